@@ -1,0 +1,77 @@
+"""Parallel low-rank adapters on Q and V of a fused qkv projection (PLUG Eq. 3-4)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class ParallelLora(nn.Module):
+    """Low-rank updates of Q and V for one or more branches that share all other weights.
+
+    PLUG Eq. 3-4: Q_b = W_Q I_b + B_{Q,b} A_{Q,b} I_b, and the same for V, for the branches
+    b in {v (inmodal), a (amodal)}. K is untouched. A is Kaiming-initialised and B zero, so a
+    new adapter changes nothing; the update is scaled by alpha / rank as in LoRA.
+
+    Args:
+        width: C, input and output width of each of Q and V.
+        rank: r, inner width of each update.
+        alpha: scale numerator; `None` means `rank`, a scale of one.
+        num_branches: adapter sets side by side (2 for PLUG, 1 for plain LoRA).
+        parts_here: the incoming batch is still shared by all branches and leaves this layer
+            once per branch, branch-major; what lies before is thus computed once.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        rank: int,
+        *,
+        alpha: float | None = None,
+        num_branches: int = 2,
+        parts_here: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_branches = num_branches
+        self.parts_here = parts_here
+        self.scale = (rank if alpha is None else alpha) / rank
+        # (branches, Q and V, r, C) and (branches, Q and V, C, r)
+        self.down = nn.Parameter(torch.empty(num_branches, 2, rank, width))
+        self.up = nn.Parameter(torch.zeros(num_branches, 2, width, rank))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Kaiming-uniform A (as nn.Linear's default), zero B."""
+        bound = 1 / math.sqrt(self.down.shape[-1])
+        nn.init.uniform_(self.down, -bound, bound)
+        nn.init.zeros_(self.up)
+
+    def forward(
+        self, hidden_states: Tensor, q: Tensor, k: Tensor, v: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Add the updates.
+
+        Args:
+            hidden_states: (B, H, W, C) input of the projection, branch-major unless
+                `parts_here`.
+            q: (B, H, W, C) base projection; k and v likewise.
+
+        Returns:
+            q, k, v, each (B', H, W, C), branch-major; B' = branches * B if `parts_here`.
+        """
+        G, _, r, C = self.down.shape
+        flat = hidden_states.reshape(-1, C)
+        if self.parts_here:
+            # (G * 2r, C) at once on the shared input -> (G, tokens, 2r)
+            low = (flat @ self.down.flatten(0, 2).to(flat.dtype).T).unflatten(-1, (G, 2 * r))
+            low = low.transpose(0, 1)
+            q, k, v = (x.repeat(G, 1, 1, 1) for x in (q, k, v))
+        else:
+            low = flat.unflatten(0, (G, -1)) @ self.down.flatten(1, 2).transpose(1, 2)
+        low = low * self.scale
+        up = self.up.transpose(2, 3)  # (G, 2, r, C)
+        q = q + (low[..., :r] @ up[:, 0]).reshape(q.shape)
+        v = v + (low[..., r:] @ up[:, 1]).reshape(v.shape)
+        return q, k, v
