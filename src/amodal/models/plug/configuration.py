@@ -1,0 +1,148 @@
+"""Configuration of PLUG: every constant of the paper, with the paper's value as default."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig, SamConfig
+
+from amodal.errors import InputError
+
+_PARTS = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
+
+
+class PlugConfig(PreTrainedConfig):
+    """Settings of a `PlugModel`.
+
+    Paper defaults are those of PLUG section 4.2. The rows of its table 2 are: fine-tuning
+    (`point_loss=False, refine=False, parallel_lora=False, visible_branch=False`), then
+    `point_loss`, `refine` (with `visible_branch`, which it fuses) and `parallel_lora` switched on
+    one after the other; pretrained SAM is `lora_rank=0` untrained, given the amodal box.
+
+    Args:
+        sam: configuration of the base (`SamConfig` or its dictionary).
+        base: where the base came from: `name_or_path`, `revision`, `fingerprint`.
+        image_size: side of the square network input in pixels.
+        lora_rank: rank of each adapter; 0 leaves the encoder as it is.
+        lora_alpha: LoRA scale numerator; `None` means the rank.
+        parallel_lora: one adapter set a branch instead of one for both.
+        visible_branch: predict the visible mask with a decoder of its own.
+        point_loss: add Eq. 10 to the losses.
+        refine: fuse both coarse masks in the refine module (Eq. 11).
+        refine_blocks: ResNet blocks in the refine module.
+        refine_channels: their width.
+        epsilon: neighbourhood of the uncertainty (Eq. 6-7).
+        num_points: K, points a mask in the point loss.
+        oversample: n, candidates are n * K.
+        importance: c, share of the K points that are the most uncertain candidates.
+        alpha: weight of the extra BCE in Eq. 10.
+        beta: weight of the uncertainty in Eq. 10.
+        dice_weight: weight of a Dice loss beside BCE (0 in the paper).
+        iou_weight: weight of SAM's mask-quality loss, which makes `iou_scores` meaningful
+            (0 in the paper, which reports no score).
+        train_base: train the image encoder along (the paper freezes it).
+        crop_scale: side of the crop relative to the visible box.
+        mask_threshold: probability above which a pixel is foreground.
+        box_source: box the model is prompted with, `"visible"` or `"amodal"` (table 2, row 1).
+    """
+
+    model_type = "plug"
+
+    def __init__(
+        self,
+        sam: SamConfig | dict[str, Any] | None = None,
+        base: dict[str, Any] | None = None,
+        image_size: int = 512,
+        lora_rank: int = 16,
+        lora_alpha: float | None = None,
+        parallel_lora: bool = True,
+        visible_branch: bool = True,
+        point_loss: bool = True,
+        refine: bool = True,
+        refine_blocks: int = 1,
+        refine_channels: int = 64,
+        epsilon: int = 3,
+        num_points: int = 256,
+        oversample: int = 4,
+        importance: float = 0.75,
+        alpha: float = 0.1,
+        beta: float = 0.1,
+        dice_weight: float = 0.0,
+        iou_weight: float = 0.0,
+        train_base: bool = False,
+        crop_scale: float = 2.0,
+        mask_threshold: float = 0.3,
+        box_source: str = "visible",
+        **kwargs: Any,
+    ) -> None:
+        self.sam = sam.to_dict() if isinstance(sam, SamConfig) else (sam or SamConfig().to_dict())
+        self.base = base or {"name_or_path": None, "revision": None, "fingerprint": None}
+        self.image_size = image_size
+        self.lora_rank = lora_rank
+        self.lora_alpha = lora_alpha
+        self.parallel_lora = parallel_lora
+        self.visible_branch = visible_branch
+        self.point_loss = point_loss
+        self.refine = refine
+        self.refine_blocks = refine_blocks
+        self.refine_channels = refine_channels
+        self.epsilon = epsilon
+        self.num_points = num_points
+        self.oversample = oversample
+        self.importance = importance
+        self.alpha = alpha
+        self.beta = beta
+        self.dice_weight = dice_weight
+        self.iou_weight = iou_weight
+        self.train_base = train_base
+        self.crop_scale = crop_scale
+        self.mask_threshold = mask_threshold
+        self.box_source = box_source
+        super().__init__(**kwargs)
+        self._check()
+
+    @property
+    def num_branches(self) -> int:
+        """Adapter sets that see the image: 2 with parallel LoRA, otherwise 1."""
+        return 2 if self.parallel_lora and self.visible_branch and self.lora_rank > 0 else 1
+
+    def sam_config(self) -> SamConfig:
+        """The base's configuration at this model's input size, with one mask a prompt.
+
+        SAM's three extra mask tokens answer ambiguous clicks; a box is not ambiguous, so the
+        decoders keep the single-mask token alone.
+        """
+        sam = {key: dict(self.sam[key]) for key in _PARTS}
+        size = self.image_size
+        patch = sam["vision_config"].get("patch_size", 16)
+        sam["vision_config"]["image_size"] = size
+        sam["prompt_encoder_config"] |= {
+            "image_size": size,
+            "patch_size": patch,
+            "image_embedding_size": size // patch,
+        }
+        sam["mask_decoder_config"]["num_multimask_outputs"] = 0
+        return SamConfig(**sam)
+
+    def _check(self) -> None:
+        patch = self.sam["vision_config"].get("patch_size", 16)
+        checks = {
+            f"image_size: expected a positive multiple of the patch size {patch}": (
+                self.image_size > 0 and self.image_size % patch == 0
+            ),
+            "lora_rank: expected 0 or more": self.lora_rank >= 0,
+            "epsilon: expected 1 or more": self.epsilon >= 1,
+            "num_points: expected 1 or more": self.num_points >= 1,
+            "oversample: expected 1 or more": self.oversample >= 1,
+            "importance: expected a number in [0, 1]": 0 <= self.importance <= 1,
+            "refine: needs visible_branch=True, it fuses both masks": (
+                self.visible_branch or not self.refine
+            ),
+            "crop_scale: expected 1 or more": self.crop_scale >= 1,
+            "mask_threshold: expected a number in (0, 1)": 0 < self.mask_threshold < 1,
+            "box_source: expected 'visible' or 'amodal'": self.box_source in ("visible", "amodal"),
+        }
+        for message, holds in checks.items():
+            if not holds:
+                name = message.split(":")[0]
+                raise InputError(f"{message}, got {getattr(self, name)!r}")

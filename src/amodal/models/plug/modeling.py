@@ -1,0 +1,331 @@
+"""PLUG: visible and amodal masks of the objects in given boxes (PLUG section 3).
+
+Reads as the paper: image encoder with parallel LoRA (3.3), prompt encoder, two mask decoders
+(Eq. 5), refine module guided by uncertainty (Eq. 6-8, 11).
+
+Axes: B images (or crops), P prompts (objects) an image, C channels, H W input pixels,
+h w feature cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.models.sam.modeling_sam import (
+    SamMaskDecoder,
+    SamPositionalEmbedding,
+    SamPromptEncoder,
+    SamVisionEncoder,
+    SamVisionLayer,
+)
+from transformers.utils import ModelOutput
+
+from amodal.models.plug.configuration import PlugConfig
+from amodal.nn.attention import use_folded_attention
+from amodal.nn.lora import ParallelLora
+from amodal.nn.refine import RefineModule
+from amodal.nn.uncertainty import uncertainty_map
+
+if TYPE_CHECKING:
+    from transformers import SamConfig
+
+
+@dataclass
+class PlugOutput(ModelOutput):
+    """What `PlugModel` predicts, at the full resolution of its input.
+
+    Attributes:
+        pred_masks: (B, P, H, W) final amodal logits; refined if the model refines.
+        coarse_amodal_logits: (B, P, H, W) from the amodal decoder.
+        visible_logits: (B, P, H, W) from the inmodal decoder; None without visible branch.
+        amodal_uncertainty: (B, P, H, W) in [0, ln 2] of the coarse amodal mask (Eq. 6).
+        visible_uncertainty: (B, P, H, W) likewise of the visible mask, or None.
+        iou_scores: (B, P) predicted quality of the amodal mask, about [0, 1].
+    """
+
+    pred_masks: Tensor | None = None
+    coarse_amodal_logits: Tensor | None = None
+    visible_logits: Tensor | None = None
+    amodal_uncertainty: Tensor | None = None
+    visible_uncertainty: Tensor | None = None
+    iou_scores: Tensor | None = None
+
+
+class Float32PositionalEmbedding(SamPositionalEmbedding):
+    """SAM's random Fourier features, kept in float32 when the model is cast.
+
+    In bfloat16 a coordinate has eight bits: neighbouring pixels of a 512 input would coincide.
+    """
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        self.positional_embedding.data = self.positional_embedding.data.float()
+        return self
+
+
+class PlugModel(PreTrainedModel):
+    """SAM with parallel LoRA, two mask decoders and a refine module.
+
+    Build it from a base with `from_base`, or load a trained one with `from_pretrained`. A new
+    model predicts exactly what the base does: adapters start at zero, both decoders from SAM's
+    decoder weights, the refine module from no correction.
+    """
+
+    config_class = PlugConfig
+    base_model_prefix = "plug"
+    main_input_name = "pixel_values"
+    _supports_sdpa = True
+
+    def __init__(self, config: PlugConfig) -> None:
+        super().__init__(config)
+        sam = config.sam_config()
+        sam.mask_decoder_config._attn_implementation = "sdpa"
+        sam.vision_config._attn_implementation = "sdpa"
+        self.vision_encoder = use_folded_attention(SamVisionEncoder(sam.vision_config))
+        if config.lora_rank > 0:
+            for index, layer in enumerate(self.vision_encoder.layers):
+                layer.attn.lora = ParallelLora(
+                    sam.vision_config.hidden_size,
+                    config.lora_rank,
+                    alpha=config.lora_alpha,
+                    num_branches=config.num_branches,
+                    parts_here=index == 0,
+                )
+        self.prompt_encoder = SamPromptEncoder(sam)
+        self.prompt_encoder.shared_embedding = Float32PositionalEmbedding(sam.vision_config)
+        self.amodal_decoder = SamMaskDecoder(sam.mask_decoder_config)
+        self.visible_decoder = (
+            SamMaskDecoder(sam.mask_decoder_config) if config.visible_branch else None
+        )
+        self.refine_module = (
+            RefineModule(num_blocks=config.refine_blocks, channels=config.refine_channels)
+            if config.refine
+            else None
+        )
+        self.post_init()
+        self.set_trainable()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Parts of ours and of SAM initialise themselves; `from_base` then loads the base."""
+        if isinstance(module, ParallelLora):
+            module.reset_parameters()
+
+    def set_trainable(self) -> None:
+        """Freeze the base; train adapters, prompt encoder, decoders and refine module.
+
+        The Fourier features are fixed, as in SAM, and so are the parts of the prompt encoder
+        that a box does not reach (points and masks).
+        """
+        self.requires_grad_(True)
+        self.vision_encoder.requires_grad_(self.config.train_base)
+        for layer in self.vision_encoder.layers:
+            if layer.attn.lora is not None:
+                layer.attn.lora.requires_grad_(True)
+        prompts = self.prompt_encoder
+        for frozen in (
+            prompts.shared_embedding,
+            prompts.mask_embed,
+            prompts.not_a_point_embed,
+            *prompts.point_embed[:2],
+        ):
+            frozen.requires_grad_(False)
+        if self.config.iou_weight == 0:
+            for decoder in self.decoders():
+                decoder.iou_prediction_head.requires_grad_(False)
+
+    def decoders(self) -> list[SamMaskDecoder]:
+        """The mask decoders that exist, inmodal first."""
+        return [d for d in (self.visible_decoder, self.amodal_decoder) if d is not None]
+
+    def encode(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed images for both branches in one pass over a doubled batch.
+
+        Args:
+            pixel_values: (B, 3, H, W) normalised.
+
+        Returns:
+            Inmodal and amodal image embeddings E_v, E_a, each (B, C, h, w); the same tensor
+            twice where one adapter set serves both.
+        """
+        encoder = self.vision_encoder
+        x = encoder.patch_embed(pixel_values)  # (B, h, w, C)
+        if encoder.pos_embed is not None:
+            x = x + encoder.pos_embed
+        for layer in encoder.layers:
+            lora = layer.attn.lora
+            if lora is not None and lora.parts_here and lora.num_branches > 1:
+                x = _part_branches(layer, x)  # (branches * B, h, w, C)
+            else:
+                x = layer(x)
+        embeddings = encoder.neck(x)
+        if self.config.num_branches == 1:
+            return embeddings, embeddings
+        visible, amodal = embeddings.chunk(2)
+        return visible, amodal
+
+    def decode(self, decoder: SamMaskDecoder, embeddings: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode all prompts of all images in one call (Eq. 5).
+
+        Args:
+            decoder: inmodal or amodal decoder.
+            embeddings: (B, C, h, w).
+            boxes: (B, P, 4) xyxy in the network's frame.
+
+        Returns:
+            logits (B, P, H, W) at input resolution and predicted quality (B, P).
+        """
+        sparse, dense = self.prompt_encoder(
+            input_points=None, input_labels=None, input_boxes=boxes.float(), input_masks=None
+        )
+        dtype = embeddings.dtype
+        logits, quality = decoder(
+            image_embeddings=embeddings,
+            image_positional_embeddings=self._image_positions().to(dtype),
+            sparse_prompt_embeddings=sparse.to(dtype),
+            dense_prompt_embeddings=dense.to(dtype),
+            multimask_output=False,
+        )
+        size = (self.config.image_size, self.config.image_size)
+        full = F.interpolate(logits[:, :, 0], size=size, mode="bilinear", align_corners=False)
+        return full, quality[:, :, 0]
+
+    def forward(self, pixel_values: Tensor, input_boxes: Tensor, **_: Any) -> PlugOutput:
+        """Predict visible and amodal masks.
+
+        Args:
+            pixel_values: (B, 3, H, W), H = W = `config.image_size`, normalised by the processor.
+            input_boxes: (B, P, 4) xyxy boxes of the visible parts in the same frame.
+
+        Returns:
+            `PlugOutput`; all maps (B, P, H, W).
+        """
+        pixel_values = pixel_values.to(self.dtype)
+        visible_embeddings, amodal_embeddings = self.encode(pixel_values)
+        amodal_logits, quality = self.decode(self.amodal_decoder, amodal_embeddings, input_boxes)
+        visible_logits = None
+        if self.visible_decoder is not None:
+            visible_logits, _quality = self.decode(
+                self.visible_decoder, visible_embeddings, input_boxes
+            )
+        output = PlugOutput(
+            pred_masks=amodal_logits,
+            coarse_amodal_logits=amodal_logits,
+            visible_logits=visible_logits,
+            amodal_uncertainty=self._uncertainty(amodal_logits),
+            visible_uncertainty=None if visible_logits is None else self._uncertainty(visible_logits),
+            iou_scores=quality,
+        )
+        if self.refine_module is not None:
+            output.pred_masks = amodal_logits + self._refine(pixel_values, output)
+        return output
+
+    def _refine(self, image: Tensor, output: PlugOutput) -> Tensor:
+        """Eq. 11: a correction of the coarse amodal logits from all that is known so far."""
+        assert output.visible_logits is not None and output.coarse_amodal_logits is not None
+        assert output.visible_uncertainty is not None and output.amodal_uncertainty is not None
+        B, P, H, W = output.visible_logits.shape
+        maps = (
+            output.visible_logits.sigmoid(),
+            output.coarse_amodal_logits.sigmoid(),
+            output.visible_uncertainty,
+            output.amodal_uncertainty,
+        )
+        flat = [x.reshape(B * P, 1, H, W).to(image.dtype) for x in maps]
+        correction = self.refine_module(image.repeat_interleave(P, dim=0), *flat)
+        return correction.reshape(B, P, H, W)
+
+    def _uncertainty(self, logits: Tensor) -> Tensor:
+        return uncertainty_map(logits.float().sigmoid(), self.config.epsilon)
+
+    def _image_positions(self) -> Tensor:
+        """(1, C, h, w) Fourier features of the cell centres, float32."""
+        cells = self.prompt_encoder.image_embedding_size[0]
+        centres = (torch.arange(cells, device=self.device, dtype=torch.float32) + 0.5) / cells
+        y, x = torch.meshgrid(centres, centres, indexing="ij")
+        positions = self.prompt_encoder.shared_embedding(torch.stack([x, y], dim=-1))
+        return positions.permute(2, 0, 1)[None]
+
+    @classmethod
+    def from_base(
+        cls,
+        sam: str | Path | SamConfig,
+        config: PlugConfig | None = None,
+        *,
+        revision: str | None = None,
+    ) -> PlugModel:
+        """A new, untrained PLUG on a base.
+
+        Args:
+            sam: bundled name, hub id or folder of a transformers SAM, a Meta `.pth` file, or a
+                `SamConfig` for random weights.
+            config: settings; its `sam` and `base` are filled in from the base.
+            revision: commit of the hub repository.
+
+        Raises:
+            InputError: the base cannot be found or read.
+        """
+        from amodal.models.plug.base import build_on_base
+
+        return build_on_base(cls, sam, config or PlugConfig(), revision)
+
+    def save_pretrained(
+        self, save_directory: str | Path, *args: Any, merged: bool = False, **kwargs: Any
+    ) -> None:
+        """Write the increment (what was trained, and which base it is for), or the whole.
+
+        Args:
+            save_directory: folder to create or fill.
+            merged: write base and increment together, loadable without the base.
+        """
+        from amodal.models.plug.checkpoint import save_model
+
+        save_model(self, Path(save_directory), merged=merged, **kwargs)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any
+    ) -> PlugModel:
+        """Load an incremental or merged model.
+
+        Args:
+            pretrained_model_name_or_path: bundled name, folder or hub id.
+            base: another place of the same base (folder, `.pth` file); its weights must have
+                the fingerprint the increment was trained on.
+
+        Raises:
+            InputError: nothing there, tensors missing or foreign, or another base.
+        """
+        from amodal.models.plug.checkpoint import load_model
+
+        return load_model(cls, pretrained_model_name_or_path, **kwargs)
+
+
+def _part_branches(layer: SamVisionLayer, x: Tensor) -> Tensor:
+    """The layer where the branches part: everything before its first adapter runs once.
+
+    Same steps as `SamVisionLayer.forward`, but the attention returns one copy a branch.
+
+    Args:
+        layer: encoder layer whose adapter has `parts_here`.
+        x: (B, h, w, C) shared by the branches.
+
+    Returns:
+        (branches * B, h, w, C), branch-major.
+    """
+    attended = layer.layer_norm1(x)
+    if layer.window_size > 0:
+        grid = attended.shape[1:3]
+        attended, padded = layer.window_partition(attended, layer.window_size)
+        attended, _ = layer.attn(attended)
+        attended = layer.window_unpartition(attended, layer.window_size, padded, grid)
+    else:
+        attended, _ = layer.attn(attended)
+    x = x.repeat(attended.shape[0] // x.shape[0], 1, 1, 1) + attended
+    return x + layer.mlp(layer.layer_norm2(x))

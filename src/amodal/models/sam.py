@@ -1,0 +1,307 @@
+"""The base: SAM from the hub, a folder, Meta's original checkpoint, or a configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig
+from transformers import SamVisionConfig
+from transformers.models.sam.modeling_sam import SamMaskDecoder
+
+from amodal.errors import InputError
+from amodal.models.bundled import bundled_models
+from amodal.nn.attention import resize_relative_positions
+
+# Vision sizes of the three published models (SAM, appendix A; ViT-B/L/H).
+PRESETS: dict[str, dict[str, Any]] = {
+    "vit-b": {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "global_attn_indexes": [2, 5, 8, 11],
+    },
+    "vit-l": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "global_attn_indexes": [5, 11, 17, 23],
+    },
+    "vit-h": {
+        "hidden_size": 1280,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 16,
+        "global_attn_indexes": [7, 15, 23, 31],
+    },
+}
+HUB_IDS = {
+    "facebook/sam-vit-base": "vit-b",
+    "facebook/sam-vit-large": "vit-l",
+    "facebook/sam-vit-huge": "vit-h",
+}
+
+
+@dataclass
+class LoadedSam:
+    """A base in memory: its model, where it came from and what identifies its weights."""
+
+    model: SamModel
+    name_or_path: str | None
+    revision: str | None
+    fingerprint: str
+
+
+def sam_config_for(name: str | Path) -> SamConfig:
+    """Configuration of a base without loading its weights.
+
+    Args:
+        name: preset (`vit-b`, `vit-l`, `vit-h`), hub id, bundled name, or folder.
+
+    Raises:
+        InputError: no such base, or its configuration is unreadable.
+    """
+    preset = PRESETS.get(str(name)) or PRESETS.get(HUB_IDS.get(str(name), ""))
+    if preset is not None:
+        vision = SamVisionConfig(**preset, mlp_ratio=4.0)
+        return SamConfig(vision_config=vision.to_dict())
+    source = bundled_models().get(str(name), Path(name))
+    try:
+        return SamConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise _unknown_base(name) from error
+
+
+def load_sam(name: str | Path, revision: str | None = None) -> LoadedSam:
+    """Load a base with its weights.
+
+    Args:
+        name: bundled name, folder or hub id of a transformers SAM, or a Meta `.pth` file.
+        revision: commit of the hub repository.
+
+    Raises:
+        InputError: nothing there, or tensors are missing, foreign or unreadable.
+    """
+    path = Path(name)
+    if path.suffix == ".pth":
+        model = load_meta_checkpoint(path)
+    else:
+        source = bundled_models().get(str(name), path if path.is_dir() else str(name))
+        try:
+            model, notes = SamModel.from_pretrained(
+                source, revision=revision or "main", output_loading_info=True
+            )
+        except (OSError, ValueError, SafetensorError) as error:
+            raise _unknown_base(name) from error
+        wrong = {k: sorted(notes.get(k, ())) for k in ("missing_keys", "unexpected_keys")}
+        if any(wrong.values()):
+            raise InputError(f"base {name}: expected the tensors of a SAM, got {wrong}")
+        revision = getattr(model.config, "_commit_hash", None) or revision
+    return LoadedSam(model, str(name), revision, fingerprint(model.vision_encoder))
+
+
+def new_sam(config: SamConfig, seed: int = 0) -> SamModel:
+    """A SAM with random weights that can be trained from scratch.
+
+    Differs from transformers' own initialisation, which is made to be overwritten: there the
+    vision encoder starts at 1e-10 and the Fourier features at a scale of half the encoder's
+    width. Here weights are truncated normals of 0.02 and the features have SAM's scale of one.
+    """
+    torch.manual_seed(seed)
+    model = SamModel(config)
+    for module in model.vision_encoder.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    if model.vision_encoder.pos_embed is not None:
+        nn.init.trunc_normal_(model.vision_encoder.pos_embed, std=0.02)
+    nn.init.normal_(model.shared_image_embedding.positional_embedding)
+    model.tie_weights()
+    shared = model.prompt_encoder.shared_embedding
+    shared.positional_embedding = model.shared_image_embedding.positional_embedding
+    shared.positional_embedding.requires_grad_(False)
+    return model
+
+
+def fingerprint(module: nn.Module) -> str:
+    """SHA-256 over names, shapes and float32 bytes of all tensors; short form of 32 digits."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def fit_encoder_weights(
+    weights: dict[str, Tensor], target: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Interpolate position embeddings to another input size; other tensors pass through.
+
+    Args:
+        weights: state of a SAM vision encoder.
+        target: state of an encoder that differs in its input size only.
+
+    Returns:
+        `weights` in the shapes of `target`: absolute positions bicubic, tables of the global
+        layers linear. Tables of windowed layers do not depend on the input size.
+    """
+    fitted = {}
+    for name, tensor in weights.items():
+        shape = target[name].shape
+        if tensor.shape != shape and name == "pos_embed":  # (1, h, w, C)
+            tensor = nn.functional.interpolate(
+                tensor.permute(0, 3, 1, 2).float(), size=shape[1:3], mode="bicubic"
+            ).permute(0, 2, 3, 1)
+        elif tensor.shape != shape and "rel_pos" in name:  # (2 * cells - 1, D)
+            tensor = resize_relative_positions(tensor, (shape[0] + 1) // 2)
+        fitted[name] = tensor
+    return fitted
+
+
+def load_meta_checkpoint(path: Path) -> SamModel:
+    """Read an original `sam_vit_*.pth`; the sizes are read off its tensors.
+
+    Raises:
+        InputError: not a file, unreadable, or not the tensors of a SAM.
+    """
+    if not path.is_file():
+        raise InputError(f"base: expected a Meta SAM checkpoint, got no file at {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen types for a broken file
+        raise InputError(f"base {path}: expected a torch checkpoint, got {error!r:.80}") from error
+    if not isinstance(state, dict) or "image_encoder.patch_embed.proj.weight" not in state:
+        raise InputError(f"base {path}: expected the tensors of Meta's SAM, got other content")
+    model = SamModel(config_from_meta(state))
+    try:
+        model.load_state_dict(convert_meta_state(state), strict=True)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:200]
+        raise InputError(f"base {path}: expected the tensors of Meta's SAM, got {detail}") from error
+    return model
+
+
+def config_from_meta(state: dict[str, Tensor]) -> SamConfig:
+    """Sizes of a Meta checkpoint from the shapes of its tensors."""
+    hidden, _, patch, _ = state["image_encoder.patch_embed.proj.weight"].shape
+    grid = state["image_encoder.pos_embed"].shape[1]
+    depth = 1 + max(_layer_numbers(state, r"image_encoder\.blocks\.(\d+)\."))
+    tables = [state[f"image_encoder.blocks.{i}.attn.rel_pos_h"] for i in range(depth)]
+    lengths = [table.shape[0] for table in tables]
+    windows = [(length + 1) // 2 for length in lengths if length != 2 * grid - 1]
+    channels = state["image_encoder.neck.0.weight"].shape[0]
+    decoder_layers = 1 + max(_layer_numbers(state, r"mask_decoder\.transformer\.layers\.(\d+)\."))
+    vision = SamVisionConfig(
+        hidden_size=hidden,
+        output_channels=channels,
+        num_hidden_layers=depth,
+        num_attention_heads=hidden // tables[0].shape[1],
+        image_size=grid * patch,
+        patch_size=patch,
+        mlp_dim=state["image_encoder.blocks.0.mlp.lin1.weight"].shape[0],
+        window_size=windows[0] if windows else 0,
+        global_attn_indexes=[i for i, length in enumerate(lengths) if length == 2 * grid - 1],
+        num_pos_feats=channels // 2,
+    )
+    prompts = SamPromptEncoderConfig(
+        hidden_size=channels,
+        image_size=grid * patch,
+        patch_size=patch,
+        mask_input_channels=state["prompt_encoder.mask_downscaling.3.weight"].shape[0],
+    )
+    decoder = SamMaskDecoderConfig(
+        hidden_size=channels,
+        mlp_dim=state["mask_decoder.transformer.layers.0.mlp.lin1.weight"].shape[0],
+        num_hidden_layers=decoder_layers,
+        num_multimask_outputs=state["mask_decoder.mask_tokens.weight"].shape[0] - 1,
+        iou_head_hidden_dim=state["mask_decoder.iou_prediction_head.layers.0.weight"].shape[0],
+        layer_norm_eps=1e-5,  # torch's default, which Meta's decoder keeps
+    )
+    return SamConfig(
+        vision_config=vision.to_dict(),
+        prompt_encoder_config=prompts.to_dict(),
+        mask_decoder_config=decoder.to_dict(),
+    )
+
+
+# Meta's names -> transformers' names, applied in order.
+_RENAMES: tuple[tuple[str, str], ...] = (
+    (r"^image_encoder\.neck\.0\.", "vision_encoder.neck.conv1."),
+    (r"^image_encoder\.neck\.1\.", "vision_encoder.neck.layer_norm1."),
+    (r"^image_encoder\.neck\.2\.", "vision_encoder.neck.conv2."),
+    (r"^image_encoder\.neck\.3\.", "vision_encoder.neck.layer_norm2."),
+    (r"^image_encoder\.patch_embed\.proj\.", "vision_encoder.patch_embed.projection."),
+    (r"^image_encoder\.blocks\.(\d+)\.norm", r"vision_encoder.layers.\1.layer_norm"),
+    (r"^image_encoder\.blocks\.", "vision_encoder.layers."),
+    (r"^image_encoder\.pos_embed", "vision_encoder.pos_embed"),
+    (r"^prompt_encoder\.point_embeddings\.", "prompt_encoder.point_embed."),
+    (r"^prompt_encoder\.mask_downscaling\.0\.", "prompt_encoder.mask_embed.conv1."),
+    (r"^prompt_encoder\.mask_downscaling\.1\.", "prompt_encoder.mask_embed.layer_norm1."),
+    (r"^prompt_encoder\.mask_downscaling\.3\.", "prompt_encoder.mask_embed.conv2."),
+    (r"^prompt_encoder\.mask_downscaling\.4\.", "prompt_encoder.mask_embed.layer_norm2."),
+    (r"^prompt_encoder\.mask_downscaling\.6\.", "prompt_encoder.mask_embed.conv3."),
+    (
+        r"^prompt_encoder\.pe_layer\.positional_encoding_gaussian_matrix$",
+        "shared_image_embedding.positional_embedding",
+    ),
+    (r"^(mask_decoder\.transformer\.layers\.\d+)\.norm", r"\1.layer_norm"),
+    (r"^mask_decoder\.transformer\.norm_final_attn", "mask_decoder.transformer.layer_norm_final_attn"),
+    (r"^mask_decoder\.output_upscaling\.0\.", "mask_decoder.upscale_conv1."),
+    (r"^mask_decoder\.output_upscaling\.1\.", "mask_decoder.upscale_layer_norm."),
+    (r"^mask_decoder\.output_upscaling\.3\.", "mask_decoder.upscale_conv2."),
+)
+
+
+def convert_meta_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename Meta's tensors to transformers' names; values stay as they are."""
+    converted = {}
+    for name, tensor in state.items():
+        for pattern, replacement in _RENAMES:
+            name = re.sub(pattern, replacement, name)
+        converted[_rename_mlp_layers(name, state)] = tensor
+    positions = "shared_image_embedding.positional_embedding"
+    if positions in converted:
+        converted["prompt_encoder.shared_embedding.positional_embedding"] = converted[positions]
+    return converted
+
+
+def single_mask_decoder_weights(decoder: SamMaskDecoder) -> dict[str, Tensor]:
+    """State of a SAM mask decoder reduced to its single-mask token (token 0)."""
+    weights = {}
+    for name, tensor in decoder.state_dict().items():
+        if re.match(r"output_hypernetworks_mlps\.[1-9]", name):
+            continue
+        if name == "mask_tokens.weight" or name.startswith("iou_prediction_head.proj_out."):
+            tensor = tensor[:1]
+        weights[name] = tensor
+    return weights
+
+
+def _rename_mlp_layers(name: str, state: dict[str, Tensor]) -> str:
+    """Meta numbers the layers of its small MLPs; transformers names the first and the last."""
+    match = re.match(r"(.*(?:output_hypernetworks_mlps\.\d+|iou_prediction_head))\.layers\.(\d+)\.(.*)", name)
+    if match is None:
+        return name
+    head, number, tail = match[1], int(match[2]), match[3]
+    last = max(_layer_numbers(state, re.escape(head) + r"\.layers\.(\d+)\."))
+    if number == 0:
+        return f"{head}.proj_in.{tail}"
+    return f"{head}.proj_out.{tail}" if number == last else f"{head}.layers.{number - 1}.{tail}"
+
+
+def _layer_numbers(state: dict[str, Tensor], pattern: str) -> list[int]:
+    return [int(m[1]) for m in (re.match(pattern, name) for name in state) if m]
+
+
+def _unknown_base(name: str | Path) -> InputError:
+    known = ", ".join([*bundled_models(), *PRESETS])
+    return InputError(
+        f"base: expected a bundled name or preset ({known}), a folder, a hub id or a Meta .pth "
+        f"file, got {str(name)!r}, which cannot be read as a SAM"
+    )

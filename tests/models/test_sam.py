@@ -1,0 +1,170 @@
+"""The base: Meta's original code and checkpoint against our converter and transformers."""
+
+from __future__ import annotations
+
+import sys
+import types
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers.models.sam.modeling_sam import SamVisionEncoder
+
+from amodal.errors import InputError
+from amodal.models.plug import PlugConfig, PlugModel
+from amodal.models.sam import (
+    fingerprint,
+    fit_encoder_weights,
+    load_meta_checkpoint,
+    load_sam,
+    new_sam,
+    sam_config_for,
+)
+from amodal.nn.attention import use_folded_attention
+from tests.models.conftest import small_sam_config
+
+
+@pytest.fixture
+def meta_sam(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A tiny model of Meta's own code with random weights (its import wants torchvision)."""
+    for name in ("torchvision", "torchvision.ops", "torchvision.ops.boxes", "torchvision.transforms",
+                 "torchvision.transforms.functional"):  # fmt: skip
+        stub = types.ModuleType(name)
+        stub.batched_nms = stub.box_area = stub.resize = stub.to_pil_image = None  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, name, stub)
+    modeling = pytest.importorskip("segment_anything.modeling")
+    torch.manual_seed(0)
+    model = modeling.Sam(
+        image_encoder=modeling.ImageEncoderViT(
+            img_size=64, patch_size=8, embed_dim=24, depth=3, num_heads=2, mlp_ratio=2,
+            out_chans=16, qkv_bias=True, use_rel_pos=True, window_size=3, global_attn_indexes=(1,),
+            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+        ),
+        prompt_encoder=modeling.PromptEncoder(
+            embed_dim=16, image_embedding_size=(8, 8), input_image_size=(64, 64), mask_in_chans=16
+        ),
+        mask_decoder=modeling.MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=modeling.TwoWayTransformer(depth=2, embedding_dim=16, mlp_dim=32, num_heads=8),
+            transformer_dim=16, iou_head_depth=3, iou_head_hidden_dim=16,
+        ),
+    )  # fmt: skip
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def save_meta(model: Any, path: Path) -> Path:
+    """As Meta ships it: without the buffers of pixel normalisation."""
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith("pixel_")}
+    torch.save(state, path)
+    return path
+
+
+@pytest.mark.parametrize("multimask", [False, True])
+def test_meta_checkpoint_gives_metas_outputs(meta_sam: Any, tmp_path: Path, multimask: bool) -> None:
+    ours = load_meta_checkpoint(save_meta(meta_sam, tmp_path / "sam_vit_x.pth")).eval()
+    use_folded_attention(ours.vision_encoder)
+    pixels = torch.randn(1, 3, 64, 64)
+    box = torch.tensor([[8.0, 8.0, 40.0, 48.0]])
+    with torch.no_grad():
+        embedding = meta_sam.image_encoder(pixels)
+        sparse, dense = meta_sam.prompt_encoder(points=None, boxes=box, masks=None)
+        logits, quality = meta_sam.mask_decoder(
+            image_embeddings=embedding, image_pe=meta_sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse, dense_prompt_embeddings=dense,
+            multimask_output=multimask,
+        )  # fmt: skip
+        got_embedding = ours.get_image_embeddings(pixels)
+        got = ours(pixel_values=pixels, input_boxes=box[None], multimask_output=multimask)
+    torch.testing.assert_close(got_embedding, embedding, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(got.pred_masks[0], logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(got.iou_scores[0], quality, atol=1e-5, rtol=1e-5)
+
+
+def test_plug_on_a_meta_checkpoint_predicts_metas_mask(meta_sam: Any, tmp_path: Path) -> None:
+    path = save_meta(meta_sam, tmp_path / "sam_vit_x.pth")
+    model = PlugModel.from_base(path, PlugConfig(image_size=64, lora_rank=2, refine_channels=8))
+    pixels, box = torch.randn(1, 3, 64, 64), torch.tensor([[8.0, 8.0, 40.0, 48.0]])
+    with torch.no_grad():
+        sparse, dense = meta_sam.prompt_encoder(points=None, boxes=box, masks=None)
+        logits, _ = meta_sam.mask_decoder(
+            image_embeddings=meta_sam.image_encoder(pixels),
+            image_pe=meta_sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse, dense_prompt_embeddings=dense, multimask_output=False,
+        )  # fmt: skip
+        expected = torch.nn.functional.interpolate(logits, size=(64, 64), mode="bilinear")
+        got = model(pixels, box[None]).pred_masks
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    assert load_sam(path).fingerprint == model.config.base["fingerprint"]
+
+
+def test_broken_meta_checkpoints_are_refused(meta_sam: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="got no file"):
+        load_meta_checkpoint(tmp_path / "missing.pth")
+    (tmp_path / "text.pth").write_text("hello")
+    with pytest.raises(InputError, match="expected a torch checkpoint"):
+        load_meta_checkpoint(tmp_path / "text.pth")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match="got other content"):
+        load_meta_checkpoint(tmp_path / "other.pth")
+    state = meta_sam.state_dict()
+    state.pop("mask_decoder.iou_token.weight")
+    torch.save(state, tmp_path / "partial.pth")
+    with pytest.raises(InputError, match="expected the tensors of Meta's SAM, got Error"):
+        load_meta_checkpoint(tmp_path / "partial.pth")
+
+
+def test_weights_fit_another_input_size() -> None:
+    """The tables are interpolated at loading exactly as transformers does at each call."""
+    large = new_sam(small_sam_config(128)).vision_encoder
+    torch.manual_seed(0)
+    for name, parameter in large.named_parameters():
+        if "pos" in name:
+            torch.nn.init.normal_(parameter)
+    ours = use_folded_attention(SamVisionEncoder(small_sam_config(64).vision_config)).eval()
+    ours.load_state_dict(fit_encoder_weights(large.state_dict(), ours.state_dict()))
+    theirs = SamVisionEncoder(small_sam_config(64).vision_config).eval()
+    state = large.state_dict()
+    for index, layer in enumerate(theirs.layers):  # transformers resizes tables while running
+        for axis in ("rel_pos_h", "rel_pos_w"):
+            setattr(layer.attn, axis, torch.nn.Parameter(state[f"layers.{index}.attn.{axis}"]))
+    state["pos_embed"] = torch.nn.functional.interpolate(
+        state["pos_embed"].permute(0, 3, 1, 2), size=(8, 8), mode="bicubic"
+    ).permute(0, 2, 3, 1)
+    theirs.load_state_dict(state)
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            ours(pixels).last_hidden_state, theirs(pixels).last_hidden_state, atol=1e-5, rtol=1e-5
+        )
+
+
+def test_presets_have_the_published_sizes() -> None:
+    with torch.device("meta"):
+        sizes = {
+            name: sum(p.numel() for p in SamVisionEncoder(sam_config_for(name).vision_config).parameters())
+            for name in ("vit-b", "vit-l", "facebook/sam-vit-huge")
+        }
+    assert sizes == {"vit-b": 89_670_912, "vit-l": 308_278_272, "facebook/sam-vit-huge": 637_026_048}
+
+
+def test_foreign_folder_is_not_a_base(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read as a SAM"):
+        sam_config_for(tmp_path / "nothing")
+    model = new_sam(small_sam_config())
+    del model.mask_decoder.iou_token
+    model.save_pretrained(tmp_path / "partial")
+    with pytest.raises(InputError, match="expected the tensors of a SAM"):
+        load_sam(tmp_path / "partial")
+
+
+def test_fingerprint_sees_one_changed_number() -> None:
+    model = new_sam(small_sam_config()).vision_encoder
+    before = fingerprint(model)
+    with torch.no_grad():
+        model.neck.conv1.weight[0, 0] += 1e-3
+    assert fingerprint(model) != before
