@@ -1,0 +1,27 @@
+"""Training and validation by image, the same on every machine."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from amodal.data.samples import AnnotatedDataset
+
+Split = Literal["all", "train", "validation"]
+VALIDATION_SHARE = 0.1
+
+
+def is_validation(file_name: str, share: float = VALIDATION_SHARE) -> bool:
+    """Whether an image belongs to validation, by the CRC-32 of its base name."""
+    return zlib.crc32(Path(file_name).name.encode()) % 10_000 < share * 10_000
+
+
+def select_split(dataset: AnnotatedDataset, split: Split) -> AnnotatedDataset:
+    """The images of one side; an image is never on both."""
+    if split == "all":
+        return dataset
+    wanted = split == "validation"
+    images = tuple(i for i in dataset.images if is_validation(i.path.name) == wanted)
+    return replace(dataset, images=images)
