@@ -89,8 +89,7 @@ def folded_attention(
     k_long = torch.cat([k, cells], dim=-1)
 
     if q.device.type == "cpu" and H * W <= PLAIN_PRODUCT_MAX_TOKENS:
-        weights = (q_long @ k_long.transpose(-2, -1)).softmax(-1, dtype=torch.float32)
-        return weights.to(v.dtype) @ v
+        return (q_long @ k_long.transpose(-2, -1)).softmax(-1) @ v
     v_long = F.pad(v, (0, H + W))  # fused kernels want one width for q, k and v
     return F.scaled_dot_product_attention(q_long, k_long, v_long, scale=1.0)[..., :D]
 

@@ -1,0 +1,154 @@
+"""Making a dataset of synthetic pictures on disk, resumable and the same for the same seed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+from rich.progress import track
+
+from amodal.data.readers import read_dataset
+from amodal.data.splits import Split, select_split
+from amodal.data.synthetic.occlusion import PastedOccluders
+from amodal.data.synthetic.scenes import render_scene
+from amodal.data.synthetic.things import THINGS
+from amodal.data.synthetic.types import SyntheticImage
+from amodal.data.writers import object_record, write_canonical
+from amodal.errors import InputError
+
+Kind = Literal["scenes", "paste"]
+JPEG_QUALITY = 92
+PARTS = ".parts"  # records of finished pictures, until the annotation file is written
+
+
+def synthesize(
+    kind: Kind,
+    count: int,
+    seed: int,
+    out: Path,
+    *,
+    sources: Sequence[tuple[Path, Path | None]] = (),
+    split: Split = "all",
+    exclude_categories: Sequence[str] = (),
+    workers: int = 1,
+    progress: bool = True,
+) -> Path:
+    """Write `out/images/` and `out/annotations.json` (canonical form).
+
+    Picture i depends on (seed, i) alone. A run that was interrupted goes on where it stopped and
+    ends with the same bytes.
+
+    Args:
+        kind: procedural `scenes`, or `paste` for photographs with pasted occluders.
+        count: pictures.
+        seed: seed of the set.
+        out: folder to create; may hold an interrupted run of the same settings.
+        sources: COCO annotation files and image folders (`paste` only).
+        split: side of the photographs' split to use.
+        exclude_categories: kinds to leave out of `paste`.
+        workers: processes.
+        progress: show a bar.
+
+    Returns:
+        Path of the annotation file.
+
+    Raises:
+        InputError: settings that do not fit together, unreadable sources, or a folder that
+            holds something else.
+    """
+    if kind not in ("scenes", "paste"):
+        raise InputError(f"kind: expected 'scenes' or 'paste', got {kind!r}")
+    if count < 1:
+        raise InputError(f"count: expected 1 or more, got {count}")
+    if (kind == "paste") != bool(sources):
+        raise InputError("annotations: expected with --kind paste and only there")
+    settings = {
+        "kind": kind, "seed": seed, "split": split,
+        "exclude_categories": sorted(exclude_categories), "sources": [str(s[0]) for s in sources],
+    }  # fmt: skip
+    painter = _Painter(kind, seed, out, sources, split, tuple(exclude_categories))
+    _prepare(out, settings)
+    todo = [i for i in range(count) if not _part(out, i).exists()]
+    with multiprocessing.get_context("fork").Pool(workers) as pool:
+        steps = pool.imap_unordered(painter, todo, chunksize=8)
+        for _ in track(steps, f"{kind}", len(todo), disable=not progress):
+            pass
+    info = {"description": f"amodal {kind}", **{k: settings[k] for k in ("kind", "seed", "split")}, "count": count}
+    write_canonical(out / "annotations.json", info, painter.categories, _records(out, count))
+    shutil.rmtree(out / PARTS)
+    return out / "annotations.json"
+
+
+class _Painter:
+    """Draws and stores picture i; sent once to each process."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        seed: int,
+        out: Path,
+        sources: Sequence[tuple[Path, Path | None]],
+        split: Split,
+        exclude: tuple[str, ...],
+    ) -> None:
+        self.seed, self.out = seed, out
+        self._render: Callable[[Sequence[int]], SyntheticImage] = render_scene
+        self.categories = list(THINGS)
+        if kind == "paste":
+            datasets = [select_split(read_dataset("coco", *source), split) for source in sources]
+            maker = PastedOccluders(datasets, exclude)
+            self._render, self.categories = maker.render, maker.categories
+
+    def __call__(self, index: int) -> int:
+        picture = self._render((self.seed, index))
+        name = f"{index:06d}.jpg"
+        bgr = cv2.cvtColor(picture.image, cv2.COLOR_RGB2BGR)
+        _, code = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        height, width = picture.image.shape[:2]
+        record = {
+            "image": {"file_name": name, "height": height, "width": width},
+            "objects": [
+                object_record(thing, i, 1 + self.categories.index(thing.category))
+                for i, thing in enumerate(picture.objects)
+            ],
+        }
+        _write(self.out / "images" / name, code.tobytes())
+        _write(_part(self.out, index), json.dumps(record).encode())
+        return index
+
+
+def _prepare(out: Path, settings: dict[str, Any]) -> None:
+    """Create the folder, or check that it holds an interrupted run of the same settings."""
+    marker = out / PARTS / "settings.json"
+    if marker.exists():
+        found = json.loads(marker.read_text())
+        if found != settings:
+            raise InputError(f"out {out}: expected an interrupted run of {settings}, got {found}")
+        return
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"out: expected a new or empty folder, got {str(out)!r}, which holds files")
+    (out / "images").mkdir(parents=True)
+    (out / PARTS).mkdir()
+    _write(marker, json.dumps(settings).encode())
+
+
+def _records(out: Path, count: int) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    for index in range(count):
+        record = json.loads(_part(out, index).read_text())
+        yield record["image"], record["objects"]
+
+
+def _part(out: Path, index: int) -> Path:
+    return out / PARTS / f"{index:06d}.json"
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".writing")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
