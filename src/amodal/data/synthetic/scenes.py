@@ -96,7 +96,7 @@ def _propose(rng: Rng, size: tuple[int, int], placed: list[_Placed]) -> _Placed 
         return None
     tones = _tones(rng, [p.tones["main"] for p in placed if (p.amodal & amodal).any()])
     material = str(rng.choice(MATERIALS))
-    return _Placed(category, parts, amodal, amodal.copy(), tones, material, scale, inside < area)
+    return _Placed(category, parts, amodal, amodal.copy(), tones, material, scale, bool(inside < area))
 
 
 def _accept(thing: _Placed, placed: list[_Placed]) -> bool:

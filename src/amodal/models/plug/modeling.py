@@ -157,7 +157,7 @@ class PlugModel(PreTrainedModel):
         encoder = self.vision_encoder
         x = encoder.patch_embed(pixel_values)  # (B, h, w, C)
         if encoder.pos_embed is not None:
-            x = x + encoder.pos_embed
+            x = x + encoder.pos_embed.to(x.dtype)  # autocast: the residual stays narrow
         for layer in encoder.layers:
             lora = layer.attn.lora
             if lora is not None and lora.parts_here and lora.num_branches > 1:

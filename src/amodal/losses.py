@@ -1,0 +1,92 @@
+"""Losses on mask logits. All are means over objects and run in float32."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from amodal.nn.uncertainty import sample_points, uncertainty_map
+
+
+def object_mean(values: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Mean over objects, those that are not `valid` left out; 0 if none is.
+
+    Args:
+        values: any shape, one value an object.
+        valid: same shape, bool; None means all.
+    """
+    if valid is None:
+        return values.mean()
+    return (values * valid).sum() / valid.sum().clamp_min(1)
+
+
+def mask_bce(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy L_b of PLUG Eq. 9, mean over pixels.
+
+    Args:
+        logits: (..., H, W).
+        targets: (..., H, W) in [0, 1].
+        valid: (...) bool, objects that count.
+    """
+    losses = F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none")
+    return object_mean(losses.mean((-2, -1)), valid)
+
+
+def mask_dice(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Dice loss, 1 - 2 |P·G| / (|P| + |G|) with one pixel of smoothing. Arguments as `mask_bce`."""
+    probs, targets = logits.float().sigmoid(), targets.float()
+    overlap = 2 * (probs * targets).sum((-2, -1)) + 1
+    total = probs.sum((-2, -1)) + targets.sum((-2, -1)) + 1
+    return object_mean(1 - overlap / total, valid)
+
+
+def point_loss(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    epsilon: int,
+    num_points: int,
+    oversample: int,
+    importance: float,
+    alpha: float,
+    beta: float,
+    generator: torch.Generator | None = None,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """PLUG Eq. 10 at K points an object: mean of alpha * l_e(x) + beta * u(x).
+
+    l_e is a binary cross-entropy at full resolution, u the uncertainty of Eq. 6; both carry a
+    gradient. Points are drawn as in Fig. 3b.
+
+    Args:
+        logits: (..., H, W) at full resolution.
+        targets: (..., H, W) in [0, 1].
+        epsilon: neighbourhood of the uncertainty.
+        num_points: K.
+        oversample: n, candidates are n * K.
+        importance: c, share of K taken by uncertainty.
+        alpha: weight of l_e.
+        beta: weight of u.
+        generator: source of randomness for the points.
+        valid: (...) bool, objects that count.
+
+    Returns:
+        Scalar.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        logits = logits.float()
+        uncertainty = uncertainty_map(logits.sigmoid(), epsilon).flatten(0, -3)  # (N, H, W)
+        points = sample_points(
+            uncertainty,
+            num_points=num_points,
+            oversample=oversample,
+            importance=importance,
+            generator=generator,
+        )
+        at_points = logits.flatten(0, -3).flatten(1).gather(1, points)
+        truth = targets.flatten(0, -3).flatten(1).gather(1, points).float()
+        extra = F.binary_cross_entropy_with_logits(at_points, truth, reduction="none")
+        doubt = uncertainty.flatten(1).gather(1, points)
+        losses = (alpha * extra + beta * doubt).mean(1)
+        return object_mean(losses, None if valid is None else valid.flatten())

@@ -1,0 +1,71 @@
+"""Refine module (PLUG Eq. 11): coarse masks, their uncertainty and the image to a correction."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+IN_CHANNELS = 7  # image 3, two probability maps, two uncertainty maps
+
+
+class ResidualBlock(nn.Module):
+    """ResNet's basic block.
+
+    Differs from ResNet: GroupNorm in the place of batch normalisation, because statistics over a
+    batch would make an object's mask depend on which other objects are predicted along with it.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        groups = max(g for g in (1, 2, 4, 8) if channels % g == 0)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm1 = nn.GroupNorm(groups, channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.GroupNorm(groups, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape."""
+        y = torch.relu(self.norm1(self.conv1(x)))
+        return torch.relu(x + self.norm2(self.conv2(y)))
+
+
+class RefineModule(nn.Module):
+    """Fuses both coarse masks into a correction of the amodal logits (PLUG Eq. 11).
+
+    The last layer starts at zero, so that an untrained module changes nothing.
+
+    Args:
+        num_blocks: residual blocks; the paper uses one and allows more.
+        channels: their width.
+    """
+
+    def __init__(self, num_blocks: int = 1, channels: int = 64) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(IN_CHANNELS, channels, 3, padding=1)
+        self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(num_blocks)))
+        self.head = nn.Conv2d(channels, 1, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self,
+        image: Tensor,
+        visible_probs: Tensor,
+        amodal_probs: Tensor,
+        visible_uncertainty: Tensor,
+        amodal_uncertainty: Tensor,
+    ) -> Tensor:
+        """Predict the correction.
+
+        Args:
+            image: (N, 3, H, W) normalised crop.
+            visible_probs: (N, 1, H, W) coarse visible mask in [0, 1]; `amodal_probs` likewise.
+            visible_uncertainty: (N, 1, H, W) in [0, ln 2]; `amodal_uncertainty` likewise.
+
+        Returns:
+            (N, 1, H, W), added to the coarse amodal logits.
+        """
+        x = torch.cat(
+            [image, visible_probs, amodal_probs, visible_uncertainty, amodal_uncertainty], dim=1
+        )
+        return self.head(self.blocks(torch.relu(self.stem(x))))

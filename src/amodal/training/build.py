@@ -1,0 +1,144 @@
+"""From a recipe to the objects a training needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import SamConfig
+
+from amodal.data.crops import ObjectCrops, Source
+from amodal.data.readers import read_dataset
+from amodal.data.samples import AnnotatedDataset, ImageSample
+from amodal.data.splits import select_split
+from amodal.models.plug import PlugModel
+from amodal.models.sam import new_sam
+from amodal.tasks.plug import PlugTask
+from amodal.tasks.sam import SamTask
+from amodal.training.recipe import PlugModelRecipe, Recipe, SamModelRecipe, SourceRecipe, TrainingRecipe
+
+
+class Task(Protocol):
+    """What the loop asks of a task."""
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """Make a built model ready for training."""
+
+    def __call__(
+        self, model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Named losses of a batch; their sum is minimised."""
+
+    def predict(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Visible and amodal probabilities (B, P, S, S)."""
+
+
+@dataclass
+class Training:
+    """Model, task and data of a recipe."""
+
+    model: nn.Module
+    task: Task
+    train: ObjectCrops
+    validation: ObjectCrops
+    mask_threshold: float
+
+
+def build(recipe: Recipe) -> Training:
+    """Build everything a recipe names. Raises `InputError` for data or bases it cannot read."""
+    torch.manual_seed(recipe.seed)
+    settings = recipe.model
+    task: Task
+    if isinstance(settings, PlugModelRecipe):
+        model: nn.Module = PlugModel.from_base(
+            settings.base, settings.config(), revision=settings.base_revision
+        )
+        task = PlugTask(model.config)  # type: ignore[arg-type]
+        threshold = settings.mask_threshold
+    else:
+        model = new_sam(sam_config(settings), recipe.seed)
+        task = SamTask(settings.points_share, settings.dice_weight, settings.quality_weight)
+        threshold = 0.5
+    shape = {"image_size": settings.image_size, "crop_scale": settings.crop_scale}
+    train = ObjectCrops(
+        [read_source(source) for source in recipe.data.train],
+        augmentation=recipe.data.augmentation,
+        num_prompts=recipe.data.num_prompts,
+        **shape,  # type: ignore[arg-type]
+    )
+    validation = ObjectCrops([read_source(s) for s in recipe.data.validation], **shape)  # type: ignore[arg-type]
+    return Training(task.prepare(model), task, train, validation, threshold)
+
+
+def sam_config(settings: SamModelRecipe) -> SamConfig:
+    """transformers' configuration of a SAM with the recipe's sizes."""
+    channels = settings.output_channels
+    return SamConfig(
+        vision_config={
+            "hidden_size": settings.hidden_size,
+            "num_hidden_layers": settings.num_hidden_layers,
+            "num_attention_heads": settings.num_attention_heads,
+            "image_size": settings.image_size,
+            "patch_size": settings.patch_size,
+            "window_size": settings.window_size,
+            "global_attn_indexes": settings.global_attn_indexes,
+            "output_channels": channels,
+            "num_pos_feats": channels // 2,
+            "mlp_dim": 4 * settings.hidden_size,
+        },
+        prompt_encoder_config={
+            "hidden_size": channels,
+            "image_size": settings.image_size,
+            "patch_size": settings.patch_size,
+        },
+        mask_decoder_config={
+            "hidden_size": channels,
+            "mlp_dim": 4 * channels,
+            "num_attention_heads": settings.decoder_heads,
+            "iou_head_hidden_dim": channels,
+        },
+    )
+
+
+def read_source(source: SourceRecipe) -> Source:
+    """Read one dataset of a recipe, with its split and without excluded categories."""
+    dataset = select_split(read_dataset(source.format, source.annotations, source.images), source.split)
+    if source.exclude_categories:
+        dataset = _without(dataset, set(source.exclude_categories))
+    return Source(dataset, source.weight, source.min_visible_pixels)
+
+
+def total_steps(settings: TrainingRecipe, objects: int) -> int:
+    """Optimiser steps of the whole training; an epoch is every object once on average."""
+    if settings.steps is not None:
+        return settings.steps
+    assert settings.epochs is not None
+    return max(settings.epochs * objects // (settings.batch_size * settings.accumulation), 1)
+
+
+def learning_rate_factor(settings: TrainingRecipe, steps: int) -> Callable[[int], float]:
+    """Factor on the learning rate by step: linear warm-up, then decay to 0 (PLUG section 4.2)."""
+
+    def factor(step: int) -> float:
+        if step < settings.warmup_steps:
+            return (step + 1) / settings.warmup_steps
+        done = (step - settings.warmup_steps) / max(steps - settings.warmup_steps, 1)
+        return 1 - done if settings.decay == "linear" else 0.5 * (1 + math.cos(math.pi * min(done, 1)))
+
+    return factor
+
+
+def _without(dataset: AnnotatedDataset, names: set[str]) -> AnnotatedDataset:
+    left_out = {key for key, name in dataset.categories.items() if name in names}
+    images = tuple(
+        ImageSample(
+            image.id, image.path, image.height, image.width,
+            tuple(o for o in image.objects if o.category_id not in left_out),
+        )
+        for image in dataset.images
+    )  # fmt: skip
+    return AnnotatedDataset(images, dataset.categories, dataset.format)
