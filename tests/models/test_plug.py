@@ -68,7 +68,7 @@ def test_one_doubled_pass_equals_each_branch_alone(sam_folder: Path, small_plug:
 def test_only_declared_parameters_move(sam_folder: Path, small_plug: PlugConfig) -> None:
     model = PlugModel.from_base(sam_folder, small_plug)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
     for _ in range(2):  # B starts at zero, so A moves from the second step on
         output = model(torch.randn(1, 3, 64, 64), BOXES)
         loss = output.pred_masks.square().mean() + output.visible_logits.square().mean()

@@ -1,0 +1,5 @@
+"""`python -m amodal`."""
+
+from amodal.cli.main import run
+
+run()

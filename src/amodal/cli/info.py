@@ -1,0 +1,49 @@
+"""`amodal info`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from amodal.errors import InputError
+
+
+def info(
+    model: Annotated[str, typer.Argument(help="Model (bundled name, folder, hub id) or YAML recipe.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override of a recipe, key.inner=value.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Count the parameters of a model or a recipe; needs no weights.
+
+    Example: amodal info recipes/plug/kins-vit-h.yaml --set model.lora_rank=8 --json
+    """
+    from amodal.models.plug.base import parameter_counts
+    from amodal.models.plug.checkpoint import read_config, resolve_folder
+
+    if Path(model).suffix in (".yaml", ".yml"):
+        config = _recipe_config(model, set_)
+    elif set_:
+        raise InputError("--set: expected with a recipe, got a model")
+    else:
+        config = read_config(resolve_folder(model))
+    counts = parameter_counts(config)
+    if as_json:
+        typer.echo(json.dumps(counts))
+        return
+    for name, count in counts.items():
+        typer.echo(f"{name:>15} {count:>13,}")
+
+
+def _recipe_config(path: str, overrides: list[str] | None) -> Any:
+    from amodal.models.sam import sam_config_for
+    from amodal.training.recipe import PlugModelRecipe, load_recipe
+
+    settings = load_recipe(path, overrides).model
+    if not isinstance(settings, PlugModelRecipe):
+        raise InputError(f"recipe {path}: expected a PLUG recipe, got another task")
+    return settings.config(sam=sam_config_for(settings.base))

@@ -1,0 +1,32 @@
+"""`amodal train`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override, key.inner=value; repeat for more.")
+    ] = None,
+    stop_after: Annotated[
+        int | None, typer.Option(help="End with a checkpoint after this step; run again to go on.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train by a recipe; a run that was stopped goes on where it was.
+
+    Example: amodal train recipes/plug/tiny.yaml --set training.steps=100
+    """
+    from amodal.training.recipe import load_recipe
+
+    parsed = load_recipe(recipe, set_)
+    from amodal.training.loop import train as run
+
+    folder = run(parsed, progress=not as_json, stop_after=stop_after)
+    typer.echo(json.dumps({"model": str(folder)}) if as_json else f"Best model: {folder}")
