@@ -41,7 +41,7 @@ def sam() -> SamModel:
     model = new_sam(small_sam_config(), seed=1)
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
-        if "rel_pos" in name or "pos_embed" in name:
+        if parameter.dim() > 1 and "shared" not in name:  # far from zero, or parity proves little
             torch.nn.init.normal_(parameter, std=0.2)
     return model.eval()
 

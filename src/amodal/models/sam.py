@@ -271,15 +271,28 @@ def convert_meta_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return converted
 
 
+def single_mask_decoder(config: SamMaskDecoderConfig) -> SamMaskDecoder:
+    """SAM's mask decoder that answers with the mask of its first token only.
+
+    SAM's other three masks answer ambiguous clicks; a box is not ambiguous. Their tokens stay,
+    because the tokens attend to each other: without them the first mask would change. What only
+    served their masks (hypernetworks, quality outputs) is left out.
+    """
+    decoder = SamMaskDecoder(config)
+    decoder.num_mask_tokens = 1
+    decoder.output_hypernetworks_mlps = decoder.output_hypernetworks_mlps[:1]
+    head = decoder.iou_prediction_head
+    head.proj_out = nn.Linear(head.proj_out.in_features, 1)
+    return decoder
+
+
 def single_mask_decoder_weights(decoder: SamMaskDecoder) -> dict[str, Tensor]:
-    """State of a SAM mask decoder reduced to its single-mask token (token 0)."""
+    """State of a whole SAM mask decoder for a `single_mask_decoder`."""
     weights = {}
     for name, tensor in decoder.state_dict().items():
         if re.match(r"output_hypernetworks_mlps\.[1-9]", name):
             continue
-        if name == "mask_tokens.weight" or name.startswith("iou_prediction_head.proj_out."):
-            tensor = tensor[:1]
-        weights[name] = tensor
+        weights[name] = tensor[:1] if name.startswith("iou_prediction_head.proj_out.") else tensor
     return weights
 
 

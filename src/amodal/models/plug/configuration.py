@@ -107,11 +107,7 @@ class PlugConfig(PreTrainedConfig):
         return 2 if self.parallel_lora and self.visible_branch and self.lora_rank > 0 else 1
 
     def sam_config(self) -> SamConfig:
-        """The base's configuration at this model's input size, with one mask a prompt.
-
-        SAM's three extra mask tokens answer ambiguous clicks; a box is not ambiguous, so the
-        decoders keep the single-mask token alone.
-        """
+        """The base's configuration at this model's input size."""
         sam = {key: dict(self.sam[key]) for key in _PARTS}
         size = self.image_size
         patch = sam["vision_config"].get("patch_size", 16)
@@ -121,7 +117,6 @@ class PlugConfig(PreTrainedConfig):
             "patch_size": patch,
             "image_embedding_size": size // patch,
         }
-        sam["mask_decoder_config"]["num_multimask_outputs"] = 0
         return SamConfig(**sam)
 
     def _check(self) -> None:

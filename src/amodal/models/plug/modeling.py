@@ -27,6 +27,7 @@ from transformers.models.sam.modeling_sam import (
 from transformers.utils import ModelOutput
 
 from amodal.models.plug.configuration import PlugConfig
+from amodal.models.sam import single_mask_decoder
 from amodal.nn.attention import use_folded_attention
 from amodal.nn.lora import ParallelLora
 from amodal.nn.refine import RefineModule
@@ -99,9 +100,9 @@ class PlugModel(PreTrainedModel):
                 )
         self.prompt_encoder = SamPromptEncoder(sam)
         self.prompt_encoder.shared_embedding = Float32PositionalEmbedding(sam.vision_config)
-        self.amodal_decoder = SamMaskDecoder(sam.mask_decoder_config)
+        self.amodal_decoder = single_mask_decoder(sam.mask_decoder_config)
         self.visible_decoder = (
-            SamMaskDecoder(sam.mask_decoder_config) if config.visible_branch else None
+            single_mask_decoder(sam.mask_decoder_config) if config.visible_branch else None
         )
         self.refine_module = (
             RefineModule(num_blocks=config.refine_blocks, channels=config.refine_channels)
@@ -187,7 +188,7 @@ class PlugModel(PreTrainedModel):
         dtype = embeddings.dtype
         logits, quality = decoder(
             image_embeddings=embeddings,
-            image_positional_embeddings=self._image_positions().to(dtype),
+            image_positional_embeddings=self._image_positions().to(dtype).expand_as(embeddings),
             sparse_prompt_embeddings=sparse.to(dtype),
             dense_prompt_embeddings=dense.to(dtype),
             multimask_output=False,
