@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
+from amodal.data.samples import AnnotatedDataset, Box, ImageSample, ObjectSample
 from amodal.data.transforms import Augmentation, augment_colours, jitter_box
+from amodal.errors import InputError
 from amodal.models.plug.processing import IMAGE_MEAN, IMAGE_STD
 from amodal.ops.boxes import Window, boxes_to_crop, crop_window, mask_to_box
 from amodal.ops.masks import crop_and_resize, crop_mask
@@ -30,6 +31,9 @@ Key = tuple[int, int, tuple[int, ...]]
 
 MIN_PROMPT_PIXELS = 40  # of another object inside the crop, at the crop's resolution
 MAX_POINTS = 3
+NEGATIVE_SHARE = 0.2  # of point prompts: one more point, on what is not the object
+
+BoxSource = Literal["visible", "amodal"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,11 @@ class ObjectCrops(Dataset[dict[str, Any]]):
         crop_scale: side of the window relative to the visible box.
         augmentation: None for evaluation: the exact window, no change of pixels.
         num_prompts: P; the first prompt is the object the crop is made around.
+        box_source: box that prompts and that the crop is made around; `amodal` falls back to
+            the visible box where the amodal mask is unknown.
+
+    Raises:
+        InputError: no source has an object to offer.
     """
 
     def __init__(
@@ -60,13 +69,17 @@ class ObjectCrops(Dataset[dict[str, Any]]):
         crop_scale: float = 2.0,
         augmentation: Augmentation | None = None,
         num_prompts: int = 1,
+        box_source: BoxSource = "visible",
     ) -> None:
         self.sources = list(sources)
         self.image_size = image_size
         self.crop_scale = crop_scale
         self.augmentation = augmentation
         self.num_prompts = num_prompts
+        self.box_source = box_source
         self._index = [_usable_objects(source) for source in self.sources]
+        if not any(self._index):
+            raise InputError("data: expected sources with at least one usable object, got none")
 
     @property
     def lengths(self) -> list[int]:
@@ -102,7 +115,7 @@ class ObjectCrops(Dataset[dict[str, Any]]):
         return image, image.objects[object_index]
 
     def _window(self, rng: Rng, image: ImageSample, thing: ObjectSample) -> Window:
-        box = np.array(thing.visible_box_xyxy)
+        box = np.array(self._box(thing))
         if self.augmentation is None:
             return crop_window(box, image.size, self.crop_scale)
         if rng.random() < self.augmentation.wide:
@@ -113,21 +126,27 @@ class ObjectCrops(Dataset[dict[str, Any]]):
         shift = np.tile(rng.uniform(-1, 1, 2) * self.augmentation.shift * max(scale - 1, 0), 2)
         return crop_window(box + extent * shift, image.size, scale)
 
+    def _box(self, thing: ObjectSample) -> Box:
+        if self.box_source == "amodal" and thing.amodal_box_xyxy is not None:
+            return thing.amodal_box_xyxy
+        return thing.visible_box_xyxy
+
     def _prompt(self, rng: Rng, thing: ObjectSample, window: Window) -> dict[str, Any]:
         size = self.image_size
         visible = crop_mask(thing.visible_mask(), window, size)
         full = thing.amodal_mask()
         amodal = visible if full is None else crop_mask(full, window, size) | visible
         if self.augmentation is None:
-            box = boxes_to_crop(np.array([thing.visible_box_xyxy]), window, size)[0]
+            box = boxes_to_crop(np.array([self._box(thing)]), window, size)[0]
         else:
-            box = jitter_box(rng, mask_to_box(visible), size, self.augmentation.box_jitter)
+            inside = mask_to_box(amodal if self.box_source == "amodal" else visible)
+            box = jitter_box(rng, inside, size, self.augmentation.box_jitter)
         return {
             "visible_mask": visible,
             "amodal_mask": amodal,
             "has_amodal": full is not None,
             "box": box.astype(np.float32),
-            "points": _points_inside(rng, visible),
+            "points": _points(rng, visible),
         }
 
 
@@ -137,19 +156,36 @@ class StepSampler:
     Args:
         lengths: objects of each source.
         weights: share of each source.
-        batch_size: keys a batch.
+        batch_size: keys a batch, over all processes.
         seed: seed of the run.
         start: first step.
         stop: step after the last.
+        part: which of the `parts` processes this is; together they draw what one would.
+        parts: number of processes.
+
+    Raises:
+        InputError: no source with objects has a weight above 0.
     """
 
     def __init__(
-        self, lengths: Sequence[int], weights: Sequence[float], batch_size: int, seed: int, start: int, stop: int
+        self,
+        lengths: Sequence[int],
+        weights: Sequence[float],
+        batch_size: int,
+        seed: int,
+        start: int,
+        stop: int,
+        *,
+        part: int = 0,
+        parts: int = 1,
     ) -> None:
         self.lengths = list(lengths)
         shares = np.array([w if n else 0.0 for w, n in zip(weights, lengths, strict=True)])
+        if not shares.sum() > 0:
+            raise InputError(f"weight: expected a source with objects and a weight above 0, got {list(weights)}")
         self.shares = shares / shares.sum()
         self.batch_size, self.seed, self.start, self.stop = batch_size, seed, start, stop
+        self.part, self.parts = part, parts
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -158,10 +194,10 @@ class StepSampler:
         for step in range(self.start, self.stop):
             rng = np.random.default_rng([self.seed, step])
             sources = rng.choice(len(self.shares), self.batch_size, p=self.shares)
-            yield [
-                (int(s), int(rng.integers(self.lengths[s])), (self.seed, step, slot))
-                for slot, s in enumerate(sources)
+            keys: list[Key] = [
+                (int(s), int(rng.integers(self.lengths[s])), (self.seed, step, slot)) for slot, s in enumerate(sources)
             ]
+            yield keys[self.part :: self.parts]
 
 
 def evaluation_keys(dataset: ObjectCrops, limit: int, seed: int) -> list[Key]:
@@ -177,37 +213,40 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
     Returns:
         `pixel_values` (B, 3, S, S) normalised, `input_boxes` (B, P, 4) xyxy in the crop,
         `visible_masks` and `amodal_masks` (B, P, S, S) bool, `has_amodal` and `valid` (B, P)
-        bool, `input_points` (B, P, N, 2) inside the visible masks with `input_labels`
-        (B, P, N), 1 or -10 for padding.
+        bool, `input_points` (B, P, N, 2) with `input_labels` (B, P, N): 1 inside the visible
+        mask, 0 outside, -10 padding.
     """
     B, P, S = len(items), items[0]["num_prompts"], items[0]["pixels"].shape[0]
-    pixels = torch.from_numpy(np.stack([item["pixels"] for item in items]))
-    batch = {
-        "pixel_values": _normalised(pixels),
-        "input_boxes": torch.tensor([0.0, 0.0, S, S]).repeat(B, P, 1),
-        "visible_masks": torch.zeros(B, P, S, S, dtype=torch.bool),
-        "amodal_masks": torch.zeros(B, P, S, S, dtype=torch.bool),
-        "has_amodal": torch.zeros(B, P, dtype=torch.bool),
-        "valid": torch.zeros(B, P, dtype=torch.bool),
-        "input_points": torch.zeros(B, P, MAX_POINTS, 2),
-        "input_labels": torch.full((B, P, MAX_POINTS), -10),
-    }
+    boxes = np.tile(np.array([0, 0, S, S], np.float32), (B, P, 1))
+    visible, amodal = np.zeros((B, P, S, S), bool), np.zeros((B, P, S, S), bool)
+    has_amodal, valid = np.zeros((B, P), bool), np.zeros((B, P), bool)
+    points = np.zeros((B, P, MAX_POINTS, 2), np.float32)
+    labels = np.full((B, P, MAX_POINTS), -10)
     for b, item in enumerate(items):
         for p, prompt in enumerate(item["prompts"]):
-            batch["input_boxes"][b, p] = torch.from_numpy(prompt["box"])
-            batch["visible_masks"][b, p] = torch.from_numpy(prompt["visible_mask"])
-            batch["amodal_masks"][b, p] = torch.from_numpy(prompt["amodal_mask"])
-            batch["has_amodal"][b, p] = prompt["has_amodal"]
-            batch["valid"][b, p] = bool(prompt["visible_mask"].any())
-            points = torch.from_numpy(prompt["points"])
-            batch["input_points"][b, p, : len(points)] = points
-            batch["input_labels"][b, p, : len(points)] = 1
-    return batch
+            boxes[b, p] = prompt["box"]
+            visible[b, p], amodal[b, p] = prompt["visible_mask"], prompt["amodal_mask"]
+            has_amodal[b, p] = prompt["has_amodal"]
+            valid[b, p] = prompt["visible_mask"].any()
+            xy, kinds = prompt["points"]
+            points[b, p, : len(xy)], labels[b, p, : len(xy)] = xy, kinds
+    arrays = {
+        "input_boxes": boxes,
+        "visible_masks": visible,
+        "amodal_masks": amodal,
+        "has_amodal": has_amodal,
+        "valid": valid,
+        "input_points": points,
+        "input_labels": labels,
+    }
+    pixels = torch.from_numpy(np.stack([item["pixels"] for item in items]))
+    return {"pixel_values": _normalised(pixels)} | {k: torch.from_numpy(v) for k, v in arrays.items()}
 
 
 def _normalised(pixels: Tensor) -> Tensor:
-    mean, std = torch.tensor(IMAGE_MEAN).view(3, 1, 1), torch.tensor(IMAGE_STD).view(3, 1, 1)
-    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+    mean, std = torch.tensor(IMAGE_MEAN), torch.tensor(IMAGE_STD)
+    scaled = pixels.float().mul_(1 / (255 * std)).sub_(mean / std)
+    return scaled.permute(0, 3, 1, 2).contiguous()
 
 
 def _usable_objects(source: Source) -> list[tuple[int, int]]:
@@ -224,25 +263,32 @@ def _meets(thing: ObjectSample, window: Window) -> bool:
     return x0 < window[2] and x1 > window[0] and y0 < window[3] and y1 > window[1]
 
 
-def _points_inside(rng: Rng, mask: Mask) -> npt.NDArray[np.float32]:
-    """1 to MAX_POINTS random pixels (x, y) of a mask, (N, 2)."""
-    inside = np.flatnonzero(mask)
+def _points(rng: Rng, mask: Mask) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Up to MAX_POINTS random pixels (x, y) as a prompt for a mask, (N, 2), and labels (N,).
+
+    At least one lies on the mask (label 1); at times the last one lies beside it (label 0).
+    """
+    inside, outside = np.flatnonzero(mask), np.flatnonzero(~mask)
     if len(inside) == 0:
-        return np.zeros((0, 2), np.float32)
+        return np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
     chosen = rng.choice(inside, int(rng.integers(1, MAX_POINTS + 1)))
-    return np.stack([chosen % mask.shape[1], chosen // mask.shape[1]], axis=1).astype(np.float32)
+    labels = np.ones(len(chosen), np.int64)
+    if rng.random() < NEGATIVE_SHARE and len(chosen) > 1 and len(outside):
+        chosen[-1], labels[-1] = rng.choice(outside), 0
+    xy = np.stack([chosen % mask.shape[1], chosen // mask.shape[1]], axis=1)
+    return xy.astype(np.float32), labels
 
 
 def _flipped(prompt: dict[str, Any]) -> dict[str, Any]:
     size = prompt["visible_mask"].shape[1]
     x0, y0, x1, y1 = prompt["box"]
-    points = prompt["points"].copy()
-    points[:, 0] = size - 1 - points[:, 0]
+    xy, labels = prompt["points"]
+    xy = np.stack([size - 1 - xy[:, 0], xy[:, 1]], axis=1)
     return prompt | {
         "visible_mask": np.ascontiguousarray(prompt["visible_mask"][:, ::-1]),
         "amodal_mask": np.ascontiguousarray(prompt["amodal_mask"][:, ::-1]),
         "box": np.array([size - x1, y0, size - x0, y1], np.float32),
-        "points": points,
+        "points": (xy, labels),
     }
 
 
