@@ -38,14 +38,10 @@ def test_new_model_predicts_what_sam_does(
     with torch.no_grad():
         ours = model(pixels, BOXES)
         theirs = sam(pixel_values=pixels, input_boxes=BOXES, multimask_output=False)
-    expected = torch.nn.functional.interpolate(
-        theirs.pred_masks[:, :, 0], size=(64, 64), mode="bilinear"
-    )
+    expected = torch.nn.functional.interpolate(theirs.pred_masks[:, :, 0], size=(64, 64), mode="bilinear")
     for logits in (ours.pred_masks, ours.coarse_amodal_logits, ours.visible_logits):
         torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(
-        ours.iou_scores, theirs.iou_scores[:, :, 0], atol=1e-5, rtol=1e-5
-    )
+    torch.testing.assert_close(ours.iou_scores, theirs.iou_scores[:, :, 0], atol=1e-5, rtol=1e-5)
 
 
 def test_one_doubled_pass_equals_each_branch_alone(sam_folder: Path, small_plug: PlugConfig) -> None:
@@ -56,10 +52,7 @@ def test_one_doubled_pass_equals_each_branch_alone(sam_folder: Path, small_plug:
         both = model.encode(pixels)
         for branch in range(2):
             alone = PlugModel(plain).eval()
-            state = {
-                k: v[branch : branch + 1] if ".attn.lora." in k else v
-                for k, v in model.state_dict().items()
-            }
+            state = {k: v[branch : branch + 1] if ".attn.lora." in k else v for k, v in model.state_dict().items()}
             alone.load_state_dict(state)
             torch.testing.assert_close(alone.encode(pixels)[0], both[branch], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(*both)
@@ -82,9 +75,7 @@ def test_only_declared_parameters_move(sam_folder: Path, small_plug: PlugConfig)
 
 
 @pytest.mark.parametrize("merged", [False, True])
-def test_save_and_load_is_bitwise(
-    sam_folder: Path, small_plug: PlugConfig, tmp_path: Path, merged: bool
-) -> None:
+def test_save_and_load_is_bitwise(sam_folder: Path, small_plug: PlugConfig, tmp_path: Path, merged: bool) -> None:
     model = trained(PlugModel.from_base(sam_folder, small_plug))
     model.save_pretrained(tmp_path / "plug", merged=merged)
     again = PlugModel.from_pretrained(tmp_path / "plug")
@@ -95,9 +86,7 @@ def test_save_and_load_is_bitwise(
     assert stored is not merged
 
 
-def test_increment_is_small_and_names_its_base(
-    sam_folder: Path, small_plug: PlugConfig, tmp_path: Path
-) -> None:
+def test_increment_is_small_and_names_its_base(sam_folder: Path, small_plug: PlugConfig, tmp_path: Path) -> None:
     model = PlugModel.from_base(sam_folder, small_plug)
     model.save_pretrained(tmp_path / "plug")
     settings = json.loads((tmp_path / "plug" / "config.json").read_text())
@@ -109,9 +98,7 @@ def test_increment_is_small_and_names_its_base(
     assert counts["incremental"] == sum(t.numel() for t in names.values())
 
 
-def test_loading_on_another_base_is_refused(
-    sam_folder: Path, small_plug: PlugConfig, tmp_path: Path
-) -> None:
+def test_loading_on_another_base_is_refused(sam_folder: Path, small_plug: PlugConfig, tmp_path: Path) -> None:
     from amodal.models.sam import new_sam
 
     PlugModel.from_base(sam_folder, small_plug).save_pretrained(tmp_path / "plug")
@@ -121,9 +108,7 @@ def test_loading_on_another_base_is_refused(
     PlugModel.from_pretrained(tmp_path / "plug", base=sam_folder)
 
 
-def test_damaged_increments_are_refused(
-    sam_folder: Path, small_plug: PlugConfig, tmp_path: Path
-) -> None:
+def test_damaged_increments_are_refused(sam_folder: Path, small_plug: PlugConfig, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     folder = tmp_path / "plug"
@@ -160,9 +145,7 @@ def test_unknown_model_and_base_are_refused(tmp_path: Path) -> None:
         PlugModel.from_base(tmp_path / "nothing")
 
 
-def test_increment_on_random_weights_asks_for_its_base(
-    small_plug: PlugConfig, tmp_path: Path
-) -> None:
+def test_increment_on_random_weights_asks_for_its_base(small_plug: PlugConfig, tmp_path: Path) -> None:
     PlugModel.from_base(small_sam_config(), small_plug).save_pretrained(tmp_path / "plug")
     with pytest.raises(InputError, match="trained on a base with random weights"):
         PlugModel.from_pretrained(tmp_path / "plug")
@@ -178,9 +161,7 @@ def test_batched_equals_single(sam_folder: Path, small_plug: PlugConfig) -> None
             for prompt in range(2):
                 one = slice(image, image + 1), slice(prompt, prompt + 1)
                 alone = model(pixels[one[0]], boxes[one])
-                torch.testing.assert_close(
-                    alone.pred_masks, together.pred_masks[one], atol=1e-4, rtol=1e-4
-                )
+                torch.testing.assert_close(alone.pred_masks, together.pred_masks[one], atol=1e-4, rtol=1e-4)
 
 
 def test_rows_of_table_2_are_configurations(sam_folder: Path) -> None:

@@ -27,9 +27,7 @@ def synthesize(
     annotations: Annotated[
         list[Path] | None, typer.Option(help="COCO file to paste from; repeat for more (paste).")
     ] = None,
-    images: Annotated[
-        list[Path] | None, typer.Option(help="Folder of its images, in the same order.")
-    ] = None,
+    images: Annotated[list[Path] | None, typer.Option(help="Folder of its images, in the same order.")] = None,
     split: Annotated[str, typer.Option(help="all, train or validation photographs.")] = "all",
     exclude_category: Annotated[
         list[str] | None, typer.Option(help="Kind to leave out; repeat for more (paste).")

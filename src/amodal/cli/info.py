@@ -13,9 +13,7 @@ from amodal.errors import InputError
 
 def info(
     model: Annotated[str, typer.Argument(help="Model (bundled name, folder, hub id) or YAML recipe.")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Override of a recipe, key.inner=value.")
-    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override of a recipe, key.inner=value.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Count the parameters of a model or a recipe; needs no weights.

@@ -6,7 +6,6 @@ import os
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 import amodal
@@ -58,11 +57,11 @@ def main(arguments: list[str] | None = None) -> int:
         return code if isinstance(code, int) else 0
     except InputError as error:
         return _fail(" ".join(str(error).split()), 2)
-    except click.UsageError as error:
-        return _fail(" ".join(error.format_message().split()), 2)
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         return _fail("stopped", 1)
     except Exception as error:
+        if hasattr(error, "format_message"):  # usage errors; typer may carry a click of its own
+            return _fail(" ".join(error.format_message().split()), 2)
         if os.environ.get("AMODAL_DEBUG"):
             raise
         summary = " ".join(f"{type(error).__name__}: {error}".split())[:300]

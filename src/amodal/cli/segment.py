@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 def segment(
     image: Annotated[Path, typer.Argument(help="Photograph.")],
-    box: Annotated[
-        list[str], typer.Option(help="Box of a visible part in pixels, X0,Y0,X1,Y1; repeat for more.")
-    ],
+    box: Annotated[list[str], typer.Option(help="Box of a visible part in pixels, X0,Y0,X1,Y1; repeat for more.")],
     model: Annotated[str, typer.Option(help="Bundled name, folder or hub id.")] = "plug-tiny",
     out: Annotated[Path | None, typer.Option(help="Folder for masks, overlay and scene.json.")] = None,
     threshold: Annotated[

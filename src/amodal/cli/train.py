@@ -11,9 +11,7 @@ import typer
 
 def train(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Override, key.inner=value; repeat for more.")
-    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override, key.inner=value; repeat for more.")] = None,
     stop_after: Annotated[
         int | None, typer.Option(help="End with a checkpoint after this step; run again to go on.")
     ] = None,

@@ -93,7 +93,7 @@ class ObjectCrops(Dataset[dict[str, Any]]):
         rng = np.random.default_rng(seed)
         window = self._window(rng, image, thing)
         others = [o for o in image.objects if o is not thing and not o.iscrowd and _meets(o, window)]
-        rng.shuffle(others)  # type: ignore[arg-type]
+        rng.shuffle(others)
         pixels = crop_and_resize(image.load(), window, self.image_size)
         prompts = [self._prompt(rng, thing, window)]
         for other in others:

@@ -34,9 +34,7 @@ def load_image(source: ImageSource) -> npt.NDArray[np.uint8]:
     """
     if isinstance(source, np.ndarray):
         if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
-            raise InputError(
-                f"image: expected an (H, W, 3) uint8 array, got {source.shape} {source.dtype}"
-            )
+            raise InputError(f"image: expected an (H, W, 3) uint8 array, got {source.shape} {source.dtype}")
         return source
     if isinstance(source, Image.Image):
         return _to_rgb(source)
@@ -50,8 +48,7 @@ def load_image(source: ImageSource) -> npt.NDArray[np.uint8]:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(
-                    f"image {path}: expected at most {MAX_PIXELS} pixels, "
-                    f"got {image.width} x {image.height}"
+                    f"image {path}: expected at most {MAX_PIXELS} pixels, got {image.width} x {image.height}"
                 )
             return _to_rgb(image)
     except UnidentifiedImageError as error:

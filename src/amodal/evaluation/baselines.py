@@ -28,9 +28,7 @@ class Known:
 
 BASELINES: dict[str, Callable[[Known], Mask]] = {
     "true visible mask": lambda known: known.true_visible,
-    "filled visible box": lambda known: filled_box_mask(
-        mask_to_box(known.true_visible), known.true_visible.shape
-    ),
+    "filled visible box": lambda known: filled_box_mask(mask_to_box(known.true_visible), known.true_visible.shape),
     "hull of true visible mask": lambda known: convex_hull_mask(known.true_visible),
     "hull of own visible mask": lambda known: convex_hull_mask(known.predicted_visible),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -32,9 +33,7 @@ class Predicted(Protocol):
 class Predictor(Protocol):
     """What can be scored; `AmodalSegmenter` is one."""
 
-    def predict(
-        self, image: npt.NDArray[np.uint8], boxes_xyxy: npt.NDArray[np.float64]
-    ) -> list[Predicted]:
+    def predict(self, image: npt.NDArray[np.uint8], boxes_xyxy: npt.NDArray[np.float64]) -> Sequence[Predicted]:
         """One answer a box."""
 
 
@@ -107,9 +106,7 @@ def _score_image(
     model: StrictIoU,
     others: dict[str, StrictIoU],
 ) -> None:
-    boxes = np.array(
-        [t.visible_box_xyxy if box_source == "gt_visible" else t.amodal_box_xyxy for t in things]
-    )
+    boxes = np.array([t.visible_box_xyxy if box_source == "gt_visible" else t.amodal_box_xyxy for t in things])
     answers = predictor.predict(image.load(), boxes)
     for thing, answer in zip(things, answers, strict=True):
         visible, amodal = thing.visible_mask(), thing.amodal_mask()

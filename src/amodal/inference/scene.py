@@ -267,7 +267,7 @@ class Scene:
             return False
         seen = _cut(a.visible_in_window, a.window, (x0, y0, x1, y1))
         shared = np.count_nonzero(seen & _cut(hidden, b.window, (x0, y0, x1, y1)))
-        return shared >= MIN_COVER * total
+        return bool(shared >= MIN_COVER * total)
 
 
 def _cut(part: Mask, window: Window, wanted: Window) -> Mask:

@@ -89,9 +89,7 @@ class AmodalSegmenter:
         Raises:
             InputError: an unreadable image or an impossible box or threshold.
         """
-        return self.segment_batch(
-            [image], [boxes_xyxy], threshold=threshold, batch_size=batch_size
-        )[0]
+        return self.segment_batch([image], [boxes_xyxy], threshold=threshold, batch_size=batch_size)[0]
 
     def predict(self, image: npt.NDArray[np.uint8], boxes_xyxy: BoxesLike) -> list[SceneObject]:
         """Objects alone, as the evaluator asks for them."""

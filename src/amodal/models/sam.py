@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig
-from transformers import SamVisionConfig
+from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
 from transformers.models.sam.modeling_sam import SamMaskDecoder
 
 from amodal.errors import InputError
@@ -93,9 +92,7 @@ def load_sam(name: str | Path, revision: str | None = None) -> LoadedSam:
     else:
         source = bundled_models().get(str(name), path if path.is_dir() else str(name))
         try:
-            model, notes = SamModel.from_pretrained(
-                source, revision=revision or "main", output_loading_info=True
-            )
+            model, notes = SamModel.from_pretrained(source, revision=revision or "main", output_loading_info=True)
         except (OSError, ValueError, SafetensorError) as error:
             raise _unknown_base(name) from error
         wrong = {k: sorted(notes.get(k, ())) for k in ("missing_keys", "unexpected_keys")}
@@ -138,9 +135,7 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()[:32]
 
 
-def fit_encoder_weights(
-    weights: dict[str, Tensor], target: dict[str, Tensor]
-) -> dict[str, Tensor]:
+def fit_encoder_weights(weights: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
     """Interpolate position embeddings to another input size; other tensors pass through.
 
     Args:

@@ -61,9 +61,7 @@ def relative_position_grid(table: Tensor, size: int) -> Tensor:
     return table[cells[:, None] - cells[None, :] + size - 1]
 
 
-def folded_attention(
-    q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, grid: tuple[int, int]
-) -> Tensor:
+def folded_attention(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, grid: tuple[int, int]) -> Tensor:
     """Attention with decomposed relative positions and no additive bias.
 
     Args:

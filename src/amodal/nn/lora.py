@@ -48,9 +48,7 @@ class ParallelLora(nn.Module):
         nn.init.uniform_(self.down, -bound, bound)
         nn.init.zeros_(self.up)
 
-    def forward(
-        self, hidden_states: Tensor, q: Tensor, k: Tensor, v: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, hidden_states: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Add the updates.
 
         Args:

@@ -45,6 +45,7 @@ class RefineModule(nn.Module):
         self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(num_blocks)))
         self.head = nn.Conv2d(channels, 1, 1)
         nn.init.zeros_(self.head.weight)
+        assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
 
     def forward(
@@ -65,7 +66,5 @@ class RefineModule(nn.Module):
         Returns:
             (N, 1, H, W), added to the coarse amodal logits.
         """
-        x = torch.cat(
-            [image, visible_probs, amodal_probs, visible_uncertainty, amodal_uncertainty], dim=1
-        )
+        x = torch.cat([image, visible_probs, amodal_probs, visible_uncertainty, amodal_uncertainty], dim=1)
         return self.head(self.blocks(torch.relu(self.stem(x))))

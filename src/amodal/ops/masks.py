@@ -68,9 +68,7 @@ def crop_and_resize(
         "nearest": cv2.INTER_NEAREST,
     }
     part = np.ascontiguousarray(array[y0:y1, x0:x1])
-    return np.asarray(
-        cv2.resize(part, (crop_size, crop_size), interpolation=flags[interpolation]), np.uint8
-    )
+    return np.asarray(cv2.resize(part, (crop_size, crop_size), interpolation=flags[interpolation]), np.uint8)
 
 
 def crop_mask(mask: Mask, window: Window, crop_size: int) -> Mask:

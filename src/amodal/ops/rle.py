@@ -54,10 +54,7 @@ def segmentation_to_rle(segmentation: Any, height: int, width: int) -> Rle:
     """
     if isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
         if list(segmentation["size"]) != [height, width]:
-            raise InputError(
-                f"segmentation: expected an RLE of size [{height}, {width}], "
-                f"got {segmentation['size']}"
-            )
+            raise InputError(f"segmentation: expected an RLE of size [{height}, {width}], got {segmentation['size']}")
         if isinstance(segmentation["counts"], list):
             segmentation = coco_mask.frPyObjects(segmentation, height, width)
         return _as_text(segmentation)
@@ -69,9 +66,7 @@ def segmentation_to_rle(segmentation: Any, height: int, width: int) -> Rle:
             raise InputError("segmentation: expected finite coordinates, got NaN or infinity")
         parts = coco_mask.frPyObjects([p.tolist() for p in polygons], height, width)
         return _as_text(coco_mask.merge(parts))
-    raise InputError(
-        f"segmentation: expected polygons or an RLE, got {type(segmentation).__name__}"
-    )
+    raise InputError(f"segmentation: expected polygons or an RLE, got {type(segmentation).__name__}")
 
 
 def _as_bytes(rle: Rle) -> Rle:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from amodal.losses import mask_bce, mask_dice, object_mean, point_loss
-from amodal.models.plug import PlugConfig, PlugOutput
+from amodal.models.plug import PlugConfig, PlugModel, PlugOutput
+from amodal.tasks.sam import use_plain_products
 
 Batch = dict[str, Tensor]
 
@@ -26,7 +27,10 @@ class PlugTask:
 
     @staticmethod
     def prepare(model: nn.Module) -> nn.Module:
-        """Nothing to do: a `PlugModel` is built ready."""
+        """Make training fast; outputs stay the same."""
+        assert isinstance(model, PlugModel)
+        for decoder in model.decoders():
+            use_plain_products(decoder)
         return model
 
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:

@@ -39,16 +39,11 @@ class SamTask:
 
         The encoder gets its folded attention, and autocast's precision between its layers: the
         absolute positions are float32, added to the patches they would lift every layer's input
-        back to float32, with a copy for each norm and each projection. The decoder attends
-        between a few tokens and the image, where plain products beat the fused kernel (backward
-        with seven keys: a fifth of the whole step on a processor).
+        back to float32, with a copy for each norm and each projection.
         """
         encoder: Any = model.vision_encoder
-        decoder: Any = model.mask_decoder
-        for module in decoder.modules():
-            if isinstance(module, SamAttention):
-                module.config._attn_implementation = "eager"
         use_folded_attention(encoder)
+        use_plain_products(model.mask_decoder)  # type: ignore[arg-type]
         encoder.layers[0].register_forward_pre_hook(_to_autocast)
         return model
 
@@ -76,6 +71,17 @@ class SamTask:
         logits = output.pred_masks[:, :, 0].float()
         full = F.interpolate(logits, size=(S, S), mode="bilinear", align_corners=False).sigmoid()
         return full, full
+
+
+def use_plain_products(decoder: nn.Module) -> None:
+    """Take the fused kernels out of a mask decoder's attention, in place; outputs stay the same.
+
+    The decoder attends between a handful of tokens and the image. There the backward pass of
+    the fused kernel took a sixth of a training step on a processor.
+    """
+    for module in decoder.modules():
+        if isinstance(module, SamAttention):
+            module.config._attn_implementation = "eager"
 
 
 def _to_autocast(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

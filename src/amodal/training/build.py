@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,9 @@ from transformers import SamConfig
 
 from amodal.data.crops import ObjectCrops, Source
 from amodal.data.readers import read_dataset
-from amodal.data.samples import AnnotatedDataset, ImageSample
+from amodal.data.samples import AnnotatedDataset
 from amodal.data.splits import select_split
+from amodal.errors import InputError
 from amodal.models.plug import PlugModel
 from amodal.models.sam import new_sam
 from amodal.tasks.plug import PlugTask
@@ -28,9 +29,7 @@ class Task(Protocol):
     def prepare(self, model: nn.Module) -> nn.Module:
         """Make a built model ready for training."""
 
-    def __call__(
-        self, model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def __call__(self, model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Named losses of a batch; their sum is minimised."""
 
     def predict(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -50,28 +49,36 @@ class Training:
 
 def build(recipe: Recipe) -> Training:
     """Build everything a recipe names. Raises `InputError` for data or bases it cannot read."""
-    torch.manual_seed(recipe.seed)
     settings = recipe.model
-    task: Task
-    if isinstance(settings, PlugModelRecipe):
-        model: nn.Module = PlugModel.from_base(
-            settings.base, settings.config(), revision=settings.base_revision
+    plug = settings.config() if isinstance(settings, PlugModelRecipe) else None
+    shape: Any = settings if plug is None else plug
+    model, task, threshold = _model_and_task(settings, recipe.seed)
+    train, validation = (
+        ObjectCrops(
+            [read_source(source) for source in sources],
+            image_size=shape.image_size,
+            crop_scale=shape.crop_scale,
+            augmentation=augmentation,
+            num_prompts=num_prompts,
+            box_source="visible" if plug is None else plug.box_source,  # type: ignore[arg-type]
         )
-        task = PlugTask(model.config)  # type: ignore[arg-type]
-        threshold = settings.mask_threshold
-    else:
-        model = new_sam(sam_config(settings), recipe.seed)
-        task = SamTask(settings.points_share, settings.dice_weight, settings.quality_weight)
-        threshold = 0.5
-    shape = {"image_size": settings.image_size, "crop_scale": settings.crop_scale}
-    train = ObjectCrops(
-        [read_source(source) for source in recipe.data.train],
-        augmentation=recipe.data.augmentation,
-        num_prompts=recipe.data.num_prompts,
-        **shape,  # type: ignore[arg-type]
+        for sources, augmentation, num_prompts in (
+            (recipe.data.train, recipe.data.augmentation, recipe.data.num_prompts),
+            (recipe.data.validation, None, 1),
+        )
     )
-    validation = ObjectCrops([read_source(s) for s in recipe.data.validation], **shape)  # type: ignore[arg-type]
     return Training(task.prepare(model), task, train, validation, threshold)
+
+
+def _model_and_task(settings: SamModelRecipe | PlugModelRecipe, seed: int) -> tuple[nn.Module, Task, float]:
+    """Untrained model, its task, and the probability above which a pixel is foreground."""
+    torch.manual_seed(seed)
+    if isinstance(settings, PlugModelRecipe):
+        plug = PlugModel.from_base(settings.base, settings.config(), revision=settings.base_revision)
+        config: Any = plug.config
+        return plug, PlugTask(config), config.mask_threshold
+    sam = new_sam(sam_config(settings), seed)
+    return sam, SamTask(settings.points_share, settings.dice_weight, settings.quality_weight), 0.5
 
 
 def sam_config(settings: SamModelRecipe) -> SamConfig:
@@ -133,12 +140,12 @@ def learning_rate_factor(settings: TrainingRecipe, steps: int) -> Callable[[int]
 
 
 def _without(dataset: AnnotatedDataset, names: set[str]) -> AnnotatedDataset:
+    unknown = names - set(dataset.categories.values())
+    if unknown:
+        raise InputError(f"exclude_categories: expected names of the dataset's categories, got {sorted(unknown)}")
     left_out = {key for key, name in dataset.categories.items() if name in names}
     images = tuple(
-        ImageSample(
-            image.id, image.path, image.height, image.width,
-            tuple(o for o in image.objects if o.category_id not in left_out),
-        )
+        replace(image, objects=tuple(o for o in image.objects if o.category_id not in left_out))
         for image in dataset.images
-    )  # fmt: skip
-    return AnnotatedDataset(images, dataset.categories, dataset.format)
+    )
+    return replace(dataset, images=images)

@@ -6,17 +6,29 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
+
+from amodal.errors import InputError
 
 KEEP = 2
 
 
+class Stateful(Protocol):
+    """An optimiser, a loss scaler, an average of weights: what a resumed run needs besides the model."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Take them back."""
+
+
 def save_checkpoint(
-    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]
+    folder: Path, step: int, model: nn.Module, parts: dict[str, Stateful], progress: dict[str, Any]
 ) -> None:
     """Write `folder/step_N`, under a temporary name first, and drop all but the newest.
 
@@ -24,7 +36,7 @@ def save_checkpoint(
         folder: checkpoints of the run.
         step: steps done.
         model: its trainable tensors are stored.
-        optimizer: stored with its state.
+        parts: what else has a state, by file name.
         progress: JSON values to find again (best figure and the like).
     """
     final = folder / f"step_{step:07d}"
@@ -32,31 +44,45 @@ def save_checkpoint(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     save_file(trainable_state(model), temporary / "model.safetensors")
-    torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
+    for name, part in parts.items():
+        torch.save(part.state_dict(), temporary / f"{name}.pt")
     (temporary / "progress.json").write_text(json.dumps({"step": step, **progress}))
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
-    for old in _complete(folder)[:-KEEP]:
+    for old in complete_checkpoints(folder)[:-KEEP]:
         shutil.rmtree(old)
 
 
-def load_newest(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+def load_newest(folder: Path, model: nn.Module, parts: dict[str, Stateful]) -> dict[str, Any] | None:
     """Load the newest complete checkpoint in place; None if there is none.
 
     Returns:
         What was stored as `progress`, with `step`.
+
+    Raises:
+        InputError: it belongs to another model or to other settings.
     """
-    found = _complete(folder)
+    found = complete_checkpoints(folder)
     if not found:
         return None
-    state = load_file(found[-1] / "model.safetensors")
+    newest = found[-1]
+    state, expected = load_file(newest / "model.safetensors"), trainable_state(model)
+    if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in expected.items()}:
+        raise InputError(
+            f"output: expected checkpoints of this recipe's model in {folder}, got another model's; "
+            "choose another output"
+        )
+    for name in parts:
+        if not (newest / f"{name}.pt").is_file():
+            raise InputError(f"output: expected {newest} to hold {name}.pt, which this recipe needs, got none")
     model.load_state_dict(state, strict=False)
-    optimizer.load_state_dict(torch.load(found[-1] / "optimizer.pt", weights_only=True))
-    progress: dict[str, Any] = json.loads((found[-1] / "progress.json").read_text())
+    for name, part in parts.items():
+        part.load_state_dict(torch.load(newest / f"{name}.pt", weights_only=True))
+    progress: dict[str, Any] = json.loads((newest / "progress.json").read_text())
     return progress
 
 
-def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     """Copies of the tensors that training moves."""
     return {
         name: parameter.detach().cpu().clone().contiguous()
@@ -65,5 +91,6 @@ def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-def _complete(folder: Path) -> list[Path]:
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints of a run, oldest first."""
     return sorted(folder.glob("step_*"))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, create_model
 
 from amodal.data.splits import Split
 from amodal.data.transforms import Augmentation
@@ -14,6 +17,7 @@ from amodal.errors import InputError
 from amodal.models.plug import PlugConfig
 
 Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -42,36 +46,26 @@ class SamModelRecipe(Strict):
 
 
 class PlugModelRecipe(Strict):
-    """Where the base comes from, and every field of `PlugConfig` under its own name."""
+    """Where the base comes from; `PLUG_MODEL` adds every field of `PlugConfig` by its name."""
 
     base: str
     base_revision: str | None = None
-    image_size: int = 512
-    lora_rank: int = 16
-    lora_alpha: float | None = None
-    parallel_lora: bool = True
-    visible_branch: bool = True
-    point_loss: bool = True
-    refine: bool = True
-    refine_blocks: int = 1
-    refine_channels: int = 64
-    epsilon: int = 3
-    num_points: int = 256
-    oversample: int = 4
-    importance: float = 0.75
-    alpha: float = 0.1
-    beta: float = 0.1
-    dice_weight: float = 0.0
-    iou_weight: float = 0.0
-    train_base: bool = False
-    crop_scale: float = 2.0
-    mask_threshold: float = 0.3
-    box_source: Literal["visible", "amodal"] = "visible"
 
     def config(self, **more: Any) -> PlugConfig:
         """The model's configuration, without what only the base knows."""
         fields = self.model_dump(exclude={"base", "base_revision"})
         return PlugConfig(**fields, **more)
+
+
+def _plug_fields() -> dict[str, Any]:
+    """Types and defaults of `PlugConfig`, which has them in the one place."""
+    types = get_type_hints(PlugConfig.__init__)
+    parameters = inspect.signature(PlugConfig.__init__).parameters
+    filled_in = {"self", "sam", "base", "kwargs"}
+    return {name: (types[name], p.default) for name, p in parameters.items() if name not in filled_in}
+
+
+PLUG_MODEL: type[PlugModelRecipe] = create_model("PlugFields", __base__=PlugModelRecipe, **_plug_fields())
 
 
 class SourceRecipe(Strict):
@@ -81,7 +75,7 @@ class SourceRecipe(Strict):
     annotations: str
     images: str | None = None
     split: Split = "all"
-    weight: float = 1.0
+    weight: NotNegative = 1.0
     exclude_categories: list[str] = []
     min_visible_pixels: Positive = 1
 
@@ -96,20 +90,29 @@ class DataRecipe(Strict):
 
 
 class TrainingRecipe(Strict):
-    """The optimisation. Defaults are PLUG's (section 4.2) where it states a value."""
+    """The optimisation. Defaults are PLUG's (section 4.2) where it states a value.
+
+    `batch_size` counts crops over all processes; `accumulation` batches make one step.
+    `clip_grad_norm` 0 does not clip. `ema` is the decay of a moving average of the weights, which
+    then is what is validated and saved; 0 keeps none. `max_minutes` ends a call with a
+    checkpoint; the schedule goes by steps all the same.
+    """
 
     steps: Positive | None = None
     epochs: Positive | None = None
     batch_size: Positive = 8
     accumulation: Positive = 1
-    learning_rate: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.1
-    warmup_steps: int = 250
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    weight_decay: NotNegative = 0.1
+    warmup_steps: Annotated[int, Field(ge=0)] = 250
     decay: Literal["linear", "cosine"] = "cosine"
     precision: Literal["no", "bf16", "fp16"] = "bf16"
-    clip_grad_norm: float = 1.0
-    workers: int = 1
+    clip_grad_norm: NotNegative = 1.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    compile: bool = False
+    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    workers: Annotated[int, Field(ge=0)] = 1
     log_every: Positive = 20
     validate_every: Positive = 500
     validation_objects: Positive = 512
@@ -120,9 +123,9 @@ class Recipe(Strict):
     """A training: task, model, data and optimisation."""
 
     task: Literal["sam", "plug"]
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     output: str
-    model: SamModelRecipe | PlugModelRecipe
+    model: SamModelRecipe | SerializeAsAny[PlugModelRecipe]
     data: DataRecipe
     training: TrainingRecipe
 
@@ -138,7 +141,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     if not path.is_file():
         raise InputError(f"recipe: expected a file, got {str(path)!r}, which does not exist")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"recipe {path}: expected YAML, got {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
@@ -151,11 +154,11 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
 def parse_recipe(content: dict[str, Any], name: str = "recipe") -> Recipe:
     """Check a recipe's content. Raises `InputError` naming the first wrong key."""
     task = content.get("task")
-    models = {"sam": SamModelRecipe, "plug": PlugModelRecipe}
-    if task not in models:
+    models: dict[str, type[Strict]] = {"sam": SamModelRecipe, "plug": PLUG_MODEL}
+    if not isinstance(task, str) or task not in models:
         raise InputError(f"recipe {name}: task: expected 'sam' or 'plug', got {task!r}")
     try:
-        model = models[task].model_validate(_tupled(content.get("model", {})))
+        model = models[task].model_validate(_tupled(content.get("model") or {}))
     except ValidationError as error:
         raise InputError(f"recipe {name}: {_first_problem(error, ('model',))}") from error
     try:
@@ -164,20 +167,57 @@ def parse_recipe(content: dict[str, Any], name: str = "recipe") -> Recipe:
         raise InputError(f"recipe {name}: {_first_problem(error, ())}") from error
     if (recipe.training.steps is None) == (recipe.training.epochs is None):
         raise InputError(f"recipe {name}: training: expected either 'steps' or 'epochs', got both or none")
+    if isinstance(recipe.model, PlugModelRecipe):
+        try:
+            recipe.model.config()
+        except InputError as error:
+            raise InputError(f"recipe {name}: model.{error}") from error
     return recipe
 
 
 def _override(content: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
+    """Apply one `key.inner=value`; a number names an entry of a list, as in `data.train.0.weight`."""
+    key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError(f"--set: expected key=value, got {override!r}")
+    try:
+        value = _load_yaml(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {key}: expected a YAML value, got {text!r}") from error
     *parents, last = key.split(".")
-    section = content
+    section: Any = content
     for parent in parents:
-        section = section.setdefault(parent, {})
-        if not isinstance(section, dict):
-            raise InputError(f"--set: expected {key!r} to name a key of a section, got a value above it")
-    section[last] = yaml.safe_load(value)
+        name = _name_in(section, parent, key)
+        if isinstance(section, dict) and section.get(name) is None:
+            section[name] = {}
+        section = section[name]
+    section[_name_in(section, last, key)] = value
+
+
+def _name_in(section: Any, name: str, key: str) -> Any:
+    """`name` as the key of a mapping or the index of a list."""
+    if isinstance(section, dict):
+        return name
+    if not isinstance(section, list):
+        raise InputError(f"--set: expected {key!r} to name a key of a section, got a value above it")
+    if not name.isdecimal() or int(name) >= len(section):
+        raise InputError(f"--set: expected a number below {len(section)} in {key!r}, got {name!r}")
+    return int(name)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers: PyYAML alone reads `1e-3` as text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def _load_yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)
 
 
 def _tupled(value: Any) -> Any:
@@ -194,5 +234,15 @@ def _first_problem(error: ValidationError, prefix: tuple[str, ...]) -> str:
     problem = error.errors()[0]
     where = ".".join(str(part) for part in (*prefix, *problem["loc"]))
     if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown key"
-    return f"{where}: expected {problem['msg'].removeprefix('Input should be ')}, got {problem['input']!r}"
+        return f"{where}: unknown key{_suggestion(str(problem['loc'][-1]))}"
+    if problem["type"] == "missing":
+        return f"{where}: expected a value, got none"
+    expected = problem["msg"].removeprefix("Input should be ").removeprefix("Value should be ")
+    return f"{where}: expected {expected}, got {problem['input']!r:.80}"
+
+
+def _suggestion(key: str) -> str:
+    sections = (Recipe, DataRecipe, SourceRecipe, TrainingRecipe, Augmentation, SamModelRecipe, PLUG_MODEL)
+    known = {name for section in sections for name in section.model_fields}
+    close = difflib.get_close_matches(key, known, n=1)
+    return f", expected perhaps {close[0]!r}" if close else ""

@@ -16,9 +16,7 @@ READERS: dict[str, Callable[[Path, Path | None], AnnotatedDataset]] = {
 }
 
 
-def read_dataset(
-    format_name: str, annotations: str | Path, images: str | Path | None = None
-) -> AnnotatedDataset:
+def read_dataset(format_name: str, annotations: str | Path, images: str | Path | None = None) -> AnnotatedDataset:
     """Read a dataset of any supported format.
 
     Raises:

@@ -47,8 +47,6 @@ def read_coco(annotations: Path, images: Path | None = None) -> AnnotatedDataset
                     iscrowd=bool(record.get("iscrowd", 0)),
                 )
             )
-        samples.append(
-            ImageSample(int(image["id"]), folder / image["file_name"], height, width, tuple(objects))
-        )
+        samples.append(ImageSample(int(image["id"]), folder / image["file_name"], height, width, tuple(objects)))
     categories = {int(c["id"]): str(c["name"]) for c in content.get("categories", [])}
     return AnnotatedDataset(tuple(samples), categories, "coco")

@@ -23,8 +23,7 @@ def read_json(path: Path, format_name: str) -> dict[str, Any]:
         raise InputError(f"annotations {path}: expected JSON, got broken text ({error})") from error
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         raise InputError(
-            f"annotations {path}: expected {format_name} with 'images' and 'annotations', "
-            "got other content"
+            f"annotations {path}: expected {format_name} with 'images' and 'annotations', got other content"
         )
     return content
 
@@ -50,6 +49,5 @@ def require(record: dict[str, Any], keys: tuple[str, ...], path: Path) -> None:
     missing = [key for key in keys if key not in record]
     if missing:
         raise InputError(
-            f"annotations {path}: expected annotation {record.get('id')} to have {list(keys)}, "
-            f"got none of {missing}"
+            f"annotations {path}: expected annotation {record.get('id')} to have {list(keys)}, got none of {missing}"
         )

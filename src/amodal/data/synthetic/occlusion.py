@@ -64,9 +64,7 @@ class PastedOccluders:
         InputError: no complete instance in the datasets.
     """
 
-    def __init__(
-        self, datasets: Sequence[AnnotatedDataset], exclude_categories: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, datasets: Sequence[AnnotatedDataset], exclude_categories: Sequence[str] = ()) -> None:
         groups: dict[tuple[int, str], list[_Instance]] = {}
         for index, dataset in enumerate(datasets):
             for image in dataset.images:
@@ -112,7 +110,7 @@ class PastedOccluders:
         canvas, amodal = pixels.copy(), amodal.copy()
         if not _one_piece(amodal):
             return None
-        area = np.count_nonzero(amodal)
+        area = int(np.count_nonzero(amodal))
         wanted = 0.0 if rng.random() < FREE_SHARE else float(rng.uniform(*WANTED_OCCLUSION))
         things = [SyntheticObject(target.category, amodal.copy(), amodal, attributes={"pasted": False})]
         for _ in range(int(rng.integers(1, 4))):
@@ -188,7 +186,7 @@ def _lift(rng: Rng, instance: _Instance, target_area: int) -> _Cutout | None:
     x0, y0, x1, y1 = (int(v) for v in instance.thing.visible_box_xyxy)
     pixels, mask = pixels[y0:y1, x0:x1], mask[y0:y1, x0:x1]
     wanted_area = target_area * float(rng.uniform(0.25, 1.6))
-    factor = (wanted_area / max(np.count_nonzero(mask), 1)) ** 0.5
+    factor = float((wanted_area / max(int(np.count_nonzero(mask)), 1)) ** 0.5)
     if not 0.1 < factor < 2 or max(mask.shape) * factor > MAX_SIDE:
         return None
     pixels, mask = _resized(pixels, mask, factor)
@@ -239,9 +237,7 @@ def _paste(rng: Rng, canvas: Image, cutout: _Cutout, place: tuple[int, int]) -> 
     return pasted
 
 
-def _match_colours(
-    rng: Rng, cutout: _Cutout, below: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float32]:
+def _match_colours(rng: Rng, cutout: _Cutout, below: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Move brightness and contrast of the cutout part of the way to its surroundings."""
     pixels = cutout.pixels.astype(np.float32)
     inside = pixels[cutout.mask]
@@ -261,7 +257,7 @@ def _one_piece(mask: Mask) -> bool:
 
 def _is_fair(thing: SyntheticObject) -> bool:
     """Enough to see, and hidden either not at all or more than a sliver."""
-    area, visible = np.count_nonzero(thing.amodal_mask), np.count_nonzero(thing.visible_mask)
+    area, visible = int(np.count_nonzero(thing.amodal_mask)), int(np.count_nonzero(thing.visible_mask))
     if visible < MIN_VISIBLE_PIXELS:
         return False
     hidden = 1 - visible / area

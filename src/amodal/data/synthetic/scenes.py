@@ -168,12 +168,12 @@ def _paint(
     rgba = np.ascontiguousarray(np.dstack([base, np.full(base.shape[:2], 255, np.uint8)]))
     canvas = skia.Canvas(rgba, colorType=skia.kRGBA_8888_ColorType)
     outlined = rng.random() < 0.3
+    edge = skia.Paint(AntiAlias=True, Style=skia.Paint.kStroke_Style, StrokeWidth=1, Color=skia.Color(20, 20, 20, 150))
     for thing in placed:
         _paint_shadow(rng, canvas, thing, light)
         for part in thing.parts:
             _paint_part(rng, canvas, thing, part, light)
             if outlined:
-                edge = skia.Paint(AntiAlias=True, Style=skia.Paint.kStroke_Style, StrokeWidth=1, Color=skia.Color(20, 20, 20, 150))
                 canvas.save()
                 canvas.clipPath(part.path, doAntiAlias=True)
                 canvas.drawPath(part.path, edge)
@@ -195,9 +195,7 @@ def _paint_shadow(rng: Rng, canvas: skia.Canvas, thing: _Placed, light: tuple[fl
     canvas.restore()
 
 
-def _paint_part(
-    rng: Rng, canvas: skia.Canvas, thing: _Placed, part: Part, light: tuple[float, float]
-) -> None:
+def _paint_part(rng: Rng, canvas: skia.Canvas, thing: _Placed, part: Part, light: tuple[float, float]) -> None:
     """Fill a part with its tone, shaded along the light, and draw its material on it."""
     colour = thing.tones[part.tone]
     bounds = part.path.getBounds()
@@ -257,4 +255,3 @@ def _objects(placed: list[_Placed]) -> list[SyntheticObject]:
         occluders = occluders_of(index, visible, hidden)
         objects.append(SyntheticObject(thing.category, thing.visible, thing.amodal, occluders, attributes))
     return objects
-

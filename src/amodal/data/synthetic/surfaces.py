@@ -31,9 +31,9 @@ def background(rng: Rng, size: tuple[int, int]) -> Image:
     canvas = _BASES[str(kind)](rng, size, colours)
     for cells, strength in ((4, 18.0), (24, rng.uniform(0, 14))):
         canvas += smooth_noise(rng, size, cells)[..., None] * strength
-    canvas = np.ascontiguousarray(np.clip(canvas, 0, 255).astype(np.uint8))
-    _scatter_clutter(rng, canvas)
-    return canvas
+    picture: Image = np.ascontiguousarray(np.clip(canvas, 0, 255).astype(np.uint8))
+    _scatter_clutter(rng, picture)
+    return picture
 
 
 def camera(rng: Rng, image: Image) -> Image:

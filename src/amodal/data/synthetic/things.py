@@ -40,8 +40,7 @@ def smooth(points: Sequence[Point]) -> skia.Path:
     """Closed path through the midpoints of the given corners, rounded at each corner."""
     n = len(points)
     middles = [
-        ((points[i][0] + points[(i + 1) % n][0]) / 2, (points[i][1] + points[(i + 1) % n][1]) / 2)
-        for i in range(n)
+        ((points[i][0] + points[(i + 1) % n][0]) / 2, (points[i][1] + points[(i + 1) % n][1]) / 2) for i in range(n)
     ]
     builder = skia.Path()
     builder.moveTo(*middles[-1])
@@ -179,7 +178,9 @@ def _banana(r: Rng) -> list[Part]:
 def _car(r: Rng) -> list[Part]:
     roof, back, front = r.uniform(-0.55, -0.4), r.uniform(-0.7, -0.5), r.uniform(0.35, 0.55)
     cabin = polygon([(back, -0.1), (back + 0.2, roof), (front - 0.3, roof), (front, -0.1)])
-    glass = polygon([(back + 0.13, -0.1), (back + 0.27, roof + 0.08), (front - 0.36, roof + 0.08), (front - 0.12, -0.1)])
+    glass = polygon(
+        [(back + 0.13, -0.1), (back + 0.27, roof + 0.08), (front - 0.36, roof + 0.08), (front - 0.12, -0.1)]
+    )
     wheel, axle = r.uniform(0.17, 0.22), r.uniform(0.5, 0.6)
     wheels = [Part(ellipse(x, 0.32, wheel), "dark") for x in (-axle, axle)]
     hubs = [Part(ellipse(x, 0.32, wheel * 0.45), "metal") for x in (-axle, axle)]
@@ -189,7 +190,9 @@ def _car(r: Rng) -> list[Part]:
 def _bus(r: Rng) -> list[Part]:
     h, n = r.uniform(0.48, 0.6), int(r.integers(3, 6))
     step = 1.7 / n
-    panes = [Part(box(-0.85 + i * step, -h + 0.12, -0.85 + (i + 0.75) * step, -h + 0.42, 0.03), "light") for i in range(n)]
+    panes = [
+        Part(box(-0.85 + i * step, -h + 0.12, -0.85 + (i + 0.75) * step, -h + 0.42, 0.03), "light") for i in range(n)
+    ]
     wheels = [Part(ellipse(x, h - 0.05, 0.19), "dark") for x in (-0.55, 0.55)]
     return [Part(box(-1, -h, 1, h - 0.08, 0.1)), *panes, Part(box(-1, 0.02, 1, 0.12), "second"), *wheels]
 
@@ -200,14 +203,23 @@ def _house(r: Rng) -> list[Part]:
     door = box(-0.14, 0.45, 0.16, 0.95)
     windows = [Part(box(x, eave + 0.18, x + 0.28, eave + 0.46), "light") for x in (-w + 0.1, w - 0.38)]
     chimney = box(w * 0.4, -0.85, w * 0.4 + 0.2, eave)
-    return [Part(chimney, "dark"), Part(box(-w, eave - 0.02, w, 0.95)), Part(roof, "second"), Part(door, "dark"), *windows]
+    return [
+        Part(chimney, "dark"),
+        Part(box(-w, eave - 0.02, w, 0.95)),
+        Part(roof, "second"),
+        Part(door, "dark"),
+        *windows,
+    ]
 
 
 def _tree(r: Rng) -> list[Part]:
     trunk = polygon([(-0.1, 0.2), (0.1, 0.2), (0.16, 1), (-0.16, 1)])
     if r.random() < 0.45:
         tiers = [(-0.95, 0.38), (-0.55, 0.55), (-0.1, 0.72)]
-        return [Part(trunk, "dark"), *(Part(polygon([(0, y), (w, y + 0.7), (-w, y + 0.7)])) for y, w in reversed(tiers))]
+        return [
+            Part(trunk, "dark"),
+            *(Part(polygon([(0, y), (w, y + 0.7), (-w, y + 0.7)])) for y, w in reversed(tiers)),
+        ]
     blobs = [(0, -0.5, 0.48), (-0.4, -0.15, 0.4), (0.4, -0.15, 0.4), (0, 0, 0.42)]
     return [Part(trunk, "dark"), *(Part(ellipse(x, y, s * r.uniform(0.9, 1.1))) for x, y, s in blobs)]
 
@@ -237,7 +249,14 @@ def _cat(r: Rng) -> list[Part]:
     body = smooth([(-0.3, -0.4), (0.3, -0.4), (side, 0.3), (side, 1.05), (-side, 1.05), (-side, 0.3)])
     tail = line([(side * 0.6, 0.85), (1.1, 0.8), (0.85, r.uniform(0, 0.4))], 0.17, curved=True)
     eyes = [Part(ellipse(x, -0.58, 0.05), "light") for x in (-0.14, 0.14)]
-    return [Part(tail, "second"), Part(body), *ears, Part(ellipse(0, -0.5, head)), *eyes, Part(ellipse(0, -0.44, 0.04), "dark")]
+    return [
+        Part(tail, "second"),
+        Part(body),
+        *ears,
+        Part(ellipse(0, -0.5, head)),
+        *eyes,
+        Part(ellipse(0, -0.44, 0.04), "dark"),
+    ]
 
 
 def _key(r: Rng) -> list[Part]:
@@ -248,7 +267,10 @@ def _key(r: Rng) -> list[Part]:
 
 def _scissors(r: Rng) -> list[Part]:
     open_, loop = r.uniform(0.18, 0.35), r.uniform(0.2, 0.26)
-    blades = [Part(polygon([(-0.1, s * 0.1), (0.95, -s * open_ * 1.1), (1, -s * open_), (0.0, -s * 0.12)]), "metal") for s in (1, -1)]
+    blades = [
+        Part(polygon([(-0.1, s * 0.1), (0.95, -s * open_ * 1.1), (1, -s * open_), (0.0, -s * 0.12)]), "metal")
+        for s in (1, -1)
+    ]
     arms = [Part(line([(0, 0), (-0.45, s * open_ * 0.9)], 0.13)) for s in (1, -1)]
     loops = [Part(ring(-0.68, s * (open_ + 0.08), loop, loop * 0.85, 0.13)) for s in (1, -1)]
     return [*blades, *arms, *loops, Part(ellipse(0, 0, 0.08), "dark")]
@@ -257,7 +279,11 @@ def _scissors(r: Rng) -> list[Part]:
 def _hammer(r: Rng) -> list[Part]:
     w, grip = r.uniform(0.1, 0.14), r.uniform(0.3, 0.6)
     head = polygon([(-0.5, -0.92), (0.3, -0.95), (0.62, -0.75), (0.3, -0.62), (-0.5, -0.58)])
-    return [Part(box(-w, -0.7, w, 1, 0.06)), Part(box(-w - 0.03, grip, w + 0.03, 1, 0.08), "second"), Part(head, "metal")]
+    return [
+        Part(box(-w, -0.7, w, 1, 0.06)),
+        Part(box(-w - 0.03, grip, w + 0.03, 1, 0.08), "second"),
+        Part(head, "metal"),
+    ]
 
 
 def _umbrella(r: Rng) -> list[Part]:
@@ -278,7 +304,11 @@ def _umbrella(r: Rng) -> list[Part]:
 def _hat(r: Rng) -> list[Part]:
     w, h = r.uniform(0.42, 0.55), r.uniform(0.6, 0.95)
     crown = smooth([(-w, 0.35), (-w, 0.2), (-w * 0.9, 0.35 - h), (w * 0.9, 0.35 - h), (w, 0.2), (w, 0.35)])
-    return [Part(ellipse(0, 0.38, 1, r.uniform(0.16, 0.24))), Part(crown), Part(box(-w * 0.93, 0.12, w * 0.93, 0.3), "second")]
+    return [
+        Part(ellipse(0, 0.38, 1, r.uniform(0.16, 0.24))),
+        Part(crown),
+        Part(box(-w * 0.93, 0.12, w * 0.93, 0.3), "second"),
+    ]
 
 
 def _boot(r: Rng) -> list[Part]:
@@ -298,7 +328,10 @@ def _guitar(r: Rng) -> list[Part]:
 
 
 def _ball(r: Rng) -> list[Part]:
-    bands = [Part(line([(-0.7, y), (0, y + r.uniform(-0.2, 0.2)), (0.7, y)], 0.14, curved=True), "second") for y in (-0.35, 0.35)]
+    bands = [
+        Part(line([(-0.7, y), (0, y + r.uniform(-0.2, 0.2)), (0.7, y)], 0.14, curved=True), "second")
+        for y in (-0.35, 0.35)
+    ]
     return [Part(ellipse(0, 0, 0.9)), *bands]
 
 
@@ -306,7 +339,9 @@ def _clock(r: Rng) -> list[Part]:
     hour, minute = r.uniform(0, 2 * math.pi, 2)
     feet = [Part(line([(x * 0.5, 0.6), (x * 0.7, 0.98)], 0.14), "dark") for x in (-1, 1)]
     bells = [Part(ellipse(x * 0.5, -0.72, 0.26, 0.2), "metal") for x in (-1, 1)]
-    hands = [Part(line([(0, 0), (math.cos(a) * n, math.sin(a) * n)], 0.07), "dark") for a, n in ((hour, 0.3), (minute, 0.48))]
+    hands = [
+        Part(line([(0, 0), (math.cos(a) * n, math.sin(a) * n)], 0.07), "dark") for a, n in ((hour, 0.3), (minute, 0.48))
+    ]
     return [*feet, *bells, Part(ellipse(0, 0, 0.8)), Part(ellipse(0, 0, 0.64), "light"), *hands]
 
 

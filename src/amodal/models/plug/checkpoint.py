@@ -31,11 +31,7 @@ WHOLE = "model.safetensors"
 
 def increment_state(model: PlugModel) -> dict[str, Tensor]:
     """The tensors an increment stores: all but the frozen encoder and the Fourier features."""
-    return {
-        name: tensor
-        for name, tensor in model.state_dict().items()
-        if not _belongs_to_base(name, model.config)
-    }
+    return {name: tensor for name, tensor in model.state_dict().items() if not _belongs_to_base(name, model.config)}
 
 
 def save_model(
@@ -94,9 +90,7 @@ def read_config(folder: Path) -> PlugConfig:
     except (OSError, ValueError) as error:
         raise InputError(f"model {folder}: expected a readable config.json, got none") from error
     if settings.get("model_type") != PlugConfig.model_type:
-        raise InputError(
-            f"model {folder}: expected model_type 'plug', got {settings.get('model_type')!r}"
-        )
+        raise InputError(f"model {folder}: expected model_type 'plug', got {settings.get('model_type')!r}")
     return PlugConfig.from_dict(settings)
 
 
@@ -112,8 +106,7 @@ def resolve_folder(name: str | Path, revision: str | None = None) -> Path:
     if Path(name).is_dir():
         return Path(name)
     unknown = InputError(
-        f"model: expected a bundled name ({', '.join(bundled) or 'none'}), a folder or a hub id, "
-        f"got {str(name)!r}"
+        f"model: expected a bundled name ({', '.join(bundled) or 'none'}), a folder or a hub id, got {str(name)!r}"
     )
     if str(name).count("/") != 1 or str(name).startswith((".", "/")):
         raise unknown
@@ -143,11 +136,7 @@ def _on_its_base(cls: type[PlugModel], config: PlugConfig, base: str | Path | No
 def _belongs_to_base(name: str, config: PlugConfig) -> bool:
     if name == "prompt_encoder.shared_embedding.positional_embedding":
         return True
-    return (
-        name.startswith("vision_encoder.")
-        and ".attn.lora." not in name
-        and not config.train_base
-    )
+    return name.startswith("vision_encoder.") and ".attn.lora." not in name and not config.train_base
 
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:
@@ -157,9 +146,7 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
         raise InputError(f"model {file}: expected a safetensors file, got {error}") from error
 
 
-def _load_exactly(
-    model: PlugModel, tensors: dict[str, Tensor], expected: dict[str, Tensor], folder: Path
-) -> None:
+def _load_exactly(model: PlugModel, tensors: dict[str, Tensor], expected: dict[str, Tensor], folder: Path) -> None:
     missing = sorted(expected.keys() - tensors.keys())
     foreign = sorted(tensors.keys() - expected.keys())
     shapes = [k for k in expected.keys() & tensors.keys() if expected[k].shape != tensors[k].shape]

@@ -130,9 +130,7 @@ class PlugConfig(PreTrainedConfig):
             "num_points: expected 1 or more": self.num_points >= 1,
             "oversample: expected 1 or more": self.oversample >= 1,
             "importance: expected a number in [0, 1]": 0 <= self.importance <= 1,
-            "refine: needs visible_branch=True, it fuses both masks": (
-                self.visible_branch or not self.refine
-            ),
+            "refine: needs visible_branch=True, it fuses both masks": (self.visible_branch or not self.refine),
             "crop_scale: expected 1 or more": self.crop_scale >= 1,
             "mask_threshold: expected a number in (0, 1)": 0 < self.mask_threshold < 1,
             "box_source: expected 'visible' or 'amodal'": self.box_source in ("visible", "amodal"),

@@ -101,13 +101,9 @@ class PlugModel(PreTrainedModel):
         self.prompt_encoder = SamPromptEncoder(sam)
         self.prompt_encoder.shared_embedding = Float32PositionalEmbedding(sam.vision_config)
         self.amodal_decoder = single_mask_decoder(sam.mask_decoder_config)
-        self.visible_decoder = (
-            single_mask_decoder(sam.mask_decoder_config) if config.visible_branch else None
-        )
+        self.visible_decoder = single_mask_decoder(sam.mask_decoder_config) if config.visible_branch else None
         self.refine_module = (
-            RefineModule(num_blocks=config.refine_blocks, channels=config.refine_channels)
-            if config.refine
-            else None
+            RefineModule(num_blocks=config.refine_blocks, channels=config.refine_channels) if config.refine else None
         )
         self.post_init()
         self.set_trainable()
@@ -212,9 +208,7 @@ class PlugModel(PreTrainedModel):
         amodal_logits, quality = self.decode(self.amodal_decoder, amodal_embeddings, input_boxes)
         visible_logits = None
         if self.visible_decoder is not None:
-            visible_logits, _quality = self.decode(
-                self.visible_decoder, visible_embeddings, input_boxes
-            )
+            visible_logits, _quality = self.decode(self.visible_decoder, visible_embeddings, input_boxes)
         output = PlugOutput(
             pred_masks=amodal_logits,
             coarse_amodal_logits=amodal_logits,
@@ -224,10 +218,10 @@ class PlugModel(PreTrainedModel):
             iou_scores=quality,
         )
         if self.refine_module is not None:
-            output.pred_masks = amodal_logits + self._refine(pixel_values, output)
+            output.pred_masks = amodal_logits + self._refine(self.refine_module, pixel_values, output)
         return output
 
-    def _refine(self, image: Tensor, output: PlugOutput) -> Tensor:
+    def _refine(self, module: RefineModule, image: Tensor, output: PlugOutput) -> Tensor:
         """Eq. 11: a correction of the coarse amodal logits from all that is known so far."""
         assert output.visible_logits is not None and output.coarse_amodal_logits is not None
         assert output.visible_uncertainty is not None and output.amodal_uncertainty is not None
@@ -239,7 +233,7 @@ class PlugModel(PreTrainedModel):
             output.amodal_uncertainty,
         )
         flat = [x.reshape(B * P, 1, H, W).to(image.dtype) for x in maps]
-        correction = self.refine_module(image.repeat_interleave(P, dim=0), *flat)
+        correction = module(image.repeat_interleave(P, dim=0), *flat)
         return correction.reshape(B, P, H, W)
 
     def _uncertainty(self, logits: Tensor) -> Tensor:
@@ -276,9 +270,7 @@ class PlugModel(PreTrainedModel):
 
         return build_on_base(cls, sam, config or PlugConfig(), revision)
 
-    def save_pretrained(
-        self, save_directory: str | Path, *args: Any, merged: bool = False, **kwargs: Any
-    ) -> None:
+    def save_pretrained(self, save_directory: str | Path, *args: Any, merged: bool = False, **kwargs: Any) -> None:
         """Write the increment (what was trained, and which base it is for), or the whole.
 
         Args:
@@ -290,9 +282,7 @@ class PlugModel(PreTrainedModel):
         save_model(self, Path(save_directory), merged=merged, **kwargs)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any
-    ) -> PlugModel:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> PlugModel:
         """Load an incremental or merged model.
 
         Args:

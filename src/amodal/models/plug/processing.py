@@ -71,9 +71,7 @@ class PlugProcessor(ImageProcessingMixin):
         """The processor that belongs to a model."""
         return cls(image_size=config.image_size, crop_scale=config.crop_scale)
 
-    def __call__(
-        self, image: npt.NDArray[np.uint8], boxes_xyxy: npt.NDArray[np.floating]
-    ) -> PlugInputs:
+    def __call__(self, image: npt.NDArray[np.uint8], boxes_xyxy: npt.NDArray[np.floating]) -> PlugInputs:
         """Prepare all objects of one image.
 
         Args:
