@@ -146,6 +146,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         raise InputError(f"recipe {path}: expected YAML, got {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise InputError(f"recipe {path}: expected a mapping, got {type(content).__name__}")
+    content = _unshared(content)
     for override in overrides or []:
         _override(content, override)
     return parse_recipe(content, str(path))
@@ -218,6 +219,13 @@ _Loader.add_implicit_resolver(
 
 def _load_yaml(text: str) -> Any:
     return yaml.load(text, _Loader)
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which a part used twice by a YAML alias is two, each open to its own override."""
+    if isinstance(value, dict):
+        return {k: _unshared(v) for k, v in value.items()}
+    return [_unshared(v) for v in value] if isinstance(value, list) else value
 
 
 def _tupled(value: Any) -> Any:

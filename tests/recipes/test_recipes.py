@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from amodal.models.sam import HUB_IDS
+from amodal.training.build import build, sam_config
+from amodal.training.loop import train
+from amodal.training.recipe import PlugModelRecipe, Recipe, SamModelRecipe, load_recipe
+from tests.training.tiny import SAM, TRAINING, tiny_base, tiny_recipe
+
+FOLDER = Path(__file__).parents[2] / "recipes"
+RECIPES = sorted(FOLDER.rglob("*.yaml"))
+
+
+def test_the_recipes_are_found() -> None:
+    names = {str(path.relative_to(FOLDER)) for path in RECIPES}
+    papers = {f"plug/{data}-vit-{size}.yaml" for data in ("kins", "cocoa") for size in "blh"}
+    assert names >= papers | {"sam/tiny.yaml", "plug/tiny.yaml"}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(FOLDER)))
+def test_every_recipe_is_valid_and_says_how_it_is_run(path: Path) -> None:
+    recipe = load_recipe(path)
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any(f"amodal train recipes/{path.relative_to(FOLDER)}" in line for line in header)
+    if isinstance(recipe.model, SamModelRecipe):
+        sam_config(recipe.model)
+    else:
+        recipe.model.config()
+
+
+@pytest.mark.parametrize("path", [p for p in RECIPES if "-vit-" in p.name], ids=lambda path: path.stem)
+def test_the_papers_recipes_have_the_papers_constants(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert isinstance(recipe.model, PlugModelRecipe)
+    config, training = recipe.model.config(), recipe.training
+    assert HUB_IDS[recipe.model.base] == path.stem[-5:]
+    assert (config.image_size, config.lora_rank, config.crop_scale, config.mask_threshold) == (512, 16, 2.0, 0.3)
+    assert (config.epsilon, config.oversample, config.importance, config.num_points) == (3, 4, 0.75, 256)
+    assert (config.alpha, config.beta, config.dice_weight) == (0.1, 0.1, 0.0)
+    assert (training.learning_rate, training.betas, training.weight_decay) == (1e-3, (0.9, 0.999), 0.1)
+    assert (training.warmup_steps, training.epochs) == (250, 50)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(FOLDER)))
+def test_every_recipe_trains_two_steps_at_small_size(path: Path, tmp_path: Path) -> None:
+    """Everything of the recipe but its sizes and its data."""
+    recipe, small = load_recipe(path), tiny_recipe(tmp_path, load_recipe(path).task)
+    if isinstance(recipe.model, SamModelRecipe):
+        sizes = SAM
+    else:
+        sizes = {"base": str(tiny_base(tmp_path)), "image_size": 32, "num_points": 16, "refine_channels": 8}
+    shrunk: Recipe = recipe.model_copy(
+        update={
+            "output": str(tmp_path / "run"),
+            "model": recipe.model.model_copy(update=sizes),
+            "data": recipe.data.model_copy(update={"train": small.data.train, "validation": small.data.validation}),
+            "training": recipe.training.model_copy(update=TRAINING | {"steps": 2, "epochs": None}),
+        }
+    )
+    build(shrunk)
+    assert (train(shrunk, progress=False) / "config.json").is_file()

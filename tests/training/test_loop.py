@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import SamModel
+
+from amodal.errors import InputError
+from amodal.models.plug import PlugModel
+from amodal.training.build import build, learning_rate_factor, read_source, total_steps
+from amodal.training.loop import train
+from amodal.training.recipe import Recipe, SourceRecipe, TrainingRecipe, parse_recipe
+from tests.training.tiny import tiny_recipe
+
+
+def run(recipe: Recipe, **options: Any) -> Path:
+    return train(recipe, progress=False, **options)
+
+
+def moved(recipe: Recipe, output: Path) -> Recipe:
+    return recipe.model_copy(update={"output": str(output)})
+
+
+def log_of(output: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("task", ["sam", "plug"])
+def test_a_resumed_run_ends_where_a_straight_one_does(tmp_path: Path, task: str) -> None:
+    recipe = tiny_recipe(tmp_path, task, ema=0.9)
+    straight, resumed = moved(recipe, tmp_path / "straight"), moved(recipe, tmp_path / "resumed")
+    run(straight)
+    run(resumed, stop_after=3)
+    run(resumed)
+    newest = "checkpoints/step_0000004"
+    a, b = (load_file(tmp_path / name / newest / "model.safetensors") for name in ("straight", "resumed"))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    averages = [torch.load(tmp_path / name / newest / "average.pt") for name in ("straight", "resumed")]
+    assert all(torch.equal(averages[0][name], averages[1][name]) for name in averages[0])
+    losses = [[line["loss"] for line in log_of(tmp_path / n) if "loss" in line] for n in ("straight", "resumed")]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 4
+
+
+def test_a_run_leaves_what_made_it(tmp_path: Path) -> None:
+    model = run(tiny_recipe(tmp_path, workers=1))
+    assert isinstance(SamModel.from_pretrained(model), SamModel)
+    out = tmp_path / "run"
+    assert {"recipe.yaml", "versions.json", "log.jsonl", "logs", "checkpoints", "model"} == {
+        path.name for path in out.iterdir()
+    }
+    lines = log_of(out)
+    assert {"visible_bce", "visible_dice", "quality", "loss", "lr", "samples_per_s"} <= lines[0].keys()
+    assert {"val_visible", "val_full", "val_occ"} <= lines[2].keys()
+    assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["step_0000002", "step_0000004"]
+    assert list((out / "logs").rglob("events.*"))
+
+
+def test_plug_trains_with_losses_by_name_and_saves_an_increment(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, "plug", model={"dice_weight": 0.5, "iou_weight": 0.1}, steps=2, accumulation=2)
+    folder = run(recipe)
+    names = {f"{m}_{k}" for m in ("visible", "amodal", "refined") for k in ("bce", "point", "dice")} | {"quality"}
+    assert names <= log_of(tmp_path / "run")[0].keys()
+    assert (folder / "increment.safetensors").is_file()
+    PlugModel.from_pretrained(folder)
+
+
+def test_time_limit_ends_with_a_checkpoint_and_a_model(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, steps=50, validate_every=50, checkpoint_every=50, max_minutes=1e-9)
+    model = run(recipe)
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_0000001"]
+    assert (model / "model.safetensors").is_file()
+
+
+def test_the_saved_model_has_the_averaged_weights(tmp_path: Path) -> None:
+    folder = run(tiny_recipe(tmp_path, ema=0.5, steps=2, validate_every=2))
+    saved = load_file(folder / "model.safetensors")
+    last = tmp_path / "run" / "checkpoints" / "step_0000002"
+    average = torch.load(last / "average.pt")
+    name = "mask_decoder.upscale_conv1.weight"
+    assert torch.equal(saved[name], average[name])
+    assert not torch.equal(saved[name], load_file(last / "model.safetensors")[name])
+
+
+def test_checkpoints_of_another_model_are_refused(tmp_path: Path) -> None:
+    run(tiny_recipe(tmp_path, steps=2))
+    with pytest.raises(InputError, match="output: expected checkpoints of this recipe's model"):
+        run(tiny_recipe(tmp_path, model={"hidden_size": 24}))
+    with pytest.raises(InputError, match=r"output: expected .* to hold average\.pt"):
+        run(tiny_recipe(tmp_path, ema=0.9))
+    with pytest.raises(InputError, match="output: expected a folder without checkpoints for a new run"):
+        run(tiny_recipe(tmp_path), resume=False)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, learning_rate=1e30, clip_grad_norm=0.0, warmup_steps=0)
+    with pytest.raises(FloatingPointError, match="loss is nan at step"):
+        run(recipe)
+
+
+def test_warm_up_then_decay_to_zero() -> None:
+    for decay in ("linear", "cosine"):
+        factor = learning_rate_factor(TrainingRecipe(steps=100, warmup_steps=10, decay=decay), 100)
+        values = [factor(step) for step in range(101)]
+        assert values[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+        assert values[10] == 1
+        assert all(a >= b for a, b in pairwise(values[10:]))
+        assert values[100] == pytest.approx(0)
+        assert values[55] == pytest.approx(0.5)
+
+
+def test_epochs_count_objects() -> None:
+    assert total_steps(TrainingRecipe(epochs=3, batch_size=4, accumulation=2), 80) == 30
+    assert total_steps(TrainingRecipe(steps=7), 80) == 7
+
+
+def test_biases_and_norms_are_not_decayed(tmp_path: Path) -> None:
+    from amodal.training.loop import _optimizer
+
+    recipe = tiny_recipe(tmp_path)
+    training = build(recipe)
+    decayed, others = _optimizer(training.model, recipe).param_groups
+    assert decayed["weight_decay"] == recipe.training.weight_decay
+    assert others["weight_decay"] == 0
+    assert all(p.dim() > 1 for p in decayed["params"])
+    assert all(p.dim() <= 1 for p in others["params"])
+
+
+def test_categories_can_be_left_out(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    annotations = recipe.data.train[0].annotations
+    source = read_source(
+        SourceRecipe(format="canonical", annotations=annotations, exclude_categories=["red"], weight=2.0)
+    )
+    assert source.weight == 2.0
+    assert source.dataset.num_objects == 4
+    with pytest.raises(InputError, match=r"exclude_categories: expected names .* got \['blue'\]"):
+        read_source(SourceRecipe(format="canonical", annotations=annotations, exclude_categories=["blue"]))
+
+
+def test_recipes_without_data_are_refused(tmp_path: Path) -> None:
+    content = tiny_recipe(tmp_path).model_dump(mode="json")
+    content["data"]["validation"] = []
+    with pytest.raises(InputError, match="data: expected sources with at least one usable object"):
+        build(parse_recipe(content))
+
+
+@pytest.mark.slow
+def test_compiled_training_runs(tmp_path: Path) -> None:
+    assert (run(tiny_recipe(tmp_path, steps=2, compile=True)) / "model.safetensors").is_file()

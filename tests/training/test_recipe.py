@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from amodal.errors import InputError
+from amodal.models.plug import PlugConfig
+from amodal.training.recipe import PlugModelRecipe, load_recipe, parse_recipe
+
+SOURCE = {"format": "canonical", "annotations": "a.json"}
+SAM = {
+    "task": "sam",
+    "output": "runs/x",
+    "model": {},
+    "data": {"train": [SOURCE, SOURCE], "validation": [SOURCE]},
+    "training": {"steps": 10},
+}
+PLUG = SAM | {"task": "plug", "model": {"base": "sam-tiny"}}
+
+
+def written(folder: Path, content: Any) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+def test_plug_fields_and_defaults_are_the_configurations() -> None:
+    settings = parse_recipe(PLUG).model
+    assert isinstance(settings, PlugModelRecipe)
+    fields = settings.model_dump()
+    for name, parameter in inspect.signature(PlugConfig.__init__).parameters.items():
+        if name not in ("self", "sam", "base", "kwargs"):
+            assert fields[name] == parameter.default
+    assert settings.config().to_dict() == PlugConfig().to_dict()
+
+
+def test_overrides_reach_sections_lists_and_new_sections(tmp_path: Path) -> None:
+    overrides = [
+        "model.lora_rank=4",
+        "data.train.1.weight=2.5",
+        "training.learning_rate=1e-4",
+        "training.betas=[0.9, 0.95]",
+        "data.augmentation.flip=0.0",
+        "training.steps=null",
+        "training.epochs=3",
+    ]
+    recipe = load_recipe(written(tmp_path, PLUG), overrides)
+    assert isinstance(recipe.model, PlugModelRecipe)
+    assert recipe.model.config().lora_rank == 4
+    assert [source.weight for source in recipe.data.train] == [1.0, 2.5]
+    assert recipe.training.learning_rate == 1e-4
+    assert recipe.training.betas == (0.9, 0.95)
+    assert recipe.data.augmentation.flip == 0.0
+    assert (recipe.training.steps, recipe.training.epochs) == (None, 3)
+
+
+def test_what_is_written_beside_a_result_reads_back(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path, PLUG), ["model.lora_rank=3"])
+    again = load_recipe(written(tmp_path, recipe.model_dump(mode="json")))
+    assert again == recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.step=3", r"training\.step: unknown key, expected perhaps 'steps'"),
+        ("model.zzzzzzzz=3", r"model\.zzzzzzzz: unknown key$"),
+        ("data.train.0.weigth=3", r"data\.train\.0\.weigth: unknown key, expected perhaps 'weight'"),
+        ("training.steps=many", r"training\.steps: expected a valid integer, got 'many'"),
+        ("training.batch_size=0", r"training\.batch_size: expected greater than 0, got 0"),
+        ("training.ema=1.0", r"training\.ema: expected less than 1, got 1\.0"),
+        ("training.decay=fast", r"training\.decay: expected 'linear' or 'cosine', got 'fast'"),
+        ("training.epochs=2", "training: expected either 'steps' or 'epochs', got both or none"),
+        ("data.train.0={format: canonical}", r"data\.train\.0\.annotations: expected a value, got none"),
+        ("task=dance", "task: expected 'sam' or 'plug', got 'dance'"),
+        ("task=[sam]", "task: expected 'sam' or 'plug', got"),
+        ("model.lora_rank=two", r"model\.lora_rank: expected a valid integer, got 'two'"),
+        ("model.epsilon=0", r"model\.epsilon: expected 1 or more, got 0"),
+        ("training.steps", "--set: expected key=value, got 'training.steps'"),
+        ("data.train.7.weight=1", r"--set: expected a number below 2 in 'data\.train\.7\.weight', got '7'"),
+        ("seed.x=1", r"--set: expected 'seed\.x' to name a key of a section, got a value above it"),
+        ("seed=[1", r"--set seed: expected a YAML value, got '\[1'"),
+    ],
+)
+def test_mistakes_name_the_key_and_what_was_expected(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_recipe(written(tmp_path, PLUG | {"seed": 0}), [override])
+
+
+def test_files_that_are_no_recipes(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="recipe: expected a file, got .* does not exist"):
+        load_recipe(tmp_path / "none.yaml")
+    with pytest.raises(InputError, match="expected YAML, got"):
+        load_recipe(written(tmp_path, "a: [1"))
+    with pytest.raises(InputError, match="expected a mapping, got list"):
+        load_recipe(written(tmp_path, "[1, 2]"))
