@@ -92,7 +92,9 @@ def load_sam(name: str | Path, revision: str | None = None) -> LoadedSam:
     else:
         source = bundled_models().get(str(name), path if path.is_dir() else str(name))
         try:
-            model, notes = SamModel.from_pretrained(source, revision=revision or "main", output_loading_info=True)
+            model, notes = SamModel.from_pretrained(
+                source, revision=revision or "main", output_loading_info=True, dtype=torch.float32
+            )
         except (OSError, ValueError, SafetensorError) as error:
             raise _unknown_base(name) from error
         wrong = {k: sorted(notes.get(k, ())) for k in ("missing_keys", "unexpected_keys")}

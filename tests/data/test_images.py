@@ -1,0 +1,71 @@
+"""Every kind of image becomes upright RGB; every broken one is refused in a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from amodal.data.images import load_image
+from amodal.errors import InputError
+
+GRADIENT = np.tile(np.arange(0, 250, 10, dtype=np.uint8), (20, 1))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1", "YCbCr"])
+def test_modes_become_rgb(tmp_path: Path, mode: str) -> None:
+    suffix = "tif" if mode in ("CMYK", "YCbCr") else "png"
+    Image.fromarray(GRADIENT).convert("RGB").convert(mode).save(tmp_path / f"x.{suffix}")
+    pixels = load_image(tmp_path / f"x.{suffix}")
+    assert pixels.shape == (20, 25, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels[0, -1].mean() > pixels[0, 0].mean() + 100
+
+
+def test_sixteen_bits_keep_their_range(tmp_path: Path) -> None:
+    deep = GRADIENT.astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "x.png")
+    np.testing.assert_allclose(load_image(tmp_path / "x.png")[..., 0], GRADIENT, atol=1)
+
+
+def test_transparency_lies_on_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (3, 3), (0, 0, 0, 0)).save(tmp_path / "x.png")
+    assert (load_image(tmp_path / "x.png") == 255).all()
+
+
+def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+    image = Image.fromarray(np.dstack([GRADIENT] * 3))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored on its side
+    image.save(tmp_path / "x.jpg", exif=exif)
+    assert load_image(tmp_path / "x.jpg").shape == (25, 20, 3)
+
+
+def test_pil_images_and_arrays_are_taken() -> None:
+    assert load_image(Image.fromarray(GRADIENT)).shape == (20, 25, 3)
+    array = np.zeros((4, 5, 3), np.uint8)
+    assert load_image(array) is array
+
+
+@pytest.mark.parametrize("array", [np.zeros((4, 5), np.uint8), np.zeros((4, 5, 3)), np.zeros((4, 5, 4), np.uint8)])
+def test_other_arrays_are_refused(array: np.ndarray) -> None:
+    with pytest.raises(InputError, match=r"expected an \(H, W, 3\) uint8 array, got"):
+        load_image(array)
+
+
+def test_broken_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="which does not exist"):
+        load_image(tmp_path / "missing.png")
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(InputError, match="got an empty file"):
+        load_image(tmp_path / "empty.png")
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(InputError, match="got a file of another kind"):
+        load_image(tmp_path / "text.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 50, 3), np.uint8)).save(tmp_path / "x.png")
+    whole = (tmp_path / "x.png").read_bytes()
+    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="got a damaged one"):
+        load_image(tmp_path / "half.png")

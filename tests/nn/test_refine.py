@@ -1,0 +1,29 @@
+"""The refine module starts as no correction and treats objects one by one."""
+
+from __future__ import annotations
+
+import torch
+
+from amodal.nn.refine import RefineModule
+
+
+def inputs(count: int) -> tuple[torch.Tensor, ...]:
+    return (torch.randn(count, 3, 8, 6), *(torch.rand(count, 1, 8, 6) for _ in range(4)))
+
+
+def test_starts_as_no_correction() -> None:
+    assert torch.equal(RefineModule(channels=8)(*inputs(2)), torch.zeros(2, 1, 8, 6))
+
+
+def test_an_object_does_not_depend_on_its_neighbours_in_the_batch() -> None:
+    module = RefineModule(num_blocks=2, channels=8)
+    torch.nn.init.normal_(module.head.weight)
+    maps = inputs(3)
+    together = module(*maps)
+    alone = module(*(m[1:2] for m in maps))
+    torch.testing.assert_close(together[1:2], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_blocks_and_width_are_configurable() -> None:
+    sizes = [sum(p.numel() for p in RefineModule(n, c).parameters()) for n, c in ((1, 8), (2, 8), (1, 16))]
+    assert sizes[0] < sizes[1] < sizes[2]

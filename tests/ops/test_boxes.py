@@ -1,0 +1,52 @@
+"""Boxes and the crop rule of protocols: centre (min + max) // 2, length int(extent * 2), clipped."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amodal.ops.boxes import boxes_to_crop, crop_window, mask_to_box, xywh_to_xyxy, xyxy_to_xywh
+from tests.drawing import mask
+
+
+def test_box_of_a_mask_has_exclusive_edges() -> None:
+    assert mask_to_box(mask("....", ".##.", "..#.")).tolist() == [1, 1, 3, 3]
+    assert mask_to_box(mask("....")).tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("box", "window"),
+    [
+        ((40, 30, 60, 50), (30, 20, 70, 60)),  # twice the box around its centre
+        ((0, 0, 20, 20), (0, 0, 30, 30)),  # clipped, not shifted
+        ((90, 70, 100, 80), (85, 65, 100, 80)),
+        ((10, 10, 15, 13), (7, 8, 17, 14)),  # centre (12, 11), lengths 10 and 6
+        ((50.2, 50.2, 50.4, 50.4), (50, 50, 51, 51)),  # never empty
+    ],
+)
+def test_window_follows_the_pixel_rule(box: tuple[float, ...], window: tuple[int, ...]) -> None:
+    assert crop_window(np.array(box), (80, 100)) == window
+
+
+corner = st.floats(0, 99, allow_nan=False)
+
+
+@given(corner, corner, corner, corner, st.floats(1, 6))
+def test_window_lies_in_the_image_and_is_never_empty(x: float, y: float, w: float, h: float, scale: float) -> None:
+    box = np.array([x, y, min(x + w, 100), min(y + h, 100)])
+    x0, y0, x1, y1 = crop_window(box, (100, 100), scale)
+    assert 0 <= x0 < x1 <= 100
+    assert 0 <= y0 < y1 <= 100
+
+
+@given(st.lists(st.tuples(corner, corner, corner, corner), min_size=1, max_size=5))
+def test_box_forms_round_trip(rows: list[tuple[float, ...]]) -> None:
+    boxes = np.array(rows)
+    np.testing.assert_allclose(xywh_to_xyxy(xyxy_to_xywh(boxes)), boxes, atol=1e-9)
+
+
+def test_boxes_in_the_crop_scale_each_axis_apart() -> None:
+    moved = boxes_to_crop(np.array([[30.0, 20.0, 40.0, 25.0]]), (20, 10, 60, 30), 80)
+    assert moved.tolist() == [[20, 40, 40, 60]]

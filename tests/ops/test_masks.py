@@ -1,0 +1,69 @@
+"""Overlap, shapes, and the way from image to crop and back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from amodal.ops.masks import (
+    convex_hull_mask,
+    crop_and_resize,
+    crop_mask,
+    filled_box_mask,
+    mask_iou,
+    occlusion_rate,
+    paste_probs,
+)
+from tests.drawing import mask
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "iou"),
+    [("##..", "##..", 1.0), ("##..", "..##", 0.0), ("##..", ".##.", 1 / 3), ("....", "....", 1.0), ("#...", "....", 0.0)],
+)
+def test_iou(a: str, b: str, iou: float) -> None:
+    assert mask_iou(mask(a), mask(b)) == pytest.approx(iou)
+
+
+def test_occlusion_rate() -> None:
+    assert occlusion_rate(mask("#..."), mask("####")) == 0.75
+    assert occlusion_rate(mask("####"), mask("####")) == 0
+    assert occlusion_rate(mask("...."), mask("....")) == 0
+    assert occlusion_rate(mask("####"), mask("##..")) == 0  # truth that spills is not negative
+
+
+def test_hull_fills_the_corner_of_an_l() -> None:
+    shape = mask("#....", "#....", "#....", "#....", "#####")
+    hull = convex_hull_mask(shape)
+    assert (hull & shape).sum() == shape.sum()
+    assert hull[2, 1]
+    assert not hull[0, 4]
+    assert not convex_hull_mask(mask("...")).any()
+
+
+def test_filled_box_covers_its_pixels() -> None:
+    assert np.array_equal(filled_box_mask(np.array([1.0, 0.0, 3.0, 1.0]), (2, 4)), mask(".##.", "...."))
+
+
+def test_crop_keeps_a_mask_that_fits() -> None:
+    full = np.zeros((20, 30), bool)
+    full[5:15, 10:20] = True
+    crop = crop_mask(full, (10, 5, 20, 15), 10)
+    assert crop.all()
+    doubled = crop_mask(full, (5, 0, 25, 20), 40)
+    assert doubled.mean() == pytest.approx(0.25, abs=0.02)
+
+
+def test_probabilities_come_back_to_their_place() -> None:
+    probs = np.full((8, 8), 0.7, np.float32)
+    full = paste_probs(probs, (3, 2, 9, 5), (10, 12))
+    assert full.shape == (10, 12)
+    np.testing.assert_allclose(full[2:5, 3:9], 0.7, atol=1e-6)
+    assert full.sum() == pytest.approx(0.7 * 18, abs=1e-4)
+
+
+def test_shrinking_averages_and_growing_interpolates() -> None:
+    stripes = np.zeros((40, 40), np.uint8)
+    stripes[:, ::2] = 255
+    assert np.ptp(crop_and_resize(stripes, (0, 0, 40, 40), 10)) <= 1
+    assert crop_and_resize(stripes, (0, 0, 40, 40), 80).shape == (80, 80)

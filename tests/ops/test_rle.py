@@ -1,0 +1,51 @@
+"""Masks survive their encoding; foreign forms are refused with a reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from amodal.errors import InputError
+from amodal.ops.rle import decode_mask, encode_mask, rle_area, rle_box_xyxy, segmentation_to_rle
+from tests.drawing import mask
+
+masks = arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))
+
+
+@given(masks)
+def test_round_trip_keeps_every_bit(original: np.ndarray) -> None:
+    rle = encode_mask(original)
+    assert rle["size"] == list(original.shape)
+    assert np.array_equal(decode_mask(rle), original)
+    assert rle_area(rle) == original.sum()
+
+
+def test_box_of_an_encoded_mask() -> None:
+    assert rle_box_xyxy(encode_mask(mask("....", ".##.", "..#."))) == (1, 1, 3, 3)
+
+
+def test_polygons_and_both_kinds_of_rle_are_read() -> None:
+    square = segmentation_to_rle([[1, 1, 3, 1, 3, 3, 1, 3]], 4, 4)
+    assert decode_mask(square).sum() == 4
+    assert segmentation_to_rle(square, 4, 4) == square
+    assert decode_mask(segmentation_to_rle({"size": [2, 2], "counts": [1, 2, 1]}, 2, 2)).tolist() == [[0, 1], [1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ([[1, 1, 2, 2]], "three points or more"),
+        ([[1, 1, 2, 2, 3, float("nan")]], "finite coordinates"),
+        ({"size": [4, 5], "counts": ""}, r"expected an RLE of size \[4, 4\], got \[4, 5\]"),
+        ([], "expected polygons or an RLE, got list"),
+        ("abc", "expected polygons or an RLE, got str"),
+    ],
+)
+def test_other_content_is_refused(segmentation: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        segmentation_to_rle(segmentation, 4, 4)

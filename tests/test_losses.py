@@ -1,0 +1,77 @@
+"""Losses against literal computations."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from amodal.losses import mask_bce, mask_dice, object_mean, point_loss
+from amodal.nn.uncertainty import sample_points, uncertainty_map
+
+SETTINGS = {"epsilon": 3, "num_points": 12, "oversample": 3, "importance": 0.75, "alpha": 0.1, "beta": 0.1}
+
+
+def test_bce_of_one_pixel() -> None:
+    loss = mask_bce(torch.tensor([[[2.0]]]), torch.tensor([[[1.0]]]))
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-2)))
+
+
+def test_dice_is_zero_for_the_truth_and_near_one_for_its_opposite() -> None:
+    truth = torch.zeros(1, 32, 32)
+    truth[:, 8:24, 8:24] = 1
+    logits = (truth * 2 - 1) * 50
+    assert mask_dice(logits, truth).item() == pytest.approx(0, abs=1e-6)
+    assert mask_dice(-logits, truth).item() > 0.99
+
+
+def test_objects_that_are_not_valid_do_not_count() -> None:
+    logits, truth = torch.randn(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
+    valid = torch.tensor([[True, False, True], [False, False, False]])
+    for loss in (mask_bce, mask_dice):
+        assert loss(logits, truth, valid).item() == pytest.approx(loss(logits[0, ::2], truth[0, ::2]).item(), abs=1e-6)
+        assert loss(logits, truth, torch.zeros_like(valid)).item() == 0
+    assert object_mean(torch.tensor([1.0, 5.0]), torch.tensor([True, False])).item() == 1
+
+
+def test_point_loss_is_equation_10_at_the_drawn_points() -> None:
+    torch.manual_seed(0)
+    logits, truth = torch.randn(2, 9, 9), torch.rand(2, 9, 9).round()
+    loss = point_loss(logits, truth, **SETTINGS, generator=torch.Generator().manual_seed(5))
+    uncertainty = uncertainty_map(logits.sigmoid(), 3)
+    points = sample_points(
+        uncertainty, num_points=12, oversample=3, importance=0.75, generator=torch.Generator().manual_seed(5)
+    )
+    total = 0.0
+    for n in range(2):
+        for index in points[n].tolist():
+            m, y = logits[n].flatten()[index].sigmoid().item(), truth[n].flatten()[index].item()
+            extra = -(y * math.log(m) + (1 - y) * math.log(1 - m))
+            total += 0.1 * extra + 0.1 * uncertainty[n].flatten()[index].item()
+    assert loss.item() == pytest.approx(total / 24, abs=1e-6)
+
+
+def test_both_terms_of_the_point_loss_reach_the_logits() -> None:
+    truth = torch.rand(1, 9, 9).round()
+    for weights in ({"alpha": 0.1, "beta": 0.0}, {"alpha": 0.0, "beta": 0.1}):
+        logits = torch.randn(1, 9, 9, requires_grad=True)
+        point_loss(logits, truth, **(SETTINGS | weights)).backward()
+        assert logits.grad is not None
+        assert logits.grad.abs().sum() > 0
+
+
+def test_point_loss_punishes_doubt() -> None:
+    """With the same sign everywhere right, clearer logits cost less."""
+    truth = torch.ones(1, 9, 9)
+    doubtful, clear = (point_loss(torch.full((1, 9, 9), v), truth, **SETTINGS) for v in (0.1, 4.0))
+    assert clear < doubtful
+
+
+def test_point_loss_takes_huge_bfloat16_logits() -> None:
+    logits = torch.tensor([[[300.0, -300.0], [0.0, 300.0]]], dtype=torch.bfloat16).repeat(1, 4, 4).requires_grad_()
+    loss = point_loss(logits, torch.ones(1, 8, 8), **SETTINGS)
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
