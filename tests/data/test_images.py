@@ -58,6 +58,8 @@ def test_other_arrays_are_refused(array: np.ndarray) -> None:
 def test_broken_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="which does not exist"):
         load_image(tmp_path / "missing.png")
+    with pytest.raises(InputError, match="expected a file, got the folder"):
+        load_image(tmp_path)
     (tmp_path / "empty.png").touch()
     with pytest.raises(InputError, match="got an empty file"):
         load_image(tmp_path / "empty.png")

@@ -23,6 +23,16 @@ def test_round_trip_keeps_every_bit(original: np.ndarray) -> None:
     assert rle["size"] == list(original.shape)
     assert np.array_equal(decode_mask(rle), original)
     assert rle_area(rle) == original.sum()
+    assert segmentation_to_rle(rle, *original.shape) == rle
+
+
+def test_long_masks_round_trip() -> None:
+    """Runs of several characters, and differences below zero."""
+    rng = np.random.default_rng(0)
+    for height, width in ((1, 5000), (3000, 7), (400, 300)):
+        original = np.repeat(rng.random((height, width)) < 0.5, 1 + width // 9, axis=1)[:, :width]
+        rle = encode_mask(original)
+        assert segmentation_to_rle(rle, height, width) == rle
 
 
 def test_box_of_an_encoded_mask() -> None:
@@ -42,6 +52,16 @@ def test_polygons_and_both_kinds_of_rle_are_read() -> None:
         ([[1, 1, 2, 2]], "three points or more"),
         ([[1, 1, 2, 2, 3, float("nan")]], "finite coordinates"),
         ({"size": [4, 5], "counts": ""}, r"expected an RLE of size \[4, 4\], got \[4, 5\]"),
+        ([[1, 1, 2, 2, 3, "x"]], "expected polygons of numbers"),
+        ([[0, 0, 1e9, 0, 1e9, 1e9]], "expected coordinates within 128 px, got 1e\\+09"),
+        ({"size": [4, 4], "counts": "0"}, "expected runs over 16 pixels, got 0"),
+        ({"size": [4, 4], "counts": ""}, "expected runs over 16 pixels, got 0"),
+        ({"size": [4, 4], "counts": [3, 20]}, "expected runs over 16 pixels, got 23"),
+        ({"size": [4, 4], "counts": [-4, 20]}, "expected runs over 16 pixels, got 20"),
+        ({"size": [4, 4], "counts": "~~\u00e9"}, "expected an RLE's counts, got other content"),
+        ({"size": [4, 4], "counts": "oooooooooo0"}, "expected an RLE's counts, got other content"),
+        ({"size": [4, 4], "counts": "\t"}, "expected an RLE's counts, got other content"),
+        ({"size": [4, 4], "counts": 16}, "expected an RLE's counts, got other content"),
         ([], "expected polygons or an RLE, got list"),
         ("abc", "expected polygons or an RLE, got str"),
     ],

@@ -39,6 +39,8 @@ def load_image(source: ImageSource) -> npt.NDArray[np.uint8]:
     if isinstance(source, Image.Image):
         return _to_rgb(source)
     path = Path(source)
+    if path.is_dir():
+        raise InputError(f"image: expected a file, got the folder {str(path)!r}")
     if not path.is_file():
         raise InputError(f"image: expected a file, got {str(path)!r}, which does not exist")
     if path.stat().st_size == 0:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amodal.data.images import load_image
+from amodal.errors import InputError
 from amodal.ops.rle import Rle, decode_mask
 
 Mask = npt.NDArray[np.bool_]
@@ -67,8 +68,16 @@ class ImageSample:
         return (self.height, self.width)
 
     def load(self) -> npt.NDArray[np.uint8]:
-        """(H, W, 3) uint8 RGB."""
-        return load_image(self.path)
+        """(H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: the file cannot be read, or has another size than its annotations say.
+        """
+        pixels = load_image(self.path)
+        if pixels.shape[:2] != self.size:
+            found = f"{pixels.shape[0]} x {pixels.shape[1]}"
+            raise InputError(f"image {self.path}: expected {self.height} x {self.width} as annotated, got {found}")
+        return pixels
 
 
 @dataclass(frozen=True)

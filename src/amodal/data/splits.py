@@ -5,9 +5,10 @@ from __future__ import annotations
 import zlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from amodal.data.samples import AnnotatedDataset
+from amodal.errors import InputError
 
 Split = Literal["all", "train", "validation"]
 VALIDATION_SHARE = 0.1
@@ -19,7 +20,13 @@ def is_validation(file_name: str, share: float = VALIDATION_SHARE) -> bool:
 
 
 def select_split(dataset: AnnotatedDataset, split: Split) -> AnnotatedDataset:
-    """The images of one side; an image is never on both."""
+    """The images of one side; an image is never on both.
+
+    Raises:
+        InputError: unknown split.
+    """
+    if split not in get_args(Split):
+        raise InputError(f"split: expected one of {', '.join(get_args(Split))}, got {split!r}")
     if split == "all":
         return dataset
     wanted = split == "validation"

@@ -49,24 +49,74 @@ def segmentation_to_rle(segmentation: Any, height: int, width: int) -> Rle:
         width: W of the image.
 
     Raises:
-        InputError: another form, a polygon of fewer than three points, numbers that are not
-            finite, or an RLE of another size.
+        InputError: another form, a polygon of fewer than three points, coordinates that are not
+            numbers near the image, or an RLE that does not cover the image exactly.
     """
     if isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
-        if list(segmentation["size"]) != [height, width]:
-            raise InputError(f"segmentation: expected an RLE of size [{height}, {width}], got {segmentation['size']}")
-        if isinstance(segmentation["counts"], list):
-            segmentation = coco_mask.frPyObjects(segmentation, height, width)
-        return _as_text(segmentation)
+        return _checked_rle(segmentation["size"], segmentation["counts"], height, width)
     if isinstance(segmentation, list) and segmentation:
-        polygons = [np.asarray(polygon, dtype=np.float64) for polygon in segmentation]
-        if any(p.ndim != 1 or len(p) < 6 or len(p) % 2 for p in polygons):
-            raise InputError("segmentation: expected polygons of three points or more, got fewer")
-        if not all(np.isfinite(p).all() for p in polygons):
-            raise InputError("segmentation: expected finite coordinates, got NaN or infinity")
-        parts = coco_mask.frPyObjects([p.tolist() for p in polygons], height, width)
+        parts = coco_mask.frPyObjects([_polygon(p, height, width) for p in segmentation], height, width)
         return _as_text(coco_mask.merge(parts))
     raise InputError(f"segmentation: expected polygons or an RLE, got {type(segmentation).__name__}")
+
+
+def _checked_rle(size: Any, counts: Any, height: int, width: int) -> Rle:
+    """pycocotools fills what a short RLE leaves open with whatever memory holds, so lengths are checked."""
+    if size not in ([height, width], (height, width)):
+        raise InputError(f"segmentation: expected an RLE of size [{height}, {width}], got {size}")
+    try:
+        runs = np.asarray(counts, np.int64) if isinstance(counts, list) else _runs(counts)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError("segmentation: expected an RLE's counts, got other content") from error
+    if runs.ndim != 1 or (runs < 0).any() or runs.sum() != height * width:
+        covered = int(np.clip(runs, 0, None).sum())
+        raise InputError(f"segmentation: expected runs over {height * width} pixels, got {covered}")
+    if isinstance(counts, list):
+        return _as_text(coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width))
+    return _as_text({"size": [height, width], "counts": counts})
+
+
+def _runs(counts: Any) -> npt.NDArray[np.int64]:
+    """Run lengths of COCO's compressed counts.
+
+    Six bits a character from '0' on: five of the number, least significant first, and one that
+    says whether it goes on; the last one's top bit is the sign. From the fourth run on, numbers
+    are differences to the run before the last (pycocotools, maskApi.c, rleToString).
+    """
+    if not isinstance(counts, (str, bytes)):
+        raise TypeError("neither text nor bytes")
+    text = counts.encode("ascii") if isinstance(counts, str) else counts
+    bits = np.frombuffer(text, np.uint8).astype(np.int64) - 48
+    if not len(bits):
+        return bits
+    if bits.min() < 0 or bits.max() > 63 or bits[-1] & 32:
+        raise ValueError("not COCO's characters")
+    last = np.flatnonzero((bits & 32) == 0)
+    first = np.concatenate([[0], last[:-1] + 1])
+    length = last - first + 1
+    if length.max() > 7:  # 35 bits hold any run of an image
+        raise ValueError("a number too long")
+    place = np.arange(len(bits)) - np.repeat(first, length)
+    runs = np.add.reduceat((bits & 31) << (5 * place), first)
+    runs -= np.where(bits[last] & 16, np.int64(1) << (5 * length), 0)
+    for start in (1, 2):
+        runs[start::2] = np.cumsum(runs[start::2])
+    return runs
+
+
+def _polygon(points: Any, height: int, width: int) -> list[float]:
+    try:
+        polygon = np.asarray(points, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError("segmentation: expected polygons of numbers, got other content") from error
+    if polygon.ndim != 1 or len(polygon) < 6 or len(polygon) % 2:
+        raise InputError("segmentation: expected polygons of three points or more, got fewer")
+    if not np.isfinite(polygon).all():
+        raise InputError("segmentation: expected finite coordinates, got NaN or infinity")
+    reach = 32 * max(height, width)  # pycocotools walks along every edge, also far outside the image
+    if np.abs(polygon).max() > reach:
+        raise InputError(f"segmentation: expected coordinates within {reach} px, got {np.abs(polygon).max():g}")
+    return [float(v) for v in polygon]
 
 
 def _as_bytes(rle: Rle) -> Rle:

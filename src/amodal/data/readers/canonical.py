@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from amodal.data.readers.source import by_image, image_folder, read_json, require
-from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
+from amodal.data.readers.source import Record, identity, mask_of, read_coco_like
+from amodal.data.samples import AnnotatedDataset, ObjectSample
 from amodal.errors import InputError
-from amodal.ops.rle import rle_box_xyxy, segmentation_to_rle
+from amodal.ops.rle import rle_box_xyxy
 
 
 def read_canonical(annotations: Path, images: Path | None = None) -> AnnotatedDataset:
@@ -21,33 +20,26 @@ def read_canonical(annotations: Path, images: Path | None = None) -> AnnotatedDa
     Raises:
         InputError: a file is missing or not of this form.
     """
-    content = read_json(annotations, "the canonical form")
-    folder = image_folder(annotations, images)
-    groups = by_image(content["annotations"])
-    samples = []
-    for image in content["images"]:
-        size = int(image["height"]), int(image["width"])
-        objects = tuple(_object(r, size, annotations) for r in groups.get(image["id"], []))
-        samples.append(ImageSample(int(image["id"]), folder / image["file_name"], *size, objects))
-    categories = {int(c["id"]): str(c["name"]) for c in content.get("categories", [])}
-    return AnnotatedDataset(tuple(samples), categories, "canonical")
+    return read_coco_like(annotations, images, "canonical", ("segmentation", "visible_mask"), _object)
 
 
-def _object(record: dict[str, Any], size: tuple[int, int], path: Path) -> ObjectSample:
-    require(record, ("id", "category_id", "segmentation", "visible_mask"), path)
-    try:
-        amodal = segmentation_to_rle(record["segmentation"], *size)
-        visible = segmentation_to_rle(record["visible_mask"], *size)
-    except InputError as error:
-        raise InputError(f"annotations {path}: annotation {record['id']}: {error}") from error
+def _object(record: Record, size: tuple[int, int], path: Path) -> ObjectSample:
+    number, category = identity(record, path)
+    amodal = mask_of(record, "segmentation", size, path)
+    visible = mask_of(record, "visible_mask", size, path)
+    occluders, attributes = record.get("occluders") or [], record.get("attributes") or {}
+    if not isinstance(occluders, list) or not all(isinstance(i, int) for i in occluders):
+        raise InputError(f"annotations {path}: annotation {number}: expected occluders as ids, got {occluders!r}")
+    if not isinstance(attributes, dict):
+        raise InputError(f"annotations {path}: annotation {number}: expected attributes by name, got {attributes!r}")
     return ObjectSample(
-        id=int(record["id"]),
-        category_id=int(record["category_id"]),
+        id=number,
+        category_id=category,
         visible_rle=visible,
         amodal_rle=amodal,
         visible_box_xyxy=rle_box_xyxy(visible),
         amodal_box_xyxy=rle_box_xyxy(amodal),
-        occluders=tuple(record.get("occluders", ())),
+        occluders=tuple(occluders),
         iscrowd=bool(record.get("iscrowd", 0)),
-        attributes=dict(record.get("attributes", {})),
+        attributes=attributes,
     )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from amodal.data.readers.source import by_image, image_folder, read_json, require
-from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
-from amodal.errors import InputError
-from amodal.ops.rle import rle_area, rle_box_xyxy, segmentation_to_rle
+from amodal.data.readers.source import Record, identity, mask_of, read_coco_like
+from amodal.data.samples import AnnotatedDataset, ObjectSample
+from amodal.ops.rle import rle_area, rle_box_xyxy
 
 
 def read_coco(annotations: Path, images: Path | None = None) -> AnnotatedDataset:
@@ -22,31 +21,19 @@ def read_coco(annotations: Path, images: Path | None = None) -> AnnotatedDataset
     Raises:
         InputError: a file is missing or not what COCO prescribes.
     """
-    content = read_json(annotations, "COCO")
-    folder = image_folder(annotations, images)
-    groups = by_image(content["annotations"])
-    samples = []
-    for image in content["images"]:
-        height, width = int(image["height"]), int(image["width"])
-        objects = []
-        for record in groups.get(image["id"], []):
-            require(record, ("id", "category_id", "segmentation"), annotations)
-            try:
-                rle = segmentation_to_rle(record["segmentation"], height, width)
-            except InputError as error:
-                raise InputError(f"annotations {annotations}: annotation {record['id']}: {error}") from error
-            if rle_area(rle) == 0:
-                continue
-            objects.append(
-                ObjectSample(
-                    id=int(record["id"]),
-                    category_id=int(record["category_id"]),
-                    visible_rle=rle,
-                    amodal_rle=None,
-                    visible_box_xyxy=rle_box_xyxy(rle),
-                    iscrowd=bool(record.get("iscrowd", 0)),
-                )
-            )
-        samples.append(ImageSample(int(image["id"]), folder / image["file_name"], height, width, tuple(objects)))
-    categories = {int(c["id"]): str(c["name"]) for c in content.get("categories", [])}
-    return AnnotatedDataset(tuple(samples), categories, "coco")
+    return read_coco_like(annotations, images, "coco", ("segmentation",), _object)
+
+
+def _object(record: Record, size: tuple[int, int], path: Path) -> ObjectSample | None:
+    number, category = identity(record, path)
+    visible = mask_of(record, "segmentation", size, path)
+    if rle_area(visible) == 0:
+        return None
+    return ObjectSample(
+        id=number,
+        category_id=category,
+        visible_rle=visible,
+        amodal_rle=None,
+        visible_box_xyxy=rle_box_xyxy(visible),
+        iscrowd=bool(record.get("iscrowd", 0)),
+    )

@@ -1,0 +1,18 @@
+"""Samples load their picture only if it is the one that was annotated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from amodal.data.samples import ImageSample
+from amodal.errors import InputError
+
+
+def test_a_picture_resized_since_annotation_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 6)).save(tmp_path / "x.png")
+    assert ImageSample(1, tmp_path / "x.png", 6, 8, ()).load().shape == (6, 8, 3)
+    with pytest.raises(InputError, match=r"x\.png: expected 8 x 6 as annotated, got 6 x 8"):
+        ImageSample(1, tmp_path / "x.png", 8, 6, ()).load()
