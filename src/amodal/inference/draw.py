@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import cv2
@@ -16,21 +17,53 @@ if TYPE_CHECKING:
 
 Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
+FloatMap = npt.NDArray[np.float32]
+Points = npt.NDArray[np.float64]
+Colour = tuple[int, int, int]
+Rectangle = tuple[float, float, float, float]
 
 MAX_SIDE = 2048  # of an overlay; a huge photograph is shrunk before drawing
-MIN_SIDE = 480  # a small picture is enlarged, so that hatching and text are readable
-VISIBLE_ALPHA = 0.45
-HIDDEN_ALPHA = 0.85
+MIN_SIDE = 640  # a small picture is enlarged, so that hatching and text are readable
+VISIBLE_ALPHA = 0.48
+HIDDEN_ALPHA = 0.18
+STRIPE_ALPHA = 0.9
+DARK: Colour = (18, 18, 22)  # halo that keeps lines apart from a background of their own colour
+
+_SUBPIXEL_BITS = 4  # of the coordinates given to OpenCV
 
 
-def object_colour(index: int) -> tuple[int, int, int]:
-    """RGB of object `index`: hues a golden angle apart, so that neighbours differ."""
-    red, green, blue = colorsys.hsv_to_rgb((0.55 + index * 0.618034) % 1, 0.85, 1.0)
+@dataclass(frozen=True)
+class _Placed:
+    """An object on the canvas: masks (h, w) whose upper left pixel is at `corner` (x, y)."""
+
+    visible: Mask
+    amodal: Mask
+    corner: tuple[int, int]
+    colour: Colour
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        (x, y), (h, w) = self.corner, self.amodal.shape
+        return np.s_[y : y + h, x : x + w]
+
+
+def object_colour(index: int) -> Colour:
+    """RGB of object `index`.
+
+    Hues a golden angle apart, so that neighbours differ; three rounds of brightness and
+    saturation, so that hues which come close again after some rounds do too.
+    """
+    saturation, value = ((0.85, 1.0), (0.5, 1.0), (0.9, 0.75))[index // 8 % 3]
+    red, green, blue = colorsys.hsv_to_rgb((0.56 + index * 0.618034) % 1, saturation, value)
     return (round(red * 255), round(green * 255), round(blue * 255))
 
 
 def draw_scene(image: Pixels, objects: Sequence[SceneObject]) -> Pixels:
     """Draw objects over their image.
+
+    The visible part is filled and has a solid outline; the hidden part is hatched and has a
+    dashed one. A thin rectangle is the visible box, the label gives number, phrase and hidden
+    share.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -39,72 +72,156 @@ def draw_scene(image: Pixels, objects: Sequence[SceneObject]) -> Pixels:
     Returns:
         (h, w, 3) uint8 RGB; the image's own size unless that is very large or very small.
     """
-    factor = _display_factor(image.shape[:2])
-    size = (max(round(image.shape[1] * factor), 1), max(round(image.shape[0] * factor), 1))
+    canvas, factor = _display(image)
+    line = max(round(max(canvas.shape[:2]) / 320), 1)
+    placed = [_place(thing, index, factor, canvas.shape[:2]) for index, thing in enumerate(objects)]
+    for one in placed:
+        _blend(canvas[one.slices], one.colour, one.visible * np.float32(VISIBLE_ALPHA))
+    for one in placed:  # after all fills: what hides an object must not cover its hatching
+        hidden = one.amodal & ~one.visible
+        stripes = _stripes(hidden.shape, one.corner, line)
+        _blend(canvas[one.slices], one.colour, hidden * (HIDDEN_ALPHA + (STRIPE_ALPHA - HIDDEN_ALPHA) * stripes))
+    for one in placed:
+        _outline(canvas, one, line)
+    return _annotate(canvas, objects, factor, line)
+
+
+def draw_uncertainty(image: Pixels, uncertainty: FloatMap) -> Pixels:
+    """Heat map of an uncertainty map over its greyed image.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        uncertainty: (H, W) in [0, ln 2].
+
+    Returns:
+        (h, w, 3) uint8 RGB, sized as `draw_scene` does.
+    """
+    canvas, _ = _display(image)
+    size = (canvas.shape[1], canvas.shape[0])
+    share = np.clip(cv2.resize(uncertainty, size, interpolation=cv2.INTER_LINEAR) / np.log(2), 0, 1)
+    heat = cv2.cvtColor(cv2.applyColorMap((share * 255).astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    grey = cv2.cvtColor(cv2.cvtColor(canvas, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) * 0.6
+    alpha = np.sqrt(share)[..., None] * 0.9  # the root lets small doubts be seen
+    return np.asarray(grey * (1 - alpha) + heat * alpha, np.uint8)
+
+
+def _display(image: Pixels) -> tuple[Pixels, float]:
+    """A copy at a size fit for looking at, and its scale."""
+    H, W = image.shape[:2]
+    factor = float(np.clip(1.0, MIN_SIDE / max(H, W), MAX_SIDE / max(H, W)))
+    if factor == 1:
+        return image.copy(), factor
+    size = (max(round(W * factor), 1), max(round(H * factor), 1))
     how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-    canvas = np.asarray(cv2.resize(image, size, interpolation=how), np.uint8) if factor != 1 else image.copy()
-    unit = max(round(max(canvas.shape[:2]) / 400), 1)
-    for index, thing in enumerate(objects):
-        colour = object_colour(index)
-        visible, amodal = (_scaled(m, size) for m in (thing.visible_mask, thing.amodal_mask))
-        _blend(canvas, visible, colour, VISIBLE_ALPHA)
-        hidden = amodal & ~visible
-        _blend(canvas, hidden, colour, VISIBLE_ALPHA * 0.5)
-        _blend(canvas, hidden & _hatching(canvas.shape[:2], unit), colour, HIDDEN_ALPHA)
-        _outline(canvas, amodal, (255, 255, 255), unit + 1)
-        _outline(canvas, amodal, colour, unit)
-    return _annotate(canvas, objects, factor, unit)
+    return np.asarray(cv2.resize(image, size, interpolation=how), np.uint8), factor
 
 
-def draw_uncertainty(image: Pixels, uncertainty: npt.NDArray[np.float32]) -> Pixels:
-    """Heat map (H, W, 3) of an uncertainty map (H, W) in [0, ln 2] over its image."""
-    grey = np.clip(uncertainty / np.log(2) * 255, 0, 255).astype(np.uint8)
-    heat = cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-    return np.asarray(cv2.addWeighted(image, 0.4, np.asarray(heat, np.uint8), 0.6, 0), np.uint8)
+def _place(thing: SceneObject, index: int, factor: float, size: tuple[int, ...]) -> _Placed:
+    x0, y0, x1, y1 = (round(v * factor) for v in thing.window)
+    x0, y0 = min(x0, size[1] - 1), min(y0, size[0] - 1)
+    shape = (max(x1 - x0, 1), max(y1 - y0, 1))
+    visible, amodal = (_scaled(m, shape) for m in (thing.visible_in_window, thing.amodal_in_window))
+    return _Placed(visible, amodal, (x0, y0), object_colour(index))
 
 
-def _display_factor(size: tuple[int, int]) -> float:
-    longest = max(size)
-    if longest > MAX_SIDE:
-        return MAX_SIDE / longest
-    return min(MIN_SIDE / longest, 8.0) if longest < MIN_SIDE else 1.0
-
-
-def _scaled(mask: Mask, size: tuple[int, int]) -> Mask:
-    if mask.shape == size[::-1]:
+def _scaled(mask: Mask, shape: tuple[int, int]) -> Mask:
+    if mask.shape == shape[::-1]:
         return mask
-    grey = cv2.resize(mask.view(np.uint8) * np.uint8(255), size, interpolation=cv2.INTER_LINEAR)
+    how = cv2.INTER_AREA if mask.size > shape[0] * shape[1] else cv2.INTER_LINEAR
+    grey = cv2.resize(mask.astype(np.uint8) * np.uint8(255), shape, interpolation=how)
     return np.asarray(grey >= 128)
 
 
-def _blend(canvas: Pixels, mask: Mask, colour: tuple[int, int, int], alpha: float) -> None:
-    mixed = canvas[mask] * (1 - alpha) + np.array(colour) * alpha
-    canvas[mask] = mixed.astype(np.uint8)
+def _blend(region: Pixels, colour: Colour, alpha: FloatMap) -> None:
+    """Mix a colour into a view of the canvas; alpha (h, w) in [0, 1]."""
+    weight = alpha[..., None]
+    region[:] = np.rint(region * (1 - weight) + np.array(colour, np.float32) * weight).astype(np.uint8)
 
 
-def _hatching(size: tuple[int, int], unit: int) -> Mask:
-    y, x = np.ogrid[: size[0], : size[1]]
-    return np.asarray((x + y) % (8 * unit) < 3 * unit)
+def _stripes(shape: tuple[int, int], corner: tuple[int, int], line: int) -> FloatMap:
+    """Diagonal stripes (h, w) in [0, 1] with soft edges, aligned across objects."""
+    y, x = np.ogrid[corner[1] : corner[1] + shape[0], corner[0] : corner[0] + shape[1]]
+    period, width = 4.0 + 2.5 * line, 1.0 + line / 2
+    distance = np.abs((x + y) / np.sqrt(2) % period - period / 2)
+    return np.clip(width / 2 - distance + 0.5, 0, 1).astype(np.float32)
 
 
-def _outline(canvas: Pixels, mask: Mask, colour: tuple[int, int, int], width: int) -> None:
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(canvas, contours, -1, colour, width, cv2.LINE_AA)
+def _outline(canvas: Pixels, one: _Placed, line: int) -> None:
+    """Solid around the visible part, dashed where the whole object leaves it."""
+    strokes = list(_dashes(one, 4 * line))
+    closed = [_smooth(points, line) + one.corner for points in _contours(one.visible)]
+    for colour, width in ((DARK, line + 2), (one.colour, line)):
+        for points, is_closed in [(p, False) for p in strokes] + [(p, True) for p in closed]:
+            fixed = np.rint(points * 2**_SUBPIXEL_BITS).astype(np.int32)
+            cv2.polylines(canvas, [fixed], is_closed, colour, width, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
-def _annotate(canvas: Pixels, objects: Sequence[SceneObject], factor: float, unit: int) -> Pixels:
-    """Boxes of the visible parts, and a label with the number and the hidden share."""
+def _contours(mask: Mask) -> list[Points]:
+    """Border pixels (N, 2) x, y of each region and hole."""
+    found, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    return [contour[:, 0].astype(np.float64) for contour in found]
+
+
+def _dashes(one: _Placed, length: int) -> Iterator[Points]:
+    """Pieces of the whole object's outline that are not outline of the visible part."""
+    for points in _contours(one.amodal):
+        x, y = points.astype(int).T
+        drawn = ~one.visible[y, x] & (np.arange(len(points)) % (2 * length) < length + length // 3)
+        indices = np.flatnonzero(drawn)
+        smooth = _smooth(points, length // 4) + one.corner
+        for piece in np.split(indices, np.flatnonzero(np.diff(indices) > 1) + 1):
+            if len(piece) > 1:
+                yield smooth[piece]
+
+
+def _smooth(points: Points, line: int) -> Points:
+    """Moving average along a closed contour: takes the pixel steps out of it."""
+    reach = 1 + line
+    if len(points) < 8 * reach:
+        return points
+    shifted = [np.roll(points, k, axis=0) for k in range(-reach, reach + 1)]
+    return np.asarray(np.mean(shifted, axis=0))
+
+
+def _annotate(canvas: Pixels, objects: Sequence[SceneObject], factor: float, line: int) -> Pixels:
+    """Boxes of the visible parts and a label each."""
+    H, W = canvas.shape[:2]
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(size=9 + 5 * unit)
-    for index, thing in enumerate(objects):
-        colour = object_colour(index)
-        x0, y0, x1, y1 = (v * factor for v in thing.visible_box_xyxy)
-        pen.rectangle((x0, y0, max(x1 - 1, x0), max(y1 - 1, y0)), outline=colour, width=unit)
-        text = f"{index}: {thing.occlusion_rate:.0%} hidden"
+    font = ImageFont.load_default(size=int(np.clip(max(H, W) / 42, 12, 34)))
+    boxes = [tuple(v * factor for v in thing.visible_box_xyxy) for thing in objects]
+    for index, (x0, y0, x1, y1) in enumerate(boxes):
+        corners = (x0, y0, max(x1 - 1, x0), max(y1 - 1, y0))
+        pen.rectangle(corners, outline=object_colour(index), width=max(line // 2, 1))
+    taken: list[Rectangle] = []
+    for index, (thing, box) in enumerate(zip(objects, boxes, strict=True)):
+        name = f"{index}" if thing.phrase is None else f"{index} {thing.phrase:.40}"
+        text = f"{name}: {thing.occlusion_rate:.0%} hidden"
         left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
-        x = min(max(x0, 0), max(canvas.shape[1] - (right - left) - 8, 0))
-        y = max(y0 - (bottom - top) - 9, 0)
-        pen.rectangle((x, y, x + right - left + 8, y + bottom - top + 8), fill=(20, 20, 24))
-        pen.text((x + 4 - left, y + 4 - top), text, fill=colour, font=font)
+        pad = 2 + line
+        spot = _free_spot(box, (right - left + 2 * pad, bottom - top + 2 * pad), (W, H), taken)
+        taken.append(spot)
+        colour = object_colour(index)
+        pen.rounded_rectangle(spot, radius=pad, fill=colour, outline=DARK)
+        ink = DARK if np.dot(colour, (0.299, 0.587, 0.114)) > 110 else (255, 255, 255)
+        pen.text((spot[0] + pad - left, spot[1] + pad - top), text, fill=ink, font=font)
     return np.array(picture)
+
+
+def _free_spot(
+    box: tuple[float, ...], label: tuple[float, float], canvas: tuple[int, int], taken: list[Rectangle]
+) -> Rectangle:
+    """Where a label (w, h) fits: by a corner of its box, inside the picture, on no other label."""
+    (x0, y0, x1, y1), (w, h) = box, label
+    corners = [(x0, y0 - h), (x0, y0), (x1 - w, y1), (x1 - w, y1 - h), (x1 - w, y0 - h), (x0, y1)]
+    rows = [(x0, y0 + k * (h + 1)) for k in range(1, 1 + int((y1 - y0) // (h + 1)))]
+    spots = []
+    for x, y in corners + rows:
+        left, top = max(min(x, canvas[0] - w - 1), 0.0), max(min(y, canvas[1] - h - 1), 0.0)
+        spots.append((left, top, left + w, top + h))
+    free = (s for s in spots if not any(_touch(s, other) for other in taken))
+    return next(free, spots[0])
+
+
+def _touch(a: Rectangle, b: Rectangle) -> bool:
+    return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from amodal.data.images import ImageSource, load_image
 from amodal.errors import InputError
 from amodal.inference.scene import Scene, SceneObject
 from amodal.models.plug import PlugModel, PlugProcessor
-from amodal.models.plug.processing import PlugInputs
-from amodal.ops.boxes import Boxes, Window
+from amodal.ops.boxes import Boxes
 from amodal.ops.masks import resize_probs
 
+Pixels = npt.NDArray[np.uint8]
 BoxesLike = Sequence[Sequence[float]] | npt.NDArray[np.floating]
 
 
 class AmodalSegmenter:
     """Segments whole objects, hidden parts included.
+
+    A pixel is foreground where its probability, resized from the crop to the photograph, is
+    above the threshold. The amodal mask is united with the visible one: what is seen of an
+    object belongs to it. A model without a visible branch answers the amodal mask for both.
+    An object of which nothing is found stays in its place, with empty masks and score 0. The
+    score is the model's own estimate of the amodal mask's IoU.
 
     Args:
         model: a `PlugModel`.
@@ -46,25 +53,14 @@ class AmodalSegmenter:
         Args:
             name: bundled name, folder or hub id.
             device: `auto` (a GPU if there is one), `cpu`, `cuda`, ...
-            dtype: `auto` (bfloat16 on a GPU, float32 elsewhere), `float32` or `bfloat16`.
+            dtype: `auto` (bfloat16 where it is faster, see `pick_dtype`), `float32` or `bfloat16`.
 
         Raises:
             InputError: unknown model, device or dtype.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            place = torch.device(device)
-        except RuntimeError as error:
-            raise InputError(f"device: expected auto, cpu, cuda, ..., got {device!r}") from error
-        dtypes = {
-            "auto": torch.bfloat16 if place.type == "cuda" else torch.float32,
-            "float32": torch.float32,
-            "bfloat16": torch.bfloat16,
-        }
-        if dtype not in dtypes:
-            raise InputError(f"dtype: expected one of {', '.join(dtypes)}, got {dtype!r}")
-        return cls(PlugModel.from_pretrained(name), place, dtypes[dtype])
+        place = pick_device(device)
+        precision = pick_dtype(dtype, place)
+        return cls(PlugModel.from_pretrained(name), place, precision)
 
     def __call__(
         self,
@@ -87,11 +83,11 @@ class AmodalSegmenter:
             Scene with N objects in the order of the boxes.
 
         Raises:
-            InputError: an unreadable image or an impossible box or threshold.
+            InputError: an unreadable image or an impossible box, threshold or batch size.
         """
         return self.segment_batch([image], [boxes_xyxy], threshold=threshold, batch_size=batch_size)[0]
 
-    def predict(self, image: npt.NDArray[np.uint8], boxes_xyxy: BoxesLike) -> list[SceneObject]:
+    def predict(self, image: Pixels, boxes_xyxy: BoxesLike) -> list[SceneObject]:
         """Objects alone, as the evaluator asks for them."""
         return self(image, boxes_xyxy).objects
 
@@ -114,37 +110,97 @@ class AmodalSegmenter:
 
         Returns:
             One scene an image.
+
+        Raises:
+            InputError: as for one image, a batch size below 1, or not one list of boxes an image.
         """
         limit = self.model.config.mask_threshold if threshold is None else threshold
         if not 0 < limit < 1:
             raise InputError(f"threshold: expected a number in (0, 1), got {limit}")
+        if batch_size < 1:
+            raise InputError(f"batch_size: expected 1 or more, got {batch_size}")
         if len(images) != len(boxes_xyxy):
             raise InputError(f"boxes: expected a list for each of {len(images)} images, got {len(boxes_xyxy)}")
         pixels = [load_image(image) for image in images]
-        boxes = [check_boxes(b, p.shape[:2]) for b, p in zip(boxes_xyxy, pixels, strict=True)]
-        inputs = [self.processor(p, b) for p, b in zip(pixels, boxes, strict=True)]
-        maps = self._run(inputs, batch_size)
-        scenes = []
-        for image, own, box in zip(pixels, inputs, boxes, strict=True):
-            objects = []
-            for window, one in zip(own.windows, box, strict=True):
-                objects.append(_object(next(maps), window, own.size, one, limit))
-            scenes.append(Scene(objects, own.size, image))
+        checked = [check_boxes(b, p.shape[:2]) for b, p in zip(boxes_xyxy, pixels, strict=True)]
+        scenes = [Scene([], (p.shape[0], p.shape[1]), p) for p in pixels]
+        jobs = [(i, pixels[i], box) for i, boxes in enumerate(checked) for box in boxes]
+        for start in range(0, len(jobs), batch_size):
+            part = jobs[start : start + batch_size]
+            things = self._segment_jobs([job[1:] for job in part], limit)
+            for (i, *_), thing in zip(part, things, strict=True):
+                scenes[i].objects.append(thing)
         return scenes
 
-    def _run(self, inputs: list[PlugInputs], batch_size: int):  # type: ignore[no-untyped-def]
-        """Yield (visible, amodal, uncertainty) maps (3, S, S) and a score for each object."""
-        pixel_values = torch.cat([i.pixel_values for i in inputs])
-        boxes = torch.cat([i.input_boxes for i in inputs])
-        narrow = self.dtype != torch.float32
-        for start in range(0, len(boxes), batch_size):
-            part = slice(start, start + batch_size)
-            with torch.autocast(self.device.type, dtype=self.dtype, enabled=narrow):
-                output = self.model(pixel_values[part].to(self.device), boxes[part].to(self.device))
-            amodal = output.pred_masks.float().sigmoid()
-            visible = amodal if output.visible_logits is None else output.visible_logits.float().sigmoid()
-            maps = torch.cat([visible, amodal, output.amodal_uncertainty.float()], dim=1)
-            yield from zip(maps.cpu().numpy(), output.iou_scores[:, 0].float().tolist(), strict=True)
+    def _segment_jobs(self, jobs: list[tuple[Pixels, Boxes]], threshold: float) -> Iterator[SceneObject]:
+        """One network call for objects of any images; crops are made only now, to spare memory."""
+        inputs = [self.processor(image, box) for image, box in jobs]
+        pixel_values = torch.cat([i.pixel_values for i in inputs]).to(self.device)
+        boxes = torch.cat([i.input_boxes for i in inputs]).to(self.device)
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            output = self.model(pixel_values, boxes)
+        amodal = _probs(output.pred_masks)
+        visible = amodal if output.visible_logits is None else _probs(output.visible_logits)
+        uncertainty = output.amodal_uncertainty[:, 0].float().cpu().numpy()
+        scores = output.iou_scores[:, 0].float().clamp(0, 1).tolist()
+        for index, (own, (_, box)) in enumerate(zip(inputs, jobs, strict=True)):
+            window = own.windows[0]
+            x0, y0, x1, y1 = (float(v) for v in box)
+            yield SceneObject(
+                window=window,
+                visible_in_window=resize_probs(visible[index], window) > threshold,
+                amodal_in_window=resize_probs(amodal[index], window) > threshold,
+                size=own.size,
+                visible_box_xyxy=(x0, y0, x1, y1),
+                score=scores[index],
+                uncertainty_crop=(uncertainty[index].copy(), window),
+            )
+
+
+def pick_device(name: str) -> torch.device:
+    """Device by name; `auto` is a GPU if there is one.
+
+    Raises:
+        InputError: no such device, or none on this machine.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device: expected auto, cpu, cuda, ... of this machine, got {name!r} ({reason})") from error
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Precision by name.
+
+    `auto` is bfloat16 on a GPU that computes in it and on processors with matrix units for it
+    (AMX), where it is several times faster, and float32 elsewhere.
+
+    Raises:
+        InputError: unknown name.
+    """
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if name == "auto":
+        return torch.bfloat16 if _fast_in_bfloat16(device) else torch.float32
+    if name not in dtypes:
+        raise InputError(f"dtype: expected one of auto, {', '.join(dtypes)}, got {name!r}")
+    return dtypes[name]
+
+
+def _fast_in_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell
+    return device.type == "cpu" and bool(capabilities.get("amx_bf16", False))
+
+
+def _probs(logits: Tensor) -> npt.NDArray[np.float32]:
+    """(N, 1, S, S) logits to (N, S, S) probabilities on the CPU."""
+    return np.asarray(logits[:, 0].float().sigmoid().cpu().numpy(), np.float32)
 
 
 def check_boxes(boxes_xyxy: BoxesLike, size: tuple[int, int]) -> Boxes:
@@ -161,7 +217,7 @@ def check_boxes(boxes_xyxy: BoxesLike, size: tuple[int, int]) -> Boxes:
         InputError: no box, not four finite numbers, inverted, without area, or outside.
     """
     H, W = size
-    if len(boxes_xyxy) == 0:
+    if boxes_xyxy is None or len(boxes_xyxy) == 0:
         raise InputError("box: expected at least one box, got none")
     checked = []
     for box in boxes_xyxy:
@@ -183,24 +239,3 @@ def check_boxes(boxes_xyxy: BoxesLike, size: tuple[int, int]) -> Boxes:
             raise InputError(f"box: expected a box inside the {W} x {H} image, got {shown}")
         checked.append([max(x0, 0.0), max(y0, 0.0), min(x1, float(W)), min(y1, float(H))])
     return np.array(checked)
-
-
-def _object(
-    result: tuple[npt.NDArray[np.float32], float],
-    window: Window,
-    size: tuple[int, int],
-    box: Boxes,
-    threshold: float,
-) -> SceneObject:
-    maps, score = result
-    visible, amodal, uncertainty = (resize_probs(m, window) for m in maps)
-    x0, y0, x1, y1 = (float(v) for v in box)
-    return SceneObject(
-        window=window,
-        visible_in_window=visible > threshold,
-        amodal_in_window=amodal > threshold,
-        size=size,
-        visible_box_xyxy=(x0, y0, x1, y1),
-        score=float(np.clip(score, 0, 1)),
-        uncertainty_in_window=uncertainty,
-    )

@@ -1,0 +1,277 @@
+"""The segmenter: geometry with a network that answers known shapes, the rest with a tiny PLUG."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from amodal.errors import InputError
+from amodal.inference import segmenter as module
+from amodal.inference.scene import Scene
+from amodal.inference.segmenter import AmodalSegmenter, check_boxes, pick_device, pick_dtype
+from amodal.models.bundled import bundled_models
+from amodal.models.plug import PlugConfig, PlugModel, PlugOutput
+from tests.models.conftest import small_sam_config
+
+SIDE = 64
+
+
+class BoxNetwork(torch.nn.Module):
+    """Sees exactly the box, and thinks the object reaches down to the bottom of its crop."""
+
+    def __init__(self, quality: float = 0.75, visible_branch: bool = True, sees: bool = True) -> None:
+        super().__init__()
+        self.config = PlugConfig(image_size=SIDE)
+        self.quality = quality
+        self.visible_branch = visible_branch
+        self.sees = sees
+        self.calls: list[int] = []
+
+    def forward(self, pixel_values: Tensor, input_boxes: Tensor) -> PlugOutput:
+        self.calls.append(len(pixel_values))
+        x0, y0, x1, y1 = input_boxes[..., None, None].unbind(2)  # (B, 1, 1, 1)
+        y, x = torch.arange(SIDE)[:, None] + 0.5, torch.arange(SIDE)[None] + 0.5
+        across = (x > x0) & (x < x1) & torch.tensor(self.sees)
+        visible, below = across & (y > y0) & (y < y1), across & (y >= y1)  # amodal: not even the box
+        return PlugOutput(
+            pred_masks=below * 40.0 - 20,
+            visible_logits=visible * 40.0 - 20 if self.visible_branch else None,
+            amodal_uncertainty=torch.full_like(pixel_values[:, :1], 0.5),
+            iou_scores=torch.full((len(pixel_values), 1), self.quality),
+        )
+
+
+def boxes_that_see(**settings: Any) -> AmodalSegmenter:
+    return AmodalSegmenter(BoxNetwork(**settings))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def plug() -> PlugModel:
+    torch.manual_seed(3)
+    config = PlugConfig(image_size=SIDE, lora_rank=2, refine_channels=8, num_points=16)
+    model = PlugModel.from_base(small_sam_config(SIDE), config)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1 and "shared" not in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def noise(*size: int) -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(5).integers(0, 255, (*size, 3), dtype=np.uint8)
+
+
+def test_masks_land_in_the_photographs_own_pixels() -> None:
+    # the crop is the box doubled, here exactly the network's square: nothing is interpolated
+    scene = boxes_that_see()(noise(100, 150), [[40, 30, 72, 62]])
+    (thing,) = scene.objects
+    visible, amodal = np.zeros((2, 100, 150), bool)
+    visible[30:62, 40:72] = amodal[30:78, 40:72] = True
+    np.testing.assert_array_equal(thing.visible_mask, visible)
+    np.testing.assert_array_equal(thing.amodal_mask, amodal)  # united with the visible one
+    assert thing.occlusion_rate == pytest.approx(1 / 3) and thing.score == 0.75
+    assert thing.visible_box_xyxy == (40, 30, 72, 62) and thing.amodal_box_xyxy == (40, 30, 72, 78)
+    assert thing.uncertainty[50, 50] == 0.5 and thing.uncertainty[0, 0] == 0
+    assert thing.uncertainty[15, 25] == 0.5  # the whole crop was looked at, not the object alone
+
+
+@pytest.mark.parametrize("box", [[10, 10, 90, 50], [3.5, 7.25, 20, 95], [0, 0, 150, 100], [149, 99, 150, 100]])
+def test_any_box_comes_back_within_the_rounding_of_the_crop(box: list[float]) -> None:
+    thing = boxes_that_see()(noise(100, 150), [box]).objects[0]
+    found = np.argwhere(thing.visible_mask)
+    steps = np.array([(box[3] - box[1]) * 2 / SIDE, (box[2] - box[0]) * 2 / SIDE]) + 1
+    assert (np.abs(found.min(0) - [box[1], box[0]]) <= steps).all()
+    assert (np.abs(found.max(0) + 1 - [box[3], box[2]]) <= steps).all()
+
+
+def test_a_box_that_leaves_the_image_is_clipped() -> None:
+    thing = boxes_that_see()(noise(40, 60), [[-20, -5, 30, 200]]).objects[0]
+    assert thing.visible_box_xyxy == (0, 0, 30, 40)
+
+
+def test_images_of_several_sizes_share_calls() -> None:
+    segmenter = boxes_that_see()
+    images = [noise(30, 40), noise(50, 20), noise(9, 9)]
+    boxes = [[[0, 0, 20, 20]], [[5, 5, 15, 40], [0, 0, 9, 9], [1, 1, 20, 50]], [[2, 2, 5, 7]]]
+    scenes = segmenter.segment_batch(images, boxes, batch_size=2)
+    assert segmenter.model.calls == [2, 2, 1]  # type: ignore[comparison-overlap]
+    assert [s.size for s in scenes] == [(30, 40), (50, 20), (9, 9)]
+    for scene, own in zip(scenes, boxes, strict=True):
+        assert [list(t.visible_box_xyxy) for t in scene.objects] == own
+    assert segmenter.segment_batch([], []) == []
+
+
+def test_batched_equals_single(plug: PlugModel) -> None:
+    segmenter = AmodalSegmenter(plug)
+    image, boxes = noise(70, 90), [[5, 5, 40, 60], [50, 10, 85, 69], [0, 0, 90, 70]]
+    together = segmenter(image, boxes, threshold=0.5).objects
+    for box, thing in zip(boxes, together, strict=True):
+        (alone,) = segmenter(image, [box], threshold=0.5).objects
+        assert (alone.amodal_mask != thing.amodal_mask).mean() < 1e-3  # rounding at the threshold
+        assert (alone.visible_mask != thing.visible_mask).mean() < 1e-3
+        np.testing.assert_allclose(alone.uncertainty, thing.uncertainty, atol=1e-4)
+        assert alone.score == pytest.approx(thing.score, abs=1e-5)
+
+
+def test_a_tiny_model_answers_with_valid_objects(plug: PlugModel) -> None:
+    segmenter = AmodalSegmenter(plug)
+    boxes = np.array([[1, 2, 30, 40], [10, 10, 20, 20]])
+    things = segmenter.predict(noise(50, 60), boxes)
+    assert len(things) == 2
+    for thing in things:
+        assert not (thing.visible_mask & ~thing.amodal_mask).any()
+        assert 0 <= thing.occlusion_rate <= 1 and 0 <= thing.score <= 1
+        assert thing.uncertainty.dtype == np.float32 and 0 <= thing.uncertainty.max() <= math.log(2) + 1e-6
+    assert not plug.training
+
+
+def test_a_higher_threshold_gives_smaller_masks(plug: PlugModel) -> None:
+    segmenter = AmodalSegmenter(plug)
+    areas = [
+        int(segmenter(noise(50, 60), [[5, 5, 40, 40]], threshold=t).objects[0].amodal_mask.sum())
+        for t in (0.01, 0.5, 0.99)
+    ]
+    assert areas[0] > areas[1] > areas[2]
+
+
+def test_without_visible_branch_the_whole_object_is_the_visible_one() -> None:
+    thing = boxes_that_see(visible_branch=False)(noise(80, 80), [[20, 20, 52, 52]]).objects[0]
+    np.testing.assert_array_equal(thing.visible_mask, thing.amodal_mask)
+    assert thing.occlusion_rate == 0 and thing.amodal_mask.any()
+
+
+def test_nothing_found_keeps_its_place_with_score_zero() -> None:
+    (thing,) = boxes_that_see(sees=False)(noise(80, 80), [[20, 20, 52, 52]]).objects
+    assert not thing.amodal_mask.any() and thing.score == 0 and thing.visible_box_xyxy == (20, 20, 52, 52)
+
+
+@pytest.mark.parametrize(("quality", "score"), [(1.25, 1.0), (-0.5, 0.0)])
+def test_scores_are_clipped(quality: float, score: float) -> None:
+    assert boxes_that_see(quality=quality)(noise(20, 20), [[2, 2, 9, 9]]).objects[0].score == score
+
+
+def test_a_path_a_picture_and_an_array_are_the_same(tmp_path: Path) -> None:
+    image = noise(40, 50)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    segmenter = boxes_that_see()
+    scenes = [segmenter(source, [[5, 5, 30, 30]]) for source in (image, Image.fromarray(image), tmp_path / "a.png")]
+    for scene in scenes:
+        np.testing.assert_array_equal(scene.image, image)
+        np.testing.assert_array_equal(scene.objects[0].amodal_mask, scenes[0].objects[0].amodal_mask)
+
+
+def test_one_pixel(plug: PlugModel, tmp_path: Path) -> None:
+    scene = AmodalSegmenter(plug)(noise(1, 1), [[0, 0, 1, 1]])
+    assert scene.objects[0].amodal_mask.shape == (1, 1)
+    assert (scene.save(tmp_path) / "overlay.png").is_file()
+
+
+@pytest.mark.slow
+def test_a_hundred_megapixels(tmp_path: Path) -> None:
+    image = np.zeros((9000, 12000, 3), np.uint8)
+    boxes = [[0, 0, 12000, 9000], [6000, 4000, 6400, 4500], [11999, 8999, 12000, 9000]]
+    scene = boxes_that_see()(image, boxes)
+    assert scene.objects[0].visible_mask.all()
+    assert max(scene.draw().shape) == 2048
+    Image.MAX_IMAGE_PIXELS, limit = None, Image.MAX_IMAGE_PIXELS
+    try:
+        assert Image.open(scene.save(tmp_path) / "object_01_amodal.png").size == (12000, 9000)
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+    back = Scene.load(tmp_path)
+    np.testing.assert_array_equal(back.objects[1].amodal_mask, scene.objects[1].amodal_mask)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        ([], "box: expected at least one box, got none"),
+        (None, "box: expected at least one box, got none"),
+        ([[1, 2, 3]], r"box: expected four numbers X0,Y0,X1,Y1, got \[1.0, 2.0, 3.0\]"),
+        ([1, 2, 3, 4], r"box: expected four numbers X0,Y0,X1,Y1, got \[1.0\]"),
+        ([["a", 2, 3, 4]], r"box: expected four numbers X0,Y0,X1,Y1, got \['a', 2, 3, 4\]"),
+        ([[None, 2, 3, [4]]], "box: expected four numbers"),
+        ([[0, 0, math.nan, 4]], r"box: expected finite numbers, got \[0.0, 0.0, nan, 4.0\]"),
+        ([[0, 0, math.inf, 4]], "box: expected finite numbers"),
+        ([[0, 0, 5, 5], [9, 0, 1, 4]], "box: expected X0 < X1 and Y0 < Y1, got .* inverted"),
+        ([[3, 0, 3, 4]], "box: expected an area, got .* none"),
+        ([[20, 0, 30, 4]], r"box: expected a box inside the 20 x 10 image, got \[20.0, 0.0, 30.0, 4.0\]"),
+        ([[-5, 0, 0, 4]], "box: expected a box inside the 20 x 10 image"),
+        ([[0, 10, 5, 12]], "box: expected a box inside the 20 x 10 image"),
+        ([[0, -3, 5, 0]], "box: expected a box inside the 20 x 10 image"),
+    ],
+)
+def test_impossible_boxes(boxes: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        boxes_that_see()(noise(10, 20), boxes)
+    assert "\n" not in str(caught.value)
+
+
+def test_good_boxes_pass_unchanged() -> None:
+    boxes = np.array([[0, 0, 20, 10], [0.5, 0.25, 0.75, 0.5]])
+    np.testing.assert_array_equal(check_boxes(boxes, (10, 20)), boxes)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, -1.0, math.nan])
+def test_impossible_threshold(threshold: float) -> None:
+    with pytest.raises(InputError, match=r"threshold: expected a number in \(0, 1\), got"):
+        boxes_that_see()(noise(10, 20), [[0, 0, 5, 5]], threshold=threshold)
+
+
+def test_impossible_batches() -> None:
+    with pytest.raises(InputError, match="batch_size: expected 1 or more, got 0"):
+        boxes_that_see()(noise(10, 20), [[0, 0, 5, 5]], batch_size=0)
+    with pytest.raises(InputError, match="boxes: expected a list for each of 2 images, got 1"):
+        boxes_that_see().segment_batch([noise(5, 5)] * 2, [[[0, 0, 5, 5]]])
+
+
+def test_loading_by_folder(plug: PlugModel, tmp_path: Path) -> None:
+    plug.save_pretrained(tmp_path, merged=True)
+    loaded = AmodalSegmenter.from_pretrained(tmp_path, device="cpu", dtype="float32")
+    image, boxes = noise(50, 60), [[5, 5, 40, 40]]
+    ours, theirs = AmodalSegmenter(plug)(image, boxes).objects[0], loaded(image, boxes).objects[0]
+    np.testing.assert_array_equal(ours.amodal_mask, theirs.amodal_mask)
+    assert ours.score == theirs.score
+
+
+def test_bfloat16_answers_nearly_the_same(plug: PlugModel) -> None:
+    image, boxes = noise(50, 60), [[5, 5, 40, 40]]
+    exact = AmodalSegmenter(plug)(image, boxes, threshold=0.5).objects[0]
+    narrow = AmodalSegmenter(plug, dtype=torch.bfloat16)(image, boxes, threshold=0.5).objects[0]
+    assert (exact.amodal_mask != narrow.amodal_mask).mean() < 0.1
+
+
+def test_unknown_model_lists_the_bundled_ones() -> None:
+    known = ", ".join(bundled_models()) or "none"
+    with pytest.raises(InputError, match=rf"model: expected a bundled name \({known}\), .* got 'plug-huge'"):
+        AmodalSegmenter.from_pretrained("plug-huge")
+
+
+def test_unknown_device_and_dtype() -> None:
+    with pytest.raises(InputError, match="device: expected auto, cpu, cuda, ... of this machine, got 'abacus'"):
+        AmodalSegmenter.from_pretrained("plug-tiny", device="abacus")
+    with pytest.raises(InputError, match="dtype: expected one of auto, float32, bfloat16, got 'float3'"):
+        AmodalSegmenter.from_pretrained("plug-tiny", device="cpu", dtype="float3")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_a_device_this_machine_lacks() -> None:
+    assert pick_device("auto").type == "cpu"
+    with pytest.raises(InputError, match="device: expected .* of this machine, got 'cuda'"):
+        pick_device("cuda")
+
+
+@pytest.mark.parametrize(("amx", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_is_bfloat16_only_where_the_processor_is_made_for_it(
+    amx: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx}, raising=False)
+    assert pick_dtype("auto", torch.device("cpu")) == expected
+    assert pick_dtype("float32", torch.device("cpu")) == torch.float32
