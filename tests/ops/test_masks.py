@@ -19,7 +19,13 @@ from tests.drawing import mask
 
 @pytest.mark.parametrize(
     ("a", "b", "iou"),
-    [("##..", "##..", 1.0), ("##..", "..##", 0.0), ("##..", ".##.", 1 / 3), ("....", "....", 1.0), ("#...", "....", 0.0)],
+    [
+        ("##..", "##..", 1.0),
+        ("##..", "..##", 0.0),
+        ("##..", ".##.", 1 / 3),
+        ("....", "....", 1.0),
+        ("#...", "....", 0.0),
+    ],
 )
 def test_iou(a: str, b: str, iou: float) -> None:
     assert mask_iou(mask(a), mask(b)) == pytest.approx(iou)

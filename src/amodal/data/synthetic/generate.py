@@ -7,10 +7,12 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import cv2
+from rich.console import Console
 from rich.progress import track
 
 from amodal.data.readers import read_dataset
@@ -52,8 +54,8 @@ def synthesize(
         sources: COCO annotation files and image folders (`paste` only).
         split: side of the photographs' split to use.
         exclude_categories: kinds to leave out of `paste`.
-        workers: processes.
-        progress: show a bar.
+        workers: processes; with more than one, scripts call this under `if __name__ == "__main__"`.
+        progress: show a bar on stderr.
 
     Returns:
         Path of the annotation file.
@@ -64,23 +66,27 @@ def synthesize(
     """
     if kind not in ("scenes", "paste"):
         raise InputError(f"kind: expected 'scenes' or 'paste', got {kind!r}")
-    if count < 1:
-        raise InputError(f"count: expected 1 or more, got {count}")
+    for name, number, least in (("count", count, 1), ("seed", seed, 0), ("workers", workers, 1)):
+        if number < least:
+            raise InputError(f"{name}: expected {least} or more, got {number}")
     if (kind == "paste") != bool(sources):
         raise InputError("annotations: expected with --kind paste and only there")
+    if kind == "scenes" and (split != "all" or exclude_categories):
+        raise InputError("split, exclude_categories: expected with --kind paste only, scenes have no photographs")
     settings = {
-        "kind": kind, "seed": seed, "split": split,
-        "exclude_categories": sorted(exclude_categories), "sources": [str(s[0]) for s in sources],
+        "kind": kind, "count": count, "seed": seed, "split": split,
+        "exclude_categories": sorted(exclude_categories), "sources": [[str(p) for p in source] for source in sources],
     }  # fmt: skip
     painter = _Painter(kind, seed, out, sources, split, tuple(exclude_categories))
     _prepare(out, settings)
     todo = [i for i in range(count) if not _part(out, i).exists()]
-    with multiprocessing.get_context("fork").Pool(workers) as pool:
-        steps = pool.imap_unordered(painter, todo, chunksize=8)
-        for _ in track(steps, f"{kind}", len(todo), disable=not progress):
-            pass
-    info = {"description": f"amodal {kind}", **{k: settings[k] for k in ("kind", "seed", "split")}, "count": count}
+    steps = _paint_all(painter, todo, workers)
+    for _ in track(steps, f"{kind}", len(todo), disable=not progress, console=Console(stderr=True)):
+        pass
+    info = {"description": f"amodal {kind}", **{k: settings[k] for k in ("kind", "seed", "split", "count")}}
     write_canonical(out / "annotations.json", info, painter.categories, _records(out, count))
+    for index in range(count):  # the settings go last: a run killed here still counts as interrupted
+        _part(out, index).unlink()
     shutil.rmtree(out / PARTS)
     return out / "annotations.json"
 
@@ -123,19 +129,54 @@ class _Painter:
         return index
 
 
+_painter: _Painter | None = None  # of a worker process
+
+
+def _start_worker(painter: _Painter) -> None:
+    global _painter
+    _painter = painter
+    cv2.setNumThreads(1)
+
+
+def _paint(index: int) -> int:
+    assert _painter is not None
+    return _painter(index)
+
+
+def _paint_all(painter: _Painter, todo: list[int], workers: int) -> Iterator[int]:
+    """Paint in this process, or in several.
+
+    These are spawned: a fork copies the locks of OpenCV's threads in whatever state they are,
+    and a process that inherits a locked one waits for ever.
+    """
+    if workers == 1 or not todo:
+        yield from map(painter, todo)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _start_worker, (painter,)) as pool:
+        try:
+            yield from pool.map(_paint, todo, chunksize=8)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
 def _prepare(out: Path, settings: dict[str, Any]) -> None:
     """Create the folder, or check that it holds an interrupted run of the same settings."""
     marker = out / PARTS / "settings.json"
     if marker.exists():
         found = json.loads(marker.read_text())
         if found != settings:
-            raise InputError(f"out {out}: expected an interrupted run of {settings}, got {found}")
-        return
-    if out.exists() and any(out.iterdir()):
+            differing = {key: found.get(key) for key in settings if found.get(key) != settings[key]}
+            wanted = {key: settings[key] for key in differing}
+            raise InputError(f"out {out}: expected an interrupted run of {wanted}, got {differing}")
+    elif out.exists() and not out.is_dir():
+        raise InputError(f"out: expected a new or empty folder, got the file {str(out)!r}")
+    elif out.exists() and any(path.name != PARTS for path in out.iterdir()):
         raise InputError(f"out: expected a new or empty folder, got {str(out)!r}, which holds files")
-    (out / "images").mkdir(parents=True)
-    (out / PARTS).mkdir()
+    (out / PARTS).mkdir(parents=True, exist_ok=True)
     _write(marker, json.dumps(settings).encode())
+    (out / "images").mkdir(exist_ok=True)
 
 
 def _records(out: Path, count: int) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:

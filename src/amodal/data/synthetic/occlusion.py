@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from amodal.data.images import load_image
 from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
 from amodal.data.synthetic.types import SyntheticImage, SyntheticObject, occluders_of
 from amodal.errors import InputError
@@ -33,6 +32,7 @@ MIN_OCCLUSION, MAX_OCCLUSION = 0.05, 0.75
 WANTED_OCCLUSION = (0.1, 0.6)
 FREE_SHARE = 0.15  # of pictures in which nothing is hidden
 MAX_TRIES = 30
+MAX_ROUNDS = 40  # of so many tries before a picture counts as impossible
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,14 @@ class PastedOccluders:
         exclude_categories: names that are neither target nor occluder.
 
     Raises:
-        InputError: no complete instance in the datasets.
+        InputError: no complete instance in the datasets, or a name that none of them has.
     """
 
     def __init__(self, datasets: Sequence[AnnotatedDataset], exclude_categories: Sequence[str] = ()) -> None:
+        known = {name for dataset in datasets for name in dataset.categories.values()}
+        unknown = sorted(set(exclude_categories) - known)
+        if unknown:
+            raise InputError(f"exclude_categories: expected names of the datasets' categories, got {unknown}")
         groups: dict[tuple[int, str], list[_Instance]] = {}
         for index, dataset in enumerate(datasets):
             for image in dataset.images:
@@ -90,13 +94,18 @@ class PastedOccluders:
         Returns:
             Picture (H, W, 3) with its long side at most `MAX_SIDE`; the target first, then what
             was pasted, in the order it was pasted. Attributes: `pasted`.
+
+        Raises:
+            InputError: no two instances fit over each other, or a photograph cannot be read.
         """
-        rng = np.random.default_rng(seed)
-        for _ in range(MAX_TRIES):
-            picture = self._attempt(rng)
-            if picture is not None:
-                return picture
-        return self.render([*np.atleast_1d(seed).tolist(), 1])
+        entropy = [seed] if isinstance(seed, int) else list(seed)
+        for round_ in range(MAX_ROUNDS):
+            rng = np.random.default_rng([*entropy, *[1] * round_])
+            for _ in range(MAX_TRIES):
+                picture = self._attempt(rng)
+                if picture is not None:
+                    return picture
+        raise InputError("annotations: expected instances that fit over each other, got none in many tries")
 
     def _draw(self, rng: Rng) -> _Instance:
         group = self._groups[int(rng.choice(len(self._groups), p=self._weights))]
@@ -138,9 +147,9 @@ class PastedOccluders:
 def is_complete(image: ImageSample, thing: ObjectSample) -> bool:
     """Whether an instance shows its whole shape: sized, off the border, no neighbour's box on it.
 
-    A neighbour may stand behind, but a box that reaches into the instance's may also stand in
-    front, and modal annotations do not say which; such instances are left out unless the
-    neighbour lies entirely inside the instance's box and is itself part of it (area under 5 %).
+    A neighbour may stand behind, but one whose box reaches into the instance's may also stand in
+    front, and modal annotations do not say which: such instances are left out, unless the
+    neighbour is so small (area under 5 % of the instance's) that it hides next to nothing.
     """
     x0, y0, x1, y1 = thing.visible_box_xyxy
     share = rle_area(thing.visible_rle) / (image.height * image.width)
@@ -159,13 +168,13 @@ def is_complete(image: ImageSample, thing: ObjectSample) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _photograph(path: Path) -> Image:
-    return load_image(path)
+def _photograph(path: Path, size: tuple[int, int]) -> Image:
+    return ImageSample(0, path, *size, ()).load()
 
 
 def _shrunk(instance: _Instance) -> tuple[Image, Mask]:
     """Photograph and mask with the long side at most `MAX_SIDE`."""
-    pixels, mask = _photograph(instance.image.path), instance.thing.visible_mask()
+    pixels, mask = _photograph(instance.image.path, instance.image.size), instance.thing.visible_mask()
     factor = MAX_SIDE / max(mask.shape)
     if factor >= 1:
         return pixels, mask
@@ -182,7 +191,7 @@ def _resized(pixels: Image, mask: Mask, factor: float) -> tuple[Image, Mask]:
 
 def _lift(rng: Rng, instance: _Instance, target_area: int) -> _Cutout | None:
     """Cut an instance out and scale it relative to the target."""
-    pixels, mask = _photograph(instance.image.path), instance.thing.visible_mask()
+    pixels, mask = _photograph(instance.image.path, instance.image.size), instance.thing.visible_mask()
     x0, y0, x1, y1 = (int(v) for v in instance.thing.visible_box_xyxy)
     pixels, mask = pixels[y0:y1, x0:x1], mask[y0:y1, x0:x1]
     wanted_area = target_area * float(rng.uniform(0.25, 1.6))

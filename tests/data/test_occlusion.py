@@ -1,0 +1,155 @@
+"""Pasted photographs: which instances count as complete, how much is hidden, what is refused."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from amodal.data.readers import read_dataset
+from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
+from amodal.data.synthetic.occlusion import PastedOccluders, is_complete
+from amodal.data.synthetic.types import SyntheticImage
+from amodal.errors import InputError
+from amodal.ops.masks import occlusion_rate
+from amodal.ops.rle import encode_mask
+from tests.data.photographs import Box, write_photographs
+
+CENTRE = (50, 40, 90, 80)
+
+
+def photographs(folder: Path, count: int = 10, size: tuple[int, int] = (120, 160)) -> AnnotatedDataset:
+    """One box a photograph, of shifting place and shape; every tenth is `rare`."""
+    unit = size[0] // 12
+    boxes = [[(unit * (3 + i % 3), unit * (2 + i % 4), unit * (9 + i % 4), unit * (7 + i % 3))] for i in range(count)]
+    return read_dataset("coco", *write_photographs(folder, boxes, ["rare"] + ["common"] * 9, size))
+
+
+def instance(box: Box, number: int = 1, iscrowd: bool = False) -> ObjectSample:
+    x0, y0, x1, y1 = box
+    mask = np.zeros((120, 160), bool)
+    mask[y0:y1, x0:x1] = True
+    return ObjectSample(number, 1, encode_mask(mask), None, (x0, y0, x1, y1), iscrowd=iscrowd)
+
+
+@pytest.mark.parametrize(
+    ("box", "others", "complete"),
+    [
+        (CENTRE, [], True),
+        ((1, 40, 41, 80), [], False),  # the frame may cut it
+        ((2, 40, 42, 80), [], True),
+        ((118, 78, 158, 118), [], True),
+        ((118, 78, 159, 118), [], False),
+        ((50, 40, 66, 57), [], False),  # 1.4 % of the picture
+        ((4, 4, 156, 96), [], False),  # 73 %
+        (CENTRE, [(95, 40, 120, 80)], True),
+        (CENTRE, [(91, 40, 120, 80)], False),  # a neighbour at its edge may hide some of it
+        (CENTRE, [(60, 50, 68, 58)], True),  # 4 % of it
+        (CENTRE, [(60, 50, 70, 60)], False),  # 6 %
+    ],
+)
+def test_complete_instances_are_told_from_the_rest(box: Box, others: list[Box], complete: bool) -> None:
+    thing = instance(box)
+    things = (thing, *(instance(other, i) for i, other in enumerate(others, 2)))
+    assert is_complete(ImageSample(1, Path("x"), 120, 160, things), thing) == complete
+
+
+def test_a_crowd_is_not_an_instance() -> None:
+    crowd = instance(CENTRE, iscrowd=True)
+    assert not is_complete(ImageSample(1, Path("x"), 120, 160, (crowd,)), crowd)
+
+
+def check(picture: SyntheticImage) -> float:
+    """What holds of every picture; returns the target's occlusion rate."""
+    assert max(picture.image.shape[:2]) <= 384
+    front = np.zeros(picture.image.shape[:2], bool)
+    for thing in reversed(picture.objects):  # the list goes from back to front
+        assert np.array_equal(thing.visible_mask, thing.amodal_mask & ~front)
+        assert thing.visible_mask.sum() >= 60
+        rate = occlusion_rate(thing.visible_mask, thing.amodal_mask)
+        assert rate == 0 or 0.05 <= rate <= 0.75
+        assert thing.attributes["pasted"] == (thing is not picture.objects[0])
+        front |= thing.amodal_mask
+    assert len(picture.objects) >= 2
+    return occlusion_rate(picture.objects[0].visible_mask, picture.objects[0].amodal_mask)
+
+
+def test_rates_spread_over_the_wanted_range(tmp_path: Path) -> None:
+    maker = PastedOccluders([photographs(tmp_path / "a")])
+    rates = np.array([check(maker.render((1, i))) for i in range(80)])
+    assert 0.02 < (rates == 0).mean() < 0.45
+    hidden = rates[rates > 0]
+    assert 0.2 < hidden.mean() < 0.5
+    assert hidden.min() < 0.2 and hidden.max() > 0.45
+
+
+def test_rare_kinds_are_drawn_by_the_root_of_their_number(tmp_path: Path) -> None:
+    maker = PastedOccluders([photographs(tmp_path / "a", count=20)])
+    kinds = Counter(thing.category for i in range(60) for thing in maker.render((2, i)).objects)
+    assert 0.12 < kinds["rare"] / kinds.total() < 0.4, "one in ten, drawn one time in four"
+
+
+def test_large_photographs_shrink(tmp_path: Path) -> None:
+    picture = PastedOccluders([photographs(tmp_path / "a", size=(300, 600))]).render(3)
+    assert picture.image.shape == (192, 384, 3)
+    check(picture)
+
+
+def test_pixels_away_from_what_was_pasted_stay(tmp_path: Path) -> None:
+    """Colours blend in a narrow band only; what lies outside the pasted boxes is the photograph."""
+    maker = PastedOccluders([photographs(tmp_path / "a")])
+    for i in range(8):
+        picture = maker.render((4, i))
+        touched = np.zeros(picture.image.shape[:2], bool)
+        for thing in picture.objects[1:]:
+            x, y, w, h = cv2.boundingRect(thing.amodal_mask.astype(np.uint8))
+            touched[y : y + h, x : x + w] = True
+        target = picture.objects[0].amodal_mask
+        for region in (target & ~touched, ~target & ~touched):
+            assert len(np.unique(picture.image[region].reshape(-1, 3), axis=0)) <= 1
+
+
+def test_pictures_hang_on_the_seed_alone(tmp_path: Path) -> None:
+    dataset = photographs(tmp_path / "a")
+    first, second = PastedOccluders([dataset]), PastedOccluders([dataset])
+    for i in range(3):
+        first.render((9, i))
+    assert np.array_equal(first.render((5, 1)).image, second.render([5, 1]).image)
+    assert np.array_equal(first.render(5).image, second.render([5]).image)
+
+
+def test_what_cannot_be_pasted_is_refused(tmp_path: Path) -> None:
+    speck = read_dataset("coco", *write_photographs(tmp_path / "a", [[(6, 6, 13, 13)]] * 2, ["speck"], (20, 20)))
+    with pytest.raises(InputError, match="expected instances that fit over each other, got none"):
+        PastedOccluders([speck]).render(0)
+    with pytest.raises(InputError, match=r"exclude_categories: expected names of .*, got \['spek'\]"):
+        PastedOccluders([speck], ["spek"])
+    cut = read_dataset("coco", *write_photographs(tmp_path / "b", [[(0, 6, 13, 13)]], ["cut"], (20, 20)))
+    with pytest.raises(InputError, match="expected complete instances to paste on, got none"):
+        PastedOccluders([cut])
+
+
+def test_photographs_that_are_gone_or_resized_are_refused(tmp_path: Path) -> None:
+    dataset = photographs(tmp_path / "a")
+    for image in dataset.images:
+        cv2.imwrite(str(image.path), np.zeros((60, 80, 3), np.uint8))
+    with pytest.raises(InputError, match="expected 120 x 160 as annotated, got 60 x 80"):
+        PastedOccluders([dataset]).render(0)
+    for image in dataset.images:
+        image.path.unlink()
+    with pytest.raises(InputError, match="which does not exist"):
+        PastedOccluders([dataset]).render(0)
+
+
+@pytest.mark.skipif("AMODAL_SAMPLE_DATA" not in os.environ, reason="needs a folder of COCO data sets")
+def test_real_photographs() -> None:
+    folders = sorted(p.parent for p in Path(os.environ["AMODAL_SAMPLE_DATA"]).glob("*/instances.json"))
+    datasets = [read_dataset("coco", folder / "instances.json", folder / "images") for folder in folders]
+    maker = PastedOccluders(datasets)
+    assert datasets and len(maker.categories) > 1
+    for i in range(20):
+        check(maker.render((6, i)))
