@@ -100,14 +100,15 @@ def test_large_photographs_shrink(tmp_path: Path) -> None:
 
 
 def test_pixels_away_from_what_was_pasted_stay(tmp_path: Path) -> None:
-    """Colours blend in a narrow band only; what lies outside the pasted boxes is the photograph."""
+    """Colours blend in a narrow band, shadows reach a little further; beyond them is the photograph."""
     maker = PastedOccluders([photographs(tmp_path / "a")])
     for i in range(8):
         picture = maker.render((4, i))
         touched = np.zeros(picture.image.shape[:2], bool)
         for thing in picture.objects[1:]:
             x, y, w, h = cv2.boundingRect(thing.amodal_mask.astype(np.uint8))
-            touched[y : y + h, x : x + w] = True
+            reach = 6 + max(w, h) // 4
+            touched[max(y - reach, 0) : y + h + reach, max(x - reach, 0) : x + w + reach] = True
         target = picture.objects[0].amodal_mask
         for region in (target & ~touched, ~target & ~touched):
             assert len(np.unique(picture.image[region].reshape(-1, 3), axis=0)) <= 1
