@@ -55,7 +55,9 @@ def test_leading_dimensions_are_batches() -> None:
     torch.testing.assert_close(batched[1, 2], uncertainty_map(probs[1, 2], 2))
 
 
-@pytest.mark.parametrize(("num_points", "oversample", "importance"), [(256, 4, 0.75), (10, 3, 0.0), (10, 3, 1.0), (7, 2, 0.5)])
+@pytest.mark.parametrize(
+    ("num_points", "oversample", "importance"), [(256, 4, 0.75), (10, 3, 0.0), (10, 3, 1.0), (7, 2, 0.5)]
+)
 def test_points_are_as_many_as_asked_and_never_twice(num_points: int, oversample: int, importance: float) -> None:
     points = sample_points(torch.rand(5, 40, 40), num_points=num_points, oversample=oversample, importance=importance)
     assert points.shape == (5, num_points)

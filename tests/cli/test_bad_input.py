@@ -1,0 +1,124 @@
+"""A user's mistake gets one clear line on stderr, exit code 2, and nothing written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from amodal.cli.main import main
+
+SMALL_RECIPE = """
+task: plug
+output: {out}
+model: {{base: vit-b{model}}}
+data:
+  train: [{{format: canonical, annotations: missing.json}}]
+  validation: [{{format: canonical, annotations: missing.json}}]
+training: {{steps: 2{training}}}
+"""
+
+
+@pytest.fixture
+def photograph(tmp_path: Path) -> Path:
+    Image.fromarray(np.full((60, 80, 3), 120, np.uint8)).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def refused(capsys: pytest.CaptureFixture[str], folder: Path, *arguments: str) -> str:
+    """Run the command line; returns the one line of a refusal, having checked that it is one."""
+    before = sorted(folder.rglob("*"))
+    code = main(list(arguments))
+    captured = capsys.readouterr()
+    assert code == 2, captured
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1, captured.err
+    assert sorted(folder.rglob("*")) == before, "nothing is written"
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ("1,2,3", "expected four numbers X0,Y0,X1,Y1, got '1,2,3'"),
+        ("a,b,c,d", "expected four numbers"),
+        ("nan,2,30,40", "expected finite numbers"),
+        ("30,2,10,40", "which is inverted"),
+        ("10,10,10,40", "which has none"),
+        ("200,10,300,40", "expected a box inside the 80 x 60 image"),
+    ],
+)
+def test_boxes(capsys: pytest.CaptureFixture[str], photograph: Path, tmp_path: Path, box: str, message: str) -> None:
+    out = str(tmp_path / "out")
+    assert message in refused(capsys, tmp_path, "segment", str(photograph), "--box", box, "--out", out)
+
+
+def test_images(capsys: pytest.CaptureFixture[str], photograph: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("hello")
+    whole = photograph.read_bytes()
+    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
+    for name, message in {
+        "missing.png": "does not exist",
+        "empty.png": "empty file",
+        "text.png": "another kind",
+        "half.png": "damaged",
+    }.items():
+        out = str(tmp_path / "out")
+        line = refused(capsys, tmp_path, "segment", str(tmp_path / name), "--box", "1,1,9,9", "--out", out)
+        assert message in line
+
+
+def test_models(capsys: pytest.CaptureFixture[str], photograph: Path, tmp_path: Path) -> None:
+    common = ["segment", str(photograph), "--box", "1,1,30,30", "--out", str(tmp_path / "out")]
+    assert "expected a bundled name" in refused(capsys, tmp_path, *common, "--model", "nonsense")
+    assert "expected a bundled name" in refused(capsys, tmp_path, "info", "nonsense")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "plug"}')
+    assert "got neither" in refused(capsys, tmp_path, *common, "--model", str(tmp_path / "model"))
+
+
+def test_recipes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    def recipe(model: str = "", training: str = "") -> str:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(SMALL_RECIPE.format(out=tmp_path / "run", model=model, training=training))
+        return str(path)
+
+    assert "training.learning_rte: unknown key" in refused(
+        capsys, tmp_path, "train", recipe(training=", learning_rte: 1.0")
+    )
+    assert "training.batch_size: expected" in refused(capsys, tmp_path, "train", recipe(training=", batch_size: many"))
+    assert "model.lora_rnk: unknown key" in refused(capsys, tmp_path, "info", recipe(model=", lora_rnk: 3"))
+    assert "expected key=value" in refused(capsys, tmp_path, "info", recipe(), "--set", "model.lora_rank")
+    assert "does not exist" in refused(capsys, tmp_path, "train", str(tmp_path / "none.yaml"))
+
+
+def test_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "set")]
+    assert "kind: expected" in refused(capsys, tmp_path, "data", "synthesize", "--kind", "x", "--count", "1", *out)
+    assert "count: expected" in refused(
+        capsys, tmp_path, "data", "synthesize", "--kind", "scenes", "--count", "0", *out
+    )
+    (tmp_path / "broken.json").write_text("{")
+    assert "expected JSON" in refused(capsys, tmp_path, "evaluate", "--annotations", str(tmp_path / "broken.json"))
+
+
+def test_usage(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "Missing argument" in refused(capsys, tmp_path, "segment")
+    assert "No such option" in refused(capsys, tmp_path, "info", "x", "--colour")
+    assert "No such command" in refused(capsys, tmp_path, "paint")
+
+
+def test_anything_else_is_one_line_and_code_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, photograph: Path
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("the disk is on fire")
+
+    monkeypatch.setattr("amodal.data.images.load_image", broken)
+    assert main(["segment", str(photograph), "--box", "1,1,9,9"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "amodal: RuntimeError: the disk is on fire (AMODAL_DEBUG=1 shows where)"
+    ]

@@ -1,0 +1,91 @@
+"""The bundled models: whole, small, quick, and as good as they say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import SamModel
+
+from amodal import AmodalSegmenter
+from amodal.cli.main import main
+from amodal.data.synthetic.scenes import render_scene
+from amodal.inference.scene import Scene
+from amodal.metrics.strict import StrictIoU
+from amodal.models.bundled import WEIGHTS, bundled_models
+from amodal.models.plug.base import parameter_counts
+from amodal.ops.boxes import mask_to_box
+
+FLOOR_FULL, FLOOR_VISIBLE = 0.6, 0.55
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> AmodalSegmenter:
+    return AmodalSegmenter.from_pretrained("plug-tiny")
+
+
+def test_both_are_there_and_small() -> None:
+    assert {"plug-tiny", "sam-tiny"} <= bundled_models().keys()
+    size = sum(file.stat().st_size for file in WEIGHTS.rglob("*") if file.is_file())
+    assert size < 25_000_000
+
+
+def test_sam_tiny_is_a_plain_transformers_model() -> None:
+    model, notes = SamModel.from_pretrained(WEIGHTS / "sam-tiny", output_loading_info=True)
+    assert not notes["missing_keys"]
+    assert not notes["unexpected_keys"]
+    assert model.config.vision_config.image_size == 128
+
+
+def test_held_out_scenes_score_as_before(segmenter: AmodalSegmenter) -> None:
+    """Golden: a floor well below the figures of docs/models.md, above every change by accident."""
+    scores = StrictIoU()
+    for seed in range(30_000, 30_012):
+        picture = render_scene(seed)
+        boxes = np.array([mask_to_box(thing.visible_mask) for thing in picture.objects])
+        for answer, thing in zip(segmenter.predict(picture.image, boxes), picture.objects, strict=True):
+            scores.update(answer.amodal_mask, thing.amodal_mask, thing.visible_mask, answer.visible_mask)
+    got = scores.compute()
+    assert got["mIoU_full"] > FLOOR_FULL, got
+    assert got["mIoU_visible"] > FLOOR_VISIBLE, got
+
+
+def test_an_object_takes_less_than_0_3_seconds(segmenter: AmodalSegmenter) -> None:
+    picture = render_scene(1)
+    boxes = np.array([mask_to_box(thing.visible_mask) for thing in picture.objects])
+    segmenter(picture.image, boxes)
+    start = time.perf_counter()
+    segmenter(picture.image, boxes)
+    assert (time.perf_counter() - start) / len(boxes) < 0.3
+
+
+def test_command_line_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    picture = render_scene(7)
+    Image.fromarray(picture.image).save(tmp_path / "scene.png")
+    box = ",".join(f"{v:g}" for v in mask_to_box(picture.objects[0].visible_mask))
+    out = tmp_path / "out"
+    assert main(["segment", str(tmp_path / "scene.png"), "--box", box, "--out", str(out), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    loaded = Scene.load(out)
+    assert printed == json.loads((out / "scene.json").read_text())
+    assert loaded.size == (256, 256)
+    assert sorted(p.name for p in out.iterdir()) == [
+        "object_00_amodal.png", "object_00_occluded.png", "object_00_visible.png", "overlay.png", "scene.json",
+    ]  # fmt: skip
+
+
+def test_info_counts_what_is_stored(capsys: pytest.CaptureFixture[str], segmenter: AmodalSegmenter) -> None:
+    assert main(["info", "plug-tiny", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == parameter_counts(segmenter.model.config)
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys, amodal.cli.main; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'cv2')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
