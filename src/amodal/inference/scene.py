@@ -311,7 +311,8 @@ def _overlap(hidden: Mask, window: Window, front: SceneObject) -> int:
     if x0 >= x1 or y0 >= y1:
         return 0
     shared = (x0, y0, x1, y1)
-    return np.count_nonzero(_cut(hidden, window, shared) & _cut(front.visible_in_window, front.window, shared))
+    covered = _cut(hidden, window, shared) & _cut(front.visible_in_window, front.window, shared)
+    return int(np.count_nonzero(covered))
 
 
 def _cut(part: Mask, window: Window, wanted: Window) -> Mask:

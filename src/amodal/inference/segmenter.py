@@ -194,7 +194,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 def _fast_in_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell
     return device.type == "cpu" and bool(capabilities.get("amx_bf16", False))
 
 
