@@ -1,0 +1,141 @@
+"""The evaluator with predictors whose score is known beforehand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from amodal.cli.main import main
+from amodal.data.readers import read_dataset
+from amodal.data.samples import AnnotatedDataset
+from amodal.data.synthetic.generate import synthesize
+from amodal.errors import InputError
+from amodal.evaluation.baselines import BASELINES
+from amodal.evaluation.evaluator import evaluate
+from amodal.evaluation.report import EvaluationReport
+from amodal.ops.boxes import mask_to_box
+from amodal.ops.rle import encode_mask
+
+
+@pytest.fixture(scope="module")
+def annotations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthesize("scenes", 4, 11, tmp_path_factory.mktemp("scenes") / "set", progress=False)
+
+
+@pytest.fixture
+def dataset(annotations: Path) -> AnnotatedDataset:
+    return read_dataset("canonical", annotations)
+
+
+@dataclass
+class Answer:
+    visible_mask: np.ndarray
+    amodal_mask: np.ndarray
+
+
+class Oracle:
+    """Finds the object of a box and answers with its truth, or part of it."""
+
+    def __init__(self, dataset: AnnotatedDataset, knows_hidden: bool = True) -> None:
+        self.things = [(i.load(), i.objects) for i in dataset.images]
+        self.knows_hidden = knows_hidden
+        self.boxes_seen: list[list[float]] = []
+
+    def predict(self, image: np.ndarray, boxes_xyxy: np.ndarray) -> list[Answer]:
+        (objects,) = [o for pixels, o in self.things if np.array_equal(pixels, image)]
+        self.boxes_seen += boxes_xyxy.tolist()
+        answers = []
+        for box in boxes_xyxy.tolist():
+            (thing,) = [o for o in objects if box in (list(o.visible_box_xyxy), list(o.amodal_box_xyxy or ()))][:1]
+            visible, amodal = thing.visible_mask(), thing.amodal_mask()
+            assert amodal is not None
+            answers.append(Answer(visible, amodal if self.knows_hidden else visible))
+        return answers
+
+
+def test_truth_scores_one(dataset: AnnotatedDataset) -> None:
+    report = evaluate(Oracle(dataset), dataset, progress=False)
+    assert report.metrics["mIoU_full"] == report.metrics["mIoU_occ"] == report.metrics["mIoU_visible"] == 1
+    assert report.metrics["num_objects"] == dataset.num_objects
+    assert 0 < report.metrics["num_occluded"] < dataset.num_objects
+
+
+def test_visible_mask_as_answer_is_the_baseline_of_that_name(dataset: AnnotatedDataset) -> None:
+    report = evaluate(Oracle(dataset, knows_hidden=False), dataset, progress=False)
+    baseline = report.baselines["true visible mask"]
+    assert report.metrics["mIoU_full"] == pytest.approx(baseline["mIoU_full"])
+    assert report.metrics["mIoU_occ"] == baseline["mIoU_occ"] == 0
+    assert report.baselines["hull of own visible mask"] == report.baselines["hull of true visible mask"]
+    assert report.baselines.keys() == BASELINES.keys()
+
+
+def test_boxes_come_from_where_the_report_says(dataset: AnnotatedDataset) -> None:
+    first = dataset.images[0].objects[0]
+    for source, box in (("gt_visible", first.visible_box_xyxy), ("gt_amodal", first.amodal_box_xyxy)):
+        oracle = Oracle(dataset)
+        report = evaluate(oracle, dataset, box_source=source, max_objects=1, progress=False)
+        assert oracle.boxes_seen == [list(box or ())]
+        assert report.options["box_source"] == source
+        assert report.metrics["num_objects"] == 1
+
+
+def test_an_object_without_a_visible_pixel_scores_nothing_and_is_counted(dataset: AnnotatedDataset) -> None:
+    image = dataset.images[0]
+    gone = replace(
+        image.objects[0], visible_rle=encode_mask(np.zeros(image.size, bool)), visible_box_xyxy=(0.0, 0.0, 0.0, 0.0)
+    )
+    changed = replace(dataset, images=(replace(image, objects=(gone, *image.objects[1:])),))
+    report = evaluate(Oracle(dataset), changed, progress=False)
+    assert report.options["num_without_visible"] == 1
+    count = len(image.objects)
+    assert report.metrics["mIoU_full"] == pytest.approx((count - 1) / count)
+
+
+def test_report_has_the_form_others_read(dataset: AnnotatedDataset, tmp_path: Path) -> None:
+    report = evaluate(Oracle(dataset), dataset, name="oracle", progress=False)
+    content = json.loads(report.save(tmp_path / "new" / "report.json").read_text())
+    assert content.keys() >= {"protocol", "options", "metrics", "by_occlusion", "version"}
+    assert content["protocol"] == "strict"
+    assert sum(row["num_objects"] for row in content["by_occlusion"]) == dataset.num_objects
+    assert EvaluationReport(**content) == report
+    assert report.table().row_count == 1 + len(BASELINES)
+
+
+def test_what_cannot_be_scored_is_refused(dataset: AnnotatedDataset) -> None:
+    with pytest.raises(InputError, match="protocol: expected 'strict', got 'loose'"):
+        evaluate(Oracle(dataset), dataset, protocol="loose", progress=False)
+    with pytest.raises(InputError, match="box source: expected one of gt_visible, gt_amodal, got 'mine'"):
+        evaluate(Oracle(dataset), dataset, box_source="mine", progress=False)
+    modal = replace(
+        dataset,
+        images=tuple(replace(i, objects=tuple(replace(o, amodal_rle=None) for o in i.objects)) for i in dataset.images),
+    )
+    with pytest.raises(InputError, match="expected objects with amodal masks, got none"):
+        evaluate(Oracle(dataset), modal, progress=False)
+
+
+def test_command_line_scores_the_bundled_model(
+    annotations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "report.json"
+    assert main(["evaluate", "--annotations", str(annotations), "--out", str(out), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads(out.read_text())
+    assert printed["options"]["model"] == "plug-tiny"
+    assert printed["options"]["threshold"] == 0.3
+
+
+def test_hull_and_box_are_what_they_say(dataset: AnnotatedDataset) -> None:
+    from amodal.evaluation.baselines import Known
+
+    visible = dataset.images[0].objects[0].visible_mask()
+    known = Known(visible, visible)
+    box = BASELINES["filled visible box"](known)
+    assert mask_to_box(box).tolist() == mask_to_box(visible).tolist()
+    assert box.sum() == np.prod(mask_to_box(visible)[2:] - mask_to_box(visible)[:2])
+    hull = BASELINES["hull of true visible mask"](known)
+    assert (hull | visible).sum() == hull.sum() <= box.sum()
