@@ -224,3 +224,12 @@ def test_bfloat16_model_keeps_exact_coordinates(sam_folder: Path, small_plug: Pl
     with torch.no_grad():
         output = model(torch.randn(1, 3, 64, 64), BOXES)
     assert output.pred_masks.isfinite().all()
+
+
+def test_autocast_keeps_exact_coordinates(sam_folder: Path, small_plug: PlugConfig) -> None:
+    model = PlugModel.from_base(sam_folder, small_plug)
+    features = model.prompt_encoder.shared_embedding
+    points = torch.rand(1, 5, 2, 2) * 64
+    exact = features(points, (64, 64))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(features(points, (64, 64)), exact)

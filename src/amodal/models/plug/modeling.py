@@ -59,10 +59,15 @@ class PlugOutput(ModelOutput):
 
 
 class Float32PositionalEmbedding(SamPositionalEmbedding):
-    """SAM's random Fourier features, kept in float32 when the model is cast.
+    """SAM's random Fourier features in float32, also in a cast model and under autocast.
 
     In bfloat16 a coordinate has eight bits: neighbouring pixels of a 512 input would coincide.
     """
+
+    def forward(self, input_coords: Tensor, input_shape: tuple[int, int] | None = None) -> Tensor:
+        """Features of points (..., 2), in pixels of `input_shape` or in [0, 1]; see transformers."""
+        with torch.autocast(input_coords.device.type, enabled=False):
+            return super().forward(input_coords.float(), input_shape)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
