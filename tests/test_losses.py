@@ -61,6 +61,28 @@ def test_both_terms_of_the_point_loss_reach_the_logits() -> None:
         assert logits.grad.abs().sum() > 0
 
 
+def test_gradient_of_the_point_loss_is_that_of_equation_10() -> None:
+    """With every pixel drawn the points do not move when a logit does."""
+    truth = torch.rand(1, 4, 4).round()
+    every = SETTINGS | {"num_points": 16, "oversample": 1}
+    logits = torch.randn(1, 4, 4, requires_grad=True)
+    point_loss(logits, truth, **every).backward()
+    exact = logits.detach().double().requires_grad_()
+    extra = torch.nn.functional.binary_cross_entropy_with_logits(exact, truth.double())
+    (0.1 * extra + 0.1 * uncertainty_map(exact.sigmoid(), 3).mean()).backward()
+    assert exact.grad is not None
+    torch.testing.assert_close(logits.grad, exact.grad.float(), atol=1e-6, rtol=1e-5)
+
+
+def test_point_loss_is_the_same_by_prompts_and_under_autocast() -> None:
+    logits, truth = torch.randn(2, 3, 9, 9), torch.rand(2, 3, 9, 9).round()
+    flat = point_loss(logits.flatten(0, 1), truth.flatten(0, 1), **SETTINGS, generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        prompts = point_loss(logits, truth, **SETTINGS, generator=torch.Generator().manual_seed(1))
+    assert prompts.dtype == torch.float32
+    assert torch.equal(flat, prompts)
+
+
 def test_point_loss_punishes_doubt() -> None:
     """With the same sign everywhere right, clearer logits cost less."""
     truth = torch.ones(1, 9, 9)

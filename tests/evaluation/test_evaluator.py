@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,8 +92,55 @@ def test_an_object_without_a_visible_pixel_scores_nothing_and_is_counted(dataset
     changed = replace(dataset, images=(replace(image, objects=(gone, *image.objects[1:])),))
     report = evaluate(Oracle(dataset), changed, progress=False)
     assert report.options["num_without_visible"] == 1
+    assert report.options["without_visible"] == [gone.id]
     count = len(image.objects)
     assert report.metrics["mIoU_full"] == pytest.approx((count - 1) / count)
+
+
+def test_visible_masks_outside_the_amodal_ones_are_counted_in_a_warning(dataset: AnnotatedDataset) -> None:
+    image = dataset.images[0]
+    thing = image.objects[0]
+    amodal = thing.visible_mask()
+    amodal[:, : int((thing.visible_box_xyxy[0] + thing.visible_box_xyxy[2]) // 2)] = False
+    spilled = replace(thing, amodal_rle=encode_mask(amodal))
+    changed = replace(dataset, images=(replace(image, objects=(spilled, *image.objects[1:])),))
+    with pytest.warns(UserWarning, match="1 true visible masks reach outside their amodal mask"):
+        report = evaluate(Oracle(dataset), changed, progress=False)
+    assert report.options["num_visible_outside_amodal"] == 1
+
+
+def test_boxes_are_handed_over_in_batches(dataset: AnnotatedDataset) -> None:
+    calls: list[int] = []
+
+    class Counting(Oracle):
+        def predict(self, image: np.ndarray, boxes_xyxy: np.ndarray) -> list[Answer]:
+            calls.append(len(boxes_xyxy))
+            return super().predict(image, boxes_xyxy)
+
+    report = evaluate(Counting(dataset), dataset, batch_size=1, progress=False)
+    assert calls == [1] * dataset.num_objects
+    assert report.metrics["mIoU_full"] == 1
+
+
+def test_baselines_can_be_left_out(dataset: AnnotatedDataset) -> None:
+    report = evaluate(Oracle(dataset), dataset, baselines=False, progress=False)
+    assert report.baselines == {}
+    assert report.table().row_count == 1
+
+
+def test_threshold_reaches_the_segmenter_and_the_report(dataset: AnnotatedDataset) -> None:
+    class Segmenter(Oracle):
+        def __call__(self, image: np.ndarray, boxes_xyxy: np.ndarray, *, threshold: float) -> SimpleNamespace:
+            self.threshold = threshold
+            return SimpleNamespace(objects=super().predict(image, boxes_xyxy))
+
+    segmenter = Segmenter(dataset)
+    report = evaluate(segmenter, dataset, threshold=0.6, progress=False)
+    assert segmenter.threshold == report.options["threshold"] == 0.6
+    with pytest.raises(
+        InputError, match=r"threshold: expected None for a predictor that takes none \(Oracle\), got 0.6"
+    ):
+        evaluate(Oracle(dataset), dataset, threshold=0.6, progress=False)
 
 
 def test_report_has_the_form_others_read(dataset: AnnotatedDataset, tmp_path: Path) -> None:
@@ -110,6 +158,9 @@ def test_what_cannot_be_scored_is_refused(dataset: AnnotatedDataset) -> None:
         evaluate(Oracle(dataset), dataset, protocol="loose", progress=False)
     with pytest.raises(InputError, match="box source: expected one of gt_visible, gt_amodal, got 'mine'"):
         evaluate(Oracle(dataset), dataset, box_source="mine", progress=False)
+    for option in ("max_objects", "batch_size"):
+        with pytest.raises(InputError, match=f"{option}: expected 1 or more, got 0"):
+            evaluate(Oracle(dataset), dataset, progress=False, **{option: 0})
     modal = replace(
         dataset,
         images=tuple(replace(i, objects=tuple(replace(o, amodal_rle=None) for o in i.objects)) for i in dataset.images),

@@ -56,6 +56,34 @@ def test_ranges_part_the_objects() -> None:
     assert sum(row["num_objects"] for row in rows) == 2
 
 
+def test_a_range_holds_its_upper_end() -> None:
+    scores = StrictIoU()
+    row = mask("##########")
+    for visible in ("#########.", "#######...", "#####.....", "###.......", "#........."):
+        scores.update(row, row, mask(visible))
+    assert [r["num_objects"] for r in scores.by_occlusion()] == [0, 1, 1, 1, 1, 1]
+
+
+def test_a_visible_mask_that_spills_out_is_scored_and_counted() -> None:
+    scores = StrictIoU()
+    scores.update(AMODAL, AMODAL, mask(".#..", "####"))  # as large as the truth, three pixels of it hidden
+    assert scores.num_spilled == 1
+    assert scores.compute()["mIoU_occ"] == 1
+    assert [r["num_occluded"] for r in scores.by_occlusion()] == [0, 0, 0, 1, 0, 0]
+
+
+def test_empty_masks_agree() -> None:
+    nothing = mask("....", "....")
+    got = score(amodal_pred=nothing, amodal_true=nothing, visible_true=nothing, visible_pred=nothing)
+    assert got["mIoU_full"] == got["mIoU_visible"] == 1
+    assert got["num_occluded"] == 0
+
+
+def test_masks_of_another_size_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"masks: expected all of size \(2, 4\), got \(1, 4\)"):
+        StrictIoU().update(AMODAL, AMODAL, VISIBLE, mask("####"))
+
+
 def test_equals_a_literal_implementation() -> None:
     rng = np.random.default_rng(0)
     scores, full, occ = StrictIoU(), [], []

@@ -48,6 +48,21 @@ def test_certain_pixels_have_none_at_all() -> None:
     assert probs.grad.isfinite().all()
 
 
+def test_gradient_is_that_of_the_equations() -> None:
+    probs = torch.rand(2, 5, 4, dtype=torch.float64) * 0.9 + 0.05
+    assert torch.autograd.gradcheck(lambda p: uncertainty_map(p, 2), (probs.requires_grad_(),))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradient_through_huge_logits_is_finite(dtype: torch.dtype) -> None:
+    logits = torch.tensor([[500.0, -500.0, 0.0], [20.0, -20.0, 88.0]], dtype=dtype, requires_grad=True)
+    uncertainty = uncertainty_map(logits.sigmoid(), 2)
+    uncertainty.sum().backward()
+    assert uncertainty.isfinite().all()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
 def test_leading_dimensions_are_batches() -> None:
     probs = torch.rand(2, 3, 5, 4)
     batched = uncertainty_map(probs, 2)
@@ -73,6 +88,13 @@ def test_important_points_are_the_most_uncertain_candidates() -> None:
     top = uncertainty.flatten().topk(12).indices
     assert set(points[:12].tolist()) == set(top.tolist())
     assert not set(points[12:].tolist()) & set(top.tolist())
+
+
+def test_share_of_important_points_is_exact_where_floats_are_not() -> None:
+    """0.29 * 100 is 28.999... in floats; the top 29 pixels must be in every draw."""
+    uncertainty = torch.arange(400.0).reshape(1, 20, 20)
+    points = sample_points(uncertainty, num_points=100, oversample=4, importance=0.29)[0]
+    assert set(points[:29].tolist()) == set(range(371, 400))
 
 
 def test_candidates_are_a_random_part_of_the_map() -> None:

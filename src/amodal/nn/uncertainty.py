@@ -75,7 +75,7 @@ def sample_points(
     candidates = noise.topk(min(oversample * num_points, pixels), dim=1).indices
     by_uncertainty = flat.gather(1, candidates).argsort(dim=1, descending=True)
     candidates = candidates.gather(1, by_uncertainty)
-    num_important = int(importance * num_points)
+    num_important = int(importance * num_points + 1e-6)  # 0.29 * 100 is 28.999... in floats
     rest = candidates[:, num_important:]
     order = torch.rand(rest.shape, device=flat.device, generator=generator).argsort(dim=1)
     chosen = rest.gather(1, order[:, : num_points - num_important])
