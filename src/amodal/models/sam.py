@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
 from transformers.models.sam.modeling_sam import SamMaskDecoder
+from transformers.utils import logging
 
 from amodal.errors import InputError
 from amodal.models.bundled import bundled_models
@@ -92,9 +95,10 @@ def load_sam(name: str | Path, revision: str | None = None) -> LoadedSam:
     else:
         source = bundled_models().get(str(name), path if path.is_dir() else str(name))
         try:
-            model, notes = SamModel.from_pretrained(
-                source, revision=revision or "main", output_loading_info=True, dtype=torch.float32
-            )
+            with _no_bars():  # a bar for a second of loading would drown what the caller says
+                model, notes = SamModel.from_pretrained(
+                    source, revision=revision or "main", output_loading_info=True, dtype=torch.float32
+                )
         except (OSError, ValueError, SafetensorError) as error:
             raise _unknown_base(name) from error
         wrong = {k: sorted(notes.get(k, ())) for k in ("missing_keys", "unexpected_keys")}
@@ -307,6 +311,17 @@ def _rename_mlp_layers(name: str, state: dict[str, Tensor]) -> str:
 
 def _layer_numbers(state: dict[str, Tensor], pattern: str) -> list[int]:
     return [int(m[1]) for m in (re.match(pattern, name) for name in state) if m]
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _unknown_base(name: str | Path) -> InputError:
