@@ -16,6 +16,9 @@ def evaluate(
     images: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
     protocol: Annotated[str, typer.Option(help="Evaluation protocol.")] = "strict",
     box_source: Annotated[str, typer.Option(help="gt_visible or gt_amodal.")] = "gt_visible",
+    threshold: Annotated[
+        float | None, typer.Option(help="Probability of foreground; the model's own by default.")
+    ] = None,
     max_objects: Annotated[int | None, typer.Option(min=1, help="Score only the first N objects.")] = None,
     out: Annotated[Path | None, typer.Option(help="File for the JSON report.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
@@ -37,6 +40,7 @@ def evaluate(
         dataset,
         protocol=protocol,
         box_source=box_source,
+        threshold=threshold,
         max_objects=max_objects,
         name=model,
         progress=not as_json,
