@@ -198,7 +198,7 @@ def test_parameters_of_the_paper(rank: int, lora: int, paper_millions: float) ->
     counts = parameter_counts(PlugConfig(sam=sam_config_for("vit-h"), lora_rank=rank))
     assert counts["lora"] == lora
     assert counts["incremental"] == pytest.approx(paper_millions * 1e6, rel=0.03)
-    assert counts["total"] == counts["base"] + counts["incremental"]
+    assert counts["total"] == counts["base"] + counts["incremental"]  # the base is frozen
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,9 @@ def parameter_counts(config: PlugConfig) -> dict[str, int]:
     """Parameters by part, counted on the meta device.
 
     Returns:
-        `lora`, `prompt_encoder`, `mask_decoders`, `refine`; their sum `incremental` (what an
-        incremental checkpoint stores); `base` (the frozen encoder); `total`.
+        `lora`, `prompt_encoder`, `mask_decoders`, `refine`; `base` (the encoder without adapters);
+        `total`, the sum of these; `incremental`, what an incremental checkpoint stores: all but
+        the base, or all of it where the base is trained along.
     """
     from amodal.models.plug.modeling import PlugModel
 
@@ -78,8 +79,9 @@ def parameter_counts(config: PlugConfig) -> dict[str, int]:
         "mask_decoders": sum(_count(decoder) for decoder in model.decoders()),
         "refine": _count(model.refine_module) if model.refine_module is not None else 0,
     }
-    incremental = sum(counts.values())
-    return counts | {"incremental": incremental, "base": base, "total": incremental + base}
+    trained = sum(counts.values())
+    incremental = trained + (base if config.train_base else 0)
+    return counts | {"incremental": incremental, "base": base, "total": trained + base}
 
 
 def _count(module: nn.Module) -> int:
