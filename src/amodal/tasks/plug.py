@@ -15,7 +15,8 @@ Batch = dict[str, Tensor]
 class PlugTask:
     """L = L_b + L_p (Eq. 9) for the inmodal decoder, the amodal decoder and the refined mask.
 
-    Differs from Eq. 9 where the configuration says so: `dice_weight` adds a Dice loss, and `iou_weight` trains the mask-quality head.
+    Differs from Eq. 9 where the configuration says so: `dice_weight` adds a Dice loss, and
+    `iou_weight` trains the mask-quality head.
 
     Args:
         config: the model's configuration.
