@@ -154,3 +154,19 @@ def test_recipes_without_data_are_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_compiled_training_runs(tmp_path: Path) -> None:
     assert (run(tiny_recipe(tmp_path, steps=2, compile=True)) / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("task", ["sam", "plug"])
+def test_init_starts_from_given_weights(task: str, tmp_path: Path) -> None:
+    first = run(tiny_recipe(tmp_path, task))
+    recipe = tiny_recipe(tmp_path, task).model_copy(update={"init": str(first)})
+    started = build(recipe).model.state_dict()
+    given = (PlugModel if task == "plug" else SamModel).from_pretrained(first).state_dict()
+    assert started.keys() == given.keys() and all(torch.equal(started[k], given[k]) for k in given)
+
+
+def test_init_refuses_other_sizes(tmp_path: Path) -> None:
+    first = run(tiny_recipe(tmp_path))
+    wider = tiny_recipe(tmp_path, model={"hidden_size": 32}).model_copy(update={"init": str(first)})
+    with pytest.raises(InputError, match="init: expected a model of the recipe's sizes"):
+        build(wider)

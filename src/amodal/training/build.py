@@ -17,7 +17,7 @@ from amodal.data.samples import AnnotatedDataset
 from amodal.data.splits import select_split
 from amodal.errors import InputError
 from amodal.models.plug import PlugModel
-from amodal.models.sam import new_sam
+from amodal.models.sam import load_sam, new_sam
 from amodal.tasks.plug import PlugTask
 from amodal.tasks.sam import SamTask
 from amodal.training.recipe import PlugModelRecipe, Recipe, SamModelRecipe, SourceRecipe, TrainingRecipe
@@ -53,6 +53,8 @@ def build(recipe: Recipe) -> Training:
     plug = settings.config() if isinstance(settings, PlugModelRecipe) else None
     shape: Any = settings if plug is None else plug
     model, task, threshold = _model_and_task(settings, recipe.seed)
+    if recipe.init is not None:
+        _start_from(model, recipe.init)
     train, validation = (
         ObjectCrops(
             [read_source(source) for source in sources],
@@ -79,6 +81,18 @@ def _model_and_task(settings: SamModelRecipe | PlugModelRecipe, seed: int) -> tu
         return plug, PlugTask(config), config.mask_threshold
     sam = new_sam(sam_config(settings), seed)
     return sam, SamTask(settings.points_share, settings.dice_weight, settings.quality_weight), 0.5
+
+
+def _start_from(model: nn.Module, name: str) -> None:
+    """Take over the weights of a saved model of the same kind and sizes."""
+    given = PlugModel.from_pretrained(name) if isinstance(model, PlugModel) else load_sam(name).model
+    ours, theirs = model.state_dict(), given.state_dict()
+    other = sorted(
+        k for k in ours.keys() | theirs.keys() if k not in ours or k not in theirs or ours[k].shape != theirs[k].shape
+    )
+    if other:
+        raise InputError(f"init: expected a model of the recipe's sizes, got {name!r}, which differs in {other[:2]}")
+    model.load_state_dict(theirs)
 
 
 def sam_config(settings: SamModelRecipe) -> SamConfig:

@@ -120,9 +120,14 @@ class TrainingRecipe(Strict):
 
 
 class Recipe(Strict):
-    """A training: task, model, data and optimisation."""
+    """A training: task, model, data and optimisation.
+
+    `init` is a model (folder or bundled name) of the same sizes whose weights the training starts
+    from, instead of random ones or the base's.
+    """
 
     task: Literal["sam", "plug"]
+    init: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     output: str
     model: SamModelRecipe | SerializeAsAny[PlugModelRecipe]
