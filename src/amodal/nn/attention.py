@@ -8,7 +8,12 @@ same logit is an inner product of longer vectors:
 
 so plain attention over q', k' (with v padded to their width) gives the same result.
 
-Axes: B batch (windows count as batch), n heads, H W the token grid, T = H * W, D head width.
+SAM also pads the grid with zeros to whole windows. A padded token's key and value are the
+projection's bias, the same for all of them, so they act as one key whose logit is the
+log-sum-exp of theirs; nothing of them is projected or queried.
+
+Axes: B batch (windows count as batch), n heads, H W the token grid, h w the real tokens of one
+window and S its side with padding, T = h * w, D head width.
 """
 
 from __future__ import annotations
@@ -20,9 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amodal.nn.lora import ParallelLora
+from amodal.nn.packing import PackedLinear, Prepared, may_prepare, prepared_linear, product_dtype
+from amodal.nn.windows import WindowGroup, join_groups, window_groups
 
 if TYPE_CHECKING:
-    from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionEncoder
+    from transformers.models.sam.modeling_sam import SamMLPBlock, SamVisionAttention, SamVisionEncoder, SamVisionLayer
 
 # On a processor a window of SAM's size is faster as two plain products than fused: its logits
 # fit in cache, and v needs no padding.
@@ -61,35 +68,84 @@ def relative_position_grid(table: Tensor, size: int) -> Tensor:
     return table[cells[:, None] - cells[None, :] + size - 1]
 
 
-def folded_attention(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, grid: tuple[int, int]) -> Tensor:
+def folded_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rel_h: Tensor,
+    rel_w: Tensor,
+    grid: tuple[int, int],
+    padding: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """Attention with decomposed relative positions and no additive bias.
 
     Args:
         q: (B, n, T, D) queries, unscaled.
         k: (B, n, T, D) keys.
         v: (B, n, T, D) values.
-        rel_h: (H, H, D) rows by `relative_position_grid`.
-        rel_w: (W, W, D) likewise.
-        grid: (H, W) with H * W = T, tokens in row-major order.
+        rel_h: (h, S, D) rows by `relative_position_grid`; S > h where rows are missing.
+        rel_w: (w, S, D) likewise.
+        grid: (h, w) with h * w = T, tokens in row-major order.
+        padding: key and value of a missing token, (n, D) each; needed where S > h or S > w.
 
     Returns:
         (B, n, T, D).
     """
-    (H, W), D = grid, q.shape[-1]
-    q_grid = q.unflatten(2, (H, W))  # (B, n, H, W, D)
-    q_rows = torch.einsum("bnhwd,hkd->bnhwk", q_grid, rel_h.to(q.dtype)).flatten(2, 3)
+    (h, w), D = grid, q.shape[-1]
+    q_grid = q.unflatten(2, (h, w))  # (B, n, h, w, D)
+    q_rows = torch.einsum("bnhwd,hkd->bnhwk", q_grid, rel_h.to(q.dtype)).flatten(2, 3)  # (B, n, T, S)
     q_cols = torch.einsum("bnhwd,wkd->bnhwk", q_grid, rel_w.to(q.dtype)).flatten(2, 3)
-    q_long = torch.cat([q * D**-0.5, q_rows, q_cols], dim=-1)  # (B, n, T, D + H + W)
-
-    eye_h = torch.eye(H, device=k.device, dtype=k.dtype).repeat_interleave(W, dim=0)  # (T, H)
-    eye_w = torch.eye(W, device=k.device, dtype=k.dtype).repeat(H, 1)  # (T, W)
+    long = [q * D**-0.5, q_rows[..., :h], q_cols[..., :w]]
+    eye_h = torch.eye(h, device=k.device, dtype=k.dtype).repeat_interleave(w, dim=0)  # (T, h)
+    eye_w = torch.eye(w, device=k.device, dtype=k.dtype).repeat(h, 1)  # (T, w)
     cells = torch.cat([eye_h, eye_w], dim=-1).expand(*k.shape[:2], -1, -1)
-    k_long = torch.cat([k, cells], dim=-1)
+    k_long = torch.cat([k, cells], dim=-1)  # (B, n, T, D + h + w)
+    if q_rows.shape[-1] > h or q_cols.shape[-1] > w:
+        assert padding is not None
+        key, value = (x.to(q.dtype) for x in padding)
+        long.append(padding_logit(q, key, q_rows, q_cols, grid))
+        k_long = F.pad(k_long, (0, 1, 0, 1))  # one more key, which sees the last column alone
+        k_long[..., -1, -1] = 1
+        v = torch.cat([v, value[:, None].expand(len(v), -1, 1, -1)], dim=2)
+    return _attention(torch.cat(long, dim=-1), k_long, v)
 
-    if q.device.type == "cpu" and H * W <= PLAIN_PRODUCT_MAX_TOKENS:
-        return (q_long @ k_long.transpose(-2, -1)).softmax(-1) @ v
-    v_long = F.pad(v, (0, H + W))  # fused kernels want one width for q, k and v
-    return F.scaled_dot_product_attention(q_long, k_long, v_long, scale=1.0)[..., :D]
+
+def padding_logit(q: Tensor, key: Tensor, q_rows: Tensor, q_cols: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Logit of the one key that stands for all missing tokens of a window.
+
+    The missing tokens are all columns of the rows below the grid, and the columns right of it in
+    the grid's own rows. Their logits q·key * scale + rows[y'] + cols[x'] differ by position only,
+    and over a rectangle the log-sum-exp of rows[y'] + cols[x'] is a sum of two.
+
+    Args:
+        q: (B, n, T, D) queries.
+        key: (n, D) of a missing token.
+        q_rows: (B, n, T, S) relative logits of the window's rows, real ones first.
+        q_cols: (B, n, T, S) likewise of its columns.
+        grid: (h, w) real tokens.
+
+    Returns:
+        (B, n, T, 1) in the precision of q.
+    """
+    (h, w), D = grid, q.shape[-1]
+    rows, cols = q_rows.float(), q_cols.float()
+    areas = []
+    if rows.shape[-1] > h:
+        areas.append(rows[..., h:].logsumexp(-1) + cols.logsumexp(-1))
+    if cols.shape[-1] > w:
+        areas.append(rows[..., :h].logsumexp(-1) + cols[..., w:].logsumexp(-1))
+    positions = areas[0] if len(areas) == 1 else torch.logaddexp(*areas)
+    own = torch.einsum("bntd,nd->bnt", q, key).float() * D**-0.5
+    return (own + positions).to(q.dtype)[..., None]
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention by the faster of two ways; v may be narrower than q and k."""
+    if q.device.type == "cpu" and q.shape[2] <= PLAIN_PRODUCT_MAX_TOKENS:
+        return (q @ k.transpose(-2, -1)).softmax(-1) @ v
+    D = v.shape[-1]
+    v = F.pad(v, (0, q.shape[-1] - D))  # fused kernels want one width for q, k and v
+    return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :D]
 
 
 class FoldedAttention(nn.Module):
@@ -109,41 +165,123 @@ class FoldedAttention(nn.Module):
             self.rel_pos_h = attention.rel_pos_h
             self.rel_pos_w = attention.rel_pos_w
         self.lora: ParallelLora | None = None
+        self._prepared_qkv: Prepared[list[PackedLinear]] = Prepared()
+        self._prepared_proj: Prepared[PackedLinear] = Prepared()
 
-    def forward(self, hidden_states: Tensor) -> tuple[Tensor, None]:
-        """Attend within each grid of tokens.
+    def forward(self, hidden_states: Tensor, window_size: int = 0) -> tuple[Tensor, None]:
+        """Attend within each window of the grid of tokens.
 
         Args:
             hidden_states: (B, H, W, C). With adapters for several branches the batch is either
                 branch-major already, or (for the layer where the branches part) shared by all.
+            window_size: side of SAM's windows; 0 attends within the whole grid.
 
         Returns:
             (B', H, W, C) with B' = branches * B where the branches part here, else B; and None
             in the place of the attention weights, which fused kernels do not give.
         """
-        _, H, W, C = hidden_states.shape
-        q, k, v = self.qkv(hidden_states).chunk(3, dim=-1)  # (B, H, W, C) each
-        if self.lora is not None:
-            q, k, v = self.lora(hidden_states, q, k, v)
-        q, k, v = (self._split_heads(x) for x in (q, k, v))
-        if self.use_rel_pos:
-            rel_h = relative_position_grid(self.rel_pos_h, H)
-            rel_w = relative_position_grid(self.rel_pos_w, W)
-            out = folded_attention(q, k, v, rel_h, rel_w, (H, W))
+        H, W = hidden_states.shape[1:3]
+        q, k, v = (self._split_heads(x) for x in self._project(hidden_states))  # (B', H, W, n, D)
+        bands = [
+            [group.join(self._attend(q, k, v, group, window_size), len(q)) for group in band]
+            for band in window_groups((H, W), window_size)
+        ]
+        return self._project_out(join_groups(bands)), None
+
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values (B', H, W, C); without gradients by weights that hold the adapters."""
+        if may_prepare(self, x):
+            return self._project_prepared(x)
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return (q, k, v) if self.lora is None else self.lora(x, q, k, v)
+
+    def _project_prepared(self, x: Tensor) -> tuple[Tensor, ...]:
+        lora, dtype, rows = self.lora, product_dtype(x), x[..., 0].numel()
+        weights = [self.qkv.weight, self.qkv.bias]
+        if lora is None:
+            branches = self._prepared_qkv.get(
+                weights, dtype, lambda: [PackedLinear(self.qkv.weight, self.qkv.bias, dtype, rows)]
+            )
+            inputs = [x]
         else:
-            out = F.scaled_dot_product_attention(q, k, v)
-        out = out.transpose(1, 2).reshape(-1, H, W, C)
-        return self.proj(out), None
+            branches = self._prepared_qkv.get(
+                [*weights, lora.down, lora.up],
+                (dtype, lora.scale),
+                lambda: [PackedLinear(w, self.qkv.bias, dtype, rows) for w in lora.folded(self.qkv.weight)],
+            )
+            inputs = [x] * len(branches) if lora.parts_here else list(x.chunk(len(branches)))
+        projected = [branch(part) for branch, part in zip(branches, inputs, strict=True)]
+        return (projected[0] if len(projected) == 1 else torch.cat(projected)).chunk(3, dim=-1)
+
+    def _project_out(self, x: Tensor) -> Tensor:
+        if not may_prepare(self, x):
+            return self.proj(x)
+        return prepared_linear(self._prepared_proj, self.proj, x)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, group: WindowGroup, window_size: int) -> Tensor:
+        """Attention within the windows of one group: (B' * windows, n, h * w, D)."""
+        (h, w), D = group.shape, q.shape[-1]
+        sides = (window_size or h, window_size or w)
+        if self.use_rel_pos:
+            rel_h = relative_position_grid(self.rel_pos_h, sides[0])[:h]
+            rel_w = relative_position_grid(self.rel_pos_w, sides[1])[:w]
+        else:
+            rel_h, rel_w = q.new_zeros(h, sides[0], D), q.new_zeros(w, sides[1], D)
+        padding = self._padded_token() if sides != group.shape else None
+        return folded_attention(*(group.split(x) for x in (q, k, v)), rel_h, rel_w, group.shape, padding)
+
+    def _padded_token(self) -> tuple[Tensor, Tensor]:
+        """Key and value (n, D) of a token that is zero before the projection: its bias."""
+        bias = self.qkv.bias if self.qkv.bias is not None else self.qkv.weight.new_zeros(self.qkv.out_features)
+        _, key, value = bias.unflatten(0, (3, self.num_attention_heads, -1))
+        return key, value
 
     def _split_heads(self, x: Tensor) -> Tensor:
-        B, H, W, C = x.shape
-        n = self.num_attention_heads
-        return x.reshape(B, H * W, n, C // n).transpose(1, 2)  # (B, n, T, D)
+        return x.unflatten(-1, (self.num_attention_heads, -1))  # (B, H, W, n, D)
+
+
+class FoldedMlp(nn.Module):
+    """Drop-in for transformers' `SamMLPBlock` that packs its weights for inference."""
+
+    def __init__(self, mlp: SamMLPBlock) -> None:
+        super().__init__()
+        self.lin1, self.lin2, self.act = mlp.lin1, mlp.lin2, mlp.act
+        self._prepared: tuple[Prepared[PackedLinear], Prepared[PackedLinear]] = (Prepared(), Prepared())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) to (..., C)."""
+        if not may_prepare(self, x):
+            return self.lin2(self.act(self.lin1(x)))
+        hidden = prepared_linear(self._prepared[0], self.lin1, x, activation=self.act)
+        return prepared_linear(self._prepared[1], self.lin2, hidden)
+
+
+class FoldedLayer(nn.Module):
+    """Drop-in for transformers' `SamVisionLayer` that never pads: same steps, same names.
+
+    The branches part inside the first attention with `ParallelLora.parts_here`; what comes before
+    it is computed once.
+    """
+
+    def __init__(self, layer: SamVisionLayer) -> None:
+        super().__init__()
+        self.layer_norm1, self.layer_norm2 = layer.layer_norm1, layer.layer_norm2
+        self.attn = FoldedAttention(layer.attn)
+        self.mlp = FoldedMlp(layer.mlp)
+        self.window_size: int = layer.window_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to (B', H, W, C); B' = branches * B where the branches part, else B."""
+        attended, _ = self.attn(self.layer_norm1(x), self.window_size)
+        if len(attended) != len(x):
+            x = x.repeat(len(attended) // len(x), 1, 1, 1)
+        x = x + attended
+        return x + self.mlp(self.layer_norm2(x))
 
 
 def use_folded_attention(encoder: SamVisionEncoder) -> SamVisionEncoder:
-    """Replace the attention of every layer in place; weights and their names stay the same."""
-    for layer in encoder.layers:
-        if not isinstance(layer.attn, FoldedAttention):
-            layer.attn = FoldedAttention(layer.attn)
+    """Replace every layer in place by one that folds; weights and their names stay the same."""
+    for index, layer in enumerate(encoder.layers):
+        if not isinstance(layer, FoldedLayer):
+            encoder.layers[index] = FoldedLayer(layer)
     return encoder

@@ -73,3 +73,17 @@ class ParallelLora(nn.Module):
         q = q + (low[..., :r] @ up[:, 0]).reshape(q.shape)
         v = v + (low[..., r:] @ up[:, 1]).reshape(v.shape)
         return q, k, v
+
+    @torch.no_grad()
+    def folded(self, weight: Tensor) -> Tensor:
+        """The fused projection of each branch with its update added: W + scale * B A for Q and V.
+
+        Args:
+            weight: (3C, C) of the fused q, k, v projection.
+
+        Returns:
+            (branches, 3C, C) float32.
+        """
+        update = self.scale * (self.up.float() @ self.down.float())  # (G, 2, C, C)
+        q, k, v = weight.float().chunk(3)
+        return torch.stack([torch.cat([q + branch[0], k, v + branch[1]]) for branch in update])

@@ -9,6 +9,7 @@ h w feature cells.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.models.sam.modeling_sam import (
     SamMaskDecoder,
     SamPositionalEmbedding,
     SamPromptEncoder,
     SamVisionEncoder,
-    SamVisionLayer,
 )
 from transformers.utils import ModelOutput
 
@@ -87,6 +88,7 @@ class PlugModel(PreTrainedModel):
     base_model_prefix = "plug"
     main_input_name = "pixel_values"
     _supports_sdpa = True
+    supports_gradient_checkpointing = True
 
     def __init__(self, config: PlugConfig) -> None:
         super().__init__(config)
@@ -161,11 +163,7 @@ class PlugModel(PreTrainedModel):
         if encoder.pos_embed is not None:
             x = x + encoder.pos_embed.to(x.dtype)  # autocast: the residual stays narrow
         for layer in encoder.layers:
-            lora = layer.attn.lora
-            if lora is not None and lora.parts_here and lora.num_branches > 1:
-                x = _part_branches(layer, x)  # (branches * B, h, w, C)
-            else:
-                x = layer(x)
+            x = layer(x)  # (branches * B, h, w, C) from the first on, where the branches part
         embeddings = encoder.neck(x)
         if self.config.num_branches == 1:
             return embeddings, embeddings
@@ -238,8 +236,17 @@ class PlugModel(PreTrainedModel):
             output.amodal_uncertainty,
         )
         flat = [x.reshape(B * P, 1, H, W).to(image.dtype) for x in maps]
-        correction = module(image.repeat_interleave(P, dim=0), *flat)
+        correction = self._recomputed(module, image.repeat_interleave(P, dim=0), *flat)
         return correction.reshape(B, P, H, W)
+
+    def _recomputed(self, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        """Call; with gradient checkpointing what lies inside is computed again in the backward pass.
+
+        The encoder's further layers do this by themselves, as transformers' layers do.
+        """
+        if not (self.vision_encoder.gradient_checkpointing and self.training):
+            return function(*inputs)
+        return checkpoint(function, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
 
     def _uncertainty(self, logits: Tensor) -> Tensor:
         return uncertainty_map(logits.float().sigmoid(), self.config.epsilon)
@@ -301,27 +308,3 @@ class PlugModel(PreTrainedModel):
         from amodal.models.plug.checkpoint import load_model
 
         return load_model(cls, pretrained_model_name_or_path, **kwargs)
-
-
-def _part_branches(layer: SamVisionLayer, x: Tensor) -> Tensor:
-    """The layer where the branches part: everything before its first adapter runs once.
-
-    Same steps as `SamVisionLayer.forward`, but the attention returns one copy a branch.
-
-    Args:
-        layer: encoder layer whose adapter has `parts_here`.
-        x: (B, h, w, C) shared by the branches.
-
-    Returns:
-        (branches * B, h, w, C), branch-major.
-    """
-    attended = layer.layer_norm1(x)
-    if layer.window_size > 0:
-        grid = attended.shape[1:3]
-        attended, padded = layer.window_partition(attended, layer.window_size)
-        attended, _ = layer.attn(attended)
-        attended = layer.window_unpartition(attended, layer.window_size, padded, grid)
-    else:
-        attended, _ = layer.attn(attended)
-    x = x.repeat(attended.shape[0] // x.shape[0], 1, 1, 1) + attended
-    return x + layer.mlp(layer.layer_norm2(x))
