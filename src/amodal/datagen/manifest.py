@@ -40,6 +40,7 @@ from amodal.ops.rle import rle_box_xyxy
 
 STATE_FILE = "state.db"
 WAIT_SECONDS = 60.0  # for another process's write to end
+WITHDRAWN = "review taken back"  # reason in the history
 _PAIR = "id, image_id, slot, question, answer, claims, state, tries, reason"
 _IMAGE = "id, file_name, height, width, split, state, tries, reason"
 
@@ -270,7 +271,12 @@ class Manifest:
         return [Review(*row) for row in rows]
 
     def lease_next(
-        self, reviewer: str, states: Sequence[PairState] = ("checked",), *, seconds: float = 900.0
+        self,
+        reviewer: str,
+        states: Sequence[PairState] = ("checked",),
+        *,
+        seconds: float = 900.0,
+        skip: Sequence[int] = (),
     ) -> Pair | None:
         """Reserve a pair for a person, so that nobody else gets it until the lease ends.
 
@@ -281,11 +287,12 @@ class Manifest:
             reviewer: name of the person.
             states: what may be handed out.
             seconds: how long the lease lasts; asking again renews it.
+            skip: pairs the person put aside; they come last.
 
         Returns:
             The pair, or None if nothing is left for this person.
         """
-        marks = ", ".join("?" * len(states))
+        marks, aside = ", ".join("?" * len(states)), ", ".join("?" * len(skip))
         order = " ".join(f"WHEN ? THEN {position}" for position in range(len(states)))
         with self.transaction() as connection:
             connection.execute("DELETE FROM leases WHERE until <= ?", (time.time(),))
@@ -293,14 +300,50 @@ class Manifest:
                 f"SELECT pairs.id FROM pairs LEFT JOIN leases ON leases.pair_id = pairs.id "
                 f"WHERE state IN ({marks}) AND (leases.reviewer IS NULL OR leases.reviewer = ?) "
                 f"AND NOT EXISTS (SELECT 1 FROM reviews WHERE reviews.pair_id = pairs.id AND reviews.reviewer = ?) "
-                f"ORDER BY leases.reviewer IS NULL, CASE state {order} END, pairs.id LIMIT 1",
-                (*states, reviewer, reviewer, *states),
+                f"ORDER BY pairs.id IN ({aside}), leases.reviewer IS NULL, CASE state {order} END, pairs.id LIMIT 1",
+                (*states, reviewer, reviewer, *skip, *states),
             ).fetchone()
-            if row is None:
-                return None
-            connection.execute("DELETE FROM leases WHERE reviewer = ?", (reviewer,))
-            connection.execute("INSERT INTO leases VALUES (?, ?, ?)", (row[0], reviewer, time.time() + seconds))
-            return self.pair(row[0])
+            return None if row is None else self.lease_pair(row[0], reviewer, seconds=seconds)
+
+    def lease_pair(self, pair_id: int, reviewer: str, *, seconds: float = 900.0) -> Pair:
+        """Reserve this very pair; the person's other lease ends.
+
+        Raises:
+            InputError: no such pair, or somebody else holds it.
+        """
+        with self.transaction() as connection:
+            pair, holder = self.pair(pair_id), self.lease_holder(pair_id)
+            if holder not in (None, reviewer):
+                raise InputError(f"pair {pair_id}: expected one that is free, got one in the hands of {holder!r}")
+            connection.execute("DELETE FROM leases WHERE pair_id = ? OR reviewer = ?", (pair_id, reviewer))
+            connection.execute("INSERT INTO leases VALUES (?, ?, ?)", (pair_id, reviewer, time.time() + seconds))
+            return pair
+
+    def lease_holder(self, pair_id: int) -> str | None:
+        """Who has the pair now, if anybody."""
+        rows = self.query("SELECT reviewer FROM leases WHERE pair_id = ? AND until > ?", (pair_id, time.time()))
+        return rows[0][0] if rows else None
+
+    def withdraw_review(self, pair_id: int, reviewer: str) -> Pair:
+        """Take back a person's review, and the pair's state and text to what they were before it.
+
+        Raises:
+            InputError: there is no such review, or somebody else moved the pair since.
+        """
+        with self.transaction() as connection:
+            if not any(review.reviewer == reviewer for review in self.reviews(pair_id)):
+                raise InputError(f"pair {pair_id}: expected a review by {reviewer!r}, got none")
+            if self.history(pair_id)[-1].who != reviewer:
+                raise InputError(f"pair {pair_id}: expected it as {reviewer!r} left it, got one moved on since")
+            before = next(event for event in reversed(self.history(pair_id)) if event.who != reviewer)
+            connection.execute("DELETE FROM reviews WHERE pair_id = ? AND reviewer = ?", (pair_id, reviewer))
+            connection.execute(
+                "UPDATE pairs SET state = ?, reason = ?, question = ?, answer = ? WHERE id = ?",
+                (before.state, WITHDRAWN, before.question, before.answer, pair_id),
+            )
+            self._note(pair_id, reviewer)
+            connection.execute("UPDATE pairs SET reason = ? WHERE id = ?", (before.reason, pair_id))
+            return self.pair(pair_id)
 
     def release(self, pair_id: int, reviewer: str) -> None:
         """End a person's lease of a pair, if there is one."""
