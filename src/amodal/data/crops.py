@@ -86,6 +86,11 @@ class ObjectCrops(Dataset[dict[str, Any]]):
         """Usable objects of each source."""
         return [len(index) for index in self._index]
 
+    def describe(self, key: Key) -> dict[str, Any]:
+        """Which object a key names: `source`, `image_id`, `annotation_id` and the image's `file`."""
+        image, thing = self._locate(*key[:2])
+        return {"source": key[0], "image_id": image.id, "annotation_id": thing.id, "file": str(image.path)}
+
     def __getitem__(self, key: Key) -> dict[str, Any]:
         """Numpy arrays of one crop; see `collate` for the shapes."""
         source, position, seed = key
@@ -151,7 +156,11 @@ class ObjectCrops(Dataset[dict[str, Any]]):
 
 
 class StepSampler:
-    """Batches of keys; batch t is a function of (seed, t), so a run resumes where it stopped.
+    """Batches of keys; those of step t are a function of (seed, t), so a run resumes where it stopped.
+
+    A step has `parts * accumulation` batches of equal size. Batch m of process p holds the keys
+    m * parts + p, m * parts + p + parts * accumulation, ... of the step: two processes draw what
+    one with twice the accumulation and half the batch draws, batch by batch.
 
     Args:
         lengths: objects of each source.
@@ -160,11 +169,12 @@ class StepSampler:
         seed: seed of the run.
         start: first step.
         stop: step after the last.
+        accumulation: batches a step and process.
         part: which of the `parts` processes this is; together they draw what one would.
         parts: number of processes.
 
     Raises:
-        InputError: no source with objects has a weight above 0.
+        InputError: no source has both objects and a weight.
     """
 
     def __init__(
@@ -176,6 +186,7 @@ class StepSampler:
         start: int,
         stop: int,
         *,
+        accumulation: int = 1,
         part: int = 0,
         parts: int = 1,
     ) -> None:
@@ -185,19 +196,24 @@ class StepSampler:
             raise InputError(f"weight: expected a source with objects and a weight above 0, got {list(weights)}")
         self.shares = shares / shares.sum()
         self.batch_size, self.seed, self.start, self.stop = batch_size, seed, start, stop
-        self.part, self.parts = part, parts
+        self.accumulation, self.part, self.parts = accumulation, part, parts
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return (self.stop - self.start) * self.accumulation
 
     def __iter__(self) -> Iterator[list[Key]]:
         for step in range(self.start, self.stop):
-            rng = np.random.default_rng([self.seed, step])
-            sources = rng.choice(len(self.shares), self.batch_size, p=self.shares)
-            keys: list[Key] = [
-                (int(s), int(rng.integers(self.lengths[s])), (self.seed, step, slot)) for slot, s in enumerate(sources)
-            ]
-            yield keys[self.part :: self.parts]
+            for batch in range(self.accumulation):
+                yield self.keys(step, batch)
+
+    def keys(self, step: int, batch: int = 0) -> list[Key]:
+        """Keys of one batch of a step for this process."""
+        rng = np.random.default_rng([self.seed, step])
+        sources = rng.choice(len(self.shares), self.batch_size * self.accumulation, p=self.shares)
+        keys: list[Key] = [
+            (int(s), int(rng.integers(self.lengths[s])), (self.seed, step, slot)) for slot, s in enumerate(sources)
+        ]
+        return keys[batch * self.parts + self.part :: self.parts * self.accumulation]
 
 
 def evaluation_keys(dataset: ObjectCrops, limit: int, seed: int) -> list[Key]:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from amodal.training.state import assign, whole
+
 
 class MovingAverage:
     """Exponential average of a model's trained tensors.
@@ -39,18 +41,20 @@ class MovingAverage:
             self._swap(model)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averaged tensors by name."""
-        return self.tensors
+        """The averaged tensors by name, whole; every process must call this."""
+        return {name: whole(tensor) for name, tensor in self.tensors.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from a stored average."""
         for name, tensor in self.tensors.items():
-            tensor.copy_(state[name])
+            assign(tensor, state[name])
 
     @torch.no_grad()
     def _swap(self, model: nn.Module) -> None:
         for name, parameter in _trained(model):
-            parameter.data, self.tensors[name] = self.tensors[name], parameter.data
+            present = parameter.detach().clone()
+            parameter.copy_(self.tensors[name])
+            self.tensors[name].copy_(present)
 
 
 def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,8 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from amodal.errors import InputError
+from amodal.training.state import assign, whole
 
 KEEP = 2
+WRITING = ".writing_"
 
 
 class Stateful(Protocol):
@@ -28,7 +31,13 @@ class Stateful(Protocol):
 
 
 def save_checkpoint(
-    folder: Path, step: int, model: nn.Module, parts: dict[str, Stateful], progress: dict[str, Any]
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    parts: dict[str, Stateful],
+    progress: dict[str, Any],
+    *,
+    writes: bool = True,
 ) -> None:
     """Write `folder/step_N`, under a temporary name first, and drop all but the newest.
 
@@ -38,19 +47,43 @@ def save_checkpoint(
         model: its trainable tensors are stored.
         parts: what else has a state, by file name.
         progress: JSON values to find again (best figure and the like).
+        writes: whether this process writes; the others only take part in collecting what is
+            spread over them.
     """
-    final = folder / f"step_{step:07d}"
-    temporary = folder / f".writing_{step:07d}"
+    tensors = trainable_state(model)
+    states = {name: part.state_dict() for name, part in parts.items()}
+    if not writes:
+        return
+
+    def fill(temporary: Path) -> None:
+        save_file(tensors, temporary / "model.safetensors")
+        for name, state in states.items():
+            torch.save(state, temporary / f"{name}.pt")
+
+    write_checkpoint(folder, step, progress, fill)
+
+
+def write_checkpoint(folder: Path, step: int, progress: dict[str, Any], fill: Callable[[Path], None]) -> None:
+    """Have a temporary folder filled, then give it its name; older checkpoints go, those cut off too."""
+    final, temporary = folder / f"step_{step:07d}", folder / f"{WRITING}{step:07d}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_file(trainable_state(model), temporary / "model.safetensors")
-    for name, part in parts.items():
-        torch.save(part.state_dict(), temporary / f"{name}.pt")
+    fill(temporary)
+    finish_checkpoint(temporary, final, step, progress)
+
+
+def finish_checkpoint(temporary: Path, final: Path, step: int, progress: dict[str, Any]) -> None:
+    """Name a filled folder and drop what is older."""
     (temporary / "progress.json").write_text(json.dumps({"step": step, **progress}))
-    shutil.rmtree(final, ignore_errors=True)
+    if final.is_dir():  # of a run that was stopped between this and what follows
+        shutil.rmtree(final)
     os.replace(temporary, final)
-    for old in complete_checkpoints(folder)[:-KEEP]:
-        shutil.rmtree(old)
+    for old in complete_checkpoints(final.parent)[:-KEEP]:
+        dropped = old.with_name(f"{WRITING}dropped_{old.name}")
+        os.replace(old, dropped)  # a folder half deleted must not look complete
+        shutil.rmtree(dropped)
+    for left in final.parent.glob(f"{WRITING}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def load_newest(folder: Path, model: nn.Module, parts: dict[str, Stateful]) -> dict[str, Any] | None:
@@ -66,8 +99,11 @@ def load_newest(folder: Path, model: nn.Module, parts: dict[str, Stateful]) -> d
     if not found:
         return None
     newest = found[-1]
-    state, expected = load_file(newest / "model.safetensors"), trainable_state(model)
-    if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in expected.items()}:
+    if not (newest / "model.safetensors").is_file():
+        raise InputError(f"output: expected checkpoints of this kind of run in {folder}, got DeepSpeed's")
+    state = load_file(newest / "model.safetensors")
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if {k: v.shape for k, v in state.items()} != {k: p.shape for k, p in trained.items()}:
         raise InputError(
             f"output: expected checkpoints of this recipe's model in {folder}, got another model's; "
             "choose another output"
@@ -75,20 +111,22 @@ def load_newest(folder: Path, model: nn.Module, parts: dict[str, Stateful]) -> d
     for name in parts:
         if not (newest / f"{name}.pt").is_file():
             raise InputError(f"output: expected {newest} to hold {name}.pt, which this recipe needs, got none")
-    model.load_state_dict(state, strict=False)
+    for name, parameter in trained.items():
+        assign(parameter, state[name])
     for name, part in parts.items():
         part.load_state_dict(torch.load(newest / f"{name}.pt", weights_only=True))
-    progress: dict[str, Any] = json.loads((newest / "progress.json").read_text())
+    return read_progress(newest)
+
+
+def read_progress(checkpoint: Path) -> dict[str, Any]:
+    """What was stored as `progress`, with `step`."""
+    progress: dict[str, Any] = json.loads((checkpoint / "progress.json").read_text())
     return progress
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of the tensors that training moves."""
-    return {
-        name: parameter.detach().cpu().clone().contiguous()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
+    """Whole copies of the tensors that training moves; every process must call this."""
+    return {name: whole(parameter) for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:

@@ -95,10 +95,12 @@ class TrainingRecipe(Strict):
     `batch_size` counts crops over all processes; `accumulation` batches make one step.
     `clip_grad_norm` 0 does not clip. `ema` is the decay of a moving average of the weights, which
     then is what is validated and saved; 0 keeps none. `max_minutes` ends a call with a
-    checkpoint; the schedule goes by steps all the same.
+    checkpoint; the schedule goes by steps all the same. `steps` 0 saves the untrained model.
+    `gradient_checkpointing` computes activations a second time instead of keeping them.
+    `picture_objects` validation objects are drawn at every validation.
     """
 
-    steps: Positive | None = None
+    steps: Annotated[int, Field(ge=0)] | None = None
     epochs: Positive | None = None
     batch_size: Positive = 8
     accumulation: Positive = 1
@@ -111,12 +113,15 @@ class TrainingRecipe(Strict):
     clip_grad_norm: NotNegative = 1.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     compile: bool = False
+    gradient_checkpointing: bool = False
     max_minutes: Annotated[float, Field(gt=0)] | None = None
     workers: Annotated[int, Field(ge=0)] = 1
     log_every: Positive = 20
     validate_every: Positive = 500
     validation_objects: Positive = 512
     checkpoint_every: Positive = 250
+    picture_objects: Annotated[int, Field(ge=0)] = 6
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = ["tensorboard"]
 
 
 class Recipe(Strict):
