@@ -1,74 +1,84 @@
-"""Two processes train as one does."""
+"""Two processes train as one that accumulates twice as much."""
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import SamModel
+from safetensors.torch import load_file
 
 from amodal.training.loop import train
 from amodal.training.recipe import Recipe
+from tests.training.processes import FSDP2, error_of, finish, start
 from tests.training.tiny import tiny_recipe
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = "import sys; from amodal.training.recipe import *; from amodal.training.loop import train; "
-SCRIPT += "train(load_recipe(sys.argv[1]), progress=False)"
+DDP: dict[str, str] = {}
 
 
-def start(recipe_file: Path, processes: int) -> list[subprocess.Popen[bytes]]:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    world = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    quiet = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(recipe_file)],
-            stderr=subprocess.PIPE,
-            env=os.environ | world | quiet | {"PYTHONPATH": path, "RANK": str(i), "LOCAL_RANK": str(i)},
-        )
-        for i in range(processes)
-    ]
+def written(recipe: Recipe, folder: Path, **training: object) -> Path:
+    settings = recipe.training.model_copy(update=training)
+    moved = recipe.model_copy(update={"output": str(folder / "run"), "training": settings})
+    folder.mkdir(exist_ok=True)
+    file = folder / "recipe.yaml"
+    file.write_text(moved.model_dump_json())
+    return file
 
 
-def recipe_of_one_prompt(folder: Path, **training: object) -> Recipe:
-    """With one valid prompt a crop, means over the processes' halves are the mean over all."""
-    recipe = tiny_recipe(folder, model={"points_share": 0.5}, learning_rate=1e-4, **training)
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"num_prompts": 1})})
+def values(folder: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("time", "samples_per_s")} for line in lines]
+
+
+def as_one(recipe: Recipe, folder: Path) -> Path:
+    """One process with half the batch and twice the accumulation; returns its output."""
+    settings = recipe.training.model_copy(
+        update={"batch_size": recipe.training.batch_size // 2, "accumulation": 2 * recipe.training.accumulation}
+    )
+    train(recipe.model_copy(update={"output": str(folder / "run"), "training": settings}), progress=False)
+    return folder / "run"
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Losses and scores to 1e-6; weights as far as AdamW's division by tiny second moments allows."""
+    for one, two in zip(values(a), values(b), strict=True):
+        assert one == pytest.approx(two, abs=1e-6)
+    states = [load_file(sorted((out / "checkpoints").glob("step_*"))[-1] / "model.safetensors") for out in (a, b)]
+    assert states[0].keys() == states[1].keys()
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(tensor, states[1][name], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("task", "strategy"), [("plug", DDP), ("plug", FSDP2), ("sam", DDP)])
+def test_two_processes_train_as_one(tmp_path: Path, task: str, strategy: dict[str, str]) -> None:
+    model = {"points_share": 0.5} if task == "sam" else {}
+    recipe = tiny_recipe(tmp_path, task, model=model, learning_rate=1e-3, ema=0.9)
+    one = as_one(recipe, tmp_path / "one")
+    file = written(recipe, tmp_path / "two")
+    finish(start(file, 2, **strategy), file)
+    assert_same_run(one, tmp_path / "two" / "run")
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    recipe = recipe_of_one_prompt(tmp_path, validate_every=4)
-    one = train(recipe.model_copy(update={"output": str(tmp_path / "one")}), progress=False)
-    file = tmp_path / "recipe.yaml"
-    file.write_text(recipe.model_dump_json())
-    running = start(file, 2)
-    for process in running:
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors.decode()
-    pixels, boxes = torch.randn(2, 3, 32, 32), torch.tensor([4.0, 4.0, 20.0, 24.0]).repeat(2, 1, 1)
-    with torch.no_grad():
-        a, b = (
-            SamModel.from_pretrained(folder)(pixel_values=pixels, input_boxes=boxes).pred_masks
-            for folder in (one, tmp_path / "run" / "model")
-        )
-    torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
-    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 5  # four steps, one validation
+def test_spread_checkpoints_resume(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, "plug", checkpoint_every=1, ema=0.9, accumulation=2)
+    one = as_one(recipe, tmp_path / "one")
+    short = written(recipe, tmp_path / "two", max_minutes=1e-9)  # a step a call
+    for _ in range(3):
+        finish(start(short, 2, **FSDP2), short)
+    whole = written(recipe, tmp_path / "two")
+    finish(start(whole, 2, **FSDP2), whole)
+    weights = [load_file(out / "checkpoints/step_0000004/model.safetensors") for out in (one, tmp_path / "two/run")]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.slow
 def test_a_batch_that_processes_cannot_share_is_a_mistake(tmp_path: Path) -> None:
-    file = tmp_path / "recipe.yaml"
-    file.write_text(recipe_of_one_prompt(tmp_path, batch_size=3).model_dump_json())
-    for process in start(file, 2):
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 1
-        assert b"training.batch_size: expected a multiple of the 2 processes, got 3" in errors
+    file = written(tiny_recipe(tmp_path), tmp_path / "two", batch_size=3)
+    for process in (running := start(file, 2)):
+        process.join(120)
+    assert all(process.exitcode != 0 for process in running)
+    expected = "training.batch_size: expected a multiple of the 2 processes, got 3"
+    assert all(expected in error_of(file, rank) for rank in "01")

@@ -13,6 +13,7 @@ from transformers import SamModel
 from amodal.errors import InputError
 from amodal.models.plug import PlugModel
 from amodal.training.build import build, learning_rate_factor, read_source, total_steps
+from amodal.training.feeding import step_sampler
 from amodal.training.loop import train
 from amodal.training.recipe import Recipe, SourceRecipe, TrainingRecipe, parse_recipe
 from tests.training.tiny import tiny_recipe
@@ -52,9 +53,8 @@ def test_a_run_leaves_what_made_it(tmp_path: Path) -> None:
     model = run(tiny_recipe(tmp_path, workers=1))
     assert isinstance(SamModel.from_pretrained(model), SamModel)
     out = tmp_path / "run"
-    assert {"recipe.yaml", "versions.json", "log.jsonl", "logs", "checkpoints", "model"} == {
-        path.name for path in out.iterdir()
-    }
+    expected = "recipe.yaml versions.json log.jsonl curves.png pictures logs checkpoints model".split()
+    assert set(expected) == {path.name for path in out.iterdir()}
     lines = log_of(out)
     assert {"visible_bce", "visible_dice", "quality", "loss", "lr", "samples_per_s"} <= lines[0].keys()
     assert {"val_visible", "val_full", "val_occ"} <= lines[2].keys()
@@ -100,8 +100,59 @@ def test_checkpoints_of_another_model_are_refused(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path, learning_rate=1e30, clip_grad_norm=0.0, warmup_steps=0)
-    with pytest.raises(FloatingPointError, match="loss is nan at step"):
+    with pytest.raises(FloatingPointError, match=r"step 2: expected a finite loss, got nan \(visible_bce.* ids are in"):
         run(recipe)
+    found = json.loads((tmp_path / "run" / "not_finite_step_0000002_process_0.json").read_text())
+    assert found["step"] == 2
+    assert len(found["batch"]) == recipe.training.batch_size
+    training = build(recipe)
+    keys = step_sampler(recipe, training.train, 1, 2).keys(1)
+    assert found["batch"] == [training.train.describe(key) for key in keys]
+    assert {"source", "image_id", "annotation_id", "file"} == found["batch"][0].keys()
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))
+
+
+def test_losses_between_two_log_lines_survive_a_stop(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, "plug", log_every=3, checkpoint_every=1, steps=6, accumulation=2)
+    straight, resumed = moved(recipe, tmp_path / "straight"), moved(recipe, tmp_path / "resumed")
+    run(straight)
+    for stop in (2, 4):  # neither is a step whose losses are logged
+        run(resumed, stop_after=stop)
+    run(resumed)
+    a, b = ({x["step"]: x for x in log_of(tmp_path / n) if "loss" in x} for n in ("straight", "resumed"))
+    for step in (3, 6):
+        assert {k: v for k, v in a[step].items() if k not in ("time", "samples_per_s")} == {
+            k: v for k, v in b[step].items() if k not in ("time", "samples_per_s")
+        }
+
+
+def test_no_steps_save_the_untrained_model(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, "plug", steps=0)
+    saved = PlugModel.from_pretrained(run(recipe))
+    assert all(not name.endswith("lora.up") or not p.any() for name, p in saved.named_parameters())
+
+
+def test_an_untrainable_precision_is_a_mistake(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this device computes in float16")
+    with pytest.raises(InputError, match=r"training\.precision: expected one this device computes in, got 'fp16'"):
+        run(tiny_recipe(tmp_path, precision="fp16"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="float16 needs a GPU")
+def test_half_precision_scales_its_loss(tmp_path: Path) -> None:
+    run(tiny_recipe(tmp_path, "plug", precision="fp16"))
+    assert (tmp_path / "run" / "checkpoints" / "step_0000004" / "scaler.pt").is_file()
+
+
+@pytest.mark.parametrize("task", ["sam", "plug"])
+def test_gradient_checkpointing_changes_no_number(tmp_path: Path, task: str) -> None:
+    losses = []
+    for again in (False, True):
+        recipe = moved(tiny_recipe(tmp_path, task, gradient_checkpointing=again), tmp_path / str(again))
+        run(recipe)
+        losses.append([x["loss"] for x in log_of(tmp_path / str(again)) if "loss" in x])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
 def test_warm_up_then_decay_to_zero() -> None:

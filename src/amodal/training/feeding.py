@@ -1,0 +1,54 @@
+"""Batches for the loop: made by worker processes, in an order that depends on seed and step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from amodal.data.crops import ObjectCrops, StepSampler, collate, limit_threads
+from amodal.training.recipe import Recipe
+
+Batch = dict[str, Tensor]
+
+
+def step_sampler(
+    recipe: Recipe, crops: ObjectCrops, start: int, stop: int, *, part: int = 0, parts: int = 1
+) -> StepSampler:
+    """Keys of steps `start` to `stop` for process `part` of `parts`."""
+    settings = recipe.training
+    return StepSampler(
+        crops.lengths,
+        [source.weight for source in crops.sources],
+        settings.batch_size,
+        recipe.seed,
+        start,
+        stop,
+        accumulation=settings.accumulation,
+        part=part,
+        parts=parts,
+    )
+
+
+def loader(crops: ObjectCrops, sampler: Any, workers: int) -> DataLoader[Batch]:
+    """Collated batches of a sampler's keys; pinned where there is a GPU to copy to."""
+    return DataLoader(
+        crops,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=workers,
+        worker_init_fn=_init_worker,
+        prefetch_factor=4 if workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on another device; the copy does not wait."""
+    return {k: v.to(device, non_blocking=True) for k, v in batch.items()}
+
+
+def _init_worker(_: int) -> None:
+    limit_threads()
