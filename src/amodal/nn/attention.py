@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from amodal.nn.lora import ParallelLora
 from amodal.nn.packing import PackedLinear, Prepared, may_prepare, prepared_linear, product_dtype
@@ -256,7 +257,7 @@ class FoldedMlp(nn.Module):
         return prepared_linear(self._prepared[1], self.lin2, hidden)
 
 
-class FoldedLayer(nn.Module):
+class FoldedLayer(GradientCheckpointingLayer):
     """Drop-in for transformers' `SamVisionLayer` that never pads: same steps, same names.
 
     The branches part inside the first attention with `ParallelLora.parts_here`; what comes before

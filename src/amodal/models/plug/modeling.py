@@ -144,6 +144,10 @@ class PlugModel(PreTrainedModel):
             for decoder in self.decoders():
                 decoder.iou_prediction_head.requires_grad_(False)
 
+    def get_input_embeddings(self) -> None:
+        """None: there are no word embeddings, for which FSDP2 and others ask every transformers model."""
+        return None
+
     def decoders(self) -> list[SamMaskDecoder]:
         """The mask decoders that exist, inmodal first."""
         return [d for d in (self.visible_decoder, self.amodal_decoder) if d is not None]
