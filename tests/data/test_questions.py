@@ -1,0 +1,287 @@
+"""Questions about procedural scenes: every answer is checked against the masks, the slow way."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from amodal.data.question_writer import write_questions
+from amodal.data.readers.canonical import read_canonical
+from amodal.data.readers.reason_seg import parse_answer, plain_text, read_reason_seg
+from amodal.data.samples import AnnotatedDataset, ImageSample
+from amodal.data.synthetic import questions_wording as wording
+from amodal.data.synthetic.generate import synthesize
+from amodal.data.synthetic.questions import question_records, questions_about, synthesize_questions
+from amodal.data.synthetic.questions_facts import SceneFacts
+from amodal.data.synthetic.questions_families import FAMILIES, FOLLOW_UPS, Ask, degree
+from amodal.data.synthetic.things import THINGS
+from amodal.errors import InputError
+
+SCENES = 40
+
+
+@pytest.fixture(scope="module")
+def annotations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthesize("scenes", SCENES, 77, tmp_path_factory.mktemp("made") / "scenes", progress=False)
+
+
+@pytest.fixture(scope="module")
+def dataset(annotations: Path) -> AnnotatedDataset:
+    return read_canonical(annotations)
+
+
+class Truth:
+    """What a picture's masks say, pixel by pixel and without the facts the questions were made from."""
+
+    def __init__(self, image: ImageSample, names: list[str], kinds: list[str]) -> None:
+        self.image, self.names, self.kinds = image, names, kinds
+        self.ids = [thing.id for thing in image.objects]
+        self.visible = [thing.visible_mask() for thing in image.objects]
+        self.amodal = [mask for thing in image.objects if (mask := thing.amodal_mask()) is not None]
+        self.depth = [int(thing.attributes["depth"]) for thing in image.objects]
+
+    def rate(self, i: int) -> float:
+        return 1 - self.visible[i].sum() / self.amodal[i].sum()
+
+    def front(self, i: int) -> set[int]:
+        """Objects seen where this one is hidden, found by painting back to front."""
+        top = np.full(self.amodal[0].shape, -1)
+        for k in sorted(range(len(self.ids)), key=lambda k: -self.depth[k]):
+            top[self.amodal[k]] = k
+        return set(top[self.amodal[i]].tolist()) - {i}
+
+    def whole_without(self, x: int) -> set[int]:
+        """Objects seen whole in the picture painted without x, but not with it."""
+        seen = {}
+        for gone in (None, x):
+            top = np.full(self.amodal[0].shape, -1)
+            for k in sorted(range(len(self.ids)), key=lambda k: -self.depth[k]):
+                if k != gone:
+                    top[self.amodal[k]] = k
+            seen[gone] = {k for k in range(len(self.ids)) if (top[self.amodal[k]] == k).all()}
+        return seen[x] - seen[None] - {x}
+
+    def in_question(self, question: str) -> list[int]:
+        """Objects whose name the question holds, in its order; "the left mug" is no "the mug"."""
+        lower = question.lower()
+        found = [(lower.find(name), i) for i, name in enumerate(self.names) if re.search(rf"{name}\b", lower)]
+        return [i for _, i in sorted(found)]
+
+
+def expected(truth: Truth, ask: Ask, before: Ask | None) -> set[int]:
+    """The objects a right answer names."""
+    everything = set(range(len(truth.ids)))
+    hidden = {i for i in everything if truth.rate(i) > 0}
+    subject = truth.in_question(ask.question)
+    it = list(before.it) if before else []
+    if ask.kind in ("use", "need", "trait", "use_and_occluder"):
+        form = {"use_and_occluder": "gap", "use": "gap"}.get(ask.kind, ask.kind)
+        texts = [(p, t) for p in wording.PURPOSES if (w := getattr(p, form)) for t in w.train + w.held_out]
+        purpose = max(
+            (pair for pair in texts if pair[1].lower() in ask.question.lower()), key=lambda pair: len(pair[1])
+        )
+        found = {i for i in everything if truth.kinds[i] in purpose[0].kinds}
+        return found | (truth.front(found.copy().pop()) if ask.kind == "use_and_occluder" else set())
+    if ask.kind == "where":
+        kind = max((k for k in THINGS if re.search(rf"\b{k}\b", ask.question)), key=len)
+        return {i for i in everything if truth.kinds[i] == kind}
+    if ask.kind in ("move", "hides"):
+        return truth.front(subject[0])
+    if ask.kind == "it_hides":
+        return truth.front(it[0])
+    if ask.kind in ("behind", "it_behind"):
+        x = subject[0] if ask.kind == "behind" else it[0]
+        return {i for i in everything if x in truth.front(i)}
+    if ask.kind == "it_seen":
+        return {it[0]}
+    if ask.kind == "reveal":
+        return truth.whole_without(subject[0])
+    if ask.kind == "hidden":
+        return hidden
+    if ask.kind == "whole":
+        return everything - hidden
+    if ask.kind == "edge":
+        return {i for i in everything if truth.image.objects[i].attributes["truncated"]}
+    if ask.kind in ("most_hidden", "more_hidden", "them_most"):
+        among = {"most_hidden": list(everything), "more_hidden": subject, "them_most": it}[ask.kind]
+        return {max(among, key=truth.rate)} if any(truth.rate(i) for i in among) else set()
+    if ask.kind == "in_front":
+        x, y = subject
+        return {x} if x in truth.front(y) else {y}
+    if ask.kind in ("size", "them_largest"):
+        among = it if ask.kind == "them_largest" else list(everything)
+        smallest = re.search("smallest|least", ask.question)
+        return {(min if smallest else max)(among, key=lambda i: truth.amodal[i].sum())}
+    raise AssertionError(f"no check for {ask.kind}")
+
+
+@pytest.mark.parametrize("words", wording.WORDS)
+def test_every_answer_names_what_the_masks_say(dataset: AnnotatedDataset, words: wording.Words) -> None:
+    met: Counter[str] = Counter()
+    for image in dataset.images:
+        facts = SceneFacts(image, dataset.categories)
+        truth = Truth(image, facts.names, facts.kinds)
+        for seed in range(3):
+            for turns in questions_about(facts, np.random.default_rng((seed, image.id)), words):
+                for before, ask in zip([None, *turns], turns, strict=False):
+                    said = [truth.ids.index(number) for number, _ in parse_answer(ask.answer)]
+                    assert set(said) == expected(truth, ask, before), (image.id, ask)
+                    phrases = [str(phrase).lower() for _, phrase in parse_answer(ask.answer)]
+                    assert phrases == [facts.names[i] for i in said]
+                    left_to_right = sorted(said, key=lambda i: np.sum(image.objects[i].visible_box_xyxy[::2]))
+                    assert said == left_to_right or ask.kind == "use_and_occluder"
+                    met[ask.kind] += 1
+    assert set(met) == {family.__name__[1:] for family in (*FAMILIES, *FOLLOW_UPS)} - {"and_hides"}
+
+
+def test_what_things_are_for() -> None:
+    """The table against a handful of facts of life."""
+    uses = {t: p.kinds for p in wording.PURPOSES for w in (p.gap, p.need, p.trait) if w for t in w.train}
+    assert uses["drink from"] == uses["I am thirsty."] == {"mug", "wine glass", "bottle"}
+    assert uses["sit on"] == {"chair"}
+    assert uses["can fly"] == {"bird", "butterfly"}
+    assert uses["It is going to rain."] == {"umbrella"}
+    assert uses["is a fruit"] == {"apple", "banana", "pear"}
+    assert set().union(*uses.values()) == set(THINGS)
+
+
+def all_wordings() -> list[wording.Wording]:
+    own = [value for value in vars(wording).values() if isinstance(value, wording.Wording)]
+    return own + [w for p in wording.PURPOSES for w in (p.gap, p.need, p.trait) if w]
+
+
+def test_held_out_forms_are_new_but_made_of_known_words() -> None:
+    def words(texts: set[str]) -> set[str]:
+        return set(re.findall(r"[a-z_]+", " ".join(texts).lower()))
+
+    train = {t for w in all_wordings() for t in w.train}
+    held_out = {t for w in all_wordings() for t in w.held_out}
+    assert all(w.train and w.held_out for w in all_wordings())
+    assert not train & held_out
+    assert words(held_out) <= words(train)
+
+
+def test_training_and_held_out_questions_differ(dataset: AnnotatedDataset) -> None:
+    sides = {}
+    for words in ("train", "held_out"):
+        records = [r for group in question_records(dataset, 0, words) for r in group]  # type: ignore[arg-type]
+        sides[words] = {
+            q for r in records for q in ([r["question"]] if isinstance(r["question"], str) else r["question"])
+        }
+    assert len(sides["train"]) > 200
+    assert not sides["train"] & sides["held_out"]
+
+
+def test_a_file_reads_back_and_is_the_same_for_the_same_seed(annotations: Path, tmp_path: Path) -> None:
+    path = synthesize_questions(annotations, tmp_path / "new" / "a.json", seed=4, progress=False)
+    again = synthesize_questions(annotations, tmp_path / "b.json", seed=4, progress=False)
+    other = synthesize_questions(annotations, tmp_path / "c.json", seed=5, progress=False)
+    assert path.read_bytes() == again.read_bytes() != other.read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b.json", "c.json", "new"]
+    read = read_reason_seg(path, annotations)
+    assert 8.5 < read.num_turns / SCENES < 11.5
+    turns = [turn for c in read.conversations for turn in c.turns]
+    assert 0.12 < sum(not t.objects for t in turns) / len(turns) < 0.3
+    assert sum(len(t.objects) > 1 for t in turns) / len(turns) > 0.1
+    assert {c.kind == "conversation" for c in read.conversations} == {True, False}
+    assert max(len(c.turns) for c in read.conversations) == 5
+    per_picture = Counter((c.image.id, t.question) for c in read.conversations for t in c.turns)
+    assert max(per_picture.values()) == 1
+
+
+def test_a_picture_does_not_depend_on_the_others(dataset: AnnotatedDataset) -> None:
+    alone = replace(dataset, images=dataset.images[5:6])
+    (records,) = question_records(alone, 3, "train")
+    among = list(question_records(dataset, 3, "train"))[5]
+    assert [(r["question"], r["answer"]) for r in records] == [(r["question"], r["answer"]) for r in among]
+    assert len(list(question_records(dataset, 3, "train", 2))) == 2
+
+
+def test_answers_read_well(dataset: AnnotatedDataset) -> None:
+    for group in question_records(dataset, 1, "train"):
+        for record in group:
+            for key in ("question", "answer"):
+                texts = record[key] if isinstance(record[key], list) else [record[key]]
+                for text in map(plain_text, texts):
+                    assert text[0].isupper() and text[-1] in ".?!"
+                    assert not re.search(r"[{}<>]|\s\s|\ba [aeio]|\ban [^aeiou]", text), text
+                    assert key == "question" or not re.search(r"\b[Mm]y\b", text), text
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"),
+    [(0.0, "all"), (0.01, None), (0.1, "most"), (0.19, None), (0.3, "a good part"), (0.5, "about half"), 
+     (0.7, "less than half"), (0.99, "less than half")],
+)  # fmt: skip
+def test_degrees(rate: float, words: str | None) -> None:
+    assert degree(rate) == words
+
+
+def test_names_tell_things_of_a_kind_apart(dataset: AnnotatedDataset) -> None:
+    image = max(dataset.images, key=lambda i: len(i.objects))
+    mugs = {thing.category_id: "mug" for thing in image.objects}
+    x = [t.visible_box_xyxy[0] + t.visible_box_xyxy[2] for t in image.objects]
+    for count, names in (
+        (1, ["the mug"]),
+        (2, ["the left mug", "the right mug"]),
+        (3, ["the left mug", "the middle mug", "the right mug"]),
+        (4, [f"the {n} mug from the left" for n in ("first", "second", "third", "fourth")]),
+    ):
+        facts = SceneFacts(replace(image, objects=image.objects[:count]), mugs)
+        assert [facts.names[i] for i in np.argsort(x[:count])] == names
+
+
+def test_doubt_is_left_unasked(dataset: AnnotatedDataset) -> None:
+    facts = SceneFacts(dataset.images[0], dataset.categories)
+    facts.cover = np.zeros_like(facts.cover)
+    facts.cover[0, 1] = 0.05
+    assert facts.in_front_of(1) is None and facts.behind(0) is None
+    assert facts.in_front_of(0) == []
+    facts.cover[0, 1] = 0.5
+    assert facts.in_front_of(1) == [0] and facts.behind(0) == [1]
+    facts.rates = np.where(np.arange(len(facts)) == 0, 0.02, 0.0)
+    assert facts.hidden() is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"words": "test"}, "words: expected one of train, held_out, got 'test'"),
+        ({"seed": -1}, "seed: expected 0 or more, got -1"),
+        ({"count": 0}, "count: expected 1 or more, got 0"),
+    ],
+)
+def test_settings_that_cannot_be_used(annotations: Path, tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        synthesize_questions(annotations, tmp_path / "q.json", progress=False, **changes)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_kinds_and_unknown_shapes_are_refused(dataset: AnnotatedDataset) -> None:
+    with pytest.raises(InputError, match="expected kinds of procedural scenes, got couch"):
+        question_records(replace(dataset, categories={1: "couch"}), 0, "train")
+    image = dataset.images[0]
+    with pytest.raises(InputError, match="image 1: expected categories with names, got"):
+        SceneFacts(image, {})
+    modal = replace(image, objects=tuple(replace(thing, amodal_rle=None) for thing in image.objects))
+    with pytest.raises(InputError, match="image 1: expected objects with amodal masks, got one without"):
+        SceneFacts(modal, dataset.categories)
+
+
+def test_nothing_half_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected at least one to write, got none"):
+        write_questions(tmp_path / "q.json", [])
+    with pytest.raises(InputError, match="expected a file for the questions, got the folder"):
+        write_questions(tmp_path, [{}])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="expected a file that can be written"):
+        write_questions(tmp_path / "file" / "q.json", [{}])
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    write_questions(tmp_path / "q.json", [{"id": 1, "question": "Où?"}, {"id": 2}])
+    assert json.loads((tmp_path / "q.json").read_text(encoding="utf-8")) == [{"id": 1, "question": "Où?"}, {"id": 2}]
