@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from amodal.cli.main import main
 from amodal.data.question_writer import write_questions
 from amodal.data.readers.canonical import read_canonical
 from amodal.data.readers.reason_seg import parse_answer, plain_text, read_reason_seg
@@ -216,7 +217,7 @@ def test_answers_read_well(dataset: AnnotatedDataset) -> None:
 
 @pytest.mark.parametrize(
     ("rate", "words"),
-    [(0.0, "all"), (0.01, None), (0.1, "most"), (0.19, None), (0.3, "a good part"), (0.5, "about half"), 
+    [(0.0, "all"), (0.01, None), (0.1, "most"), (0.19, None), (0.3, "a good part"), (0.5, "about half"),
      (0.7, "less than half"), (0.99, "less than half")],
 )  # fmt: skip
 def test_degrees(rate: float, words: str | None) -> None:
@@ -261,6 +262,30 @@ def test_settings_that_cannot_be_used(annotations: Path, tmp_path: Path, changes
     with pytest.raises(InputError, match=message):
         synthesize_questions(annotations, tmp_path / "q.json", progress=False, **changes)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_annotations_are_not_overwritten(annotations: Path) -> None:
+    before = annotations.read_bytes()
+    with pytest.raises(InputError, match="out: expected another file than the annotations"):
+        synthesize_questions(annotations, annotations, progress=False)
+    assert annotations.read_bytes() == before
+
+
+def test_the_command(annotations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ask = ["data", "synthesize", "--kind", "questions", "--out", str(tmp_path / "q.json")]
+    given = ["--annotations", str(annotations)]
+    assert main([*ask, *given, "--words", "held_out", "--count", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"questions": str(tmp_path / "q.json")}
+    assert {c.image.id for c in read_reason_seg(tmp_path / "q.json", annotations).conversations} == {1, 2, 3}
+    for wrong, message in (
+        ([], "annotations: expected the one file to ask about, got 0"),
+        ([*given, "--split", "train"], "split, exclude_category: expected with --kind paste only"),
+        ([*given, "--words", "new"], "words: expected one of train, held_out, got 'new'"),
+    ):
+        assert main([*ask, *wrong]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["data", "synthesize", "--kind", "scenes", "--out", str(tmp_path / "new")]) == 2
+    assert "count: expected a number of pictures to make, got none" in capsys.readouterr().err
 
 
 def test_other_kinds_and_unknown_shapes_are_refused(dataset: AnnotatedDataset) -> None:

@@ -20,25 +20,38 @@ def _group() -> None:
 
 @data_app.command()
 def synthesize(
-    kind: Annotated[str, typer.Option(help="scenes (procedural) or paste (photographs).")],
-    count: Annotated[int, typer.Option(help="Pictures to make.")],
-    out: Annotated[Path, typer.Option(help="New folder, or one of an interrupted run.")],
+    kind: Annotated[str, typer.Option(help="scenes (procedural), paste (photographs) or questions (about scenes).")],
+    out: Annotated[
+        Path, typer.Option(help="New folder, or one of an interrupted run; the file to write for questions.")
+    ],
+    count: Annotated[int | None, typer.Option(help="Pictures to make, or to ask about (all by default).")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
     annotations: Annotated[
-        list[Path] | None, typer.Option(help="COCO file to paste from; repeat for more (paste).")
+        list[Path] | None,
+        typer.Option(help="COCO file to paste from; repeat for more (paste). Scenes to ask about (questions)."),
     ] = None,
     images: Annotated[list[Path] | None, typer.Option(help="Folder of its images, in the same order.")] = None,
     split: Annotated[str, typer.Option(help="all, train or validation photographs.")] = "all",
     exclude_category: Annotated[
         list[str] | None, typer.Option(help="Kind to leave out; repeat for more (paste).")
     ] = None,
+    words: Annotated[str, typer.Option(help="train or held_out wording (questions).")] = "train",
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Make pictures whose visible and amodal masks are known exactly.
+    """Make pictures whose visible and amodal masks are known exactly, or questions about them.
 
     Example: amodal data synthesize --kind scenes --count 100 --seed 1 --out data/scenes
     """
+    if kind == "questions":
+        if split != "all" or exclude_category:
+            raise InputError("split, exclude_category: expected with --kind paste only")
+        path = _questions(annotations or [], images or [], out, seed, words, count, not as_json)
+        typer.echo(json.dumps({"questions": str(path)}) if as_json else f"Written: {path}")
+        return
+    if count is None or words != "train":
+        missing = "count: expected a number of pictures to make, got none"
+        raise InputError(missing if count is None else "words: expected with --kind questions only")
     from amodal.data.synthetic.generate import synthesize as make
 
     if split not in ("all", "train", "validation"):
@@ -53,3 +66,16 @@ def synthesize(
         exclude_categories=exclude_category or (), workers=workers, progress=not as_json,
     )  # fmt: skip
     typer.echo(json.dumps({"annotations": str(path)}) if as_json else f"Written: {path}")
+
+
+def _questions(
+    annotations: list[Path], images: list[Path], out: Path, seed: int, words: str, count: int | None, progress: bool
+) -> Path:
+    from amodal.data.synthetic.questions import synthesize_questions
+
+    if len(annotations) != 1 or len(images) > 1:
+        raise InputError(f"annotations: expected the one file to ask about, got {len(annotations)}")
+    return synthesize_questions(
+        annotations[0], out, seed=seed, words=words, images=images[0] if images else None,  # type: ignore[arg-type]
+        count=count, progress=progress,
+    )  # fmt: skip

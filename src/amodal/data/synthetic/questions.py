@@ -58,6 +58,8 @@ def synthesize_questions(
     """
     if count is not None and count < 1:
         raise InputError(f"count: expected 1 or more, got {count}")
+    if out.exists() and annotations.exists() and out.samefile(annotations):
+        raise InputError(f"out: expected another file than the annotations, got {str(out)!r}")
     dataset = read_canonical(annotations, images)
     pictures = question_records(dataset, seed, words, count)
     total = min(len(dataset.images), count or len(dataset.images))
