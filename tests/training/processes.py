@@ -20,7 +20,7 @@ FSDP2 = {
     "ACCELERATE_USE_FSDP": "true",
     "FSDP_VERSION": "2",
     "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_TRANSFORMER_CLS_TO_WRAP": "SamVisionLayer",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "FoldedLayer",
     "FSDP_RESHARD_AFTER_FORWARD": "true",
     "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
     "FSDP_OFFLOAD_PARAMS": "false",
@@ -67,9 +67,27 @@ def run_training(recipe_file: str, environment: dict[str, str]) -> None:
     from amodal.training.recipe import load_recipe
 
     torch.set_num_threads(1)
+    if "ACCELERATE_USE_FSDP" in environment:
+        _let_accelerate_shard_on_processors()
     try:
         train(load_recipe(recipe_file), progress=False)
     except BaseException:
         rank = environment.get("RANK", "0")
         Path(recipe_file).with_suffix(f".{rank}").write_text(traceback.format_exc())
         raise
+
+
+def _let_accelerate_shard_on_processors() -> None:
+    """Accelerate takes FSDP up on GPUs alone; what it then does works on gloo as well."""
+    from accelerate import state
+    from accelerate.utils import DistributedType
+
+    original = state.AcceleratorState.__init__
+
+    def patched(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
+        original(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+            state.PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+    state.AcceleratorState.__init__ = patched

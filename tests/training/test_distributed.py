@@ -50,14 +50,24 @@ def assert_same_run(a: Path, b: Path) -> None:
         torch.testing.assert_close(tensor, states[1][name], atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("task", "strategy"), [("plug", DDP), ("plug", FSDP2), ("sam", DDP)])
-def test_two_processes_train_as_one(tmp_path: Path, task: str, strategy: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("task", "strategy", "name"),
+    [
+        ("plug", DDP, "MULTI_CPU"),
+        ("plug", FSDP2, "FSDP2"),
+        pytest.param("sam", DDP, "MULTI_CPU", marks=pytest.mark.slow),
+        pytest.param("sam", FSDP2, "FSDP2", marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_train_as_one(tmp_path: Path, task: str, strategy: dict[str, str], name: str) -> None:
     model = {"points_share": 0.5} if task == "sam" else {}
     recipe = tiny_recipe(tmp_path, task, model=model, learning_rate=1e-3, ema=0.9)
     one = as_one(recipe, tmp_path / "one")
     file = written(recipe, tmp_path / "two")
     finish(start(file, 2, **strategy), file)
     assert_same_run(one, tmp_path / "two" / "run")
+    how = json.loads((tmp_path / "two" / "run" / "versions.json").read_text())
+    assert (how["strategy"], how["processes"]) == (name, 2)
 
 
 @pytest.mark.slow

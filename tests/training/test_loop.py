@@ -149,10 +149,24 @@ def test_half_precision_scales_its_loss(tmp_path: Path) -> None:
 def test_gradient_checkpointing_changes_no_number(tmp_path: Path, task: str) -> None:
     losses = []
     for again in (False, True):
-        recipe = moved(tiny_recipe(tmp_path, task, gradient_checkpointing=again), tmp_path / str(again))
+        recipe = moved(tiny_recipe(tmp_path, task, gradient_checkpointing=again, steps=2), tmp_path / str(again))
         run(recipe)
         losses.append([x["loss"] for x in log_of(tmp_path / str(again)) if "loss" in x])
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+def test_gradient_checkpointing_keeps_less(tmp_path: Path) -> None:
+    kept = []
+    for again in (False, True):
+        training = build(tiny_recipe(tmp_path, "plug"))
+        model: Any = training.model.train()
+        if again:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
+            model(torch.zeros(2, 3, 32, 32), torch.tensor([4.0, 4.0, 20.0, 24.0]).repeat(2, 1, 1))
+        kept.append(sum(sizes))
+    assert kept[1] < 0.6 * kept[0]
 
 
 def test_warm_up_then_decay_to_zero() -> None:

@@ -39,7 +39,7 @@ class Record:
         self.accelerator, self.out = accelerator, Path(recipe.output)
         self.started = False
         if accelerator.is_main_process:
-            describe(self.out, recipe, step)
+            describe(self.out, recipe, step, strategy_of(accelerator), accelerator.num_processes)
         accelerator.wait_for_everyone()
         names = recipe.training.trackers
         if names:
@@ -91,6 +91,11 @@ def check_trackers(names: list[str]) -> None:
             )
 
 
+def strategy_of(accelerator: Accelerator) -> str:
+    """Accelerate's name for how the processes share the work: NO, MULTI_GPU, FSDP2, DEEPSPEED, ..."""
+    return "FSDP2" if accelerator.is_fsdp2 else str(accelerator.distributed_type.value)
+
+
 def read_log(out: Path) -> list[dict[str, float]]:
     """Complete lines of a run's log, oldest first; a line that was cut off by a kill is left out."""
     path = out / LOG
@@ -103,8 +108,8 @@ def read_log(out: Path) -> list[dict[str, float]]:
     return lines
 
 
-def describe(out: Path, recipe: Recipe, step: int) -> None:
-    """Leave the resolved recipe, the versions and the commit; drop log lines beyond `step`."""
+def describe(out: Path, recipe: Recipe, step: int, strategy: str = "NO", processes: int = 1) -> None:
+    """Leave the resolved recipe, how it ran, the versions and the commit; drop log lines beyond `step`."""
     import accelerate
     import transformers
 
@@ -118,6 +123,8 @@ def describe(out: Path, recipe: Recipe, step: int) -> None:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "accelerate": accelerate.__version__,
+        "strategy": strategy,
+        "processes": processes,
     }
     replace_text(out / "versions.json", json.dumps(versions, indent=1))
 

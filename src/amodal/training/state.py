@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from amodal.errors import InputError
@@ -30,6 +31,13 @@ def assign(target: Tensor, value: Tensor) -> None:
         value = distribute_tensor(value, target.device_mesh, target.placements)
     with torch.no_grad():
         target.copy_(value)
+
+
+def settle(model: nn.Module) -> None:
+    """Let go of parts that FSDP2 still holds together after a forward without a backward pass."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def is_spread(accelerator: Accelerator) -> bool:

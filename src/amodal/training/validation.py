@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from amodal.data.crops import Key, ObjectCrops, evaluation_keys
 from amodal.training.build import Task
 from amodal.training.feeding import loader, to_device
+from amodal.training.state import settle
 
 NAMES = ("visible", "full", "occ")
 
@@ -46,6 +47,7 @@ def validate(
         batch = to_device(batch, accelerator.device)
         visible, amodal = (p[:count, 0] > threshold for p in task.predict(model, batch))
         sums += _scores(visible, amodal, {k: v[:count] for k, v in batch.items()}).cpu()
+    settle(model)
     if accelerator.num_processes > 1:
         sums = accelerator.reduce(sums.to(accelerator.device), "sum").cpu()
     return {name: total / count if count else 0.0 for name, (total, count) in zip(NAMES, sums.tolist(), strict=True)}
@@ -64,6 +66,7 @@ def fixed_predictions(
     keys = evaluation_keys(crops, number, seed)
     batch = next(iter(loader(crops, [keys], workers=0)))
     visible, amodal = task.predict(model, to_device(batch, accelerator.device))
+    settle(model)
     return batch, visible, amodal
 
 
