@@ -194,6 +194,8 @@ def test_a_file_reads_back_and_is_the_same_for_the_same_seed(annotations: Path, 
     assert max(len(c.turns) for c in read.conversations) == 5
     per_picture = Counter((c.image.id, t.question) for c in read.conversations for t in c.turns)
     assert max(per_picture.values()) == 1
+    answers = Counter((c.image.id, t.answer) for c in read.conversations for t in c.turns if t.objects)
+    assert max(answers.values()) == 1
 
 
 def test_a_picture_does_not_depend_on_the_others(dataset: AnnotatedDataset) -> None:

@@ -120,16 +120,19 @@ def _converse(asker: Asker, wanted: int) -> list[Ask]:
 def _draw(asker: Asker, families: Mapping[Family, float], turns: Sequence[Ask] = ()) -> Ask | None:
     """A question for the picture, or a follow-up to `turns`; None if `TRIES` found nothing new.
 
-    New is what was not asked about the picture before, nor answered in the conversation.
+    New is a question not asked about the picture before, whose answer was not given in the conversation
+    nor, if it names objects, about the picture.
     """
     makers, weights = list(families), np.array(list(families.values()))
-    answered = {turn.answer for turn in turns}
+    answered = asker.answers | {turn.answer for turn in turns}
     for _ in range(TRIES):
         maker = makers[int(asker.rng.choice(len(makers), p=weights / weights.sum()))]
         made = maker(asker, turns[-1]) if turns else maker(asker)
         if made is None or made.question in asker.asked or made.answer in answered:
             continue
         asker.asked.add(made.question)
+        if made.named:
+            asker.answers.add(made.answer)
         if made.purpose is not None:
             asker.purposes.add(made.purpose)
         return made

@@ -16,7 +16,7 @@ from amodal.data.synthetic.things import THINGS
 
 MAX_LISTED = 5
 RATE_MARGIN, AREA_MARGIN, DEGREE_MARGIN = 0.1, 0.25, 0.03
-PRESENT_SHARE = 0.8  # of questions for a purpose that the scene can answer
+PRESENT_SHARE = 0.85  # of questions for a purpose that the scene can answer
 NOTHING_SHARE = 0.4  # of the chances to answer "nothing" about what is in front or behind that are taken
 
 
@@ -50,6 +50,7 @@ class Asker:
         rng: source of all choices.
         words: side of the wording.
         asked: questions so far, none comes twice.
+        answers: those so far that name objects, likewise.
         purposes: those asked for so far, likewise.
     """
 
@@ -57,6 +58,7 @@ class Asker:
     rng: np.random.Generator
     words: w.Words
     asked: set[str] = field(default_factory=set)
+    answers: set[str] = field(default_factory=set)
     purposes: set[int] = field(default_factory=set)
 
     def form(self, *wordings: w.Wording | None) -> tuple[str, int]:
@@ -283,7 +285,7 @@ def _it_hides(asker: Asker, before: Ask) -> Ask | None:
     if len(before.it) != 1:
         return None
     front = asker.facts.in_front_of(before.it[0])
-    if front is None or before.kind == "hides":
+    if front is None or before.kind == "hides" or not (front or asker.lucky(NOTHING_SHARE)):
         return None
     answer = f"part of it is behind {asker.listed(front)}." if front else "nothing is in front of it."
     return _ask("it_hides", asker.form(w.IT_HIDES)[0], answer, front, it=() if front else before.it)
@@ -293,7 +295,7 @@ def _it_behind(asker: Asker, before: Ask) -> Ask | None:
     if len(before.it) != 1:
         return None
     behind = asker.facts.behind(before.it[0])
-    if behind is None or before.kind == "behind":
+    if behind is None or before.kind == "behind" or not (behind or asker.lucky(NOTHING_SHARE)):
         return None
     answer = f"behind it I see {asker.listed(behind)}." if behind else "I see nothing behind it."
     return _ask("it_behind", asker.form(w.IT_BEHIND)[0], answer, behind, it=() if behind else before.it)
