@@ -1,0 +1,81 @@
+"""Scenes as COCO files and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from amodal.errors import InputError
+from amodal.inference.scene import Scene, SceneObject
+from amodal.ops.rle import decode_mask, segmentation_to_rle
+
+
+def to_coco_file(scene: Scene, image_name: str) -> dict[str, Any]:
+    """The canonical annotation file of one image (a superset of COCO's form).
+
+    Objects with a phrase get it as their category; the others are of category `object`.
+
+    Args:
+        scene: any scene.
+        image_name: `file_name` of the image record.
+    """
+    names = sorted({thing.phrase or "object" for thing in scene.objects} | {"object"})
+    annotations = scene.to_coco()
+    for annotation, thing in zip(annotations, scene.objects, strict=True):
+        annotation["category_id"] = names.index(thing.phrase or "object") + 1
+    return {
+        "info": {"description": "predicted with amodal"},
+        "images": [{"id": 1, "file_name": image_name, "height": scene.size[0], "width": scene.size[1]}],
+        "categories": [{"id": index + 1, "name": name} for index, name in enumerate(names)],
+        "annotations": annotations,
+    }
+
+
+def to_coco_visible(scene: Scene, image_name: str) -> dict[str, Any]:
+    """A plain COCO file of the visible masks; what it cannot hold (amodal masks, order) is left out."""
+    content = to_coco_file(scene, image_name)
+    for annotation, thing in zip(content["annotations"], scene.objects, strict=True):
+        annotation["segmentation"] = annotation.pop("visible_mask")
+        annotation["bbox"] = annotation.pop("visible_bbox")
+        annotation["area"] = int(np.count_nonzero(thing.visible_in_window))
+        for key in ("occluders", "occlude_rate"):
+            del annotation[key]
+    return content
+
+
+def from_coco_file(content: dict[str, Any], image_id: int | None = None) -> Scene:
+    """The scene of one image of a canonical annotation file.
+
+    Args:
+        content: as `to_coco_file` gives it, or any canonical file.
+        image_id: which image; needed if there are several.
+
+    Raises:
+        InputError: no such image, several without `image_id`, or masks that cannot be read.
+    """
+    try:
+        images = {image["id"]: image for image in content["images"]}
+        if image_id is None and len(images) != 1:
+            raise InputError(f"image_id: expected one of {len(images)} images to be named, got none")
+        image = images[image_id] if image_id is not None else next(iter(images.values()))
+        size = (int(image["height"]), int(image["width"]))
+        names = {category["id"]: category["name"] for category in content.get("categories", [])}
+        own = [a for a in content["annotations"] if a["image_id"] == image["id"]]
+        objects = [_object(annotation, size, names) for annotation in own]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"annotations: expected a canonical annotation file, got {error!r:.100}") from error
+    return Scene(objects, size)
+
+
+def _object(annotation: dict[str, Any], size: tuple[int, int], names: dict[Any, str]) -> SceneObject:
+    amodal, visible = (
+        decode_mask(segmentation_to_rle(annotation[key], *size)) for key in ("segmentation", "visible_mask")
+    )
+    name = names.get(annotation.get("category_id"))
+    return SceneObject.from_masks(
+        visible,
+        amodal,
+        score=float(annotation.get("score", 1.0)),
+        phrase=None if name == "object" else name,
+    )
