@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,14 @@ class ObjectSample:
         amodal_box_xyxy: tight box of the amodal mask, or None.
         occluders: annotation ids of the objects in front of this one.
         iscrowd: a region of many objects rather than one.
-        attributes: what else the source says.
+        attributes: what else the source says, under the source's own names.
+        occluders_known: the source says what hides this object (which may be nothing); where it
+            does not, `relations.with_occluders` derives it from the masks.
+        is_stuff: a region without a countable shape (sky, floor) rather than a thing.
+        annotator: who drew it, where several people annotated the same image.
+        order: the source's own order from front to back: within one `order_group` an object
+            never stands in front of one with a smaller number.
+        order_group: objects of the same image and group can be compared by `order`.
     """
 
     id: int
@@ -42,6 +50,11 @@ class ObjectSample:
     occluders: tuple[int, ...] = ()
     iscrowd: bool = False
     attributes: dict[str, Any] = field(default_factory=dict)
+    occluders_known: bool = False
+    is_stuff: bool = False
+    annotator: str | None = None
+    order: int | None = None
+    order_group: int | None = None
 
     def visible_mask(self) -> Mask:
         """(H, W) bool."""
@@ -54,13 +67,26 @@ class ObjectSample:
 
 @dataclass(frozen=True)
 class ImageSample:
-    """One image with its objects."""
+    """One image with its objects.
+
+    Attributes:
+        id: image id.
+        path: file of the pixels; it need not exist until they are loaded.
+        height: H in pixels.
+        width: W in pixels.
+        objects: in file order. Readers hand out sequences that read an image's records when they
+            are asked for, and only then find out that one of them is broken.
+        file_name: as the source writes it, relative to the folder of the images.
+        attributes: what else the source says about the image (licence, address ...).
+    """
 
     id: int
     path: Path
     height: int
     width: int
-    objects: tuple[ObjectSample, ...]
+    objects: Sequence[ObjectSample]
+    file_name: str = ""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -82,11 +108,19 @@ class ImageSample:
 
 @dataclass(frozen=True)
 class AnnotatedDataset:
-    """Images, their objects, and the names of the categories."""
+    """Images, their objects, and the names of the categories.
+
+    Attributes:
+        images: in file order; light, as objects are read when asked for.
+        categories: names by id.
+        format: name of the format it was read from.
+        extras: what else the source says about the whole (`info`, `licenses` ...).
+    """
 
     images: tuple[ImageSample, ...]
     categories: dict[int, str]
     format: str
+    extras: dict[str, Any] = field(default_factory=dict)
 
     @property
     def num_objects(self) -> int:

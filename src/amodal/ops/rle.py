@@ -40,6 +40,26 @@ def rle_area(rle: Rle) -> int:
     return int(coco_mask.area(_as_bytes(rle)))
 
 
+def encode_empty(size: tuple[int, int]) -> Rle:
+    """RLE of an (H, W) mask without a pixel."""
+    return _as_text(coco_mask.frPyObjects({"size": list(size), "counts": [size[0] * size[1]]}, *size))
+
+
+def rle_union(a: Rle, b: Rle) -> Rle:
+    """Pixels of either mask."""
+    return _as_text(coco_mask.merge([_as_bytes(a), _as_bytes(b)]))
+
+
+def rle_intersection(a: Rle, b: Rle) -> Rle:
+    """Pixels of both masks."""
+    return _as_text(coco_mask.merge([_as_bytes(a), _as_bytes(b)], intersect=True))
+
+
+def rle_difference(a: Rle, b: Rle) -> Rle:
+    """Pixels of `a` that are not of `b`."""
+    return encode_mask(decode_mask(a) & ~decode_mask(b))
+
+
 def segmentation_to_rle(segmentation: Any, height: int, width: int) -> Rle:
     """A COCO segmentation of any form as one compressed RLE.
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from amodal.data.readers.source import Record, identity, mask_of, read_coco_like
-from amodal.data.samples import AnnotatedDataset, ObjectSample
-from amodal.errors import InputError
-from amodal.ops.rle import rle_box_xyxy
+from amodal.data.readers.source import Format, Record, Stated, rest
+from amodal.data.samples import AnnotatedDataset
+
+_USED = frozenset(
+    {"id", "image_id", "category_id", "segmentation", "visible_mask", "bbox", "visible_bbox", "area", "occlude_rate"}
+    | {"occluders", "iscrowd", "is_stuff", "annotator", "order", "order_group", "amodal_unknown", "attributes"}
+)
 
 
 def read_canonical(annotations: Path, images: Path | None = None) -> AnnotatedDataset:
@@ -20,26 +23,43 @@ def read_canonical(annotations: Path, images: Path | None = None) -> AnnotatedDa
     Raises:
         InputError: a file is missing or not of this form.
     """
-    return read_coco_like(annotations, images, "canonical", ("segmentation", "visible_mask"), _object)
+    from amodal.data.readers import read_dataset
+
+    return read_dataset("canonical", annotations, images)
 
 
-def _object(record: Record, size: tuple[int, int], path: Path) -> ObjectSample:
-    number, category = identity(record, path)
-    amodal = mask_of(record, "segmentation", size, path)
-    visible = mask_of(record, "visible_mask", size, path)
-    occluders, attributes = record.get("occluders") or [], record.get("attributes") or {}
-    if not isinstance(occluders, list) or not all(isinstance(i, int) for i in occluders):
-        raise InputError(f"annotations {path}: annotation {number}: expected occluders as ids, got {occluders!r}")
-    if not isinstance(attributes, dict):
-        raise InputError(f"annotations {path}: annotation {number}: expected attributes by name, got {attributes!r}")
-    return ObjectSample(
-        id=number,
-        category_id=category,
-        visible_rle=visible,
-        amodal_rle=amodal,
-        visible_box_xyxy=rle_box_xyxy(visible),
-        amodal_box_xyxy=rle_box_xyxy(amodal),
-        occluders=tuple(occluders),
-        iscrowd=bool(record.get("iscrowd", 0)),
-        attributes=attributes,
-    )
+def _state(record: Record) -> list[Stated]:
+    modal = bool(record.get("amodal_unknown"))
+    own = record.get("attributes") or {}
+    return [
+        Stated(
+            id=record["id"],
+            category=record["category_id"],
+            amodal=None if modal else record["segmentation"],
+            visible=record["visible_mask"],
+            amodal_bbox=None if modal else record.get("bbox"),
+            visible_bbox=record.get("visible_bbox"),
+            area=record.get("area"),
+            occlude_rate=None if modal else record.get("occlude_rate"),
+            occluders=record.get("occluders"),
+            iscrowd=record.get("iscrowd"),
+            is_stuff=record.get("is_stuff"),
+            annotator=record.get("annotator"),
+            order=record.get("order"),
+            order_group=record.get("order_group"),
+            attributes=rest(record, _USED) | own if isinstance(own, dict) else own,
+        )
+    ]
+
+
+FORMAT = Format(
+    name="canonical",
+    title="amodal's own file, a superset of COCOA-cls",
+    files=("annotations.json",),
+    masks="visible and amodal",
+    order="occluders",
+    keys=("category_id", "segmentation", "visible_mask"),
+    state=_state,
+    marks=frozenset({"visible_bbox", "occluders", "attributes"}),
+    foreign=frozenset({"inmodal_seg", "a_segm", "i_segm", "regions"}),
+)

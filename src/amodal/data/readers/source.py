@@ -1,117 +1,196 @@
-"""What the readers of COCO-like annotations share: the file, its images, and their records."""
+"""What a format is, and the way from what a record states to a sample."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from pathlib import Path
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
+from amodal.data.samples import ObjectSample
 from amodal.errors import InputError
-from amodal.ops.rle import Rle, segmentation_to_rle
+from amodal.ops.rle import Rle, encode_empty, rle_box_xyxy, rle_difference, segmentation_to_rle
 
 Record = dict[str, Any]
-MakeObject = Callable[[Record, tuple[int, int], Path], ObjectSample | None]
+
+MAX_COUNTS_PER_PIXEL = 7
+"""Characters of an RLE's counts: a run of at least one pixel takes at most seven."""
 
 
-def read_coco_like(
-    annotations: Path, images: Path | None, format_name: str, keys: tuple[str, ...], make_object: MakeObject
-) -> AnnotatedDataset:
-    """Read a file with `images`, `annotations` and `categories`.
+@dataclass(frozen=True)
+class Stated:
+    """What a record states about one object: nothing is checked or decoded yet.
+
+    Attributes:
+        id: annotation id.
+        category: category id, or a name where the format has no categories.
+        amodal: segmentation of the whole object, None if the format does not know it.
+        visible: segmentation of what is seen, None if the record has none: then all of the
+            amodal mask is seen, except `invisible`.
+        invisible: segmentation of what is hidden, None if the record has none.
+        amodal_bbox: xywh of the whole object; `visible_bbox` likewise of what is seen.
+        area: pixels of the amodal mask (of the visible one in a modal format).
+        occlude_rate: hidden share of the object.
+        occluders: annotation ids in front, None if the record does not say.
+        depth: text that says which regions are in front of which (COCOA), None elsewhere.
+
+    The others are as in `ObjectSample`.
+    """
+
+    id: Any
+    category: Any
+    amodal: Any = None
+    visible: Any = None
+    invisible: Any = None
+    amodal_bbox: Any = None
+    visible_bbox: Any = None
+    area: Any = None
+    occlude_rate: Any = None
+    occluders: Any = None
+    iscrowd: Any = False
+    is_stuff: Any = False
+    annotator: Any = None
+    order: Any = None
+    order_group: Any = None
+    attributes: Any = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a dataset is written down.
+
+    Attributes:
+        name: as on the command line.
+        title: for people.
+        files: names of the annotation files the dataset ships with.
+        masks: what is known of an object.
+        order: what is known of who hides whom.
+        keys: what each annotation must have besides `id` and `image_id`.
+        marks: keys that only this format has, by which it is recognised.
+        state: from a record to the objects it states.
+        names: names of the objects a record states, where those take the place of categories.
+        foreign: keys that give away another format, in which the same words mean other masks.
+    """
+
+    name: str
+    title: str
+    files: tuple[str, ...]
+    masks: str
+    order: str
+    keys: tuple[str, ...]
+    state: Callable[[Record], list[Stated]]
+    marks: frozenset[str] = frozenset()
+    foreign: frozenset[str] = frozenset()
+    names: Callable[[Record], list[str]] | None = None
+
+
+def rest(record: Record, used: frozenset[str]) -> Record:
+    """What a record says beyond the keys a reader uses."""
+    return {key: value for key, value in record.items() if key not in used}
+
+
+def to_sample(stated: Stated, size: tuple[int, int], categories: Mapping[str, int]) -> ObjectSample:
+    """Check what a record states and make a sample of it.
 
     Args:
-        annotations: JSON file.
-        images: folder of the images; `images/` beside the annotations if None.
-        format_name: name of the form.
-        keys: what each annotation must have, besides `id`, `image_id` and `category_id`.
-        make_object: from a record, the image's (H, W) and the file; None leaves the object out.
-
-    Returns:
-        The images with their objects, both in file order. Annotations of images that the file
-        does not list are left out.
+        stated: as the format's `state` gives it.
+        size: (H, W) of the image.
+        categories: ids by name, for formats that have names in place of ids.
 
     Raises:
-        InputError: a file or folder is missing, or the content is not of this form.
+        InputError: a mask, id or field that is not what it should be; the message names the
+            annotation.
     """
-    content = _read_json(annotations, format_name)
-    folder = _image_folder(annotations, images)
-    listed = _records(content, "images", ("id", "file_name", "height", "width"), annotations)
-    groups: dict[int, list[Record]] = {_integer(r, "id", "image", annotations): [] for r in listed}
-    if len(groups) < len(listed):
-        raise InputError(f"annotations {annotations}: expected images of different ids, got the same twice")
-    for record in _records(content, "annotations", ("id", "image_id", "category_id", *keys), annotations):
-        owner = _integer(record, "image_id", "annotation", annotations)
-        if owner in groups:
-            groups[owner].append(record)
-    samples = []
-    for record in listed:
-        number = _integer(record, "id", "image", annotations)
-        size = (_integer(record, "height", "image", annotations), _integer(record, "width", "image", annotations))
-        if min(size) < 1:
-            raise InputError(f"annotations {annotations}: expected image {number} to have pixels, got {size}")
-        made = (make_object(r, size, annotations) for r in groups[number])
-        objects = tuple(thing for thing in made if thing is not None)
-        samples.append(ImageSample(number, folder / str(record["file_name"]), *size, objects))
-    named = _records(content, "categories", ("id", "name"), annotations) if "categories" in content else []
-    categories = {_integer(c, "id", "category", annotations): str(c["name"]) for c in named}
-    return AnnotatedDataset(tuple(samples), categories, format_name)
-
-
-def identity(record: Record, path: Path) -> tuple[int, int]:
-    """(id, category id) of an annotation."""
-    return (_integer(record, "id", "annotation", path), _integer(record, "category_id", "annotation", path))
-
-
-def mask_of(record: Record, key: str, size: tuple[int, int], path: Path) -> Rle:
-    """The mask under `key` as an RLE of the image's (H, W); its errors name file and annotation."""
     try:
-        return segmentation_to_rle(record[key], *size)
+        return _to_sample(stated, size, categories)
     except InputError as error:
-        raise InputError(f"annotations {path}: annotation {record['id']}: {error}") from error
+        raise InputError(f"annotation {stated.id}: {error}") from error
 
 
-def _read_json(path: Path, format_name: str) -> dict[str, Any]:
-    if not path.is_file():
-        fault = "is a folder" if path.is_dir() else "does not exist"
-        raise InputError(f"annotations: expected a file, got {str(path)!r}, which {fault}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"annotations {path}: expected JSON, got broken text ({error})") from error
-    if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
-        raise InputError(
-            f"annotations {path}: expected {format_name} with 'images' and 'annotations', got other content"
-        )
-    return content
+def visible_and_amodal(stated: Stated, size: tuple[int, int]) -> tuple[Rle, Rle | None]:
+    """The masks of an object as RLEs of the image's (H, W); amodal is None where unknown.
+
+    Raises:
+        InputError: a mask that cannot be read.
+    """
+    amodal = None if stated.amodal is None else mask_rle(stated.amodal, size)
+    if stated.visible is not None:
+        return mask_rle(stated.visible, size), amodal
+    if amodal is None:
+        raise InputError("segmentation: expected a visible or an amodal mask, got none")
+    if stated.invisible is not None:
+        return rle_difference(amodal, mask_rle(stated.invisible, size)), amodal
+    return amodal, amodal
 
 
-def _image_folder(annotations: Path, images: Path | None) -> Path:
-    folder = images or annotations.parent / "images"
-    if not folder.is_dir():
-        fault = "is a file" if folder.exists() else "does not exist"
-        raise InputError(f"images: expected a folder, got {str(folder)!r}, which {fault}")
-    return folder
+def mask_rle(segmentation: Any, size: tuple[int, int]) -> Rle:
+    """A segmentation as an RLE of the image's (H, W).
+
+    Polygons of one or two points enclose no pixel: published files hold some, and they are left
+    out (`validate` reports them). An empty list is an empty mask.
+
+    Raises:
+        InputError: anything else that is no segmentation.
+    """
+    if isinstance(segmentation, list):
+        segmentation = [part for part in segmentation if not is_degenerate(part)]
+        if not segmentation:
+            return encode_empty(size)
+    elif isinstance(segmentation, dict):
+        counts, most = segmentation.get("counts"), MAX_COUNTS_PER_PIXEL * (size[0] * size[1] + 1)
+        if isinstance(counts, (str, bytes, list)) and len(counts) > most:
+            raise InputError(f"segmentation: expected at most {most} counts for {size} pixels, got {len(counts)}")
+    return segmentation_to_rle(segmentation, *size)
 
 
-def _records(content: dict[str, Any], name: str, keys: tuple[str, ...], path: Path) -> list[Record]:
-    records = content[name]
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise InputError(f"annotations {path}: expected {name!r} to be a list of objects, got other content")
-    for record in records:
-        missing = [key for key in keys if key not in record]
-        if missing:
-            raise InputError(
-                f"annotations {path}: expected each of {name!r} to have {', '.join(keys)}, "
-                f"got {record.get('id', 'one without id')} without {', '.join(missing)}"
-            )
-    return records
+def is_degenerate(polygon: Any) -> bool:
+    """Whether a polygon has fewer than three points."""
+    return isinstance(polygon, list) and len(polygon) in (0, 2, 4) and all(_is_number(v) for v in polygon)
 
 
-def _integer(record: Record, key: str, what: str, path: Path) -> int:
-    value = record[key]
-    if isinstance(value, str) and value.isdecimal():
+def integer(value: Any, what: str) -> int:
+    """A whole number from a file, written as number or digits.
+
+    Raises:
+        InputError: another value.
+    """
+    if isinstance(value, str) and value.isdecimal() and len(value) < 20:
         return int(value)
-    if isinstance(value, (int, float)) and value == value // 1:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value // 1:
         return int(value)
-    raise InputError(f"annotations {path}: expected the {key} of each {what} to be an integer, got {value!r}")
+    raise InputError(f"expected the {what} to be an integer, got {value!r:.60}")
+
+
+def _to_sample(stated: Stated, size: tuple[int, int], categories: Mapping[str, int]) -> ObjectSample:
+    named = isinstance(stated.category, str) and stated.category in categories
+    visible, amodal = visible_and_amodal(stated, size)
+    occluders = () if stated.occluders is None else stated.occluders
+    if not isinstance(occluders, (list, tuple)) or not all(type(i) is int for i in occluders):
+        raise InputError(f"expected occluders as ids, got {occluders!r:.60}")
+    if not isinstance(stated.attributes, dict):
+        raise InputError(f"expected attributes by name, got {stated.attributes!r:.60}")
+    return ObjectSample(
+        id=integer(stated.id, "id"),
+        category_id=categories[stated.category] if named else integer(stated.category, "category_id"),
+        visible_rle=visible,
+        amodal_rle=amodal,
+        visible_box_xyxy=rle_box_xyxy(visible),
+        amodal_box_xyxy=None if amodal is None else rle_box_xyxy(amodal),
+        occluders=tuple(occluders),
+        iscrowd=bool(stated.iscrowd),
+        attributes=stated.attributes,
+        occluders_known=stated.occluders is not None,
+        is_stuff=bool(stated.is_stuff),
+        annotator=None if stated.annotator is None else str(stated.annotator),
+        order=_optional(stated.order),
+        order_group=_optional(stated.order_group),
+    )
+
+
+def _optional(value: Any) -> int | None:
+    """Fields that no source confirmed are taken where they make sense."""
+    return int(value) if _is_number(value) and value == value // 1 else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,23 @@
+"""D2SA: products on a turntable, in COCOA-cls' form (with `iscrowd` as a boolean)."""
+
+from __future__ import annotations
+
+from amodal.data.readers.cocoa_cls import MARKS, state
+from amodal.data.readers.source import Format
+
+FORMAT = Format(
+    name="d2sa",
+    title="D2SA (densely segmented supermarket, amodal)",
+    files=(
+        "D2S_amodal_training_rot0.json",
+        "D2S_amodal_augmented.json",
+        "D2S_amodal_validation.json",
+        "D2S_amodal_test_info.json",
+    ),
+    masks="visible and amodal",
+    order="occl_depth",
+    keys=("category_id", "segmentation"),
+    state=state,
+    marks=MARKS,
+    foreign=frozenset({"inmodal_seg", "a_segm", "i_segm", "regions"}),
+)
