@@ -1,0 +1,214 @@
+"""Training samples of AURA: a picture and several conversations about it as one sequence of tokens.
+
+Axes: B pictures, T tokens, N mask tokens of the whole batch, S side of the backbone's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from amodal.data.crops import Key
+from amodal.data.features import FeatureCache
+from amodal.data.readers.reason_seg import Conversation, ReasonDataset
+from amodal.data.samples import ImageSample, ObjectSample
+from amodal.errors import InputError
+from amodal.models.aura.processing import AuraProcessor, pad_rows
+
+IGNORED = -100
+UNKNOWN_NAME = -1
+
+
+@dataclass(frozen=True)
+class ReasonSource:
+    """A dataset of conversations and its share of the batches."""
+
+    dataset: ReasonDataset
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A picture with all conversations about it."""
+
+    image: ImageSample
+    conversations: tuple[Conversation, ...]
+
+
+class PictureConversations(Dataset[dict[str, Any]]):
+    """All conversations about a picture, in random order, one after the other up to a length.
+
+    The picture is read once for all of them, which is what makes a training step cheap: most
+    tokens of a short conversation are the picture's.
+
+    Args:
+        sources: datasets with weights.
+        processor: of the model; its tokenizer knows the mask token.
+        max_turns: turns a sequence; a longer conversation is cut at its end.
+        max_tokens: tokens a sequence, the picture's included; turns that do not fit are left out.
+        naming_cells: image tokens along each side, for the auxiliary naming loss; 0 for none.
+        features: of the frozen backbone, in the place of its pixels.
+
+    Raises:
+        InputError: no conversation, or a processor whose picture alone is longer than `max_tokens`.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[ReasonSource],
+        processor: AuraProcessor,
+        *,
+        max_turns: int,
+        max_tokens: int,
+        naming_cells: int = 0,
+        features: FeatureCache | None = None,
+    ) -> None:
+        self.sources = list(sources)
+        self.processor = processor
+        self.max_turns, self.max_tokens = max_turns, max_tokens
+        self.naming_cells = naming_cells
+        self.features = features
+        self._pictures = [_by_picture(source.dataset) for source in self.sources]
+        if not any(self._pictures):
+            raise InputError("data: expected sources with at least one question, got none")
+
+    @property
+    def lengths(self) -> list[int]:
+        """Pictures of each source."""
+        return [len(pictures) for pictures in self._pictures]
+
+    def images(self) -> list[ImageSample]:
+        """All pictures asked about."""
+        return [picture.image for pictures in self._pictures for picture in pictures]
+
+    def describe(self, key: Key) -> dict[str, Any]:
+        """What a key names: `source`, `image_id`, the image's `file` and the conversations' ids."""
+        picture = self._pictures[key[0]][key[1]]
+        ids = [conversation.id for conversation in picture.conversations]
+        return {
+            "source": key[0], "image_id": picture.image.id, "file": str(picture.image.path), "conversations": ids,
+        }  # fmt: skip
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        """One sequence: tensors of the LLM's row, and the true masks of its mask tokens."""
+        source, position, seed = key
+        picture = self._pictures[source][position]
+        order = np.random.default_rng(seed).permutation(len(picture.conversations))
+        pixels = picture.image.load()
+        row, objects = self._sequence(pixels, [picture.conversations[i] for i in order])
+        item: dict[str, Any] = {"row": row, **self._masks(objects), "pad": self.processor.pad_token_id}
+        if self.features is None:
+            item["sam_pixel_values"] = self.processor.sam_pixels(pixels)
+        else:
+            item["image_embeddings"] = self.features.read(picture.image)[None]
+        if self.naming_cells:
+            item["names"] = self._names(picture.image)
+        return item
+
+    def _sequence(
+        self, pixels: npt.NDArray[np.uint8], conversations: Sequence[Conversation]
+    ) -> tuple[dict[str, Tensor], list[ObjectSample]]:
+        """Tokens with labels, and the objects of the mask tokens in their order."""
+        processor, turns = self.processor, [turn for c in conversations for turn in c.turns][: self.max_turns]
+        row = processor.first_turn(pixels, turns[0].question)
+        prompt_length = row["input_ids"].shape[1]
+        more: list[int] = []
+        labels: list[int] = []
+        objects: list[ObjectSample] = []
+        for index, turn in enumerate(turns):
+            asked = processor.later_turn(turn.question) if index else []
+            answer = processor.answer_tokens(turn.with_token(processor.seg_token))
+            if prompt_length + len(more) + len(asked) + len(answer) > self.max_tokens:
+                break
+            more += asked + answer
+            labels += [IGNORED] * len(asked) + answer
+            objects += turn.objects
+        if not more:
+            raise InputError(
+                f"data.max_tokens: expected room for a picture, a question and an answer, got {self.max_tokens} "
+                f"where image {picture_name(conversations[0].image)} and its question alone take {prompt_length}"
+            )
+        return _extended(row, more, labels), objects
+
+    def _masks(self, objects: Sequence[ObjectSample]) -> dict[str, Tensor]:
+        S = self.processor.image_size
+        known = [thing.amodal_mask() for thing in objects]
+        visible = [self.processor.sam_mask(thing.visible_mask()) for thing in objects]
+        amodal = [v if m is None else self.processor.sam_mask(m) | v for m, v in zip(known, visible, strict=True)]
+        return {
+            "visible_masks": torch.from_numpy(np.array(visible, bool).reshape(-1, S, S)),
+            "amodal_masks": torch.from_numpy(np.array(amodal, bool).reshape(-1, S, S)),
+            "has_amodal": torch.tensor([m is not None for m in known], dtype=torch.bool),
+        }
+
+    def _names(self, image: ImageSample) -> Tensor:
+        """(1, cells * cells) category under each image token: the one that covers most of it, 0 for none."""
+        cells = self.naming_cells
+        side = max(image.size)
+        top, left = (side - image.height) // 2, (side - image.width) // 2
+        shares: dict[int, npt.NDArray[np.float32]] = {}
+        for thing in image.objects:
+            square = np.zeros((side, side), np.float32)
+            square[top : top + image.height, left : left + image.width] = thing.visible_mask()
+            shares[thing.category_id] = shares.get(thing.category_id, 0) + _cell_means(square, cells)
+        names = np.zeros((cells, cells), np.int64)
+        best = 1 - np.sum(list(shares.values()), axis=0) if shares else np.ones((cells, cells))
+        for category, share in shares.items():
+            names[share > best] = category
+            best = np.maximum(best, share)
+        return torch.from_numpy(names.reshape(1, -1))
+
+
+def collate_conversations(items: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Rows of different lengths as one batch, the masks of all of them one after the other.
+
+    Returns:
+        What the LLM's processor makes, padded at the end, with `labels` (B, T); `visible_masks` and
+        `amodal_masks` (N, S, S) bool and `has_amodal` (N,) in the order of the mask tokens, row by
+        row; `sam_pixel_values` (B, 3, S, S) or `image_embeddings` (B, C, h, w); `names`
+        (B, image tokens) if asked for.
+    """
+    batch = pad_rows([item["row"] for item in items], items[0]["pad"], front=False)
+    for name in items[0].keys() - {"row", "pad"}:
+        batch[name] = torch.cat([item[name] for item in items])
+    return batch
+
+
+def picture_name(image: ImageSample) -> str:
+    """How messages name a picture."""
+    return f"{image.id} ({image.path.name})"
+
+
+def _by_picture(dataset: ReasonDataset) -> list[_Picture]:
+    groups: dict[int, list[Conversation]] = {}
+    for conversation in dataset.conversations:
+        groups.setdefault(conversation.image.id, []).append(conversation)
+    return [_Picture(group[0].image, tuple(group)) for group in groups.values()]
+
+
+def _extended(row: dict[str, Tensor], more: list[int], labels: list[int]) -> dict[str, Tensor]:
+    """The prompt's row with further tokens: all that is one value a token grows along."""
+    length = row["input_ids"].shape[1]
+    grown = {}
+    for name, value in row.items():
+        if value.dim() == 2 and value.shape == (1, length):
+            tail = {"input_ids": more, "attention_mask": [1] * len(more)}.get(name, [0] * len(more))
+            value = torch.cat([value, torch.tensor([tail], dtype=value.dtype)], dim=1)
+        grown[name] = value
+    grown["labels"] = torch.tensor([[IGNORED] * length + labels])
+    return grown
+
+
+def _cell_means(square: npt.NDArray[np.float32], cells: int) -> npt.NDArray[np.float32]:
+    """Mean of a (side, side) map in each of cells x cells parts."""
+    import cv2
+
+    resized = cv2.resize(square, (cells * 8, cells * 8), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(resized.reshape(cells, 8, cells, 8).mean((1, 3)), np.float32)

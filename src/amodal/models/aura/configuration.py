@@ -1,0 +1,155 @@
+"""Configuration of AURA: every choice of the paper, with its value as default where it states one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig, SamConfig
+
+from amodal.errors import InputError
+
+_PARTS = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
+_NO_BASE = {"name_or_path": None, "revision": None, "fingerprint": None}
+
+
+class AuraConfig(PreTrainedConfig):
+    """Settings of an `AuraModel`.
+
+    Rows of AURA's table 2: `condition_encoder` and `spatial_encoder` off and on; table 3:
+    `lora_rank=0`; tables 4 and 5: another `mllm` or `sam`. The paper says that the LLM is
+    "equipped with LoRA" and no more; rank, alpha, dropout and targets are LISA's, on which its
+    baselines build.
+
+    Args:
+        mllm: configuration of the multi-modal LLM, any image-text model of transformers.
+        mllm_base: where its weights came from: `name_or_path`, `revision`, `fingerprint`.
+        sam: configuration of the vision backbone (`SamConfig` or its dictionary).
+        base: where the backbone came from, likewise.
+        image_size: side of the backbone's square input in pixels.
+        seg_token: text of the token that stands for a mask; one token of the tokenizer.
+        seg_token_id: its number, filled in by `AuraModel.from_base`.
+        lora_rank: rank of the adapters in the LLM; 0 leaves the LLM without.
+        lora_alpha: LoRA scale numerator.
+        lora_dropout: dropout before the adapters in training.
+        lora_targets: names of the projections that get adapters.
+        condition_encoder: predict e_oa and the occlusion rate; off, the amodal decoder gets e_r.
+        spatial_encoder: predict the occlusion-aware spatial map from both masks.
+        spatial_channels: its width.
+        text_weight: weight of Eq. 1.
+        bce_weight: weight of both cross-entropies of Eq. 2.
+        dice_weight: weight of both Dice losses of Eq. 2.
+        rate_weight: weight of the squared error of Eq. 3.
+        map_weight: weight of the cross-entropy of Eq. 3.
+        iou_weight: weight of SAM's mask-quality loss, which makes scores meaningful (0 in the
+            paper, which reports no score).
+        naming_weight: weight of an auxiliary loss that names the object under each image token of
+            the LLM (0 in the paper, whose LLM has learned to see before).
+        naming_classes: how many names there are, for the head of that loss.
+        train_mllm: train the whole LLM, as a small one from scratch must be.
+        train_vision: train the vision backbone along (the paper freezes it).
+        mask_threshold: probability above which a pixel is foreground.
+        max_new_tokens: longest answer.
+    """
+
+    model_type = "aura"
+
+    def __init__(
+        self,
+        mllm: PreTrainedConfig | dict[str, Any] | None = None,
+        mllm_base: dict[str, Any] | None = None,
+        sam: SamConfig | dict[str, Any] | None = None,
+        base: dict[str, Any] | None = None,
+        image_size: int = 1024,
+        seg_token: str = "[SEG]",
+        seg_token_id: int | None = None,
+        lora_rank: int = 8,
+        lora_alpha: float = 16.0,
+        lora_dropout: float = 0.05,
+        lora_targets: list[str] | None = None,
+        condition_encoder: bool = True,
+        spatial_encoder: bool = True,
+        spatial_channels: int = 32,
+        text_weight: float = 1.0,
+        bce_weight: float = 1.0,
+        dice_weight: float = 1.0,
+        rate_weight: float = 1.0,
+        map_weight: float = 1.0,
+        iou_weight: float = 0.0,
+        naming_weight: float = 0.0,
+        naming_classes: int = 0,
+        train_mllm: bool = False,
+        train_vision: bool = False,
+        mask_threshold: float = 0.5,
+        max_new_tokens: int = 256,
+        **kwargs: Any,
+    ) -> None:
+        self.mllm = mllm.to_dict() if isinstance(mllm, PreTrainedConfig) else (mllm or {"model_type": "llava"})
+        self.mllm_base = mllm_base or dict(_NO_BASE)
+        self.sam = sam.to_dict() if isinstance(sam, SamConfig) else (sam or SamConfig().to_dict())
+        self.base = base or dict(_NO_BASE)
+        self.image_size = image_size
+        self.seg_token = seg_token
+        self.seg_token_id = seg_token_id
+        self.lora_rank = lora_rank
+        self.lora_alpha = lora_alpha
+        self.lora_dropout = lora_dropout
+        self.lora_targets = ["q_proj", "v_proj"] if lora_targets is None else lora_targets
+        self.condition_encoder = condition_encoder
+        self.spatial_encoder = spatial_encoder
+        self.spatial_channels = spatial_channels
+        self.text_weight = text_weight
+        self.bce_weight = bce_weight
+        self.dice_weight = dice_weight
+        self.rate_weight = rate_weight
+        self.map_weight = map_weight
+        self.iou_weight = iou_weight
+        self.naming_weight = naming_weight
+        self.naming_classes = naming_classes
+        self.train_mllm = train_mllm
+        self.train_vision = train_vision
+        self.mask_threshold = mask_threshold
+        self.max_new_tokens = max_new_tokens
+        super().__init__(**kwargs)
+        self._check()
+
+    def mllm_config(self) -> Any:
+        """The LLM's configuration as its own class."""
+        settings = dict(self.mllm)
+        return AutoConfig.for_model(settings.pop("model_type"), **settings)
+
+    def sam_config(self) -> SamConfig:
+        """The backbone's configuration at this model's input size."""
+        sam = {key: dict(self.sam[key]) for key in _PARTS}
+        size = self.image_size
+        patch = sam["vision_config"].get("patch_size", 16)
+        sam["vision_config"]["image_size"] = size
+        sam["prompt_encoder_config"] |= {
+            "image_size": size,
+            "patch_size": patch,
+            "image_embedding_size": size // patch,
+        }
+        return SamConfig(**sam)
+
+    def _check(self) -> None:
+        patch = self.sam["vision_config"].get("patch_size", 16)
+        weights = (
+            "text_weight", "bce_weight", "dice_weight", "rate_weight", "map_weight", "iou_weight", "naming_weight",
+        )  # fmt: skip
+        checks = {
+            f"image_size: expected a positive multiple of the patch size {patch}": (
+                self.image_size > 0 and self.image_size % patch == 0
+            ),
+            "seg_token: expected text without spaces": bool(self.seg_token) and not set(self.seg_token) & set(" \t\n"),
+            "lora_rank: expected 0 or more": self.lora_rank >= 0,
+            "lora_alpha: expected a positive number": self.lora_alpha > 0,
+            "lora_dropout: expected a number in [0, 1)": 0 <= self.lora_dropout < 1,
+            "lora_targets: expected names of projections": bool(self.lora_targets) or self.lora_rank == 0,
+            "spatial_channels: expected 1 or more": self.spatial_channels >= 1,
+            "naming_classes: expected 0 or more": self.naming_classes >= 0,
+            "mask_threshold: expected a number in (0, 1)": 0 < self.mask_threshold < 1,
+            "max_new_tokens: expected 1 or more": self.max_new_tokens >= 1,
+        } | {f"{name}: expected 0 or more": getattr(self, name) >= 0 for name in weights}
+        for message, holds in checks.items():
+            if not holds:
+                name = message.split(":")[0]
+                raise InputError(f"{message}, got {getattr(self, name)!r}")

@@ -1,0 +1,373 @@
+"""AURA: a question about a picture, answered in words with a visible and an amodal mask an object.
+
+Reads as the paper's section 3.2: multi-modal LLM and vision backbone, prompt encoder from a
+`[SEG]` state to e_r, visible mask decoder on e_r, Occlusion Condition Encoder to e_oa and rate,
+amodal mask decoder on e_oa, Spatial Occlusion Encoder on both masks.
+
+Axes: B conversations (one image each), T tokens, K last positions whose logits are kept, N
+`[SEG]`s of the whole batch, D width of the LLM, C channels, S side of the backbone's input, h w
+feature cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.models.sam.modeling_sam import SamMaskDecoder, SamVisionEncoder
+from transformers.utils import ModelOutput
+
+from amodal.errors import InputError
+from amodal.models.aura.adapters import add_adapters, is_adapter
+from amodal.models.aura.base import build_mllm
+from amodal.models.aura.configuration import AuraConfig
+from amodal.models.plug.modeling import Float32PositionalEmbedding
+from amodal.models.sam import single_mask_decoder
+from amodal.nn.attention import use_folded_attention
+from amodal.nn.occlusion import OcclusionConditionEncoder, SpatialOcclusionEncoder
+
+if TYPE_CHECKING:
+    from transformers import SamConfig
+
+    from amodal.models.aura.base import LoadedMllm
+    from amodal.models.aura.processing import AuraProcessor
+
+IGNORED = -100
+"""Label of a token that the text loss leaves out."""
+
+
+@dataclass
+class MaskOutput(ModelOutput):
+    """What is decoded from `[SEG]` states.
+
+    Attributes:
+        visible_logits: (N, S, S) in the backbone's frame; amodal_logits likewise.
+        rates: (N,) predicted occlusion rates in [0, 1]; None without condition encoder.
+        map_logits: (N, 3, S, S) background, visible, hidden; None without spatial encoder.
+        iou_scores: (N,) predicted quality of the amodal mask, about [0, 1].
+    """
+
+    visible_logits: Tensor | None = None
+    amodal_logits: Tensor | None = None
+    rates: Tensor | None = None
+    map_logits: Tensor | None = None
+    iou_scores: Tensor | None = None
+
+
+@dataclass
+class AuraOutput(ModelOutput):
+    """What `AuraModel` predicts.
+
+    Attributes:
+        logits: (B, K, vocabulary) next-token logits, from the first labelled token on.
+        targets: (B, K) the token each of them predicts, -100 where it does not count.
+        masks: of all `[SEG]`s among the targets, row by row.
+        naming_logits: (B, image tokens, classes) what stands under each image token; None without
+            naming head.
+    """
+
+    logits: Tensor | None = None
+    targets: Tensor | None = None
+    masks: MaskOutput | None = None
+    naming_logits: Tensor | None = None
+
+
+class SegPromptEncoder(nn.Module):
+    """`[SEG]` state to the refined embedding e_r, and what SAM's prompt encoder adds for the decoders.
+
+    Two layers bring the state to the decoders' width, as in LISA; the paper names SAM's prompt
+    encoder here, whose dense embedding ("no mask given") and Fourier features are kept.
+
+    Args:
+        width: D of the LLM.
+        sam: configuration of the backbone.
+    """
+
+    def __init__(self, width: int, sam: SamConfig) -> None:
+        super().__init__()
+        channels = sam.prompt_encoder_config.hidden_size
+        self.cells: int = sam.prompt_encoder_config.image_embedding_size
+        self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, channels))
+        self.no_mask_embed = nn.Embedding(1, channels)
+        self.positions = Float32PositionalEmbedding(sam.vision_config)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(N, D) states to (N, C) refined embeddings e_r."""
+        return self.projection(states)
+
+    def dense(self) -> Tensor:
+        """(1, C, h, w) dense embedding of a prompt without mask."""
+        return self.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(-1, -1, self.cells, self.cells)
+
+    def image_positions(self) -> Tensor:
+        """(1, C, h, w) Fourier features of the cell centres, float32."""
+        place = self.positions.positional_embedding.device
+        centres = (torch.arange(self.cells, device=place, dtype=torch.float32) + 0.5) / self.cells
+        y, x = torch.meshgrid(centres, centres, indexing="ij")
+        return self.positions(torch.stack([x, y], dim=-1)).permute(2, 0, 1)[None]
+
+
+class AuraModel(PreTrainedModel):
+    """Multi-modal LLM, SAM backbone, two mask decoders and two occlusion encoders.
+
+    Build it from bases with `from_base`, or load a trained one with `from_pretrained`.
+
+    Args:
+        config: settings.
+        mllm: the LLM, if it is in memory already; built by the configuration otherwise.
+    """
+
+    config_class = AuraConfig
+    base_model_prefix = "aura"
+    main_input_name = "input_ids"
+    _supports_sdpa = True
+
+    def __init__(self, config: AuraConfig, mllm: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        sam = config.sam_config()
+        sam.mask_decoder_config._attn_implementation = "sdpa"
+        sam.vision_config._attn_implementation = "sdpa"
+        channels = sam.prompt_encoder_config.hidden_size
+        self.mllm: Any = build_mllm(config) if mllm is None else mllm
+        add_adapters(self.mllm, config)
+        width = self.mllm.config.get_text_config().hidden_size
+        self.vision_encoder = use_folded_attention(SamVisionEncoder(sam.vision_config))
+        self.prompt_encoder = SegPromptEncoder(width, sam)
+        self.visible_decoder = single_mask_decoder(sam.mask_decoder_config)
+        self.amodal_decoder = single_mask_decoder(sam.mask_decoder_config)
+        self.condition_encoder = OcclusionConditionEncoder(channels) if config.condition_encoder else None
+        self.spatial_encoder = SpatialOcclusionEncoder(config.spatial_channels) if config.spatial_encoder else None
+        self.naming_head = nn.Linear(width, config.naming_classes) if config.naming_classes else None
+        self.processor: AuraProcessor | None = None
+        self.set_trainable()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """All parts initialise themselves; `from_base` then loads the bases."""
+
+    def set_trainable(self) -> None:
+        """Freeze both bases; train adapters, token rows, prompt encoder, decoders and occlusion encoders."""
+        config = self.config
+        self.requires_grad_(True)
+        self.vision_encoder.requires_grad_(config.train_vision)
+        self.prompt_encoder.positions.requires_grad_(False)
+        for name, parameter in self.mllm.named_parameters():
+            parameter.requires_grad_(config.train_mllm or is_adapter(name))
+        if config.iou_weight == 0:
+            for decoder in self.decoders():
+                decoder.iou_prediction_head.requires_grad_(False)
+
+    def decoders(self) -> list[SamMaskDecoder]:
+        """Visible and amodal mask decoder."""
+        return [self.visible_decoder, self.amodal_decoder]
+
+    def encode_image(self, sam_pixel_values: Tensor) -> Tensor:
+        """Image features F_I.
+
+        Args:
+            sam_pixel_values: (B, 3, S, S) normalised by the processor.
+
+        Returns:
+            (B, C, h, w).
+        """
+        weights = self.vision_encoder.patch_embed.projection.weight
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.train_vision):
+            features: Tensor = self.vision_encoder(sam_pixel_values.to(weights.dtype)).last_hidden_state
+        return features
+
+    def decode(self, states: Tensor, image_embeddings: Tensor, image_index: Tensor) -> MaskOutput:
+        """All masks of a batch, one call of each decoder.
+
+        Args:
+            states: (N, D) of the `[SEG]`s.
+            image_embeddings: (B, C, h, w).
+            image_index: (N,) which of the images each belongs to.
+
+        Returns:
+            `MaskOutput`; with N = 0, empty tensors.
+        """
+        dtype = self.prompt_encoder.no_mask_embed.weight.dtype
+        refined = self.prompt_encoder(states.to(dtype))  # e_r, (N, C)
+        aware, rates = (refined, None) if self.condition_encoder is None else self.condition_encoder(refined)
+        if not len(states):
+            return self._no_masks(states)
+        features = image_embeddings.to(dtype)[image_index]  # (N, C, h, w)
+        visible, _ = self._decode_with(self.visible_decoder, refined, features)
+        amodal, quality = self._decode_with(self.amodal_decoder, aware, features)
+        output = MaskOutput(
+            visible_logits=self._upsample(visible[:, None])[:, 0],
+            amodal_logits=self._upsample(amodal[:, None])[:, 0],
+            rates=rates,
+            iou_scores=quality,
+        )
+        if self.spatial_encoder is not None and self.training:
+            output.map_logits = self._upsample(self.spatial_encoder(visible, amodal))
+        return output
+
+    def _decode_with(self, decoder: SamMaskDecoder, embedding: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (N, 4h, 4w) and predicted quality (N,) of one decoder."""
+        positions = self.prompt_encoder.image_positions().to(features.dtype)
+        logits, quality = decoder(
+            image_embeddings=features,
+            image_positional_embeddings=positions.expand_as(features),
+            sparse_prompt_embeddings=embedding.to(features.dtype)[:, None, None],  # (N, 1, 1, C)
+            dense_prompt_embeddings=self.prompt_encoder.dense().to(features.dtype).expand_as(features),
+            multimask_output=False,
+        )
+        return logits[:, 0, 0], quality[:, 0, 0]
+
+    def _upsample(self, logits: Tensor) -> Tensor:
+        size = (self.config.image_size, self.config.image_size)
+        return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+    def _no_masks(self, states: Tensor) -> MaskOutput:
+        S = self.config.image_size
+        empty = states.new_zeros(0, S, S)
+        return MaskOutput(
+            visible_logits=empty,
+            amodal_logits=empty,
+            rates=states.new_zeros(0) if self.condition_encoder is not None else None,
+            iou_scores=states.new_zeros(0),
+        )
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        sam_pixel_values: Tensor | None = None,
+        image_embeddings: Tensor | None = None,
+        **mllm_inputs: Any,
+    ) -> AuraOutput:
+        """Read whole conversations, the answers given (teacher forcing).
+
+        Args:
+            input_ids: (B, T) conversations, padded at the end.
+            labels: (B, T) the same tokens where an answer stands, -100 elsewhere.
+            sam_pixel_values: (B, 3, S, S) for the vision backbone, or
+            image_embeddings: (B, C, h, w), its features, where they are known already.
+            mllm_inputs: what the LLM's processor made of image and text (attention mask, pixels).
+
+        Returns:
+            `AuraOutput`.
+        """
+        if image_embeddings is None:
+            assert sam_pixel_values is not None
+            image_embeddings = self.encode_image(sam_pixel_values)
+        start = _first_label(labels)
+        with self.recorded_states() as recorded:
+            read = self.mllm(
+                input_ids=input_ids, logits_to_keep=labels.shape[1] - start + 1, use_cache=False, **mllm_inputs
+            )
+        targets = labels[:, start:]
+        predicting = slice(-targets.shape[1] - 1, -1)  # each position predicts the token after it
+        states, rows = seg_states(recorded[0][:, predicting], targets, self.config.seg_token_id)
+        return AuraOutput(
+            logits=read.logits[:, predicting],
+            targets=targets,
+            masks=self.decode(states, image_embeddings, rows),
+            naming_logits=self._names(read, len(input_ids)),
+        )
+
+    def _names(self, read: Any, batch: int) -> Tensor | None:
+        if self.naming_head is None or not self.training:
+            return None
+        if getattr(read, "image_hidden_states", None) is None:
+            raise InputError("naming_weight: expected 0 for an LLM that does not hand out its image features")
+        return self.naming_head(read.image_hidden_states.reshape(batch, -1, self.naming_head.in_features))
+
+    @contextmanager
+    def recorded_states(self) -> Iterator[list[Tensor]]:
+        """Collects the LLM's last hidden states, as its output layer gets them, one tensor a call.
+
+        Training and generation take their `[SEG]` states from here, so both mean the same.
+        """
+        recorded: list[Tensor] = []
+        layer = self.mllm.get_output_embeddings()
+        handle = layer.register_forward_pre_hook(lambda _, inputs: recorded.append(inputs[0]))
+        try:
+            yield recorded
+        finally:
+            handle.remove()
+
+    @classmethod
+    def from_base(
+        cls,
+        mllm: LoadedMllm | str | Path,
+        sam: str | Path | SamConfig,
+        config: AuraConfig | None = None,
+        **revisions: Any,
+    ) -> AuraModel:
+        """A new, untrained AURA on its bases.
+
+        Args:
+            mllm: hub id or folder of an image-text model of transformers, or one in memory.
+            sam: bundled name, hub id, folder or `.pth` of a SAM, or a `SamConfig` for random weights.
+            config: settings; what only the bases know is filled in.
+            revisions: `revision` of the SAM, `mllm_revision` of the LLM.
+
+        Returns:
+            The model; its `processor` has the new token.
+
+        Raises:
+            InputError: a base cannot be found or read, or the new token is not one token.
+        """
+        from amodal.models.aura.base import build_on_bases
+
+        return build_on_bases(cls, mllm, sam, config or AuraConfig(), **revisions)
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, merged: bool = False, **kwargs: Any) -> None:
+        """Write the increment (what was trained, and which bases it is for), or the whole.
+
+        The model's `processor` is written along.
+
+        Args:
+            save_directory: folder to create or fill.
+            merged: write bases and increment together, adapters folded into the LLM.
+        """
+        from amodal.models.aura.checkpoint import save_model
+
+        save_model(self, Path(save_directory), merged=merged, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> AuraModel:
+        """Load an incremental or merged model.
+
+        Args:
+            pretrained_model_name_or_path: bundled name, folder or hub id.
+            mllm: another place of the same LLM; base: another place of the same SAM. Their
+                weights must have the fingerprints the increment was trained on.
+
+        Raises:
+            InputError: nothing there, tensors missing or foreign, another base, or no mask token.
+        """
+        from amodal.models.aura.checkpoint import load_model
+
+        return load_model(cls, pretrained_model_name_or_path, **kwargs)
+
+
+def seg_states(states: Tensor, tokens: Tensor, seg_token_id: int) -> tuple[Tensor, Tensor]:
+    """States at the positions that predict a mask token, in reading order.
+
+    Args:
+        states: (B, K, D) last hidden states.
+        tokens: (B, K) the token that each of them predicts.
+        seg_token_id: number of the mask token.
+
+    Returns:
+        (N, D) states and (N,) the row of each.
+    """
+    rows, places = (tokens == seg_token_id).nonzero(as_tuple=True)
+    return states[rows, places], rows
+
+
+def _first_label(labels: Tensor) -> int:
+    """First column with a labelled token; the logits before it are never needed."""
+    labelled = (labels != IGNORED).any(0).nonzero()
+    return max(int(labelled[0]) if len(labelled) else labels.shape[1] - 1, 1)

@@ -1,0 +1,258 @@
+"""Pixels and words in, token numbers and two views of the picture out, and masks back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from transformers import AutoProcessor
+from transformers.utils import PushToHubMixin
+
+from amodal.errors import InputError
+from amodal.models.aura.configuration import AuraConfig
+from amodal.models.aura.prompts import TurnTemplate, seg_token_id, turn_template
+from amodal.models.plug.processing import IMAGE_MEAN, IMAGE_STD
+
+Pixels = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+
+FOLDER = "processor"
+SETTINGS = "aura_processor.json"
+MAX_QUESTION = 1000
+"""Characters; longer is a mistake (a file's content, say), not a question."""
+
+
+@dataclass
+class AuraInputs:
+    """One or several conversations up to an answer, ready for the LLM.
+
+    Attributes:
+        mllm: what the LLM reads: `input_ids` and `attention_mask` (B, T), pixels, and what else
+            its processor makes.
+        sam_pixel_values: (B, 3, S, S) for the vision backbone.
+        sizes: (H, W) of each image.
+    """
+
+    mllm: dict[str, Tensor]
+    sam_pixel_values: Tensor
+    sizes: list[tuple[int, int]]
+
+    def to(self, device: torch.device) -> AuraInputs:
+        """On another device."""
+        mllm = {name: tensor.to(device) for name, tensor in self.mllm.items()}
+        return AuraInputs(mllm, self.sam_pixel_values.to(device), self.sizes)
+
+
+class AuraProcessor(PushToHubMixin):
+    """The LLM's own processor, the whole picture for it, and the backbone's view.
+
+    The backbone sees the picture with its longer side resized to S, padded below and to the
+    right, as SAM was trained. The LLM's processor may cut a picture to its centre; a picture is
+    padded to a square in the processor's mean colour before that, so that nothing is cut off.
+
+    Args:
+        mllm: processor of the LLM, its tokenizer with the mask token.
+        image_size: S.
+        seg_token: text of the mask token.
+
+    Raises:
+        InputError: the mask token is not one token, or the processor's chat template is unusable.
+    """
+
+    def __init__(self, mllm: Any, image_size: int = 1024, seg_token: str = "[SEG]") -> None:
+        self.mllm = mllm
+        self.tokenizer: Any = mllm.tokenizer
+        self.image_size = image_size
+        self.seg_token = seg_token
+        self.seg_token_id = seg_token_id(self.tokenizer, seg_token)
+        self.template: TurnTemplate = turn_template(mllm)
+        self.end_token_id = int(self.tokenizer.convert_tokens_to_ids(self.template.end))
+        self._begin = _begin_text(self.tokenizer, self.template.first)
+
+    @classmethod
+    def from_config(cls, config: AuraConfig, mllm: Any) -> AuraProcessor:
+        """The processor that belongs to a model, around the LLM's own."""
+        return cls(mllm, config.image_size, config.seg_token)
+
+    @property
+    def end_token_ids(self) -> list[int]:
+        """Tokens that end an answer."""
+        return sorted({self.end_token_id, int(self.tokenizer.eos_token_id)})
+
+    @property
+    def pad_token_id(self) -> int:
+        """Token that fills a batch."""
+        pad = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if pad is None else pad)
+
+    def __call__(self, images: Sequence[Pixels], questions: Sequence[str]) -> AuraInputs:
+        """First questions about images.
+
+        Args:
+            images: B arrays (H, W, 3) uint8 RGB.
+            questions: one an image.
+
+        Returns:
+            `AuraInputs`, padded at the front, as generation needs.
+        """
+        rows = [self.first_turn(image, question) for image, question in zip(images, questions, strict=True)]
+        sam = torch.cat([self.sam_pixels(image) for image in images])
+        return AuraInputs(pad_rows(rows, self.pad_token_id, front=True), sam, [i.shape[:2] for i in images])
+
+    def first_turn(self, image: Pixels, question: str) -> dict[str, Tensor]:
+        """What the LLM reads first: image and question; tensors with a batch of one."""
+        text = self._begin + self.template.prompt(check_question(question, self.seg_token), first=True)
+        picture = Image.fromarray(image)
+        if _crops(self.mllm.image_processor):
+            picture = pad_to_square(picture, self.mllm.image_processor)
+        made = self.mllm(images=picture, text=text, add_special_tokens=False, return_tensors="pt")
+        return {name: value for name, value in made.items() if isinstance(value, Tensor)}
+
+    def later_turn(self, question: str) -> list[int]:
+        """Tokens of a later question, from after the end token of the answer before it."""
+        return self.tokens(self.template.prompt(check_question(question, self.seg_token), first=False))
+
+    def answer_tokens(self, answer: str) -> list[int]:
+        """Tokens of an answer, mask tokens and phrase markup in it, with the end token."""
+        return [*self.tokens(answer), self.end_token_id]
+
+    def tokens(self, text: str) -> list[int]:
+        """Tokens of a piece of a conversation."""
+        numbers: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return numbers
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of an answer's tokens: mask tokens and markup kept, other special tokens dropped."""
+        special = set(self.tokenizer.all_special_ids) - {self.seg_token_id}
+        kept = [t for t in tokens if t not in special]
+        return str(self.tokenizer.decode(kept, clean_up_tokenization_spaces=False))
+
+    def sam_pixels(self, image: Pixels) -> Tensor:
+        """(1, 3, S, S) float32, normalised, padding zero."""
+        S = self.image_size
+        h, w = self.fitted(image.shape[:2])
+        how = cv2.INTER_AREA if max(image.shape[:2]) > S else cv2.INTER_LINEAR
+        resized = cv2.resize(np.ascontiguousarray(image), (w, h), interpolation=how)
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+        padded = torch.zeros(1, 3, S, S)
+        padded[0, :, :h, :w] = (torch.from_numpy(resized).permute(2, 0, 1).float() / 255 - mean) / std
+        return padded
+
+    def sam_mask(self, mask: Mask) -> Mask:
+        """A true mask (H, W) in the backbone's frame (S, S); a pixel is set where half is."""
+        S = self.image_size
+        h, w = self.fitted(mask.shape)
+        how = cv2.INTER_AREA if max(mask.shape) > S else cv2.INTER_LINEAR
+        grey = cv2.resize(mask.view(np.uint8) * np.uint8(255), (w, h), interpolation=how)
+        padded = np.zeros((S, S), bool)
+        padded[:h, :w] = grey >= 128
+        return padded
+
+    def image_probs(self, probs: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
+        """Probabilities of the backbone's frame (S, S) in the image's own pixels (H, W), bilinear."""
+        h, w = self.fitted(size)
+        return np.asarray(cv2.resize(probs[:h, :w], size[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
+
+    def fitted(self, size: tuple[int, ...]) -> tuple[int, int]:
+        """(h, w) of an image of (H, W) whose longer side is S."""
+        scale = self.image_size / max(size[:2])
+        return (max(round(size[0] * scale), 1), max(round(size[1] * scale), 1))
+
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write the LLM's processor and the settings of this one."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.mllm.save_pretrained(folder / FOLDER)
+        settings = {"image_size": self.image_size, "seg_token": self.seg_token}
+        (folder / SETTINGS).write_text(json.dumps(settings, indent=1))
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, revision: str | None = None) -> AuraProcessor:
+        """Load the processor of a bundled name, folder or hub id.
+
+        Raises:
+            InputError: nothing there, or a tokenizer without the mask token.
+        """
+        from amodal.models.plug.checkpoint import resolve_folder
+
+        folder = resolve_folder(name, revision)
+        try:
+            settings = json.loads((folder / SETTINGS).read_text())
+            mllm = AutoProcessor.from_pretrained(str(folder / FOLDER))
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"model {folder}: expected an AURA processor in {SETTINGS} and {FOLDER}/, got none") from error
+        return cls(mllm, **settings)
+
+
+def check_question(question: str, seg_token: str = "[SEG]") -> str:
+    """A question without blanks around it.
+
+    Raises:
+        InputError: empty, longer than `MAX_QUESTION`, or with the mask token in it.
+    """
+    text = " ".join(question.split())
+    if not text:
+        raise InputError("question: expected words, got an empty one")
+    if len(text) > MAX_QUESTION:
+        raise InputError(f"question: expected at most {MAX_QUESTION} characters, got {len(text)}")
+    if seg_token in text:
+        raise InputError(f"question: expected text without {seg_token!r}, which only answers have")
+    return text
+
+
+def pad_rows(rows: Sequence[dict[str, Tensor]], pad: int, *, front: bool) -> dict[str, Tensor]:
+    """Rows of different lengths as one batch.
+
+    Tensors of a row that are as long as its `input_ids` are padded (those with `pad`, `labels`
+    with -100, others with 0); all others, pixels for instance, are joined along their first axis.
+
+    Args:
+        rows: tensors by name, each with a batch of one.
+        pad: token that fills.
+        front: pad before the tokens (generation) or after them (training).
+    """
+    longest = max(row["input_ids"].shape[1] for row in rows)
+    fill = {"input_ids": pad, "labels": -100}
+    batch = {}
+    for name in rows[0]:
+        parts = []
+        for row in rows:
+            value, length = row[name], row["input_ids"].shape[1]
+            if value.shape[:2] == (1, length) and value.dim() == 2:
+                room = (longest - length, 0) if front else (0, longest - length)
+                value = torch.nn.functional.pad(value, room, value=fill.get(name, 0))
+            parts.append(value)
+        batch[name] = torch.cat(parts)
+    return batch
+
+
+def pad_to_square(picture: Image.Image, image_processor: Any) -> Image.Image:
+    """The picture in the middle of a square of the processor's mean colour."""
+    mean = getattr(image_processor, "image_mean", None) or (0.5, 0.5, 0.5)
+    side = max(picture.size)
+    colour = tuple(int(255 * float(value)) for value in mean)
+    return picture if picture.width == picture.height else ImageOps.pad(picture, (side, side), color=colour)
+
+
+def _crops(image_processor: Any) -> bool:
+    return bool(getattr(image_processor, "do_center_crop", False))
+
+
+def _begin_text(tokenizer: Any, first: str) -> str:
+    """The begin token as text where the tokenizer adds one and the template does not write it."""
+    begin = tokenizer.bos_token
+    if begin is None or first.startswith(begin):
+        return ""
+    adds = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return str(begin) if adds else ""

@@ -1,0 +1,142 @@
+"""A multi-modal LLM in LLaVA's form, from small configurations, with a tokenizer of its own.
+
+LLaVA itself, by transformers: a CLIP vision tower, a projector, a Llama. Only the sizes are small,
+the weights random, and the tokenizer trained on the texts the model is going to read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
+from transformers import (
+    AutoModelForImageTextToText,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from amodal.models.aura.base import LoadedMllm
+
+_SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
+_MARKUP = ("<p>", "</p>")
+_CHAT_TEMPLATE = (
+    "{% for m in messages %}"
+    "{% for c in m['content'] if c['type'] == 'image' %}<image>{% endfor %}"
+    "{% for c in m['content'] if c['type'] == 'text' %}"
+    "{{ ('Q: ' if m['role'] == 'user' else '') + c['text'] + ('\nA:' if m['role'] == 'user' else '</s>') }}"
+    "{% endfor %}{% endfor %}"
+)
+_STD = 0.02
+
+
+class TinyMllmSizes(BaseModel):
+    """Sizes of a small multi-modal LLM (names as in transformers)."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+    vision_image_size: int = Field(128, gt=0)
+    vision_patch_size: int = Field(8, gt=0)
+    vision_hidden_size: int = Field(192, gt=0)
+    vision_layers: int = Field(6, gt=0)
+    vision_heads: int = Field(6, gt=0)
+    text_hidden_size: int = Field(256, gt=0)
+    text_layers: int = Field(5, gt=0)
+    text_heads: int = Field(8, gt=0)
+    vocabulary: int = Field(1500, gt=300)
+    max_length: int = Field(2048, gt=0)
+
+
+def new_tiny_mllm(sizes: TinyMllmSizes, texts: Iterable[str], seed: int = 0) -> LoadedMllm:
+    """A small LLaVA with random weights that can be trained from scratch, and its processor.
+
+    Differs from transformers' initialisation in the projector, whose outputs start at the scale
+    of the token embeddings, and reads the tower's last layer: there is no pretrained one to stop
+    short of.
+
+    Args:
+        sizes: of tower, language model and vocabulary.
+        texts: questions and answers to train the tokenizer on.
+        seed: of the weights.
+    """
+    processor = tiny_processor(sizes, texts)
+    tokenizer = processor.tokenizer
+    vision = CLIPVisionConfig(
+        hidden_size=sizes.vision_hidden_size,
+        intermediate_size=4 * sizes.vision_hidden_size,
+        num_hidden_layers=sizes.vision_layers,
+        num_attention_heads=sizes.vision_heads,
+        image_size=sizes.vision_image_size,
+        patch_size=sizes.vision_patch_size,
+    )
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=sizes.text_hidden_size,
+        intermediate_size=-(-sizes.text_hidden_size * 8 // 3 // 32) * 32,  # Llama's two thirds of 4 D
+        num_hidden_layers=sizes.text_layers,
+        num_attention_heads=sizes.text_heads,
+        num_key_value_heads=sizes.text_heads,
+        max_position_embeddings=sizes.max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(seed)
+    model: Any = AutoModelForImageTextToText.from_config(config)
+    tower, projector = model.model.vision_tower, model.model.multi_modal_projector
+    for module in (*tower.modules(), *projector.modules()):
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.trunc_normal_(module.weight, std=_STD)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return LoadedMllm(model, processor, None, None, None)
+
+
+def tiny_processor(sizes: TinyMllmSizes, texts: Iterable[str]) -> Any:
+    """LLaVA's processor around a byte-pair tokenizer trained on `texts`.
+
+    The phrase markup is two tokens of the vocabulary; they are no special tokens, so that
+    decoding keeps them.
+    """
+    core = Tokenizer(models.BPE(unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=sizes.vocabulary,
+        special_tokens=list(_SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    plain = (text.replace("<p>", " ").replace("</p>", " ") for text in texts)
+    core.train_from_iterator(plain, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    tokenizer.add_tokens(list(_MARKUP))
+    side = sizes.vision_image_size
+    image_processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    return LlavaProcessor(
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        patch_size=sizes.vision_patch_size,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=_CHAT_TEMPLATE,
+    )
