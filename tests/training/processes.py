@@ -38,7 +38,7 @@ def start(recipe_file: Path, processes: int = 1, **environment: str) -> list[Bas
     started = []
     for rank in range(processes):
         own = world | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {})
-        process = _SERVER.Process(target=run_training, args=(str(recipe_file), own), daemon=True)
+        process = _SERVER.Process(target=run_training, args=(str(recipe_file), own))
         process.start()
         started.append(process)
     return started
