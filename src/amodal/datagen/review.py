@@ -142,6 +142,8 @@ def submit(
         raise InputError(f"verdict: expected one of {', '.join(get_args(Verdict))}, got {verdict!r}")
     if len(note) > MAX_NOTE_LENGTH:
         raise InputError(f"note: expected at most {MAX_NOTE_LENGTH} characters, got {len(note)}")
+    for name, text in (("question", question), ("answer", answer), ("note", note)):
+        _check_characters(name, text or "")
     with work.transaction():
         pair = work.pair(pair_id)
         earlier = work.reviews(pair_id)
@@ -176,9 +178,7 @@ def undo(work: Manifest, reviewer: str, policy: Policy) -> Pair:
             raise ReviewConflictError("undo: expected a verdict of yours, got none yet")
         number = rows[0][0]
         if work.lease_holder(number) or work.reviews(number)[-1].reviewer != reviewer:
-            raise ReviewConflictError(
-                f"undo: expected pair {number} as you left it, got one somebody else went on with"
-            )
+            raise ReviewConflictError(f"undo: expected pair {number} as you left it, got one others went on with")
         work.withdraw_review(number, reviewer)
         return work.lease_pair(number, reviewer, seconds=policy.lease_seconds)
 
@@ -222,6 +222,13 @@ def _check_open(work: Manifest, pair: Pair, reviewer: str, earlier: Iterable[Rev
         raise ReviewConflictError(f"pair {pair.id}: expected it in your hands, got it in {holder}'s: your time ran out")
     if tries not in (None, pair.tries):
         raise ReviewConflictError(f"pair {pair.id}: expected the text you saw, got one generated anew since")
+
+
+def _check_characters(name: str, text: str) -> None:
+    """Control characters and halves of characters neither print nor can all files hold them."""
+    bad = next((c for c in text if unicodedata.category(c) in ("Cc", "Cs") and not c.isspace()), None)
+    if bad is not None:
+        raise InputError(f"{name}: expected characters that print, got U+{ord(bad):04X}")
 
 
 def _changes(
