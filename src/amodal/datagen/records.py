@@ -8,6 +8,7 @@ from typing import Literal
 PairState = Literal[
     "generated", "checked", "failed", "reviewed", "cross_checked", "accepted", "rewritten", "rejected"
 ]  # fmt: skip
+SplitName = Literal["train", "test"]
 Verdict = Literal["accept", "fix", "reject"]
 Stage = Literal["review", "cross-check", "tiebreak"]
 ImageState = Literal["selected", "answered", "again", "done", "failed"]
@@ -108,7 +109,7 @@ class WorkImage:
         file_name: name in the work folder's `images/`.
         height: H in pixels.
         width: W in pixels.
-        split: side it is on, such as `train` or `test`.
+        split: side it is on.
         state: selected (nothing asked yet), answered, again (another try is wanted), done, failed.
         tries: answers received.
         reason: why it failed or is asked again.
@@ -118,7 +119,7 @@ class WorkImage:
     file_name: str
     height: int
     width: int
-    split: str
+    split: SplitName
     state: ImageState
     tries: int
     reason: str | None

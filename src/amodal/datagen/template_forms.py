@@ -1,0 +1,344 @@
+"""Forms of questions that can be asked about any picture with annotated objects."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from amodal.data.samples import Box, ImageSample, ObjectSample
+from amodal.datagen.describe import hidden_share, hides, is_hidden
+from amodal.datagen.purposes import PURPOSES
+from amodal.datagen.records import Draft
+from amodal.ops.rle import rle_area
+
+MAX_LISTED = 4  # objects one answer mentions
+CLEAR = 1.3  # how many times larger the first must be than the second to be called the largest
+CLEAR_SHARE = 0.05  # of difference in what is hidden, to call one thing more hidden than another
+CLEAR_PIXELS = 4  # of difference in place, to call one thing nearer than another
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+
+
+class Facts:
+    """What the forms ask about one picture.
+
+    Attributes:
+        things: the objects.
+    """
+
+    def __init__(self, image: ImageSample, categories: dict[int, str]) -> None:
+        self.things = list(image.objects)
+        self._by_id = {thing.id: thing for thing in self.things}
+        self._behind = hides(image)
+        self._kinds = {thing.id: categories.get(thing.category_id, "object").strip() for thing in self.things}
+        self._names = self._distinct_names()
+        self._pixels: dict[int, npt.NDArray[np.intp]] = {}
+
+    def kind(self, thing: ObjectSample) -> str:
+        """Category name."""
+        return self._kinds[thing.id]
+
+    def name(self, thing: ObjectSample) -> str:
+        """Words that tell the object from the others, such as "the left mug"."""
+        return self._names[thing.id]
+
+    def mention(self, thing: ObjectSample) -> str:
+        """The object in an answer."""
+        return f"<p>{self.name(thing)}</p> {{seg:{thing.id}}}"
+
+    def mentions(self, things: Sequence[ObjectSample]) -> str:
+        """Objects from left to right: "A", "A and B", "A, B and C"."""
+        *first, last = (self.mention(thing) for thing in sorted(things, key=_centre_x))
+        return f"{', '.join(first)} and {last}" if first else last
+
+    def in_front(self, thing: ObjectSample) -> list[ObjectSample]:
+        """What hides part of this one."""
+        return [self._by_id[number] for number in thing.occluders if number in self._by_id]
+
+    def behind(self, thing: ObjectSample) -> list[ObjectSample]:
+        """What this one hides a part of."""
+        return [self._by_id[number] for number in self._behind[thing.id]]
+
+    def aside(
+        self, thing: ObjectSample, *, leave: Sequence[ObjectSample] = (), joint: str = " "
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """An object and how much of it is seen, and the claims in that.
+
+        Args:
+            thing: the object.
+            leave: objects that the sentence mentions elsewhere.
+            joint: between the object and "is ...", such as ", which ".
+        """
+        front = self.in_front(thing)
+        if front and len(front) <= MAX_LISTED and not any(one in leave for one in front):
+            claims = [(one.id, thing.id) for one in front]
+            return f"{self.mention(thing)}{joint}is partly hidden behind {self.mentions(front)}", claims
+        state = "is partly hidden" if is_hidden(thing) else "is fully visible"
+        return f"{self.mention(thing)}{joint}{state}", []
+
+    def distance(self, thing: ObjectSample, x_share: float, y_share: float) -> float:
+        """Pixels from a point, in shares of the picture's sides, to the nearest visible pixel."""
+        if thing.id not in self._pixels:
+            self._pixels[thing.id] = np.argwhere(thing.visible_mask())
+        height, width = thing.visible_rle["size"]
+        away = self._pixels[thing.id] - np.array([y_share * (height - 1), x_share * (width - 1)])
+        return float(np.hypot(*away.T).min())
+
+    def _distinct_names(self) -> dict[int, str]:
+        names = {}
+        for kind in set(self._kinds.values()):
+            alike = sorted((t for t in self.things if self._kinds[t.id] == kind), key=_centre_x)
+            for place, thing in enumerate(alike):
+                names[thing.id] = f"the {_place(place, len(alike), kind)}"
+        return names
+
+
+def all_questions(facts: Facts, rng: random.Random) -> Iterator[Draft]:
+    """All that can be asked, in several wordings, in no particular order."""
+    for form in (_purposes, _hidden_things, _orders, _whole, _extremes, _sizes, _pairs_of_things, _counts):
+        yield from form(facts, rng)
+
+
+def _purposes(facts: Facts, rng: random.Random) -> Iterator[Draft]:
+    for kind in sorted({facts.kind(thing) for thing in facts.things}):
+        fitting = [thing for thing in facts.things if facts.kind(thing) == kind]
+        phrases = PURPOSES.get(kind.lower(), ())
+        for phrase in rng.sample(phrases, len(phrases)):
+            question = rng.choice(_WISHES).format(phrase)
+            if len(fitting) == 1:
+                clause, claims = facts.aside(fitting[0], joint=", which ")
+                yield _draft(question, f"{rng.choice(_HELPS)} {clause}.", claims)
+            elif len(fitting) <= MAX_LISTED:
+                yield _draft(question, _choice(facts, fitting))
+
+
+def _choice(facts: Facts, fitting: Sequence[ObjectSample]) -> str:
+    """An answer that names several of a kind, and the one that is seen best if one is."""
+    best, *rest = sorted(fitting, key=hidden_share)
+    if hidden_share(rest[0]) - hidden_share(best) < CLEAR_SHARE:
+        return f"There is a choice of {facts.mentions(fitting)}."
+    return f"{facts.mentions(rest)} would do, and so would {facts.mention(best)}, which shows most of itself."
+
+
+_WISHES = (
+    "I want to {}. What in this picture could I use or turn to?",
+    "Suppose someone would like to {}. Where should they look?",
+    "What here would suit somebody who wants to {}?",
+    "My plan is to {}. Does anything in view fit that?",
+)
+_HELPS = ("That would be", "The thing for it is", "Turn to")
+
+
+def _hidden_things(facts: Facts, rng: random.Random) -> Iterator[Draft]:
+    hidden = [thing for thing in facts.things if is_hidden(thing)]
+    for thing in hidden:
+        front = facts.in_front(thing)
+        if not front or len(front) > MAX_LISTED:
+            continue
+        claims = [(one.id, thing.id) for one in front]
+        where = _where(thing, hidden)
+        if where is None:
+            continue
+        names, others = facts.mention(thing), facts.mentions(front)
+        yield _draft(
+            f"{_capital(where)} something cannot be seen whole. What is it, and what keeps it from view?",
+            f"It is {names}, which is partly hidden behind {others}.", claims)  # fmt: skip
+        yield _draft(
+            f"If I wanted to take out what is partly covered {where}, what would be in my way?",
+            f"{others} would be in your way, in front of {names}.", claims)  # fmt: skip
+    if len(hidden) > 1:
+        first, second = sorted(hidden, key=hidden_share, reverse=True)[:2]
+        if hidden_share(first) - hidden_share(second) > CLEAR_SHARE:
+            clause, claims = facts.aside(first)
+            yield _draft(
+                rng.choice(("What would be hardest to recognise here because so little of it can be seen?",
+                            "Which shape would I have to guess the most of?")),
+                f"{clause}, more so than anything else, while {facts.mention(second)} comes next."
+                if second not in facts.in_front(first) else f"{clause}, more so than anything else.",
+                claims)  # fmt: skip
+    if 1 < len(hidden) <= MAX_LISTED:
+        yield _draft(
+            "What would I have to complete in my mind, since parts of it are out of sight?",
+            f"Parts of {facts.mentions(hidden)} are out of sight.")  # fmt: skip
+
+
+def _orders(facts: Facts, rng: random.Random) -> Iterator[Draft]:
+    blockers = [thing for thing in facts.things if facts.behind(thing)]
+    for thing in blockers:
+        behind, where = facts.behind(thing), _where(thing, blockers)
+        if where is None or len(behind) > MAX_LISTED:
+            continue
+        question = rng.choice((f"What would I see more of if the obstacle {where} were gone?",
+                               f"What does the thing that is in the way {where} keep me from seeing?"))  # fmt: skip
+        claims = [(thing.id, one.id) for one in behind]
+        yield _draft(question, f"{facts.mention(thing)} covers part of {facts.mentions(behind)}.", claims)
+    if 1 < len(blockers) <= MAX_LISTED:
+        yield _draft(
+            rng.choice(("What gets in the way of seeing other things?",
+                        "Which of these would I move aside to see everything else better?")),
+            f"{facts.mentions(blockers)} each stand before something else.")  # fmt: skip
+    if blockers:
+        most = max(blockers, key=lambda thing: len(facts.behind(thing)))
+        behind = facts.behind(most)
+        if len(behind) > 1 and len(behind) <= MAX_LISTED:
+            yield _draft(
+                "Taking away one single thing, which would clear the view the most?",
+                f"{facts.mention(most)}, because it covers part of {facts.mentions(behind)}.",
+                [(most.id, one.id) for one in behind])  # fmt: skip
+
+
+def _whole(facts: Facts, rng: random.Random) -> Iterator[Draft]:
+    whole = [thing for thing in facts.things if not is_hidden(thing)]
+    if 0 < len(whole) <= MAX_LISTED:
+        verb = "are" if len(whole) > 1 else "is"
+        yield _draft(
+            rng.choice(("What could I draw from here without guessing any of its outline?",
+                        "What could I pick up without moving anything else first?",
+                        "Whose outline is complete in this view?")),
+            f"Nothing stands before {facts.mentions(whole)}, so {'they' if verb == 'are' else 'it'} {verb} "
+            f"seen in full.")  # fmt: skip
+
+
+def _extremes(facts: Facts, rng: random.Random) -> Iterator[Draft]:
+    for side, edge, sign in (("left", 0, 1), ("right", 2, -1), ("top", 1, 1), ("bottom", 3, -1)):
+        ordered = sorted(facts.things, key=lambda thing: sign * thing.visible_box_xyxy[edge])
+        first, others = ordered[0], ordered[1:2]
+        if others and abs(others[0].visible_box_xyxy[edge] - first.visible_box_xyxy[edge]) < CLEAR_PIXELS:
+            continue
+        clause, claims = facts.aside(first, leave=others)
+        rest = f"; the next one is {facts.mention(others[0])}" if others and not claims else ""
+        yield _draft(rng.choice(_EDGE_QUESTIONS).format(side), f"{clause}{rest}.", claims)
+
+
+_EDGE_QUESTIONS = (
+    "Walking in from the {} edge of the picture, what would I come upon first, and is anything in front of it?",
+    "Something rolls in from the {} border. What does it meet first?",
+    "What is nearest to the {} border, and how much of it can be seen?",
+)
+
+
+def _sizes(facts: Facts, rng: random.Random) -> Iterator[Draft]:
+    if len(facts.things) < 2:
+        return
+    by_area = sorted(facts.things, key=_area, reverse=True)
+    if _area(by_area[0]) > CLEAR * _area(by_area[1]):
+        clause, claims = facts.aside(by_area[0])
+        yield _draft(
+            rng.choice(("Counting hidden parts too, what takes up the most room?",
+                        "Which outline would be the largest if everything could be seen through?")),
+            f"{clause}, and its whole outline is larger than any other.", claims)  # fmt: skip
+    if _area(by_area[-2]) > CLEAR * _area(by_area[-1]):
+        clause, claims = facts.aside(by_area[-1])
+        yield _draft(
+            rng.choice(("What would be easiest to overlook because it takes up so little room?",
+                        "Which of these would fit into the smallest parcel, judging by its whole outline here?")),
+            f"{clause}, and its whole outline is smaller than any other.", claims)  # fmt: skip
+
+
+def _pairs_of_things(facts: Facts, rng: random.Random) -> Iterator[Draft]:
+    """Two things told apart by where they are."""
+    ordered = sorted(facts.things, key=_centre_x)
+    if len(ordered) >= 2 and _centre_x(ordered[-1]) - _centre_x(ordered[0]) > 8:
+        left, right = ordered[0], ordered[-1]
+        difference = hidden_share(left) - hidden_share(right)
+        if abs(difference) > CLEAR_SHARE:
+            more, less = (left, right) if difference > 0 else (right, left)
+            yield _draft(
+                "Comparing what is farthest to either side, which of the two keeps more of itself from view?",
+                f"More is out of sight of {facts.mention(more)} than of {facts.mention(less)}.")  # fmt: skip
+    alike = [(a, b) for a in facts.things for b in facts.behind(a) if facts.kind(a) == facts.kind(b)]
+    if len(alike) == 1:
+        front, behind = alike[0]
+        yield _draft(
+            "Two of a kind overlap here: which one is nearer to me, and which one lies beyond it?",
+            f"{facts.mention(front)} is nearer and covers part of {facts.mention(behind)}.",
+            [(front.id, behind.id)])  # fmt: skip
+
+
+def _counts(facts: Facts, rng: random.Random) -> Iterator[Draft]:
+    """Questions that every picture answers."""
+    listed = sorted(facts.things, key=_area, reverse=True)[:MAX_LISTED]
+    everything = len(facts.things) == len(listed)
+    if everything:
+        answer = f"There is {facts.mentions(listed)}."
+        for question in _EVERYTHING:
+            yield _draft(question, answer)
+    for question, x, y in _NEAREST:
+        first, *others = sorted(facts.things, key=lambda thing: facts.distance(thing, x, y))
+        if others and facts.distance(others[0], x, y) - facts.distance(first, x, y) < CLEAR_PIXELS:
+            continue
+        clause, claims = facts.aside(first, joint=", which ")
+        yield _draft(question, f"That would be {clause}.", claims)
+
+
+_EVERYTHING = (
+    "Somebody who cannot see asks what they would touch here. What do you tell them?",
+    "What should go on an inventory of this scene?",
+    "If I had to pack up all that is here, what would end up in my boxes?",
+    "Which separate shapes would a painter have to sketch before adding any colour?",
+    "The scene is to be rebuilt for a film. What must the crew bring along?",
+)
+
+
+_NEAREST = (
+    ("A camera always focuses on the middle of its view. What would come out sharpest?", 0.5, 0.5),
+    ("A sticker is put on the upper left corner of the print. What does it come closest to?", 0.0, 0.0),
+    ("Light falls in from the upper right corner only. What does it reach first?", 1.0, 0.0),
+    ("A spill spreads from the lower left corner of the picture. What should be saved first?", 0.0, 1.0),
+    ("An ant enters at the lower right corner and looks for the nearest place to climb. Where does it go?", 1.0, 1.0),
+)
+
+
+def _where(thing: ObjectSample, rivals: Sequence[ObjectSample]) -> str | None:
+    """The ninth of the picture an object's middle is in; None if a rival reaches into it."""
+    height, width = thing.visible_rle["size"]
+    x, y = _centre(thing)
+    column, row = int(min(3 * x // width, 2)), int(min(3 * y // height, 2))
+    cell = (column * width / 3, row * height / 3, (column + 1) * width / 3, (row + 1) * height / 3)
+    if any(_overlap(rival.visible_box_xyxy, cell) for rival in rivals if rival is not thing):
+        return None
+    across, down = ("left", "middle", "right")[column], ("upper", "middle", "lower")[row]
+    if across == down:
+        return "in the very middle"
+    if down == "middle":
+        return f"at the {across}"
+    return f"in the {down} part" if across == "middle" else f"at the {down} {across}"
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return max(a[0], b[0]) < min(a[2], b[2]) and max(a[1], b[1]) < min(a[3], b[3])
+
+
+def _draft(question: str, answer: str, claims: Sequence[tuple[int, int]] = ()) -> Draft:
+    return Draft(question, _capital(answer), tuple(claims))
+
+
+def _capital(text: str) -> str:
+    """First letter as a capital, also where a phrase comes first."""
+    start = 3 if text.startswith("<p>") else 0
+    return text[:start] + text[start : start + 1].upper() + text[start + 1 :]
+
+
+def _centre(thing: ObjectSample) -> tuple[float, float]:
+    x0, y0, x1, y1 = thing.visible_box_xyxy
+    return ((x0 + x1) / 2, (y0 + y1) / 2)
+
+
+def _centre_x(thing: ObjectSample) -> float:
+    return _centre(thing)[0]
+
+
+def _area(thing: ObjectSample) -> int:
+    return rle_area(thing.amodal_rle or thing.visible_rle)
+
+
+def _place(place: int, count: int, kind: str) -> str:
+    if count == 1:
+        return kind
+    if count <= 3:
+        return f"{('left', 'right')[place] if count == 2 else ('left', 'middle', 'right')[place]} {kind}"
+    if place < len(ORDINALS):
+        return f"{ORDINALS[place]} {kind} from the left"
+    return f"{kind} number {place + 1} from the left"
