@@ -1,0 +1,94 @@
+"""Who hides whom, where the source does not say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from amodal.data.samples import ImageSample, ObjectSample
+from amodal.ops.rle import rle_area, rle_intersection
+
+MIN_SHARE = 0.01
+"""Share of an object's hidden pixels another must cover to count as in front of it: outlines drawn
+by hand touch in single pixels."""
+
+
+def with_occluders(image: ImageSample) -> ImageSample:
+    """The image with the occluders of every object known.
+
+    Where the source does not say, A hides B if A's visible mask covers part of B's amodal mask
+    without its visible one, unless the source's order puts A behind B. Objects drawn by different
+    annotators do not hide each other.
+    """
+    objects = tuple(image.objects)
+    if all(thing.occluders_known for thing in objects):
+        return image
+    known = (
+        thing
+        if thing.occluders_known
+        else replace(thing, occluders=tuple(o.id for o in objects if hides(o, thing)), occluders_known=True)
+        for thing in objects
+    )
+    return replace(image, objects=tuple(known))
+
+
+def hides(front: ObjectSample, behind: ObjectSample) -> bool:
+    """Whether the masks say that one object hides part of another."""
+    if front is behind or front.id == behind.id or front.iscrowd or behind.amodal_rle is None:
+        return False
+    if front.annotator != behind.annotator or _stated_behind(front, behind) or not _boxes_meet(front, behind):
+        return False
+    hidden = rle_area(behind.amodal_rle) - rle_area(rle_intersection(behind.amodal_rle, behind.visible_rle))
+    if hidden == 0:
+        return False
+    over = rle_intersection(front.visible_rle, behind.amodal_rle)
+    covered = rle_area(over) - rle_area(rle_intersection(over, behind.visible_rle))
+    return covered > 0 and covered >= MIN_SHARE * hidden
+
+
+def depths(objects: Sequence[ObjectSample]) -> list[int]:
+    """How many objects lie in front of each, one behind the other: 0 in front, 1 behind a 0, ...
+
+    Objects that hide each other in a circle are cut where the circle is entered first.
+    """
+    by_id = {thing.id: thing for thing in objects}
+    found: dict[int, int] = {}
+
+    def depth(thing: ObjectSample, path: frozenset[int]) -> int:
+        if thing.id not in found:
+            inner = path | {thing.id}
+            fronts = [by_id[i] for i in thing.occluders if i in by_id and i not in inner]
+            found[thing.id] = 1 + max((depth(front, inner) for front in fronts), default=-1)
+        return found[thing.id]
+
+    return [depth(thing, frozenset()) for thing in objects]
+
+
+def clusters(objects: Sequence[ObjectSample]) -> list[int]:
+    """Number of the group of objects that hide each other, directly or through others; from 0."""
+    position = {thing.id: i for i, thing in enumerate(objects)}
+    parent = list(range(len(objects)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = i = parent[parent[i]]
+        return i
+
+    for i, thing in enumerate(objects):
+        for front in thing.occluders:
+            if front in position:
+                parent[root(i)] = root(position[front])
+    numbers: dict[int, int] = {}
+    return [numbers.setdefault(root(i), len(numbers)) for i in range(len(objects))]
+
+
+def _stated_behind(front: ObjectSample, behind: ObjectSample) -> bool:
+    if front.order is None or behind.order is None or front.order_group != behind.order_group:
+        return False
+    return front.order > behind.order
+
+
+def _boxes_meet(front: ObjectSample, behind: ObjectSample) -> bool:
+    x0, y0, x1, y1 = front.visible_box_xyxy
+    u0, v0, u1, v1 = behind.amodal_box_xyxy or behind.visible_box_xyxy
+    return x0 < u1 and u0 < x1 and y0 < v1 and v0 < y1
