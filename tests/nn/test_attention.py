@@ -7,7 +7,7 @@ import torch
 from transformers import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionEncoder
 
-from amodal.nn import attention
+from amodal.nn import attention, kernels
 from amodal.nn.attention import FoldedAttention, use_folded_attention
 from amodal.nn.lora import ParallelLora
 
@@ -29,10 +29,9 @@ def randomise(module: torch.nn.Module) -> None:
         torch.nn.init.normal_(parameter, std=0.2)
 
 
-@pytest.fixture(params=["plain product", "fused"])
+@pytest.fixture(params=["products", "fused"])
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    limit = 10**9 if request.param == "plain product" else 0
-    monkeypatch.setattr(attention, "PLAIN_PRODUCT_MAX_TOKENS", limit)
+    monkeypatch.setattr(kernels, "choose_kernel", lambda q: request.param)
     return str(request.param)
 
 

@@ -25,16 +25,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from amodal.nn.kernels import softmax_attention
 from amodal.nn.lora import ParallelLora
 from amodal.nn.packing import PackedLinear, Prepared, may_prepare, prepared_linear, product_dtype
 from amodal.nn.windows import WindowGroup, join_groups, window_groups
 
 if TYPE_CHECKING:
     from transformers.models.sam.modeling_sam import SamMLPBlock, SamVisionAttention, SamVisionEncoder, SamVisionLayer
-
-# On a processor a window of SAM's size is faster as two plain products than fused: its logits
-# fit in cache, and v needs no padding.
-PLAIN_PRODUCT_MAX_TOKENS = 256
 
 
 def resize_relative_positions(table: Tensor, size: int) -> Tensor:
@@ -108,7 +105,7 @@ def folded_attention(
         k_long = F.pad(k_long, (0, 1, 0, 1))  # one more key, which sees the last column alone
         k_long[..., -1, -1] = 1
         v = torch.cat([v, value[:, None].expand(len(v), -1, 1, -1)], dim=2)
-    return _attention(torch.cat(long, dim=-1), k_long, v)
+    return softmax_attention(torch.cat(long, dim=-1), k_long, v)
 
 
 def padding_logit(q: Tensor, key: Tensor, q_rows: Tensor, q_cols: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -138,15 +135,6 @@ def padding_logit(q: Tensor, key: Tensor, q_rows: Tensor, q_cols: Tensor, grid: 
     positions = areas[0] if len(areas) == 1 else torch.logaddexp(*areas)
     own = torch.einsum("bntd,nd->bnt", q, key).float() * D**-0.5
     return (own + positions).to(q.dtype)[..., None]
-
-
-def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention by the faster of two ways; v may be narrower than q and k."""
-    if q.device.type == "cpu" and q.shape[2] <= PLAIN_PRODUCT_MAX_TOKENS:
-        return (q @ k.transpose(-2, -1)).softmax(-1) @ v
-    D = v.shape[-1]
-    v = F.pad(v, (0, q.shape[-1] - D))  # fused kernels want one width for q, k and v
-    return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :D]
 
 
 class FoldedAttention(nn.Module):

@@ -1,0 +1,99 @@
+"""PLUG's image encoder, ViT-B, one 512 input, both branches: ours beside transformers' and the limit.
+
+Command: python benchmarks/plug_encoder.py
+
+The references get the batch doubled by hand and no adapters, which is less work than PLUG needs.
+The floor is the encoder's arithmetic at the bfloat16 rate of one large product measured in the
+same run. Where neighbours take turns on the cores, compare processor seconds (`--threads 1`).
+"""
+
+from __future__ import annotations
+
+import torch
+from measure import GEMM_FLOP, arguments, finish, interleave, rate_contenders, rates
+from torch import nn
+from transformers import SamVisionConfig
+from transformers.models.sam.modeling_sam import SamVisionEncoder
+
+from amodal.models.plug import PlugConfig, PlugModel
+from amodal.models.sam import sam_config_for
+
+
+def main() -> None:
+    """Build, take turns, print."""
+    options = arguments(__doc__)
+    torch.manual_seed(0)
+    config = PlugConfig(sam=sam_config_for("vit-b"), image_size=224 if options.quick else 512)
+    ours = randomised(PlugModel(config)).eval()
+    narrow = PlugModel(config).eval()
+    narrow.load_state_dict(ours.state_dict())
+    narrow.to(torch.bfloat16)
+    vision = config.sam_config().vision_config
+    eager = reference(vision, "eager", torch.float32)
+    fused32, fused = reference(vision, "sdpa", torch.float32), reference(vision, "sdpa", torch.bfloat16)
+    pixels = torch.randn(1, 3, config.image_size, config.image_size)
+    short, doubled = pixels.bfloat16(), pixels.repeat(2, 1, 1, 1)
+    with torch.inference_mode():
+        times = interleave(
+            {
+                **rate_contenders(),
+                "transformers eager float32": lambda: eager(doubled),
+                "transformers fused float32": lambda: fused32(doubled),
+                "transformers fused bfloat16": lambda: fused(doubled.bfloat16()),
+                "ours float32": lambda: ours.encode(pixels),
+                "ours bfloat16": lambda: narrow.encode(short),
+            },
+            1 if options.quick else options.rounds,
+        )
+    limits = rates(times)
+    flop = encoder_flop(vision, branches=2)
+    floor = flop / GEMM_FLOP * times["gemm_bfloat16"]["seconds"]
+    work_floor = flop / GEMM_FLOP * times["gemm_bfloat16"]["cpu_seconds"]
+    rows = [
+        {
+            "encoder": name,
+            **times[name],
+            "speed_of_eager_float32": times["transformers eager float32"]["seconds"] / times[name]["seconds"],
+            "speed_of_fused_bfloat16": times["transformers fused bfloat16"]["seconds"] / times[name]["seconds"],
+            "times_the_floor": times[name]["seconds"] / floor,
+            "cpu_times_the_floor": times[name]["cpu_seconds"] / work_floor,
+        }
+        for name in times
+        if name.startswith(("transformers", "ours"))
+    ]
+    facts = {"image_size": config.image_size, "tflop": flop / 1e12, "floor_seconds": floor, "limits": limits}
+    finish("plug_encoder", options, rows, {"x": "encoder", "y": "times_the_floor"}, **facts)
+
+
+def reference(vision: SamVisionConfig, attention: str, dtype: torch.dtype) -> nn.Module:
+    """transformers' encoder as it is."""
+    vision._attn_implementation = attention
+    return randomised(SamVisionEncoder(vision)).to(dtype).eval()
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """Weights of a usual size: the time of a product can depend on denormal numbers."""
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=0.02)
+    return model
+
+
+def encoder_flop(vision: SamVisionConfig, branches: int) -> int:
+    """Multiply-adds, twice, that SAM's encoder needs on the tokens there are (padding not counted)."""
+    side, C, window = vision.image_size // vision.patch_size, vision.hidden_size, vision.window_size
+    tokens, out = side * side, vision.output_channels
+    linear = tokens * C * (4 * C + 2 * vision.mlp_dim)
+    num_global = len(vision.global_attn_indexes)
+    local = sum(h * h * w * w for h in _sides(side, window) for w in _sides(side, window))
+    attention = 2 * C * (num_global * tokens**2 + (vision.num_hidden_layers - num_global) * local)
+    ends = tokens * (3 * vision.patch_size**2 * C + C * out + 9 * out * out)
+    return 2 * branches * (vision.num_hidden_layers * linear + attention + ends)
+
+
+def _sides(length: int, window: int) -> list[int]:
+    return [min(window, length - start) for start in range(0, length, window)]
+
+
+if __name__ == "__main__":
+    main()
