@@ -1,0 +1,138 @@
+"""What an evaluation of answers says, as JSON and as tables."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+import amodal
+from amodal.errors import InputError
+from amodal.evaluation.reason_record import AnswerRecord
+from amodal.metrics.ranges import Range, range_indices, range_label
+from amodal.metrics.reason import AnswerScore, summarise
+
+MAIN = ("gIoU_amodal", "cIoU_amodal", "gIoU_visible", "cIoU_visible")
+WORDS = ("set_F1", "no_object_accuracy", "occlusion_rate_error", "BLEU", "chrF")
+
+
+@dataclass
+class ReasonReport:
+    """Figures with everything needed to compare them.
+
+    Attributes:
+        protocol: `reason`.
+        options: model, `free` or `teacher_forced`, questions, how objects are matched.
+        metrics: figures over all answers.
+        by_occlusion: mean IoU of the true objects by range of their occlusion rate.
+        by_kind: figures of each kind of question.
+        version: package version.
+    """
+
+    protocol: str
+    options: dict[str, Any]
+    metrics: dict[str, float]
+    by_occlusion: list[dict[str, Any]] = field(default_factory=list)
+    by_kind: list[dict[str, Any]] = field(default_factory=list)
+    version: str = amodal.__version__
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, in the form other programs read."""
+        return asdict(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the report, complete or not at all.
+
+        Raises:
+            InputError: a path that cannot be written.
+        """
+        path = Path(path)
+        temporary = path.with_name(path.name + ".writing")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False))
+            os.replace(temporary, path)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()
+            raise InputError(f"out: expected a file to write to, got {str(path)!r} ({error.strerror})") from error
+        return path
+
+    def table(self) -> Table:
+        """The figures of all answers, and of each kind of question."""
+        counts = f"{self.metrics['num_answers']} answers, {self.metrics['num_objects']} objects"
+        rows = [("all", self.metrics), *((str(row["kind"]), row) for row in self.by_kind)]
+        return _table(f"{self.protocol}, {self.options['mode']}: {counts}", "question", rows, (*MAIN, *WORDS))
+
+    def tables(self) -> Iterator[Table]:
+        """All tables: answers, and objects by how much of them is hidden."""
+        yield self.table()
+        rows = [(f"{range_label(r['above'], r['up_to'])} ({r['num_objects']})", r) for r in self.by_occlusion]
+        yield _table("objects by hidden share", "hidden (objects)", rows, ("mIoU_amodal", "mIoU_visible"))
+
+
+def report_of(records: list[AnswerRecord], options: dict[str, Any], *, free: bool) -> ReasonReport:
+    """Figures of scored answers.
+
+    Raises:
+        InputError: sacrebleu is not installed.
+    """
+    scores = [record.score for record in records]
+    metrics = summarise(scores, free=free)
+    if free:
+        figures, signatures = text_quality([r.said or "" for r in records], [r.true_text for r in records])
+        metrics, options = metrics | figures, options | {"text": signatures}
+    kinds = sorted({record.kind for record in records if record.kind is not None})
+    by_kind = [{"kind": k} | summarise([r.score for r in records if r.kind == k], free=free) for k in kinds]
+    return ReasonReport("reason", options, metrics, by_occlusion(scores), by_kind)
+
+
+def text_quality(said: list[str], true: list[str]) -> tuple[dict[str, float], dict[str, str]]:
+    """BLEU and chrF in [0, 100] over all answers, and sacrebleu's signatures.
+
+    Raises:
+        InputError: sacrebleu is not installed.
+    """
+    try:
+        from sacrebleu.metrics.bleu import BLEU
+        from sacrebleu.metrics.chrf import CHRF
+    except ImportError as error:
+        raise InputError("text quality: expected sacrebleu, got none: pip install 'amodal[reason]'") from error
+    figures, signatures = {}, {}
+    for name, metric in (("BLEU", BLEU()), ("chrF", CHRF())):
+        figures[name] = float(metric.corpus_score(said, [true]).score)
+        signatures[name] = str(metric.get_signature())
+    return figures, signatures
+
+
+def by_occlusion(scores: list[AnswerScore]) -> list[dict[str, Any]]:
+    """Mean IoU of the true objects, 0 for those without a partner, by range of their rate."""
+    things = [thing for score in scores for thing in score.objects]
+    where = range_indices(np.array([thing.rate for thing in things]))
+    rows: list[dict[str, Any]] = []
+    for index, part in enumerate(Range.all()):
+        chosen = [thing for thing, at in zip(things, where, strict=True) if at == index]
+        row: dict[str, Any] = {"above": part.above, "up_to": part.up_to, "num_objects": len(chosen)}
+        if chosen:
+            row["mIoU_amodal"] = float(np.mean([thing.iou_amodal for thing in chosen]))
+            row["mIoU_visible"] = float(np.mean([thing.iou_visible for thing in chosen]))
+        rows.append(row)
+    return rows
+
+
+def _table(title: str, head: str, rows: list[tuple[str, dict[str, Any]]], names: tuple[str, ...]) -> Table:
+    shown = [name for name in names if any(name in figures for _, figures in rows)]
+    table = Table(title=title, title_justify="left")
+    table.add_column(head)
+    for name in shown:
+        table.add_column(name, justify="right")
+    for label, figures in rows:
+        table.add_row(label, *(f"{figures[n]:.3f}" if n in figures else "-" for n in shown))
+    return table
