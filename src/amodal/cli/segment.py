@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from amodal.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from amodal.inference.scene import Scene
+    from amodal.inference.segmenter import AmodalSegmenter
 
 
 def segment(
-    image: Annotated[Path, typer.Argument(help="Photograph.")],
-    box: Annotated[list[str], typer.Option(help="Box of a visible part in pixels, X0,Y0,X1,Y1; repeat for more.")],
+    image: Annotated[Path, typer.Argument(help="Photograph; or a folder of them, or a video, frame by frame.")],
+    box: Annotated[
+        list[str] | None, typer.Option(help="Box of a visible part in pixels, X0,Y0,X1,Y1; repeat for more.")
+    ] = None,
+    point: Annotated[list[str] | None, typer.Option(help="Pixel X,Y of an object; repeat for more.")] = None,
+    detector: Annotated[
+        str | None, typer.Option(help="Detector of transformers that gives the boxes: hub id or folder.")
+    ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="What an open-vocabulary detector looks for; repeat for more.")
+    ] = None,
     model: Annotated[str, typer.Option(help="Bundled name, folder or hub id.")] = "plug-tiny",
     out: Annotated[Path | None, typer.Option(help="Folder for masks, overlay and scene.json.")] = None,
     threshold: Annotated[
@@ -25,19 +39,28 @@ def segment(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print scene.json instead of a table.")] = False,
 ) -> None:
-    """Segment the objects in given boxes, hidden parts included.
+    """Segment objects, hidden parts included.
+
+    Boxes or points say which; a detector can find them; without any of these, a grid of points does.
 
     Example: amodal segment street.jpg --box 30,40,210,380 --out street
     """
-    boxes = [parse_box(text) for text in box]
-    from amodal.data.images import load_image
-    from amodal.inference.segmenter import AmodalSegmenter, check_boxes
+    boxes = [parse_numbers("box", value, "X0,Y0,X1,Y1") for value in box or []]
+    points = [parse_numbers("point", value, "X,Y") for value in point or []]
+    if detector and (boxes or points):
+        raise InputError("detector: expected no box or point beside a detector, got both")
+    if text and not detector:
+        raise InputError("text: expected --detector beside it, got none")
+    from amodal.inference.frames import is_many
 
-    pixels = load_image(image)  # the user's mistakes first: models take a second to load
-    check_boxes(boxes, pixels.shape[:2])
     if out is not None and out.exists() and not out.is_dir():
         raise InputError(f"out: expected a folder, got the file {str(out)!r}")
-    scene = AmodalSegmenter.from_pretrained(model, device=device)(pixels, boxes, threshold=threshold)
+    if is_many(image):
+        if boxes or points:
+            raise InputError("box, point: expected none for several frames (objects are not tracked), got some")
+        _segment_frames(image, out or Path(f"{image.stem}-amodal"), model, detector, text, threshold, device)
+        return
+    scene = _segment_image(image, boxes, points, model, detector, text, threshold, device)
     folder = scene.save(out or Path(f"{image.stem}-amodal"))
     if as_json:
         typer.echo(json.dumps(scene.to_json()))
@@ -45,15 +68,92 @@ def segment(
         _print_table(scene, folder)
 
 
-def parse_box(text: str) -> list[float]:
-    """`X0,Y0,X1,Y1` to four numbers. Raises `InputError` for anything else."""
+def parse_numbers(name: str, text: str, form: str) -> list[float]:
+    """Comma-separated numbers in a form such as `X0,Y0,X1,Y1`. Raises `InputError` for anything else."""
+    count = form.count(",") + 1
+    words = {2: "two", 4: "four"}[count]
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError as error:
-        raise InputError(f"box: expected four numbers X0,Y0,X1,Y1, got {text!r}") from error
-    if len(values) != 4:
-        raise InputError(f"box: expected four numbers X0,Y0,X1,Y1, got {text!r}")
+        raise InputError(f"{name}: expected {words} numbers {form}, got {text!r}") from error
+    if len(values) != count:
+        raise InputError(f"{name}: expected {words} numbers {form}, got {text!r}")
     return values
+
+
+def _segment_image(
+    image: Path,
+    boxes: list[list[float]],
+    points: list[list[float]],
+    model: str,
+    detector: str | None,
+    text: list[str] | None,
+    threshold: float | None,
+    device: str,
+) -> Scene:
+    from amodal.data.images import load_image
+    from amodal.inference.find import check_points
+    from amodal.inference.segmenter import AmodalSegmenter, check_boxes
+
+    pixels = load_image(image)  # the user's mistakes first: models take a second to load
+    if boxes:
+        check_boxes(boxes, pixels.shape[:2])
+    if points:
+        check_points(points, pixels.shape[:2])
+    segmenter = AmodalSegmenter.from_pretrained(model, device=device)
+    if not boxes and not points:
+        return _finder(segmenter, detector, text, threshold)(pixels)
+    if points:
+        from amodal.inference.find import ObjectFinder
+
+        finder = ObjectFinder.from_pretrained(segmenter.base_name, segmenter.device)
+        boxes = boxes + finder.boxes_at(pixels, points).tolist()
+    return segmenter(pixels, boxes, threshold=threshold)
+
+
+def _finder(
+    segmenter: AmodalSegmenter, detector: str | None, text: list[str] | None, threshold: float | None
+) -> Callable[[npt.NDArray[np.uint8]], Scene]:
+    """What finds and segments the objects of a picture."""
+    from amodal.inference.everything import segment_everything
+    from amodal.inference.find import Detector, ObjectFinder
+
+    source: Detector | ObjectFinder
+    if detector:
+        source = Detector(detector, text, segmenter.device)
+    else:
+        source = ObjectFinder.from_pretrained(segmenter.base_name, segmenter.device)
+    return lambda pixels: segment_everything(segmenter, source, pixels, threshold=threshold)
+
+
+def _segment_frames(
+    source: Path,
+    out: Path,
+    model: str,
+    detector: str | None,
+    text: list[str] | None,
+    threshold: float | None,
+    device: str,
+) -> None:
+    """A folder of scenes, one a frame, and a video of the overlays; frames done before are kept."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from amodal.inference.everything import scene_of_frame
+    from amodal.inference.frames import VideoWriter, open_frames
+    from amodal.inference.segmenter import AmodalSegmenter
+
+    frames = open_frames(source)
+    find = _finder(AmodalSegmenter.from_pretrained(model, device=device), detector, text, threshold)
+    columns: list[Any] = [TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    count = 0
+    out.mkdir(parents=True, exist_ok=True)
+    with Progress(*columns) as bar, VideoWriter(out / "overlay.mp4", frames.rate) as video:
+        task = bar.add_task("", total=frames.total)
+        for name, pixels in frames:
+            video.add(scene_of_frame(out / name, pixels, find).draw())
+            count += 1
+            bar.advance(task)
+    typer.echo(f"Written: {count} frames and overlay.mp4 in {out} (each frame by itself; objects are not tracked)")
 
 
 def _print_table(scene: Scene, folder: Path) -> None:
@@ -65,7 +165,7 @@ def _print_table(scene: Scene, folder: Path) -> None:
         table.add_column(name, justify="right")
     for index, thing in enumerate(scene.objects):
         table.add_row(
-            str(index),
+            str(index) if thing.phrase is None else f"{index} {thing.phrase}",
             f"{thing.occlusion_rate:.0%}",
             _numbers(thing.visible_box_xyxy),
             _numbers(thing.amodal_box_xyxy),
@@ -73,6 +173,8 @@ def _print_table(scene: Scene, folder: Path) -> None:
         )
     console = Console()
     console.print(table)
+    if not scene.objects:
+        console.print("No object found: give a box (--box X0,Y0,X1,Y1) or a point (--point X,Y)", soft_wrap=True)
     console.print(f"Written: {folder}/overlay.png, scene.json and three masks an object", soft_wrap=True)
 
 

@@ -62,6 +62,11 @@ class AmodalSegmenter:
         precision = pick_dtype(dtype, place)
         return cls(PlugModel.from_pretrained(name), place, precision)
 
+    @property
+    def base_name(self) -> str:
+        """The modal model this one was made from, as `load_sam` takes it; `sam-tiny` if it had no name."""
+        return str(self.model.config.base.get("name_or_path") or "sam-tiny")
+
     def __call__(
         self,
         image: ImageSource,

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from amodal.errors import InputError
+from amodal.inference.everything import scene_of_frame, segment_everything, without_repeats
+from amodal.inference.find import Detector, GridSettings, ObjectFinder, check_points
+from amodal.inference.frames import VideoWriter, is_many, open_frames
+from amodal.inference.scene import Scene, SceneObject
+from amodal.inference.segmenter import AmodalSegmenter
+from tests.drawing import mask
+
+
+class SquaresSam:
+    """Stands in for SAM: the mask of a point is the bright square under it; quality by its size."""
+
+    class config:  # noqa: N801
+        class vision_config:  # noqa: N801
+            image_size = 64
+
+    def to(self, device: torch.device) -> SquaresSam:
+        return self
+
+    def eval(self) -> SquaresSam:
+        return self
+
+    def __call__(self, *, pixel_values: torch.Tensor, input_points: torch.Tensor, **_: object) -> SquaresSam:
+        bright = (pixel_values[0, 0] > 0).numpy()
+        masks = []
+        for x, y in input_points[0, :, 0].long().clamp(0, 63).tolist():
+            part = np.zeros((64, 64), np.uint8)
+            if bright[y, x]:
+                import cv2
+
+                _, labels = cv2.connectedComponents(bright.astype(np.uint8))
+                part = (labels == labels[y, x]).astype(np.uint8)
+            masks.append(torch.from_numpy(part * 8.0 - 4.0))
+        self.pred_masks = torch.stack(masks)[None, :, None].float()
+        self.iou_scores = torch.full((1, len(masks), 1), 0.9)
+        return self
+
+
+def squares() -> tuple[np.ndarray, list[list[float]]]:
+    """A dark picture with two bright squares."""
+    image = np.zeros((128, 128, 3), np.uint8)
+    image[16:48, 16:48] = 255
+    image[80:112, 72:104] = 255
+    return image, [[16, 16, 48, 48], [72, 80, 104, 112]]
+
+
+def finder(**settings: object) -> ObjectFinder:
+    return ObjectFinder(SquaresSam(), settings=GridSettings(**settings))  # type: ignore[arg-type]
+
+
+def test_a_grid_finds_each_object_once() -> None:
+    image, boxes = squares()
+    found = finder(min_share=0.01).everything(image)
+    assert sorted(found.tolist()) == boxes
+
+
+def test_an_empty_picture_has_no_objects() -> None:
+    assert finder().everything(np.zeros((40, 60, 3), np.uint8)).shape == (0, 4)
+
+
+def test_objects_too_small_or_too_large_are_left_out() -> None:
+    image, _ = squares()
+    assert len(finder(min_share=0.3, levels=1).everything(image)) == 0
+    assert len(finder(max_share=0.01).everything(image)) == 0
+    assert len(finder(max_objects=1).everything(image)) == 1
+
+
+def test_a_point_gives_the_box_of_what_lies_under_it() -> None:
+    image, boxes = squares()
+    assert finder().boxes_at(image, [(20, 30), (100, 100)]).tolist() == boxes
+    assert finder().boxes_at(image, [(60.5, 60)]).tolist() == [[60, 60, 61, 61]]
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([], "point: expected at least one point, got none"),
+        ([(1,)], "point: expected two finite numbers X,Y"),
+        ([("a", "b")], "point: expected two numbers X,Y"),
+        ([(float("nan"), 1)], "point: expected two finite numbers X,Y"),
+        ([(10, 5)], r"point: expected a point inside the 10 x 5 image, got \[10.0, 5.0\]"),
+    ],
+)
+def test_impossible_points(points: list[tuple[float, ...]], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_points(points, (5, 10))
+
+
+def test_one_pixel_pictures_do_not_fall_over() -> None:
+    assert finder().everything(np.full((1, 1, 3), 255, np.uint8)).shape[1] == 4
+
+
+def test_the_bundled_models_find_and_segment() -> None:
+    image, _ = squares()
+    segmenter = AmodalSegmenter.from_pretrained("plug-tiny")
+    scene = segment_everything(segmenter, ObjectFinder.from_pretrained(segmenter.base_name), image)
+    assert scene.size == (128, 128) and len(scene.objects) <= GridSettings().max_objects
+
+
+def test_of_two_masks_alike_the_first_stays() -> None:
+    a, b = mask("##..", "##.."), mask("....", "..##")
+    things = [SceneObject.from_masks(m, m) for m in (a, a, b, np.zeros_like(a))]
+    assert without_repeats(things) == [things[0], things[2]]
+
+
+def test_a_detector_of_the_zoo_gives_boxes_and_labels(tmp_path: Path) -> None:
+    from transformers import YolosConfig, YolosForObjectDetection, YolosImageProcessor
+
+    config = YolosConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=[32, 32],
+        patch_size=16, num_detection_tokens=5, num_labels=3,
+    )  # fmt: skip
+    YolosForObjectDetection(config).save_pretrained(tmp_path)
+    YolosImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    detector = Detector(tmp_path, threshold=0.0)
+    boxes, labels = detector(squares()[0])
+    assert boxes.shape == (len(labels), 4) and len(labels) > 0
+    assert (boxes[:, 2:] > boxes[:, :2]).all() and boxes.min() >= 0 and boxes.max() <= 128
+    scene = segment_everything(AmodalSegmenter.from_pretrained("plug-tiny"), detector, squares()[0])
+    assert all(thing.phrase in labels for thing in scene.objects)
+
+
+def test_no_such_detector() -> None:
+    with pytest.raises(InputError, match="detector: expected a model for object-detection, got '/nowhere'"):
+        Detector("/nowhere")
+
+
+def test_a_folder_of_pictures_comes_in_order(tmp_path: Path) -> None:
+    for name in ("b.png", "a.jpg"):
+        Image.new("RGB", (6, 4), "red").save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("not a picture")
+    frames = open_frames(tmp_path)
+    assert is_many(tmp_path) and frames.total == 2
+    assert [name for name, _ in frames] == ["a", "b"]
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="expected images of different stems"):
+        open_frames(tmp_path)
+
+
+def test_no_frames(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="frames: expected a folder with images"):
+        open_frames(tmp_path)
+    (tmp_path / "film.mp4").write_text("no film")
+    pytest.importorskip("av")
+    with pytest.raises(InputError, match="video: expected a video file"):
+        open_frames(tmp_path / "film.mp4")
+
+
+def test_a_video_written_is_a_video_read(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    with VideoWriter(tmp_path / "film.mp4", Fraction(5)) as video:
+        for grey in (20, 120, 220):
+            video.add(np.full((33, 48, 3), grey, np.uint8))
+    frames = open_frames(tmp_path / "film.mp4")
+    assert is_many(tmp_path / "film.mp4") and frames.rate == 5
+    means = [picture.mean() for _, picture in frames]
+    assert np.allclose(means, (20, 120, 220), atol=4)
+
+
+def test_a_video_cut_short_is_not_left_behind(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    def write() -> None:
+        with VideoWriter(tmp_path / "film.mp4", Fraction(5)) as video:
+            video.add(np.zeros((16, 16, 3), np.uint8))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write()
+    assert not list(tmp_path.iterdir())
+
+
+def test_frames_done_before_are_not_done_again(tmp_path: Path) -> None:
+    image, _ = squares()
+    square = image[..., 0] > 0
+    calls = []
+
+    def find(pixels: np.ndarray) -> Scene:
+        calls.append(1)
+        return Scene([SceneObject.from_masks(square, square)], (128, 128), pixels)
+
+    first, second = (scene_of_frame(tmp_path / "0", image, find) for _ in range(2))
+    assert calls == [1] and np.array_equal(first.objects[0].visible_mask, second.objects[0].visible_mask)
+    assert second.image is not None
