@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from amodal.errors import InputError
-from amodal.ops.rle import decode_mask, encode_mask, rle_area, rle_box_xyxy, segmentation_to_rle
+from amodal.ops.rle import decode_mask, decode_window, encode_mask, rle_area, rle_box_xyxy, segmentation_to_rle
 from tests.drawing import mask
 
 masks = arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))
@@ -24,6 +25,26 @@ def test_round_trip_keeps_every_bit(original: np.ndarray) -> None:
     assert np.array_equal(decode_mask(rle), original)
     assert rle_area(rle) == original.sum()
     assert segmentation_to_rle(rle, *original.shape) == rle
+
+
+@given(masks, st.data())
+def test_a_window_is_cut_without_decoding_the_rest(original: np.ndarray, data: st.DataObject) -> None:
+    height, width = original.shape
+    x0, y0 = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    x1, y1 = data.draw(st.integers(x0 + 1, width)), data.draw(st.integers(y0 + 1, height))
+    assert np.array_equal(decode_window(encode_mask(original), (x0, y0, x1, y1)), original[y0:y1, x0:x1])
+
+
+def test_a_window_of_a_huge_mask_costs_no_memory_for_the_rest() -> None:
+    runs = {"size": [40_000, 40_000], "counts": [800_000_000, 5, 799_999_995]}
+    rle = segmentation_to_rle(runs, 40_000, 40_000)
+    tracemalloc.start()
+    found = decode_window(rle, (19_999, 0, 20_002, 7))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found[:, 1].tolist() == [True] * 5 + [False] * 2
+    assert found.sum() == 5
+    assert peak < 1_000_000
 
 
 def test_long_masks_round_trip() -> None:

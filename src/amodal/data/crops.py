@@ -22,7 +22,7 @@ from amodal.errors import InputError
 from amodal.models.plug.processing import IMAGE_MEAN, IMAGE_STD
 from amodal.ops.boxes import Window, boxes_to_crop, crop_window, mask_to_box
 from amodal.ops.masks import crop_and_resize, crop_mask
-from amodal.ops.rle import rle_area
+from amodal.ops.rle import Rle, decode_window, rle_area
 
 Rng = np.random.Generator
 Mask = npt.NDArray[np.bool_]
@@ -97,8 +97,7 @@ class ObjectCrops(Dataset[dict[str, Any]]):
         image, thing = self._locate(source, position)
         rng = np.random.default_rng(seed)
         window = self._window(rng, image, thing)
-        others = [o for o in image.objects if o is not thing and not o.iscrowd and _meets(o, window)]
-        rng.shuffle(others)
+        others = self._neighbours(rng, image, thing, window)
         pixels = crop_and_resize(image.load(), window, self.image_size)
         prompts = [self._prompt(rng, thing, window)]
         for other in others:
@@ -113,6 +112,14 @@ class ObjectCrops(Dataset[dict[str, Any]]):
                 pixels = np.ascontiguousarray(pixels[:, ::-1])
                 prompts = [_flipped(prompt) for prompt in prompts]
         return {"pixels": pixels, "prompts": prompts, "num_prompts": self.num_prompts}
+
+    def _neighbours(self, rng: Rng, image: ImageSample, thing: ObjectSample, window: Window) -> list[ObjectSample]:
+        """Other objects that may become prompts, in random order."""
+        if self.num_prompts == 1:
+            return []
+        others = [o for o in image.objects if o is not thing and not o.iscrowd and _meets(o, window)]
+        rng.shuffle(others)
+        return others
 
     def _locate(self, source: int, position: int) -> tuple[ImageSample, ObjectSample]:
         image_index, object_index = self._index[source][position]
@@ -138,9 +145,9 @@ class ObjectCrops(Dataset[dict[str, Any]]):
 
     def _prompt(self, rng: Rng, thing: ObjectSample, window: Window) -> dict[str, Any]:
         size = self.image_size
-        visible = crop_mask(thing.visible_mask(), window, size)
-        full = thing.amodal_mask()
-        amodal = visible if full is None else crop_mask(full, window, size) | visible
+        visible = _mask_in(thing.visible_rle, window, size)
+        has_amodal = thing.amodal_rle is not None
+        amodal = visible if thing.amodal_rle is None else _mask_in(thing.amodal_rle, window, size) | visible
         if self.augmentation is None:
             box = boxes_to_crop(np.array([self._box(thing)]), window, size)[0]
         else:
@@ -149,7 +156,7 @@ class ObjectCrops(Dataset[dict[str, Any]]):
         return {
             "visible_mask": visible,
             "amodal_mask": amodal,
-            "has_amodal": full is not None,
+            "has_amodal": has_amodal,
             "box": box.astype(np.float32),
             "points": _points(rng, visible),
         }
@@ -272,6 +279,12 @@ def _usable_objects(source: Source) -> list[tuple[int, int]]:
         for j, thing in enumerate(image.objects)
         if not thing.iscrowd and rle_area(thing.visible_rle) >= source.min_visible_pixels
     ]
+
+
+def _mask_in(rle: Rle, window: Window, size: int) -> Mask:
+    """Rasterise a mask inside a window alone, resized to (S, S)."""
+    x0, y0, x1, y1 = window
+    return crop_mask(decode_window(rle, window), (0, 0, x1 - x0, y1 - y0), size)
 
 
 def _meets(thing: ObjectSample, window: Window) -> bool:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from amodal.errors import InputError
+from amodal.ops.boxes import Window
 
 Mask = npt.NDArray[np.bool_]
 Rle = dict[str, Any]
@@ -27,6 +28,34 @@ def decode_mask(rle: Rle) -> Mask:
         counts = counts.encode("ascii")
     decoded = coco_mask.decode({"size": rle["size"], "counts": counts})
     return np.asarray(decoded, dtype=bool)
+
+
+def decode_window(rle: Rle, window: Window) -> Mask:
+    """The part of an encoded mask inside a window, without decoding the rest.
+
+    Args:
+        rle: `{"size": [H, W], "counts"}`; runs go down the columns.
+        window: (x0, y0, x1, y1) inside the image, right and bottom edge exclusive.
+
+    Returns:
+        (y1 - y0, x1 - x0) bool.
+    """
+    x0, y0, x1, y1 = window
+    height, low, high = rle["size"][0], y0, y1
+    ends = np.cumsum(_runs(rle["counts"]))
+    first, last = ends[0 : len(ends) - 1 : 2], ends[1::2]  # of the runs that are set
+    touching = slice(np.searchsorted(last, x0 * height, "right"), np.searchsorted(first, x1 * height, "left"))
+    first, last = (np.clip(e[touching], x0 * height, x1 * height) for e in (first, last))
+    spans = np.maximum((last - 1) // height - first // height + 1, 0)  # columns that each run crosses
+    run = np.repeat(np.arange(len(spans)), spans)
+    column = first[run] // height + np.arange(len(run)) - np.repeat(np.cumsum(spans) - spans, spans)
+    top = np.clip(np.maximum(first[run] - column * height, low), low, high) - y0
+    bottom = np.clip(np.minimum(last[run] - column * height, height), low, high) - y0
+    inside = bottom > top
+    edges = np.stack([top, bottom], axis=1)[inside] + (column[inside] - x0)[:, None] * (y1 - y0)
+    lengths = np.diff(edges.ravel(), prepend=0, append=(x1 - x0) * (y1 - y0))  # unset, set, unset, ...
+    columns = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+    return np.ascontiguousarray(columns.reshape(x1 - x0, y1 - y0).T)
 
 
 def rle_box_xyxy(rle: Rle) -> tuple[float, float, float, float]:
