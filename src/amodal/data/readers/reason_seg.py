@@ -114,7 +114,7 @@ def read_reason_seg(
     if not isinstance(annotations, AnnotatedDataset):
         annotations = read_canonical(Path(annotations), None if images is None else Path(images))
     by_image = {image.id: image for image in annotations.images}
-    owner = {thing.id: image.id for image in annotations.images for thing in image.objects}
+    owner = {thing.id: image.id for image in by_image.values() for thing in image.objects}
     conversations, seen = list[Conversation](), set[str]()
     for position, record in enumerate(records):
         label = f"questions {path}: question {record.get('id', f'at position {position}')}"
