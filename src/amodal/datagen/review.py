@@ -22,7 +22,7 @@ from amodal.datagen.records import Pair, PairState, Review, Stage, Verdict
 from amodal.errors import InputError
 from amodal.ops.rle import rle_area
 
-MAX_NAME_LENGTH = 40
+MAX_NAME_LENGTH = 60  # an e-mail address is a name too
 MAX_ANSWER_LENGTH = 4000
 MAX_NOTE_LENGTH = 1000
 FINAL: dict[Verdict, PairState] = {"accept": "accepted", "fix": "rewritten", "reject": "rejected"}
