@@ -241,6 +241,11 @@ def test_report_on_disk_and_as_tables(dataset: ReasonDataset, tmp_path: Path) ->
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="out: expected a file to write to"):
         report.save(tmp_path / "file" / "report.json")
+    with pytest.raises(InputError, match="out: expected a folder, got the file"):
+        report.save_folder(tmp_path / "file")
+    report.save_folder(tmp_path / "folder")
+    assert sorted(p.name for p in (tmp_path / "folder").iterdir()) == ["report.json", "table.txt"]
+    assert "no_object_accuracy" in (tmp_path / "folder" / "table.txt").read_text()
 
 
 def test_ranges_without_an_object() -> None:

@@ -7,10 +7,12 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 from rich.table import Table
 
 import amodal
@@ -53,17 +55,23 @@ class ReasonReport:
         Raises:
             InputError: a path that cannot be written.
         """
-        path = Path(path)
-        temporary = path.with_name(path.name + ".writing")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False))
-            os.replace(temporary, path)
-        except OSError as error:
-            with suppress(OSError):
-                temporary.unlink()
-            raise InputError(f"out: expected a file to write to, got {str(path)!r} ({error.strerror})") from error
-        return path
+        return _write(Path(path), json.dumps(self.to_json(), indent=1, allow_nan=False))
+
+    def save_folder(self, folder: str | Path) -> Path:
+        """Write `table.txt` and, last, `report.json`.
+
+        Raises:
+            InputError: the place is a file, or cannot be written to.
+        """
+        folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"out: expected a folder, got the file {str(folder)!r}")
+        text = StringIO()
+        console = Console(file=text, width=160)
+        for table in self.tables():
+            console.print(table)
+        _write(folder / "table.txt", text.getvalue())
+        return self.save(folder / "report.json")
 
     def table(self) -> Table:
         """The figures of all answers, and of each kind of question."""
@@ -136,3 +144,16 @@ def _table(title: str, head: str, rows: list[tuple[str, dict[str, Any]]], names:
     for label, figures in rows:
         table.add_row(label, *(f"{figures[n]:.3f}" if n in figures else "-" for n in shown))
     return table
+
+
+def _write(path: Path, text: str) -> Path:
+    temporary = path.with_name(path.name + ".writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise InputError(f"out: expected a file to write to, got {str(path)!r} ({error.strerror})") from error
+    return path
