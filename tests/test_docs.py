@@ -34,6 +34,8 @@ def test_there_are_commands_to_check() -> None:
 def test_commands_parse(document: str, arguments: list[str]) -> None:
     command = typer.main.get_command(app)
     while isinstance(getattr(command, "commands", None), dict):
+        if command.invoke_without_command and arguments[0].startswith("-"):  # type: ignore[attr-defined]
+            break  # a group that is a command too
         command = command.commands[arguments[0]]  # type: ignore[attr-defined]
         arguments = arguments[1:]
     command.make_context("amodal", list(arguments), resilient_parsing=False)

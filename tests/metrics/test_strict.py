@@ -80,7 +80,7 @@ def test_empty_masks_agree() -> None:
 
 
 def test_masks_of_another_size_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"masks: expected all of size \(2, 4\), got \(1, 4\)"):
+    with pytest.raises(ValueError, match=r"masks: expected all of size \[2, 4\], got \[1, 4\]"):
         StrictIoU().update(AMODAL, AMODAL, VISIBLE, mask("####"))
 
 

@@ -10,7 +10,7 @@ import typer
 
 import amodal
 from amodal.cli.data import data_app
-from amodal.cli.evaluation import evaluate
+from amodal.cli.evaluation import evaluate_app
 from amodal.cli.info import info
 from amodal.cli.segment import segment
 from amodal.cli.train import train
@@ -23,8 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (segment, train, evaluate, info):
+for command in (segment, train, info):
     app.command()(command)
+app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(data_app, name="data", help="Make datasets with known amodal truth.")
 
 

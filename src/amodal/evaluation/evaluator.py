@@ -1,55 +1,33 @@
-"""Scoring a model on a dataset with both masks known."""
+"""Scoring a model, a predictions file or a row of the registry on a dataset with both masks known."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from rich.progress import track
 
-from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
+from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
-from amodal.evaluation.baselines import BASELINES, Known
+from amodal.evaluation.answers import Predictor
+from amodal.evaluation.asking import Answerer, Asked, Boxes, Kept, LastImage, Looked, cases
+from amodal.evaluation.baselines import DEFAULT_BASELINES, ROWS
+from amodal.evaluation.plan import Plan, boxes_from, lone_row, sam_rows, sizes_of, with_threshold
+from amodal.evaluation.predictions import Prediction, PredictionsWriter, by_object, read_predictions
 from amodal.evaluation.report import EvaluationReport
-from amodal.metrics.strict import StrictIoU
+from amodal.evaluation.scoring import Case, Scorer, answer_of, score
+from amodal.evaluation.selection import digest
+from amodal.evaluation.summary import Scored, Summary
+from amodal.evaluation.worst import Worst
+from amodal.metrics.counts import Counts, Numbers
 
-BOX_SOURCES = ("gt_visible", "gt_amodal")
-
-
-class Predicted(Protocol):
-    """One answer."""
-
-    @property
-    def visible_mask(self) -> npt.NDArray[np.bool_]:
-        """(H, W) bool."""
-
-    @property
-    def amodal_mask(self) -> npt.NDArray[np.bool_]:
-        """(H, W) bool."""
-
-
-class Predictor(Protocol):
-    """What can be scored; `AmodalSegmenter` is one."""
-
-    def predict(self, image: npt.NDArray[np.uint8], boxes_xyxy: npt.NDArray[np.float64]) -> Sequence[Predicted]:
-        """One answer a box."""
-
-
-@dataclass(frozen=True)
-class AtThreshold:
-    """A segmenter that is called with a threshold of its own, as a `Predictor`."""
-
-    segmenter: Any
-    threshold: float
-
-    def predict(self, image: npt.NDArray[np.uint8], boxes_xyxy: npt.NDArray[np.float64]) -> Sequence[Predicted]:
-        """One answer a box."""
-        answers: Sequence[Predicted] = self.segmenter(image, boxes_xyxy, threshold=self.threshold).objects
-        return answers
+MAIN = "(main)"
+"""Key of the row that the report is about; no row of the registry is called so."""
+NAMED_MISSING = 20
+"""Ids of unanswered objects that a report lists; it counts them all."""
 
 
 def evaluate(
@@ -64,14 +42,16 @@ def evaluate(
     baselines: bool = True,
     name: str = "model",
     progress: bool = True,
+    plan: Plan | None = None,
+    keep: Path | None = None,
 ) -> EvaluationReport:
     """Score a predictor and the baselines beside it.
 
     Args:
         predictor: answers boxes of an image.
         dataset: with amodal masks.
-        protocol: `strict` (see `metrics.strict`).
-        box_source: `gt_visible` (box of the true visible mask) or `gt_amodal`.
+        protocol: `strict`, `c2f` or `cumulative`; see `metrics`.
+        box_source: `gt_visible` (box of the true visible mask), `gt_amodal` or `predicted:FILE`.
         threshold: probability above which a pixel is foreground, for a predictor that can be called
             with one as `AmodalSegmenter` can; its own if None.
         max_objects: stop after so many objects, in file order.
@@ -79,94 +59,199 @@ def evaluate(
         baselines: score them too.
         name: the predictor's name in the report.
         progress: show a bar.
+        plan: all of the above but the predictor's own, and more; the arguments are then not looked at.
+        keep: file in which answers are kept as they come, so that a killed run goes on.
 
     Returns:
-        Report; objects without a visible pixel cannot be prompted, score 0 and are counted and named
-        in `options`. True visible masks that reach outside the amodal one are scored as they are;
-        a warning gives their number.
+        Report; objects without a box cannot be asked about, score 0 and are counted and named in
+        `options`. True visible masks that reach outside the amodal one are scored as the protocol
+        says; a warning gives their number.
 
     Raises:
         InputError: unknown protocol or box source, a threshold for a predictor that takes none, a
-            number of objects or a batch size below 1, or no object with an amodal mask.
+            number below 1, a bad list, or no object with an amodal mask.
     """
-    if protocol != "strict":
-        raise InputError(f"protocol: expected 'strict', got {protocol!r}")
-    if box_source not in BOX_SOURCES:
-        raise InputError(f"box source: expected one of {', '.join(BOX_SOURCES)}, got {box_source!r}")
-    for label, number in (("max_objects", max_objects), ("batch_size", batch_size)):
-        if number is not None and number < 1:
-            raise InputError(f"{label}: expected 1 or more, got {number}")
-    if threshold is None:
-        config = getattr(getattr(predictor, "model", None), "config", None)
-        threshold = getattr(config, "mask_threshold", None)
-    elif callable(predictor):
-        predictor = AtThreshold(predictor, threshold)
-    else:
-        kind = type(predictor).__name__
-        raise InputError(f"threshold: expected None for a predictor that takes none ({kind}), got {threshold}")
-    model = StrictIoU()
-    others = {label: StrictIoU() for label in (BASELINES if baselines else ())}
-    left, without_visible = max_objects, list[int]()
-    for image in track(dataset.images, "evaluate", disable=not progress):
-        things = [o for o in image.objects if o.amodal_rle is not None and not o.iscrowd][:left]
-        left = None if left is None else left - len(things)
-        seen = [o for o in things if _has_pixels(o)]
-        for thing in things:
-            if not _has_pixels(thing):
-                without_visible.append(thing.id)
-                _score_missing(thing, model, others)
-        if seen:
-            _score_image(predictor, image, seen, box_source, batch_size, model, others)
-        if left == 0:
-            break
-    if not model.full:
-        raise InputError("annotations: expected objects with amodal masks, got none")
+    if plan is None:
+        plan = Plan(
+            protocol, max_objects=max_objects, baselines=DEFAULT_BASELINES if baselines else (), progress=progress
+        )
+    if batch_size < 1:
+        raise InputError(f"batch_size: expected 1 or more, got {batch_size}")
+    selection, boxes = plan.selection(), boxes_from(box_source, dataset)
+    predictor, options = with_threshold(predictor, threshold)
+    options = {"model": name, "box_source": box_source} | options
+    load = LastImage()
+    main: Answerer = Asked(predictor, boxes, load, batch_size)
+    if keep is not None:
+        about = {"objects": selection.description, "images": [str(i.path) for i in dataset.images[:1]]}
+        main = Kept(main, keep, options | about)
+    report = run(main, dataset, plan, options, boxes, load, getattr(predictor, "has_visible", True))
+    if isinstance(main, Kept):
+        main.finish()
+    return report
+
+
+def evaluate_predictions(
+    path: Path,
+    dataset: AnnotatedDataset,
+    plan: Plan,
+    *,
+    box_source: str | None = None,
+    threshold: float | None = None,
+    union_visible: bool = False,
+    name: str | None = None,
+) -> EvaluationReport:
+    """Score a predictions file.
+
+    Args:
+        path: list of records that name their annotations.
+        dataset: with amodal masks.
+        plan: how, on which objects, with what beside it.
+        box_source: what the file was made with, for the report and for the box of `filled_box`;
+            None where that is not known.
+        threshold: what the file was made with, for the report.
+        union_visible: add each visible mask to its amodal one before scoring.
+        name: of the row; the file's name if None.
+
+    Returns:
+        Report; annotated objects that the file does not have score 0 and are counted.
+
+    Raises:
+        InputError: a bad file, a bad plan, or a file none of whose objects are scored.
+    """
+    boxes = boxes_from(box_source or "gt_visible", dataset)
+    predictions = by_object(read_predictions(path, sizes_of(dataset), union_visible=union_visible))
+    has_visible = bool(predictions) and all(p.answer.visible for p in predictions.values())
     options = {
-        "model": name,
+        "model": name or path.name,
         "box_source": box_source,
         "threshold": threshold,
-        "union_visible": True,
-        "objects": "all annotated objects" if max_objects is None else f"the first {max_objects}",
-        "num_without_visible": len(without_visible),
-        "without_visible": without_visible,
-        "num_visible_outside_amodal": model.num_spilled,
+        "union_visible": union_visible,
     }
-    if model.num_spilled:
-        warnings.warn(f"{model.num_spilled} true visible masks reach outside their amodal mask", stacklevel=2)
-    rows = {label: scores.compute() for label, scores in others.items()}
-    return EvaluationReport(protocol, options, model.compute(), model.by_occlusion(), rows)
+    report = run(Looked(predictions), dataset, plan, options, boxes, LastImage(), has_visible)
+    if report.options["num_without_answer"] == report.metrics["num_objects"]:
+        raise InputError(f"predictions {path}: expected records of the annotated objects, got none of their ids")
+    answered = report.metrics["num_objects"] - report.options["num_without_answer"]
+    report.options["num_unused_predictions"] = len(predictions) - answered
+    return report
 
 
-def _score_image(
-    predictor: Predictor,
-    image: ImageSample,
-    things: list[ObjectSample],
-    box_source: str,
-    batch_size: int,
-    model: StrictIoU,
-    others: dict[str, StrictIoU],
-) -> None:
-    boxes = np.array([t.visible_box_xyxy if box_source == "gt_visible" else t.amodal_box_xyxy for t in things])
-    pixels, answers = image.load(), list[Predicted]()
-    for start in range(0, len(boxes), batch_size):
-        answers.extend(predictor.predict(pixels, boxes[start : start + batch_size]))
-    for thing, answer in zip(things, answers, strict=True):
-        visible, amodal = thing.visible_mask(), thing.amodal_mask()
-        assert amodal is not None
-        own_visible = answer.visible_mask
-        model.update(answer.amodal_mask, amodal, visible, own_visible)
-        for label, scores in others.items():
-            scores.update(BASELINES[label](Known(visible, own_visible)), amodal, visible)
+def evaluate_row(
+    name: str,
+    dataset: AnnotatedDataset,
+    plan: Plan,
+    *,
+    box_source: str = "gt_visible",
+    threshold: float | None = None,
+) -> EvaluationReport:
+    """Score a row of the registry in the place of a model.
+
+    Raises:
+        InputError: unknown row, one that needs a model beside it, or a bad plan.
+    """
+    boxes, load = boxes_from(box_source, dataset), LastImage()
+    main, options = lone_row(name, plan.sam, boxes, load, box_source, threshold)
+    return run(main, dataset, plan, options, boxes, load, has_visible=False)
 
 
-def _score_missing(thing: ObjectSample, model: StrictIoU, others: dict[str, StrictIoU]) -> None:
-    visible, amodal = thing.visible_mask(), thing.amodal_mask()
-    assert amodal is not None
-    nothing = np.zeros_like(amodal)
-    for scores in (model, *others.values()):
-        scores.update(nothing, amodal, visible, nothing if scores is model else None)
+def run(
+    main: Answerer | None,
+    dataset: AnnotatedDataset,
+    plan: Plan,
+    options: dict[str, Any],
+    boxes: Boxes,
+    load: LastImage,
+    has_visible: bool,
+) -> EvaluationReport:
+    """Ask, count and summarise.
+
+    Args:
+        main: the row that the report is about; None for a shape of the registry, which is named by
+            `options["model"]`.
+        dataset: with amodal masks.
+        plan: as checked.
+        options: of the main row, for the report.
+        boxes: that the rows are given.
+        load: shared by the rows that look at pixels.
+        has_visible: the main row's answers come with visible masks.
+
+    Raises:
+        InputError: a bad list, or no object with an amodal mask.
+    """
+    selection = plan.selection()
+    selection.check(dataset)
+    name = str(options["model"]) if main is None else MAIN
+    beside = [b for b in plan.baselines if b != options["model"] and (has_visible or not ROWS[b].needs_own_visible)]
+    answerers: dict[str, Answerer] = {} if main is None else {name: main}
+    answerers |= sam_rows(beside, plan.sam, boxes, load)
+    worst, missing = Worst(plan.worst, name), list[int]()
+    with ExitStack() as stack:
+        writer = stack.enter_context(PredictionsWriter(plan.save_predictions)) if plan.save_predictions else None
+        stream = _noted(cases(dataset, selection, answerers, boxes, plan.progress), name, missing, writer)
+        scored = _collect(score(stream, Scorer((name, *beside), name), plan.workers), (name, *beside), worst)
+    if plan.pictures is not None and plan.worst:
+        worst.draw(plan.pictures, dataset)
+    spilled = int((scored.counts[name].spilled > 0).sum())
+    if spilled:
+        warnings.warn(f"{spilled} true visible masks reach outside their amodal mask", stacklevel=3)
+    options = options | {
+        "format": dataset.format,
+        "objects": selection.description,
+        "objects_sha256": digest(zip(scored.image_ids.tolist(), scored.annotation_ids.tolist(), strict=True)),
+        "num_without_answer": len(missing),
+        "without_answer": missing[:NAMED_MISSING],
+        "num_visible_outside_amodal": spilled,
+    }
+    return _report(scored, name, beside, dataset, plan, options, worst)
 
 
-def _has_pixels(thing: ObjectSample) -> bool:
-    x0, y0, x1, y1 = thing.visible_box_xyxy
-    return x1 > x0 and y1 > y0
+def _noted(stream: Iterable[Case], name: str, missing: list[int], writer: PredictionsWriter | None) -> Iterator[Case]:
+    """The stream as it is, with unanswered objects noted and answers written down on the way."""
+    for case in stream:
+        if name in case.answers and case.answers[name] is None:
+            missing.append(case.annotation_id)
+        elif writer is not None:
+            answer = answer_of(case, name, name)
+            writer.add(Prediction(case.image_id, case.annotation_id, case.category_id, answer))
+        yield case
+
+
+def _collect(jobs: Iterable[tuple[list[Case], Numbers]], rows: tuple[str, ...], worst: Worst) -> Scored:
+    keys, tables = list[tuple[int, int, int]](), list[Numbers]()
+    for done, counts in jobs:
+        keys += [(case.image_id, case.annotation_id, case.category_id) for case in done]
+        tables.append(counts)
+        worst.add(done, counts[:, 0])
+    table = np.concatenate(tables)  # (N, rows, fields)
+    images, annotations, categories = np.array(keys, np.int64).T
+    by_row = {row: Counts.of_rows(table[:, i]) for i, row in enumerate(rows)}
+    return Scored(images, annotations, categories, by_row)
+
+
+def _report(
+    scored: Scored,
+    name: str,
+    beside: list[str],
+    dataset: AnnotatedDataset,
+    plan: Plan,
+    options: dict[str, Any],
+    worst: Worst,
+) -> EvaluationReport:
+    summaries = {row: Summary(scored, row, plan.protocol) for row in (name, *beside)}
+    own, drawn = summaries[name], plan.resampling
+    metrics = own.overall(drawn)
+    intervals = metrics.pop("intervals", {})
+    if drawn is not None:
+        options = options | {"intervals": {"resampled": "images", "resamples": drawn.resamples, "seed": drawn.seed}}
+    return EvaluationReport(
+        protocol=plan.protocol,
+        options=options,
+        metrics=metrics,
+        intervals=intervals,
+        by_occlusion=own.by_occlusion(drawn),
+        by_category=own.by_category(dataset.categories, drawn),
+        baselines={
+            row: summaries[row].overall(drawn) | {"by_occlusion": summaries[row].by_occlusion()} for row in beside
+        },
+        worst=worst.lines(),
+    )

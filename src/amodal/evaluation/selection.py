@@ -1,0 +1,119 @@
+"""Which objects are scored, and a name for exactly that set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.progress import track
+
+from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
+from amodal.errors import InputError
+
+Key = tuple[int, int]
+"""(image id, annotation id)."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Objects with an amodal mask, crowds left out, of a dataset.
+
+    Attributes:
+        listed: only these, all if None.
+        max_objects: only the first so many in file order, all if None.
+
+    Raises:
+        InputError: a number below 1.
+    """
+
+    listed: frozenset[Key] | None = None
+    max_objects: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_objects is not None and self.max_objects < 1:
+            raise InputError(f"max_objects: expected 1 or more, got {self.max_objects}")
+
+    @property
+    def description(self) -> str:
+        """For the report."""
+        text = "all annotated objects" if self.listed is None else f"an explicit list of {len(self.listed)}"
+        return text if self.max_objects is None else f"the first {self.max_objects} of {text}"
+
+    def of(self, dataset: AnnotatedDataset, progress: bool = False) -> Iterator[tuple[ImageSample, list[ObjectSample]]]:
+        """Images with their chosen objects, images without any left out; with a bar if asked for.
+
+        Raises:
+            InputError: an object of the list is not in the dataset or has no amodal mask; no
+                object at all.
+        """
+        missing = None if self.listed is None else set(self.listed)
+        left, total = self.max_objects, 0
+        for image in track(dataset.images, "evaluate", disable=not progress):
+            things = [t for t in image.objects if self._wanted(image.id, t)][:left]
+            left = None if left is None else left - len(things)
+            total += len(things)
+            if missing is not None:
+                missing.difference_update((image.id, t.id) for t in things)
+            if things:
+                yield image, things
+            if left == 0:
+                break
+        if missing and self.max_objects is None:
+            first = "_".join(map(str, min(missing)))
+            raise InputError(
+                f"objects: expected a list of annotated objects with amodal masks, got {len(missing)} others, "
+                f"the first {first}"
+            )
+        if not total:
+            raise InputError("annotations: expected objects with amodal masks, got none")
+
+    def check(self, dataset: AnnotatedDataset) -> None:
+        """Find a bad list before hours of work; without a list there is nothing to find.
+
+        Raises:
+            InputError: as `of`.
+        """
+        if self.listed is not None:
+            for _ in self.of(dataset):
+                pass
+
+    def _wanted(self, image_id: int, thing: ObjectSample) -> bool:
+        if thing.amodal_rle is None or thing.iscrowd:
+            return False
+        return self.listed is None or (image_id, thing.id) in self.listed
+
+
+def read_object_list(path: Path) -> frozenset[Key]:
+    """Read `imageid_annoid` lines, the form of C2F-Seg's lists; blank lines are skipped.
+
+    Raises:
+        InputError: no file, a line of another form, a repeated line, or no line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"objects: expected a text file, got {str(path)!r}, which cannot be read as one") from error
+    keys: set[Key] = set()
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        parts = line.strip().split("_")
+        if len(parts) != 2 or not all(p.isdecimal() for p in parts):
+            raise InputError(
+                f"objects {path}: expected imageid_annoid on each line, got {line[:60]!r} on line {number}"
+            )
+        key = (int(parts[0]), int(parts[1]))
+        if key in keys:
+            raise InputError(f"objects {path}: expected each object once, got {line.strip()} again on line {number}")
+        keys.add(key)
+    if not keys:
+        raise InputError(f"objects {path}: expected imageid_annoid lines, got none")
+    return frozenset(keys)
+
+
+def digest(keys: Iterable[Key]) -> str:
+    """SHA-256 over the sorted `imageid_annoid` lines: equal for equal sets of objects."""
+    lines = "".join(f"{image}_{annotation}\n" for image, annotation in sorted(keys))
+    return hashlib.sha256(lines.encode()).hexdigest()
