@@ -18,14 +18,12 @@ def with_occluders(image: ImageSample) -> ImageSample:
 
     Where the source does not say, A hides B if A's visible mask covers part of B's amodal mask
     without its visible one, unless the source's order puts A behind B. Objects drawn by different
-    annotators do not hide each other.
+    annotators do not hide each other. Where the amodal mask is unknown, the occluders stay so.
     """
     objects = tuple(image.objects)
-    if all(thing.occluders_known for thing in objects):
-        return image
     known = (
         thing
-        if thing.occluders_known
+        if thing.occluders_known or thing.amodal_rle is None
         else replace(thing, occluders=tuple(o.id for o in objects if hides(o, thing)), occluders_known=True)
         for thing in objects
     )

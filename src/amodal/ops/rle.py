@@ -89,6 +89,12 @@ def rle_difference(a: Rle, b: Rle) -> Rle:
     return encode_mask(decode_mask(a) & ~decode_mask(b))
 
 
+def rle_occlusion_rate(visible: Rle, amodal: Rle) -> float:
+    """Hidden share of an object in [0, 1]: pixels of the amodal mask outside the visible one; 0 if it has none."""
+    whole = rle_area(amodal)
+    return 1 - rle_area(rle_intersection(visible, amodal)) / whole if whole else 0.0
+
+
 def segmentation_to_rle(segmentation: Any, height: int, width: int) -> Rle:
     """A COCO segmentation of any form as one compressed RLE.
 

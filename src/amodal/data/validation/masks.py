@@ -10,7 +10,7 @@ from typing import Any
 from amodal.data.readers.index import Fault
 from amodal.data.readers.source import Stated, is_degenerate, mask_rle
 from amodal.errors import InputError
-from amodal.ops.rle import Rle, rle_area, rle_box_xyxy, rle_difference, rle_intersection, rle_union
+from amodal.ops.rle import Rle, rle_area, rle_box_xyxy, rle_difference, rle_intersection, rle_occlusion_rate, rle_union
 
 BOX_TOLERANCE = 2.0
 """Pixels an edge may lie off: boxes of polygons are not those of the pixels they cover."""
@@ -70,11 +70,16 @@ def _read(name: str, segmentation: Any, size: tuple[int, int], faults: list[Faul
     try:
         return mask_rle(segmentation, size)
     except InputError as error:
-        kind = {dict: "broken_rle", list: "bad_polygon"}.get(type(segmentation), "bad_segmentation")
-        if isinstance(segmentation, dict) and not {"size", "counts"} <= segmentation.keys():
-            kind = "bad_segmentation"
-        faults.append(Fault(kind, f"{name}: {error}"))
+        faults.append(Fault(_broken(segmentation), f"{name}: {error}"))
         return None
+
+
+def _broken(segmentation: Any) -> str:
+    """Kind of fault of a segmentation that cannot be read."""
+    if isinstance(segmentation, list):
+        return "bad_polygon"
+    is_rle = isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys()
+    return "broken_rle" if is_rle else "bad_segmentation"
 
 
 def _polygon_faults(name: str, polygons: list[Any], size: tuple[int, int]) -> Iterator[Fault]:
@@ -167,7 +172,7 @@ def _agreement(stated: Stated, masks: ObjectMasks) -> Iterator[Fault]:
             message = f"expected the hidden mask to be amodal without visible, got {wrong} px that differ"
             yield Fault("invisible_mismatch", message, pixels=wrong)
     if stated.occlude_rate is not None and whole:
-        rate = 1 - shared / whole
+        rate = rle_occlusion_rate(visible, amodal)
         if not _number(stated.occlude_rate) or abs(stated.occlude_rate - rate) > RATE_TOLERANCE:
             yield Fault(
                 "rate_mismatch", f"occlude_rate: expected {rate:.4f} as measured, got {stated.occlude_rate!r:.40}"

@@ -1,14 +1,13 @@
-"""Writing annotation files that appear complete or not at all."""
+"""Canonical annotation files of pictures that were generated."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from amodal.data.synthetic.types import SyntheticObject
+from amodal.data.writers.jsonfile import annotation_file
 from amodal.ops.boxes import mask_to_box, xyxy_to_xywh
 from amodal.ops.masks import occlusion_rate
 from amodal.ops.rle import encode_mask
@@ -53,24 +52,19 @@ def write_canonical(
         categories: names; the id of a category is its position plus one.
         pictures: image record and object records each; ids within the file are given here.
     """
-    temporary = path.with_suffix(".writing")
-    images: list[dict[str, Any]] = []
+    named = [{"id": i + 1, "name": name} for i, name in enumerate(categories)]
     next_id = 1
-    with temporary.open("w", encoding="utf-8") as file:
-        named = [{"id": i + 1, "name": name} for i, name in enumerate(categories)]
-        file.write(f'{{"info": {json.dumps(info)},\n"categories": {json.dumps(named)},\n"annotations": [')
-        separator = "\n"
-        for image, objects in pictures:
-            image = {"id": len(images) + 1, **image}
-            images.append(image)
-            for record in objects:
-                full = record | {
+    with annotation_file(path, {"info": info, "categories": named}) as add:
+        for number, (image, objects) in enumerate(pictures, start=1):
+            owner = {"id": number, **image}
+            records = [
+                record
+                | {
                     "id": next_id + record["id"],
-                    "image_id": image["id"],
+                    "image_id": owner["id"],
                     "occluders": [next_id + i for i in record["occluders"]],
                 }
-                file.write(separator + json.dumps(full))
-                separator = ",\n"
+                for record in objects
+            ]
+            add(owner, records)
             next_id += len(objects)
-        file.write(f'\n],\n"images": {json.dumps(images)}}}\n')
-    os.replace(temporary, path)

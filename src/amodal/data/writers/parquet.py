@@ -1,0 +1,239 @@
+"""Parquet shards with the images inside, as Hugging Face `datasets` reads and streams them.
+
+One row an image. Masks are COCO's compressed RLEs; what has no column of its own is JSON text.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from amodal.data.samples import AnnotatedDataset, ImageSample
+from amodal.data.writers.target import Placed, xywh
+from amodal.errors import InputError
+
+BATCH_BYTES = 16 << 20
+"""Of images in a row group: what a streaming reader holds at a time."""
+
+CARD = """---
+configs:
+- config_name: default
+  data_files:
+  - split: {split}
+    path: data/{split}-*.parquet
+---
+
+# {title}
+
+{num_images} images, {num_objects} objects with visible and amodal masks. Written by `amodal data convert`.
+
+    from datasets import load_dataset
+    rows = load_dataset("parquet", data_files="data/{split}-*.parquet", streaming=True)["{split}"]
+
+A mask is COCO's compressed RLE: `pycocotools.mask.decode(row["objects"][0]["amodal_mask"])`. Boxes are x, y,
+width, height. `occluders` are ids of objects in front; null where that is unknown, as is `amodal_mask`.
+`attributes` are JSON text. `dataset.json` lists the categories and what else the source says about the whole.
+"""
+
+
+def write_parquet(
+    steps: Iterable[tuple[ImageSample, list[Placed]]], dataset: AnnotatedDataset, out: Path, split: str, limit: int
+) -> list[Path]:
+    """Write `data/SPLIT-NNNNN-of-NNNNN.parquet`, `dataset.json` and `README.md`.
+
+    Args:
+        steps: images with their objects.
+        dataset: what they come from.
+        out: folder, without Parquet files.
+        split: name of the split.
+        limit: bytes of images at which a file is closed.
+
+    Returns:
+        The Parquet files.
+
+    Raises:
+        InputError: `datasets` is not installed, the folder has Parquet files or cannot be written, or
+            an image is missing or of another size.
+    """
+    if not split.isalnum():
+        raise InputError(f"split: expected letters and digits, got {split!r}")
+    if out.is_file() or any((out / "data").glob("*.parquet")):
+        raise InputError(f"out: expected a new folder, got {str(out)!r}, which is a file or holds Parquet files")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=out, prefix=".writing_"))
+    except OSError as error:
+        raise InputError(f"out: expected a folder to write to, got {str(out)!r} ({error.strerror})") from error
+    try:
+        shards = _Shards(folder, limit)
+        num_images = num_objects = 0
+        for image, objects in steps:
+            shards.add(_row(image, objects))
+            num_images, num_objects = num_images + 1, num_objects + len(objects)
+        files = shards.close()
+        _describe(folder, dataset, split, num_images, num_objects)
+        return _move(folder, files, out, split)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if not any(out.iterdir()):
+            out.rmdir()
+
+
+def features() -> Any:
+    """Columns as `datasets.Features`.
+
+    Raises:
+        InputError: `datasets` is not installed.
+    """
+    try:
+        from datasets import Features, Value
+        from datasets import Image as ImageColumn
+    except ImportError as error:
+        raise InputError("to: expected `pip install amodal[parquet]` for parquet, got no `datasets`") from error
+    mask = {"size": [Value("int32")], "counts": Value("string")}
+    thing = {
+        "id": Value("int64"),
+        "category_id": Value("int64"),
+        "category": Value("string"),
+        "visible_mask": mask,
+        "amodal_mask": mask,
+        "visible_bbox": [Value("float32")],
+        "amodal_bbox": [Value("float32")],
+        "occlude_rate": Value("float32"),
+        "occluders": [Value("int64")],
+        "iscrowd": Value("bool"),
+        "is_stuff": Value("bool"),
+        "annotator": Value("string"),
+        "order": Value("int64"),
+        "order_group": Value("int64"),
+        "attributes": Value("string"),
+    }
+    return Features(
+        {
+            "image": ImageColumn(),
+            "image_id": Value("int64"),
+            "file_name": Value("string"),
+            "height": Value("int32"),
+            "width": Value("int32"),
+            "objects": [thing],
+            "attributes": Value("string"),
+        }
+    )
+
+
+class _Shards:
+    """Files that grow to a limit, in row groups."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
+        self.schema = features().arrow_schema
+        self.files: list[Path] = []
+        self.rows: list[dict[str, Any]] = []
+        self.writer: Any = None
+        self.waiting = self.written = 0
+
+    def add(self, row: dict[str, Any]) -> None:
+        """One row."""
+        self.rows.append(row)
+        self.waiting += len(row["image"]["bytes"])
+        if self.waiting >= min(BATCH_BYTES, self.limit):
+            self._flush()
+
+    def close(self) -> list[Path]:
+        """Write what waits; returns the files."""
+        if self.rows or not self.files:
+            self._flush()
+        self._end()
+        return self.files
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if self.writer is None:
+            self.files.append(self.folder / f"{len(self.files):05d}.parquet")
+            self.writer = pq.ParquetWriter(self.files[-1], self.schema, compression="zstd")
+        self.writer.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
+        self.written, self.waiting, self.rows = self.written + self.waiting, 0, []
+        if self.written >= self.limit:
+            self._end()
+
+    def _end(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+        self.writer, self.written = None, 0
+
+
+def _row(image: ImageSample, objects: list[Placed]) -> dict[str, Any]:
+    return {
+        "image": {"bytes": _image_bytes(image), "path": Path(image.file_name).name},
+        "image_id": image.id,
+        "file_name": image.file_name,
+        "height": image.height,
+        "width": image.width,
+        "objects": [_object(placed) for placed in objects],
+        "attributes": json.dumps(dict(image.attributes)),
+    }
+
+
+def _object(placed: Placed) -> dict[str, Any]:
+    thing = placed.thing
+    return {
+        "id": thing.id,
+        "category_id": thing.category_id,
+        "category": placed.category,
+        "visible_mask": thing.visible_rle,
+        "amodal_mask": thing.amodal_rle,
+        "visible_bbox": xywh(thing.visible_box_xyxy),
+        "amodal_bbox": None if thing.amodal_box_xyxy is None else xywh(thing.amodal_box_xyxy),
+        "occlude_rate": placed.rate,
+        "occluders": list(thing.occluders) if thing.occluders_known else None,
+        "iscrowd": thing.iscrowd,
+        "is_stuff": thing.is_stuff,
+        "annotator": thing.annotator,
+        "order": thing.order,
+        "order_group": thing.order_group,
+        "attributes": json.dumps(thing.attributes),
+    }
+
+
+def _image_bytes(image: ImageSample) -> bytes:
+    """The file as it is, having checked that it is the picture the annotations speak of."""
+    try:
+        with Image.open(image.path) as opened:
+            size = (opened.height, opened.width)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        fault = "cannot be read" if image.path.is_file() else "does not exist"
+        raise InputError(f"image: expected {str(image.path)!r} to put into the file, which {fault}") from error
+    if size != image.size:
+        raise InputError(f"image {image.path}: expected size {image.size} as annotated, got {size}")
+    return image.path.read_bytes()
+
+
+def _describe(folder: Path, dataset: AnnotatedDataset, split: str, num_images: int, num_objects: int) -> None:
+    whole = {
+        "format": dataset.format,
+        "categories": [{"id": number, "name": name} for number, name in dataset.categories.items()],
+        "extras": dataset.extras,
+    }
+    (folder / "dataset.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
+    title = f"Amodal segmentation ({dataset.format})"
+    card = CARD.format(split=split, title=title, num_images=num_images, num_objects=num_objects)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _move(folder: Path, files: list[Path], out: Path, split: str) -> list[Path]:
+    (out / "data").mkdir(exist_ok=True)
+    places = []
+    for i, file in enumerate(files):
+        places.append(out / "data" / f"{split}-{i:05d}-of-{len(files):05d}.parquet")
+        file.replace(places[-1])
+    for name in ("dataset.json", "README.md"):
+        (folder / name).replace(out / name)
+    return places
