@@ -12,6 +12,7 @@ import amodal
 from amodal.cli.data import data_app
 from amodal.cli.evaluation import evaluate_app
 from amodal.cli.info import info
+from amodal.cli.reasonseg import reasonseg_app
 from amodal.cli.segment import segment
 from amodal.cli.train import train
 from amodal.errors import InputError
@@ -27,6 +28,7 @@ for command in (segment, train, info):
     app.command()(command)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(data_app, name="data", help="Make datasets with known amodal truth.")
+app.add_typer(reasonseg_app, name="reasonseg", help="Make question-answer data for amodal reasoning segmentation.")
 
 
 def _version(show: bool) -> None:

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from amodal.datagen.manifest import Manifest
-from amodal.datagen.records import SplitName, WorkImage
+from amodal.datagen.records import WorkImage
 
 
-def write_annotations(manifest: Manifest, path: Path, split: SplitName | None = None) -> None:
+def write_annotations(manifest: Manifest, path: Path, keep: Callable[[int], bool] = lambda _: True) -> None:
     """Write images, objects and categories, streaming; ids stay what they are.
 
     Args:
         manifest: the work folder.
         path: file to write; it appears whole or not at all.
-        split: only images on this side.
+        keep: says of an image's id whether it is wanted.
     """
     temporary = path.with_name(path.name + ".writing")
     named = [{"id": number, "name": name} for number, name in manifest.categories().items()]
     with temporary.open("w", encoding="utf-8") as file:
         file.write(f'{{"info": {{"description": "AmodalReasonSeg"}},\n"categories": {json.dumps(named)},\n"images": [')
         separator = "\n"
-        for image in _images(manifest, split):
+        for image in _images(manifest, keep):
             size = {"height": image.height, "width": image.width}
             record = {"id": image.id, "file_name": image.file_name, **size, "split": image.split}
             file.write(separator + json.dumps(record))
             separator = ",\n"
         file.write('\n],\n"annotations": [')
         separator = "\n"
-        for image in _images(manifest, split):
+        for image in _images(manifest, keep):
             for record in manifest.object_records(image.id):
                 file.write(separator + json.dumps(record))
                 separator = ",\n"
@@ -39,5 +39,5 @@ def write_annotations(manifest: Manifest, path: Path, split: SplitName | None = 
     os.replace(temporary, path)
 
 
-def _images(manifest: Manifest, split: SplitName | None) -> Iterator[WorkImage]:
-    return (image for image in manifest.images() if split in (None, image.split))
+def _images(manifest: Manifest, keep: Callable[[int], bool]) -> Iterator[WorkImage]:
+    return (image for image in manifest.images() if keep(image.id))

@@ -16,7 +16,7 @@ from amodal.data.readers import read_dataset
 from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
 from amodal.datagen.annotation_file import write_annotations
 from amodal.datagen.describe import hidden_share
-from amodal.datagen.intake import WorkWriter
+from amodal.datagen.intake import WorkWriter, in_front
 from amodal.datagen.manifest import Manifest, create_work, open_work
 from amodal.datagen.records import SplitName
 from amodal.errors import InputError
@@ -35,7 +35,7 @@ class Source:
         annotations: the file.
         images: folder of its pictures; the reader's default if None.
         split: side all its images are on; None takes it from the file's name, and draws it by
-            image where the name does not say.
+            image where neither its record nor the name says.
     """
 
     format: str
@@ -133,20 +133,24 @@ def source_settings(sources: Sequence[Source], selection: Selection) -> dict[str
     return {"sources": listed, "selection": asdict(selection) | {"categories": list(selection.categories)}}
 
 
-def split_of(source: Source, file_name: str, selection: Selection) -> SplitName:
-    """Side of an image: the source's own split, told or read off the file's name, or a draw by name.
+def split_of(source: Source, image: ImageSample, selection: Selection) -> SplitName:
+    """Side of an image: as told, as the image's record says, by the file's name, or a draw.
 
     The draw depends on the seed and the picture's base name alone: the same picture is on the
     same side in every work folder.
     """
     if source.split is not None:
         return source.split
+    own = image.attributes.get("split")
+    for side in get_args(SplitName):
+        if own == side:
+            return side
     name = source.annotations.name.lower()
     if "train" in name:
         return "train"
     if "val" in name or "test" in name:
         return "test"
-    drawn = zlib.crc32(f"{selection.seed}/{Path(file_name).name}".encode()) % 10_000
+    drawn = zlib.crc32(f"{selection.seed}/{image.path.name}".encode()) % 10_000
     return "test" if drawn < selection.test_share * 10_000 else "train"
 
 
@@ -164,7 +168,7 @@ def _fill(manifest: Manifest, sources: Sequence[Source], selection: Selection) -
         for position in fit:
             image = _kept(dataset.images[position], wanted, selection, Counter())
             assert image is not None
-            writer.add(image, split_of(source, image.path.name, selection))
+            writer.add(image, split_of(source, image, selection))
     if not writer.num_images:
         listed = ", ".join(f"{count} {reason}" for reason, count in skipped.most_common()) or "no images at all"
         raise InputError(f"select: expected images with objects to ask about, got none left ({listed})")
@@ -237,6 +241,28 @@ def _reason_against(thing: ObjectSample | None, wanted: set[int] | None, selecti
     return None
 
 
+def preview(dataset: AnnotatedDataset, image_id: int | None, selection: Selection) -> ImageSample:
+    """One image as a work folder would hold it, without making one.
+
+    Args:
+        dataset: as read.
+        image_id: of the image; None takes the first that fits.
+        selection: what objects to take.
+
+    Raises:
+        InputError: no such image, or none that fits.
+    """
+    wanted = _wanted_categories(dataset, selection)
+    for image in dataset.images:
+        if image_id in (None, image.id):
+            kept = _kept(image, wanted, selection, Counter())
+            if kept is not None:
+                front = in_front(kept)
+                return replace(kept, objects=tuple(replace(t, occluders=tuple(front[t.id])) for t in kept.objects))
+    expected = "an image with objects to ask about" if image_id is None else f"image {image_id} with objects"
+    raise InputError(f"image: expected {expected}, got none in the annotations")
+
+
 def parse_split(text: str | None) -> SplitName | None:
     """A split's name from the command line; `auto` is None.
 
@@ -245,7 +271,7 @@ def parse_split(text: str | None) -> SplitName | None:
     """
     if text in (None, "auto"):
         return None
-    for name in get_args(SplitName):
-        if text == name:
-            return name
+    for side in get_args(SplitName):
+        if text == side:
+            return side
     raise InputError(f"split: expected auto, {' or '.join(get_args(SplitName))}, got {text!r}")

@@ -19,7 +19,7 @@ from amodal.data.synthetic.things import THINGS
 from amodal.datagen.backends import Answer, Estimate, Task
 from amodal.datagen.prompt import to_response
 from amodal.datagen.records import Draft
-from amodal.datagen.rules import Context, check_duplicate, check_pair
+from amodal.datagen.rules import Context, check_duplicate, check_pair, object_ids
 from amodal.datagen.template_forms import Facts, all_questions
 
 SCENE_SHARE = 0.4  # of the pairs of a procedural scene, from its own questions
@@ -55,6 +55,7 @@ class TemplateBackend:
         context = Context(task.image, task.categories)
         general = list(all_questions(Facts(task.image, task.categories), rng))
         rng.shuffle(general)
+        general.sort(key=lambda draft: len(object_ids(draft.answer)) < 2)  # several objects an answer come first
         scene = self._scene_questions(task)
         kept: list[Draft] = []
         taken = [Draft(question, "") for question in (*task.kept, *(one.question for one in task.rejected))]
