@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from amodal.cli.main import main
 from amodal.data.readers.reason_seg import ReasonDataset, ReasonTurn, read_reason_seg
 from amodal.data.synthetic.generate import synthesize
 from amodal.data.synthetic.questions import synthesize_questions
@@ -282,3 +283,36 @@ def test_an_assistant_keeps_one_chat_a_conversation() -> None:
     assert replies[0][0].phrases == ("the mug",)
     assert [r.objects[0].occlusion_rate for r in replies[0]] == [0.25, 0.0]
     assert replies[0][0].objects[0].amodal.sum() == 16
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Arguments that ask an assistant who always shows one square and says the question."""
+    annotations = synthesize("scenes", 2, 5, tmp_path / "scenes", progress=False)
+    questions = synthesize_questions(annotations, tmp_path / "q.json", progress=False)
+    made = SimpleNamespace(from_pretrained=lambda name, device: SimpleNamespace(chat=Chat))
+    monkeypatch.setitem(sys.modules, "amodal.inference.assistant", SimpleNamespace(AmodalAssistant=made))  # type: ignore[arg-type]
+    return ["evaluate", "--protocol", "reason", "--annotations", str(annotations), "--questions", str(questions)]
+
+
+def test_the_command(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*files, "--max-questions", "8", "--out", str(tmp_path / "out"), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["protocol"] == "reason" and report["options"]["model"] == "aura-tiny"
+    assert report["options"]["num_conversations"] == 8
+    assert report["metrics"]["no_object_accuracy"] == 0  # it always shows something
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["answers.jsonl", "report.json", "table.txt"]
+    assert main([*files, "--max-questions", "8", "--teacher-forced", "--model", "other"]) == 0
+    assert "reason, teacher_forced" in capsys.readouterr().out
+
+
+def test_arguments_that_do_not_fit(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong, message in (
+        ([*files[:-2]], "questions: expected --questions FILE with the protocol 'reason', got none"),
+        ([*files, "--box-source", "gt_amodal"], "box_source: expected none with the protocol 'reason', got gt_amodal"),
+        ([*files[:-1], str(tmp_path / "no.json")], "questions: expected a file, got"),
+        (["evaluate", *files[3:]], "questions: expected with the protocol 'reason' only, got 'strict'"),
+    ):
+        assert main(wrong) == 2
+        out, err = capsys.readouterr()
+        assert message in err and len(err.splitlines()) == 1 and not out

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from amodal.data.samples import AnnotatedDataset
     from amodal.evaluation.plan import Plan
     from amodal.evaluation.plug import PlugPredictor
+    from amodal.evaluation.reason_report import ReasonReport
     from amodal.evaluation.report import EvaluationReport
     from amodal.evaluation.summary import Resampling
 
@@ -36,7 +37,12 @@ def evaluate(
     predictions: Annotated[Path | None, typer.Option(help="Predictions file, in the place of a model.")] = None,
     format_: Annotated[str, typer.Option("--format", help="Format of the annotations.")] = "canonical",
     images: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
-    protocol: Annotated[str, typer.Option(help="strict, c2f, cumulative or amodal_ap.")] = "strict",
+    protocol: Annotated[str, typer.Option(help="strict, c2f, cumulative, amodal_ap or reason.")] = "strict",
+    questions: Annotated[Path | None, typer.Option(help="Question file about the annotated images (reason).")] = None,
+    teacher_forced: Annotated[
+        bool, typer.Option(help="Give the model the true words, score the masks (reason).")
+    ] = False,
+    max_questions: Annotated[int | None, typer.Option(min=1, help="Ask the first N conversations (reason).")] = None,
     objects: Annotated[Path | None, typer.Option(help="Score only these: imageid_annoid lines.")] = None,
     box_source: Annotated[
         str | None, typer.Option(help="gt_visible (a model's default), gt_amodal or predicted:FILE.")
@@ -83,6 +89,23 @@ def evaluate(
     if model is not None and predictions is not None:
         raise InputError("model: expected --model or --predictions, got both")
     _check_out(out)
+    if protocol == "reason":
+        from amodal.cli.evaluation_reason import evaluate_answers
+
+        given = {
+            "predictions": predictions, "objects": objects, "box_source": box_source, "threshold": threshold,
+            "union_visible": union_visible, "baseline": baseline, "max_objects": max_objects, "worst": worst or None,
+            "save_predictions": save_predictions, "format": None if format_ == "canonical" else format_,
+        }  # fmt: skip
+        answers = evaluate_answers(
+            questions, annotations, images, model=model, teacher_forced=teacher_forced, max_questions=max_questions,
+            device=device, answers=out / "answers.jsonl" if out is not None and _is_folder(out) else None,
+            unsuitable=given, progress=not as_json,
+        )  # fmt: skip
+        _show(answers, out, as_json)
+        return
+    if questions is not None or teacher_forced or max_questions is not None:
+        raise InputError(f"questions: expected with the protocol 'reason' only, got {protocol!r}")
     from amodal.data.readers import read_dataset
 
     dataset = read_dataset(format_, annotations, images)
@@ -241,7 +264,7 @@ def _check_out(out: Path | None) -> None:
         raise InputError(f"out: expected a file, got the folder {str(out)!r}")
 
 
-def _show(report: EvaluationReport, out: Path | None, as_json: bool) -> None:
+def _show(report: EvaluationReport | ReasonReport, out: Path | None, as_json: bool) -> None:
     from rich.console import Console
 
     written = None if out is None else (report.save_folder(out) if _is_folder(out) else report.save(out))
