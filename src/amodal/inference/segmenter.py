@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +14,15 @@ from torch import Tensor
 from amodal.data.images import ImageSource, load_image
 from amodal.errors import InputError
 from amodal.inference.scene import Scene, SceneObject
-from amodal.models.plug import PlugModel, PlugProcessor
+from amodal.models.plug import PlugModel, PlugOutput, PlugProcessor
+from amodal.models.plug.base import at_input_size
+from amodal.models.plug.processing import PlugInputs
 from amodal.ops.boxes import Boxes
 from amodal.ops.masks import resize_probs
 
 Pixels = npt.NDArray[np.uint8]
 BoxesLike = Sequence[Sequence[float]] | npt.NDArray[np.floating]
+Mode = Literal["crop", "image"]
 
 
 class AmodalSegmenter:
@@ -34,19 +38,43 @@ class AmodalSegmenter:
         model: a `PlugModel`.
         device: where it runs.
         dtype: precision of the network; bfloat16 runs under autocast.
+        mode: `crop` encodes twice the visible box of each object, as the paper does; `image`
+            encodes the whole picture once for all of its objects, with the same weights.
+        picture_size: side of the network's square input in mode `image`; the model's own if None.
+
+    Raises:
+        InputError: an unknown mode, a picture size in mode `crop`, or an impossible one.
     """
 
     def __init__(
-        self, model: PlugModel, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+        self,
+        model: PlugModel,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+        *,
+        mode: Mode = "crop",
+        picture_size: int | None = None,
     ) -> None:
+        if mode not in get_args(Mode):
+            raise InputError(f"mode: expected one of {', '.join(get_args(Mode))}, got {mode!r}")
+        if picture_size is not None and mode == "crop":
+            raise InputError(f"picture_size: expected with mode 'image' only, got {picture_size} with 'crop'")
         self.device = device or torch.device("cpu")
         self.dtype = dtype
-        self.model = model.to(self.device).eval()
-        self.processor = PlugProcessor.from_config(model.config)
+        self.mode = mode
+        model = model.to(self.device).eval()
+        self.model = model if picture_size is None else at_input_size(model, picture_size)
+        self.processor = PlugProcessor.from_config(self.model.config)
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path = "plug-tiny", *, device: str = "auto", dtype: str = "auto"
+        cls,
+        name: str | Path = "plug-tiny",
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        mode: Mode = "crop",
+        picture_size: int | None = None,
     ) -> AmodalSegmenter:
         """Load a model.
 
@@ -54,13 +82,15 @@ class AmodalSegmenter:
             name: bundled name, folder or hub id.
             device: `auto` (a GPU if there is one), `cpu`, `cuda`, ...
             dtype: `auto` (bfloat16 where it is faster, see `pick_dtype`), `float32` or `bfloat16`.
+            mode: `crop` or `image`, see the class.
+            picture_size: side of the network's input in mode `image`.
 
         Raises:
-            InputError: unknown model, device or dtype.
+            InputError: unknown model, device, dtype or mode, or an impossible picture size.
         """
         place = pick_device(device)
         precision = pick_dtype(dtype, place)
-        return cls(PlugModel.from_pretrained(name), place, precision)
+        return cls(PlugModel.from_pretrained(name), place, precision, mode=mode, picture_size=picture_size)
 
     @property
     def base_name(self) -> str:
@@ -129,6 +159,10 @@ class AmodalSegmenter:
         pixels = [load_image(image) for image in images]
         checked = [check_boxes(b, p.shape[:2]) for b, p in zip(boxes_xyxy, pixels, strict=True)]
         scenes = [Scene([], (p.shape[0], p.shape[1]), p) for p in pixels]
+        if self.mode == "image":
+            for scene, picture, boxes in zip(scenes, pixels, checked, strict=True):
+                scene.objects.extend(self._segment_picture(picture, boxes, limit, batch_size))
+            return scenes
         jobs = [(i, pixels[i], box) for i, boxes in enumerate(checked) for box in boxes]
         for start in range(0, len(jobs), batch_size):
             part = jobs[start : start + batch_size]
@@ -142,24 +176,47 @@ class AmodalSegmenter:
         inputs = [self.processor(image, box) for image, box in jobs]
         pixel_values = torch.cat([i.pixel_values for i in inputs]).to(self.device)
         boxes = torch.cat([i.input_boxes for i in inputs]).to(self.device)
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+        with self._precision():
             output = self.model(pixel_values, boxes)
-        amodal = _probs(output.pred_masks)
-        visible = amodal if output.visible_logits is None else _probs(output.visible_logits)
-        uncertainty = output.amodal_uncertainty[:, 0].float().cpu().numpy()
-        scores = output.iou_scores[:, 0].float().clamp(0, 1).tolist()
-        for index, (own, (_, box)) in enumerate(zip(inputs, jobs, strict=True)):
-            window = own.windows[0]
-            x0, y0, x1, y1 = (float(v) for v in box)
-            yield SceneObject(
-                window=window,
-                visible_in_window=resize_probs(visible[index], window) > threshold,
-                amodal_in_window=resize_probs(amodal[index], window) > threshold,
-                size=own.size,
-                visible_box_xyxy=(x0, y0, x1, y1),
-                score=scores[index],
-                uncertainty_crop=(uncertainty[index].copy(), window),
-            )
+        return _objects(output, inputs, [box for _, box in jobs], threshold)
+
+    def _segment_picture(self, image: Pixels, boxes: Boxes, threshold: float, batch_size: int) -> Iterator[SceneObject]:
+        """One encoding of a whole picture, then all of its boxes, `batch_size` a call."""
+        inputs = self.processor.whole(image, boxes)
+        pixel_values = inputs.pixel_values.to(self.device, self.model.dtype)
+        with self._precision():
+            embeddings = self.model.encode(pixel_values)
+        for start in range(0, len(boxes), batch_size):
+            part = slice(start, start + batch_size)
+            with self._precision():
+                output = self.model.predict(pixel_values, *embeddings, inputs.input_boxes[:, part].to(self.device))
+            yield from _objects(output, [inputs] * len(boxes[part]), boxes[part], threshold)
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+
+def _objects(
+    output: PlugOutput, inputs: Sequence[PlugInputs], boxes: Sequence[Boxes] | Boxes, threshold: float
+) -> Iterator[SceneObject]:
+    """Answers (B, P, S, S) of one call, B * P objects, back in the pixels of their images."""
+    assert output.amodal_uncertainty is not None and output.iou_scores is not None
+    amodal = _probs(output.pred_masks)
+    visible = amodal if output.visible_logits is None else _probs(output.visible_logits)
+    uncertainty = output.amodal_uncertainty.flatten(0, 1).float().cpu().numpy()
+    scores = output.iou_scores.flatten().float().clamp(0, 1).tolist()
+    for index, (own, box) in enumerate(zip(inputs, boxes, strict=True)):
+        window = own.windows[0]
+        x0, y0, x1, y1 = (float(v) for v in box)
+        yield SceneObject(
+            window=window,
+            visible_in_window=resize_probs(visible[index], window) > threshold,
+            amodal_in_window=resize_probs(amodal[index], window) > threshold,
+            size=own.size,
+            visible_box_xyxy=(x0, y0, x1, y1),
+            score=scores[index],
+            uncertainty_crop=(uncertainty[index].copy(), window),
+        )
 
 
 def pick_device(name: str) -> torch.device:
@@ -203,9 +260,10 @@ def _fast_in_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(capabilities.get("amx_bf16", False))
 
 
-def _probs(logits: Tensor) -> npt.NDArray[np.float32]:
-    """(N, 1, S, S) logits to (N, S, S) probabilities on the CPU."""
-    return np.asarray(logits[:, 0].float().sigmoid().cpu().numpy(), np.float32)
+def _probs(logits: Tensor | None) -> npt.NDArray[np.float32]:
+    """(B, P, S, S) logits to (B * P, S, S) probabilities on the CPU."""
+    assert logits is not None
+    return np.asarray(logits.flatten(0, 1).float().sigmoid().cpu().numpy(), np.float32)
 
 
 def check_boxes(boxes_xyxy: BoxesLike, size: tuple[int, int]) -> Boxes:

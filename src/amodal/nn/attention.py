@@ -157,6 +157,13 @@ class FoldedAttention(nn.Module):
         self._prepared_qkv: Prepared[list[PackedLinear]] = Prepared()
         self._prepared_proj: Prepared[PackedLinear] = Prepared()
 
+    def train(self, mode: bool = True) -> FoldedAttention:
+        """As torch's; training needs the memory of what was prepared for inference."""
+        if mode:
+            self._prepared_qkv.clear()
+            self._prepared_proj.clear()
+        return super().train(mode)
+
     def forward(self, hidden_states: Tensor, window_size: int = 0) -> tuple[Tensor, None]:
         """Attend within each window of the grid of tokens.
 
@@ -236,6 +243,13 @@ class FoldedMlp(nn.Module):
         super().__init__()
         self.lin1, self.lin2, self.act = mlp.lin1, mlp.lin2, mlp.act
         self._prepared: tuple[Prepared[PackedLinear], Prepared[PackedLinear]] = (Prepared(), Prepared())
+
+    def train(self, mode: bool = True) -> FoldedMlp:
+        """As torch's; training needs the memory of what was prepared for inference."""
+        if mode:
+            for prepared in self._prepared:
+                prepared.clear()
+        return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) to (..., C)."""

@@ -22,6 +22,7 @@ class Prepared(Generic[Value]):
 
     def __init__(self) -> None:
         self._key: object = None
+        self._held: list[Tensor] = []
         self._value: Value | None = None
 
     def get(self, sources: Sequence[Tensor | None], setting: object, make: Callable[[], Value]) -> Value:
@@ -37,11 +38,13 @@ class Prepared(Generic[Value]):
             with torch.no_grad(), torch.autocast("cpu", enabled=False):
                 self._value = make()
             self._key = key
+            self._held = [s.detach() for s in sources if s is not None]  # else an address could come back
         return self._value
 
     def clear(self) -> None:
         """Forget the value."""
         self._key = self._value = None
+        self._held = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Prepared[Value]:
         return Prepared()

@@ -57,6 +57,21 @@ def load_encoder(model: PlugModel, sam: SamModel) -> None:
     model.vision_encoder.load_state_dict(weights | adapters)
 
 
+def at_input_size(model: PlugModel, image_size: int) -> PlugModel:
+    """The same weights for another input size, positions interpolated; the model itself if it fits.
+
+    Raises:
+        InputError: a size that is not a multiple of the patch size.
+    """
+    if image_size == model.config.image_size:
+        return model
+    resized = type(model)(PlugConfig.from_dict(model.config.to_dict() | {"image_size": image_size}))
+    encoder = fit_encoder_weights(model.vision_encoder.state_dict(), resized.vision_encoder.state_dict())
+    state = model.state_dict() | {f"vision_encoder.{name}": tensor for name, tensor in encoder.items()}
+    resized.load_state_dict(state)
+    return resized.to(device=model.device, dtype=model.dtype).train(model.training)
+
+
 def parameter_counts(config: PlugConfig) -> dict[str, int]:
     """Parameters by part, counted on the meta device.
 

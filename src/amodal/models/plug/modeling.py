@@ -211,7 +211,21 @@ class PlugModel(PreTrainedModel):
             `PlugOutput`; all maps (B, P, H, W).
         """
         pixel_values = pixel_values.to(self.dtype)
-        visible_embeddings, amodal_embeddings = self.encode(pixel_values)
+        return self.predict(pixel_values, *self.encode(pixel_values), input_boxes)
+
+    def predict(
+        self, pixel_values: Tensor, visible_embeddings: Tensor, amodal_embeddings: Tensor, input_boxes: Tensor
+    ) -> PlugOutput:
+        """What follows the encoder: both decoders, uncertainty, refine module.
+
+        Args:
+            pixel_values: (B, 3, H, W) in the model's precision.
+            visible_embeddings: (B, C, h, w) of `encode`; `amodal_embeddings` likewise.
+            input_boxes: (B, P, 4) as for `forward`; several calls can share one encoding.
+
+        Returns:
+            `PlugOutput`; all maps (B, P, H, W).
+        """
         amodal_logits, quality = self.decode(self.amodal_decoder, amodal_embeddings, input_boxes)
         visible_logits = None
         if self.visible_decoder is not None:

@@ -24,11 +24,11 @@ Window = tuple[int, int, int, int]
 
 @dataclass
 class PlugInputs:
-    """One object a row, ready for `PlugModel`.
+    """One crop a row, ready for `PlugModel`; a crop shows one object, a whole picture all of them.
 
     Attributes:
         pixel_values: (N, 3, S, S) normalised crops.
-        input_boxes: (N, 1, 4) visible boxes xyxy in the crop's S x S frame.
+        input_boxes: (N, P, 4) visible boxes xyxy in the crop's S x S frame.
         windows: N crop windows (x0, y0, x1, y1) in image pixels.
         size: (H, W) of the image.
     """
@@ -90,6 +90,22 @@ class PlugProcessor(ImageProcessingMixin):
             windows.append(window)
         pixels = self.normalize(np.stack(crops))
         return PlugInputs(pixels, torch.from_numpy(np.stack(boxes)).float(), windows, size)
+
+    def whole(self, image: npt.NDArray[np.uint8], boxes_xyxy: npt.NDArray[np.floating]) -> PlugInputs:
+        """Prepare a whole picture for all of its objects at once.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            boxes_xyxy: (P, 4) visible boxes in image pixels, inside the image.
+
+        Returns:
+            `PlugInputs` with one row of P boxes.
+        """
+        size = (image.shape[0], image.shape[1])
+        window = (0, 0, size[1], size[0])
+        pixels = self.normalize(crop_and_resize(image, window, self.image_size, "area")[None])
+        boxes = boxes_to_crop(np.asarray(boxes_xyxy, np.float64).reshape(-1, 4), window, self.image_size)
+        return PlugInputs(pixels, torch.from_numpy(boxes[None]).float(), [window], size)
 
     def normalize(self, crops: npt.NDArray[np.uint8]) -> Tensor:
         """(N, S, S, 3) uint8 RGB to (N, 3, S, S) float32."""
