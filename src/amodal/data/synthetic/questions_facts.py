@@ -79,8 +79,9 @@ class SceneFacts:
 
     def whole_without(self, index: int) -> list[int] | None:
         """Objects seen whole only once this one is gone, or None if in doubt or depths are unknown."""
-        depths = [thing.attributes.get("depth") for thing in self.image.objects]
-        if any(depth is None for depth in depths):
+        stated = [thing.attributes.get("depth") for thing in self.image.objects]
+        depths = [depth for depth in stated if isinstance(depth, int)]
+        if len(depths) < len(stated):
             return None
         freed = []
         for j, amodal in enumerate(self._amodal):
