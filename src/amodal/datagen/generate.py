@@ -107,12 +107,11 @@ def generate(
     """
     if pairs < 1:
         raise InputError(f"pairs: expected 1 or more, got {pairs}")
-    lock = FileLock(manifest.folder / LOCK_FILE)
     try:
-        lock.acquire(timeout=0)
+        held = FileLock(manifest.folder / LOCK_FILE).acquire(timeout=0)
     except Timeout as error:
         raise InputError(f"work {manifest.folder}: expected no other run on it, got one that generates") from error
-    with lock:
+    with held:
         forget_lost(manifest)
         prices = prices or Prices()
         budget = Budget(limits or Limits(), prices, spent(manifest))

@@ -1,0 +1,31 @@
+"""Pictures to ask about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from amodal.data.synthetic.generate import synthesize
+from amodal.datagen.manifest import Manifest
+from amodal.datagen.select import Selection, Source, select
+from tests.data.toy import write_toy
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Annotation file of twelve procedural scenes."""
+    return synthesize("scenes", 12, 5, tmp_path_factory.mktemp("scenes") / "out", progress=False)
+
+
+@pytest.fixture
+def toy_work(tmp_path: Path) -> Callable[..., Manifest]:
+    """Makes a work folder of so many pictures with a red square behind a green one."""
+
+    def make(count: int = 4, **selection: object) -> Manifest:
+        annotations = write_toy(tmp_path / "toy", count, 64 + 3 * count)
+        chosen = Selection(**{"min_area": 1, **selection})  # type: ignore[arg-type]
+        return select([Source("canonical", annotations)], chosen, tmp_path / "work")
+
+    return make

@@ -1,0 +1,207 @@
+"""An OpenAI-compatible endpoint on loopback that answers well, badly or not at all, as told."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+QUESTIONS = (
+    "What could somebody reach for without moving anything else first?",
+    "Which shape would a painter have to guess most of?",
+    "My hands are cold and empty. Where should they go?",
+    "If the light went out, whose outline would I remember best?",
+    "Whatever rolls in from the left meets which obstacle before all others?",
+    "Who or what enjoys the best view from its place?",
+    "An insurance agent asks for the most valuable item. What do you tell her?",
+    "Suppose everything were glass: what would suddenly appear complete?",
+    "Where does the eye rest once it has wandered about?",
+    "A child points and laughs. At what, most likely?",
+    "Please hand me whatever lies closest to the frame.",
+    "Before the movers come, which piece needs wrapping in paper?",
+    "How would you explain to a robot where danger lurks?",
+    "Counting from the back, who comes second in this row?",
+    "Name the part of this scene that a storm would carry off.",
+    "Yesterday it was not here; today it is. Guess!",
+)  # fmt: skip
+
+Fault = str | None  # 429, 500, slow, cut, broken (no JSON), malformed (JSON of another form), ghost (unknown ids), ...
+Plan = Callable[["Request"], Fault]
+
+
+@dataclass
+class Request:
+    """What arrived."""
+
+    key: str
+    body: dict[str, Any]
+    time: float
+
+    @property
+    def prompt(self) -> str:
+        """Text of the user's message."""
+        return self.body["messages"][1]["content"][0]["text"]
+
+
+@dataclass
+class Endpoint:
+    """Record of a server's life.
+
+    Attributes:
+        url: base URL.
+        requests: all, in order of arrival.
+        billed: how often each key was worked on; a known key gets the stored answer.
+        delay: seconds before an answer.
+        plan: what goes wrong with a request.
+        most_at_once: requests under way at the same time, at most.
+    """
+
+    url: str = ""
+    requests: list[Request] = field(default_factory=list)
+    billed: Counter[str] = field(default_factory=Counter)
+    delay: float = 0.0
+    plan: Plan = lambda request: None
+    usage: bool = True
+    most_at_once: int = 0
+    _under_way: int = 0
+    _stored: dict[str, bytes] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def answer(self, request: Request, fault: Fault) -> bytes:
+        """The body for a request; the same for the same key."""
+        with self._lock:
+            if request.key in self._stored:
+                return self._stored[request.key]
+            self.billed[request.key] += 1
+            stored = self._stored[request.key] = json.dumps(self._completion(request, fault)).encode()
+            return stored
+
+    def _completion(self, request: Request, fault: Fault) -> dict[str, Any]:
+        content = {"malformed": "Here are your pairs: 1.", "empty": '{"pairs": []}', "null": None}.get(
+            fault or "", ""
+        ) if fault in ("malformed", "empty", "null") else json.dumps(written_pairs(request.prompt, fault))  # fmt: skip
+        completion: dict[str, Any] = {
+            "id": "x", "object": "chat.completion", "created": 1, "model": "toy",
+            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}],
+        }  # fmt: skip
+        if self.usage:
+            completion["usage"] = {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500}
+        return completion
+
+
+def written_pairs(prompt: str, fault: Fault = None) -> dict[str, Any]:
+    """Pairs that keep to the rules, about the objects a prompt lists; with `ghost`, about others."""
+    numbers = [int(number) for number in re.findall(r"^\[(\d+)\]", prompt, re.MULTILINE)]
+    count = int(re.search(r"Write (\d+) question", prompt)[1])  # type: ignore[index]
+    fresh = [question for question in QUESTIONS if question not in prompt]
+    pairs = []
+    for position, question in enumerate(fresh[:count]):
+        number = numbers[position % len(numbers)]
+        if fault == "ghost" and position % 2:
+            number += 1_000_000
+        answer = f"I would say it is <p>the thing in place {position % len(numbers)}</p> {{seg:{number}}} here."
+        pairs.append({"question": question, "answer": answer, "occlusion": []})
+    return {"pairs": pairs}
+
+
+def random_faults(seed: int, share: float, faults: tuple[str, ...]) -> Plan:
+    """One of some faults with a probability, at random."""
+    rng, lock = random.Random(seed), threading.Lock()
+
+    def plan(request: Request) -> Fault:
+        with lock:
+            return rng.choice(faults) if rng.random() < share else None
+
+    return plan
+
+
+def first_times(faults: list[Fault]) -> Plan:
+    """These faults, one a request, then none."""
+    left, lock = iter(faults), threading.Lock()
+
+    def plan(request: Request) -> Fault:
+        with lock:
+            return next(left, None)
+
+    return plan
+
+
+@contextmanager
+def serving(**settings: Any) -> Iterator[Endpoint]:
+    """A server in a thread of this process."""
+    endpoint = Endpoint(**settings)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            request = Request(self.headers.get("Idempotency-Key", ""), json.loads(body), time.monotonic())
+            with endpoint._lock:
+                endpoint.requests.append(request)
+                endpoint._under_way += 1
+                endpoint.most_at_once = max(endpoint.most_at_once, endpoint._under_way)
+            try:
+                self._respond(request, endpoint.plan(request))
+            except (BrokenPipeError, ConnectionResetError):  # the client was killed
+                pass
+            finally:
+                with endpoint._lock:
+                    endpoint._under_way -= 1
+
+        def _respond(self, request: Request, fault: Fault) -> None:
+            if fault is not None and fault.isdecimal():
+                headers = {"Retry-After": "0.05"} if fault == "429" else {}
+                self._send(int(fault), b'{"error": {"message": "as planned"}}', headers)
+                return
+            if fault == "quota":
+                self._send(429, b'{"error": {"message": "no money", "code": "insufficient_quota"}}')
+                return
+            time.sleep(3.0 if fault == "slow" else endpoint.delay)
+            if fault == "broken":
+                self._send(200, b"<html>not JSON")
+                return
+            whole = endpoint.answer(request, fault)
+            if fault == "cut":
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(whole)))
+                self.end_headers()
+                self.wfile.write(whole[: len(whole) // 2])
+                self.close_connection = True
+                return
+            self._send(200, whole)
+
+        def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: Any) -> None:
+            """Say nothing."""
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 64
+
+    server = Server(("127.0.0.1", 0), Handler)
+    endpoint.url = f"http://127.0.0.1:{server.server_port}/v1"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield endpoint
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,299 @@
+"""Asking an endpoint: each image once, whatever goes wrong on the way."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from amodal.datagen.budget import Limits
+from amodal.datagen.check import check
+from amodal.datagen.generate import LOCK_FILE, Outcome, Pace, generate
+from amodal.datagen.manifest import Manifest
+from amodal.datagen.openai_backend import Endpoint, OpenAIBackend
+from amodal.datagen.requests_log import Prices, request_counts, spent
+from amodal.errors import InputError
+from tests.datagen.endpoint import Endpoint as Server
+from tests.datagen.endpoint import first_times, serving
+
+Works = Callable[..., Manifest]
+QUICK = Pace(concurrency=4, attempts=4, first_wait=0.01)
+
+
+def run(
+    work: Manifest,
+    server: Server,
+    *,
+    pace: Pace = QUICK,
+    timeout: float = 5.0,
+    structured: str = "schema",
+    **more: object,
+) -> Outcome:
+    endpoint = Endpoint("toy", server.url, timeout=timeout, structured=structured, max_tokens=600)  # type: ignore[arg-type]
+    return generate(work, OpenAIBackend(endpoint), pace=pace, progress=False, **more)  # type: ignore[arg-type]
+
+
+def whole(work: Manifest, images: int) -> None:
+    """Ten pairs for each image, none twice."""
+    pairs = list(work.pairs())
+    assert len(pairs) == 10 * images
+    assert len({(pair.image_id, pair.slot) for pair in pairs}) == 10 * images
+    assert len({(pair.image_id, pair.question) for pair in pairs}) == 10 * images
+    assert all([e.state for e in work.history(pair.id)].count("generated") == 1 for pair in pairs)
+
+
+def test_one_request_an_image(toy_work: Works) -> None:
+    work = toy_work(6)
+    with serving(delay=0.1) as server:
+        outcome = run(work, server)
+        assert (outcome.images, outcome.pairs, outcome.stopped) == (6, 60, None)
+        whole(work, 6)
+        assert len(server.requests) == 6
+        assert 1 < server.most_at_once <= 4
+        assert run(work, server) == Outcome(), "nothing is left to ask"
+        assert len(server.requests) == 6
+    kept = [json.loads(raw) for (raw,) in work.query("SELECT response FROM requests")]
+    assert all(json.loads(one["choices"][0]["message"]["content"])["pairs"] for one in kept)
+    assert spent(work).tokens == 6 * 1500
+
+
+def test_what_is_sent(toy_work: Works) -> None:
+    work = toy_work(1)
+    with serving() as server:
+        run(work, server)
+    body = server.requests[0].body
+    text, picture = body["messages"][1]["content"]
+    assert "[1] red; visible box" in text["text"]
+    assert "Write 10 question-answer pairs" in text["text"]
+    assert picture["image_url"]["url"].startswith("data:image/jpeg;base64,")
+    schema = body["response_format"]["json_schema"]
+    assert schema["strict"] and schema["schema"]["additionalProperties"] is False
+    assert (body["model"], body["max_tokens"]) == ("toy", 600)
+    assert server.requests[0].key == f"{work.settings()['id']}-1-0"
+
+
+@pytest.mark.parametrize(("structured", "form"), [("json", {"type": "json_object"}), ("none", None)])
+def test_servers_without_schemas(toy_work: Works, structured: str, form: object) -> None:
+    work = toy_work(1)
+    with serving() as server:
+        run(work, server, structured=structured)
+    assert server.requests[0].body.get("response_format") == form
+    whole(work, 1)
+
+
+@pytest.mark.parametrize("fault", ["429", "500", "503", "408", "cut", "broken", "slow"])
+def test_faults_that_pass(toy_work: Works, fault: str) -> None:
+    work = toy_work(3)
+    with serving(plan=first_times([fault, None, fault])) as server:
+        outcome = run(work, server, timeout=0.4 if fault == "slow" else 5.0)
+        assert (outcome.images, outcome.stopped) == (3, None)
+        whole(work, 3)
+        assert len(server.requests) == 5
+        assert request_counts(work) == {"answered": 3, "error": 2}
+        assert len({request.key for request in server.requests}) == 3, "a repeated request has the same key"
+        assert max(server.billed.values()) == 1
+
+
+def test_answers_of_another_form_are_asked_for_again_with_the_reason(toy_work: Works) -> None:
+    work = toy_work(1)
+    with serving(plan=first_times(["malformed", "null"])) as server:
+        outcome = run(work, server)
+    assert (outcome.images, outcome.unreadable) == (1, 2)
+    assert [request.key[-1] for request in server.requests] == ["0", "1", "2"]
+    assert "could not be used: format: expected JSON of the form asked for" in server.requests[1].prompt
+    whole(work, 1)
+
+
+def test_nonsense_ends_as_failed(toy_work: Works) -> None:
+    work = toy_work(2)
+    with serving(plan=lambda request: "malformed") as server:
+        outcome = run(work, server)
+        assert (outcome.images, outcome.unreadable, outcome.stopped) == (0, 6, None)
+        assert run(work, server) == Outcome(), "three rounds are enough"
+    assert [image.state for image in work.images()] == ["failed", "failed"]
+    report = check(work, progress=False)
+    assert report.images_failed == 2
+    assert report.rules["format"].failed == 6
+    assert "Here are your pairs" in report.rules["format"].examples[0]["response"]
+
+
+def test_failed_pairs_are_written_anew(toy_work: Works) -> None:
+    work = toy_work(2)
+    with serving(plan=first_times(["ghost"])) as server:
+        run(work, server)
+        report = check(work, progress=False)
+        assert (report.checked, report.failed, report.again) == (15, 5, 1)
+        assert report.rules["ids"].failed == 5
+        kept = {pair.id: pair for pair in work.pairs(["checked"])}
+        outcome = run(work, server)
+        assert (outcome.images, outcome.pairs) == (1, 5)
+        last = server.requests[-1]
+        assert "Write 5 question-answer pairs" in last.prompt
+        assert "ids: expected numbers of the picture's objects, got {seg:100000" in last.prompt
+        assert {pair.id: pair for pair in work.pairs() if pair.id in kept} == kept, "what passed stays"
+        again = check(work, progress=False)
+        assert (again.checked, again.failed, again.again) == (20, 0, 0)
+    assert sorted(pair.tries for pair in work.pairs()) == [1] * 15 + [2] * 5
+
+
+def test_fewer_pairs_than_wanted_are_filled_up(toy_work: Works) -> None:
+    work = toy_work(1)
+    with serving() as server:
+        run(work, server, pairs=7)
+        assert len(list(work.pairs())) == 7
+        report = check(work, progress=False)
+        assert report.rules["count"].failed == 1
+        run(work, server)
+        assert "Write 3 question-answer pairs" in server.requests[-1].prompt
+    whole(work, 1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"), [("401", "got 401"), ("404", "got 404"), ("400", "got 400"), ("quota", "got 429")]
+)
+def test_an_endpoint_that_refuses_everything(toy_work: Works, fault: str, message: str) -> None:
+    work = toy_work(3)
+    with serving(plan=lambda request: fault) as server:
+        with pytest.raises(InputError, match=message):
+            run(work, server)
+        assert len(server.requests) <= 4
+    assert [image.state for image in work.images()] == ["selected"] * 3
+
+
+def test_a_picture_that_is_refused(toy_work: Works) -> None:
+    work = toy_work(3)
+    with serving(plan=first_times([None, "400"])) as server:
+        outcome = run(work, server, pace=Pace(1, 2, 0.01))
+    assert (outcome.images, outcome.refused) == (2, 1)
+    refused = next(iter(work.images("failed")))
+    assert refused.reason is not None and refused.reason.startswith("refused: 400")
+    assert check(work, progress=False).again == 0
+
+
+def test_a_key_that_expires_stops_the_run(toy_work: Works) -> None:
+    work = toy_work(3)
+    with serving(plan=first_times([None, "401"])) as server:
+        outcome = run(work, server, pace=Pace(1, 2, 0.01))
+        assert outcome.stopped is not None and "the endpoint refuses (401" in outcome.stopped
+        assert run(work, server).images == 2
+    whole(work, 3)
+
+
+def test_an_endpoint_that_is_down(toy_work: Works) -> None:
+    work = toy_work(6)
+    with serving() as server:
+        url = server.url
+    outcome = run(work, Server(url=url), pace=Pace(2, 2, 0.01))
+    assert outcome.stopped is not None and "the endpoint does not answer" in outcome.stopped
+    assert outcome.given_up == 2
+    assert {image.state for image in work.images()} == {"selected"}
+    with serving() as server:
+        assert run(work, server).images == 6
+    whole(work, 6)
+
+
+def test_a_limit_on_requests_holds_over_runs(toy_work: Works) -> None:
+    work = toy_work(5)
+    with serving() as server:
+        outcome = run(work, server, limits=Limits(requests=3))
+        assert (outcome.images, outcome.stopped) == (3, "the limit on requests is reached")
+        assert len(server.requests) == 3
+        assert run(work, server, limits=Limits(requests=3)).images == 0
+        assert len(server.requests) == 3
+        assert run(work, server, limits=Limits(requests=5)).stopped is None
+    whole(work, 5)
+
+
+@pytest.mark.parametrize("limits", [Limits(tokens=16_000), Limits(money=0.016)])
+def test_limits_on_tokens_and_money_are_never_broken(toy_work: Works, limits: Limits) -> None:
+    work = toy_work(12)
+    with serving() as server:
+        outcome = run(work, server, limits=limits, prices=Prices(1.0, 1.0))
+    assert outcome.stopped is not None and "the limit on" in outcome.stopped
+    used = spent(work)
+    assert 2 * 1500 <= used.tokens <= 16_000, "some answers fit, at 1,500 tokens each"
+    assert used.money == pytest.approx(used.tokens * 1e-6)
+
+
+def test_usage_that_is_not_reported_is_estimated(toy_work: Works) -> None:
+    work = toy_work(1)
+    with serving(usage=False) as server:
+        run(work, server)
+    assert 1_600 < spent(work).tokens < 6_000
+
+
+def test_requests_left_open_are_lost_and_sent_again_under_their_key(toy_work: Works) -> None:
+    work = toy_work(1)
+    work.query("INSERT INTO requests (image_id, round, status, sent_at) VALUES (1, 0, 'sent', '')")
+    with serving() as server:
+        run(work, server)
+    assert request_counts(work) == {"answered": 1, "lost": 1}
+
+
+def test_one_run_at_a_time(toy_work: Works) -> None:
+    work = toy_work(1)
+    with (
+        FileLock(work.folder / LOCK_FILE),
+        serving() as server,
+        pytest.raises(InputError, match="expected no other run"),
+    ):
+        run(work, server)
+
+
+def test_a_server_that_asks_to_wait_is_left_alone(toy_work: Works) -> None:
+    work = toy_work(4)
+    with serving(plan=first_times(["429"])) as server:
+        run(work, server, pace=Pace(1, 3, 0.0))
+    first, second = server.requests[:2]
+    assert second.time - first.time >= 0.05
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": " "}, "expected the name of a model"),
+        ({"base_url": "ftp://x"}, "expected http:// or https://"),
+        ({"timeout": 0}, "expected more than 0"),
+        ({"prompt": "77"}, "expected a version in amodal/datagen/prompts, got '77'"),
+        ({"base_url": None, "key_variable": "NO_SUCH_KEY"}, "expected a key in NO_SUCH_KEY"),
+    ],
+)
+def test_settings(settings: dict[str, object], message: str) -> None:
+    values = {"model": "toy", "base_url": "http://127.0.0.1:1/v1", **settings}
+    with pytest.raises(InputError, match=message):
+        OpenAIBackend(Endpoint(**values))  # type: ignore[arg-type]
+
+
+def test_bad_paces_and_limits(toy_work: Works) -> None:
+    with pytest.raises(InputError, match="concurrency: expected 1 or more"):
+        Pace(concurrency=0)
+    with pytest.raises(InputError, match="first_wait: expected 0 or more"):
+        Pace(first_wait=-1)
+    with pytest.raises(InputError, match="max_tokens: expected 0 or more"):
+        Limits(tokens=-1)
+    work = toy_work(1)
+    with serving() as server:
+        with pytest.raises(InputError, match="expected prices of tokens"):
+            run(work, server, limits=Limits(money=1.0))
+        with pytest.raises(InputError, match="pairs: expected 1 or more"):
+            run(work, server, pairs=0)
+
+
+def test_waits_grow_and_end(tmp_path: Path) -> None:
+    pace = Pace(first_wait=1.0, longest_wait=8.0)
+    for attempt, longest in enumerate([1, 2, 4, 8, 8]):
+        assert longest / 2 <= pace.wait(attempt, None) <= longest
+    assert pace.wait(0, 30.0) == 30.0
+
+
+def test_concurrency_saves_time(toy_work: Works) -> None:
+    work = toy_work(16)
+    with serving(delay=0.4) as server:
+        start = time.monotonic()
+        run(work, server, pace=Pace(8, 2, 0.01))
+        assert time.monotonic() - start < 3.2, "two rounds of eight, not sixteen one by one (6.4 s)"
+        assert server.most_at_once == 8
