@@ -1,4 +1,4 @@
-"""`amodal data`."""
+"""`amodal data`: look at datasets, check them, bring them into another form, make them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ from typing import Annotated
 
 import typer
 
+from amodal.cli.data_convert import convert
+from amodal.cli.data_draw import draw
+from amodal.cli.data_look import formats, inspect, stats
+from amodal.cli.data_validate import validate
 from amodal.errors import InputError
 
 data_app = typer.Typer(no_args_is_help=True)
+for command in (formats, inspect, validate, stats, draw, convert):
+    data_app.command()(command)
 
 
 @data_app.callback()

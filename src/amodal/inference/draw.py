@@ -58,7 +58,7 @@ def object_colour(index: int) -> Colour:
     return (round(red * 255), round(green * 255), round(blue * 255))
 
 
-def draw_scene(image: Pixels, objects: Sequence[SceneObject]) -> Pixels:
+def draw_scene(image: Pixels, objects: Sequence[SceneObject], labels: Sequence[str] | None = None) -> Pixels:
     """Draw objects over their image.
 
     The visible part is filled and has a solid outline; the hidden part is hatched and has a
@@ -68,6 +68,7 @@ def draw_scene(image: Pixels, objects: Sequence[SceneObject]) -> Pixels:
     Args:
         image: (H, W, 3) uint8 RGB.
         objects: with masks in the image's pixels.
+        labels: a text for each object in place of number, phrase and hidden share.
 
     Returns:
         (h, w, 3) uint8 RGB; the image's own size unless that is very large or very small.
@@ -83,7 +84,7 @@ def draw_scene(image: Pixels, objects: Sequence[SceneObject]) -> Pixels:
         _blend(canvas[one.slices], one.colour, hidden * (HIDDEN_ALPHA + (STRIPE_ALPHA - HIDDEN_ALPHA) * stripes))
     for one in placed:
         _outline(canvas, one, line)
-    return _annotate(canvas, objects, factor, line)
+    return _annotate(canvas, objects, labels or [_label(i, o) for i, o in enumerate(objects)], factor, line)
 
 
 def draw_uncertainty(image: Pixels, uncertainty: FloatMap) -> Pixels:
@@ -183,7 +184,14 @@ def _smooth(points: Points, line: int) -> Points:
     return np.asarray(np.mean(shifted, axis=0))
 
 
-def _annotate(canvas: Pixels, objects: Sequence[SceneObject], factor: float, line: int) -> Pixels:
+def _label(index: int, thing: SceneObject) -> str:
+    name = f"{index}" if thing.phrase is None else f"{index} {thing.phrase:.40}"
+    return f"{name}: {thing.occlusion_rate:.0%} hidden"
+
+
+def _annotate(
+    canvas: Pixels, objects: Sequence[SceneObject], labels: Sequence[str], factor: float, line: int
+) -> Pixels:
     """Boxes of the visible parts and a label each."""
     H, W = canvas.shape[:2]
     picture = Image.fromarray(canvas)
@@ -194,9 +202,7 @@ def _annotate(canvas: Pixels, objects: Sequence[SceneObject], factor: float, lin
         corners = (x0, y0, max(x1 - 1, x0), max(y1 - 1, y0))
         pen.rectangle(corners, outline=object_colour(index), width=max(line // 2, 1))
     taken: list[Rectangle] = []
-    for index, (thing, box) in enumerate(zip(objects, boxes, strict=True)):
-        name = f"{index}" if thing.phrase is None else f"{index} {thing.phrase:.40}"
-        text = f"{name}: {thing.occlusion_rate:.0%} hidden"
+    for index, (text, box) in enumerate(zip(labels, boxes, strict=True)):
         left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
         pad = 2 + line
         spot = _free_spot(box, (right - left + 2 * pad, bottom - top + 2 * pad), (W, H), taken)

@@ -197,7 +197,6 @@ FORMAT = Format(
         "COCO_amodal_val2014.json",
         "COCO_amodal_test2014.json",
         "BSDS_amodal_train.json",
-        "BSDS_amodal_val.json",
         "BSDS_amodal_test.json",
     ),
     masks="visible and amodal",
