@@ -145,6 +145,23 @@ def test_two_people_release_renew_undo(work: Manifest) -> None:
     assert work.reviews() == []
 
 
+def test_what_the_automatic_check_would_say(work: Manifest) -> None:
+    page = client(work)
+    post(page, "next")
+
+    def faults(question: str, answer: str) -> list[str]:
+        found: list[str] = post(page, "check", pair=1, question=question, answer=answer).json()["faults"]
+        return found
+
+    assert faults("Which one of them would fall first?", "It is [the red square #1] behind.") == []
+    (leak,) = faults("Would the red one fall first?", "It is [the red square #1] behind.")
+    assert "red" in leak
+    assert faults("Which one would it be?", "It is [the square #9].") == ["answer: expected objects #1 to #2, got #9"]
+    (bare,) = faults("Which one would it be?", "It is [#2] there.")
+    assert "[#2]" in bare, "in the words of the page"
+    assert work.reviews() == []
+
+
 def test_a_failed_pair_says_why(work: Manifest) -> None:
     work.set_state(1, "failed", "check", reason="leak: names the square")
     assert Items(work).item(work.pair(1))["fault"] == "leak: names the square"

@@ -12,8 +12,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from amodal.datagen.manifest import Manifest
-from amodal.datagen.records import Pair
-from amodal.datagen.review_markup import to_editable
+from amodal.datagen.records import Draft, Pair
+from amodal.datagen.review_markup import from_editable, to_editable
+from amodal.datagen.rules import Context, check_pair
 from amodal.errors import InputError
 from amodal.inference.draw import object_colour
 from amodal.ops.masks import occlusion_rate
@@ -37,6 +38,7 @@ class Items:
         self.work = work
         self._categories = work.categories()
         self.objects = lru_cache(maxsize=16)(self._objects)
+        self.context = lru_cache(maxsize=16)(self._context)
         self.picture = lru_cache(maxsize=16)(self._picture)
 
     def object_ids(self, image_id: int) -> list[int]:
@@ -74,6 +76,18 @@ class Items:
                 for review in (self.work.reviews(pair.id) if waits else [])
             ],
         }
+
+    def faults(self, pair: Pair, question: str, answer: str) -> list[str]:
+        """What the automatic check has against a text in the short form, in that form."""
+        ids = self.object_ids(pair.image_id)
+        try:
+            draft = Draft(" ".join(question.split()), from_editable(answer, ids))
+        except InputError as error:
+            return [str(error)]
+        return [to_editable(fault.reason, ids) for fault in check_pair(draft, self.context(pair.image_id))]
+
+    def _context(self, image_id: int) -> Context:
+        return Context(self.work.sample(self.work.image(image_id)), self._categories)
 
     def _objects(self, image_id: int) -> list[dict[str, Any]]:
         records = self.work.object_records(image_id)

@@ -44,6 +44,7 @@ PAGE = {
 }
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 MIN_TOKEN_LENGTH = 16
+Text = Annotated[str, Field(max_length=2 * MAX_ANSWER_LENGTH)]
 Id = Annotated[int, Field(strict=True, ge=0, lt=2**63)]  # what SQLite can hold
 
 
@@ -65,13 +66,20 @@ class PairBody(_Body):
     pair: Id
 
 
+class CheckBody(PairBody):
+    """A person is writing; the answer is in the short form of `review_markup`."""
+
+    question: Text
+    answer: Text
+
+
 class ReviewBody(PairBody):
-    """A verdict; the answer is in the short form of `review_markup`."""
+    """A verdict."""
 
     tries: Id
     verdict: Verdict
-    question: Annotated[str, Field(max_length=2 * MAX_ANSWER_LENGTH)] | None = None
-    answer: Annotated[str, Field(max_length=2 * MAX_ANSWER_LENGTH)] | None = None
+    question: Text | None = None
+    answer: Text | None = None
     note: Annotated[str, Field(max_length=MAX_NOTE_LENGTH)] = ""
 
 
@@ -152,6 +160,11 @@ def _add_requests(app: FastAPI, items: Items, policy: Policy) -> None:
             question=body.question, answer=answer, note=body.note, tries=body.tries,
         )  # fmt: skip
         return {"pair": pair.id, "state": pair.state, "progress": progress(work, reviewer, policy)}
+
+    @app.post("/api/check")
+    def check(body: CheckBody) -> dict[str, Any]:
+        """What the automatic check would say about a text; a person may know better."""
+        return {"faults": items.faults(work.pair(body.pair), body.question, body.answer)}
 
     @app.post("/api/renew")
     def keep(body: PairBody) -> dict[str, Any]:

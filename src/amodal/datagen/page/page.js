@@ -25,16 +25,21 @@ async function post(path, body) {
 
 // One thing at a time; what goes wrong is said, and a pair that moved on is replaced by the next.
 async function act(work) {
-  if (state.busy) return;
-  state.busy = true;
+  if (state.busy) return; // also a key pressed twice must not judge a pair nobody has seen
+  setBusy(true);
   try {
     await work();
   } catch (error) {
     say(error.status ? error.message : "The server does not answer. Nothing is lost: try again.", true);
     if (error.status === 409 && state.item) await next().catch(() => {});
   } finally {
-    state.busy = false;
+    setBusy(false);
   }
+}
+
+function setBusy(busy) {
+  state.busy = busy;
+  document.body.classList.toggle("busy", busy);
 }
 
 async function next() {
@@ -190,6 +195,7 @@ function page(name) {
 
 function phase(name) {
   state.phase = name;
+  if (name === "judge") document.activeElement?.blur(); // a field about to hide must not take the next key
   $("desk").dataset.phase = name;
   $("reading").hidden = name === "write";
   $("writing").hidden = name !== "write";
@@ -212,6 +218,7 @@ const currentAnswer = () => (state.phase === "write" ? $("edit-answer").value : 
 
 function write() {
   phase("write");
+  $("faults").replaceChildren();
   $("edit-question").value = state.draft?.question ?? state.item.question;
   $("edit-answer").value = state.draft?.answer ?? state.item.answer;
   preview();
@@ -228,6 +235,19 @@ function preview() {
   showAnswer($("preview"), $("edit-answer").value, state.item.objects, light);
   showObjects();
   draw();
+  clearTimeout(checking);
+  checking = setTimeout(checkText, 400);
+}
+
+// What the automatic check would say. It only tells: a person may know better.
+let checking = 0;
+async function checkText() {
+  const body = { pair: state.item?.id, question: $("edit-question").value, answer: $("edit-answer").value };
+  if (state.phase !== "write") return;
+  const content = await post("check", body).catch(() => ({ faults: [] }));
+  if (state.phase === "write" && body.answer === $("edit-answer").value && body.question === $("edit-question").value) {
+    $("faults").replaceChildren(...content.faults.map((fault) => make("li", "", fault)));
+  }
 }
 
 function leaveWriting() {
