@@ -252,6 +252,17 @@ def test_doubt_is_left_unasked(dataset: AnnotatedDataset) -> None:
     assert facts.hidden() is None
 
 
+def test_what_a_file_does_not_say_is_left_unasked(dataset: AnnotatedDataset) -> None:
+    """Depths and cuts by the frame stand in no mask."""
+    image = next(i for i in dataset.images if SceneFacts(i, dataset.categories).cut_by_frame() is not None)
+    bare = replace(image, objects=tuple(replace(thing, attributes={}) for thing in image.objects))
+    facts = SceneFacts(bare, dataset.categories)
+    assert facts.whole_without(0) is None and facts.cut_by_frame() is None
+    kinds = {t.kind for seed in range(20) for turns in questions_about(facts, np.random.default_rng(seed), "train")
+             for t in turns}  # fmt: skip
+    assert "use" in kinds and not {"reveal", "edge"} & kinds
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

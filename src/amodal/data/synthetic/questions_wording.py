@@ -181,7 +181,7 @@ NEED_YES_NO = Wording(
 TRAIT = Wording(
     ("What here {trait}?", "Which of these things {trait}?", "Show me everything that {trait}.",
      "Find all that {trait}.", "What do you see that {trait}?"),
-    ("Find me everything here that {trait}.", "Which things here {trait}?"),
+    ("Find me everything here that {trait}.", "Which thing here {trait}?"),
 )  # fmt: skip
 TRAIT_YES_NO = Wording(
     ("Is there anything that {trait}?", "Do you see something that {trait}?"),

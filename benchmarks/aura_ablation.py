@@ -1,0 +1,204 @@
+"""AURA's table 2 at our scale: what the Occlusion Condition and Spatial Occlusion Encoders add.
+
+Four rows (neither, each, both) from several seeds, trained by the recipe of `aura-tiny` for the same
+steps on the same batches; only the two settings differ. The weights that scored best on validation
+are asked questions about scenes that no training saw, in forms that none used (free generation,
+protocol `reason`). A call that
+was stopped goes on where it was when it is given again.
+
+Command: python benchmarks/aura_ablation.py --steps 1000 --seeds 3
+Data: docs/reason.md says how scenes and questions are made.
+Writes aura_ablation.json and aura_ablation.md beside this file, anew after each training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+METRICS = (
+    "gIoU_amodal", "cIoU_amodal", "gIoU_visible", "cIoU_visible", "gIoU_amodal_with_objects", "occlusion_rate_error",
+    "set_F1", "no_object_accuracy",
+)  # fmt: skip
+LESS_IS_BETTER = {"occlusion_rate_error"}
+Results = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: which encoders there are, and what the paper's table 2 says of it.
+
+    Attributes:
+        name: of its runs.
+        label: in the table.
+        condition: Occlusion Condition Encoder.
+        spatial: Spatial Occlusion Encoder.
+    """
+
+    name: str
+    label: str
+    condition: bool
+    spatial: bool
+
+    def settings(self) -> list[str]:
+        """Overrides of the recipe."""
+        return [
+            f"model.condition_encoder={str(self.condition).lower()}",
+            f"model.spatial_encoder={str(self.spatial).lower()}",
+        ]
+
+
+ROWS = (
+    Row("neither", "neither", False, False),
+    Row("condition", "condition encoder", True, False),
+    Row("spatial", "spatial encoder", False, True),
+    Row("both", "both", True, True),
+)
+
+
+def main() -> None:
+    """Train and score what is missing; write the report after each."""
+    options = _arguments()
+    jobs = [(seed, row) for seed in range(options.seeds) for row in ROWS]
+    for number, (seed, row) in enumerate(jobs):
+        print(f"[{number + 1}/{len(jobs)}] {row.label}, seed {seed}", flush=True)
+        run_job(row, seed, options)
+        results = [json.loads(p.read_text()) for p in sorted(options.runs.glob(f"*-{options.steps}/result.json"))]
+        write_report(results, _facts(options), options.out)
+    print(f"Written: {options.out / 'aura_ablation.md'}")
+
+
+def run_job(row: Row, seed: int, options: argparse.Namespace) -> None:
+    """One training with its score; nothing if it is there already."""
+    from amodal.data.readers.reason_seg import read_reason_seg
+    from amodal.evaluation.reason import AssistantAnswerer, evaluate_reason
+    from amodal.inference.assistant import AmodalAssistant
+    from amodal.training.loop import train
+    from amodal.training.recipe import load_recipe
+
+    folder = options.runs / f"{row.name}-seed{seed}-{options.steps}"
+    if (folder / "result.json").is_file():
+        return
+    shared = [f"seed={seed}", f"output={folder}", f"training.steps={options.steps}", "training.epochs=null"]
+    model = train(load_recipe(options.recipe, [*shared, *row.settings(), *options.set]))
+    report = evaluate_reason(
+        AssistantAnswerer(AmodalAssistant.from_pretrained(str(model))),
+        read_reason_seg(options.questions, options.annotations),
+        max_conversations=options.conversations,
+        name=row.name,
+        answers=folder / "answers.jsonl",
+    )
+    replace(folder / "result.json", json.dumps({"row": row.name, "seed": seed, "metrics": report.metrics}, indent=1))
+
+
+def write_report(results: Results, facts: dict[str, Any], out: Path) -> None:
+    """Replace `aura_ablation.json` and `aura_ablation.md` in a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    verdicts = [verdict(results, row.name, metric) for row in ROWS[1:] for metric in METRICS]
+    content = facts | {"results": results, "against_neither": verdicts}
+    replace(out / "aura_ablation.json", json.dumps(content, indent=1) + "\n")
+    replace(out / "aura_ablation.md", "\n".join(_page(results, facts, verdicts)))
+
+
+def values(results: Results, row: str, metric: str) -> dict[int, float]:
+    """A figure by seed; runs that have none are left out."""
+    return {r["seed"]: r["metrics"][metric] for r in results if r["row"] == row and metric in r["metrics"]}
+
+
+def verdict(results: Results, row: str, metric: str) -> dict[str, Any]:
+    """Whether a row beats the one without encoders, by differences seed by seed.
+
+    `better`: with every seed, by a mean of more than two standard errors; `worse`: the reverse; `open`:
+    anything else, also with a single seed.
+    """
+    before, after = values(results, "neither", metric), values(results, row, metric)
+    sign = -1 if metric in LESS_IS_BETTER else 1
+    found = [sign * (after[seed] - before[seed]) for seed in sorted(before.keys() & after.keys())]
+    mean = statistics.fmean(found) if found else None
+    error = statistics.stdev(found) / len(found) ** 0.5 if len(found) > 1 else None
+    says = "open"
+    if mean is not None and error is not None and abs(mean) > 2 * error:
+        if min(found) > 0:
+            says = "better"
+        elif max(found) < 0:
+            says = "worse"
+    return {"row": row, "metric": metric, "mean_gain": mean, "error": error, "seeds": len(found), "says": says}
+
+
+def _page(results: Results, facts: dict[str, Any], verdicts: list[dict[str, Any]]) -> list[str]:
+    wanted = len(ROWS) * facts["seeds"]
+    state = [] if len(results) >= wanted else [f"**Unfinished: {len(results)} of {wanted} runs.**", ""]
+    labels = {row.name: row.label for row in ROWS}
+    clear = [v for v in verdicts if v["says"] != "open"]
+    return [
+        "# Ablation of AURA's encoders at our scale",
+        "",
+        f"AURA's table 2: every row trained by the recipe of `aura-tiny` for {facts['steps']} steps, from",
+        f"{facts['seeds']} seeds; free generation, protocol `reason`, mean ± standard deviation over seeds. No row",
+        "was tuned.",
+        "",
+        f"```bash\n{facts['command']}\n```",
+        "",
+        *state,
+        "| encoders | " + " | ".join(METRICS) + " |",
+        "| --- |" + " --- |" * len(METRICS),
+        *(
+            f"| {row.label} | " + " | ".join(_cell(values(results, row.name, metric)) for metric in METRICS) + " |"
+            for row in ROWS
+        ),
+        "",
+        "Against the row with neither, a figure is better (or worse) where it is so with every seed and the mean",
+        "gain exceeds two standard errors; everything else is open.",
+        "",
+        *(
+            f"- {labels[v['row']]}: {v['metric']} {v['says']}, gain {v['mean_gain']:+.4f} ± {v['error']:.4f}"
+            for v in clear
+        ),
+        *([] if clear else ["- Everything is open."]),
+        "",
+    ]
+
+
+def _cell(found: dict[int, float]) -> str:
+    if not found:
+        return ""
+    mean = statistics.fmean(found.values())
+    return f"{mean:.3f}" if len(found) < 2 else f"{mean:.3f} ± {statistics.stdev(found.values()):.3f}"
+
+
+def _facts(options: argparse.Namespace) -> dict[str, Any]:
+    command = f"python benchmarks/aura_ablation.py --steps {options.steps} --seeds {options.seeds}"
+    command += f" --conversations {options.conversations}" + "".join(f" --set {s}" for s in options.set)
+    return {"command": command, "steps": options.steps, "seeds": options.seeds, "rows": [row.name for row in ROWS]}
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file, complete or not at all."""
+    temporary = path.with_name(f".writing_{path.name}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--conversations", type=int, default=1000, help="asked of each model, the first in the file")
+    parser.add_argument("--recipe", type=Path, default=ROOT / "recipes/aura/tiny.yaml")
+    parser.add_argument("--annotations", type=Path, default=ROOT / "data/scenes-test/annotations.json")
+    parser.add_argument("--questions", type=Path, default=ROOT / "data/scenes-test/questions.json")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs/aura-ablation")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks")
+    parser.add_argument("--set", action="append", default=[], help="override for every row alike")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    main()
