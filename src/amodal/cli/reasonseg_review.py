@@ -82,7 +82,8 @@ def export_tasks(
     with open_work(work) as manifest:
         policy = work_policy(manifest, reviewers, include_failed)
         result = export_label_studio(manifest, policy, out, picture_url=picture_url, progress=not as_json)
-    typer.echo(json.dumps(result) if as_json else f"Written: {result['tasks']} tasks, {out}/tasks.json and config.xml")
+    counts = f"{result['tasks']} tasks on {result['images']} pictures"
+    typer.echo(json.dumps(result) if as_json else f"Written: {out}/tasks.json, config.xml and images/ ({counts})")
 
 
 @review_app.command("import")
@@ -110,6 +111,8 @@ def import_tasks(
     typer.echo(f"Taken over: {result['taken']} verdicts; {result['known']} were known, {result['empty']} are empty.")
     for line in result["refused"]:
         typer.echo(f"Not taken over: {line}")
+    if result["masks_changed"]:
+        typer.echo(f"Masks drawn over, which is not taken over: pairs {', '.join(map(str, result['masks_changed']))}")
 
 
 @review_app.command()
@@ -136,6 +139,8 @@ def agreement(work: Work, as_json: AsJson = False) -> None:
 
 def _announce(link: str) -> None:
     typer.echo(f"Review: {link}")
+    if "?token=" in link:
+        typer.echo("Whoever has this link may review; it is not encrypted. Ctrl+C stops.")
 
 
 def _figure(value: float | None) -> str:

@@ -148,7 +148,8 @@ def import_label_studio(work: Manifest, policy: Policy, annotated: str | Path) -
             try:
                 counts[_take(work, items, policy, task, annotation)] += 1
             except InputError as error:
-                refused.append(" ".join(f"pair {pair.id}: {error}".split()))
+                line = " ".join(str(error).split())
+                refused.append(line if line.startswith("pair ") else f"pair {pair.id}: {line}")
     taken = {name: counts[name] for name in ("taken", "known", "empty")}
     return {**taken, "refused": refused, "masks_changed": sorted(changed)}
 

@@ -1,0 +1,108 @@
+"""`amodal reasonseg review`: what it prints, and one line for a mistake."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from amodal.cli.main import main
+from amodal.datagen.manifest import open_work
+from amodal.datagen.review import Policy, submit
+from tests.datagen.toy_work import toy_work
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    with toy_work(tmp_path) as manifest:
+        return manifest.folder
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["reasonseg", "review", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["reasonseg", "review", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_label_studio_there_and_back(capsys: pytest.CaptureFixture[str], work: Path, tmp_path: Path) -> None:
+    pytest.importorskip("label_studio_sdk", reason="needs the extra label-studio")
+    out = tmp_path / "tasks"
+    made = json.loads(run(capsys, "export", str(work), "--to", "label-studio", "--out", str(out), "--json"))
+    assert made == {"tasks": 3, "images": 2, "objects": 2}
+    tasks = json.loads((out / "tasks.json").read_text())
+    for task in tasks:
+        choice = {"from_name": "verdict", "to_name": "image", "type": "choices", "value": {"choices": ["reject"]}}
+        drawn = {"type": "brushlabels", "value": {"rle": [1], "brushlabels": ["1 whole"]}}
+        task["annotations"] = [{"completed_by": 1, "result": [choice, drawn]}, {"completed_by": 2, "result": [choice]}]
+    tasks[0]["annotations"].append({"completed_by": 3, "result": [choice]})
+    (tmp_path / "annotated.json").write_text(json.dumps(tasks))
+    said = run(capsys, "import", str(work), str(tmp_path / "annotated.json"), "--from", "label-studio").splitlines()
+    assert said == [
+        "Taken over: 6 verdicts; 0 were known, 0 are empty.",
+        "Not taken over: pair 1: expected one that is open for review, got one that is rejected",
+        "Masks drawn over, which is not taken over: pairs 1, 2, 3",
+    ]
+    with open_work(work) as manifest:
+        assert manifest.pair_counts()["rejected"] == 3
+
+
+def test_agreement(capsys: pytest.CaptureFixture[str], work: Path) -> None:
+    assert "Fleiss' kappa: undefined (0 pairs" in run(capsys, "agreement", str(work))
+    with open_work(work) as manifest:
+        for number, verdicts in enumerate((("accept", "accept"), ("accept", "reject"), ("reject", "reject")), start=1):
+            for name, verdict in zip(("ada", "bob"), verdicts, strict=True):
+                submit(manifest, number, name, verdict, Policy())  # type: ignore[arg-type]
+    assert run(capsys, "agreement", str(work)).splitlines() == [
+        "3 pairs judged by two people or more, 0.667 of verdicts equal",
+        "Fleiss' kappa: 0.333 (3 pairs, 2 verdicts each)",
+        "Cohen's kappa of ada and bob: 0.400 (3 pairs)",
+    ]
+
+
+def test_mistakes(capsys: pytest.CaptureFixture[str], work: Path, tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "nowhere")
+    for command in (["serve", nowhere], ["agreement", nowhere], ["export", nowhere, "--out", nowhere]):
+        assert "work: expected a folder made by" in refused(capsys, *command)
+    assert "reviewers: expected 1 or more" in refused(capsys, "serve", str(work), "--reviewers", "0")
+    assert "lease: expected a time above 0" in refused(capsys, "serve", str(work), "--lease", "-1")
+    assert "token: expected 16 or more" in refused(capsys, "serve", str(work), "--token", "short")
+    assert "address that is free" in refused(capsys, "serve", str(work), "--host", "no.such.host.invalid")
+    assert "tool: expected label-studio, got 'paper'" in refused(
+        capsys, "export", str(work), "--to", "paper", "--out", nowhere
+    )
+    assert "annotated: expected a file" in refused(capsys, "import", str(work), nowhere)
+    assert not Path(nowhere).exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "extra"),
+    [
+        ("fastapi", ["serve", "WORK"], "reasonseg"),
+        ("label_studio_sdk", ["export", "WORK", "--out", "OUT"], "label-studio"),
+        ("sklearn.metrics", ["agreement", "WORK"], "reasonseg"),
+        ("statsmodels.stats.inter_rater", ["agreement", "WORK"], "reasonseg"),
+    ],
+)
+def test_a_missing_library_is_named_with_its_extra(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    work: Path,
+    tmp_path: Path,
+    module: str,
+    arguments: list[str],
+    extra: str,
+) -> None:
+    with open_work(work) as manifest:
+        for name in ("ada", "bob"):
+            submit(manifest, 1, name, "accept", Policy())
+    monkeypatch.setitem(sys.modules, module, None)
+    known = {"WORK": str(work), "OUT": str(tmp_path / "out")}
+    assert f"amodal[{extra}]" in refused(capsys, *[known.get(a, a) for a in arguments])
