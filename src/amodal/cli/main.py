@@ -14,6 +14,7 @@ from amodal.cli.evaluation import evaluate_app
 from amodal.cli.info import info
 from amodal.cli.reasonseg import reasonseg_app
 from amodal.cli.segment import segment
+from amodal.cli.serve import serve
 from amodal.cli.train import train
 from amodal.errors import InputError
 
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (segment, train, info):
+for command in (segment, train, info, serve):
     app.command()(command)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(data_app, name="data", help="Make datasets with known amodal truth.")
