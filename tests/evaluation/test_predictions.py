@@ -1,0 +1,198 @@
+"""The predictions file: what is read, what is refused, and that scoring it equals scoring its maker."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from amodal.errors import InputError
+from amodal.evaluation.answers import Answer
+from amodal.evaluation.evaluator import evaluate, evaluate_predictions
+from amodal.evaluation.plan import Plan, sizes_of
+from amodal.evaluation.predictions import Prediction, PredictionsWriter, by_object, read_predictions
+from amodal.ops.rle import encode_mask
+from tests.drawing import mask
+from tests.evaluation.world import perfect, shifted, toy, write
+
+PIXEL = encode_mask(mask("#...", "...."))
+OTHER = encode_mask(mask("....", "..##"))
+SIZES = {1: (2, 4)}
+GOOD = {"image_id": 1, "annotation_id": 5, "category_id": 2, "segmentation": PIXEL, "score": 0.5}
+
+
+def quiet(**changes: Any) -> Plan:
+    return Plan(progress=False, **changes)
+
+
+def read(path: Path, **options: Any) -> list[Prediction]:
+    return list(read_predictions(path, SIZES, **options))
+
+
+def test_a_record_is_read(tmp_path: Path) -> None:
+    (one,) = read(write(tmp_path / "p.json", [GOOD | {"visible_segmentation": OTHER}]))
+    assert one == Prediction(1, 5, 2, Answer(PIXEL, OTHER, 0.5))
+    (bare,) = read(write(tmp_path / "q.json", [{"image_id": 1, "segmentation": PIXEL}]))
+    assert bare == Prediction(1, None, None, Answer(PIXEL, None, 1.0), scored=False)
+
+
+def test_polygons_and_uncompressed_runs_are_masks_too(tmp_path: Path) -> None:
+    runs = {"size": [2, 4], "counts": [0, 1, 7]}
+    path = write(tmp_path / "p.json", [GOOD | {"segmentation": m} for m in (runs, [[0, 0, 1, 0, 1, 1, 0, 1]])])
+    assert [one.answer.amodal for one in read(path)] == [PIXEL, PIXEL]
+
+
+def test_the_visible_mask_can_be_united(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.json", [GOOD | {"visible_segmentation": OTHER}])
+    (one,) = read(path, union_visible=True)
+    assert one.answer.amodal == encode_mask(mask("#...", "..##"))
+    lacking = write(tmp_path / "q.json", [GOOD])
+    with pytest.raises(InputError, match=r"record 0: expected a visible_segmentation to unite with, got none"):
+        read(lacking, union_visible=True)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"image_id": 9}, "record 0: expected the image_id of an annotated image, got 9"),
+        ({"image_id": "1"}, "record 0: expected image_id to be an integer, got '1'"),
+        ({"image_id": True}, "expected image_id to be an integer, got True"),
+        ({"annotation_id": 1.5}, "expected annotation_id to be an integer, got 1.5"),
+        ({"score": "high"}, "expected score to be a finite number, got 'high'"),
+        ({"score": float("inf")}, "expected score to be a finite number, got inf"),
+        ({"segmentation": None}, "segmentation: expected polygons or an RLE, got None"),
+        ({"segmentation": {"size": [3, 4], "counts": "1"}}, r"segmentation: expected an RLE of size \[2, 4\]"),
+        ({"segmentation": [[0, 0, float("nan"), 1, 1, 1]]}, "segmentation: expected finite coordinates, got NaN"),
+        ({"segmentation": {"size": [2, 4], "counts": "0" * 100}}, r"expected at most 63 counts .* got 100"),
+        ({"segmentation": {"size": [2, 4], "counts": "###"}}, "segmentation: expected an RLE's counts"),
+        (
+            {"visible_segmentation": {"size": [2, 4], "counts": [3]}},
+            "visible_segmentation: expected runs over 8 pixels",
+        ),
+    ],
+)
+def test_bad_records_are_refused_by_position(record: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        read(write(tmp_path / "p.json", [GOOD | record]))
+    assert str(caught.value).startswith(f"predictions {tmp_path / 'p.json'}: record 0: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[{", "expected JSON"),
+        ('{"annotations": [{"image_id": 1}]}', "expected a list of records, got other content"),
+        ("[1, 2]", "expected a list of records, got other content"),
+        ("", "expected JSON"),
+    ],
+)
+def test_files_that_are_no_predictions(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        read(path)
+    assert str(caught.value).startswith("predictions")
+
+
+def test_missing_files_and_folders(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="predictions: expected a file, got .* does not exist"):
+        read(tmp_path / "none.json")
+    with pytest.raises(InputError, match="predictions: expected a file, got .* is a folder"):
+        read(tmp_path)
+
+
+def test_objects_are_named_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected one record an object, got two for annotation 5"):
+        by_object(read(write(tmp_path / "p.json", [GOOD, GOOD])))
+    unnamed = write(tmp_path / "q.json", [{"image_id": 1, "segmentation": PIXEL}])
+    with pytest.raises(InputError, match="expected an annotation_id in each record"):
+        by_object(read(unnamed))
+
+
+def test_written_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "p.json"
+    predictions = [Prediction(1, 5, 2, Answer(PIXEL, OTHER, 0.25)), Prediction(1, None, None, Answer(OTHER, None))]
+    with PredictionsWriter(path) as writer:
+        for one in predictions:
+            writer.add(one)
+        assert not path.exists()
+    assert read(path) == [predictions[0], predictions[1]]
+    with PredictionsWriter(tmp_path / "empty.json"):
+        pass
+    assert json.loads((tmp_path / "empty.json").read_text()) == []
+    with pytest.raises(KeyError), PredictionsWriter(tmp_path / "half.json"):
+        raise KeyError
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty.json", "new"]
+    with pytest.raises(InputError, match="save-predictions: expected a file, got the folder"):
+        PredictionsWriter(tmp_path)
+
+
+def test_perfect_predictions_score_one_and_shifted_ones_what_they_overlap(tmp_path: Path) -> None:
+    _, dataset = toy(tmp_path)
+    records = perfect(dataset)
+    report = evaluate_predictions(write(tmp_path / "p.json", records), dataset, quiet())
+    assert [report.metrics[f"mIoU_{n}"] for n in ("full", "occ", "visible")] == [1, 1, 1]
+    assert report.options["model"] == "p.json"
+    assert report.options["box_source"] is None
+    moved = [r | {"segmentation": shifted(r["segmentation"], 6)} for r in records]
+    report = evaluate_predictions(write(tmp_path / "m.json", moved), dataset, quiet(), box_source="gt_amodal")
+    assert report.metrics["mIoU_full"] == pytest.approx(18 / 30)  # 24 x 24 squares, six columns off
+    assert report.options["box_source"] == "gt_amodal"
+
+
+def test_objects_without_a_prediction_score_nothing_and_are_counted(tmp_path: Path) -> None:
+    _, dataset = toy(tmp_path)
+    path = write(tmp_path / "p.json", perfect(dataset)[1:])
+    report = evaluate_predictions(path, dataset, quiet())
+    assert report.metrics["mIoU_full"] == pytest.approx(3 / 4)
+    assert report.options["num_without_answer"] == 1
+    assert report.options["without_answer"] == [1]
+    assert report.options["num_unused_predictions"] == 0
+
+
+def test_predictions_of_other_objects_are_counted_or_refused(tmp_path: Path) -> None:
+    _, dataset = toy(tmp_path)
+    records = perfect(dataset)
+    extra = write(tmp_path / "p.json", [*records, records[0] | {"annotation_id": 99}])
+    assert evaluate_predictions(extra, dataset, quiet()).options["num_unused_predictions"] == 1
+    strangers = write(tmp_path / "q.json", [r | {"annotation_id": 1000 + i} for i, r in enumerate(records)])
+    with pytest.raises(InputError, match="expected records of the annotated objects, got none of their ids"):
+        evaluate_predictions(strangers, dataset, quiet())
+
+
+def test_without_visible_masks_what_needs_them_is_left_out(tmp_path: Path) -> None:
+    _, dataset = toy(tmp_path)
+    records = [{k: v for k, v in r.items() if k != "visible_segmentation"} for r in perfect(dataset)]
+    report = evaluate_predictions(write(tmp_path / "p.json", records), dataset, quiet())
+    assert "mIoU_visible" not in report.metrics
+    assert "hull_own_visible" not in report.baselines
+    assert "hull_true_visible" in report.baselines
+
+
+def test_the_file_a_model_leaves_scores_as_the_model(tmp_path: Path) -> None:
+    _, dataset = toy(tmp_path)
+
+    class Noisy:
+        def predict(self, image: np.ndarray, boxes_xyxy: np.ndarray) -> list[Answer]:
+            rng = np.random.default_rng(int(boxes_xyxy.sum()))
+            return [
+                Answer(*(encode_mask(rng.random(image.shape[:2]) < 0.5) for _ in range(2)), float(rng.random()))
+                for _ in boxes_xyxy
+            ]
+
+    path = tmp_path / "saved.json"
+    plan = quiet(save_predictions=path)
+    report = evaluate(Noisy(), dataset, plan=plan)
+    again = evaluate_predictions(path, dataset, quiet())
+    assert again.metrics == report.metrics
+    assert again.by_occlusion == report.by_occlusion
+    assert again.baselines == report.baselines
+    assert again.options["objects_sha256"] == report.options["objects_sha256"]
+    assert {r["annotation_id"] for r in json.loads(path.read_text())} == {1, 2, 3, 4}
+
+
+def test_sizes_are_those_of_the_images(tmp_path: Path) -> None:
+    assert sizes_of(toy(tmp_path)[1]) == {1: (64, 64), 2: (64, 64)}
