@@ -190,8 +190,8 @@ def test_a_file_reads_back_and_is_the_same_for_the_same_seed(annotations: Path, 
     turns = [turn for c in read.conversations for turn in c.turns]
     assert 0.12 < sum(not t.objects for t in turns) / len(turns) < 0.3
     assert sum(len(t.objects) > 1 for t in turns) / len(turns) > 0.1
-    assert {c.kind == "conversation" for c in read.conversations} == {True, False}
-    assert max(len(c.turns) for c in read.conversations) == 5
+    assert {len(c.turns) for c in read.conversations} == {1, 2, 3, 4, 5}
+    assert {t.kind for t in turns} >= {"use", "need", "most_hidden", "it_hides", "them_most"}
     per_picture = Counter((c.image.id, t.question) for c in read.conversations for t in c.turns)
     assert max(per_picture.values()) == 1
     answers = Counter((c.image.id, t.answer) for c in read.conversations for t in c.turns if t.objects)

@@ -37,7 +37,7 @@ def test_one_turn(annotations: Path, tmp_path: Path) -> None:
     dataset = read(annotations, tmp_path, [GOOD | {"kind": "hidden", "note": "ignored"}])
     (conversation,) = dataset.conversations
     (turn,) = conversation.turns
-    assert (conversation.id, conversation.kind, conversation.image.id) == (1, "hidden", 1)
+    assert (conversation.id, turn.kind, conversation.image.id) == (1, "hidden", 1)
     assert conversation.image.load().shape == (64, 64, 3)
     assert [thing.id for thing in turn.objects] == [1, 2]
     assert turn.phrases == ("The red square", "a green one")
@@ -48,6 +48,7 @@ def test_one_turn(annotations: Path, tmp_path: Path) -> None:
 
 def test_several_turns_and_answers_without_an_object(annotations: Path, tmp_path: Path) -> None:
     record = GOOD | {"question": ["And blue?", " Both,\n please. "], "answer": ["None is.", "{seg:2} then {seg:1}"]}
+    record["kind"] = ["colour", None]
     dataset = read(annotations, tmp_path, [record, GOOD | {"id": "b", "image_id": 2, "answer": "No."}])
     first, second = dataset.conversations[0].turns
     assert dataset.num_turns == 3
@@ -56,6 +57,9 @@ def test_several_turns_and_answers_without_an_object(annotations: Path, tmp_path
     assert second.question == "Both, please."
     assert [thing.id for thing in second.objects] == [2, 1]
     assert second.phrases == (None, None)
+    assert (first.kind, second.kind) == ("colour", None)
+    both = read(annotations, tmp_path, [record | {"kind": "talk"}]).conversations[0].turns
+    assert [turn.kind for turn in both] == ["talk", "talk"]
 
 
 def test_a_phrase_names_all_placeholders_right_after_it(annotations: Path, tmp_path: Path) -> None:
@@ -101,7 +105,8 @@ def test_plain_text_keeps_the_stops_where_they_belong() -> None:
         ({"image_id": 7}, "expected image_id of an image in the annotations, got 7"),
         ({"image_id": [1]}, r"expected image_id of an image in the annotations, got \[1\]"),
         ({"id": None}, "expected a number or text as id, got None"),
-        ({"kind": 2}, "expected kind as text, got 2"),
+        ({"kind": 2}, "expected kind as text, or as a list of one a turn, got 2"),
+        ({"kind": ["a", "b"]}, r"as a list of one a turn, got \['a', 'b'\]"),
     ],
 )
 def test_mistakes_are_named(annotations: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:

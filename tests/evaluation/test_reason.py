@@ -111,7 +111,7 @@ def test_visible_masks_for_amodal_ones(dataset: ReasonDataset) -> None:
 def test_kinds_of_questions_stand_apart(dataset: ReasonDataset) -> None:
     rows = evaluate_reason(Knowing(dataset), dataset, progress=False).by_kind
     assert sum(row["num_answers"] for row in rows) == dataset.num_turns
-    assert {row["kind"] for row in rows} == {c.kind for c in dataset.conversations}
+    assert {row["kind"] for row in rows} == {t.kind for c in dataset.conversations for t in c.turns}
 
 
 def test_teacher_forcing_gives_the_words_and_says_so(dataset: ReasonDataset) -> None:
@@ -237,7 +237,7 @@ def test_report_on_disk_and_as_tables(dataset: ReasonDataset, tmp_path: Path) ->
     for table in report.tables():
         console.print(table)
     text = console.export_text()
-    for part in ("reason, free:", "gIoU_amodal", "no_object_accuracy", "conversation", "100.000", "> 70 %"):
+    for part in ("reason, free:", "gIoU_amodal", "no_object_accuracy", "it_hides", "100.000", "> 70 %"):
         assert part in text
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="out: expected a file to write to"):

@@ -165,7 +165,7 @@ def _scored(
         names = None if teacher_forced else (named, true_named)
         score = score_answer(reply.objects, _true_masks(turn), names)
         said = None if teacher_forced else plain_text(reply.text)
-        records.append(AnswerRecord(turn.question, said, named, turn.text, true_named, conversation.kind, score))
+        records.append(AnswerRecord(turn.question, said, named, turn.text, true_named, turn.kind, score))
     return records
 
 

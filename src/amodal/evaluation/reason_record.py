@@ -23,7 +23,7 @@ class AnswerRecord:
         named: kinds it named.
         true_text: the true answer in words.
         true_named: kinds that it names.
-        kind: of the conversation, if its file says.
+        kind: sort of question, if the file says.
         score: of the masks and names.
     """
 

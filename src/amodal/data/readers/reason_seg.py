@@ -8,7 +8,8 @@ The question file is a JSON list, one conversation a record:
 `{seg:ID}` stands where the model writes its `[SEG]` and names an annotation of the same image;
 `<p>...</p>` right before one or several placeholders holds the words that name them. In a
 conversation of several turns `question` and `answer` are lists of the same length. `kind`, a word of
-the writer's own, is optional; other keys are left alone.
+the writer's own for the sort of question or a list of one a turn, is optional; other keys are left
+alone.
 """
 
 from __future__ import annotations
@@ -43,12 +44,14 @@ class ReasonTurn:
         answer: text with `{seg:ID}` placeholders and phrase markup.
         objects: in the order of the placeholders; empty where nothing in the picture answers.
         phrases: words that name each object, or None where the answer marks none.
+        kind: what sort of question it is, if the file says.
     """
 
     question: str
     answer: str
     objects: tuple[ObjectSample, ...]
     phrases: tuple[str | None, ...]
+    kind: str | None = None
 
     def with_token(self, token: str) -> str:
         """The answer with `token` at each placeholder, phrase markup kept: what a model learns to write."""
@@ -68,13 +71,11 @@ class Conversation:
         id: the record's own.
         image: the picture with all its objects.
         turns: in order.
-        kind: what sort of question it is, if the file says.
     """
 
     id: int | str
     image: ImageSample
     turns: tuple[ReasonTurn, ...]
-    kind: str | None = None
 
 
 @dataclass(frozen=True)
@@ -194,9 +195,6 @@ def _conversation(record: dict[str, Any], images: dict[int, ImageSample], owner:
     image = images.get(record["image_id"]) if isinstance(record["image_id"], int) else None
     if image is None:
         raise InputError(f"expected image_id of an image in the annotations, got {record['image_id']!r}")
-    kind = record.get("kind")
-    if kind is not None and not isinstance(kind, str):
-        raise InputError(f"expected kind as text, got {kind!r}")
     asked, answered = _listed(record["question"]), _listed(record["answer"])
     several = isinstance(record["question"], list), isinstance(record["answer"], list)
     if len(asked) != len(answered) or several[0] != several[1] or not asked:
@@ -204,12 +202,20 @@ def _conversation(record: dict[str, Any], images: dict[int, ImageSample], owner:
             f"expected as many answers as questions, got {len(asked)} questions and {len(answered)} answers"
         )
     things = {thing.id: thing for thing in image.objects}
-    turns = tuple(_turn(q, a, image.id, things, owner) for q, a in zip(asked, answered, strict=True))
-    return Conversation(record["id"], image, turns, kind)
+    texts = zip(asked, answered, _kinds(record.get("kind"), len(asked)), strict=True)
+    return Conversation(record["id"], image, tuple(_turn(*text, image.id, things, owner) for text in texts))
+
+
+def _kinds(kind: Any, count: int) -> list[str | None]:
+    """One kind a turn; a single one is that of all turns."""
+    kinds: list[Any] = kind if isinstance(kind, list) else [kind] * count
+    if len(kinds) != count or not all(k is None or isinstance(k, str) for k in kinds):
+        raise InputError(f"expected kind as text, or as a list of one a turn, got {kind!r}")
+    return kinds
 
 
 def _turn(
-    question: Any, answer: Any, image_id: int, things: dict[int, ObjectSample], owner: dict[int, int]
+    question: Any, answer: Any, kind: str | None, image_id: int, things: dict[int, ObjectSample], owner: dict[int, int]
 ) -> ReasonTurn:
     question = check_question(question)
     mentions = parse_answer(answer)
@@ -222,7 +228,7 @@ def _turn(
         if amodal is None or rle_area(amodal) == 0:
             raise InputError(f"expected a mask for each placeholder, got {{seg:{number}}}, whose amodal mask is empty")
     objects = tuple(things[number] for number, _ in mentions)
-    return ReasonTurn(question, answer, objects, tuple(phrase for _, phrase in mentions))
+    return ReasonTurn(question, answer, objects, tuple(phrase for _, phrase in mentions), kind)
 
 
 def _listed(value: Any) -> Sequence[Any]:

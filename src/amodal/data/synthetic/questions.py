@@ -152,4 +152,5 @@ def _records(dataset: AnnotatedDataset, seed: int, words: Words, count: int | No
 def _texts(turns: list[Ask]) -> dict[str, Any]:
     if len(turns) == 1:
         return {"kind": turns[0].kind, "question": turns[0].question, "answer": turns[0].answer}
-    return {"kind": "conversation", "question": [t.question for t in turns], "answer": [t.answer for t in turns]}
+    asked, answered = [t.question for t in turns], [t.answer for t in turns]
+    return {"kind": [t.kind for t in turns], "question": asked, "answer": answered}
