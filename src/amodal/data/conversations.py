@@ -53,6 +53,8 @@ class PictureConversations(Dataset[dict[str, Any]]):
         processor: of the model; its tokenizer knows the mask token.
         max_turns: turns a sequence; a longer conversation is cut at its end.
         max_tokens: tokens a sequence, the picture's included; turns that do not fit are left out.
+        max_masks: mask tokens a sequence whose masks are learned, drawn at random; all if None. The
+            same few objects come back in many answers.
         naming_cells: image tokens along each side, for the auxiliary naming loss; 0 for none.
         features: of the frozen backbone, in the place of its pixels.
 
@@ -67,12 +69,13 @@ class PictureConversations(Dataset[dict[str, Any]]):
         *,
         max_turns: int,
         max_tokens: int,
+        max_masks: int | None = None,
         naming_cells: int = 0,
         features: FeatureCache | None = None,
     ) -> None:
         self.sources = list(sources)
         self.processor = processor
-        self.max_turns, self.max_tokens = max_turns, max_tokens
+        self.max_turns, self.max_tokens, self.max_masks = max_turns, max_tokens, max_masks
         self.naming_cells = naming_cells
         self.features = features
         self._pictures = [_by_picture(source.dataset) for source in self.sources]
@@ -100,10 +103,15 @@ class PictureConversations(Dataset[dict[str, Any]]):
         """One sequence: tensors of the LLM's row, and the true masks of its mask tokens."""
         source, position, seed = key
         picture = self._pictures[source][position]
-        order = np.random.default_rng(seed).permutation(len(picture.conversations))
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(len(picture.conversations))
         pixels = picture.image.load()
         row, objects = self._sequence(pixels, [picture.conversations[i] for i in order])
-        item: dict[str, Any] = {"row": row, **self._masks(objects), "pad": self.processor.pad_token_id}
+        chosen = np.zeros(len(objects), bool)
+        chosen[rng.permutation(len(objects))[: self.max_masks]] = True
+        shown = [thing for thing, wanted in zip(objects, chosen, strict=True) if wanted]
+        item: dict[str, Any] = {"row": row, "pad": self.processor.pad_token_id, "chosen": torch.from_numpy(chosen)}
+        item |= self._masks(shown)
         if self.features is None:
             item["sam_pixel_values"] = self.processor.sam_pixels(pixels)
         else:
@@ -172,7 +180,7 @@ def collate_conversations(items: list[dict[str, Any]]) -> dict[str, Tensor]:
     Returns:
         What the LLM's processor makes, padded at the end, with `labels` (B, T); `visible_masks` and
         `amodal_masks` (N, S, S) bool and `has_amodal` (N,) in the order of the mask tokens, row by
-        row; `sam_pixel_values` (B, 3, S, S) or `image_embeddings` (B, C, h, w); `names`
+        row, of those that are `chosen`; `sam_pixel_values` (B, 3, S, S) or `image_embeddings` (B, C, h, w); `names`
         (B, image tokens) if asked for.
     """
     batch = pad_rows([item["row"] for item in items], items[0]["pad"], front=False)

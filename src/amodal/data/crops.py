@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -34,6 +34,14 @@ MAX_POINTS = 3
 NEGATIVE_SHARE = 0.2  # of point prompts: one more point, on what is not the object
 
 BoxSource = Literal["visible", "amodal"]
+
+
+class HasLengths(Protocol):
+    """A dataset of several sources."""
+
+    @property
+    def lengths(self) -> list[int]:
+        """Samples of each source."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +231,7 @@ class StepSampler:
         return keys[batch * self.parts + self.part :: self.parts * self.accumulation]
 
 
-def evaluation_keys(dataset: ObjectCrops, limit: int, seed: int) -> list[Key]:
+def evaluation_keys(dataset: HasLengths, limit: int, seed: int) -> list[Key]:
     """A fixed random choice of up to `limit` objects over all sources."""
     keys: list[Key] = [(s, i, (seed,)) for s, n in enumerate(dataset.lengths) for i in range(n)]
     chosen = np.random.default_rng(seed).permutation(len(keys))[:limit]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import SamConfig
 
+from amodal.data.conversations import PictureConversations
 from amodal.data.crops import ObjectCrops, Source
 from amodal.data.readers import read_dataset
 from amodal.data.samples import AnnotatedDataset
@@ -18,9 +19,18 @@ from amodal.data.splits import select_split
 from amodal.errors import InputError
 from amodal.models.plug import PlugModel
 from amodal.models.sam import load_sam, new_sam
+from amodal.tasks.aura import AuraTask
 from amodal.tasks.plug import PlugTask
 from amodal.tasks.sam import SamTask
-from amodal.training.recipe import PlugModelRecipe, Recipe, SamModelRecipe, SourceRecipe, TrainingRecipe
+from amodal.training.aura import AuraModelRecipe, build_aura
+from amodal.training.recipe import (
+    DataRecipe,
+    PlugModelRecipe,
+    Recipe,
+    SamModelRecipe,
+    SourceRecipe,
+    TrainingRecipe,
+)
 
 
 class Task(Protocol):
@@ -32,6 +42,10 @@ class Task(Protocol):
     def __call__(self, model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Named losses of a batch; their sum is minimised."""
 
+
+class PromptedTask(Task, Protocol):
+    """A task whose objects are prompted, one answer a prompt."""
+
     def predict(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Visible and amodal probabilities (B, P, S, S)."""
 
@@ -42,14 +56,19 @@ class Training:
 
     model: nn.Module
     task: Task
-    train: ObjectCrops
-    validation: ObjectCrops
+    train: ObjectCrops | PictureConversations
+    validation: ObjectCrops | PictureConversations
     mask_threshold: float
 
 
 def build(recipe: Recipe) -> Training:
     """Build everything a recipe names. Raises `InputError` for data or bases it cannot read."""
     settings = recipe.model
+    if isinstance(settings, AuraModelRecipe):
+        aura, asked, held_out = build_aura(recipe)
+        answers = AuraTask(aura.config)
+        return Training(answers.prepare(aura), answers, asked, held_out, aura.config.mask_threshold)
+    assert isinstance(recipe.data, DataRecipe)
     plug = settings.config() if isinstance(settings, PlugModelRecipe) else None
     shape: Any = settings if plug is None else plug
     model, task, threshold = _model_and_task(settings, recipe.seed)
@@ -72,7 +91,7 @@ def build(recipe: Recipe) -> Training:
     return Training(task.prepare(model), task, train, validation, threshold)
 
 
-def _model_and_task(settings: SamModelRecipe | PlugModelRecipe, seed: int) -> tuple[nn.Module, Task, float]:
+def _model_and_task(settings: SamModelRecipe | PlugModelRecipe, seed: int) -> tuple[nn.Module, PromptedTask, float]:
     """Untrained model, its task, and the probability above which a pixel is foreground."""
     torch.manual_seed(seed)
     if isinstance(settings, PlugModelRecipe):

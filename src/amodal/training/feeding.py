@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from amodal.data.conversations import PictureConversations, collate_conversations
 from amodal.data.crops import ObjectCrops, StepSampler, collate, limit_threads
 from amodal.training.recipe import Recipe
 
 Batch = dict[str, Tensor]
+Samples = ObjectCrops | PictureConversations
 
 
 def step_sampler(
-    recipe: Recipe, crops: ObjectCrops, start: int, stop: int, *, part: int = 0, parts: int = 1
+    recipe: Recipe, crops: Samples, start: int, stop: int, *, part: int = 0, parts: int = 1
 ) -> StepSampler:
     """Keys of steps `start` to `stop` for process `part` of `parts`."""
     settings = recipe.training
@@ -32,12 +37,12 @@ def step_sampler(
     )
 
 
-def loader(crops: ObjectCrops, sampler: Any, workers: int) -> DataLoader[Batch]:
+def loader(crops: Samples, sampler: Any, workers: int) -> DataLoader[Batch]:
     """Collated batches of a sampler's keys; pinned where there is a GPU to copy to."""
     return DataLoader(
         crops,
         batch_sampler=sampler,
-        collate_fn=collate,
+        collate_fn=collate_conversations if isinstance(crops, PictureConversations) else collate,
         num_workers=workers,
         worker_init_fn=_init_worker,
         prefetch_factor=4 if workers else None,
@@ -52,3 +57,15 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 def _init_worker(_: int) -> None:
     limit_threads()
+    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _leave_with(parent: int) -> None:
+    """End this worker once its parent is gone.
+
+    torch's own watch over a killed parent ends the worker's loop, but not the worker, which waits
+    for somebody to take the batches it has made.
+    """
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

@@ -21,6 +21,8 @@ from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from amodal.data.conversations import PictureConversations
+from amodal.data.crops import ObjectCrops
 from amodal.errors import InputError
 from amodal.training.average import MovingAverage
 from amodal.training.build import Training, build, learning_rate_factor, total_steps
@@ -45,7 +47,10 @@ from amodal.training.state import (
     uses_deepspeed,
     whole_model,
 )
-from amodal.training.validation import fixed_predictions, validate
+from amodal.training.validation import fixed_predictions, validate, validate_answers
+
+DECISIVE = {"sam": ("visible",), "plug": ("full", "occ"), "aura": ("visible", "full", "token")}
+"""Figures whose sum says which weights are the best so far."""
 
 
 def train(recipe: Recipe, *, progress: bool = True, stop_after: int | None = None, resume: bool = True) -> Path:
@@ -220,22 +225,21 @@ class _Run:
     def _validate(self, step: int, state: dict[str, Any], record: Record) -> None:
         """Score the weights as they would be saved, and save them if none were better."""
         averaged = nullcontext() if self.average is None else self.average.applied(self.training.model)
-        crops, task = self.training.validation, self.training.task
+        samples, task = self.training.validation, self.training.task
         settings, seed = self.settings, self.recipe.seed
         with averaged:
-            metrics = validate(
-                self.accelerator, self.model, task, crops,
+            score = validate_answers if isinstance(samples, PictureConversations) else validate
+            metrics = score(
+                self.accelerator, self.model, task, samples,
                 limit=settings.validation_objects, batch_size=settings.batch_size,
                 threshold=self.training.mask_threshold, workers=settings.workers, seed=seed,
             )  # fmt: skip
-            score = metrics["visible"] if self.recipe.task == "sam" else metrics["full"] + metrics["occ"]
-            if score >= state["best"]:
-                state["best"] = score
+            total = sum(metrics[name] for name in DECISIVE[self.recipe.task])
+            if total >= state["best"]:
+                state["best"] = total
                 self._save_model()
-            if settings.picture_objects > 0:
-                shown = fixed_predictions(
-                    self.accelerator, self.model, task, crops, settings.picture_objects, seed
-                )
+            if settings.picture_objects > 0 and isinstance(samples, ObjectCrops):
+                shown = fixed_predictions(self.accelerator, self.model, task, samples, settings.picture_objects, seed)
                 record.picture(step, draw_sheet(*shown, self.training.mask_threshold))
         record.log(step, {f"val_{name}": value for name, value in metrics.items()})
         record.draw()
@@ -278,8 +282,9 @@ def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
             gradient_accumulation_steps=settings.accumulation,
             log_with=list(settings.trackers) or None,
             project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "logs")),
-            # A batch prompted by boxes leaves SAM's point embeddings out, and the other way round.
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=recipe.task == "sam")],
+            # A batch prompted by boxes leaves SAM's point embeddings out, and the other way round; a
+            # batch of answers without an object leaves AURA's decoders out.
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=recipe.task != "plug")],
         )
     except ValueError as error:
         if "mixed precision" not in str(error):

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, create_model
+from pydantic import Field, SerializeAsAny, ValidationError, create_model
 
 from amodal.data.splits import Split
 from amodal.data.transforms import Augmentation
 from amodal.errors import InputError
 from amodal.models.plug import PlugConfig
-
-Positive = Annotated[int, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Strict(BaseModel):
-    """A section: unknown keys and wrong types are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+from amodal.training.aura import AURA_MODEL, AuraDataRecipe, AuraModelRecipe, ReasonSourceRecipe
+from amodal.training.sections import NotNegative, Positive, Share, Strict, config_fields
 
 
 class SamModelRecipe(Strict):
@@ -57,15 +48,9 @@ class PlugModelRecipe(Strict):
         return PlugConfig(**fields, **more)
 
 
-def _plug_fields() -> dict[str, Any]:
-    """Types and defaults of `PlugConfig`, which has them in the one place."""
-    types = get_type_hints(PlugConfig.__init__)
-    parameters = inspect.signature(PlugConfig.__init__).parameters
-    filled_in = {"self", "sam", "base", "kwargs"}
-    return {name: (types[name], p.default) for name, p in parameters.items() if name not in filled_in}
-
-
-PLUG_MODEL: type[PlugModelRecipe] = create_model("PlugFields", __base__=PlugModelRecipe, **_plug_fields())
+PLUG_MODEL: type[PlugModelRecipe] = create_model(
+    "PlugFields", __base__=PlugModelRecipe, **config_fields(PlugConfig.__init__, {"sam", "base"})
+)
 
 
 class SourceRecipe(Strict):
@@ -131,12 +116,12 @@ class Recipe(Strict):
     from, instead of random ones or the base's.
     """
 
-    task: Literal["sam", "plug"]
+    task: Literal["sam", "plug", "aura"]
     init: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     output: str
-    model: SamModelRecipe | SerializeAsAny[PlugModelRecipe]
-    data: DataRecipe
+    model: SamModelRecipe | SerializeAsAny[PlugModelRecipe] | SerializeAsAny[AuraModelRecipe]
+    data: DataRecipe | AuraDataRecipe
     training: TrainingRecipe
 
 
@@ -165,20 +150,25 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
 def parse_recipe(content: dict[str, Any], name: str = "recipe") -> Recipe:
     """Check a recipe's content. Raises `InputError` naming the first wrong key."""
     task = content.get("task")
-    models: dict[str, type[Strict]] = {"sam": SamModelRecipe, "plug": PLUG_MODEL}
+    models: dict[str, type[Strict]] = {"sam": SamModelRecipe, "plug": PLUG_MODEL, "aura": AURA_MODEL}
     if not isinstance(task, str) or task not in models:
-        raise InputError(f"recipe {name}: task: expected 'sam' or 'plug', got {task!r}")
+        raise InputError(f"recipe {name}: task: expected 'sam', 'plug' or 'aura', got {task!r}")
+    sections: dict[str, type[Strict]] = {
+        "model": models[task], "data": AuraDataRecipe if task == "aura" else DataRecipe
+    }  # fmt: skip
+    parsed = {}
+    for section, kind in sections.items():
+        try:
+            parsed[section] = kind.model_validate(_tupled(content.get(section) or {}))
+        except ValidationError as error:
+            raise InputError(f"recipe {name}: {_first_problem(error, (section,))}") from error
     try:
-        model = models[task].model_validate(_tupled(content.get("model") or {}))
-    except ValidationError as error:
-        raise InputError(f"recipe {name}: {_first_problem(error, ('model',))}") from error
-    try:
-        recipe = Recipe.model_validate(_tupled(content) | {"model": model})
+        recipe = Recipe.model_validate(_tupled(content) | parsed)
     except ValidationError as error:
         raise InputError(f"recipe {name}: {_first_problem(error, ())}") from error
     if (recipe.training.steps is None) == (recipe.training.epochs is None):
         raise InputError(f"recipe {name}: training: expected either 'steps' or 'epochs', got both or none")
-    if isinstance(recipe.model, PlugModelRecipe):
+    if isinstance(recipe.model, PlugModelRecipe | AuraModelRecipe):
         try:
             recipe.model.config()
         except InputError as error:
@@ -260,7 +250,10 @@ def _first_problem(error: ValidationError, prefix: tuple[str, ...]) -> str:
 
 
 def _suggestion(key: str) -> str:
-    sections = (Recipe, DataRecipe, SourceRecipe, TrainingRecipe, Augmentation, SamModelRecipe, PLUG_MODEL)
+    sections = (
+        Recipe, DataRecipe, SourceRecipe, AuraDataRecipe, ReasonSourceRecipe, TrainingRecipe, Augmentation,
+        SamModelRecipe, PLUG_MODEL, AURA_MODEL,
+    )  # fmt: skip
     known = {name for section in sections for name in section.model_fields}
     close = difflib.get_close_matches(key, known, n=1)
     return f", expected perhaps {close[0]!r}" if close else ""

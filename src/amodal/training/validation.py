@@ -8,7 +8,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from amodal.data.conversations import PictureConversations
 from amodal.data.crops import Key, ObjectCrops, evaluation_keys
+from amodal.tasks.aura import AuraTask
 from amodal.training.build import Task
 from amodal.training.feeding import loader, to_device
 from amodal.training.state import settle
@@ -51,6 +53,35 @@ def validate(
     if accelerator.num_processes > 1:
         sums = accelerator.reduce(sums.to(accelerator.device), "sum").cpu()
     return {name: total / count if count else 0.0 for name, (total, count) in zip(NAMES, sums.tolist(), strict=True)}
+
+
+@torch.no_grad()
+def validate_answers(
+    accelerator: Accelerator, model: nn.Module, task: Task, pictures: PictureConversations, *,
+    limit: int, batch_size: int, threshold: float, workers: int, seed: int,
+) -> dict[str, float]:  # fmt: skip
+    """Mean figures of `AuraTask.scores` over a fixed choice of pictures, the true answers given.
+
+    Arguments as `validate`; `limit` and `batch_size` count pictures.
+    """
+    model.eval()
+    keys = evaluation_keys(pictures, limit, seed)
+    share, parts = max(batch_size // accelerator.num_processes, 1), accelerator.num_processes
+    own = keys[accelerator.process_index :: parts]
+    batches = [own[i : i + share] for i in range(0, len(own), share)]
+    wanted = math.ceil(math.ceil(len(keys) / parts) / share)  # all processes call the model equally often
+    sampler = batches + [keys[:1]] * (wanted - len(batches))
+    sums: dict[str, Tensor] = {}
+    for index, batch in enumerate(loader(pictures, sampler, workers)):
+        with accelerator.autocast():
+            found = AuraTask.scores(model, to_device(batch, accelerator.device), threshold)
+        for name, (total, count) in found.items():
+            counted = torch.tensor([total, count], dtype=torch.float64) * (index < len(batches))
+            sums[name] = sums.get(name, torch.zeros(2, dtype=torch.float64)) + counted
+    settle(model)
+    if parts > 1:
+        sums = {k: accelerator.reduce(v.to(accelerator.device), "sum").cpu() for k, v in sums.items()}
+    return {name: float(total / count) if count else 0.0 for name, (total, count) in sums.items()}
 
 
 @torch.no_grad()

@@ -164,6 +164,10 @@ class AuraModel(PreTrainedModel):
             for decoder in self.decoders():
                 decoder.iou_prediction_head.requires_grad_(False)
 
+    def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
+        """Let the LLM compute activations a second time instead of keeping them."""
+        self.mllm.gradient_checkpointing_enable(**kwargs)
+
     def decoders(self) -> list[SamMaskDecoder]:
         """Visible and amodal mask decoder."""
         return [self.visible_decoder, self.amodal_decoder]
@@ -243,6 +247,7 @@ class AuraModel(PreTrainedModel):
         labels: Tensor,
         sam_pixel_values: Tensor | None = None,
         image_embeddings: Tensor | None = None,
+        chosen: Tensor | None = None,
         **mllm_inputs: Any,
     ) -> AuraOutput:
         """Read whole conversations, the answers given (teacher forcing).
@@ -252,6 +257,7 @@ class AuraModel(PreTrainedModel):
             labels: (B, T) the same tokens where an answer stands, -100 elsewhere.
             sam_pixel_values: (B, 3, S, S) for the vision backbone, or
             image_embeddings: (B, C, h, w), its features, where they are known already.
+            chosen: (number of `[SEG]`s) bool, those whose masks are decoded, in reading order; all if None.
             mllm_inputs: what the LLM's processor made of image and text (attention mask, pixels).
 
         Returns:
@@ -268,6 +274,8 @@ class AuraModel(PreTrainedModel):
         targets = labels[:, start:]
         predicting = slice(-targets.shape[1] - 1, -1)  # each position predicts the token after it
         states, rows = seg_states(recorded[0][:, predicting], targets, self.config.seg_token_id)
+        if chosen is not None:
+            states, rows = states[chosen], rows[chosen]
         return AuraOutput(
             logits=read.logits[:, predicting],
             targets=targets,

@@ -191,7 +191,9 @@ class AuraProcessor(PushToHubMixin):
             settings = json.loads((folder / SETTINGS).read_text())
             mllm = AutoProcessor.from_pretrained(str(folder / FOLDER))
         except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"model {folder}: expected an AURA processor in {SETTINGS} and {FOLDER}/, got none") from error
+            raise InputError(
+                f"model {folder}: expected an AURA processor in {SETTINGS} and {FOLDER}/, got none"
+            ) from error
         return cls(mllm, **settings)
 
 

@@ -46,15 +46,15 @@ class TinyMllmSizes(BaseModel):
     vision_patch_size: int = Field(8, gt=0)
     vision_hidden_size: int = Field(192, gt=0)
     vision_layers: int = Field(6, gt=0)
-    vision_heads: int = Field(6, gt=0)
-    text_hidden_size: int = Field(256, gt=0)
-    text_layers: int = Field(5, gt=0)
-    text_heads: int = Field(8, gt=0)
+    vision_heads: int = Field(3, gt=0)
+    text_hidden_size: int = Field(192, gt=0)
+    text_layers: int = Field(4, gt=0)
+    text_heads: int = Field(3, gt=0)
     vocabulary: int = Field(1500, gt=300)
     max_length: int = Field(2048, gt=0)
 
 
-def new_tiny_mllm(sizes: TinyMllmSizes, texts: Iterable[str], seed: int = 0) -> LoadedMllm:
+def new_tiny_mllm(sizes: TinyMllmSizes, texts: Iterable[str], seed: int = 0, processor: Any = None) -> LoadedMllm:
     """A small LLaVA with random weights that can be trained from scratch, and its processor.
 
     Differs from transformers' initialisation in the projector, whose outputs start at the scale
@@ -65,8 +65,9 @@ def new_tiny_mllm(sizes: TinyMllmSizes, texts: Iterable[str], seed: int = 0) -> 
         sizes: of tower, language model and vocabulary.
         texts: questions and answers to train the tokenizer on.
         seed: of the weights.
+        processor: of an earlier model, in the place of a new tokenizer.
     """
-    processor = tiny_processor(sizes, texts)
+    processor = processor or tiny_processor(sizes, texts)
     tokenizer = processor.tokenizer
     vision = CLIPVisionConfig(
         hidden_size=sizes.vision_hidden_size,
