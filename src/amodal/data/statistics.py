@@ -135,12 +135,10 @@ def plot(figures: Statistics, path: Path) -> None:
         path: picture to write (.png, .pdf or .svg).
 
     Raises:
-        InputError: matplotlib is not installed, or the file cannot be written.
+        InputError: a file of another kind, or one that cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError("plot: expected `pip install amodal[plots]`, got no matplotlib") from error
+    from matplotlib.figure import Figure
+
     if path.suffix not in (".png", ".pdf", ".svg"):
         raise InputError(f"plot: expected a .png, .pdf or .svg file, got {str(path)!r}")
     shown = list(figures.categories.items())[:PLOTTED_CATEGORIES]

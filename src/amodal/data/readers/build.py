@@ -112,6 +112,10 @@ class _Collected:
         record, format_ = entry.record, self.format
         if not self._has("annotations", record, ("id", "image_id", *format_.keys)):
             return
+        if format_.any_of and not format_.any_of & record.keys():
+            expected = f"expected annotations of {format_.name} to have one of {', '.join(sorted(format_.any_of))}"
+            self.report(Fault("missing_key", f"{expected}, got {record['id']!r:.20}", record["image_id"], record["id"]))
+            return
         foreign = sorted(format_.foreign & record.keys())
         if foreign:
             expected = f"expected {format_.name}, got annotation {record['id']!r:.20} with {', '.join(foreign)}"

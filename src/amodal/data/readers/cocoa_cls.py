@@ -36,6 +36,8 @@ def state(record: Record) -> list[Stated]:
 
 
 MARKS = frozenset({"amodal_region", "amodal_base", "occl_depth", "invisible_mask"})
+TELLING = MARKS | {"visible_mask", "occlude_rate"}
+"""A record with none of them is plain COCO, whose mask is the visible one."""
 
 FORMAT = Format(
     name="cocoa_cls",
@@ -45,6 +47,7 @@ FORMAT = Format(
     order="occl_depth",
     keys=("category_id", "segmentation"),
     state=state,
+    any_of=TELLING,
     marks=MARKS,
     foreign=frozenset({"inmodal_seg", "a_segm", "i_segm", "regions"}),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amodal.data.readers.cocoa_cls import MARKS, state
+from amodal.data.readers.cocoa_cls import MARKS, TELLING, state
 from amodal.data.readers.source import Format
 
 FORMAT = Format(
@@ -18,6 +18,7 @@ FORMAT = Format(
     order="occl_depth",
     keys=("category_id", "segmentation"),
     state=state,
+    any_of=TELLING,
     marks=MARKS,
     foreign=frozenset({"inmodal_seg", "a_segm", "i_segm", "regions"}),
 )

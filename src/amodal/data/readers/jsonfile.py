@@ -154,7 +154,7 @@ class _Window:
                 raise self.broken(error.msg) from error
             except ValueError as error:  # an integer of thousands of digits
                 raise self.broken("a number too long") from error
-            if end < len(self._text) or not self._more():  # a number may go on in the next chunk
+            if end + 3 <= len(self._text) or not self._more():  # "1" may go on in the next chunk, as may "1." and "1e-"
                 break
         start, self._at = self._at, end
         raw = self._text[start:end]
@@ -175,7 +175,7 @@ class _Window:
         return error.msg.startswith("Unterminated string") or error.pos >= len(self._text) - LONGEST_WORD
 
     def _more(self) -> bool:
-        """Read on; drops what was gone past. False at the end of the file."""
+        """Read on, dropping what was gone past; at the end of the file nothing changes and it is False."""
         if self._ended:
             return False
         left = self._text[self._at :]
@@ -185,6 +185,7 @@ class _Window:
                 f"annotations {self._path}: expected records of at most {limit}, got a longer one at byte {self.offset}"
             )
         chunk = self._file.read(max(CHUNK_BYTES, len(left)))
-        self._start, self._text, self._at = self.offset, left + chunk.decode("latin-1"), 0
         self._ended = not chunk
+        if chunk:
+            self._start, self._text, self._at = self.offset, left + chunk.decode("latin-1"), 0
         return not self._ended

@@ -66,6 +66,7 @@ class Format:
         masks: what is known of an object.
         order: what is known of who hides whom.
         keys: what each annotation must have besides `id` and `image_id`.
+        any_of: keys of which each annotation must have one, if there are any.
         marks: keys that only this format has, by which it is recognised.
         state: from a record to the objects it states.
         names: names of the objects a record states, where those take the place of categories.
@@ -79,6 +80,7 @@ class Format:
     order: str
     keys: tuple[str, ...]
     state: Callable[[Record], list[Stated]]
+    any_of: frozenset[str] = frozenset()
     marks: frozenset[str] = frozenset()
     foreign: frozenset[str] = frozenset()
     names: Callable[[Record], list[str]] | None = None
