@@ -24,7 +24,7 @@ from amodal.data.synthetic.questions_families import FAMILIES, FOLLOW_UPS, Ask, 
 from amodal.data.synthetic.things import THINGS
 from amodal.errors import InputError
 
-SCENES = 40
+SCENES = 28
 
 
 @pytest.fixture(scope="module")
