@@ -1,0 +1,187 @@
+"""The demo in a real browser, and under load; needs a Chromium on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from PIL import Image
+
+from amodal.app.server import make_app
+from amodal.app.studio import Studio
+from amodal.inference.find import ObjectFinder
+from amodal.inference.segmenter import AmodalSegmenter
+from tests.app.test_server import Assistant, png
+
+pytestmark = pytest.mark.slow
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+LOAD_SECONDS = float(os.environ.get("AMODAL_LOAD_SECONDS", "20"))
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    segmenter = AmodalSegmenter.from_pretrained("plug-tiny", device="cpu")
+    studio = Studio(segmenter, ObjectFinder.from_pretrained(segmenter.base_name), Assistant())
+    server = uvicorn.Server(uvicorn.Config(make_app(studio), port=0, log_level="warning"))  # type: ignore[arg-type]
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture(params=[(1280, 860), (390, 844)], ids=["desktop", "phone"])
+def page(request: pytest.FixtureRequest, address: str) -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("needs chromium")
+    from playwright.sync_api import sync_playwright
+
+    width, height = request.param
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": height})
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(address)
+        page.wait_for_selector("#examples button")
+        yield page
+        assert not errors
+        browser.close()
+
+
+def idle(page: Any) -> None:
+    page.wait_for_selector("#busy", state="hidden")
+    page.wait_for_selector("#everything:not([disabled])")
+
+
+def example(page: Any) -> None:
+    page.click("#examples button >> nth=0")
+    page.wait_for_selector("#ink", state="visible")
+    idle(page)
+
+
+def drag(page: Any, x0: float, y0: float, x1: float, y1: float) -> None:
+    """Draw a box, in shares of the picture."""
+    page.locator("#ink").scroll_into_view_if_needed()
+    box = page.locator("#ink").bounding_box()
+    page.mouse.move(box["x"] + x0 * box["width"], box["y"] + y0 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + x1 * box["width"], box["y"] + y1 * box["height"], steps=4)
+    page.mouse.up()
+    page.wait_for_timeout(100)
+    idle(page)
+
+
+def test_boxes_and_points_become_objects(page: Any) -> None:
+    example(page)
+    drag(page, 0.1, 0.1, 0.5, 0.5)
+    drag(page, 0.4, 0.4, 0.9, 0.9)
+    page.click("#tool-point")
+    box = page.locator("#ink").bounding_box()
+    page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
+    page.wait_for_timeout(100)
+    idle(page)
+    assert page.locator("#objects li").count() == 3
+    page.click("#undo")
+    idle(page)
+    assert page.locator("#objects li").count() == 2
+    page.click('[data-view="uncertainty"]')
+    page.locator("#peel").fill("1")
+    assert page.inner_text("#peeled") == "1"
+    page.wait_for_timeout(500)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_slip_is_no_box(page: Any) -> None:
+    example(page)
+    drag(page, 0.3, 0.3, 0.301, 0.5)
+    assert page.locator("#objects li").count() == 0
+
+
+def test_what_is_downloaded_is_what_was_found(page: Any, tmp_path: Path) -> None:
+    example(page)
+    drag(page, 0.2, 0.2, 0.7, 0.7)
+    for form, file in (("scene", "scene.json"), ("coco", "annotations.json"), ("layers", "layers.json")):
+        page.select_option("#form", form)
+        with page.expect_download() as download:
+            page.click("#download")
+        download.value.save_as(tmp_path / f"{form}.zip")
+        with zipfile.ZipFile(tmp_path / f"{form}.zip") as archive:
+            assert json.loads(archive.read(file))
+
+
+def test_questions_are_answered_beside_the_picture(page: Any) -> None:
+    example(page)
+    page.fill("#question", "What is <i>this</i>?")
+    page.click("#send")
+    page.wait_for_selector(".talk .it")
+    assert page.inner_text(".talk .you") == "What is <i>this</i>?"
+    assert page.inner_text(".talk .it") == "Turn 1: it 0 <b>&"  # the server's text is never markup
+    assert page.locator(".talk .mark").count() == 1 and page.locator("#objects li").count() == 1
+
+
+def test_wrong_files_are_refused_in_words(page: Any, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("not a picture")
+    page.set_input_files("#file", tmp_path / "notes.txt")
+    page.wait_for_selector("#message.bad")
+    assert "expected an image file" in page.inner_text("#message")
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(200 * 1024 * 1024)
+    page.set_input_files("#file", tmp_path / "huge.png")
+    assert "at most 20 MB, got 200 MB" in page.inner_text("#message")
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "ok.png")
+    page.set_input_files("#file", tmp_path / "ok.png")
+    page.wait_for_selector("#ink", state="visible")
+
+
+def memory() -> int:
+    """Resident bytes of this process, which the server runs in."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="needs /proc")
+def test_twenty_clients_at_once(address: str) -> None:
+    """No failure, a fair share for each, and memory that does not grow; AMODAL_LOAD_SECONDS=120 for longer."""
+    content = png((256, 256))
+    deadline = time.monotonic() + LOAD_SECONDS
+
+    def visit(name: int) -> int:
+        served = 0
+        with httpx.Client(base_url=address, timeout=120, headers={"x-visitor": str(name)}) as client:
+            while time.monotonic() < deadline:
+                files = {"image": ("a.png", content)}
+                answer = client.post("/api/segment", files=files, data={"prompts": '{"boxes": [[40, 40, 200, 200]]}'})
+                assert answer.status_code == 200, answer.text
+                key = client.post("/demo/pictures", files=files).json()["key"]
+                prompts = {"boxes": [[60, 60, 180, 180]]}
+                assert client.post(f"/demo/pictures/{key}/segment", json=prompts).status_code == 200
+                assert client.get(f"/demo/pictures/{key}/view/overlay").status_code == 200
+                served += 1
+        return served
+
+    visit(99)  # caches and pools fill
+    before = memory()
+    deadline = time.monotonic() + LOAD_SECONDS
+    with ThreadPoolExecutor(20) as pool:
+        served = list(pool.map(visit, range(20)))
+    grown = memory() - before
+    print(
+        f"{sum(served)} rounds in {LOAD_SECONDS:g} s, {min(served)} to {max(served)} a client, {grown / 2**20:+.0f} MiB"
+    )
+    assert min(served) >= 1 and max(served) <= 2 * min(served) + 2
+    assert grown < 200 * 2**20
