@@ -22,6 +22,7 @@ from amodal.evaluation.reason import Asked, AssistantAnswerer, ReasonReply, eval
 from amodal.evaluation.reason_report import by_occlusion
 from amodal.inference.scene import Scene, SceneObject
 from amodal.metrics.reason import ObjectMasks, score_answer
+from amodal.ops.masks import convex_hull_mask
 
 Change = Callable[[ReasonReply], ReasonReply]
 
@@ -75,6 +76,7 @@ def test_true_answers_score_fully(dataset: ReasonDataset) -> None:
     report = evaluate_reason(Knowing(dataset), dataset, name="knowing", progress=False)
     perfect = [f"{m}IoU_{k}{u}" for m in "gc" for k in ("amodal", "visible") for u in ("", "_union")]
     perfect += ["set_F1", "set_exact", "no_object_accuracy", "answered_with_object", "gIoU_amodal_with_objects"]
+    assert report.baselines["own visible mask"]["gIoU_amodal"] < report.metrics["gIoU_amodal"]
     assert {name: report.metrics[name] for name in perfect} == pytest.approx(dict.fromkeys(perfect, 1.0))
     assert report.metrics["occlusion_rate_error"] == 0
     assert report.metrics["BLEU"] == pytest.approx(100) and report.metrics["chrF"] == pytest.approx(100)
@@ -106,6 +108,20 @@ def test_visible_masks_for_amodal_ones(dataset: ReasonDataset) -> None:
         if within:
             assert row["mIoU_amodal"] == pytest.approx(1 - np.mean(within))
             assert row["mIoU_visible"] == 1
+
+
+def test_baselines_stand_beside(dataset: ReasonDataset) -> None:
+    """Each is what an answerer of that kind would score."""
+    beside = evaluate_reason(Knowing(dataset), dataset, progress=False).baselines
+
+    def hulls(reply: ReasonReply) -> ReasonReply:
+        return replace(reply, objects=tuple(ObjectMasks(o.visible, convex_hull_mask(o.visible)) for o in reply.objects))
+
+    changes = {"says nothing": silent, "own visible mask": visible_only, "hull of own visible mask": hulls}
+    assert beside.keys() == changes.keys()
+    for name, change in changes.items():
+        own = evaluate_reason(Knowing(dataset, change), dataset, progress=False).metrics
+        assert beside[name] == {figure: own[figure] for figure in own if "amodal" in figure}
 
 
 def test_kinds_of_questions_stand_apart(dataset: ReasonDataset) -> None:
@@ -231,13 +247,13 @@ def test_report_on_disk_and_as_tables(dataset: ReasonDataset, tmp_path: Path) ->
     report = evaluate_reason(Knowing(dataset), dataset, progress=False)
     content = json.loads(report.save(tmp_path / "new" / "report.json").read_text())
     assert content == json.loads(json.dumps(report.to_json()))
-    assert content.keys() == {"protocol", "options", "metrics", "by_occlusion", "by_kind", "version"}
+    assert content.keys() == {"protocol", "options", "metrics", "by_occlusion", "by_kind", "baselines", "version"}
     assert content["protocol"] == "reason"
     console = Console(record=True, width=200)
     for table in report.tables():
         console.print(table)
     text = console.export_text()
-    for part in ("reason, free:", "gIoU_amodal", "no_object_accuracy", "it_hides", "100.000", "> 70 %"):
+    for part in ("reason, free:", "gIoU_amodal", "no_object_accuracy", "it_hides", "hull of own", "100.000", "> 70 %"):
         assert part in text
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="out: expected a file to write to"):

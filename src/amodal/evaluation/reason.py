@@ -8,7 +8,7 @@ so the report names it and leaves out the figures that the words would decide.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,14 @@ from amodal.data.readers.reason_seg import Conversation, ReasonDataset, ReasonTu
 from amodal.errors import InputError
 from amodal.evaluation.reason_record import AnswerRecord, AnswersFile, digest
 from amodal.evaluation.reason_report import ReasonReport, report_of, text_quality
-from amodal.metrics.reason import ObjectMasks, score_answer
+from amodal.metrics.reason import AnswerScore, ObjectMasks, score_answer
+from amodal.ops.masks import Mask, convex_hull_mask
+
+SHAPES: dict[str, Callable[[Mask], Mask]] = {
+    "own visible mask": lambda visible: visible,
+    "hull of own visible mask": convex_hull_mask,
+}
+"""Amodal masks that need no amodal model."""
 
 FREE, TEACHER_FORCED = "free", "teacher_forced"
 TOKEN = "[SEG]"
@@ -163,10 +170,19 @@ def _scored(
         named = tuple(named_kind(phrase, kinds) for phrase in reply.phrases)
         true_named = tuple(categories.get(thing.category_id, UNNAMED).lower() for thing in turn.objects)
         names = None if teacher_forced else (named, true_named)
-        score = score_answer(reply.objects, _true_masks(turn), names)
-        said = None if teacher_forced else plain_text(reply.text)
-        records.append(AnswerRecord(turn.question, said, named, turn.text, true_named, turn.kind, score))
+        true = _true_masks(turn)
+        score = score_answer(reply.objects, true, names)
+        said, beside = None if teacher_forced else plain_text(reply.text), _baselines(reply, true)
+        records.append(AnswerRecord(turn.question, said, named, turn.text, true_named, turn.kind, score, beside))
     return records
+
+
+def _baselines(reply: ReasonReply, true: list[ObjectMasks]) -> dict[str, AnswerScore]:
+    scores = {"says nothing": score_answer([], true)}
+    for name, shape in SHAPES.items():
+        made = [ObjectMasks(thing.visible, shape(thing.visible)) for thing in reply.objects]
+        scores[name] = score_answer(made, true)
+    return scores
 
 
 def _true_masks(turn: ReasonTurn) -> list[ObjectMasks]:

@@ -25,6 +25,7 @@ class AnswerRecord:
         true_named: kinds that it names.
         kind: sort of question, if the file says.
         score: of the masks and names.
+        baselines: of other amodal masks for the same answer, by their names.
     """
 
     question: str
@@ -34,15 +35,14 @@ class AnswerRecord:
     true_named: tuple[str, ...]
     kind: str | None
     score: AnswerScore
+    baselines: dict[str, AnswerScore]
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> AnswerRecord:
         """From the values of a line."""
-        score = content["score"]
-        overlaps = {kind: Overlap(*score[kind]) for kind in ("amodal", "visible")}
-        objects = tuple(TrueObject(*values) for values in score["objects"])
         named = {key: tuple(content[key]) for key in ("named", "true_named")}
-        return cls(**content | named | {"score": AnswerScore(**score | overlaps | {"objects": objects})})
+        baselines = {name: _score(values) for name, values in content["baselines"].items()}
+        return cls(**content | named | {"score": _score(content["score"]), "baselines": baselines})
 
 
 class AnswersFile:
@@ -92,9 +92,14 @@ class AnswersFile:
             try:
                 content = json.loads(line)
                 self.answers[content["id"]] = [AnswerRecord.from_json(turn) for turn in content["turns"]]
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise InputError(f"answers {path}: expected answers of an evaluation, got a broken line") from error
         return whole
+
+
+def _score(content: dict[str, Any]) -> AnswerScore:
+    overlaps = {kind: Overlap(*content[kind]) for kind in ("amodal", "visible")}
+    return AnswerScore(**content | overlaps | {"objects": tuple(TrueObject(*values) for values in content["objects"])})
 
 
 def digest(dataset: ReasonDataset) -> str:

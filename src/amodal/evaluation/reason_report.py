@@ -35,6 +35,8 @@ class ReasonReport:
         metrics: figures over all answers.
         by_occlusion: mean IoU of the true objects by range of their occlusion rate.
         by_kind: figures of each kind of question.
+        baselines: figures of the amodal masks of other rows on the same answers: `says nothing`, and shapes
+            made of the model's own visible masks.
         version: package version.
     """
 
@@ -43,6 +45,7 @@ class ReasonReport:
     metrics: dict[str, float]
     by_occlusion: list[dict[str, Any]] = field(default_factory=list)
     by_kind: list[dict[str, Any]] = field(default_factory=list)
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
     version: str = amodal.__version__
 
     def to_json(self) -> dict[str, Any]:
@@ -74,10 +77,10 @@ class ReasonReport:
         return self.save(folder / "report.json")
 
     def table(self) -> Table:
-        """The figures of all answers, and of each kind of question."""
+        """The figures of all answers, baselines beside them, and of each kind of question."""
         counts = f"{self.metrics['num_answers']} answers, {self.metrics['num_objects']} objects"
-        rows = [("all", self.metrics), *((str(row["kind"]), row) for row in self.by_kind)]
-        return _table(f"{self.protocol}, {self.options['mode']}: {counts}", "question", rows, (*MAIN, *WORDS))
+        rows = [("all", self.metrics), *self.baselines.items(), *((str(row["kind"]), row) for row in self.by_kind)]
+        return _table(f"{self.protocol}, {self.options['mode']}: {counts}", "answers", rows, (*MAIN, *WORDS))
 
     def tables(self) -> Iterator[Table]:
         """All tables: answers, and objects by how much of them is hidden."""
@@ -99,7 +102,11 @@ def report_of(records: list[AnswerRecord], options: dict[str, Any], *, free: boo
         metrics, options = metrics | figures, options | {"text": signatures}
     kinds = sorted({record.kind for record in records if record.kind is not None})
     by_kind = [{"kind": k} | summarise([r.score for r in records if r.kind == k], free=free) for k in kinds]
-    return ReasonReport("reason", options, metrics, by_occlusion(scores), by_kind)
+    baselines = {}
+    for name in records[0].baselines:
+        row = summarise([record.baselines[name] for record in records], free=False)
+        baselines[name] = {figure: value for figure, value in row.items() if "amodal" in figure}
+    return ReasonReport("reason", options, metrics, by_occlusion(scores), by_kind, baselines)
 
 
 def text_quality(said: list[str], true: list[str]) -> tuple[dict[str, float], dict[str, str]]:
