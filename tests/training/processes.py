@@ -67,6 +67,7 @@ def run_training(recipe_file: str, environment: dict[str, str]) -> None:
     from amodal.training.recipe import load_recipe
 
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of data workers; here it is inherited
     if "ACCELERATE_USE_FSDP" in environment:
         _let_accelerate_shard_on_processors()
     try:

@@ -24,8 +24,10 @@ def kill_until_done(file: Path, out: Path, kills: int, seed: int) -> int:
     while hits < kills:
         (process,) = start(file)
         wait_for(out, process, generator)
+        children = children_of(process.pid or 0)
         process.kill()
         process.join()
+        wait_until_gone(children)
         if process.exitcode == 0:
             break
         assert process.exitcode == -9, error_of(file)
@@ -52,6 +54,20 @@ def wait_for(out: Path, process: BaseProcess, generator: random.Random) -> None:
 def newest(out: Path) -> int:
     """Steps of the newest complete checkpoint."""
     return max((int(path.name.removeprefix("step_")) for path in out.glob("checkpoints/step_*")), default=0)
+
+
+def wait_until_gone(children: list[int], seconds: float = 15) -> None:
+    """Data workers of a killed run leave by themselves."""
+    until = time.monotonic() + seconds
+    while (left := [pid for pid in children if Path(f"/proc/{pid}").exists()]) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not left
+
+
+def children_of(pid: int) -> list[int]:
+    """Process ids, by Linux's /proc."""
+    file = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in file.read_text().split()] if file.is_file() else []
 
 
 def assert_ended_alike(straight: Path, killed: Path) -> None:

@@ -28,14 +28,15 @@ def draw_curves(lines: Lines, path: Path) -> None:
     scores = {k.removeprefix("val_"): v for k, v in series.items() if k.startswith("val_")}
     if not losses and not scores:
         return
-    figure = Figure(figsize=(15, 4.2), layout="constrained")
+    figure = Figure(figsize=(15, 4.2))
     FigureCanvasAgg(figure)
+    figure.subplots_adjust(left=0.04, right=0.99, bottom=0.12, top=0.92, wspace=0.12)
     panels = figure.subplots(1, 3)
     _plot(panels[0], losses, "losses", logarithmic=True)
     _plot(panels[1], scores, "validation, in the crop")
     _plot(panels[2], {k: v for k, v in series.items() if k == RATE}, "learning rate")
     temporary = path.with_name(f".writing_{path.name}")
-    figure.savefig(temporary, dpi=110, format="png")
+    figure.savefig(temporary, dpi=100, format="png")
     os.replace(temporary, path)
 
 

@@ -150,7 +150,8 @@ class _Run:
                     break
         if not (self.out / "model").is_dir():  # a short run: something to load all the same
             self._validate(done, state, record)
-        record.draw()
+        elif done % settings.validate_every and done != self.steps:
+            record.draw()
 
     def _step(self, step: int, batches: Iterator[Batch]) -> dict[str, Tensor]:
         """One optimiser step over `accumulation` batches; returns the mean of their losses."""

@@ -104,9 +104,7 @@ def check_device_and_settings(accelerator: Accelerator, batch_size: int, ema: fl
     """Raises `InputError` for settings that these processes cannot train with."""
     processes = accelerator.num_processes
     if batch_size % processes:
-        raise InputError(
-            f"training.batch_size: expected a multiple of the {processes} processes, got {batch_size}"
-        )
+        raise InputError(f"training.batch_size: expected a multiple of the {processes} processes, got {batch_size}")
     if uses_deepspeed(accelerator):
         if ema > 0:
             raise InputError(f"training.ema: expected 0 with DeepSpeed, which keeps the weights, got {ema}")

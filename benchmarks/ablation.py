@@ -1,0 +1,214 @@
+"""PLUG's tables 2 and 3 at our scale: what each part of the method adds on the frozen `sam-tiny`.
+
+Every row is trained by the same recipe, for the same steps, on the same batches, from several
+seeds; only the model's settings differ. The weights that scored best on the validation sets are
+scored on the test sets. A call that was stopped goes on where it was when it is given again.
+
+Command: python benchmarks/ablation.py --steps 600 --seeds 3
+Data: docs/models.md says how the folders under data/ are made.
+Writes ablation.json, ablation.md and ablation.png beside this file, anew after each training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ablation_report import write_report
+
+from amodal.data.readers import read_dataset
+from amodal.evaluation.evaluator import evaluate
+from amodal.inference.segmenter import AmodalSegmenter
+from amodal.training.build import Training, build
+from amodal.training.feeding import loader, step_sampler
+from amodal.training.loop import train
+from amodal.training.recipe import Recipe, load_recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPE = ROOT / "recipes/plug/tiny.yaml"
+TEST_SETS = {"scenes": "data/scenes-test/annotations.json", "pasted": "data/paste-test/annotations.json"}
+
+# Paper: a frozen base, BCE and the point loss alone.
+SHARED = ["model.train_base=false", "model.dice_weight=0.0", "model.iou_weight=0.0", "training.ema=0.0"]
+NOTHING = ["model.point_loss=false", "model.refine=false", "model.parallel_lora=false", "model.visible_branch=false"]
+SAM = [*NOTHING, "model.lora_rank=0", "model.box_source=amodal", "model.mask_threshold=0.5"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table.
+
+    Attributes:
+        name: of its runs.
+        label: in the table.
+        settings: overrides of the recipe.
+        trains: False for the base as it is.
+    """
+
+    name: str
+    label: str
+    settings: tuple[str, ...]
+    trains: bool = True
+
+
+ROWS = (
+    Row("sam", "SAM, given the amodal box", tuple(SAM), trains=False),
+    Row("ft", "fine-tuning", tuple(NOTHING)),
+    Row("pt", "+ point loss", tuple(NOTHING[1:])),
+    Row("rm", "+ refine module", ("model.parallel_lora=false",)),
+    Row("pl", "+ parallel LoRA (rank 16)", ("model.lora_rank=16",)),
+)
+RANKS = tuple(Row(f"rank{rank}", f"rank {rank}", (f"model.lora_rank={rank}",)) for rank in (4, 8, 32))
+
+
+def main() -> None:
+    """Train and score what is missing; write the report after each."""
+    options = _arguments()
+    options.out.mkdir(parents=True, exist_ok=True)
+    jobs = [(seed, row) for seed in range(options.seeds) for row in (*ROWS, *RANKS) if row.trains or seed == 0]
+    started = time.monotonic()
+    for number, (seed, row) in enumerate(jobs):
+        passed = (time.monotonic() - started) / 60
+        print(f"[{number + 1}/{len(jobs)}] {row.label}, seed {seed} ({passed:.0f} min so far)", flush=True)
+        run_job(row, seed, options)
+        _report(options)
+    timing = options.runs / f"point_loss_{options.steps}.json"
+    if not timing.is_file():
+        _write(timing, time_point_loss(recipe_of(ROWS[-1], 0, options), options.timed_steps))
+    _report(options)
+    print(f"Written: {options.out / 'ablation.md'}")
+
+
+def run_job(row: Row, seed: int, options: argparse.Namespace) -> None:
+    """One training with its scores; nothing if it is there already."""
+    recipe = recipe_of(row, seed, options)
+    result = Path(recipe.output) / "result.json"
+    if result.is_file():
+        return
+    folder = train(recipe)
+    segmenter = AmodalSegmenter.from_pretrained(folder)
+    box_source = "gt_visible" if row.trains else "gt_amodal"
+    scores = {}
+    for name, path in options.test.items():
+        dataset = read_dataset("canonical", path)
+        report = evaluate(
+            segmenter, dataset, box_source=box_source, max_objects=options.test_objects, baselines=False, name=row.name
+        )
+        scores[name] = report.metrics
+    found = {"row": row.name, "seed": seed, "scores": scores, "curve": _curve(Path(recipe.output))}
+    _write(result, found)
+
+
+def recipe_of(row: Row, seed: int, options: argparse.Namespace) -> Recipe:
+    """The shared recipe with a row's settings."""
+    steps = options.steps if row.trains else 0
+    every = max(options.steps // 8, 1)
+    shared = [
+        *SHARED,
+        f"seed={seed}",
+        f"output={options.runs / f'{row.name}-seed{seed}-{options.steps}'}",
+        f"training.steps={steps}",
+        "training.epochs=null",
+        f"training.batch_size={options.batch_size}",
+        f"training.learning_rate={options.learning_rate}",
+        f"training.warmup_steps={options.steps // 12}",
+        f"training.validate_every={every}",
+        f"training.checkpoint_every={every}",
+        f"training.validation_objects={options.validation_objects}",
+        f"training.workers={options.workers}",
+    ]
+    return load_recipe(options.recipe, [*shared, *row.settings, *options.set])
+
+
+def time_point_loss(recipe: Recipe, steps: int) -> dict[str, float]:
+    """Seconds a step with and without the point loss, in turns on the same batches."""
+    training = build(recipe)
+    batches = iter(loader(training.train, step_sampler(recipe, training.train, 0, steps + 1), 0))
+    seconds: dict[str, list[float]] = {"with": [], "without": []}
+    for step in range(steps + 1):
+        batch = next(batches)
+        for name in seconds:
+            _set(training, point_loss=name == "with")
+            begun = time.perf_counter()
+            _one_step(training, batch, recipe.training.precision == "bf16")
+            if step > 0:  # the first warms up
+                seconds[name].append(time.perf_counter() - begun)
+    medians = {name: sorted(values)[len(values) // 2] for name, values in seconds.items()}
+    return medians | {"overhead": medians["with"] / medians["without"] - 1, "steps": float(steps)}
+
+
+def _set(training: Training, *, point_loss: bool) -> None:
+    task: Any = training.task
+    task.config.point_loss = point_loss
+
+
+def _one_step(training: Training, batch: dict[str, torch.Tensor], narrow: bool) -> None:
+    training.model.train()
+    generator = torch.Generator().manual_seed(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=narrow):
+        losses = training.task(training.model, batch, generator)
+    torch.stack(list(losses.values())).sum().backward()
+    training.model.zero_grad()
+
+
+def _curve(out: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{k: line[k] for k in ("step", "val_full", "val_occ")} for line in lines if "val_full" in line]
+
+
+def _report(options: argparse.Namespace) -> None:
+    """Everything found so far."""
+    results = [json.loads(p.read_text()) for p in sorted(options.runs.glob(f"*-{options.steps}/result.json"))]
+    timing = options.runs / f"point_loss_{options.steps}.json"
+    facts = {
+        "command": f"python benchmarks/ablation.py --steps {options.steps} --seeds {options.seeds}"
+        f" --batch-size {options.batch_size} --learning-rate {options.learning_rate}"
+        f" --test-objects {options.test_objects}" + "".join(f" --set {s}" for s in options.set),
+        "steps": options.steps,
+        "seeds": options.seeds,
+        "batch_size": options.batch_size,
+        "learning_rate": options.learning_rate,
+        "test_objects": options.test_objects,
+        "rows": [asdict(row) for row in (*ROWS, *RANKS)],
+        "point_loss": json.loads(timing.read_text()) if timing.is_file() else None,
+    }
+    write_report(facts, results, options.out)
+
+
+def _write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".writing_{path.name}")
+    temporary.write_text(json.dumps(content, indent=1))
+    os.replace(temporary, path)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--validation-objects", type=int, default=256)
+    parser.add_argument("--test-objects", type=int, default=600, help="of each test set, the first in the file")
+    parser.add_argument("--timed-steps", type=int, default=15, help="for the cost of the point loss")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs/ablation")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks")
+    parser.add_argument("--test", action="append", default=None, help="NAME=FILE, a test set; repeat for more")
+    parser.add_argument("--set", action="append", default=[], help="override for every row alike")
+    options = parser.parse_args()
+    named = dict(item.split("=", 1) for item in options.test) if options.test else TEST_SETS
+    options.test = {name: ROOT / path for name, path in named.items()}
+    return options
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    main()
