@@ -28,8 +28,8 @@ def validate(
     Args:
         format_name: one of the readers' formats.
         annotations: file or folder.
-        images: folder of the images; without it they are looked for where `read_dataset` does,
-            and if none is there, images are not checked.
+        images: folder of the images; `images/` beside the annotations if None. Where there is no
+            such folder and no image beside the annotations either, images are not checked.
         progress: show a bar.
 
     Raises:
@@ -43,7 +43,8 @@ def validate(
     for position in track(range(len(index.images)), "validate", disable=not progress):
         report.faults += _image_objects(index, position, used)
     report.faults += _categories(index, used)
-    report.faults += _image_files(index, given=images is not None)
+    own = Path(annotations).parent / "images"
+    report.faults += _image_files(index, known=images is not None or index.folder == own)
     return report
 
 
@@ -131,12 +132,12 @@ def _categories(index: Index, used: Counter[int]) -> Iterator[Fault]:
             )
 
 
-def _image_files(index: Index, *, given: bool) -> Iterator[Fault]:
+def _image_files(index: Index, *, known: bool) -> Iterator[Fault]:
     for name, count in Counter(entry.file_name for entry in index.images).items():
         if count > 1:
             numbers = [entry.id for entry in index.images if entry.file_name == name]
             yield Fault("duplicate_file_name", f"expected a file an image, got {name} for {numbers}", numbers[0])
-    if not given and index.images and not any((index.folder / e.file_name).is_file() for e in index.images):
+    if not known and index.images and not any((index.folder / e.file_name).is_file() for e in index.images):
         yield Fault("images_not_checked", f"expected images in {str(index.folder)!r}, got none (name their folder)")
         return
     for entry in index.images:
