@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,9 @@ class AnswersFile:
             kept += self._read(path, settings)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            temporary = path.with_name(path.name + ".writing")
+            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            os.replace(temporary, path)
         except OSError as error:
             raise InputError(f"answers: expected a file to write to, got {str(path)!r} ({error.strerror})") from error
 

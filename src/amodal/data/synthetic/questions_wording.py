@@ -88,7 +88,7 @@ PURPOSES: tuple[Purpose, ...] = (
              gap=(("sail in", "cross a lake in"), ("sail across a lake in",)),
              need=(("I want to go across the lake.", "There is a good wind for a trip on the water."),
                    ("I want to cross the water.",)),
-             trait=(("floats on the water", "needs wind to move"), ("needs wind and water to move",))),
+             trait=(("is a boat with a sail", "needs wind to move"), ("needs wind and water to move",))),
     _purpose("bird, butterfly, cat, fish",
              trait=(("is an animal", "is alive and can move", "needs to be fed"), ("is alive and needs to be fed",))),
     _purpose("bird, butterfly", trait=(("can fly", "has wings"), ("has wings and can fly",))),
