@@ -10,7 +10,7 @@ import pytest
 from amodal.data.synthetic.generate import synthesize
 from amodal.datagen.manifest import Manifest
 from amodal.datagen.select import Selection, Source, select
-from tests.data.toy import write_toy
+from tests.datagen.many import write_many
 
 
 @pytest.fixture(scope="session")
@@ -21,10 +21,10 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def toy_work(tmp_path: Path) -> Callable[..., Manifest]:
-    """Makes a work folder of so many pictures with a red square behind a green one."""
+    """Makes a work folder of so many pictures with a square behind another."""
 
     def make(count: int = 4, **selection: object) -> Manifest:
-        annotations = write_toy(tmp_path / "toy", count, 64 + 3 * count)
+        annotations = write_many(tmp_path / "toy", count)
         chosen = Selection(**{"min_area": 1, **selection})  # type: ignore[arg-type]
         return select([Source("canonical", annotations)], chosen, tmp_path / "work")
 

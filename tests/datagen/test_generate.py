@@ -67,7 +67,7 @@ def test_what_is_sent(toy_work: Works) -> None:
         run(work, server)
     body = server.requests[0].body
     text, picture = body["messages"][1]["content"]
-    assert "[1] red; visible box" in text["text"]
+    assert "[1] mug; visible box" in text["text"]
     assert "Write 10 question-answer pairs" in text["text"]
     assert picture["image_url"]["url"].startswith("data:image/jpeg;base64,")
     schema = body["response_format"]["json_schema"]

@@ -201,12 +201,13 @@ def _length(draft: Draft, context: Context) -> str | None:
 
 def _language(draft: Draft, context: Context) -> str | None:
     least = context.settings.english_share
-    text = f"{draft.question} {plain_text(draft.answer)}"
-    words, letters = words_in(text), re.findall(r"[^\W\d_]", text)
-    share = sum(word in _ENGLISH for word in words) / max(len(words), 1)
-    latin = sum(letter.isascii() for letter in letters) / max(len(letters), 1)
-    if least and (share < least or latin < 0.9):
-        return f"expected English, got {share:.0%} common English words and {latin:.0%} English letters"
+    for what, text in (("question", draft.question), ("answer", plain_text(draft.answer))):
+        words, letters = words_in(text), re.findall(r"[^\W\d_]", text)
+        share = sum(word in _ENGLISH for word in words) / max(len(words), 1)
+        latin = sum(letter.isascii() for letter in letters) / max(len(letters), 1)
+        if least and (share < least or latin < 0.9):
+            found = f"{share:.0%} common English words and {latin:.0%} English letters"
+            return f"expected English in the {what}, got {found}"
     return None
 
 

@@ -20,7 +20,8 @@ from amodal.datagen.backends import Answer, Estimate, Task
 from amodal.datagen.prompt import to_response
 from amodal.datagen.records import Draft
 from amodal.datagen.rules import Context, check_duplicate, check_pair, object_ids
-from amodal.datagen.template_forms import Facts, all_questions
+from amodal.datagen.template_facts import Facts
+from amodal.datagen.template_forms import all_questions
 
 SCENE_SHARE = 0.4  # of the pairs of a procedural scene, from its own questions
 SCENE_DRAWS = 4  # times about ten scene questions are drawn, as most name what they ask for

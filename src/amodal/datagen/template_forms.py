@@ -2,102 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-import numpy.typing as npt
-
-from amodal.data.samples import Box, ImageSample, ObjectSample
-from amodal.datagen.describe import hidden_share, hides, is_hidden
+from amodal.data.samples import Box, ObjectSample
+from amodal.datagen.describe import hidden_share, is_hidden
 from amodal.datagen.purposes import PURPOSES
 from amodal.datagen.records import Draft
-from amodal.ops.rle import rle_area
+from amodal.datagen.template_facts import MAX_LISTED, Facts, area, centre, centre_x
 
-MAX_LISTED = 4  # objects one answer mentions
 CLEAR = 1.3  # how many times larger the first must be than the second to be called the largest
 CLEAR_SHARE = 0.05  # of difference in what is hidden, to call one thing more hidden than another
 CLEAR_PIXELS = 4  # of difference in place, to call one thing nearer than another
-ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
-
-
-class Facts:
-    """What the forms ask about one picture.
-
-    Attributes:
-        things: the objects.
-    """
-
-    def __init__(self, image: ImageSample, categories: dict[int, str]) -> None:
-        self.things = list(image.objects)
-        self._by_id = {thing.id: thing for thing in self.things}
-        self._behind = hides(image)
-        self._kinds = {thing.id: categories.get(thing.category_id, "object").strip() for thing in self.things}
-        self._names = self._distinct_names()
-        self._pixels: dict[int, npt.NDArray[np.intp]] = {}
-
-    def kind(self, thing: ObjectSample) -> str:
-        """Category name."""
-        return self._kinds[thing.id]
-
-    def name(self, thing: ObjectSample) -> str:
-        """Words that tell the object from the others, such as "the left mug"."""
-        return self._names[thing.id]
-
-    def mention(self, thing: ObjectSample) -> str:
-        """The object in an answer."""
-        return f"<p>{self.name(thing)}</p> {{seg:{thing.id}}}"
-
-    def mentions(self, things: Sequence[ObjectSample]) -> str:
-        """Objects from left to right: "A", "A and B", "A, B and C"."""
-        *first, last = (self.mention(thing) for thing in sorted(things, key=_centre_x))
-        return f"{', '.join(first)} and {last}" if first else last
-
-    def in_front(self, thing: ObjectSample) -> list[ObjectSample]:
-        """What hides part of this one."""
-        return [self._by_id[number] for number in thing.occluders if number in self._by_id]
-
-    def behind(self, thing: ObjectSample) -> list[ObjectSample]:
-        """What this one hides a part of."""
-        return [self._by_id[number] for number in self._behind[thing.id]]
-
-    def aside(
-        self, thing: ObjectSample, *, leave: Sequence[ObjectSample] = (), joint: str = " "
-    ) -> tuple[str, list[tuple[int, int]]]:
-        """An object and how much of it is seen, and the claims in that.
-
-        Args:
-            thing: the object.
-            leave: objects that the sentence mentions elsewhere.
-            joint: between the object and "is ...", such as ", which ".
-        """
-        front = self.in_front(thing)
-        if front and len(front) <= MAX_LISTED and not any(one in leave for one in front):
-            claims = [(one.id, thing.id) for one in front]
-            return f"{self.mention(thing)}{joint}is partly hidden behind {self.mentions(front)}", claims
-        state = "is partly hidden" if is_hidden(thing) else "is fully visible"
-        return f"{self.mention(thing)}{joint}{state}", []
-
-    def distance(self, thing: ObjectSample, x_share: float, y_share: float) -> float:
-        """Pixels from a point, in shares of the picture's sides, to the nearest visible pixel."""
-        if thing.id not in self._pixels:
-            self._pixels[thing.id] = np.argwhere(thing.visible_mask())
-        height, width = thing.visible_rle["size"]
-        away = self._pixels[thing.id] - np.array([y_share * (height - 1), x_share * (width - 1)])
-        return float(np.hypot(*away.T).min())
-
-    def _distinct_names(self) -> dict[int, str]:
-        names = {}
-        for kind in set(self._kinds.values()):
-            alike = sorted((t for t in self.things if self._kinds[t.id] == kind), key=_centre_x)
-            for place, thing in enumerate(alike):
-                names[thing.id] = f"the {_place(place, len(alike), kind)}"
-        return names
 
 
 def all_questions(facts: Facts, rng: random.Random) -> Iterator[Draft]:
     """All that can be asked, in several wordings, in no particular order."""
-    for form in (_purposes, _hidden_things, _orders, _whole, _extremes, _sizes, _pairs_of_things, _counts):
+    for form in (
+        _purposes,
+        _hidden_things,
+        _orders,
+        _whole,
+        _extremes,
+        _halves,
+        _sizes,
+        _pairs_of_things,
+        _places,
+        _counts,
+    ):
         yield from form(facts, rng)
 
 
@@ -202,34 +135,62 @@ def _whole(facts: Facts, rng: random.Random) -> Iterator[Draft]:
 
 
 def _extremes(facts: Facts, rng: random.Random) -> Iterator[Draft]:
-    for side, edge, sign in (("left", 0, 1), ("right", 2, -1), ("top", 1, 1), ("bottom", 3, -1)):
+    questions = rng.sample(_EDGE_QUESTIONS, len(_EDGE_QUESTIONS))  # each side another: they would sound alike
+    sides = (("left", 0, 1), ("right", 2, -1), ("top", 1, 1), ("bottom", 3, -1))
+    for question, (side, edge, sign) in zip(questions, sides, strict=True):
         ordered = sorted(facts.things, key=lambda thing: sign * thing.visible_box_xyxy[edge])
         first, others = ordered[0], ordered[1:2]
         if others and abs(others[0].visible_box_xyxy[edge] - first.visible_box_xyxy[edge]) < CLEAR_PIXELS:
             continue
         clause, claims = facts.aside(first, leave=others)
         rest = f"; the next one is {facts.mention(others[0])}" if others and not claims else ""
-        yield _draft(rng.choice(_EDGE_QUESTIONS).format(side), f"{clause}{rest}.", claims)
+        yield _draft(question.format(side), f"{clause}{rest}.", claims)
 
 
 _EDGE_QUESTIONS = (
     "Walking in from the {} edge of the picture, what would I come upon first, and is anything in front of it?",
-    "Something rolls in from the {} border. What does it meet first?",
-    "What is nearest to the {} border, and how much of it can be seen?",
+    "Something rolls in from the {} border. What does it meet before all else?",
+    "What is nearest to the {} side of the frame, and how much of it can be seen?",
+    "The photographer crops the {} of the print more and more. What loses a part of itself soonest?",
+)
+
+
+def _halves(facts: Facts, rng: random.Random) -> Iterator[Draft]:
+    """What stays of the picture when one half of it is gone, by the visible parts."""
+    height, width = facts.things[0].visible_rle["size"]
+    questions = rng.sample(_HALF_QUESTIONS, len(_HALF_QUESTIONS))
+    halves = (
+        ("right", 2, width, True),
+        ("left", 0, width, False),
+        ("lower", 3, height, True),
+        ("upper", 1, height, False),
+    )
+    for question, (gone, edge, side, below) in zip(questions, halves, strict=True):
+        kept = [t for t in facts.things if (t.visible_box_xyxy[edge] <= side / 2 if below else
+                                            t.visible_box_xyxy[edge] >= side / 2)]  # fmt: skip
+        if 0 < len(kept) <= MAX_LISTED and len(kept) < len(facts.things):
+            yield _draft(question.format(gone), f"All that can be seen of {facts.mentions(kept)} would be left.")
+
+
+_HALF_QUESTIONS = (
+    "If the {} half of the print were torn off, what would not lose anything that is seen of it now?",
+    "A curtain falls over the {} half of the view. What remains for the audience to look at without any loss?",
+    "Suppose my {} field of vision failed here. What would look to me just as it does now?",
+    "Ink runs over the {} half of this photograph. What does it spare altogether?",
 )
 
 
 def _sizes(facts: Facts, rng: random.Random) -> Iterator[Draft]:
     if len(facts.things) < 2:
         return
-    by_area = sorted(facts.things, key=_area, reverse=True)
-    if _area(by_area[0]) > CLEAR * _area(by_area[1]):
+    by_area = sorted(facts.things, key=area, reverse=True)
+    if area(by_area[0]) > CLEAR * area(by_area[1]):
         clause, claims = facts.aside(by_area[0])
         yield _draft(
             rng.choice(("Counting hidden parts too, what takes up the most room?",
                         "Which outline would be the largest if everything could be seen through?")),
             f"{clause}, and its whole outline is larger than any other.", claims)  # fmt: skip
-    if _area(by_area[-2]) > CLEAR * _area(by_area[-1]):
+    if area(by_area[-2]) > CLEAR * area(by_area[-1]):
         clause, claims = facts.aside(by_area[-1])
         yield _draft(
             rng.choice(("What would be easiest to overlook because it takes up so little room?",
@@ -239,8 +200,8 @@ def _sizes(facts: Facts, rng: random.Random) -> Iterator[Draft]:
 
 def _pairs_of_things(facts: Facts, rng: random.Random) -> Iterator[Draft]:
     """Two things told apart by where they are."""
-    ordered = sorted(facts.things, key=_centre_x)
-    if len(ordered) >= 2 and _centre_x(ordered[-1]) - _centre_x(ordered[0]) > 8:
+    ordered = sorted(facts.things, key=centre_x)
+    if len(ordered) >= 2 and centre_x(ordered[-1]) - centre_x(ordered[0]) > 8:
         left, right = ordered[0], ordered[-1]
         difference = hidden_share(left) - hidden_share(right)
         if abs(difference) > CLEAR_SHARE:
@@ -257,9 +218,52 @@ def _pairs_of_things(facts: Facts, rng: random.Random) -> Iterator[Draft]:
             [(front.id, behind.id)])  # fmt: skip
 
 
+def _places(facts: Facts, rng: random.Random) -> Iterator[Draft]:
+    """Places in a row and distances, for pictures with many objects."""
+    things, count = sorted(facts.things, key=centre_x), len(facts.things)
+    centres = [centre_x(thing) for thing in things]
+    middle = count // 2
+    if (
+        count >= 3
+        and count % 2
+        and min(abs(centres[middle + step] - centres[middle]) for step in (-1, 1)) > CLEAR_PIXELS
+    ):
+        clause, claims = facts.aside(things[middle], joint=", which ")
+        yield _draft("As much is to its left as to its right. What is in the middle of this row?",
+                     f"It must be {clause}.", claims)  # fmt: skip
+    if count >= 3:
+        spans = sorted(((_distance(a, b), a, b) for i, a in enumerate(things) for b in things[i + 1 :]),
+                       key=lambda span: span[0])  # fmt: skip
+        if spans[-1][0] - spans[-2][0] > CLEAR_PIXELS:
+            yield _draft("Between which two would the longest string have to be stretched, from middle to middle?",
+                         f"The string would run from {facts.mentions(spans[-1][1:])}.")  # fmt: skip
+        if spans[1][0] - spans[0][0] > CLEAR_PIXELS:
+            yield _draft("Which two keep each other the closest company, measured from middle to middle?",
+                         f"Closest together are {facts.mentions(spans[0][1:])}.")  # fmt: skip
+    if count > MAX_LISTED:
+        by_area = sorted(facts.things, key=area, reverse=True)
+        for question, leading, following in (
+            ("Sorted by whole outline, which three would lead the list?", by_area[:3], by_area[3]),
+            ("Which three could be packed into the least paper?", by_area[-3:], by_area[-4]),
+        ):
+            ratio = area(leading[-1]) / area(following)
+            if ratio > CLEAR or area(following) / area(leading[0]) > CLEAR:
+                yield _draft(question, f"The three are {facts.mentions(leading)}.")
+        for question, three in (
+            ("Reading the picture like a line of text, what are the first three words, so to speak?", things[:3]),
+            ("Going through it all against the reading direction, which three do I pass to begin with?", things[-3:]),
+        ):
+            edge = centres[3] - centres[2] if three == things[:3] else centres[-3] - centres[-4]
+            if edge > CLEAR_PIXELS:
+                yield _draft(question, f"One passes {facts.mentions(three)}.")
+        if centres[1] - centres[0] > CLEAR_PIXELS and centres[-1] - centres[-2] > CLEAR_PIXELS:
+            yield _draft("If they held hands in a row, who would have one hand free?",
+                         f"At the two ends are {facts.mentions([things[0], things[-1]])}.")  # fmt: skip
+
+
 def _counts(facts: Facts, rng: random.Random) -> Iterator[Draft]:
     """Questions that every picture answers."""
-    listed = sorted(facts.things, key=_area, reverse=True)[:MAX_LISTED]
+    listed = sorted(facts.things, key=area, reverse=True)[:MAX_LISTED]
     everything = len(facts.things) == len(listed)
     if everything:
         answer = f"There is {facts.mentions(listed)}."
@@ -294,7 +298,7 @@ _NEAREST = (
 def _where(thing: ObjectSample, rivals: Sequence[ObjectSample]) -> str | None:
     """The ninth of the picture an object's middle is in; None if a rival reaches into it."""
     height, width = thing.visible_rle["size"]
-    x, y = _centre(thing)
+    x, y = centre(thing)
     column, row = int(min(3 * x // width, 2)), int(min(3 * y // height, 2))
     cell = (column * width / 3, row * height / 3, (column + 1) * width / 3, (row + 1) * height / 3)
     if any(_overlap(rival.visible_box_xyxy, cell) for rival in rivals if rival is not thing):
@@ -321,24 +325,5 @@ def _capital(text: str) -> str:
     return text[:start] + text[start : start + 1].upper() + text[start + 1 :]
 
 
-def _centre(thing: ObjectSample) -> tuple[float, float]:
-    x0, y0, x1, y1 = thing.visible_box_xyxy
-    return ((x0 + x1) / 2, (y0 + y1) / 2)
-
-
-def _centre_x(thing: ObjectSample) -> float:
-    return _centre(thing)[0]
-
-
-def _area(thing: ObjectSample) -> int:
-    return rle_area(thing.amodal_rle or thing.visible_rle)
-
-
-def _place(place: int, count: int, kind: str) -> str:
-    if count == 1:
-        return kind
-    if count <= 3:
-        return f"{('left', 'right')[place] if count == 2 else ('left', 'middle', 'right')[place]} {kind}"
-    if place < len(ORDINALS):
-        return f"{ORDINALS[place]} {kind} from the left"
-    return f"{kind} number {place + 1} from the left"
+def _distance(a: ObjectSample, b: ObjectSample) -> float:
+    return math.dist(centre(a), centre(b))
