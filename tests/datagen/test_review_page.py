@@ -210,7 +210,11 @@ def test_masks_on_the_picture(browser: Any, tmp_path: Path) -> None:
 def test_writing_an_answer_with_its_objects(browser: Any, tmp_path: Path) -> None:
     toy_work(tmp_path, pairs=1, drafts={1: Draft(QUESTION, "The thing below.")}).close()
     with served(tmp_path / "work", "--reviewers", "1") as link:
-        ada = Person(browser, link, "Ada").sees(1).press("f")
+        ada = Person(browser, link, "Ada").sees(1)
+        assert ada.page.locator("#objects button").count() == 0, "what the answer does not mention is out of the way"
+        ada.press("l")
+        assert ada.page.locator("#objects button").count() == 2
+        ada.press("l", "f")
         ada.page.evaluate("document.getElementById('edit-answer').setSelectionRange(0, 9)")
         ada.page.click('#objects button[data-number="1"]')
         assert ada.page.input_value("#edit-answer") == "[The thing #1] below."

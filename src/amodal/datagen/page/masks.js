@@ -129,7 +129,9 @@ export class Scene {
 
   #number(pen, view, thing, strength) {
     if (view.mode === "visible" && !thing.visible) return;
-    const size = Math.max(11, Math.min(22, Math.sqrt((thing.visible ?? thing.amodal)?.area ?? 0) * view.scale * 0.16)) * (window.devicePixelRatio || 1);
+    const sharp = window.devicePixelRatio || 1, most = Math.min(20, 9 + pen.canvas.width / sharp / 80);
+    const side = Math.sqrt((thing.visible ?? thing.amodal)?.area ?? 0) * view.scale / sharp;
+    const size = Math.max(10, Math.min(most, side * 0.16)) * sharp;
     const x = view.left + (thing.anchor[0] + 0.5) * view.scale, y = view.top + (thing.anchor[1] + 0.5) * view.scale;
     const text = String(thing.number);
     pen.globalAlpha = strength;

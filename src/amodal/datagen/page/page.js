@@ -101,6 +101,7 @@ function show(item, image, failed) {
   $("notice").className = failed || item.fault ? "bad" : "";
   $("notice").textContent = notice;
   $("verdicts").replaceChildren(...item.verdicts.map(verdictCard));
+  $("frame").style.setProperty("--ratio", item.image.width / item.image.height);
   state.mode = state.mode === "none" ? "visible" : state.mode;
   showObjects();
   showModes();
@@ -134,7 +135,8 @@ function verdictCard(verdict, index) {
 
 function showObjects() {
   const mentioned = mentionedNumbers(currentAnswer());
-  $("objects").replaceChildren(...state.item.objects.map((thing) => {
+  const listed = state.item.objects.filter((thing) => state.all || state.phase === "write" || mentioned.has(thing.number));
+  $("objects").replaceChildren(...listed.map((thing) => {
     const button = make("button", mentioned.has(thing.number) ? "" : "absent");
     button.type = "button";
     button.dataset.number = thing.number;
@@ -156,6 +158,7 @@ function showModes() {
     button.setAttribute("aria-checked", String(button.dataset.mode === state.mode));
   }
   $("others").setAttribute("aria-pressed", String(state.all));
+  $("others").firstChild.textContent = `All ${state.item?.objects.length ?? ""} objects `;
 }
 
 function showProgress(progress) {
@@ -396,7 +399,7 @@ function setBare(bare) {
 const KEYS = {
   a: accept, f: write, e: write, r: startRefusing, s: skip, z: undo,
   v: () => setMode(state.mode === "visible" ? "whole" : "visible"),
-  l: () => { state.all = !state.all; showModes(); draw(); },
+  l: () => { state.all = !state.all; showModes(); showObjects(); draw(); },
   t: () => takeNth(0), y: () => takeNth(1),
   0: () => { state.zoom = 1; state.centre = null; draw(); },
   "?": () => $("help").showModal(),

@@ -69,8 +69,8 @@ function chip(piece, objects, onPoint) {
   if (known.some((thing) => !thing)) {
     return make("span", "unknown", `[${piece.words} ${piece.numbers.map((n) => `#${n}`).join(" ")}: no such object]`);
   }
-  const element = make("button", "mention", piece.words);
-  element.type = "button";
+  const element = make("span", "mention", piece.words); // no button: those do not wrap like words
+  element.tabIndex = 0;
   element.dataset.numbers = piece.numbers.join(" ");
   tint(element, known[0]);
   element.append(...known.map(badge));
