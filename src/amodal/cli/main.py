@@ -11,7 +11,9 @@ import typer
 import amodal
 from amodal.cli.data import data_app
 from amodal.cli.evaluation import evaluate_app
+from amodal.cli.export import export_app
 from amodal.cli.info import info
+from amodal.cli.label import label_app
 from amodal.cli.reasonseg import reasonseg_app
 from amodal.cli.segment import segment
 from amodal.cli.serve import serve
@@ -28,6 +30,8 @@ app = typer.Typer(
 for command in (segment, train, info, serve):
     app.command()(command)
 app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(export_app, name="export", help="Results and models in other tools' forms.")
+app.add_typer(label_app, name="label", help="Predictions to correct in Label Studio, and back.")
 app.add_typer(data_app, name="data", help="Make datasets with known amodal truth.")
 app.add_typer(reasonseg_app, name="reasonseg", help="Make question-answer data for amodal reasoning segmentation.")
 

@@ -102,7 +102,7 @@ def _segment_image(
         check_points(points, pixels.shape[:2])
     segmenter = AmodalSegmenter.from_pretrained(model, device=device)
     if not boxes and not points:
-        return _finder(segmenter, detector, text, threshold)(pixels)
+        return finder_for(segmenter, detector, text, threshold)(pixels)
     if points:
         from amodal.inference.find import ObjectFinder
 
@@ -111,7 +111,7 @@ def _segment_image(
     return segmenter(pixels, boxes, threshold=threshold)
 
 
-def _finder(
+def finder_for(
     segmenter: AmodalSegmenter, detector: str | None, text: list[str] | None, threshold: float | None
 ) -> Callable[[npt.NDArray[np.uint8]], Scene]:
     """What finds and segments the objects of a picture."""
@@ -143,7 +143,7 @@ def _segment_frames(
     from amodal.inference.segmenter import AmodalSegmenter
 
     frames = open_frames(source)
-    find = _finder(AmodalSegmenter.from_pretrained(model, device=device), detector, text, threshold)
+    find = finder_for(AmodalSegmenter.from_pretrained(model, device=device), detector, text, threshold)
     columns: list[Any] = [TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
     count = 0
     out.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,24 +11,38 @@ from amodal.errors import InputError
 from amodal.inference.scene import Scene, SceneObject
 from amodal.ops.rle import decode_mask, segmentation_to_rle
 
+UNNAMED = "object"
+"""Category of objects without a phrase."""
+
 
 def to_coco_file(scene: Scene, image_name: str) -> dict[str, Any]:
-    """The canonical annotation file of one image (a superset of COCO's form).
+    """The canonical annotation file of one image: `collect` of one scene."""
+    return collect([(image_name, scene)])
+
+
+def collect(scenes: Iterable[tuple[str, Scene]]) -> dict[str, Any]:
+    """The canonical annotation file of several images (a superset of COCO's form).
 
     Objects with a phrase get it as their category; the others are of category `object`.
 
     Args:
-        scene: any scene.
-        image_name: `file_name` of the image record.
+        scenes: `file_name` of the image record, and its scene.
     """
-    names = sorted({thing.phrase or "object" for thing in scene.objects} | {"object"})
-    annotations = scene.to_coco()
-    for annotation, thing in zip(annotations, scene.objects, strict=True):
-        annotation["category_id"] = names.index(thing.phrase or "object") + 1
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    names: list[str] = []
+    for image_name, scene in scenes:
+        H, W = scene.size
+        images.append({"id": len(images) + 1, "file_name": image_name, "height": H, "width": W})
+        annotations += scene.to_coco(len(images), len(annotations) + 1)
+        names += [thing.phrase or UNNAMED for thing in scene.objects]
+    categories = sorted({*names, UNNAMED})
+    for annotation, name in zip(annotations, names, strict=True):
+        annotation["category_id"] = categories.index(name) + 1
     return {
-        "info": {"description": "predicted with amodal"},
-        "images": [{"id": 1, "file_name": image_name, "height": scene.size[0], "width": scene.size[1]}],
-        "categories": [{"id": index + 1, "name": name} for index, name in enumerate(names)],
+        "info": {"description": "made with amodal"},
+        "images": images,
+        "categories": [{"id": index + 1, "name": name} for index, name in enumerate(categories)],
         "annotations": annotations,
     }
 
@@ -77,5 +92,5 @@ def _object(annotation: dict[str, Any], size: tuple[int, int], names: dict[Any, 
         visible,
         amodal,
         score=float(annotation.get("score", 1.0)),
-        phrase=None if name == "object" else name,
+        phrase=None if name == UNNAMED else name,
     )
