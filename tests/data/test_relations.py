@@ -75,5 +75,13 @@ def test_depths_and_clusters() -> None:
 
 def test_objects_that_hide_each_other_in_a_circle_have_depths() -> None:
     a, b = replace(FRONT, occluders=(2,)), replace(MIDDLE, occluders=(1,))
-    assert sorted(depths([a, b])) == [0, 1]
-    assert clusters([a, b]) == [0, 0]
+    behind = replace(BACK, occluders=(2,))
+    assert depths([a, b, behind]) == [0, 0, 1]
+    assert clusters([a, b, behind]) == [0, 0, 0]
+    assert depths([replace(a, occluders=(2, 3)), b, behind, thing(4, mask("#"), occluders=(1,))]) == [0, 0, 0, 1]
+
+
+def test_the_longest_chain_counts() -> None:
+    chain = [thing(i, mask("#"), occluders=tuple(range(i))) for i in range(20)]
+    assert depths(chain) == list(range(20)) and depths(chain[::-1]) == list(range(20))[::-1]
+    assert depths([]) == []

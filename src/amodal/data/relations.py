@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from amodal.data.samples import ImageSample, ObjectSample
 from amodal.ops.rle import rle_area, rle_intersection
 
@@ -47,19 +49,19 @@ def hides(front: ObjectSample, behind: ObjectSample) -> bool:
 def depths(objects: Sequence[ObjectSample]) -> list[int]:
     """How many objects lie in front of each, one behind the other: 0 in front, 1 behind a 0, ...
 
-    Objects that hide each other in a circle are cut where the circle is entered first.
+    Objects that hide each other in a circle share a depth.
     """
-    by_id = {thing.id: thing for thing in objects}
-    found: dict[int, int] = {}
-
-    def depth(thing: ObjectSample, path: frozenset[int]) -> int:
-        if thing.id not in found:
-            inner = path | {thing.id}
-            fronts = [by_id[i] for i in thing.occluders if i in by_id and i not in inner]
-            found[thing.id] = 1 + max((depth(front, inner) for front in fronts), default=-1)
-        return found[thing.id]
-
-    return [depth(thing, frozenset()) for thing in objects]
+    position = {thing.id: i for i, thing in enumerate(objects)}
+    behind = np.zeros((len(objects), len(objects)), bool)  # [i, j]: i is behind j
+    for i, thing in enumerate(objects):
+        behind[i, [position[number] for number in thing.occluders if number in position]] = True
+    for _ in range(len(objects).bit_length()):  # each round doubles the length of the chains seen
+        behind |= behind @ behind
+    strictly = behind & ~behind.T
+    found = np.zeros(len(objects), int)
+    for i in np.argsort(behind.sum(axis=1), kind="stable"):  # whoever is in front has fewer in front
+        found[i] = max(found[strictly[i]] + 1, default=0)
+    return [int(depth) for depth in found]
 
 
 def clusters(objects: Sequence[ObjectSample]) -> list[int]:
