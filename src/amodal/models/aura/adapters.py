@@ -67,13 +67,24 @@ def merged_state(mllm: nn.Module) -> dict[str, Tensor]:
         if is_adapter(name) or "trainable_tokens_original" in name:
             continue
         parent = modules.get(name.rsplit(".base_layer.", 1)[0]) if ".base_layer." in name else None
-        if isinstance(parent, LoraLayer) and name.endswith(".weight"):
+        if getattr(parent, "merged", False):
+            pass
+        elif isinstance(parent, LoraLayer) and name.endswith(".weight"):
             layer: Any = parent
             tensor = tensor + layer.get_delta_weight(ADAPTER).to(tensor.dtype)
         elif isinstance(parent, TrainableTokensLayer) and name.endswith(".weight"):
             tensor = parent.get_merged_weights([ADAPTER]).to(tensor.dtype)
         state.setdefault(base_name(name), tensor)
     return state
+
+
+def merge_adapters(mllm: nn.Module) -> None:
+    """Fold the adapters into the LLM's weights in place, which makes generation faster."""
+    for module in mllm.modules():
+        if isinstance(module, LoraLayer | TrainableTokensLayer):
+            layer: Any = module
+            if not layer.merged:
+                layer.merge()
 
 
 def _embedding_names(mllm: PreTrainedModel) -> list[str]:

@@ -28,6 +28,7 @@ from amodal.errors import InputError
 from amodal.models.aura.adapters import add_adapters, is_adapter
 from amodal.models.aura.base import build_mllm
 from amodal.models.aura.configuration import AuraConfig
+from amodal.models.aura.states import seg_states
 from amodal.models.plug.modeling import Float32PositionalEmbedding
 from amodal.models.sam import single_mask_decoder
 from amodal.nn.attention import use_folded_attention
@@ -358,21 +359,6 @@ class AuraModel(PreTrainedModel):
         from amodal.models.aura.checkpoint import load_model
 
         return load_model(cls, pretrained_model_name_or_path, **kwargs)
-
-
-def seg_states(states: Tensor, tokens: Tensor, seg_token_id: int) -> tuple[Tensor, Tensor]:
-    """States at the positions that predict a mask token, in reading order.
-
-    Args:
-        states: (B, K, D) last hidden states.
-        tokens: (B, K) the token that each of them predicts.
-        seg_token_id: number of the mask token.
-
-    Returns:
-        (N, D) states and (N,) the row of each.
-    """
-    rows, places = (tokens == seg_token_id).nonzero(as_tuple=True)
-    return states[rows, places], rows
 
 
 def _first_label(labels: Tensor) -> int:

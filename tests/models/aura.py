@@ -1,0 +1,107 @@
+"""An AURA small enough for unit tests: random weights everywhere, LoRA on a saved LLM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from amodal.models.aura import AuraConfig, AuraModel
+from amodal.models.aura.base import LoadedMllm
+from amodal.models.aura.tiny import TinyMllmSizes, new_tiny_mllm
+from amodal.models.sam import new_sam
+from tests.models.conftest import small_sam_config
+
+SIZES = TinyMllmSizes(
+    vision_image_size=32,
+    vision_patch_size=8,
+    vision_hidden_size=16,
+    vision_layers=2,
+    vision_heads=2,
+    text_hidden_size=24,
+    text_layers=2,
+    text_heads=2,
+    vocabulary=320,
+)
+ANSWER = "You could use <p>the mug</p> [SEG], behind <p>two books</p> [SEG] [SEG]."
+TEXTS = ["What could I drink from?", "What is behind it?", ANSWER.replace("[SEG]", "")] * 3
+
+
+def scatter(module: torch.nn.Module, scale: float = 0.2, seed: int = 1) -> None:
+    """Weights far from zero, or parity proves little."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            noise = torch.randn(parameter.shape, generator=generator) * scale
+            parameter.copy_(noise if parameter.dim() > 1 else parameter + noise)
+
+
+def small_mllm(seed: int = 1) -> LoadedMllm:
+    loaded = new_tiny_mllm(SIZES, TEXTS, seed)
+    scatter(loaded.model, seed=seed)
+    loaded.model.eval()
+    return loaded
+
+
+def write_mllm(folder: Path, seed: int = 1) -> Path:
+    """An LLM with its processor, as published ones lie in a folder."""
+    loaded = small_mllm(seed)
+    loaded.model.save_pretrained(folder)
+    loaded.processor.save_pretrained(folder)
+    return folder
+
+
+def write_sam(folder: Path) -> Path:
+    model = new_sam(small_sam_config(), seed=1)
+    scatter(model.mask_decoder, 0.1)
+    model.save_pretrained(folder)
+    return folder
+
+
+def small_config(**changes: Any) -> AuraConfig:
+    settings: dict[str, Any] = {"image_size": 64, "lora_rank": 2, "spatial_channels": 4, "max_new_tokens": 12}
+    return AuraConfig(**(settings | changes))
+
+
+def small_aura(folder: Path, **changes: Any) -> AuraModel:
+    """LoRA on an LLM in `folder/mllm`, backbone in `folder/sam`; trained parts moved."""
+    mllm, sam = folder / "mllm", folder / "sam"
+    if not mllm.is_dir():
+        write_mllm(mllm)
+        write_sam(sam)
+    return moved(AuraModel.from_base(mllm, sam, small_config(**changes)))
+
+
+def moved(model: AuraModel, scale: float = 0.05) -> AuraModel:
+    """Every trainable tensor moved, as training would."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * scale)
+    return model.eval()
+
+
+def picture(seed: int = 0, height: int = 40, width: int = 56) -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+def training_batch(model: AuraModel, answers: tuple[str, ...] = (ANSWER, "There is none.")) -> dict[str, Any]:
+    """One question and answer a row, padded at the end."""
+    from amodal.models.aura.processing import pad_rows
+
+    processor: Any = model.processor
+    rows = []
+    for index, answer in enumerate(answers):
+        row = processor.first_turn(picture(index), "What could I drink from?")
+        length, said = row["input_ids"].shape[1], torch.tensor([processor.answer_tokens(answer)])
+        row["labels"] = torch.cat([torch.full((1, length), -100), said], dim=1)
+        row["input_ids"] = torch.cat([row["input_ids"], said], dim=1)
+        row["attention_mask"] = torch.ones_like(row["input_ids"])
+        rows.append(row)
+    batch = pad_rows(rows, processor.pad_token_id, front=False)
+    batch["sam_pixel_values"] = torch.cat([processor.sam_pixels(picture(i)) for i in range(len(answers))])
+    return batch

@@ -1,0 +1,304 @@
+"""AURA's contracts: reads as its LLM does, trains what it declares, survives the disk, batches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText
+
+from amodal.errors import InputError
+from amodal.models.aura import AuraConfig, AuraModel, AuraProcessor
+from amodal.models.aura.adapters import merge_adapters
+from amodal.models.aura.base import parameter_counts
+from amodal.models.aura.checkpoint import increment_state
+from amodal.models.aura.generation import Dialogue
+from amodal.models.aura.states import seg_states
+from amodal.models.plug.checkpoint import INCREMENT
+from tests.models.aura import (
+    ANSWER,
+    moved,
+    picture,
+    small_aura,
+    small_config,
+    small_mllm,
+    training_batch,
+    write_mllm,
+    write_sam,
+)
+from tests.models.conftest import small_sam_config
+
+QUESTION = "What could I drink from?"
+
+
+def test_writes_the_same_tokens_as_its_llm_alone(tmp_path: Path) -> None:
+    folder = write_mllm(tmp_path / "mllm")
+    model = AuraModel.from_base(folder, small_sam_config(), small_config())
+    assert model.processor is not None
+    bare = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    bare.resize_token_embeddings(len(model.processor.tokenizer), mean_resizing=False)
+    with torch.no_grad():  # the new row as `add_seg_token` makes it
+        for layer in (bare.get_input_embeddings(), bare.get_output_embeddings()):
+            layer.weight[-1] = layer.weight[:-1].mean(0)
+    inputs = model.processor([picture()], [QUESTION]).mllm
+    theirs = bare.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :].tolist()
+    dialogue = Dialogue(model, model.processor)
+    dialogue.begin(dict(inputs))
+    ours = dialogue.answer(12).tokens[0]
+    assert len(set(ours)) > 2
+    assert ours == [t for t in theirs if t not in model.processor.end_token_ids]
+
+
+def test_mask_states_of_cached_generation_are_those_of_a_full_forward(tmp_path: Path) -> None:
+    """Over two turns, the second on the cache of the first."""
+    model = small_aura(tmp_path)
+    processor = model.processor
+    assert processor is not None
+    inputs = processor([picture()], [QUESTION])
+    dialogue = Dialogue(model, processor)
+    dialogue.begin(dict(inputs.mllm))
+    turns = [dialogue.answer(40, given=[ANSWER])]
+    dialogue.follow(["What is behind it?"])
+    turns.append(dialogue.answer(40, given=["It is <p>the mug</p> [SEG]."]))
+    with model.recorded_states() as recorded, torch.no_grad():
+        model.mllm(
+            input_ids=dialogue.tokens,
+            attention_mask=dialogue.attention,
+            pixel_values=inputs.mllm["pixel_values"],
+            use_cache=False,
+        )
+    full, _ = seg_states(recorded[0][:, :-1], dialogue.tokens[:, 1:], processor.seg_token_id)
+    cached = torch.cat([turn.states for turn in turns])
+    assert cached.shape == (4, 24)
+    torch.testing.assert_close(cached, full, atol=1e-5, rtol=1e-5)
+
+
+def test_training_reads_the_states_that_generation_reads(tmp_path: Path) -> None:
+    model = small_aura(tmp_path)
+    processor = model.processor
+    assert processor is not None
+    batch = training_batch(model, (ANSWER,))
+    with torch.no_grad():
+        output = model(**batch)
+    dialogue = Dialogue(model, processor)
+    dialogue.begin(dict(processor([picture()], [QUESTION]).mllm))
+    made = dialogue.answer(40, given=[ANSWER])
+    with torch.no_grad():
+        masks = model.decode(made.states, model.encode_image(batch["sam_pixel_values"]), made.rows)
+    torch.testing.assert_close(masks.amodal_logits, output.masks.amodal_logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(masks.rates, output.masks.rates, atol=1e-5, rtol=1e-5)
+
+
+def test_all_masks_of_a_batch_take_one_decoder_call(tmp_path: Path) -> None:
+    model = small_aura(tmp_path)
+    calls = {"visible": 0, "amodal": 0}
+    model.visible_decoder.register_forward_hook(lambda *_: calls.update(visible=calls["visible"] + 1))
+    model.amodal_decoder.register_forward_hook(lambda *_: calls.update(amodal=calls["amodal"] + 1))
+    with torch.no_grad():
+        output = model(**training_batch(model, (ANSWER, "There is none.", "I see <p>a mug</p> [SEG].")))
+    assert calls == {"visible": 1, "amodal": 1}
+    assert output.masks.visible_logits.shape == (4, 64, 64)
+    assert output.masks.rates.shape == (4,)
+
+
+def test_batched_equals_single(tmp_path: Path) -> None:
+    model = small_aura(tmp_path)
+    answers = (ANSWER, "There is none.", "I see <p>a mug</p> [SEG].")
+    batch = training_batch(model, answers)
+    with torch.no_grad():
+        together = model(**batch)
+        alone = model(**training_batch(model, answers[:1]))
+    torch.testing.assert_close(together.masks.amodal_logits[:3], alone.masks.amodal_logits, atol=1e-4, rtol=1e-4)
+    kept = alone.logits.shape[1]
+    torch.testing.assert_close(together.logits[:1, :kept], alone.logits, atol=1e-4, rtol=1e-4)
+
+
+def test_chosen_masks_are_those_of_all(tmp_path: Path) -> None:
+    model = small_aura(tmp_path)
+    batch = training_batch(model)
+    with torch.no_grad():
+        everything = model(**batch).masks.visible_logits
+        some = model(**batch, chosen=torch.tensor([True, False, True])).masks.visible_logits
+    torch.testing.assert_close(some, everything[[0, 2]], atol=1e-5, rtol=1e-5)
+
+
+def test_batch_without_an_object_has_no_masks_and_trains(tmp_path: Path) -> None:
+    model = small_aura(tmp_path).train()
+    output = model(**training_batch(model, ("There is none.", "Nothing.")))
+    assert output.masks.visible_logits.shape == (0, 64, 64)
+    output.logits.sum().backward()
+
+
+def test_only_declared_parameters_move(tmp_path: Path) -> None:
+    model = small_aura(tmp_path).train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    output = model(**training_batch(model))
+    masks = output.masks
+    total = sum(x.square().mean() for x in (masks.visible_logits, masks.amodal_logits, masks.rates, masks.map_logits))
+    (total + output.logits.square().mean()).backward()
+    optimizer.step()
+    changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed <= increment_state(model).keys()
+    for part in (
+        "lora_A", "lora_B", "embed_tokens.token_adapter.trainable_tokens_delta", "lm_head.token_adapter.trainable",
+        "prompt_encoder.projection", "visible_decoder", "amodal_decoder", "condition_encoder", "spatial_encoder",
+    ):  # fmt: skip
+        assert any(part in name for name in changed), part
+    assert not any("vision_tower" in name for name in changed)
+
+
+@pytest.mark.parametrize("rank", [2, 0])
+@pytest.mark.parametrize("merged", [False, True])
+def test_save_and_load_is_bitwise(tmp_path: Path, merged: bool, rank: int) -> None:
+    model = small_aura(tmp_path, lora_rank=rank)
+    model.save_pretrained(tmp_path / "aura", merged=merged)
+    again = AuraModel.from_pretrained(tmp_path / "aura")
+    batch = training_batch(model)
+    with torch.no_grad():
+        ours, theirs = model(**batch), again(**batch)
+    if merged:
+        torch.testing.assert_close(theirs.logits, ours.logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(theirs.masks.amodal_logits, ours.masks.amodal_logits, atol=1e-4, rtol=1e-4)
+        assert not any("lora" in name or "token_adapter" in name for name in again.state_dict())
+    else:
+        assert again.state_dict().keys() == model.state_dict().keys()
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(again.state_dict()[name], tensor), name
+        assert torch.equal(theirs.logits, ours.logits)
+
+
+def test_increment_holds_what_was_trained_and_names_both_bases(tmp_path: Path) -> None:
+    model = small_aura(tmp_path)
+    model.save_pretrained(tmp_path / "aura")
+    settings = json.loads((tmp_path / "aura" / "config.json").read_text())
+    assert settings["mllm_base"]["name_or_path"] == str(tmp_path / "mllm")
+    assert settings["base"]["name_or_path"] == str(tmp_path / "sam")
+    names = increment_state(model)
+    assert not any("vision_tower" in name or "base_layer" in name or "patch_embed" in name for name in names)
+    counts = parameter_counts(model.config)
+    assert counts["trainable"] == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert counts["token_rows"] == 2 * 24  # the row read and the row written
+    assert counts["total"] == sum(p.numel() for p in model.parameters())
+
+
+def test_merging_in_place_changes_no_answer(tmp_path: Path) -> None:
+    model = small_aura(tmp_path)
+    batch = training_batch(model)
+    with torch.no_grad():
+        before = model(**batch).logits
+        merge_adapters(model.mllm)
+        torch.testing.assert_close(model(**batch).logits, before, atol=1e-5, rtol=1e-5)
+    model.save_pretrained(tmp_path / "aura", merged=True)
+    with torch.no_grad():
+        again = AuraModel.from_pretrained(tmp_path / "aura")
+        torch.testing.assert_close(again(**batch).logits, before, atol=1e-5, rtol=1e-5)
+
+
+def test_llm_trained_whole_needs_no_base(tmp_path: Path) -> None:
+    sam = write_sam(tmp_path / "sam")
+    model = moved(AuraModel.from_base(small_mllm(), sam, small_config(train_mllm=True, lora_rank=0)))
+    model.save_pretrained(tmp_path / "aura")
+    again = AuraModel.from_pretrained(tmp_path / "aura")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    assert (tmp_path / "aura" / INCREMENT).is_file()
+
+
+def test_other_bases_are_refused(tmp_path: Path) -> None:
+    small_aura(tmp_path).save_pretrained(tmp_path / "aura")
+    with pytest.raises(InputError, match=r"mllm .*: expected weights with fingerprint"):
+        AuraModel.from_pretrained(tmp_path / "aura", mllm=write_mllm(tmp_path / "other", seed=5))
+    with pytest.raises(InputError, match="cannot be read as a SAM"):
+        AuraModel.from_pretrained(tmp_path / "aura", base=tmp_path / "nothing")
+    with pytest.raises(InputError, match="mllm: expected a hub id or folder of an image-text model"):
+        AuraModel.from_base(tmp_path / "nothing", small_sam_config())
+
+
+def test_tokenizer_that_takes_the_mask_token_apart_is_refused(tmp_path: Path) -> None:
+    model = small_aura(tmp_path)
+    model.save_pretrained(tmp_path / "aura")
+    small_mllm().processor.save_pretrained(tmp_path / "aura" / "processor")  # never heard of the token
+    with pytest.raises(InputError, match=r"expected '\[SEG\]' to be one token, got \d+"):
+        AuraModel.from_pretrained(tmp_path / "aura")
+
+
+def test_damaged_models_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "aura"
+    small_aura(tmp_path).save_pretrained(folder)
+    (folder / INCREMENT).write_bytes(b"not tensors")
+    with pytest.raises(InputError, match="expected a safetensors file"):
+        AuraModel.from_pretrained(folder)
+    (folder / INCREMENT).unlink()
+    with pytest.raises(InputError, match="got neither"):
+        AuraModel.from_pretrained(folder)
+    (folder / "aura_processor.json").unlink()
+    with pytest.raises(InputError, match="expected an AURA processor"):
+        AuraModel.from_pretrained(folder)
+    (folder / "config.json").write_text('{"model_type": "plug"}')
+    with pytest.raises(InputError, match="expected model_type 'aura', got 'plug'"):
+        AuraModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("condition", [True, False])
+@pytest.mark.parametrize("spatial", [True, False])
+def test_rows_of_table_2_are_configurations(tmp_path: Path, condition: bool, spatial: bool) -> None:
+    model = small_aura(tmp_path, condition_encoder=condition, spatial_encoder=spatial).train()
+    masks = model(**training_batch(model)).masks
+    assert (masks.rates is not None, masks.map_logits is not None) == (condition, spatial)
+    assert masks.amodal_logits.shape == (3, 64, 64)
+    assert not torch.equal(masks.amodal_logits, masks.visible_logits)
+
+
+def test_new_model_starts_with_one_embedding_for_both_masks(tmp_path: Path) -> None:
+    write_mllm(tmp_path / "mllm")
+    model = AuraModel.from_base(tmp_path / "mllm", write_sam(tmp_path / "sam"), small_config())
+    with torch.no_grad():
+        masks = model(**training_batch(model)).masks
+    torch.testing.assert_close(masks.amodal_logits, masks.visible_logits)
+
+
+def test_picture_reaches_the_llm_whole(tmp_path: Path) -> None:
+    """The processor alone would cut a wide picture to its centre."""
+    processor = small_aura(tmp_path).processor
+    assert processor is not None
+    image = picture(height=20, width=80)
+    seen = processor.first_turn(image, QUESTION)["pixel_values"]
+    for column in (0, 79):
+        changed = image.copy()
+        changed[:, column - 3 if column else 0 : column + 3] = 255
+        assert not torch.equal(processor.first_turn(changed, QUESTION)["pixel_values"], seen)
+
+
+def test_masks_go_to_the_backbones_frame_and_back(tmp_path: Path) -> None:
+    processor = small_aura(tmp_path).processor
+    assert isinstance(processor, AuraProcessor)
+    import numpy as np
+
+    mask = np.zeros((40, 80), bool)
+    mask[10:30, 20:60] = True
+    framed = processor.sam_mask(mask)
+    assert framed.shape == (64, 64)
+    assert not framed[32:].any()  # padding below
+    back = processor.image_probs(framed.astype(np.float32), (40, 80)) > 0.5
+    assert (back & mask).sum() / (back | mask).sum() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("image_size", 100), ("lora_rank", -1), ("lora_alpha", 0), ("lora_dropout", 1.0), ("spatial_channels", 0),
+        ("mask_threshold", 1.0), ("text_weight", -1.0), ("seg_token", "a b"), ("max_new_tokens", 0),
+        ("naming_classes", -1), ("lora_targets", []),
+    ],
+)  # fmt: skip
+def test_configuration_refuses_impossible_values(field: str, value: object) -> None:
+    with pytest.raises(InputError, match=f"{field}: expected "):
+        AuraConfig(**{field: value})
+
+
+def test_lora_targets_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="lora_targets: expected names of projections in the language model"):
+        small_aura(tmp_path, lora_targets=["no_such_proj"])
