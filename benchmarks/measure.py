@@ -23,13 +23,20 @@ import torch.nn.functional as F
 Row = dict[str, Any]
 
 
-def arguments(description: str | None) -> argparse.Namespace:
-    """`--quick` (small sizes, to see that it runs), `--threads`, `--rounds` and `--out FILE`."""
+def arguments(description: str | None, **further: dict[str, Any]) -> argparse.Namespace:
+    """`--quick` (small sizes, to see that it runs), `--threads`, `--rounds`, `--out FILE`, and further ones.
+
+    Args:
+        description: the script's docstring.
+        further: settings of `argparse.add_argument` by name.
+    """
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that it runs, proves nothing")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, help="file for the JSON")
+    for name, settings in further.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", **settings)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     return options

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from amodal.nn import refine
 from amodal.nn.refine import RefineModule
 
 
@@ -27,3 +29,14 @@ def test_an_object_does_not_depend_on_its_neighbours_in_the_batch() -> None:
 def test_blocks_and_width_are_configurable() -> None:
     sizes = [sum(p.numel() for p in RefineModule(n, c).parameters()) for n, c in ((1, 8), (2, 8), (1, 16))]
     assert sizes[0] < sizes[1] < sizes[2]
+
+
+def test_pieces_that_fit_the_cache_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = RefineModule(num_blocks=1, channels=8)
+    torch.nn.init.normal_(module.head.weight)
+    maps = inputs(5)
+    with_gradients = module(*maps)
+    for budget in (1, 10**9):
+        monkeypatch.setattr(refine, "CACHE_BYTES_PER_THREAD", budget)
+        with torch.no_grad():
+            torch.testing.assert_close(module(*maps), with_gradients, atol=1e-5, rtol=1e-5)

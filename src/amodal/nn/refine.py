@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 IN_CHANNELS = 7  # image 3, two probability maps, two uncertainty maps
+CACHE_BYTES_PER_THREAD = 2**20
 
 
 class ResidualBlock(nn.Module):
@@ -67,4 +68,14 @@ class RefineModule(nn.Module):
             (N, 1, H, W), added to the coarse amodal logits.
         """
         x = torch.cat([image, visible_probs, amodal_probs, visible_uncertainty, amodal_uncertainty], dim=1)
+        if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self._correct(x)
+        # On a processor: channels last, and as many objects at once as stay in cache.
+        x = x.to(memory_format=torch.channels_last)
+        size = self.stem.out_channels * x.shape[2] * x.shape[3] * x.element_size()
+        objects = max(1, CACHE_BYTES_PER_THREAD * torch.get_num_threads() // size)
+        return torch.cat([self._correct(part) for part in x.split(objects)])
+
+    def _correct(self, x: Tensor) -> Tensor:
+        """(N, 7, H, W) to (N, 1, H, W)."""
         return self.head(self.blocks(torch.relu(self.stem(x))))

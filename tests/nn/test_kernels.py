@@ -1,0 +1,51 @@
+"""Both kernels give softmax attention; the rule follows size, precision, gradients and processor."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from amodal.nn import kernels
+from amodal.nn.kernels import choose_kernel, softmax_attention
+
+
+@pytest.mark.parametrize("kernel", ["products", "fused"])
+@pytest.mark.parametrize("budget", [1, 10**9])
+@pytest.mark.parametrize("shape", [(2, 3, 10, 11, 8, 5), (1, 1, 1, 1, 4, 4)])
+def test_kernels_agree_with_the_definition(
+    kernel: str, budget: int, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "choose_kernel", lambda q: kernel)
+    monkeypatch.setattr(kernels, "BLOCK_BYTES_PER_THREAD", budget)
+    B, n, T, K, D, E = shape
+    q, k, v = torch.randn(B, n, T, D), torch.randn(B, n, K, D), torch.randn(B, n, K, E)
+    expected = torch.einsum("bntk,bnke->bnte", torch.einsum("bntd,bnkd->bntk", q, k).softmax(-1), v)
+    with torch.no_grad():
+        torch.testing.assert_close(softmax_attention(q, k, v), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(softmax_attention(q, k, v), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "dtype", "gradients", "amx", "expected"),
+    [
+        (196, torch.float32, True, False, "products"),
+        (196, torch.bfloat16, True, True, "products"),
+        (1024, torch.float32, True, False, "fused"),
+        (1024, torch.float32, False, False, "products"),
+        (4096, torch.float32, False, False, "fused"),
+        (4096, torch.bfloat16, False, False, "products"),
+        (4096, torch.bfloat16, False, True, "fused"),
+    ],
+)
+def test_the_rule(
+    tokens: int, dtype: torch.dtype, gradients: bool, amx: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "has_amx", lambda: amx)
+    with torch.set_grad_enabled(gradients):
+        assert choose_kernel(torch.empty(1, 1, tokens, 4, dtype=dtype)) == expected
+        assert choose_kernel(torch.empty(1, 1, tokens, 4, dtype=dtype, device="meta")) == "fused"
+
+
+def test_features_of_a_torch_that_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not kernels.has_amx()

@@ -1,0 +1,153 @@
+"""Weights prepared for inference give what the layer itself gives, and follow its weights."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+
+from amodal.nn import packing
+from amodal.nn.attention import FoldedLayer
+from amodal.nn.lora import ParallelLora
+from amodal.nn.packing import PackedLinear, Prepared, may_prepare, prepared_linear
+from tests.nn.test_windows import padded_layer
+
+
+def adapted_layer(*, branches: int = 2, parts_here: bool = False) -> FoldedLayer:
+    layer = FoldedLayer(padded_layer(4)).eval()
+    lora = ParallelLora(24, 3, alpha=6, num_branches=branches, parts_here=parts_here)
+    nn.init.normal_(lora.up, std=0.3)
+    layer.attn.lora = lora.eval()
+    return layer
+
+
+def tolerance(dtype: torch.dtype) -> dict[str, float]:
+    return {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.1, "rtol": 0.1}
+
+
+@pytest.mark.parametrize("branches", [1, 2])
+@pytest.mark.parametrize("parts_here", [False, True])
+def test_folded_adapters_equal_the_low_rank_product(branches: int, parts_here: bool) -> None:
+    layer = adapted_layer(branches=branches, parts_here=parts_here)
+    x = torch.randn(2, 5, 6, 24)
+    plain = layer.attn(x, 4)[0].detach()  # gradients on: nothing prepared
+    with torch.no_grad():
+        torch.testing.assert_close(layer.attn(x, 4)[0], plain, atol=1e-5, rtol=1e-5)
+    assert layer.attn._prepared_qkv._value is not None
+
+
+def test_folded_adapters_in_bfloat16_are_no_further_from_float32() -> None:
+    layer, x = adapted_layer(), torch.randn(2, 5, 6, 24)
+    exact = layer.attn(x, 4)[0].detach()
+    layer.to(torch.bfloat16)
+    plain = layer.attn(x.bfloat16(), 4)[0].detach()
+    with torch.no_grad():
+        folded = layer.attn(x.bfloat16(), 4)[0]
+    assert folded.dtype == torch.bfloat16
+    assert (folded - exact).abs().mean() < 1.2 * (plain - exact).abs().mean()
+
+
+def test_under_autocast_the_product_is_narrow() -> None:
+    layer = adapted_layer()
+    x = torch.randn(2, 5, 6, 24)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        narrow = layer(x)
+    torch.testing.assert_close(narrow.float(), layer(x).detach(), atol=0.3, rtol=0.1)
+    assert layer.attn._prepared_qkv._value[0].weight.dtype == torch.bfloat16  # type: ignore[index]
+
+
+@pytest.mark.parametrize("change", ["in place", "data", "load", "adapter", "optimizer"])
+def test_a_changed_weight_is_noticed(change: str) -> None:
+    layer, other = adapted_layer(), adapted_layer()
+    x = torch.randn(2, 5, 6, 24)
+    with torch.no_grad():
+        before = layer(x)
+        for parameter in other.parameters():
+            parameter.mul_(1.5)
+    if change == "in place":
+        with torch.no_grad():
+            for ours, theirs in zip(layer.parameters(), other.parameters(), strict=True):
+                ours.copy_(theirs)
+    elif change == "data":
+        for ours, theirs in zip(layer.parameters(), other.parameters(), strict=True):
+            ours.data = theirs.data
+    elif change == "load":
+        layer.load_state_dict(other.state_dict())
+    elif change == "adapter":
+        layer.attn.lora = other.attn.lora
+    else:
+        layer(x).square().sum().backward()
+        torch.optim.SGD(layer.parameters(), 0.1).step()
+    expected = layer(x).detach()
+    with torch.no_grad():
+        after = layer(x)
+    torch.testing.assert_close(after, expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(after, before, atol=1e-3)
+
+
+def test_an_address_used_again_is_another_tensor() -> None:
+    """Adapters that come and go may lie where the one before lay."""
+    layer = adapted_layer()
+    x = torch.randn(2, 5, 6, 24)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        layer.attn.lora = None
+        lora = ParallelLora(24, 3, num_branches=2)
+        lora.up = nn.Parameter(torch.randn(2, 2, 24, 3))
+        layer.attn.lora = lora.eval()
+        with torch.no_grad():
+            got = layer.attn(x, 4)[0]
+        torch.testing.assert_close(got, layer.attn(x, 4)[0].detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_training_and_copies_start_without() -> None:
+    layer = adapted_layer()
+    with torch.no_grad():
+        layer(torch.randn(2, 5, 6, 24))
+    assert layer.attn._prepared_proj._value is not None
+    assert copy.deepcopy(layer).attn._prepared_qkv._value is None
+    assert pickle.loads(pickle.dumps(Prepared()))._value is None
+    assert not any("prepared" in name for name in layer.state_dict())
+    layer.train()
+    assert layer.attn._prepared_qkv._value is None and layer.attn._prepared_proj._value is None
+    assert all(p._value is None for p in layer.mlp._prepared)
+
+
+def test_only_inference_prepares() -> None:
+    layer, x = adapted_layer(), torch.randn(2, 5, 6, 24)
+    assert not may_prepare(layer, x)
+    with torch.no_grad():
+        assert may_prepare(layer, x)
+        assert not may_prepare(layer.train(), x)
+        assert not may_prepare(layer.eval(), x.to("meta"))
+    with torch.inference_mode():
+        made_here = adapted_layer()
+        assert not may_prepare(made_here, x)  # its tensors do not count their changes
+        made_here(x)
+
+
+@pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_product_and_its_gelu(packs: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not packs:
+        monkeypatch.setattr(packing, "_can_pack", lambda: False)
+    linear, x = nn.Linear(12, 20), torch.randn(3, 5, 12)
+    packed = PackedLinear(linear.weight, linear.bias, dtype, 15)
+    with torch.no_grad():
+        expected = linear(x)
+        torch.testing.assert_close(packed(x).float(), expected, **tolerance(dtype))
+        torch.testing.assert_close(packed(x, gelu=True).float(), nn.functional.gelu(expected), **tolerance(dtype))
+        without = PackedLinear(linear.weight, None, dtype, 15)
+        torch.testing.assert_close(without(x).float(), expected - linear.bias, **tolerance(dtype))
+
+
+@pytest.mark.parametrize("name", ["gelu", "relu", "gelu_new"])
+def test_activations_are_those_of_the_module(name: str) -> None:
+    linear, x = nn.Linear(12, 20), torch.randn(3, 12)
+    with torch.no_grad():
+        got = prepared_linear(Prepared(), linear, x, activation=ACT2FN[name])
+        torch.testing.assert_close(got, ACT2FN[name](linear(x)), atol=1e-5, rtol=1e-5)
