@@ -52,20 +52,15 @@ def draw(
     """
     from PIL import Image
 
+    from amodal.data.files import appearing
+
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise InputError(f"out: expected a .png or .jpg file, got {str(out)!r}")
     dataset = open_dataset(annotations, format_, images)
     chosen = _named(dataset, object_ids) if object_ids else _random(dataset, count, seed, occluded)
     picture = Image.fromarray(sheet([tile(dataset, *each) for each in chosen], columns))
-    temporary = out.with_name(f".writing_{out.name}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with appearing(out) as temporary:
         picture.save(temporary)
-        temporary.replace(out)
-    except OSError as error:
-        raise InputError(f"out: expected a file to write, got {str(out)!r} ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     drawn = [{"image_id": image.id, "annotation_id": thing.id} for image, thing in chosen]
     typer.echo(json.dumps({"out": str(out), "objects": drawn}) if as_json else f"Written: {out} ({len(drawn)} objects)")
 

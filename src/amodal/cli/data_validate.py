@@ -28,13 +28,13 @@ def validate(
 
     Example: amodal data validate --format kins2020 --annotations update_test_2020.json --images testing/image_2
     """
+    from amodal.data.files import appearing
     from amodal.data.validation.validate import validate as check
-    from amodal.data.writers.jsonfile import whole_file
 
     found = check(format_of(annotations, format_), annotations, images, progress=not as_json)
     if report is not None:
-        with whole_file(report) as file:
-            json.dump(found.to_json(), file)
+        with appearing(report, "report") as temporary:
+            temporary.write_text(json.dumps(found.to_json()), encoding="utf-8")
     if as_json:
         typer.echo(json.dumps(found.to_json()))
     else:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
+from amodal.data.files import appearing
 from amodal.data.relations import with_occluders
 from amodal.data.samples import AnnotatedDataset, ImageSample
 from amodal.errors import InputError
@@ -154,15 +155,8 @@ def plot(figures: Statistics, path: Path) -> None:
     right.invert_yaxis()
     right.set(title=f"Categories ({len(shown)} of {len(figures.categories)})", xlabel="objects")
     right.legend()
-    temporary = path.with_name(f".writing_{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with appearing(path, "plot") as temporary:
         picture.savefig(temporary, dpi=120)
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"plot: expected a file to write, got {str(path)!r} ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _add(figures: Statistics, image: ImageSample, categories: dict[int, str]) -> None:

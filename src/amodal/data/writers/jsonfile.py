@@ -1,36 +1,14 @@
-"""Writing large JSON files that appear complete or not at all."""
+"""Writing large JSON files, annotation by annotation."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from amodal.errors import InputError
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[TextIO]:
-    """A text file that takes its name once it is complete, and is gone if something fails.
-
-    Raises:
-        InputError: its folder cannot be written to.
-    """
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = temporary.open("w", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"out: expected a file to write, got {str(path)!r} ({error.strerror})") from error
-    try:
-        with file:
-            yield file
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+from amodal.data.files import appearing
 
 
 @contextmanager
@@ -43,9 +21,12 @@ def annotation_file(path: Path, members: dict[str, Any]) -> Iterator[Callable[[d
 
     Yields:
         A function that takes an image record and its annotation records.
+
+    Raises:
+        InputError: the file cannot be written.
     """
     images: list[dict[str, Any]] = []
-    with whole_file(path) as file:
+    with appearing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         first = "".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in members.items())
         file.write("{" + first + '"annotations": [')
         separator = "\n"

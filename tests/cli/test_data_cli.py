@@ -1,0 +1,188 @@
+"""`amodal data`: what it prints, what it writes, and the codes it exits with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from amodal.cli.data_draw import TILE, sheet, tile
+from amodal.cli.main import main
+from amodal.data.readers import FORMATS, read_dataset
+from amodal.data.relations import with_occluders
+from tests.data import written
+from tests.data.toy import write_toy
+from tests.data.written import FILES, write, write_masks
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> Any:
+    """Run `amodal data ... --json`; what it printed."""
+    assert main(["data", *(str(a) for a in arguments), "--json"]) == code
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return json.loads(captured.out)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run a command that has to be refused; the one line it says."""
+    assert main(["data", *(str(a) for a in arguments)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and "Traceback" not in captured.err
+    return captured.err
+
+
+def test_formats(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = run(capsys, "formats")
+    assert [f["name"] for f in listed] == [*FORMATS, "parquet"]
+    assert all(f["files"] and f["masks"] and f["order"] for f in listed)
+    assert {f["name"] for f in listed if f["write"]} == {"canonical", "cocoa_cls", "kins2020", "coco", "parquet"}
+    assert main(["data", "formats"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for f in listed for name in f["files"]), "each file name whole, on any terminal"
+
+
+@pytest.mark.parametrize("name", [*FILES, "masks"])
+def test_inspect(capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str) -> None:
+    if name == "masks":
+        path = write_masks(tmp_path, "a", {"car_1_visible": written.SEEN, "car_1_amodal": written.BACK})
+    else:
+        path = write(tmp_path, FILES[name]())
+    shown = run(capsys, "inspect", "--annotations", path)
+    assert shown["format"] == name and shown["guessed"] and shown["num_images"] == 1
+    assert shown["object"]["visible_pixels"] > 0 and shown["record"]["id"]
+    assert main(["data", "inspect", "--annotations", str(path), "--format", name]) == 0
+    assert f"format         {name}\n" in capsys.readouterr().out
+
+
+def test_inspect_a_named_object(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = write(tmp_path, written.cocoa())
+    shown = run(capsys, "inspect", "--annotations", path, "--object", 7002)["object"]
+    assert (shown["category"], shown["occluders"], shown["is_stuff"]) == ("car", [7001], True)
+    assert shown["occlusion_rate"] == pytest.approx(written.RATE)
+    assert "expected an annotation id of the file" in refused(capsys, "inspect", "--annotations", path, "--object", 9)
+    empty = write(tmp_path, {"images": [], "annotations": []})
+    assert run(capsys, "inspect", "--annotations", empty, "--format", "coco")["object"] is None
+
+
+def test_validate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = write(tmp_path, written.canonical())
+    assert run(capsys, "validate", "--annotations", path)["findings"] == []
+    content = written.canonical()
+    content["categories"].append({"id": 9, "name": "rider"})
+    path = write(tmp_path, content)
+    found = run(capsys, "validate", "--annotations", path, "--format", "canonical")
+    assert (found["num_errors"], found["num_warnings"]) == (0, 1), "warnings alone exit with 0"
+    content["annotations"][0]["occlude_rate"] = 0.9
+    path = write(tmp_path, content)
+    found = run(capsys, "validate", "--annotations", path, "--report", tmp_path / "report.json", code=1)
+    assert found == json.loads((tmp_path / "report.json").read_text())
+    assert found["kinds"] == {
+        "rate_mismatch": {"severity": "error", "count": 1},
+        "empty_category": {"severity": "warning", "count": 1},
+    }
+    assert found["findings"][0]["image_id"] == 5 and found["findings"][0]["annotation_id"] == 1
+    assert main(["data", "validate", "--annotations", str(path)]) == 1
+    printed = capsys.readouterr().out
+    assert "rate_mismatch: image 5, annotation 1: occlude_rate: expected 0.3000" in printed
+    assert "1 errors, 1 warnings" in printed
+
+
+def test_stats(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = write_toy(tmp_path / "toy", 2)
+    assert run(capsys, "stats", "--annotations", path, "--plot", tmp_path / "s.png")["num_occluded"] == 2
+    assert (tmp_path / "s.png").stat().st_size > 1000
+    assert main(["data", "stats", "--annotations", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "mean_occlusion_rate       12.5%" in printed and "20-30 %" in printed
+
+
+def test_convert(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = write(tmp_path, written.cocoa())
+    out = tmp_path / "made" / "cls.json"
+    done = run(capsys, "convert", "--from", "cocoa", "--annotations", path, "--to", "cocoa_cls", "--out", out)
+    assert done["files"] == [str(out)] and done["num_objects"] == 4 and done["num_occluders_derived"] == 2
+    assert done["not_held"]["annotators"] == {"objects": 4}
+    assert run(capsys, "validate", "--annotations", out, "--images", tmp_path / "images")["num_errors"] == 0
+    options = ["--annotations", str(path), "--to", "coco", "--masks", "visible", "--out", str(tmp_path / "folder")]
+    assert main(["data", "convert", *options]) == 0
+    assert "Not held by coco: amodal masks, 2 objects" in capsys.readouterr().out
+    assert (tmp_path / "folder" / "annotations.json").is_file()
+
+
+def test_draw(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = write_toy(tmp_path / "toy", 3)
+    first, again = (
+        run(capsys, "draw", "--annotations", path, "--out", tmp_path / name, "--count", 4, "--columns", 3)
+        for name in ("a.png", "b.png")
+    )
+    assert first["objects"] == again["objects"] and len(first["objects"]) == 4
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.width > 3 * TILE and picture.height > 2 * TILE
+    hidden = run(capsys, "draw", "--annotations", path, "--out", tmp_path / "c.jpg", "--occluded")["objects"]
+    assert sorted(o["annotation_id"] for o in hidden) == [1, 3, 5]
+    named = ["--object", 6, "--object", 1]
+    drawn = run(capsys, "draw", "--annotations", path, "--out", tmp_path / "d.png", *named)["objects"]
+    assert drawn == [{"image_id": 3, "annotation_id": 6}, {"image_id": 1, "annotation_id": 1}]
+
+
+def test_a_tile_shows_visible_hidden_and_front(tmp_path: Path) -> None:
+    dataset = read_dataset("canonical", write_toy(tmp_path / "toy", 1))
+    image = with_occluders(dataset.images[0])
+    whole, alone = tile(dataset, image, image.objects[0]), tile(dataset, image, image.objects[1])
+    assert whole.shape == alone.shape and not np.array_equal(whole, alone)
+    assert sheet([whole] * 5, 2).shape[0] > 3 * TILE
+    paper = np.array([250, 250, 248])
+    assert (whole[:44] != paper).any(axis=2).sum() > 200, "a caption"
+
+
+@pytest.mark.parametrize("command", ["inspect", "validate", "stats", "convert", "draw"])
+def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str) -> None:
+    more = {"convert": ["--to", "canonical", "--out", tmp_path / "o.json"], "draw": ["--out", tmp_path / "o.png"]}
+    extra = more.get(command, [])
+    name = "--from" if command == "convert" else "--format"
+    broken = write(tmp_path, '{"images": [', "broken.json")
+    assert "expected JSON" in refused(capsys, command, "--annotations", broken, *extra)
+    nothing = tmp_path / "none.json"
+    assert "does not exist" in refused(capsys, command, "--annotations", nothing, *extra)
+    good = write(tmp_path, written.kins2020())
+    assert "expected one of" in refused(capsys, command, "--annotations", good, name, "voc", *extra)
+    alien = write(tmp_path, {"images": [], "annotations": []}, "alien.json")
+    assert "resembles no known one" in refused(capsys, command, "--annotations", alien, *extra)
+    folder = ["--images", tmp_path / "nowhere"]
+    assert "images: expected a folder" in refused(capsys, command, "--annotations", good, *folder, *extra)
+    if command in ("stats", "convert", "draw"):
+        said = refused(capsys, command, "--annotations", good, name, "kins2019", *extra)
+        assert "the file looks like kins2020" in said
+        content = written.kins2020()
+        content["annotations"][0]["a_segm"] = [[1, 1, 5, 1, float("nan"), 4]]
+        said = refused(capsys, command, "--annotations", write(tmp_path, content), *extra)
+        assert "annotation 1: segmentation: expected finite coordinates" in said
+    assert not list(tmp_path.glob("o.*")), "nothing is written"
+
+
+def test_a_missing_image_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    path = write(tmp_path, written.canonical())
+    (tmp_path / "images" / "a.png").unlink()
+    options = ["--annotations", path, "--out"]
+    assert "does not exist" in refused(capsys, "draw", *options, tmp_path / "o.png")
+    assert "does not exist" in refused(capsys, "convert", *options, tmp_path / "o", "--to", "parquet")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["annotations.json", "images"]
+
+
+def test_wrong_places_and_names(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = write_toy(tmp_path / "toy", 1)
+    draw = ["draw", "--annotations", path, "--out"]
+    assert "expected a .png or .jpg" in refused(capsys, *draw, tmp_path / "o.txt")
+    assert "expected annotation ids of the file, got [77]" in refused(capsys, *draw, tmp_path / "o.png", "--object", 77)
+    assert "expected a file to write" in refused(capsys, *draw, path / "o.png")
+    convert = ["convert", "--annotations", path, "--to", "coco", "--out"]
+    assert "expected another file than the annotations" in refused(capsys, *convert, path)
+    assert "masks: expected amodal or visible" in refused(capsys, *convert, tmp_path / "o.json", "--masks", "x")
+    empty = write(tmp_path, {"images": [], "annotations": []})
+    options = ["--annotations", empty, "--format", "coco", "--out", tmp_path / "o.png"]
+    assert "expected objects to draw" in refused(capsys, "draw", *options)
