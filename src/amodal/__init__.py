@@ -6,6 +6,7 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from amodal.inference.assistant import AmodalAssistant
     from amodal.inference.scene import Scene, SceneObject
     from amodal.inference.segmenter import AmodalSegmenter
 
@@ -15,12 +16,13 @@ except metadata.PackageNotFoundError:  # run from a checkout that was never inst
     __version__ = "0.0.0"
 
 _HOMES = {
+    "AmodalAssistant": "amodal.inference.assistant",
     "AmodalSegmenter": "amodal.inference.segmenter",
     "Scene": "amodal.inference.scene",
     "SceneObject": "amodal.inference.scene",
 }
 
-__all__ = ["AmodalSegmenter", "Scene", "SceneObject", "__version__"]
+__all__ = ["AmodalAssistant", "AmodalSegmenter", "Scene", "SceneObject", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

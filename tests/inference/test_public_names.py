@@ -17,10 +17,12 @@ def test_importing_the_package_imports_no_torch() -> None:
 
 
 def test_public_names() -> None:
+    from amodal.inference.assistant import AmodalAssistant
     from amodal.inference.scene import Scene, SceneObject
     from amodal.inference.segmenter import AmodalSegmenter
 
     assert (amodal.AmodalSegmenter, amodal.Scene, amodal.SceneObject) == (AmodalSegmenter, Scene, SceneObject)
+    assert amodal.AmodalAssistant is AmodalAssistant
     assert amodal.__version__[0].isdigit()
     assert set(amodal.__all__) <= set(dir(amodal))
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 import amodal
+from amodal.cli.ask import ask
 from amodal.cli.data import data_app
 from amodal.cli.evaluation import evaluate_app
 from amodal.cli.export import export_app
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (segment, train, info, serve):
+for command in (segment, ask, train, info, serve):
     app.command()(command)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(export_app, name="export", help="Results and models in other tools' forms.")
