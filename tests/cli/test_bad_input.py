@@ -122,3 +122,8 @@ def test_anything_else_is_one_line_and_code_1(
     assert capsys.readouterr().err.splitlines() == [
         "amodal: RuntimeError: the disk is on fire (AMODAL_DEBUG=1 shows where)"
     ]
+
+
+def test_mode(capsys: pytest.CaptureFixture[str], photograph: Path, tmp_path: Path) -> None:
+    refusal = refused(capsys, tmp_path, "segment", str(photograph), "--box", "10,10,40,40", "--mode", "tiles")
+    assert "mode: expected one of crop, image, got 'tiles'" in refusal

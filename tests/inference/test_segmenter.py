@@ -268,10 +268,63 @@ def test_a_device_this_machine_lacks() -> None:
         pick_device("cuda")
 
 
-@pytest.mark.parametrize(("amx", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_auto_is_bfloat16_only_where_the_processor_is_made_for_it(
-    amx: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("features", "expected"),
+    [
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"avx512_f": True, "amx_bf16": False}, torch.float32),
+    ],
+)
+def test_auto_is_bfloat16_only_where_the_processor_computes_in_it(
+    features: dict[str, bool], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx}, raising=False)
+    monkeypatch.setattr(module.torch.cpu, "get_capabilities", lambda: features, raising=False)
     assert pick_dtype("auto", torch.device("cpu")) == expected
     assert pick_dtype("float32", torch.device("cpu")) == torch.float32
+    assert pick_dtype("auto", torch.device("meta")) == torch.float32
+
+
+def test_image_mode_equals_the_crop_where_the_crop_is_the_whole_picture(plug: PlugModel) -> None:
+    image, boxes = noise(60, 80), [[2, 3, 79, 58]]  # twice this box is the whole picture
+    crop = AmodalSegmenter(plug)(image, boxes, threshold=0.5).objects[0]
+    whole = AmodalSegmenter(plug, mode="image")(image, boxes, threshold=0.5).objects[0]
+    assert whole.window == (0, 0, 80, 60) == crop.window
+    np.testing.assert_array_equal(whole.amodal_mask, crop.amodal_mask)
+    np.testing.assert_array_equal(whole.visible_mask, crop.visible_mask)
+    assert whole.score == pytest.approx(crop.score, abs=1e-5)
+
+
+def test_image_mode_encodes_once_and_answers_every_box(plug: PlugModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter, encodings = AmodalSegmenter(plug, mode="image"), []
+    encode = plug.encode
+    monkeypatch.setattr(plug, "encode", lambda pixels: encodings.append(len(pixels)) or encode(pixels))
+    image, boxes = noise(70, 90), [[5, 5, 40, 60], [50, 10, 85, 69], [0, 0, 90, 70]]
+    in_pairs = segmenter(image, boxes, threshold=0.5, batch_size=2).objects
+    assert encodings == [1]
+    together = segmenter(image, boxes, threshold=0.5).objects
+    assert [t.visible_box_xyxy for t in together] == [tuple(map(float, box)) for box in boxes]
+    for one, other in zip(in_pairs, together, strict=True):
+        assert (one.amodal_mask != other.amodal_mask).mean() < 1e-3  # rounding at the threshold
+
+
+def test_a_larger_picture_size_keeps_the_weights(plug: PlugModel) -> None:
+    segmenter = AmodalSegmenter(plug, mode="image", picture_size=2 * SIDE)
+    assert segmenter.model.config.image_size == 2 * SIDE and plug.config.image_size == SIDE
+    ours, theirs = segmenter.model.state_dict(), plug.state_dict()
+    changed = {name for name in theirs if ours[name].shape != theirs[name].shape}
+    assert changed == {
+        "vision_encoder.pos_embed", "vision_encoder.layers.1.attn.rel_pos_h", "vision_encoder.layers.1.attn.rel_pos_w"
+    }  # fmt: skip
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs.keys() - changed)
+    assert segmenter(noise(50, 60), [[5, 5, 40, 40]]).objects[0].amodal_mask.shape == (50, 60)
+    assert AmodalSegmenter(plug, mode="image", picture_size=SIDE).model is plug
+
+
+def test_impossible_modes(plug: PlugModel) -> None:
+    with pytest.raises(InputError, match="mode: expected one of crop, image, got 'tiles'"):
+        AmodalSegmenter(plug, mode="tiles")
+    with pytest.raises(InputError, match="picture_size: expected with mode 'image' only, got 128 with 'crop'"):
+        AmodalSegmenter(plug, picture_size=128)
+    with pytest.raises(InputError, match="image_size: expected a positive multiple of the patch size 8.*, got 100"):
+        AmodalSegmenter(plug, mode="image", picture_size=100)

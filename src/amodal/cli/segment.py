@@ -37,6 +37,9 @@ def segment(
         float | None, typer.Option(help="Probability of foreground; the model's own by default.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    mode: Annotated[
+        str, typer.Option(help="crop: a look at each object (exact); image: one look at the whole picture (fast).")
+    ] = "crop",
     as_json: Annotated[bool, typer.Option("--json", help="Print scene.json instead of a table.")] = False,
 ) -> None:
     """Segment objects, hidden parts included.
@@ -58,9 +61,9 @@ def segment(
     if is_many(image):
         if boxes or points:
             raise InputError("box, point: expected none for several frames (objects are not tracked), got some")
-        _segment_frames(image, out or Path(f"{image.stem}-amodal"), model, detector, text, threshold, device)
+        _segment_frames(image, out or Path(f"{image.stem}-amodal"), model, detector, text, threshold, device, mode)
         return
-    scene = _segment_image(image, boxes, points, model, detector, text, threshold, device)
+    scene = _segment_image(image, boxes, points, model, detector, text, threshold, device, mode)
     folder = scene.save(out or Path(f"{image.stem}-amodal"))
     if as_json:
         typer.echo(json.dumps(scene.to_json()))
@@ -90,6 +93,7 @@ def _segment_image(
     text: list[str] | None,
     threshold: float | None,
     device: str,
+    mode: str,
 ) -> Scene:
     from amodal.data.images import load_image
     from amodal.inference.find import check_points
@@ -100,7 +104,7 @@ def _segment_image(
         check_boxes(boxes, pixels.shape[:2])
     if points:
         check_points(points, pixels.shape[:2])
-    segmenter = AmodalSegmenter.from_pretrained(model, device=device)
+    segmenter = AmodalSegmenter.from_pretrained(model, device=device, mode=mode)
     if not boxes and not points:
         return finder_for(segmenter, detector, text, threshold)(pixels)
     if points:
@@ -134,6 +138,7 @@ def _segment_frames(
     text: list[str] | None,
     threshold: float | None,
     device: str,
+    mode: str,
 ) -> None:
     """A folder of scenes, one a frame, and a video of the overlays; frames done before are kept."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -143,7 +148,7 @@ def _segment_frames(
     from amodal.inference.segmenter import AmodalSegmenter
 
     frames = open_frames(source)
-    find = finder_for(AmodalSegmenter.from_pretrained(model, device=device), detector, text, threshold)
+    find = finder_for(AmodalSegmenter.from_pretrained(model, device=device, mode=mode), detector, text, threshold)
     columns: list[Any] = [TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
     count = 0
     out.mkdir(parents=True, exist_ok=True)
