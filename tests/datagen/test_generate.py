@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from amodal.data.synthetic.generate import synthesize
 from amodal.datagen.budget import Limits
 from amodal.datagen.check import check
 from amodal.datagen.generate import LOCK_FILE, Outcome, Pace, generate
 from amodal.datagen.manifest import Manifest
 from amodal.datagen.openai_backend import Endpoint, OpenAIBackend
 from amodal.datagen.requests_log import Prices, request_counts, spent
+from amodal.datagen.select import Selection, Source, select
 from amodal.errors import InputError
 from tests.datagen.endpoint import Endpoint as Server
 from tests.datagen.endpoint import first_times, serving
@@ -297,3 +299,17 @@ def test_concurrency_saves_time(toy_work: Works) -> None:
         run(work, server, pace=Pace(8, 2, 0.01))
         assert time.monotonic() - start < 3.2, "two rounds of eight, not sixteen one by one (6.4 s)"
         assert server.most_at_once == 8
+
+
+@pytest.mark.slow
+def test_throughput(tmp_path: Path) -> None:
+    """200 scenes, 16 at a time, a server that answers in two seconds: within 1.3 times the ideal."""
+    scenes = synthesize("scenes", 200, 2, tmp_path / "scenes", progress=False)
+    with select([Source("canonical", scenes)], Selection(), tmp_path / "work") as work, serving(delay=2.0) as server:
+        start = time.monotonic()
+        outcome = run(work, server, pace=Pace(16))
+        took = time.monotonic() - start
+    assert (outcome.images, outcome.stopped) == (200, None)
+    ideal = 2.0 * 200 / 16
+    print(f"{took:.1f} s, ideal {ideal:.1f} s")
+    assert took < 1.3 * ideal
