@@ -22,14 +22,8 @@ from label_studio_sdk.converter import brush
 from label_studio_sdk.label_interface import LabelInterface
 from label_studio_sdk.label_interface.objects import TaskValue
 
-from amodal.datagen.label_studio import (
-    brush_mask,
-    brush_rle,
-    export_label_studio,
-    import_label_studio,
-    labeling_config,
-    masks_changed,
-)
+from amodal.datagen.label_studio import export_label_studio, import_label_studio, labeling_config
+from amodal.datagen.label_studio_masks import brush_mask, brush_rle, labelled_masks, masks_changed
 
 URL = "/data/local-files/?d=images/"
 SHORT = "[The red square #1], behind [a green one #2]."
@@ -44,7 +38,7 @@ def work(tmp_path: Path) -> Iterator[Manifest]:
 def exported(work: Manifest, policy: Policy | None = None) -> list[dict[str, Any]]:
     out = work.folder.parent / "tasks"
     export_label_studio(work, policy or Policy(), out, picture_url=URL)
-    tasks: list[dict[str, Any]] = json.loads((out / "tasks.json").read_text())
+    tasks: list[dict[str, Any]] = json.loads((out / "tasks-001.json").read_text())
     return tasks
 
 
@@ -69,7 +63,13 @@ def take(work: Manifest, *tasks: dict[str, Any]) -> dict[str, Any]:
 def test_tasks_hold_what_people_need(work: Manifest) -> None:
     tasks = exported(work)
     folder = work.folder.parent / "tasks"
-    assert sorted(path.name for path in folder.rglob("*")) == ["1.png", "2.png", "config.xml", "images", "tasks.json"]
+    assert sorted(path.name for path in folder.rglob("*")) == [
+        "1.png",
+        "2.png",
+        "config.xml",
+        "images",
+        "tasks-001.json",
+    ]
     assert (folder / "images" / "2.png").read_bytes() == (work.folder / "images" / "000001.png").read_bytes()
     assert [task["data"]["pair"] for task in tasks] == [1, 3, 2], "a picture's pairs together"
     assert tasks[0]["data"] == {
@@ -81,6 +81,26 @@ def test_tasks_hold_what_people_need(work: Manifest) -> None:
         "answer": SHORT,
         "earlier": "None yet.",
     }
+
+
+def test_masks_of_objects_not_mentioned_can_be_left_out_and_files_kept_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("amodal.datagen.label_studio.TASKS_A_FILE", 2)
+    with toy_work(
+        tmp_path, pairs=5, drafts={1: Draft("Which?", "<p>It</p> {seg:2}."), 2: Draft("Which?", "None.")}
+    ) as work:
+        made = export_label_studio(work, Policy(), tmp_path / "tasks", picture_url=URL, mentioned_only=True)
+    assert made["tasks"] == 5
+    parts = [json.loads((tmp_path / "tasks" / f"tasks-00{n}.json").read_text()) for n in (1, 2, 3)]
+    assert [len(part) for part in parts] == [2, 2, 1]
+    labels = {
+        task["data"]["pair"]: [r["id"] for r in task["predictions"][0]["result"] if r["type"] == "brushlabels"]
+        for part in parts
+        for task in part
+    }
+    both = ["1-visible", "1-whole", "2-visible", "2-whole"]
+    assert labels == {1: ["2-visible", "2-whole"], 2: [], 3: both, 4: both, 5: both}
 
 
 def test_the_configuration_passes_the_sdks_schema() -> None:
@@ -229,9 +249,12 @@ def test_masks_people_drew_over_are_reported_and_not_taken(work: Manifest) -> No
     assert (result["taken"], result["masks_changed"]) == (1, [1])
     assert work.object_records(1) == before
     (region, *_) = annotation(one, "ada", "accept")["result"]
-    assert not masks_changed([region], before)
+    masks = labelled_masks(before)
+    assert not masks_changed([region], masks)
+    again = [*region["value"]["rle"], 0, 0]
+    assert not masks_changed([{**region, "value": {**region["value"], "rle": again}}], masks), "other bytes, same bits"
     for change in ({"rle": [1, 2, 3]}, {"brushlabels": ["7 whole"]}, {"brushlabels": ["x"]}):
-        assert masks_changed([{**region, "value": {**region["value"], **change}}], before)
+        assert masks_changed([{**region, "value": {**region["value"], **change}}], masks)
 
 
 def test_who_decides_sees_what_others_said(work: Manifest) -> None:

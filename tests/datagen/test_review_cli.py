@@ -37,7 +37,7 @@ def test_label_studio_there_and_back(capsys: pytest.CaptureFixture[str], work: P
     out = tmp_path / "tasks"
     made = json.loads(run(capsys, "export", str(work), "--to", "label-studio", "--out", str(out), "--json"))
     assert made == {"tasks": 3, "images": 2, "objects": 2}
-    tasks = json.loads((out / "tasks.json").read_text())
+    tasks = json.loads((out / "tasks-001.json").read_text())
     for task in tasks:
         choice = {"from_name": "verdict", "to_name": "image", "type": "choices", "value": {"choices": ["reject"]}}
         drawn = {"type": "brushlabels", "value": {"rle": [1], "brushlabels": ["1 whole"]}}

@@ -68,6 +68,9 @@ def export_tasks(
     picture_url: Annotated[
         str, typer.Option(help="What stands before a picture's name in the tasks.")
     ] = "/data/local-files/?d=images/",
+    mentioned_only: Annotated[
+        bool, typer.Option("--mentioned-only", help="Leave out masks of objects that the answer does not mention.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the pairs that wait for people as tasks of another tool.
@@ -81,9 +84,11 @@ def export_tasks(
 
     with open_work(work) as manifest:
         policy = work_policy(manifest, reviewers, include_failed)
-        result = export_label_studio(manifest, policy, out, picture_url=picture_url, progress=not as_json)
+        result = export_label_studio(
+            manifest, policy, out, picture_url=picture_url, mentioned_only=mentioned_only, progress=not as_json
+        )
     counts = f"{result['tasks']} tasks on {result['images']} pictures"
-    typer.echo(json.dumps(result) if as_json else f"Written: {out}/tasks.json, config.xml and images/ ({counts})")
+    typer.echo(json.dumps(result) if as_json else f"Written: {out}/tasks-*.json, config.xml and images/ ({counts})")
 
 
 @review_app.command("import")

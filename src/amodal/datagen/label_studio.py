@@ -1,8 +1,4 @@
-"""Reviews in Label Studio: pairs out as tasks with both masks of every object, verdicts back in.
-
-Label Studio's brush RLE is not COCO's: a bit stream over the picture's red, green, blue and alpha
-values, row by row. The SDK's converter writes and reads it, and masks come back bit by bit.
-"""
+"""Reviews in Label Studio: pairs out as tasks with both masks of every object, verdicts back in."""
 
 from __future__ import annotations
 
@@ -11,42 +7,50 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-import numpy as np
-import numpy.typing as npt
+from rich.console import Console
+from rich.progress import track
 
+from amodal.datagen.label_studio_masks import PARTS, labelled_masks, load_sdk, masks_changed
 from amodal.datagen.manifest import Manifest
 from amodal.datagen.records import Pair, Review, WorkImage
-from amodal.datagen.review import Policy, reviewer_name, submit
+from amodal.datagen.review import Policy, mentioned, reviewer_name, submit
 from amodal.datagen.review_items import Items
 from amodal.datagen.review_markup import from_editable, to_editable
 from amodal.errors import InputError
 from amodal.inference.draw import object_colour
-from amodal.ops.rle import decode_mask
 
-Mask = npt.NDArray[np.bool_]
 Record = dict[str, Any]
 
-PARTS = {"visible": "visible_mask", "whole": "segmentation"}
 MODEL_VERSION = "amodal"
+TASKS_A_FILE = 500  # with ten objects a picture some 30 MB
 _NOTHING_YET = "None yet."
 
 
 def export_label_studio(
-    work: Manifest, policy: Policy, out: str | Path, *, picture_url: str, progress: bool = False
+    work: Manifest,
+    policy: Policy,
+    out: str | Path,
+    *,
+    picture_url: str,
+    mentioned_only: bool = False,
+    progress: bool = False,
 ) -> dict[str, Any]:
-    """Write the pairs that wait for people: `tasks.json`, `config.xml` and `images/`.
+    """Write the pairs that wait for people: `tasks-*.json`, `config.xml` and `images/`.
 
     Args:
         work: work folder.
         policy: says which pairs wait.
         out: new folder.
         picture_url: what stands before a picture's name in the tasks.
+        mentioned_only: leave out the masks of objects that the answer does not mention.
         progress: show how far it is.
 
     Returns:
@@ -56,7 +60,7 @@ def export_label_studio(
         InputError: the folder exists, nothing waits, a picture is missing or outside the work
             folder, or the SDK is not installed.
     """
-    _sdk()
+    load_sdk()
     folder = Path(out)
     if folder.exists():
         raise InputError(f"out: expected a new folder, got {str(folder)!r}, which exists")
@@ -68,13 +72,15 @@ def export_label_studio(
     try:
         largest = max(len(work.object_records(image_id)) for image_id in images)
         (temporary / "config.xml").write_text(labeling_config(largest), encoding="utf-8")
-        tasks = _write_tasks(work, policy, sorted(images), temporary, picture_url, progress)
+        shown = track(sorted(images), "Pictures", disable=not progress, console=Console(stderr=True))
+        tasks = _tasks(work, policy, shown, temporary / "images", picture_url, mentioned_only)
+        count = _write_parts(tasks, temporary)
         temporary.chmod(0o755)
         os.replace(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return {"tasks": tasks, "images": len(images), "objects": largest}
+    return {"tasks": count, "images": len(images), "objects": largest}
 
 
 def labeling_config(num_objects: int) -> str:
@@ -111,7 +117,7 @@ def labeling_config(num_objects: int) -> str:
     )  # fmt: skip
     ElementTree.indent(view)
     config = ElementTree.tostring(view, encoding="unicode")
-    _sdk().label_interface.LabelInterface(config).validate()
+    load_sdk().label_interface.LabelInterface(config).validate()
     return config
 
 
@@ -133,9 +139,10 @@ def import_label_studio(work: Manifest, policy: Policy, annotated: str | Path) -
     Raises:
         InputError: the file is missing or of another form, or the SDK is not installed.
     """
-    _sdk()
+    load_sdk()
     counts, refused, changed = Counter[str](), list[str](), set[int]()
     items = Items(work)
+    masks_of = lru_cache(maxsize=8)(lambda image_id: labelled_masks(work.object_records(image_id)))
     for task in _read_tasks(Path(annotated)):
         try:
             pair = _pair_of(work, task)
@@ -143,7 +150,7 @@ def import_label_studio(work: Manifest, policy: Policy, annotated: str | Path) -
             refused.append(str(error))
             continue
         for annotation in task["annotations"]:
-            if masks_changed(annotation.get("result") or [], work.object_records(pair.image_id)):
+            if masks_changed(annotation.get("result") or [], masks_of(pair.image_id)):
                 changed.add(pair.id)
             try:
                 counts[_take(work, items, policy, task, annotation)] += 1
@@ -154,71 +161,33 @@ def import_label_studio(work: Manifest, policy: Policy, annotated: str | Path) -
     return {**taken, "refused": refused, "masks_changed": sorted(changed)}
 
 
-def brush_rle(mask: Mask) -> list[int]:
-    """(H, W) bool to the bytes of Label Studio's brush RLE."""
-    encoded: list[int] = _sdk().converter.brush.mask2rle(mask.astype(np.uint8) * np.uint8(255))
-    return encoded
-
-
-def brush_mask(rle: Sequence[int], height: int, width: int) -> Mask:
-    """Label Studio's brush RLE to (H, W) bool: where alpha is not 0.
-
-    Raises:
-        InputError: not bytes, broken off, or of a picture of another size.
-    """
-    try:
-        data = bytes(rle)
-    except (TypeError, ValueError) as error:
-        raise InputError("mask: expected the bytes of a brush RLE, got other values") from error
-    covered = int.from_bytes(data[:4], "big")  # checked first: the decoder makes room for any number
-    if covered != height * width * 4:
-        raise InputError(f"mask: expected a brush RLE of {height * width * 4} values, got one of {covered}")
-    try:
-        values = _sdk().converter.brush.decode_rle(data)
-    except (ValueError, IndexError) as error:
-        raise InputError("mask: expected a whole brush RLE, got a part") from error
-    return np.asarray(values.reshape(height, width, 4)[..., 3] > 0)
-
-
-def masks_changed(result: Sequence[Record], records: Sequence[Record]) -> bool:
-    """Whether an annotation's brush regions are not the masks of the picture's objects, bit by bit."""
-    for region in result:
-        value = region.get("value") or {}
-        if region.get("type") != "brushlabels" or "rle" not in value:
-            continue
-        number, _, part = str((value.get("brushlabels") or [""])[0]).partition(" ")
-        if part not in PARTS or not number.isdecimal() or not 1 <= int(number) <= len(records):
-            return True
-        mask = decode_mask(records[int(number) - 1][PARTS[part]])
-        try:
-            if not np.array_equal(brush_mask(value["rle"], *mask.shape), mask):
-                return True
-        except InputError:
-            return True
-    return False
-
-
-def _write_tasks(
-    work: Manifest, policy: Policy, images: Sequence[int], folder: Path, picture_url: str, progress: bool
-) -> int:
-    """Stream tasks, an image after the other; returns how many there are."""
-    from rich.progress import track
-
-    (folder / "images").mkdir()
+def _write_parts(tasks: Iterable[Record], folder: Path) -> int:
+    """`tasks-001.json` and so on, each small enough to be imported; returns how many tasks there are."""
     count = 0
-    with (folder / "tasks.json").open("w", encoding="utf-8") as file:
-        for image_id in track(images, "Pictures", disable=not progress):
-            image = work.image(image_id)
-            name = _copy_picture(work, image, folder / "images")
-            records = work.object_records(image_id)
-            regions = list(_regions(records, image))
-            data = {"image": picture_url + quote(name), "objects": _in_words(records, work.categories())}
-            for pair in work.pairs(policy.states, image_id):
-                file.write("[\n" if count == 0 else ",\n")
-                json.dump(_task(work, pair, [record["id"] for record in records], data, regions), file)
-                count += 1
-        file.write("\n]\n")
+    rest = iter(tasks)
+    while part := list(islice(rest, TASKS_A_FILE)):
+        number = count // TASKS_A_FILE + 1
+        (folder / f"tasks-{number:03d}.json").write_text(json.dumps(part), encoding="utf-8")
+        count += len(part)
     return count
+
+
+def _tasks(
+    work: Manifest, policy: Policy, images: Iterable[int], folder: Path, picture_url: str, mentioned_only: bool
+) -> Iterator[Record]:
+    """A task for each pair, an image after the other; copies the pictures on the way."""
+    folder.mkdir()
+    for image_id in images:
+        image = work.image(image_id)
+        name = _copy_picture(work, image, folder)
+        records = work.object_records(image_id)
+        ids = [record["id"] for record in records]
+        regions = _regions(records, image)
+        data = {"image": picture_url + quote(name), "objects": _in_words(records, work.categories())}
+        for pair in work.pairs(policy.states, image_id):
+            numbers = {ids.index(i) + 1 for i in mentioned(pair.answer) if i in ids}
+            kept = [r for r in regions if not mentioned_only or int(r["id"].partition("-")[0]) in numbers]
+            yield _task(work, pair, ids, data, kept)
 
 
 def _copy_picture(work: Manifest, image: WorkImage, folder: Path) -> str:
@@ -232,23 +201,21 @@ def _copy_picture(work: Manifest, image: WorkImage, folder: Path) -> str:
     return name
 
 
-def _regions(records: Sequence[Record], image: WorkImage) -> Iterator[Record]:
-    """Both masks of every object; a mask without a pixel has no region."""
-    for number, record in enumerate(records, start=1):
-        for part, key in PARTS.items():
-            mask = decode_mask(record[key])
-            if mask.any():
-                yield {
-                    "id": f"{number}-{part}",
-                    "from_name": "masks",
-                    "to_name": "image",
-                    "type": "brushlabels",
-                    "original_width": image.width,
-                    "original_height": image.height,
-                    "image_rotation": 0,
-                    "readonly": True,
-                    "value": {"format": "rle", "rle": brush_rle(mask), "brushlabels": [f"{number} {part}"]},
-                }
+def _regions(records: Sequence[Record], image: WorkImage) -> list[Record]:
+    return [
+        {
+            "id": label.replace(" ", "-"),
+            "from_name": "masks",
+            "to_name": "image",
+            "type": "brushlabels",
+            "original_width": image.width,
+            "original_height": image.height,
+            "image_rotation": 0,
+            "readonly": True,
+            "value": {"format": "rle", "rle": encoded, "brushlabels": [label]},
+        }
+        for label, (_, encoded) in labelled_masks(records).items()
+    ]
 
 
 def _task(work: Manifest, pair: Pair, ids: Sequence[int], data: Record, regions: Sequence[Record]) -> Record:
@@ -382,15 +349,3 @@ def _annotator(completed_by: Any) -> str:
 
 def _add(parent: ElementTree.Element, tag: str, **attributes: str) -> ElementTree.Element:
     return ElementTree.SubElement(parent, tag, attributes)
-
-
-def _sdk() -> Any:
-    try:
-        import label_studio_sdk
-        import label_studio_sdk.converter.brush
-        import label_studio_sdk.label_interface
-    except ImportError as error:
-        raise InputError(
-            "review: expected the Label Studio SDK, got none: pip install 'amodal[label-studio]'"
-        ) from error
-    return label_studio_sdk

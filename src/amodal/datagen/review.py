@@ -219,7 +219,7 @@ def _check_open(work: Manifest, pair: Pair, reviewer: str, earlier: Iterable[Rev
         raise ReviewConflictError(f"pair {pair.id}: expected one verdict by {reviewer}, got another")
     holder = work.lease_holder(pair.id)
     if holder not in (None, reviewer):
-        raise ReviewConflictError(f"pair {pair.id}: expected it in your hands, got it in {holder}'s: your time ran out")
+        raise ReviewConflictError(f"pair {pair.id}: expected it free or in your hands, got it in {holder}'s")
     if tries not in (None, pair.tries):
         raise ReviewConflictError(f"pair {pair.id}: expected the text you saw, got one generated anew since")
 

@@ -39,6 +39,8 @@ PAGE = {
     "page.css": "text/css; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
     "masks.js": "text/javascript; charset=utf-8",
+    "stage.js": "text/javascript; charset=utf-8",
+    "state.js": "text/javascript; charset=utf-8",
     "text.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
@@ -258,6 +260,8 @@ def serve(
     shown = f"[{host}]" if ":" in host else host
     announce(f"http://{shown}:{listener.getsockname()[1]}/" + (f"?token={token}" if token else ""))
     # No access log: the first request of each visitor has the token in it.
-    config = uvicorn.Config(app, access_log=False, log_level="warning", server_header=False, limit_concurrency=200)
+    config = uvicorn.Config(
+        app, access_log=False, log_level="warning", ws="none", server_header=False, limit_concurrency=200
+    )
     with listener:
         uvicorn.Server(config).run(sockets=[listener])
