@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
-import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +15,11 @@ from amodal.cli.main import main
 from amodal.datagen.manifest import open_work
 from amodal.datagen.records import Draft
 from amodal.datagen.review import Policy, submit
+from tests.datagen.browser import CHROMIUM, Person, launched, served
 from tests.datagen.toy_work import QUESTION, answer, toy_work
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="needs a Chromium on the path")]
+pytest.importorskip("playwright.sync_api", reason="needs playwright")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on the path")]
 
 BETTER = "Which of them lies below?"
 HOSTILE = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\"> '\" &lt;b&gt;"
@@ -32,65 +27,8 @@ HOSTILE = "<script>document.title='taken'</script><img src=x onerror=\"document.
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+    with launched() as chromium:
         yield chromium
-        chromium.close()
-
-
-@contextmanager
-def served(work: Path, *options: str) -> Iterator[str]:
-    """The command line's own server on a free port; yields its link and ends it by Ctrl+C."""
-    command = [sys.executable, "-u", "-m", "amodal", "reasonseg", "review", "serve", str(work), "--port", "0", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout and process.stderr
-    try:
-        line = process.stdout.readline()
-        assert line.startswith("Review: http://"), process.stderr.read()
-        yield line.split()[1]
-    finally:
-        process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=20)
-    assert rest.splitlines()[-1:] == ["Stopped."]
-    assert (errors, process.returncode) == ("", 0)
-
-
-class Person:
-    """Somebody at the page, in a browser of their own."""
-
-    def __init__(self, browser: Any, link: str, name: str, **options: Any) -> None:
-        self.troubles: list[str] = []
-        self.hosts: set[str] = set()
-        self.page = browser.new_context(viewport={"width": 1280, "height": 800}, **options).new_page()
-        self.page.on("console", self._note)
-        self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.troubles.append(dialog.message))
-        self.page.on("request", lambda request: self.hosts.add(request.url.split("/")[2]))
-        self.page.goto(link)
-        self.page.fill("#name", name)
-        self.page.keyboard.press("Enter")
-
-    def _note(self, message: Any) -> None:
-        if message.type in ("error", "warning") and "getImageData" not in message.text:  # the tests' own reading
-            self.troubles.append(message.text)
-
-    def sees(self, pair: int) -> Person:
-        """Wait until a pair is drawn."""
-        self.page.wait_for_selector(f'#canvas[data-drawn^="{pair} "]')
-        return self
-
-    def press(self, *keys: str) -> Person:
-        for key in keys:
-            self.page.wait_for_selector("body:not(.busy)")
-            self.page.keyboard.press(key)
-        return self
-
-    def text(self, selector: str) -> str:
-        return str(self.page.inner_text(selector))
-
-    def is_done(self) -> bool:
-        self.page.wait_for_selector("#done:not([hidden])")
-        return True
 
 
 def test_three_people_one_disagreement_one_rewrite(
