@@ -13,7 +13,7 @@ from amodal.errors import InputError
 from amodal.evaluation.answers import Answer
 from amodal.evaluation.evaluator import evaluate, evaluate_predictions
 from amodal.evaluation.plan import Plan, sizes_of
-from amodal.evaluation.predictions import Prediction, PredictionsWriter, by_object, read_predictions
+from amodal.evaluation.predictions import Prediction, PredictionsWriter, read_by_object, read_predictions
 from amodal.ops.rle import encode_mask
 from tests.drawing import mask
 from tests.evaluation.world import perfect, shifted, toy, write
@@ -105,11 +105,22 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
 
 
 def test_objects_are_named_once(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="expected one record an object, got two for annotation 5"):
-        by_object(read(write(tmp_path / "p.json", [GOOD, GOOD])))
+    with pytest.raises(InputError, match="record 1: expected one record an object, got a second one of annotation 5"):
+        read_by_object(write(tmp_path / "p.json", [GOOD, GOOD]), SIZES)
     unnamed = write(tmp_path / "q.json", [{"image_id": 1, "segmentation": PIXEL}])
-    with pytest.raises(InputError, match="expected an annotation_id in each record"):
-        by_object(read(unnamed))
+    with pytest.raises(InputError, match="record 0: expected an annotation_id, got none"):
+        read_by_object(unnamed, SIZES)
+
+
+@pytest.mark.parametrize("bad", [{"size": [2, 4], "counts": "11"}, None, "x"])
+def test_a_bad_mask_among_good_ones_is_named(bad: Any, tmp_path: Path) -> None:
+    """Masks of an image are checked together; the message is still about one record."""
+    records = [GOOD | {"annotation_id": i} for i in range(5)]
+    records[3] = records[3] | {"segmentation": bad}
+    file = read_by_object(write(tmp_path / "p.json", records), SIZES)
+    assert file.answers(1, [0, 9, 2], (2, 4), False) == [Answer(PIXEL, None, 0.5), None, Answer(PIXEL, None, 0.5)]
+    with pytest.raises(InputError, match="record 3: segmentation: expected"):
+        file.answers(1, [0, 1, 2, 3], (2, 4), False)
 
 
 def test_written_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,9 +13,9 @@ import numpy as np
 from amodal.data.samples import AnnotatedDataset, Box, ImageSample, ObjectSample
 from amodal.evaluation.answers import Answer, Pixels, Predictor, ask
 from amodal.evaluation.boxes import PREDICTED, PredictedBoxes
-from amodal.evaluation.predictions import Prediction
+from amodal.evaluation.predictions import Records
 from amodal.evaluation.scoring import Case
-from amodal.evaluation.selection import Key, Selection
+from amodal.evaluation.selection import Selection
 
 Things = Sequence[ObjectSample]
 
@@ -87,14 +87,19 @@ class Asked:
 
 @dataclass(frozen=True)
 class Looked:
-    """A row whose answers are in a file."""
+    """A row whose answers are in a file; masks are checked when they are looked up.
 
-    predictions: dict[Key, Prediction]
+    Attributes:
+        records: of the file.
+        union_visible: add each visible mask to its amodal one.
+    """
+
+    records: Records
+    union_visible: bool = False
 
     def __call__(self, image: ImageSample, things: Things) -> list[Answer | None]:
         """An answer each, None for an object that the file does not have."""
-        found = [self.predictions.get((image.id, thing.id)) for thing in things]
-        return [None if one is None else one.answer for one in found]
+        return self.records.answers(image.id, [thing.id for thing in things], image.size, self.union_visible)
 
 
 class Kept:
@@ -145,15 +150,20 @@ class Kept:
 def cases(
     dataset: AnnotatedDataset,
     selection: Selection,
-    answerers: dict[str, Answerer],
+    answerers: Mapping[str, Answerer],
     boxes: Boxes,
     progress: bool = False,
 ) -> Iterator[Case]:
     """Objects of a dataset with the answers of every row, in file order."""
     for image, things in selection.of(dataset, progress):
-        given = boxes(image, things)
-        answers = {name: answerer(image, things) for name, answerer in answerers.items()}
-        for i, thing in enumerate(things):
-            assert thing.amodal_rle is not None
-            own = {name: row[i] for name, row in answers.items()}
-            yield Case(image.id, thing.id, thing.category_id, thing.visible_rle, thing.amodal_rle, given[i], own)
+        yield from cases_of(image, things, answerers, boxes)
+
+
+def cases_of(image: ImageSample, things: Things, answerers: Mapping[str, Answerer], boxes: Boxes) -> Iterator[Case]:
+    """Objects of one image with the answers of every row."""
+    given = boxes(image, things)
+    answers = {name: answerer(image, things) for name, answerer in answerers.items()}
+    for i, thing in enumerate(things):
+        assert thing.amodal_rle is not None
+        own = {name: row[i] for name, row in answers.items()}
+        yield Case(image.id, thing.id, thing.category_id, thing.visible_rle, thing.amodal_rle, given[i], own)

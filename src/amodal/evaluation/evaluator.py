@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from rich.progress import track
 
 from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
@@ -16,13 +17,13 @@ from amodal.evaluation.answers import Predictor
 from amodal.evaluation.asking import Answerer, Asked, Boxes, Kept, LastImage, Looked, cases
 from amodal.evaluation.baselines import DEFAULT_BASELINES, ROWS
 from amodal.evaluation.plan import Plan, boxes_from, lone_row, sam_rows, sizes_of, with_threshold
-from amodal.evaluation.predictions import Prediction, PredictionsWriter, by_object, read_predictions
+from amodal.evaluation.predictions import Prediction, PredictionsWriter, read_by_object
 from amodal.evaluation.report import EvaluationReport
-from amodal.evaluation.scoring import Case, Scorer, answer_of, score
+from amodal.evaluation.scoring import Case, Scorer, answer_of, in_jobs, in_processes
 from amodal.evaluation.selection import digest
 from amodal.evaluation.summary import Scored, Summary
+from amodal.evaluation.tally import PART_IMAGES, PartTally, Tally
 from amodal.evaluation.worst import Worst
-from amodal.metrics.counts import Counts, Numbers
 
 MAIN = "(main)"
 """Key of the row that the report is about; no row of the registry is called so."""
@@ -120,19 +121,19 @@ def evaluate_predictions(
         InputError: a bad file, a bad plan, or a file none of whose objects are scored.
     """
     boxes = boxes_from(box_source or "gt_visible", dataset)
-    predictions = by_object(read_predictions(path, sizes_of(dataset), union_visible=union_visible))
-    has_visible = bool(predictions) and all(p.answer.visible for p in predictions.values())
+    records = read_by_object(path, sizes_of(dataset))
     options = {
         "model": name or path.name,
         "box_source": box_source,
         "threshold": threshold,
         "union_visible": union_visible,
     }
-    report = run(Looked(predictions), dataset, plan, options, boxes, LastImage(), has_visible)
+    main = Looked(records, union_visible)
+    report = run(main, dataset, plan, options, boxes, LastImage(), records.have_visible)
     if report.options["num_without_answer"] == report.metrics["num_objects"]:
         raise InputError(f"predictions {path}: expected records of the annotated objects, got none of their ids")
     answered = report.metrics["num_objects"] - report.options["num_without_answer"]
-    report.options["num_unused_predictions"] = len(predictions) - answered
+    report.options["num_unused_predictions"] = len(records) - answered
     return report
 
 
@@ -179,53 +180,70 @@ def run(
         InputError: a bad list, or no object with an amodal mask.
     """
     selection = plan.selection()
-    selection.check(dataset)
     name = str(options["model"]) if main is None else MAIN
     beside = [b for b in plan.baselines if b != options["model"] and (has_visible or not ROWS[b].needs_own_visible)]
-    answerers: dict[str, Answerer] = {} if main is None else {name: main}
-    answerers |= sam_rows(beside, plan.sam, boxes, load)
-    worst, missing = Worst(plan.worst, name), list[int]()
-    with ExitStack() as stack:
-        writer = stack.enter_context(PredictionsWriter(plan.save_predictions)) if plan.save_predictions else None
-        stream = _noted(cases(dataset, selection, answerers, boxes, plan.progress), name, missing, writer)
-        scored = _collect(score(stream, Scorer((name, *beside), name), plan.workers), (name, *beside), worst)
+    scorer = Scorer((name, *beside), name)
+    pixel_rows = sam_rows(beside, plan.sam, boxes, load)
+    if isinstance(main, Looked) and not pixel_rows and plan.max_objects is None and plan.save_predictions is None:
+        tally = _tally_parts(
+            main, dataset, plan, PartTally(dataset, selection, boxes, scorer, plan.worst, main.union_visible)
+        )
+    else:
+        answerers = ({} if main is None else {name: main}) | pixel_rows
+        selection.check(dataset)
+        tally = _tally_stream(cases(dataset, selection, answerers, boxes, plan.progress), plan, scorer)
+    selection.check_found(tally.objects)
     if plan.pictures is not None and plan.worst:
-        worst.draw(plan.pictures, dataset)
+        tally.worst.draw(plan.pictures, dataset)
+    scored = tally.scored(scorer.rows)
     spilled = int((scored.counts[name].spilled > 0).sum())
     if spilled:
         warnings.warn(f"{spilled} true visible masks reach outside their amodal mask", stacklevel=3)
     options = options | {
         "format": dataset.format,
         "objects": selection.description,
-        "objects_sha256": digest(zip(scored.image_ids.tolist(), scored.annotation_ids.tolist(), strict=True)),
-        "num_without_answer": len(missing),
-        "without_answer": missing[:NAMED_MISSING],
+        "objects_sha256": digest(tally.objects),
+        "num_without_answer": len(tally.missing),
+        "without_answer": tally.missing[:NAMED_MISSING],
         "num_visible_outside_amodal": spilled,
     }
-    return _report(scored, name, beside, dataset, plan, options, worst)
+    return _report(scored, name, beside, dataset, plan, options, tally.worst)
 
 
-def _noted(stream: Iterable[Case], name: str, missing: list[int], writer: PredictionsWriter | None) -> Iterator[Case]:
-    """The stream as it is, with unanswered objects noted and answers written down on the way."""
-    for case in stream:
-        if name in case.answers and case.answers[name] is None:
-            missing.append(case.annotation_id)
-        elif writer is not None:
-            answer = answer_of(case, name, name)
+def _tally_parts(main: Looked, dataset: AnnotatedDataset, plan: Plan, function: PartTally) -> Tally:
+    """Answers of a file: each process reads its own part of the dataset."""
+    total = Tally(Worst(plan.worst, MAIN))
+    parts = in_processes(function, function.parts(main.records), plan.workers)
+    count = -(-len(dataset.images) // PART_IMAGES)
+    for part in track(parts, "evaluate", total=count, disable=not plan.progress):
+        total.merge(part)
+    return total
+
+
+def _tally_stream(stream: Iterable[Case], plan: Plan, scorer: Scorer) -> Tally:
+    """Answers that are being made: they are counted elsewhere while the next ones are asked for."""
+    total, under_way = Tally(Worst(plan.worst, scorer.main)), deque[list[Case]]()
+
+    def jobs() -> Iterator[list[Case]]:
+        for job in in_jobs(stream):
+            under_way.append(job)
+            yield job
+
+    with ExitStack() as stack:
+        writer = stack.enter_context(PredictionsWriter(plan.save_predictions)) if plan.save_predictions else None
+        for counts in in_processes(scorer, jobs(), plan.workers):
+            done = under_way.popleft()
+            total.add(done, counts)
+            if writer is not None:
+                _write(writer, done, scorer.main)
+    return total
+
+
+def _write(writer: PredictionsWriter, done: list[Case], main: str) -> None:
+    for case in done:
+        if main not in case.answers or case.answers[main] is not None:
+            answer = answer_of(case, main, main)
             writer.add(Prediction(case.image_id, case.annotation_id, case.category_id, answer))
-        yield case
-
-
-def _collect(jobs: Iterable[tuple[list[Case], Numbers]], rows: tuple[str, ...], worst: Worst) -> Scored:
-    keys, tables = list[tuple[int, int, int]](), list[Numbers]()
-    for done, counts in jobs:
-        keys += [(case.image_id, case.annotation_id, case.category_id) for case in done]
-        tables.append(counts)
-        worst.add(done, counts[:, 0])
-    table = np.concatenate(tables)  # (N, rows, fields)
-    images, annotations, categories = np.array(keys, np.int64).T
-    by_row = {row: Counts.of_rows(table[:, i]) for i, row in enumerate(rows)}
-    return Scored(images, annotations, categories, by_row)
 
 
 def _report(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from amodal.data.readers.jsonfile import scan
 from amodal.data.readers.source import mask_rle
 from amodal.errors import InputError
 from amodal.evaluation.answers import Answer
-from amodal.evaluation.selection import Key
 from amodal.ops.rle import Rle, rle_union
+from amodal.ops.rle_batch import all_cover
 
 Sizes = dict[int, tuple[int, int]]
 """Image id to (H, W)."""
+MASKS = ("segmentation", "visible_segmentation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,30 +55,78 @@ def read_predictions(path: Path, sizes: Sizes, *, union_visible: bool = False) -
             another size, or no visible mask to unite with.
     """
     for index, record in read_records(path, "predictions"):
-        try:
-            yield _prediction(record, sizes, union_visible)
-        except InputError as error:
-            raise InputError(f"predictions {path}: record {index}: {error}") from error
+        yield _checked(path, index, record, sizes, union_visible)
 
 
-def by_object(predictions: Iterable[Prediction]) -> dict[Key, Prediction]:
-    """Predictions by (image id, annotation id).
+Numbered = tuple[int, dict[str, Any]]
+"""A record with its position in the file."""
+
+
+@dataclass(frozen=True)
+class Records:
+    """Records that name their object, by image and annotation; their masks are not checked yet.
+
+    Attributes:
+        path: the file, for messages.
+        of_image: records by image id, then by annotation id.
+    """
+
+    path: Path
+    of_image: dict[int, dict[int, Numbered]]
+
+    def __len__(self) -> int:
+        """Records in all."""
+        return sum(map(len, self.of_image.values()))
+
+    @property
+    def have_visible(self) -> bool:
+        """Whether there are records, and each has a visible mask."""
+        records = [record for image in self.of_image.values() for _, record in image.values()]
+        return bool(records) and all(record.get("visible_segmentation") is not None for record in records)
+
+    def part(self, image_ids: Iterable[int]) -> Records:
+        """The records of some images."""
+        return Records(self.path, {i: self.of_image[i] for i in image_ids if i in self.of_image})
+
+    def answers(
+        self, image_id: int, annotation_ids: Sequence[int], size: tuple[int, int], union_visible: bool
+    ) -> list[Answer | None]:
+        """What the file says about objects of one image, None where it says nothing.
+
+        Raises:
+            InputError: a bad mask or score, or no visible mask to unite with.
+        """
+        known = self.of_image.get(image_id, {})
+        found = [known.get(i) for i in annotation_ids]
+        masks = [r[k] for _, r in filter(None, found) for k in MASKS if r.get(k) is not None]
+        covered = all(isinstance(m, dict) for m in masks) and all_cover(masks, size)
+        return [
+            None if one is None else _checked(self.path, *one, {image_id: size}, union_visible, covered).answer
+            for one in found
+        ]
+
+
+def read_by_object(path: Path, sizes: Sizes) -> Records:
+    """Read a predictions file whose records name their objects.
 
     Raises:
-        InputError: a record without annotation id, or two for the same object.
+        InputError: no file, broken JSON, a record without ids or of an unknown image, or two for
+            the same object.
     """
-    found: dict[Key, Prediction] = {}
-    for one in predictions:
-        if one.annotation_id is None:
-            raise InputError(
-                "predictions: expected an annotation_id in each record, got one without: "
-                "detections are scored by the protocol amodal_ap"
-            )
-        key = (one.image_id, one.annotation_id)
-        if key in found:
-            raise InputError(f"predictions: expected one record an object, got two for annotation {one.annotation_id}")
-        found[key] = one
-    return found
+    found: dict[int, dict[int, Numbered]] = {}
+    for index, record in read_records(path, "predictions"):
+        try:
+            image_size(record, sizes)
+            if record.get("annotation_id") is None:
+                raise InputError("expected an annotation_id, got none: detections are scored by the protocol amodal_ap")
+            annotation_id = integer(record, "annotation_id")
+            known = found.setdefault(record["image_id"], {})
+            if annotation_id in known:
+                raise InputError(f"expected one record an object, got a second one of annotation {annotation_id}")
+        except InputError as error:
+            raise InputError(f"predictions {path}: record {index}: {error}") from error
+        known[annotation_id] = (index, record)
+    return Records(path, found)
 
 
 def read_records(path: Path, what: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -190,10 +239,24 @@ def mask_of(record: dict[str, Any], key: str, size: tuple[int, int]) -> Rle:
         raise InputError(f"{key}: {str(error).removeprefix('segmentation: ')}") from error
 
 
-def _prediction(record: dict[str, Any], sizes: Sizes, union_visible: bool) -> Prediction:
+def _checked(
+    path: Path, index: int, record: dict[str, Any], sizes: Sizes, union_visible: bool, covered: bool = False
+) -> Prediction:
+    """A record as a prediction; `covered` says that its masks are known to be good."""
+    try:
+        return _prediction(record, sizes, union_visible, covered)
+    except InputError as error:
+        raise InputError(f"predictions {path}: record {index}: {error}") from error
+
+
+def _prediction(record: dict[str, Any], sizes: Sizes, union_visible: bool, covered: bool) -> Prediction:
     size = image_size(record, sizes)
-    amodal = mask_of(record, "segmentation", size)
-    visible = None if record.get("visible_segmentation") is None else mask_of(record, "visible_segmentation", size)
+    masks: dict[str, Rle | None] = dict.fromkeys(MASKS)
+    for key in MASKS:
+        if key == "segmentation" or record.get(key) is not None:
+            masks[key] = record[key] if covered and record.get(key) is not None else mask_of(record, key, size)
+    amodal, visible = masks.values()
+    assert amodal is not None
     if union_visible:
         if visible is None:
             raise InputError("expected a visible_segmentation to unite with, got none")

@@ -9,10 +9,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from amodal.evaluation.answers import Answer
 from amodal.evaluation.baselines import ROWS, Known
 from amodal.metrics.counts import Numbers, Row, count_pixels
 from amodal.ops.rle import Rle, encode_empty
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 JOB_OBJECTS = 256
 POOL_FROM = 4096
@@ -78,29 +81,28 @@ def answer_of(case: Case, name: str, main: str) -> Answer:
         assert shape is not None
         return Answer(shape(Known(case.visible, case.box, own.visible if own else None)), None)
     answer = case.answers[name]
-    nothing = encode_empty(case.amodal["size"])
-    return Answer(nothing, nothing, 0.0) if answer is None else answer
+    if answer is None:
+        nothing = encode_empty(case.amodal["size"])
+        return Answer(nothing, nothing, 0.0)
+    return answer
 
 
-def score(cases: Iterable[Case], scorer: Scorer, workers: int = 1) -> Iterator[tuple[list[Case], Numbers]]:
-    """Cases in their order, a job at a time, with their counts (n, rows, fields)."""
-    jobs = _jobs(cases)
+def in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int = 1) -> Iterator[Result]:
+    """Results in the order of the jobs; the function travels once, a few jobs at a time."""
     if workers == 1:
-        for job in jobs:
-            yield job, scorer(job)
+        yield from map(function, jobs)
         return
     # Spawned, not forked: a fork copies the locks of torch's and OpenCV's threads as they are.
     context = multiprocessing.get_context("spawn")
-    under_way: deque[tuple[list[Case], Future[Numbers]]] = deque()
-    with ProcessPoolExecutor(workers, context) as pool:
+    under_way: deque[Future[Result]] = deque()
+    with ProcessPoolExecutor(workers, context, _start, (function,)) as pool:
         try:
             for job in jobs:
-                under_way.append((job, pool.submit(scorer, job)))
+                under_way.append(pool.submit(_call, job))
                 if len(under_way) > 2 * workers:
-                    done, counts = under_way.popleft()
-                    yield done, counts.result()
-            for done, counts in under_way:
-                yield done, counts.result()
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -111,7 +113,21 @@ def pick_workers(num_objects: int) -> int:
     return 1 if num_objects < POOL_FROM else min(os.cpu_count() or 1, 8)
 
 
-def _jobs(cases: Iterable[Case]) -> Iterator[list[Case]]:
+_function: Callable[[Any], Any] | None = None  # of a worker process
+
+
+def _start(function: Callable[[Any], Any]) -> None:
+    global _function
+    _function = function
+
+
+def _call(job: Any) -> Any:
+    assert _function is not None
+    return _function(job)
+
+
+def in_jobs(cases: Iterable[Case]) -> Iterator[list[Case]]:
+    """Cases in pieces that are worth sending to another process."""
     job: list[Case] = []
     for case in cases:
         job.append(case)

@@ -45,44 +45,51 @@ class Selection:
         """Images with their chosen objects, images without any left out; with a bar if asked for.
 
         Raises:
-            InputError: an object of the list is not in the dataset or has no amodal mask; no
-                object at all.
+            InputError: as `check_found`, once all images are gone through.
         """
-        missing = None if self.listed is None else set(self.listed)
-        left, total = self.max_objects, 0
+        found, left = list[Key](), self.max_objects
         for image in track(dataset.images, "evaluate", disable=not progress):
-            things = [t for t in image.objects if self._wanted(image.id, t)][:left]
+            things = self.things(image)[:left]
             left = None if left is None else left - len(things)
-            total += len(things)
-            if missing is not None:
-                missing.difference_update((image.id, t.id) for t in things)
+            found += [(image.id, thing.id) for thing in things]
             if things:
                 yield image, things
             if left == 0:
                 break
-        if missing and self.max_objects is None:
+        self.check_found(found)
+
+    def things(self, image: ImageSample) -> list[ObjectSample]:
+        """The chosen objects of an image, whatever their number."""
+        known = [t for t in image.objects if t.amodal_rle is not None and not t.iscrowd]
+        return known if self.listed is None else [t for t in known if (image.id, t.id) in self.listed]
+
+    def check_found(self, found: Iterable[Key]) -> None:
+        """Whether the chosen objects are all that were asked for.
+
+        Raises:
+            InputError: an object of the list is not in the dataset or has no amodal mask; no
+                object at all.
+        """
+        keys = set(found)
+        missing = set() if self.listed is None or self.max_objects is not None else self.listed - keys
+        if missing:
             first = "_".join(map(str, min(missing)))
             raise InputError(
                 f"objects: expected a list of annotated objects with amodal masks, got {len(missing)} others, "
                 f"the first {first}"
             )
-        if not total:
+        if not keys:
             raise InputError("annotations: expected objects with amodal masks, got none")
 
     def check(self, dataset: AnnotatedDataset) -> None:
         """Find a bad list before hours of work; without a list there is nothing to find.
 
         Raises:
-            InputError: as `of`.
+            InputError: as `check_found`.
         """
         if self.listed is not None:
             for _ in self.of(dataset):
                 pass
-
-    def _wanted(self, image_id: int, thing: ObjectSample) -> bool:
-        if thing.amodal_rle is None or thing.iscrowd:
-            return False
-        return self.listed is None or (image_id, thing.id) in self.listed
 
 
 def read_object_list(path: Path) -> frozenset[Key]:

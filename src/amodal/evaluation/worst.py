@@ -25,6 +25,8 @@ from amodal.ops.rle import rle_box_xyxy
 
 Pixels = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
+Entry = tuple[float, int, Case, dict[str, Any]]
+"""Minus the IoU, minus the place among all objects, the object, its line in the report."""
 
 VISIBLE: Colour = (60, 200, 90)
 HIDDEN: Colour = (250, 200, 40)
@@ -46,21 +48,26 @@ class Worst:
 
     count: int
     main: str
-    _heap: list[tuple[float, int, Case, dict[str, Any]]] = field(default_factory=list)
+    _heap: list[Entry] = field(default_factory=list)
     _seen: int = 0
 
     def add(self, cases: list[Case], rows: Numbers) -> None:
         """Let objects pass by, with their counts (n, fields) under the main row."""
+        if not self.count:
+            return
         counts = Counts.of_rows(rows)
         full, occ = iou(counts.overlap, counts.union), iou(counts.hidden_overlap, counts.hidden_union)
         for i, case in enumerate(cases):
             # Largest on top of the heap would be the best kept one: both keys are negated.
             entry = (-float(full[i]), -self._seen, case, _line(case, counts, i, float(full[i]), float(occ[i])))
             self._seen += 1
-            if len(self._heap) < self.count:
-                heapq.heappush(self._heap, entry)
-            elif self.count and entry[:2] > self._heap[0][:2]:
-                heapq.heapreplace(self._heap, entry)
+            self._keep(entry)
+
+    def merge(self, other: Worst) -> None:
+        """Let the objects pass by that another one of the same count has seen, after all of this one's."""
+        for value, place, case, line in other._ordered():
+            self._keep((value, place - self._seen, case, line))
+        self._seen += other._seen
 
     def lines(self) -> list[dict[str, Any]]:
         """For the report, worst first."""
@@ -80,7 +87,13 @@ class Worst:
             Image.fromarray(picture).save(path)
         return [path for path, _ in drawn]
 
-    def _ordered(self) -> list[tuple[float, int, Case, dict[str, Any]]]:
+    def _keep(self, entry: Entry) -> None:
+        if len(self._heap) < self.count:
+            heapq.heappush(self._heap, entry)
+        elif entry[:2] > self._heap[0][:2]:
+            heapq.heapreplace(self._heap, entry)
+
+    def _ordered(self) -> list[Entry]:
         return sorted(self._heap, key=lambda entry: entry[:2], reverse=True)
 
 

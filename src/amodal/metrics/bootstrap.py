@@ -21,7 +21,8 @@ def image_weights(num_images: int, resamples: int, seed: int) -> Iterator[Values
     rng = np.random.default_rng(seed)
     for start in range(0, resamples, _BLOCK):
         size = min(_BLOCK, resamples - start)
-        yield rng.multinomial(num_images, np.full(num_images, 1 / num_images), size).astype(np.float64)
+        drawn = rng.integers(0, num_images, (size, num_images)) + num_images * np.arange(size)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=size * num_images).reshape(size, num_images).astype(np.float64)
 
 
 def ratio_intervals(above: Values, below: Values, *, resamples: int, seed: int) -> npt.NDArray[np.float64]:

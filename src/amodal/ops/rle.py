@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from amodal.ops.boxes import Window
 
 Mask = npt.NDArray[np.bool_]
 Rle = dict[str, Any]
+
+_CHARACTERS = bytes(range(48, 48 + 64))
+_NO_NUMBER = re.compile(rb"[P-o]{7}|[P-o]\Z")  # goes on beyond the 35 bits of any image's run, or the end
 
 
 def encode_mask(mask: Mask) -> Rle:
@@ -141,21 +145,22 @@ def _runs(counts: Any) -> npt.NDArray[np.int64]:
     if not isinstance(counts, (str, bytes)):
         raise TypeError("neither text nor bytes")
     text = counts.encode("ascii") if isinstance(counts, str) else counts
-    bits = np.frombuffer(text, np.uint8).astype(np.int64) - 48
+    if text.translate(None, _CHARACTERS) or _NO_NUMBER.search(text):
+        raise ValueError("not COCO's characters, or a number too long")
+    bits = np.frombuffer(text, np.uint8)
     if not len(bits):
-        return bits
-    if bits.min() < 0 or bits.max() > 63 or bits[-1] & 32:
-        raise ValueError("not COCO's characters")
-    last = np.flatnonzero((bits & 32) == 0)
-    first = np.concatenate([[0], last[:-1] + 1])
-    length = last - first + 1
-    if length.max() > 7:  # 35 bits hold any run of an image
-        raise ValueError("a number too long")
-    place = np.arange(len(bits)) - np.repeat(first, length)
-    runs = np.add.reduceat((bits & 31) << (5 * place), first)
-    runs -= np.where(bits[last] & 16, np.int64(1) << (5 * length), 0)
+        return np.zeros(0, np.int64)
+    last = (bits < 48 + 32).nonzero()[0]
+    first = np.empty_like(last)
+    first[0], first[1:] = 0, last[:-1] + 1
+    extra = last - first  # characters of each number beyond one
+    digits = ((bits - 48) & 31).astype(np.int64)
+    sign = (digits[last] & 16) << (5 * extra + 1)
+    place = 5 * (np.arange(len(bits)) - first.repeat(extra + 1))
+    runs: npt.NDArray[np.int64] = np.add.reduceat(digits << place, first)
+    runs -= sign
     for start in (1, 2):
-        runs[start::2] = np.cumsum(runs[start::2])
+        np.add.accumulate(runs[start::2], out=runs[start::2])
     return runs
 
 
