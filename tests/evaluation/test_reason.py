@@ -20,6 +20,7 @@ from amodal.data.synthetic.questions import synthesize_questions
 from amodal.errors import InputError
 from amodal.evaluation.reason import Asked, AssistantAnswerer, ReasonReply, evaluate_reason, named_kind
 from amodal.evaluation.reason_report import by_occlusion
+from amodal.inference.assistant import AmodalAssistant
 from amodal.inference.scene import Scene, SceneObject
 from amodal.metrics.reason import ObjectMasks, score_answer
 from amodal.ops.masks import convex_hull_mask
@@ -138,7 +139,8 @@ def test_teacher_forcing_gives_the_words_and_says_so(dataset: ReasonDataset) -> 
     assert free.metrics.keys() - forced.metrics.keys() == {
         "set_F1", "set_exact", "no_object_accuracy", "answered_with_object", "BLEU", "chrF",
     }  # fmt: skip
-    for asked, conversation in zip(knowing.heard, dataset.conversations, strict=True):
+    shortest_first = sorted(dataset.conversations, key=lambda c: len(c.turns))
+    for asked, conversation in zip(knowing.heard, shortest_first, strict=True):
         assert asked.answers == tuple(turn.with_token("[SEG]") for turn in conversation.turns)
         assert [a.count("[SEG]") for a in asked.answers] == [len(t.objects) for t in conversation.turns]
 
@@ -272,42 +274,46 @@ def test_ranges_without_an_object() -> None:
     assert rows[0]["mIoU_amodal"] == 0 and "mIoU_amodal" not in rows[1]
 
 
-@dataclass
-class Chat:
-    """Says what it was asked and shows one square; states a rate in every second turn."""
+class Square:
+    """An assistant that says what it was asked, or what it is told, and shows one square a turn."""
 
-    image: np.ndarray
-    asked: list[tuple[str, Any]] = field(default_factory=list)
+    def __init__(self, rate: float | None = None) -> None:
+        self.processor = SimpleNamespace(seg_token="<mask>")
+        self.rate = rate
+        self.told: list[Any] = []
 
-    def ask(self, question: str, answer: str | None = None) -> Any:
-        self.asked.append((question, answer))
-        square = np.zeros(self.image.shape[:2], bool)
+    def converse(self, conversations: Any, *, answers: Any = None) -> list[list[Any]]:
+        self.told.append(answers)
+        return [[self._reply(image, question) for question in questions] for image, questions in conversations]
+
+    def _reply(self, image: np.ndarray, question: str) -> Any:
+        square = np.zeros(image.shape[:2], bool)
         square[:4, :4] = True
         scene = Scene([SceneObject.from_masks(square, square, phrase="the mug")], square.shape)
-        rates = [0.25] if len(self.asked) % 2 else None
+        rates = None if self.rate is None else (self.rate,)
         return SimpleNamespace(text=f"{question}!", scene=scene, occlusion_rates=rates)
 
 
-def test_an_assistant_keeps_one_chat_a_conversation() -> None:
-    chats = list[Chat]()
-    assistant = SimpleNamespace(chat=lambda image: chats.append(Chat(image)) or chats[-1])
+def test_an_assistant_answers() -> None:
     image = np.zeros((8, 9, 3), np.uint8)
-    batch = [Asked(image, ("a", "b")), Asked(image, ("c",), ("<p>C</p> [SEG]",))]
-    replies = AssistantAnswerer(assistant).answer(batch)
-    assert [chat.asked for chat in chats] == [[("a", None), ("b", None)], [("c", "<p>C</p> [SEG]")]]
-    assert [[r.text for r in turn] for turn in replies] == [["a!", "b!"], ["c!"]]
-    assert replies[0][0].phrases == ("the mug",)
-    assert [r.objects[0].occlusion_rate for r in replies[0]] == [0.25, 0.0]
-    assert replies[0][0].objects[0].amodal.sum() == 16
+    for rate in (None, 0.25):
+        assistant: Any = Square(rate)
+        replies = AssistantAnswerer(assistant).answer([Asked(image, ("a", "b")), Asked(image, ("c",))])
+        assert [[r.text for r in turns] for turns in replies] == [["a!", "b!"], ["c!"]]
+        assert replies[0][0].phrases == ("the mug",)
+        assert replies[0][0].objects[0].occlusion_rate == (rate or 0.0)
+        assert replies[1][0].objects[0].amodal.sum() == 16
+        assert assistant.told == [None]
+    AssistantAnswerer(assistant).answer([Asked(image, ("c",), ("<p>C</p> [SEG] d",))])
+    assert assistant.told[-1] == [["<p>C</p> <mask> d"]]
 
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Arguments that ask an assistant who always shows one square and says the question."""
+    """Arguments that ask an assistant who always shows one square."""
     annotations = synthesize("scenes", 2, 5, tmp_path / "scenes", progress=False)
     questions = synthesize_questions(annotations, tmp_path / "q.json", progress=False)
-    made = SimpleNamespace(from_pretrained=lambda name, device: SimpleNamespace(chat=Chat))
-    monkeypatch.setitem(sys.modules, "amodal.inference.assistant", SimpleNamespace(AmodalAssistant=made))  # type: ignore[arg-type]
+    monkeypatch.setattr(AmodalAssistant, "from_pretrained", lambda name, device: Square())
     return ["evaluate", "--protocol", "reason", "--annotations", str(annotations), "--questions", str(questions)]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,11 +53,11 @@ def evaluate_answers(
 
     dataset = read_reason_seg(questions, annotations, images)
     from amodal.evaluation.reason import AssistantAnswerer, evaluate_reason
+    from amodal.inference.assistant import AmodalAssistant
 
     name = model or DEFAULT_MODEL
-    assistant = import_module("amodal.inference.assistant").AmodalAssistant.from_pretrained(name, device=device)
     return evaluate_reason(
-        AssistantAnswerer(assistant),
+        AssistantAnswerer(AmodalAssistant.from_pretrained(name, device=device)),
         dataset,
         teacher_forced=teacher_forced,
         max_conversations=max_questions,

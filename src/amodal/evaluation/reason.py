@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ from amodal.evaluation.reason_record import AnswerRecord, AnswersFile, digest
 from amodal.evaluation.reason_report import ReasonReport, report_of, text_quality
 from amodal.metrics.reason import AnswerScore, ObjectMasks, score_answer
 from amodal.ops.masks import Mask, convex_hull_mask
+
+if TYPE_CHECKING:
+    from amodal.inference.assistant import AmodalAssistant, Reply
 
 SHAPES: dict[str, Callable[[Mask], Mask]] = {
     "own visible mask": lambda visible: visible,
@@ -89,7 +92,7 @@ def evaluate_reason(
     """Score an answerer.
 
     Args:
-        answerer: asked in file order.
+        answerer: asked about short conversations first, so that those of a batch are alike.
         dataset: questions with true answers.
         teacher_forced: give it the true words.
         batch_size: conversations handed over at once.
@@ -117,6 +120,7 @@ def evaluate_reason(
     }
     kept = AnswersFile(answers, options)
     todo = [c for c in dataset.conversations if str(c.id) not in kept.answers]
+    todo.sort(key=lambda conversation: len(conversation.turns))
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task("evaluate", total=len(dataset.conversations), completed=len(kept.answers))
         for start in range(0, len(todo), batch_size):
@@ -195,34 +199,26 @@ def _num_images(dataset: ReasonDataset) -> int:
 
 
 class AssistantAnswerer:
-    """An `AmodalAssistant` as `ReasonAnswerer`: one chat a conversation.
+    """An `AmodalAssistant` as `ReasonAnswerer`.
 
     Args:
-        assistant: with `chat(image)`, whose `ask(question)` gives `text` and `scene`; for teacher forcing
-            `ask(question, answer=...)` takes the words.
+        assistant: whose `converse` answers several conversations side by side.
     """
 
-    def __init__(self, assistant: Any) -> None:
+    def __init__(self, assistant: AmodalAssistant) -> None:
         self.assistant = assistant
 
     def answer(self, batch: Sequence[Asked]) -> list[list[ReasonReply]]:
-        """Conversations one after the other, each with its history."""
-        return [self._converse(asked) for asked in batch]
-
-    def _converse(self, asked: Asked) -> list[ReasonReply]:
-        chat = self.assistant.chat(asked.image)
-        replies = []
-        for turn, question in enumerate(asked.questions):
-            given = {} if asked.answers is None else {"answer": asked.answers[turn]}
-            replies.append(reply_of(chat.ask(question, **given)))
-        return replies
+        """Each conversation with its own history."""
+        token = self.assistant.processor.seg_token
+        given = [[text.replace(TOKEN, token) for text in asked.answers] for asked in batch if asked.answers is not None]
+        replies = self.assistant.converse([(a.image, a.questions) for a in batch], answers=given or None)
+        return [[_reply(reply) for reply in row] for row in replies]
 
 
-def reply_of(reply: Any) -> ReasonReply:
-    """An assistant's reply, with the rates it states if it states any."""
+def _reply(reply: Reply) -> ReasonReply:
     things = reply.scene.objects
-    rates = getattr(reply, "occlusion_rates", None)
-    rates = [None] * len(things) if rates is None else [None if r is None else float(r) for r in rates]
+    rates = reply.occlusion_rates or (None,) * len(things)
     objects = tuple(
         ObjectMasks(thing.visible_mask, thing.amodal_mask, rate) for thing, rate in zip(things, rates, strict=True)
     )

@@ -21,8 +21,8 @@ from amodal.evaluation.reason_record import AnswerRecord
 from amodal.metrics.ranges import Range, range_indices, range_label
 from amodal.metrics.reason import AnswerScore, summarise
 
-MAIN = ("gIoU_amodal", "cIoU_amodal", "gIoU_visible", "cIoU_visible")
-WORDS = ("set_F1", "no_object_accuracy", "occlusion_rate_error", "BLEU", "chrF")
+MASKS = ("gIoU_amodal", "cIoU_amodal", "gIoU_visible", "cIoU_visible")
+WORDS = ("num_answers", "set_F1", "no_object_accuracy", "occlusion_rate_error", "BLEU", "chrF")
 
 
 @dataclass
@@ -77,14 +77,17 @@ class ReasonReport:
         return self.save(folder / "report.json")
 
     def table(self) -> Table:
-        """The figures of all answers, baselines beside them, and of each kind of question."""
+        """Figures of the masks: all answers, baselines beside them, and each kind of question."""
         counts = f"{self.metrics['num_answers']} answers, {self.metrics['num_objects']} objects"
         rows = [("all", self.metrics), *self.baselines.items(), *((str(row["kind"]), row) for row in self.by_kind)]
-        return _table(f"{self.protocol}, {self.options['mode']}: {counts}", "answers", rows, (*MAIN, *WORDS))
+        return _table(f"{self.protocol}, {self.options['mode']}: {counts}", "answers", rows, MASKS)
 
     def tables(self) -> Iterator[Table]:
-        """All tables: answers, and objects by how much of them is hidden."""
+        """All tables: masks, words and rates, and objects by how much of them is hidden."""
         yield self.table()
+        yield _table(
+            "words and rates", "answers", [("all", self.metrics), *((str(r["kind"]), r) for r in self.by_kind)], WORDS
+        )
         rows = [(f"{range_label(r['above'], r['up_to'])} ({r['num_objects']})", r) for r in self.by_occlusion]
         yield _table("objects by hidden share", "hidden (objects)", rows, ("mIoU_amodal", "mIoU_visible"))
 
@@ -145,12 +148,18 @@ def by_occlusion(scores: list[AnswerScore]) -> list[dict[str, Any]]:
 def _table(title: str, head: str, rows: list[tuple[str, dict[str, Any]]], names: tuple[str, ...]) -> Table:
     shown = [name for name in names if any(name in figures for _, figures in rows)]
     table = Table(title=title, title_justify="left")
-    table.add_column(head)
+    table.add_column(head, no_wrap=True)
     for name in shown:
         table.add_column(name, justify="right")
     for label, figures in rows:
-        table.add_row(label, *(f"{figures[n]:.3f}" if n in figures else "-" for n in shown))
+        table.add_row(label, *(_cell(figures.get(name)) for name in shown))
     return table
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
 def _write(path: Path, text: str) -> Path:

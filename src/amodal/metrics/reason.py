@@ -163,7 +163,7 @@ def summarise(scores: Sequence[AnswerScore], *, free: bool = True) -> Figures:
             figures of that kind are left out.
 
     Returns:
-        Figures by name; a mean over nothing is left out.
+        Figures by name; a mean over nothing and a quotient of nothing are left out.
     """
     figures: Figures = {}
     empty = [score for score in scores if not score.objects]
@@ -188,22 +188,17 @@ def summarise(scores: Sequence[AnswerScore], *, free: bool = True) -> Figures:
 
 
 def _of_kind(kind: str, overlaps: list[Overlap], with_objects: list[Overlap]) -> Figures:
-    if not overlaps:
-        return {}
-    figures = {
-        f"gIoU_{kind}": float(np.mean([o.iou for o in overlaps])),
-        f"cIoU_{kind}": _quotient([(o.intersection, o.union) for o in overlaps]),
-        f"gIoU_{kind}_union": float(np.mean([o.union_iou for o in overlaps])),
-        f"cIoU_{kind}_union": _quotient([(o.union_intersection, o.union_union) for o in overlaps]),
+    means = {
+        f"gIoU_{kind}": [o.iou for o in overlaps],
+        f"gIoU_{kind}_with_objects": [o.iou for o in with_objects],
+        f"gIoU_{kind}_union": [o.union_iou for o in overlaps],
     }
-    if with_objects:
-        figures[f"gIoU_{kind}_with_objects"] = float(np.mean([o.iou for o in with_objects]))
-    return figures
-
-
-def _quotient(parts: list[tuple[int, int]]) -> float:
-    above, below = (sum(column) for column in zip(*parts, strict=True))
-    return above / below if below else 1.0
+    quotients = {
+        f"cIoU_{kind}": (sum(o.intersection for o in overlaps), sum(o.union for o in overlaps)),
+        f"cIoU_{kind}_union": (sum(o.union_intersection for o in overlaps), sum(o.union_union for o in overlaps)),
+    }
+    figures = {name: float(np.mean(values)) for name, values in means.items() if values}
+    return figures | {name: above / below for name, (above, below) in quotients.items() if below}
 
 
 def _intersections(
