@@ -207,6 +207,24 @@ def test_llm_trained_whole_needs_no_base(tmp_path: Path) -> None:
     assert (tmp_path / "aura" / INCREMENT).is_file()
 
 
+def test_frozen_llm_may_be_in_half_precision(tmp_path: Path) -> None:
+    write_mllm(tmp_path / "mllm")
+    sam = write_sam(tmp_path / "sam")
+    model = AuraModel.from_base(tmp_path / "mllm", sam, small_config(), mllm_dtype=torch.bfloat16).train()
+    precisions = {name: p.dtype for name, p in model.mllm.named_parameters()}
+    assert {d for n, d in precisions.items() if "lora_" in n or "tokens_delta" in n} == {torch.float32}
+    assert {d for n, d in precisions.items() if "base_layer" in n} == {torch.bfloat16}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(**training_batch(model))
+    (output.logits.float().square().mean() + output.masks.amodal_logits.float().square().mean()).backward()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert all(p.grad is None or p.grad.isfinite().all() for p in trained)
+    model.save_pretrained(tmp_path / "aura")
+    again = AuraModel.from_pretrained(tmp_path / "aura", mllm_dtype=torch.bfloat16)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+
+
 def test_other_bases_are_refused(tmp_path: Path) -> None:
     small_aura(tmp_path).save_pretrained(tmp_path / "aura")
     with pytest.raises(InputError, match=r"mllm .*: expected weights with fingerprint"):

@@ -20,16 +20,13 @@ def info(
 
     Example: amodal info recipes/plug/kins-vit-h.yaml --set model.lora_rank=8 --json
     """
-    from amodal.models.plug.base import parameter_counts
-    from amodal.models.plug.checkpoint import read_config, resolve_folder
-
     if Path(model).suffix in (".yaml", ".yml"):
         config = _recipe_config(model, set_)
     elif set_:
         raise InputError("--set: expected with a recipe, got a model")
     else:
-        config = read_config(resolve_folder(model))
-    counts = parameter_counts(config)
+        config = _model_config(model)
+    counts = _counts(config)
     if as_json:
         typer.echo(json.dumps(counts))
         return
@@ -37,11 +34,35 @@ def info(
         typer.echo(f"{name:>15} {count:>13,}")
 
 
+def _counts(config: Any) -> dict[str, int]:
+    from amodal.models.aura import AuraConfig
+    from amodal.models.aura.base import parameter_counts as of_aura
+    from amodal.models.plug.base import parameter_counts as of_plug
+
+    return of_aura(config) if isinstance(config, AuraConfig) else of_plug(config)
+
+
+def _model_config(name: str) -> Any:
+    from amodal.models.aura.checkpoint import read_config as read_aura
+    from amodal.models.plug.checkpoint import read_config as read_plug
+    from amodal.models.plug.checkpoint import resolve_folder
+
+    folder = resolve_folder(name)
+    try:
+        kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        kind = None  # the reader says what is wrong
+    return read_aura(folder) if kind == "aura" else read_plug(folder)
+
+
 def _recipe_config(path: str, overrides: list[str] | None) -> Any:
     from amodal.models.sam import sam_config_for
+    from amodal.training.aura import AuraModelRecipe, sized_config
     from amodal.training.recipe import PlugModelRecipe, load_recipe
 
     settings = load_recipe(path, overrides).model
+    if isinstance(settings, AuraModelRecipe):
+        return sized_config(settings)
     if not isinstance(settings, PlugModelRecipe):
-        raise InputError(f"recipe {path}: expected a PLUG recipe, got another task")
+        raise InputError(f"recipe {path}: expected a PLUG or AURA recipe, got another task")
     return settings.config(sam=sam_config_for(settings.base))

@@ -82,7 +82,7 @@ class AmodalAssistant:
         """
         place = pick_device(device)
         precision = pick_dtype(dtype, place)
-        model = AuraModel.from_pretrained(name)
+        model = AuraModel.from_pretrained(name, mllm_dtype=precision)
         merge_adapters(model.mllm)
         return cls(model, place, precision)
 

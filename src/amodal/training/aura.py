@@ -13,9 +13,9 @@ from amodal.data.features import FeatureCache
 from amodal.data.readers.reason_seg import read_reason_seg
 from amodal.errors import InputError
 from amodal.models.aura import AuraConfig, AuraModel
-from amodal.models.aura.base import LoadedMllm
-from amodal.models.aura.tiny import TinyMllmSizes, new_tiny_mllm
-from amodal.models.sam import fingerprint
+from amodal.models.aura.base import LoadedMllm, mllm_config_for, plain_settings, sam_sizes
+from amodal.models.aura.tiny import TinyMllmSizes, new_tiny_mllm, tiny_llava_config
+from amodal.models.sam import fingerprint, sam_config_for
 from amodal.training.sections import NotNegative, Positive, Strict, config_fields
 
 if TYPE_CHECKING:
@@ -77,6 +77,20 @@ class AuraDataRecipe(Strict):
     feature_cache: str | None = None
 
 
+def sized_config(settings: AuraModelRecipe) -> AuraConfig:
+    """The configuration with the sizes of its bases, no weights loaded.
+
+    Raises:
+        InputError: a base that cannot be found.
+    """
+    if settings.tiny is not None:
+        mllm = tiny_llava_config(settings.tiny, settings.tiny.vocabulary)
+    else:
+        assert settings.mllm is not None
+        mllm = mllm_config_for(settings.mllm)
+    return settings.config(mllm=plain_settings(mllm), sam=sam_sizes(sam_config_for(settings.base)))
+
+
 def read_sources(sources: list[ReasonSourceRecipe]) -> list[ReasonSource]:
     """Read question files. Raises `InputError` for what cannot be read."""
     return [ReasonSource(read_reason_seg(s.questions, s.annotations, s.images), s.weight) for s in sources]
@@ -126,8 +140,15 @@ def _build_model(settings: AuraModelRecipe, train: list[ReasonSource], recipe: R
     else:
         assert settings.mllm is not None
         mllm = settings.mllm
-    revisions = {"revision": settings.base_revision, "mllm_revision": settings.mllm_revision}
-    model = AuraModel.from_base(mllm, settings.base, config, **revisions)
+    frozen = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.training.precision, torch.float32)
+    model = AuraModel.from_base(
+        mllm,
+        settings.base,
+        config,
+        revision=settings.base_revision,
+        mllm_revision=settings.mllm_revision,
+        mllm_dtype=torch.float32 if config.train_mllm else frozen,
+    )
     if given is not None:
         _take_over(model, given, str(recipe.init))
     return model

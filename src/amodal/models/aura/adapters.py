@@ -31,10 +31,16 @@ def add_adapters(mllm: PreTrainedModel, config: AuraConfig) -> None:
         return
     rows = {name: [config.seg_token_id] for name in _embedding_names(mllm)}
     if config.lora_rank == 0:
-        inject_adapter_in_model(
-            TrainableTokensConfig(target_modules=list(rows), token_indices=[config.seg_token_id]), mllm, ADAPTER
-        )
-        return
+        only_rows = TrainableTokensConfig(target_modules=list(rows), token_indices=[config.seg_token_id])
+        inject_adapter_in_model(only_rows, mllm, ADAPTER)
+    else:
+        _add_lora(mllm, config, rows)
+    for name, parameter in mllm.named_parameters():
+        if is_adapter(name):  # an optimiser's small steps vanish in half precision
+            parameter.data = parameter.data.float()
+
+
+def _add_lora(mllm: PreTrainedModel, config: AuraConfig, rows: dict[str, list[int]]) -> None:
     targets = _targets(mllm, config.lora_targets)
     settings = LoraConfig(
         r=config.lora_rank,

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, SamConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    PreTrainedModel,
+    SamConfig,
+)
 
 from amodal.errors import InputError
 from amodal.models.aura.adapters import is_adapter
@@ -22,12 +31,28 @@ from amodal.models.sam import (
     fit_encoder_weights,
     load_sam,
     new_sam,
-    sam_config_for,
     single_mask_decoder_weights,
 )
 
 if TYPE_CHECKING:
     from amodal.models.aura.modeling import AuraModel
+
+# Language models of LLaVA-1.5 (Vicuna 7B and 13B: Llama 2's sizes); the vision tower is CLIP's
+# ViT-L/14 at 336 pixels in both.
+LLAVA: dict[str, dict[str, int]] = {
+    "llava-hf/llava-1.5-7b-hf": {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+    },
+    "llava-hf/llava-1.5-13b-hf": {
+        "hidden_size": 5120,
+        "intermediate_size": 13824,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
+    },
+}
 
 _SAMPLE = 4096
 """Values of each tensor that the LLM's fingerprint looks at: all of 13 billion would take minutes."""
@@ -69,15 +94,33 @@ def load_mllm(name: str | Path, revision: str | None = None, dtype: torch.dtype 
 
 
 def mllm_config_for(name: str | Path) -> Any:
-    """Configuration of an image-text model without its weights.
+    """Configuration of an image-text model without its weights; LLaVA-1.5's needs no network.
 
     Raises:
         InputError: nothing of that name, or no configuration.
     """
+    if str(name) in LLAVA:
+        return _llava_config(**LLAVA[str(name)])
     try:
         return AutoConfig.from_pretrained(str(name))
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"mllm: expected a hub id or folder of an image-text model, got {str(name)!r}") from error
+
+
+def _llava_config(**text: int) -> LlavaConfig:
+    vision = CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=336,
+        patch_size=14,
+        projection_dim=768,
+    )
+    heads = text["num_attention_heads"]
+    # 32,000 tokens of Llama, one for the image, one for padding, filled up to a multiple of 64
+    llama = LlamaConfig(vocab_size=32064, max_position_embeddings=4096, num_key_value_heads=heads, **text)
+    return LlavaConfig(vision_config=vision, text_config=llama, image_token_index=32000)
 
 
 def build_mllm(config: AuraConfig) -> PreTrainedModel:
@@ -136,10 +179,11 @@ def build_on_bases(
     *,
     revision: str | None = None,
     mllm_revision: str | None = None,
+    mllm_dtype: torch.dtype | None = None,
 ) -> AuraModel:
     """See `AuraModel.from_base`."""
     base = LoadedSam(new_sam(sam), None, None, "") if isinstance(sam, SamConfig) else load_sam(sam, revision)
-    loaded = mllm if isinstance(mllm, LoadedMllm) else load_mllm(mllm, mllm_revision)
+    loaded = mllm if isinstance(mllm, LoadedMllm) else load_mllm(mllm, mllm_revision, mllm_dtype)
     return assemble(cls, loaded, base, config)
 
 
@@ -214,16 +258,6 @@ def parameter_counts(config: AuraConfig) -> dict[str, int]:
     }
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return counts | {"total": sum(counts.values()), "trainable": trainable}
-
-
-def recipe_config(config: AuraConfig, mllm: str | Path, sam: str | Path) -> AuraConfig:
-    """`config` with the sizes of its bases, no weights loaded.
-
-    Raises:
-        InputError: a base that cannot be found.
-    """
-    settings = {"mllm": plain_settings(mllm_config_for(mllm)), "sam": sam_sizes(sam_config_for(sam))}
-    return AuraConfig.from_dict(config.to_dict() | settings)
 
 
 def plain_settings(config: Any) -> dict[str, Any]:

@@ -68,6 +68,7 @@ def load_model(
     base: str | Path | None = None,
     revision: str | None = None,
     dtype: torch.dtype | None = None,
+    mllm_dtype: torch.dtype | None = None,
 ) -> AuraModel:
     """See `AuraModel.from_pretrained`."""
     folder = resolve_folder(name, revision)
@@ -80,7 +81,7 @@ def load_model(
         model = cls(config)
         _load_exactly(model, _read_tensors(folder / WHOLE), model.state_dict(), folder)
     elif (folder / INCREMENT).is_file():
-        model = _on_its_bases(cls, config, processor, mllm, base, dtype)
+        model = _on_its_bases(cls, config, mllm, base, mllm_dtype or dtype)
         _load_exactly(model, _read_tensors(folder / INCREMENT), increment_state(model), folder)
     else:
         raise InputError(f"model {name}: expected {INCREMENT} or {WHOLE} in {folder}, got neither")
@@ -108,12 +109,11 @@ def read_config(folder: Path) -> AuraConfig:
 def _on_its_bases(
     cls: type[AuraModel],
     config: AuraConfig,
-    processor: AuraProcessor,
     mllm: str | Path | None,
     base: str | Path | None,
     dtype: torch.dtype | None,
 ) -> AuraModel:
-    model = cls(config, mllm=None if config.train_mllm else _base_mllm(config, processor, mllm, dtype))
+    model = cls(config, mllm=None if config.train_mllm else _base_mllm(config, mllm, dtype))
     source = base or config.base.get("name_or_path")
     if source is None:
         raise _no_base("base", "SAM")
@@ -123,7 +123,7 @@ def _on_its_bases(
     return model
 
 
-def _base_mllm(config: AuraConfig, processor: AuraProcessor, other: str | Path | None, dtype: Any) -> Any:
+def _base_mllm(config: AuraConfig, other: str | Path | None, dtype: torch.dtype | None) -> Any:
     source = other or config.mllm_base.get("name_or_path")
     if source is None:
         raise _no_base("mllm", "LLM")

@@ -311,7 +311,7 @@ class AuraModel(PreTrainedModel):
         mllm: LoadedMllm | str | Path,
         sam: str | Path | SamConfig,
         config: AuraConfig | None = None,
-        **revisions: Any,
+        **options: Any,
     ) -> AuraModel:
         """A new, untrained AURA on its bases.
 
@@ -319,7 +319,7 @@ class AuraModel(PreTrainedModel):
             mllm: hub id or folder of an image-text model of transformers, or one in memory.
             sam: bundled name, hub id, folder or `.pth` of a SAM, or a `SamConfig` for random weights.
             config: settings; what only the bases know is filled in.
-            revisions: `revision` of the SAM, `mllm_revision` of the LLM.
+            options: `revision` of the SAM, `mllm_revision` of the LLM, `mllm_dtype` of its frozen weights.
 
         Returns:
             The model; its `processor` has the new token.
@@ -329,7 +329,7 @@ class AuraModel(PreTrainedModel):
         """
         from amodal.models.aura.base import build_on_bases
 
-        return build_on_bases(cls, mllm, sam, config or AuraConfig(), **revisions)
+        return build_on_bases(cls, mllm, sam, config or AuraConfig(), **options)
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, merged: bool = False, **kwargs: Any) -> None:
         """Write the increment (what was trained, and which bases it is for), or the whole.
@@ -350,8 +350,9 @@ class AuraModel(PreTrainedModel):
 
         Args:
             pretrained_model_name_or_path: bundled name, folder or hub id.
-            mllm: another place of the same LLM; base: another place of the same SAM. Their
-                weights must have the fingerprints the increment was trained on.
+            kwargs: `mllm`, another place of the same LLM; `base`, another place of the same SAM
+                (their weights must have the fingerprints the increment was trained on); `revision`;
+                `dtype` of everything, `mllm_dtype` of the frozen LLM.
 
         Raises:
             InputError: nothing there, tensors missing or foreign, another base, or no mask token.

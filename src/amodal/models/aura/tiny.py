@@ -69,34 +69,7 @@ def new_tiny_mllm(sizes: TinyMllmSizes, texts: Iterable[str], seed: int = 0, pro
     """
     processor = processor or tiny_processor(sizes, texts)
     tokenizer = processor.tokenizer
-    vision = CLIPVisionConfig(
-        hidden_size=sizes.vision_hidden_size,
-        intermediate_size=4 * sizes.vision_hidden_size,
-        num_hidden_layers=sizes.vision_layers,
-        num_attention_heads=sizes.vision_heads,
-        image_size=sizes.vision_image_size,
-        patch_size=sizes.vision_patch_size,
-    )
-    text = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=sizes.text_hidden_size,
-        intermediate_size=-(-sizes.text_hidden_size * 8 // 3 // 32) * 32,  # Llama's two thirds of 4 D
-        num_hidden_layers=sizes.text_layers,
-        num_attention_heads=sizes.text_heads,
-        num_key_value_heads=sizes.text_heads,
-        max_position_embeddings=sizes.max_length,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="default",
-        tie_word_embeddings=False,
-    )
+    config = tiny_llava_config(sizes, len(tokenizer), tokenizer)
     torch.manual_seed(seed)
     model: Any = AutoModelForImageTextToText.from_config(config)
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
@@ -108,6 +81,46 @@ def new_tiny_mllm(sizes: TinyMllmSizes, texts: Iterable[str], seed: int = 0, pro
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return LoadedMllm(model, processor, None, None, None)
+
+
+def tiny_llava_config(sizes: TinyMllmSizes, vocabulary: int, tokenizer: Any = None) -> LlavaConfig:
+    """transformers' configuration of a LLaVA with these sizes.
+
+    Args:
+        sizes: of tower and language model.
+        vocabulary: tokens.
+        tokenizer: for the numbers of its special tokens; those of a new one if None.
+    """
+    special = {name: index for index, name in enumerate(_SPECIAL)}
+    number = special.get if tokenizer is None else tokenizer.convert_tokens_to_ids
+    vision = CLIPVisionConfig(
+        hidden_size=sizes.vision_hidden_size,
+        intermediate_size=4 * sizes.vision_hidden_size,
+        num_hidden_layers=sizes.vision_layers,
+        num_attention_heads=sizes.vision_heads,
+        image_size=sizes.vision_image_size,
+        patch_size=sizes.vision_patch_size,
+    )
+    text = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=sizes.text_hidden_size,
+        intermediate_size=-(-sizes.text_hidden_size * 8 // 3 // 32) * 32,  # Llama's two thirds of 4 D
+        num_hidden_layers=sizes.text_layers,
+        num_attention_heads=sizes.text_heads,
+        num_key_value_heads=sizes.text_heads,
+        max_position_embeddings=sizes.max_length,
+        bos_token_id=number("<s>"),
+        eos_token_id=number("</s>"),
+        pad_token_id=number("<pad>"),
+    )
+    return LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=number("<image>"),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=False,
+    )
 
 
 def tiny_processor(sizes: TinyMllmSizes, texts: Iterable[str]) -> Any:
