@@ -33,7 +33,7 @@ for command in (segment, ask, train, info, serve):
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(export_app, name="export", help="Results and models in other tools' forms.")
 app.add_typer(label_app, name="label", help="Predictions to correct in Label Studio, and back.")
-app.add_typer(data_app, name="data", help="Make datasets with known amodal truth.")
+app.add_typer(data_app, name="data", help="Look at datasets, check, convert, draw and make them.")
 app.add_typer(reasonseg_app, name="reasonseg", help="Make question-answer data for amodal reasoning segmentation.")
 
 

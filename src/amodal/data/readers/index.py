@@ -18,7 +18,7 @@ from amodal.data.readers.source import Format, Record, Stated, to_sample
 from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
 from amodal.errors import InputError
 
-CACHED_IMAGES = 32
+CACHED_IMAGES = 256
 """Images whose objects are kept: programs look at the objects of one image several times in a row."""
 
 IMAGE_KEYS = ("id", "file_name", "height", "width")
