@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from amodal.models.plug import PlugModel
 from amodal.models.sam import HUB_IDS
 from amodal.training.build import build, sam_config
 from amodal.training.loop import train
@@ -11,7 +12,7 @@ from amodal.training.recipe import PlugModelRecipe, Recipe, SamModelRecipe, load
 from tests.training.tiny import SAM, TRAINING, tiny_base, tiny_recipe
 
 FOLDER = Path(__file__).parents[2] / "recipes"
-RECIPES = sorted(FOLDER.rglob("*.yaml"))
+RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != "launch")
 PROMPTED = [path for path in RECIPES if path.parent.name != "aura"]  # tests/recipes/test_aura.py has the others
 
 
@@ -32,7 +33,7 @@ def test_every_recipe_is_valid_and_says_how_it_is_run(path: Path) -> None:
         recipe.model.config()
 
 
-@pytest.mark.parametrize("path", [p for p in RECIPES if "-vit-" in p.name], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [p for p in PROMPTED if "-vit-" in p.name], ids=lambda path: path.stem)
 def test_the_papers_recipes_have_the_papers_constants(path: Path) -> None:
     recipe = load_recipe(path)
     assert isinstance(recipe.model, PlugModelRecipe)
@@ -56,6 +57,7 @@ def test_every_recipe_trains_two_steps_at_small_size(path: Path, tmp_path: Path)
     shrunk: Recipe = recipe.model_copy(
         update={
             "output": str(tmp_path / "run"),
+            "init": None,  # a start has the recipe's own sizes
             "model": recipe.model.model_copy(update=sizes),
             "data": recipe.data.model_copy(update={"train": small.data.train, "validation": small.data.validation}),
             "training": recipe.training.model_copy(update=TRAINING | {"steps": 2, "epochs": None}),
@@ -63,3 +65,21 @@ def test_every_recipe_trains_two_steps_at_small_size(path: Path, tmp_path: Path)
     )
     build(shrunk)
     assert (train(shrunk, progress=False) / "config.json").is_file()
+
+
+def test_fine_tuning_fits_the_model_it_starts_from() -> None:
+    recipe = load_recipe(FOLDER / "plug" / "finetune.yaml")
+    assert isinstance(recipe.model, PlugModelRecipe) and recipe.init == "plug-tiny"
+    start = PlugModel.from_pretrained(recipe.init).config
+    ours = recipe.model.config()
+    for name in (
+        "image_size",
+        "refine_channels",
+        "refine_blocks",
+        "lora_rank",
+        "parallel_lora",
+        "train_base",
+        "crop_scale",
+    ):
+        assert getattr(ours, name) == getattr(start, name), name
+    assert recipe.model.base == start.base["name_or_path"]

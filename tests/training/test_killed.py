@@ -83,7 +83,7 @@ def assert_ended_alike(straight: Path, killed: Path) -> None:
     models = [load_file(out / "model" / "increment.safetensors") for out in (straight, killed)]
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
     assert logged(straight) == logged(killed)
-    assert not [path for path in killed.rglob(".writing_*")]
+    assert not list(killed.rglob(".writing_*"))
 
 
 def logged(out: Path) -> list[dict[str, float]]:

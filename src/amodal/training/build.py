@@ -105,6 +105,11 @@ def _model_and_task(settings: SamModelRecipe | PlugModelRecipe, seed: int) -> tu
 def _start_from(model: nn.Module, name: str) -> None:
     """Take over the weights of a saved model of the same kind and sizes."""
     given = PlugModel.from_pretrained(name) if isinstance(model, PlugModel) else load_sam(name).model
+    if isinstance(model, PlugModel) and given.config.train_base and not model.config.train_base:
+        raise InputError(
+            f"init: expected a model on a frozen base with model.train_base=false, got {name!r}, whose own base "
+            "an increment would leave out"
+        )
     ours, theirs = model.state_dict(), given.state_dict()
     other = sorted(
         k for k in ours.keys() | theirs.keys() if k not in ours or k not in theirs or ours[k].shape != theirs[k].shape

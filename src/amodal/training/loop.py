@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, broadcast
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -137,7 +138,7 @@ class _Run:
                 self.meter.add(self._step(step, batches))
                 done = step + 1
                 last = done == stop or self._out_of_time()
-                if done % settings.log_every == 0 or last:
+                if done % settings.log_every == 0 or done == self.steps:
                     values = self.meter.read()
                     record.log(done, values | {"lr": self._learning_rate(step)})
                     bar.update(task, note=f"loss {values['loss']:.3f} {values['samples_per_s']:.0f}/s")
@@ -275,24 +276,17 @@ class _Run:
 
 
 def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
-    """Raises `InputError` for a precision that the device does not have."""
     settings = recipe.training
-    try:
-        return Accelerator(
-            mixed_precision=settings.precision,
-            gradient_accumulation_steps=settings.accumulation,
-            log_with=list(settings.trackers) or None,
-            project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "logs")),
-            # A batch prompted by boxes leaves SAM's point embeddings out, and the other way round; a
-            # batch of answers without an object leaves AURA's decoders out.
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=recipe.task != "plug")],
-        )
-    except ValueError as error:
-        if "mixed precision" not in str(error):
-            raise
-        raise InputError(
-            f"training.precision: expected one this device computes in, got {settings.precision!r} ({error})"
-        ) from error
+    if not torch.distributed.is_initialized():
+        AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier training in this process
+    return Accelerator(
+        mixed_precision=settings.precision,
+        gradient_accumulation_steps=settings.accumulation,
+        log_with=list(settings.trackers) or None,
+        project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "logs")),
+        # A batch prompted by boxes leaves SAM's point embeddings out, and the other way round.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=recipe.task == "sam")],
+    )
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -103,6 +103,8 @@ def whole_model(accelerator: Accelerator, model: nn.Module, kind: type[nn.Module
 def check_device_and_settings(accelerator: Accelerator, batch_size: int, ema: float) -> None:
     """Raises `InputError` for settings that these processes cannot train with."""
     processes = accelerator.num_processes
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise InputError("training.precision: expected 'bf16' or 'no' on a processor, got 'fp16', which needs a GPU")
     if batch_size % processes:
         raise InputError(f"training.batch_size: expected a multiple of the {processes} processes, got {batch_size}")
     if uses_deepspeed(accelerator):
