@@ -79,8 +79,9 @@ class Dialogue:
             yield
         except BaseException:
             self.tokens, self.attention, self.first = before
-            if length:
-                self.cache.crop(length)
+            added = self.cache.get_seq_length() - length
+            if length and added:
+                self.cache.crop(-added)
             raise
 
     def follow(self, questions: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from transformers.utils import PushToHubMixin
 
 from amodal.errors import InputError
 from amodal.models.aura.configuration import AuraConfig
-from amodal.models.aura.prompts import TurnTemplate, seg_token_id, turn_template
+from amodal.models.aura.prompts import TurnTemplate, seg_token_id, special_tokens, turn_template
 from amodal.models.plug.processing import IMAGE_MEAN, IMAGE_STD
 
 Pixels = npt.NDArray[np.uint8]
@@ -76,6 +76,7 @@ class AuraProcessor(PushToHubMixin):
         self.seg_token_id = seg_token_id(self.tokenizer, seg_token)
         self.template: TurnTemplate = turn_template(mllm)
         self.end_token_id = int(self.tokenizer.convert_tokens_to_ids(self.template.end))
+        self._silent = set(special_tokens(self.tokenizer).values()) - {self.seg_token_id}
         self._begin = _begin_text(self.tokenizer, self.template.first)
 
     @classmethod
@@ -132,8 +133,7 @@ class AuraProcessor(PushToHubMixin):
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of an answer's tokens: mask tokens and markup kept, other special tokens dropped."""
-        special = set(self.tokenizer.all_special_ids) - {self.seg_token_id}
-        kept = [t for t in tokens if t not in special]
+        kept = [t for t in tokens if t not in self._silent]
         return str(self.tokenizer.decode(kept, clean_up_tokenization_spaces=False))
 
     def sam_pixels(self, image: Pixels) -> Tensor:

@@ -84,10 +84,16 @@ def turn_template(processor: Any, chat_template: str | None = None) -> TurnTempl
 
 def _end_token(between: str, after: str, tokenizer: Any) -> str:
     shared = between if after.startswith(between) else after
-    for token in sorted(tokenizer.all_special_tokens, key=len, reverse=True):
+    for token in sorted(special_tokens(tokenizer), key=len, reverse=True):
         if token and shared.startswith(token):
-            return str(token)
+            return token
     return str(tokenizer.eos_token)
+
+
+def special_tokens(tokenizer: Any) -> dict[str, int]:
+    """Tokens that are no part of a text, by name; those that were added without a role among them."""
+    found = {str(token): number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return found | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
 
 
 def seg_token_id(tokenizer: Any, token: str) -> int:

@@ -1,0 +1,118 @@
+"""AURA's losses: the paper's, and none of those that are switched off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from amodal.models.aura import AuraModel, AuraOutput
+from amodal.nn.occlusion import occlusion_map
+from amodal.tasks.aura import AuraTask, text_loss
+from tests.models.aura import small_aura, training_batch
+
+
+def with_truth(model: AuraModel, batch: dict[str, Any], count: int = 3) -> dict[str, Any]:
+    visible = torch.zeros(count, 64, 64, dtype=torch.bool)
+    visible[:, 10:30, 10:30] = True
+    amodal = visible.clone()
+    amodal[:, 30:50, 10:30] = True
+    return batch | {"visible_masks": visible, "amodal_masks": amodal, "has_amodal": torch.ones(count, dtype=torch.bool)}
+
+
+def losses_of(model: AuraModel, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return AuraTask(model.config)(model.train(), batch, torch.Generator())
+
+
+def test_terms_are_the_papers(tmp_path: Path) -> None:
+    """Eq. 1-4 computed by hand from the model's outputs; all weigh 1."""
+    model = small_aura(tmp_path, lora_dropout=0.0).train()
+    batch = with_truth(model, training_batch(model))
+    losses = losses_of(model, batch)
+    reads = {k: v for k, v in batch.items() if k not in ("visible_masks", "amodal_masks", "has_amodal")}
+    output: AuraOutput = model(**reads)
+    masks: Any = output.masks
+    visible, amodal = batch["visible_masks"].float(), batch["amodal_masks"].float()
+    assert output.logits is not None and output.targets is not None
+    expected = {
+        "text": F.cross_entropy(output.logits.flatten(0, 1), output.targets.flatten(), ignore_index=-100),
+        "visible_bce": F.binary_cross_entropy_with_logits(masks.visible_logits, visible),
+        "amodal_bce": F.binary_cross_entropy_with_logits(masks.amodal_logits, amodal),
+        "rate": (masks.rates - 0.5).square().mean(),
+        "map": F.cross_entropy(masks.map_logits, occlusion_map(batch["visible_masks"], batch["amodal_masks"])),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value, atol=1e-5, rtol=1e-5)
+    assert losses.keys() == expected.keys() | {"visible_dice", "amodal_dice"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing"),
+    [
+        ({"condition_encoder": False}, {"rate"}),
+        ({"spatial_encoder": False}, {"map"}),
+        ({"condition_encoder": False, "spatial_encoder": False}, {"rate", "map"}),
+    ],
+)
+def test_rows_of_table_2_leave_their_losses_out(tmp_path: Path, changes: dict[str, bool], missing: set[str]) -> None:
+    model = small_aura(tmp_path, **changes)
+    losses = losses_of(model, with_truth(model, training_batch(model)))
+    assert {"rate", "map"} - losses.keys() == missing
+
+
+def test_unknown_amodal_masks_do_not_count(tmp_path: Path) -> None:
+    model = small_aura(tmp_path, lora_dropout=0.0)
+    batch = with_truth(model, training_batch(model))
+    batch["has_amodal"][2] = False
+    before = losses_of(model, batch)
+    batch["amodal_masks"][2] = ~batch["amodal_masks"][2]
+    batch["amodal_masks"][2] |= batch["visible_masks"][2]
+    for name, value in losses_of(model, batch).items():
+        torch.testing.assert_close(value, before[name], msg=name)
+
+
+def test_batch_without_objects_has_a_finite_loss_and_gradients(tmp_path: Path) -> None:
+    model = small_aura(tmp_path)
+    batch = with_truth(model, training_batch(model, ("There is none.", "Nothing.")), count=0)
+    losses = losses_of(model, batch)
+    total = torch.stack(list(losses.values())).sum()
+    total.backward()
+    assert total.isfinite() and losses["amodal_bce"] == 0
+
+
+def test_naming_and_quality_are_extras(tmp_path: Path) -> None:
+    config = {"iou_weight": 0.5, "naming_weight": 1.0, "naming_classes": 5}
+    model = small_aura(tmp_path, **config)
+    batch = with_truth(model, training_batch(model)) | {"names": torch.randint(0, 5, (2, 16))}
+    losses = losses_of(model, batch)
+    assert losses.keys() >= {"naming", "quality"}
+    assert {"naming", "quality"}.isdisjoint(losses_of(small_aura(tmp_path), batch | {}).keys())
+
+
+def test_text_loss_of_no_answer_is_zero() -> None:
+    assert text_loss(torch.randn(2, 3, 7), torch.full((2, 3), -100)) == 0
+
+
+def test_overfits_one_answer(tmp_path: Path) -> None:
+    """A few steps on one batch: words and masks get better."""
+    torch.manual_seed(0)
+    model = small_aura(tmp_path, train_mllm=True, lora_rank=0)
+    batch = with_truth(model, training_batch(model))
+    task = AuraTask(model.config)
+    task.prepare(model)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    history = []
+    for _ in range(40):
+        losses = losses_of(model, batch)
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        history.append({name: loss.item() for name, loss in losses.items()})
+    for name, share in {"text": 0.5, "rate": 0.5, "map": 0.8, "visible_bce": 0.85, "amodal_bce": 0.85}.items():
+        assert history[-1][name] < share * history[0][name], name
+    figures = AuraTask.scores(model.eval(), batch, 0.5)
+    assert figures["full"][1] == 3
+    assert figures["token"][0] / figures["token"][1] > 0.2
