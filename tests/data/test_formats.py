@@ -162,6 +162,24 @@ def test_cocoa_cls_keeps_depth_and_stuff(tmp_path: Path) -> None:
     assert back.is_stuff and back.attributes["amodal_region"]["order"] == 4
 
 
+def test_d2sa_has_a_file_of_images_alone(tmp_path: Path) -> None:
+    content = written.d2sa()
+    del content["annotations"]
+    path = write(tmp_path, content)
+    assert read_dataset("d2sa", path).num_objects == 0 and guess(path) is None
+    with pytest.raises(InputError, match="no 'annotations'"):
+        read_dataset("cocoa_cls", path)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_mask_that_is_null_is_not_an_unknown_one(tmp_path: Path, name: str) -> None:
+    content = FILES[name]()
+    key = {"kins2020": "a_segm", "cocoa": "regions"}.get(name, "segmentation")
+    content["annotations"][0][key] = None
+    with pytest.raises(InputError, match=f"without {key}"):
+        read_dataset(name, write(tmp_path, content))
+
+
 def test_coco_knows_no_amodal_mask(tmp_path: Path) -> None:
     back, front = objects("coco", write(tmp_path, written.coco()))
     assert back.amodal_mask() is None and np.array_equal(front.visible_mask(), FRONT)

@@ -106,7 +106,7 @@ def set_in(*path: Any, to: Any) -> Callable[[dict[str, Any]], None]:
         (set_in("images", 1, "id", to=7), "expected images of different ids, got 7 twice"),
         (set_in("images", 0, "height", to=0), r"expected image 7 to have 1 to \d+ pixels, got \(0, 8\)"),
         (set_in("images", 0, "width", to="wide"), "expected the width of each image to be an integer, got 'wide'"),
-        (set_in("annotations", 0, "category_id", to=None), "expected the category_id of each annotation"),
+        (set_in("annotations", 0, "category_id", to="cup"), "expected the category_id of each annotation"),
         (set_in("images", 0, "height", to=9), r"annotation 2: .*expected an RLE of size \[9, 8\]"),
         (set_in("annotations", 0, "segmentation", to="x"), "annotation 1: segmentation: expected polygons or an RLE"),
     ],

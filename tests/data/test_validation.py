@@ -123,6 +123,8 @@ PLANTED: list[tuple[str, str, Callable[[Content], None], int | None]] = [
     ("invisible_mismatch", "cocoa_cls", on(0, invisible_mask=rle(BACK)), 1),
     ("missing_image", "canonical", image(file_name="gone.png"), None),
     ("missing_key", "canonical", on(0, visible_mask=None), 1),
+    ("missing_key", "canonical", lambda c: c["annotations"][0].update(segmentation=None), 1),
+    ("missing_key", "cocoa", lambda c: c["annotations"][0]["regions"][0].pop("segmentation"), 7001),
     ("missing_key", "canonical", lambda c: c["images"][0].pop("width"), None),
     ("missing_key", "cocoa_cls", add("annotations", written.coco()["annotations"][1] | {"id": 9}), 9),
     ("mixed_formats", "kins2020", on(1, inmodal_seg=rle(FRONT)), 2),

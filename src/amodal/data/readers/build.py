@@ -158,7 +158,8 @@ class _Collected:
             self.extras.setdefault("category_details", {})[str(number)] = more
 
     def _check_sections(self) -> None:
-        missing = [f"{name!r}" for name in ("images", "annotations") if name not in self.sections]
+        wanted = ("images",) if self.format.may_lack_annotations else ("images", "annotations")
+        missing = [f"{name!r}" for name in wanted if name not in self.sections]
         if missing:
             raise InputError(
                 f"annotations {self.path}: expected {self.format.name} with lists 'images' and 'annotations', "
@@ -170,7 +171,7 @@ class _Collected:
             got = type(record).__name__
             self.report(Fault("bad_record", f"expected {section!r} to be a list of objects, got one {got}"))
             return False
-        missing = [key for key in keys if key not in record]
+        missing = [key for key in keys if record.get(key) is None]
         if missing:
             self.report(Fault("missing_key", self._lacks(section, record, keys, missing), *_ids(section, record)))
         return not missing

@@ -20,5 +20,6 @@ FORMAT = Format(
     state=state,
     any_of=TELLING,
     marks=MARKS,
+    may_lack_annotations=True,  # test_info
     foreign=frozenset({"inmodal_seg", "a_segm", "i_segm", "regions"}),
 )

@@ -70,6 +70,7 @@ class Format:
         marks: keys that only this format has, by which it is recognised.
         state: from a record to the objects it states.
         names: names of the objects a record states, where those take the place of categories.
+        may_lack_annotations: some of its files list images alone.
         foreign: keys that give away another format, in which the same words mean other masks.
     """
 
@@ -84,6 +85,7 @@ class Format:
     marks: frozenset[str] = frozenset()
     foreign: frozenset[str] = frozenset()
     names: Callable[[Record], list[str]] | None = None
+    may_lack_annotations: bool = False
 
 
 def rest(record: Record, used: frozenset[str]) -> Record:

@@ -41,6 +41,8 @@ def check_object(stated: Stated, size: tuple[int, int], faults: list[Fault]) -> 
         Its masks; where the record gives the hidden part only, or no part, the visible mask
         follows from it.
     """
+    if stated.amodal is None and stated.visible is None:
+        faults.append(Fault("missing_key", "expected a visible or an amodal mask, got none"))
     masks = ObjectMasks(
         *(_read(name, getattr(stated, name), size, faults) for name in ("amodal", "visible", "invisible"))
     )
