@@ -285,7 +285,7 @@ def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
         log_with=list(settings.trackers) or None,
         project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "logs")),
         # A batch prompted by boxes leaves SAM's point embeddings out, and the other way round.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=recipe.task == "sam")],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=recipe.task != "plug")],
     )
 
 
