@@ -10,10 +10,12 @@ import pytest
 from PIL import Image
 
 from amodal.errors import InputError
-from amodal.evaluation.answers import Answer, ask, decode_window, encode_window
+from amodal.evaluation.answers import Answer, ask, encode_columns, encode_window
+from amodal.evaluation.baselines import hull
 from amodal.evaluation.evaluator import evaluate, evaluate_predictions, evaluate_row
 from amodal.evaluation.plan import Plan
 from amodal.evaluation.scoring import POOL_FROM, pick_workers
+from amodal.ops.masks import convex_hull_mask
 from amodal.ops.rle import encode_mask
 from tests.evaluation.world import perfect, shifted, toy, write
 
@@ -53,7 +55,29 @@ def test_windows_hold_what_whole_masks_hold() -> None:
         whole[y0:y1, x0:x1] = part
         rle = encode_window(part, (x0, y0, x1, y1), (H, W))
         assert rle == encode_mask(whole)
-        assert np.array_equal(decode_window(rle, (x0, y0, x1, y1)), part)
+
+
+def test_masks_of_one_run_a_column_are_encoded_as_others_are() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        H, W = (int(n) for n in rng.integers(1, 12, 2))
+        x0, y0 = int(rng.integers(0, W)), int(rng.integers(0, H))
+        part = np.zeros((H - y0, W - x0), bool)
+        for column in range(W - x0):
+            ends = np.sort(rng.integers(0, H - y0 + 1, 2))
+            part[ends[0] : ends[1], column] = True
+        whole = np.zeros((H, W), bool)
+        whole[y0:, x0:] = part
+        assert encode_columns(part, (x0, y0), (H, W)) == encode_mask(whole)
+    full = np.ones((3, 4), bool)
+    assert encode_columns(full, (0, 0), (3, 4)) == encode_mask(full)
+
+
+def test_hulls_are_those_of_all_pixels() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        mask = rng.random([int(n) for n in rng.integers(1, 25, 2)]) < rng.random() ** 2
+        assert hull(encode_mask(mask)) == encode_mask(convex_hull_mask(mask))
 
 
 class Stops:

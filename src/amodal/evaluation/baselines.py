@@ -13,10 +13,10 @@ import numpy as np
 
 from amodal.data.samples import Box
 from amodal.errors import InputError
-from amodal.evaluation.answers import decode_window, encode_window
+from amodal.evaluation.answers import encode_columns
 from amodal.ops.boxes import Window
 from amodal.ops.masks import convex_hull_mask
-from amodal.ops.rle import Rle, encode_empty, rle_box_xyxy
+from amodal.ops.rle import Rle, decode_window, encode_empty, rle_box_xyxy
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def filled_box(known: Known) -> Rle:
     if window is None:
         return encode_empty(size)
     x0, y0, x1, y1 = window
-    return encode_window(np.ones((y1 - y0, x1 - x0), bool), window, size)
+    return encode_columns(np.ones((y1 - y0, x1 - x0), bool), (x0, y0), size)
 
 
 def hull(mask: Rle) -> Rle:
@@ -67,7 +67,12 @@ def hull(mask: Rle) -> Rle:
     window = _window(rle_box_xyxy(mask), size)
     if window is None:
         return mask
-    return encode_window(convex_hull_mask(decode_window(mask, window)), window, size)
+    part = decode_window(mask, window)
+    outline = np.zeros_like(part)  # the ends of each column: they have the same hull as the whole
+    filled = np.flatnonzero(part.any(axis=0))
+    outline[part.argmax(axis=0)[filled], filled] = True
+    outline[len(part) - 1 - part[::-1].argmax(axis=0)[filled], filled] = True
+    return encode_columns(convex_hull_mask(outline), window[:2], size)
 
 
 def _own_hull(known: Known) -> Rle:

@@ -15,13 +15,12 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from amodal.data.samples import AnnotatedDataset
-from amodal.evaluation.answers import decode_window
 from amodal.evaluation.scoring import Case, answer_of
 from amodal.metrics.counts import Counts, Numbers
 from amodal.metrics.strict import iou
 from amodal.ops.boxes import Window, crop_window
 from amodal.ops.masks import Mask
-from amodal.ops.rle import rle_box_xyxy
+from amodal.ops.rle import decode_window, rle_box_xyxy
 
 Pixels = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
