@@ -12,6 +12,7 @@ from torch import Tensor
 
 from amodal.data.images import ImageSource, load_image
 from amodal.errors import InputError
+from amodal.inference.onnx import OnnxPlug, is_export
 from amodal.inference.scene import Scene, SceneObject
 from amodal.models.plug import PlugModel, PlugOutput, PlugProcessor
 from amodal.models.plug.base import at_input_size
@@ -35,7 +36,7 @@ class AmodalSegmenter:
     score is the model's own estimate of the amodal mask's IoU.
 
     Args:
-        model: a `PlugModel`.
+        model: a `PlugModel`, or one exported to ONNX.
         device: where it runs.
         dtype: precision of the network; bfloat16 runs under autocast.
         mode: `crop` encodes twice the visible box of each object, as the paper does; `image`
@@ -48,7 +49,7 @@ class AmodalSegmenter:
 
     def __init__(
         self,
-        model: PlugModel,
+        model: PlugModel | OnnxPlug,
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
         *,
@@ -63,7 +64,7 @@ class AmodalSegmenter:
         self.dtype = dtype
         self.mode = mode
         model = model.to(self.device).eval()
-        self.model = model if picture_size is None else at_input_size(model, picture_size)
+        self.model = model if picture_size is None else _at_size(model, picture_size)
         self.processor = PlugProcessor.from_config(self.model.config)
 
     @classmethod
@@ -79,7 +80,8 @@ class AmodalSegmenter:
         """Load a model.
 
         Args:
-            name: bundled name, folder or hub id.
+            name: bundled name, folder or hub id; or a folder by `amodal export onnx`, which runs on
+                the CPU in float32 through onnxruntime.
             device: `auto` (a GPU if there is one), `cpu`, `cuda`, ...
             dtype: `auto` (bfloat16 where it is faster, see `pick_dtype`), `float32` or `bfloat16`.
             mode: `crop` or `image`, see the class.
@@ -90,7 +92,12 @@ class AmodalSegmenter:
         """
         place = pick_device(device)
         precision = pick_dtype(dtype, place)
-        return cls(PlugModel.from_pretrained(name), place, precision, mode=mode, picture_size=picture_size)
+        if is_export(name):
+            network: PlugModel | OnnxPlug = OnnxPlug(name)
+            place, precision = torch.device("cpu"), torch.float32
+        else:
+            network = PlugModel.from_pretrained(name)
+        return cls(network, place, precision, mode=mode, picture_size=picture_size)
 
     @property
     def base_name(self) -> str:
@@ -217,6 +224,17 @@ def _objects(
             score=scores[index],
             uncertainty_crop=(uncertainty[index].copy(), window),
         )
+
+
+def _at_size(model: PlugModel | OnnxPlug, picture_size: int) -> PlugModel | OnnxPlug:
+    if isinstance(model, OnnxPlug):
+        if picture_size != model.config.image_size:
+            size = model.config.image_size
+            raise InputError(
+                f"picture_size: expected {size}, the size this ONNX model was made for, got {picture_size}"
+            )
+        return model
+    return at_input_size(model, picture_size)
 
 
 def pick_device(name: str) -> torch.device:

@@ -104,7 +104,7 @@ def folded_attention(
         long.append(padding_logit(q, key, q_rows, q_cols, grid))
         k_long = F.pad(k_long, (0, 1, 0, 1))  # one more key, which sees the last column alone
         k_long[..., -1, -1] = 1
-        v = torch.cat([v, value[:, None].expand(len(v), -1, 1, -1)], dim=2)
+        v = torch.cat([v, value[:, None].expand(v.shape[0], -1, 1, -1)], dim=2)
     return softmax_attention(torch.cat(long, dim=-1), k_long, v)
 
 
@@ -179,7 +179,7 @@ class FoldedAttention(nn.Module):
         H, W = hidden_states.shape[1:3]
         q, k, v = (self._split_heads(x) for x in self._project(hidden_states))  # (B', H, W, n, D)
         bands = [
-            [group.join(self._attend(q, k, v, group, window_size), len(q)) for group in band]
+            [group.join(self._attend(q, k, v, group, window_size), q.shape[0]) for group in band]
             for band in window_groups((H, W), window_size)
         ]
         return self._project_out(join_groups(bands)), None
@@ -276,8 +276,9 @@ class FoldedLayer(GradientCheckpointingLayer):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to (B', H, W, C); B' = branches * B where the branches part, else B."""
         attended, _ = self.attn(self.layer_norm1(x), self.window_size)
-        if len(attended) != len(x):
-            x = x.repeat(len(attended) // len(x), 1, 1, 1)
+        lora = self.attn.lora
+        if lora is not None and lora.parts_here:
+            x = x.repeat(lora.num_branches, 1, 1, 1)
         x = x + attended
         return x + self.mlp(self.layer_norm2(x))
 
