@@ -24,6 +24,7 @@ from amodal.inference.assistant import AmodalAssistant
 from amodal.inference.scene import Scene, SceneObject
 from amodal.metrics.reason import ObjectMasks, score_answer
 from amodal.ops.masks import convex_hull_mask
+from tests.models.aura import small_aura
 
 Change = Callable[[ReasonReply], ReasonReply]
 
@@ -306,6 +307,24 @@ def test_an_assistant_answers() -> None:
         assert assistant.told == [None]
     AssistantAnswerer(assistant).answer([Asked(image, ("c",), ("<p>C</p> [SEG] d",))])
     assert assistant.told[-1] == [["<p>C</p> <mask> d"]]
+
+
+def test_a_real_assistant_free_and_forced(dataset: ReasonDataset, tmp_path: Path) -> None:
+    """Random weights: figures mean nothing, but forced words bring every object, in its turn."""
+    assistant = AmodalAssistant(small_aura(tmp_path))
+    assistant.model.config.max_new_tokens = 4
+    single, double = (next(c for c in dataset.conversations if len(c.turns) == n) for n in (1, 2))
+    few = replace(dataset, conversations=(double, single))
+    free = evaluate_reason(AssistantAnswerer(assistant), few, progress=False)
+    assert free.metrics["num_answers"] == 3
+    path = tmp_path / "answers.jsonl"
+    evaluate_reason(AssistantAnswerer(assistant), few, teacher_forced=True, answers=path, progress=False)
+    lines = [json.loads(line) for line in path.read_text().splitlines()[1:]]
+    turns = [turn for line in lines for turn in line["turns"]]
+    assert sum(turn["score"]["num_predicted"] for turn in turns) > 0
+    for turn in turns:
+        assert turn["score"]["num_predicted"] == len(turn["true_named"])
+        assert turn["named"] == turn["true_named"]  # the phrases given back
 
 
 @pytest.fixture
