@@ -76,7 +76,8 @@ class ImageSample:
         width: W in pixels.
         objects: in file order. Readers hand out sequences that read an image's records when they
             are asked for, and only then find out that one of them is broken.
-        file_name: as the source writes it, relative to the folder of the images.
+        file_name: as the source writes it, relative to the folder of the images; the path's last
+            part if left out.
         attributes: what else the source says about the image (licence, address ...).
     """
 
@@ -87,6 +88,10 @@ class ImageSample:
     objects: Sequence[ObjectSample]
     file_name: str = ""
     attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.file_name:
+            object.__setattr__(self, "file_name", self.path.name)
 
     @property
     def size(self) -> tuple[int, int]:
