@@ -165,6 +165,9 @@ def serving(**settings: Any) -> Iterator[Endpoint]:
             if fault == "quota":
                 self._send(429, b'{"error": {"message": "no money", "code": "insufficient_quota"}}')
                 return
+            if fault == "plain":
+                self._send(400, b'{"detail": "no toy here"}')
+                return
             time.sleep(3.0 if fault == "slow" else endpoint.delay)
             if fault == "broken":
                 self._send(200, b"<html>not JSON")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 from filelock import FileLock
 
 from amodal.data.synthetic.generate import synthesize
+from amodal.datagen.backends import Answer, Estimate, Task
 from amodal.datagen.budget import Limits
 from amodal.datagen.check import check
 from amodal.datagen.generate import LOCK_FILE, Outcome, Pace, generate
@@ -123,6 +125,41 @@ def test_nonsense_ends_as_failed(toy_work: Works) -> None:
     assert "Here are your pairs" in report.rules["format"].examples[0]["response"]
 
 
+class Nonsense:
+    """Answers nonsense, about image 2 only once image 3 has its first answer, and the other way round."""
+
+    name = "nonsense"
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int]] = []
+        self.first, self.last = asyncio.Event(), asyncio.Event()
+
+    def estimate(self, task: Task) -> Estimate:
+        return Estimate()
+
+    async def ask(self, task: Task) -> Answer:
+        self.asked.append((task.image.id, task.round))
+        if task.image.id == 2:
+            await self.first.wait()
+        if (task.image.id, task.round) == (3, 1):
+            self.first.set()
+            await self.last.wait()
+            await asyncio.sleep(0.05)  # time for the other worker to look for something to do
+        if (task.image.id, task.round) == (2, 2):
+            self.last.set()
+        return Answer("nonsense", "nonsense")
+
+    async def close(self) -> None:
+        pass
+
+
+def test_no_image_is_in_two_hands(toy_work: Works) -> None:
+    """Image 3 has begun its second round when the other worker, done with image 2, looks for work."""
+    backend = Nonsense()
+    generate(toy_work(3), backend, pace=Pace(2, 1, 0.0), progress=False)
+    assert sorted(backend.asked) == [(image, round_) for image in (1, 2, 3) for round_ in (0, 1, 2)]
+
+
 def test_failed_pairs_are_written_anew(toy_work: Works) -> None:
     work = toy_work(2)
     with serving(plan=first_times(["ghost"])) as server:
@@ -164,6 +201,14 @@ def test_an_endpoint_that_refuses_everything(toy_work: Works, fault: str, messag
             run(work, server)
         assert len(server.requests) <= 4
     assert [image.state for image in work.images()] == ["selected"] * 3
+
+
+def test_reasons_in_another_form_are_told(toy_work: Works) -> None:
+    with (
+        serving(plan=lambda request: "plain") as server,
+        pytest.raises(InputError, match='got 400: {"detail": "no toy'),
+    ):
+        run(toy_work(1), server)
 
 
 def test_a_picture_that_is_refused(toy_work: Works) -> None:

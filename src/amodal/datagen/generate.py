@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -133,7 +132,8 @@ class _Run:
         self._row = bar.add_task(backend.name, total=todo)
         self._categories = manifest.categories()
         self._work_id = manifest.settings()["id"]
-        self._images: Iterator[WorkImage] = chain(manifest.images("selected"), manifest.images("again"))
+        # One pass by id, so that each image is in one worker's hands and comes up once a run.
+        self._images: Iterator[WorkImage] = manifest.images("selected", "again")
         self._open_at = 0.0  # no request before: a server that asks one client to wait means all
         self._silent = 0  # images given up since the last answer
 

@@ -104,9 +104,9 @@ class Manifest:
         """Category names by id."""
         return dict(self.query("SELECT id, name FROM categories ORDER BY id"))
 
-    def images(self, state: ImageState | None = None) -> Iterator[WorkImage]:
-        """Images by id, read a page at a time; those in `state` if given."""
-        yield from self._pages(WorkImage, _IMAGE, "images", {"state": state})
+    def images(self, *states: ImageState) -> Iterator[WorkImage]:
+        """Images by id, read a page at a time; those in one of `states` if any are given."""
+        yield from self._pages(WorkImage, _IMAGE, "images", {"state": states or None})
 
     def image(self, image_id: int) -> WorkImage:
         """One image.

@@ -154,7 +154,10 @@ class OpenAIBackend:
 
 def _status_error(error: APIStatusError) -> BackendError:
     status = error.status_code
-    message = f"{status}: {' '.join(str(error.message).split())[:300]}"
+    said = str(error.message)
+    if said == f"Error code: {status}":  # a body of another form than OpenAI's, with the reason all the same
+        said = error.response.text
+    message = f"{status}: {' '.join(said.split())[:300]}"
     retry = status in RETRY_STATUS and not _out_of_credit(error)
     return BackendError(message, retry=retry, fatal=status in FATAL_STATUS or _out_of_credit(error), wait=_wait(error))
 

@@ -107,7 +107,8 @@ def select(sources: Sequence[Source], selection: Selection, work: Path) -> Manif
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
     try:
         with create_work(unfinished) as manifest:
-            _fill(manifest, sources, selection)
+            with manifest.transaction():
+                _fill(manifest, sources, selection)
             manifest.set_settings({"id": uuid4().hex, "source": source_settings(sources, selection)})
             write_annotations(manifest, unfinished / "annotations.json")
         if work.exists():
