@@ -88,7 +88,7 @@ def test_a_kept_cache_answers_as_a_fresh_reading_would(assistant: AmodalAssistan
         logits = assistant.model.mllm(
             input_ids=history, attention_mask=torch.ones_like(history), pixel_values=inputs["pixel_values"]
         ).logits
-    said = [t for t in history[0, -9:].tolist()]
+    said = history[0, -9:].tolist()
     greedy = logits[0, -10:-1].argmax(-1).tolist()
     ends = assistant.processor.end_token_ids
     agree = [a == b for a, b in zip(greedy, said, strict=True) if b not in ends]

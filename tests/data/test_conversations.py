@@ -1,0 +1,156 @@
+"""Sequences of AURA: tokens, labels and masks that belong together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from amodal.data.conversations import IGNORED, PictureConversations, ReasonSource, collate_conversations
+from amodal.data.features import FeatureCache
+from amodal.data.readers.reason_seg import read_reason_seg
+from amodal.errors import InputError
+from amodal.models.aura import AuraProcessor
+from tests.data.toy import write_toy
+from tests.models.aura import small_mllm
+
+QUESTIONS = [
+    {"id": 1, "image_id": 1, "question": "What is red?", "answer": "It is <p>the red one</p> {seg:1}."},
+    {"id": 2, "image_id": 1, "question": ["What hides it?", "And what else?"],
+     "answer": ["<p>The green one</p> {seg:2}, in front of <p>the red one</p> {seg:1}.", "Nothing else."]},
+    {"id": 3, "image_id": 2, "question": "Is there a cat?", "answer": "There is none."},
+]  # fmt: skip
+
+
+def write_questions(folder: Path) -> Path:
+    (folder / "questions.json").write_text(json.dumps(QUESTIONS))
+    return folder / "questions.json"
+
+
+def source(folder: Path) -> ReasonSource:
+    annotations = write_toy(folder / "toy")
+    return ReasonSource(read_reason_seg(write_questions(folder), annotations))
+
+
+@pytest.fixture
+def processor() -> AuraProcessor:
+    loaded = small_mllm()
+    loaded.processor.tokenizer.add_tokens(["[SEG]"], special_tokens=True)
+    return AuraProcessor(loaded.processor, image_size=64)
+
+
+def conversations(folder: Path, processor: AuraProcessor, **options: Any) -> PictureConversations:
+    return PictureConversations([source(folder)], processor, **({"max_turns": 8, "max_tokens": 400} | options))
+
+
+def test_pictures_with_all_that_is_asked_about_them(tmp_path: Path, processor: AuraProcessor) -> None:
+    data = conversations(tmp_path, processor)
+    assert data.lengths == [2]
+    row = data[(0, 0, (0,))]["row"]
+    text = processor.tokenizer.decode(row["input_ids"][0])
+    for words in ("What is red?", "What hides it?", "And what else?", "Nothing else."):
+        assert text.count(words) == 1
+    assert data.describe((0, 0, (0,)))["conversations"] == [1, 2]
+
+
+def test_labels_are_the_answers_and_their_end_tokens(tmp_path: Path, processor: AuraProcessor) -> None:
+    row = conversations(tmp_path, processor)[(0, 0, (0,))]["row"]
+    labels, tokens = row["labels"][0], row["input_ids"][0]
+    assert torch.equal(labels[labels != IGNORED], tokens[labels != IGNORED])
+    said = processor.tokenizer.decode(labels[labels != IGNORED])
+    assert said.count("</s>") == 3
+    assert "What" not in said
+    assert int((labels == processor.seg_token_id).sum()) == 3
+
+
+def test_masks_follow_the_mask_tokens(tmp_path: Path, processor: AuraProcessor) -> None:
+    """Both orders of the conversations are met; each time the masks are in the order of the words."""
+    data = conversations(tmp_path, processor)
+    red = data.sources[0].dataset.conversations[0].image.objects[0]
+    orders = set()
+    for seed in range(8):
+        item = data[(0, 0, (seed,))]
+        text = processor.decode(item["row"]["labels"][0][item["row"]["labels"][0] != IGNORED].tolist())
+        words = ["red" if "red" in piece else "green" for piece in text.split("[SEG]")[:-1]]
+        found = [
+            "red" if torch.equal(m, torch.from_numpy(processor.sam_mask(red.amodal_mask()))) else "green"
+            for m in item["amodal_masks"]
+        ]
+        assert found == words
+        orders.add(tuple(found))
+    assert len(orders) == 2
+
+
+def test_turns_tokens_and_masks_are_limited(tmp_path: Path, processor: AuraProcessor) -> None:
+    full = conversations(tmp_path, processor)[(0, 0, (0,))]["row"]["input_ids"].shape[1]
+    one = conversations(tmp_path / "a", processor, max_turns=1)[(0, 0, (0,))]
+    assert int((one["row"]["labels"] == processor.end_token_id).sum()) == 1
+    short = conversations(tmp_path / "b", processor, max_tokens=full - 1)[(0, 0, (0,))]
+    assert int((short["row"]["labels"] == processor.end_token_id).sum()) == 2
+    few = conversations(tmp_path / "c", processor, max_masks=1)[(0, 0, (0,))]
+    assert (len(few["visible_masks"]), int(few["chosen"].sum()), len(few["chosen"])) == (1, 1, 3)
+    with pytest.raises(InputError, match="max_tokens: expected room for a picture, a question and an answer"):
+        conversations(tmp_path / "d", processor, max_tokens=20)[(0, 0, (0,))]
+
+
+def test_batch_is_padded_and_joined(tmp_path: Path, processor: AuraProcessor) -> None:
+    data = conversations(tmp_path, processor, naming_cells=4)
+    batch = collate_conversations([data[(0, 0, (0,))], data[(0, 1, (0,))]])
+    assert batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape
+    ends = batch["attention_mask"].sum(1)
+    assert ends[1] < ends[0] == batch["input_ids"].shape[1]
+    assert (batch["labels"][1, ends[1] :] == IGNORED).all()
+    assert batch["visible_masks"].shape == (3, 64, 64)
+    assert batch["sam_pixel_values"].shape == (2, 3, 64, 64)
+    assert batch["pixel_values"].shape == (2, 3, 32, 32)
+    assert batch["names"].shape == (2, 16)
+
+
+def test_names_are_what_covers_each_image_token(tmp_path: Path, processor: AuraProcessor) -> None:
+    data = conversations(tmp_path, processor, naming_cells=8)
+    names = data[(0, 0, (0,))]["names"].reshape(8, 8).numpy()
+    image = data.sources[0].dataset.conversations[0].image
+    for row, column in ((3, 1), (4, 4), (0, 7)):
+        y, x = row * 8 + 4, column * 8 + 4
+        covering = [thing.category_id for thing in image.objects if thing.visible_mask()[y, x]]
+        assert names[row, column] == (covering[0] if covering else 0)
+    assert set(np.unique(names)) == {0, 1, 2}
+
+
+def test_items_depend_on_their_key_alone(tmp_path: Path, processor: AuraProcessor) -> None:
+    data = conversations(tmp_path, processor, max_masks=2)
+    a, b = data[(0, 0, (4, 2))], data[(0, 0, (4, 2))]
+    assert torch.equal(a["row"]["input_ids"], b["row"]["input_ids"])
+    assert torch.equal(a["chosen"], b["chosen"])
+
+
+def test_features_are_computed_once(tmp_path: Path, processor: AuraProcessor) -> None:
+    cache = FeatureCache(tmp_path / "features", "backbone")
+    data = conversations(tmp_path, processor, features=cache)
+    calls = []
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        calls.append(pixels)
+        return pixels[:, :2, ::8, ::8]
+
+    def prepare(image: Any) -> torch.Tensor:
+        return processor.sam_pixels(image.load())
+
+    assert cache.fill(data.images(), prepare, encode) == 2
+    assert cache.fill(data.images(), prepare, encode) == 0
+    assert len(calls) == 2
+    item = data[(0, 0, (0,))]
+    assert "sam_pixel_values" not in item
+    expected = processor.sam_pixels(data.images()[0].load())[:, :2, ::8, ::8]
+    torch.testing.assert_close(item["image_embeddings"], expected, atol=2e-3, rtol=2e-3)
+    assert FeatureCache(tmp_path / "features", "another").fill(data.images(), prepare, encode) == 2
+    assert not list((tmp_path / "features").rglob("*.writing*"))
+
+
+def test_no_question_is_refused(processor: AuraProcessor) -> None:
+    with pytest.raises(InputError, match="expected sources with at least one question"):
+        PictureConversations([], processor, max_turns=1, max_tokens=100)

@@ -1,0 +1,170 @@
+"""AURA's recipes: the paper's constants, and two steps of each at small size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amodal.errors import InputError
+from amodal.models.aura import AuraModel
+from amodal.models.aura.base import LLAVA
+from amodal.models.sam import HUB_IDS
+from amodal.training.aura import AuraDataRecipe, AuraModelRecipe, sized_config
+from amodal.training.build import build
+from amodal.training.loop import train
+from amodal.training.recipe import Recipe, load_recipe, parse_recipe
+from tests.data.test_conversations import write_questions
+from tests.data.toy import write_toy
+from tests.models.aura import SIZES, write_mllm, write_sam
+from tests.training.tiny import TRAINING
+
+FOLDER = Path(__file__).parents[2] / "recipes" / "aura"
+PAPER = sorted(FOLDER.glob("llava-*.yaml"))
+DATA = {"max_turns": 3, "max_tokens": 400}
+
+
+def data_of(folder: Path) -> dict[str, Any]:
+    annotations = folder / "toy" / "annotations.json"
+    if not annotations.is_file():
+        write_toy(folder / "toy")
+    source = {"questions": str(write_questions(folder)), "annotations": str(annotations)}
+    return {"train": [source], "validation": [source]} | DATA
+
+
+def small_recipe(folder: Path, model: dict[str, Any] | None = None, **more: Any) -> Recipe:
+    """LoRA on a small LLM in a folder."""
+    if not (folder / "mllm").is_dir():
+        write_mllm(folder / "mllm")
+        write_sam(folder / "sam")
+    settings = {"mllm": str(folder / "mllm"), "base": str(folder / "sam"), "image_size": 64, "lora_rank": 2}
+    training = TRAINING | {"picture_objects": 0} | more
+    content = {
+        "task": "aura",
+        "output": str(folder / "run"),
+        "model": settings | (model or {}),
+        "data": data_of(folder),
+    }
+    return parse_recipe(content | {"training": training})
+
+
+def log_of(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+def test_the_papers_recipes_have_the_papers_constants(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert isinstance(recipe.model, AuraModelRecipe)
+    config, training = recipe.model.config(), recipe.training
+    assert recipe.model.mllm in LLAVA
+    assert HUB_IDS[recipe.model.base] == path.stem[-5:]
+    assert (training.learning_rate, training.warmup_steps, training.decay) == (1e-3, 100, "linear")
+    assert (training.steps, training.batch_size, training.accumulation) == (5000, 2, 4)  # one a card, two cards
+    assert (config.condition_encoder, config.spatial_encoder, config.train_vision) == (True, True, False)
+    weights = (config.text_weight, config.bce_weight, config.dice_weight, config.rate_weight, config.map_weight)
+    assert weights == (1, 1, 1, 1, 1)
+    assert (config.iou_weight, config.naming_weight) == (0, 0)
+    assert len(PAPER) == 2
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_trains_two_steps_at_small_size(path: Path, tmp_path: Path) -> None:
+    """Everything of the recipe but its sizes and its data."""
+    recipe, small = load_recipe(path), small_recipe(tmp_path)
+    assert isinstance(recipe.model, AuraModelRecipe) and isinstance(recipe.data, AuraDataRecipe)
+    sizes: dict[str, Any] = {"base": str(tmp_path / "sam"), "image_size": 64}
+    sizes |= {"tiny": SIZES} if recipe.model.tiny else {"mllm": str(tmp_path / "mllm")}
+    data = recipe.data.model_copy(update={"train": small.data.train, "validation": small.data.validation})
+    if data.feature_cache:
+        data.feature_cache = str(tmp_path / "features")
+    shrunk = recipe.model_copy(
+        update={
+            "output": str(tmp_path / "run"),
+            "model": recipe.model.model_copy(update=sizes),
+            "data": data,
+            "training": recipe.training.model_copy(update=TRAINING | {"steps": 2, "accumulation": 1}),
+        }
+    )
+    model = AuraModel.from_pretrained(train(shrunk, progress=False))
+    assert model.processor is not None
+    found = {name for line in log_of(tmp_path) for name in line}
+    assert found >= {"text", "visible_bce", "amodal_dice", "rate", "map", "val_full", "val_token"}
+
+
+def test_resumed_training_is_the_straight_one(tmp_path: Path) -> None:
+    straight, stopped = tmp_path / "a", tmp_path / "b"
+    train(small_recipe(straight), progress=False)
+    train(small_recipe(stopped), progress=False, stop_after=2)
+    train(small_recipe(stopped), progress=False)
+    a, b = ({x["step"]: x["text"] for x in log_of(folder) if "text" in x} for folder in (straight, stopped))
+    assert a.keys() == b.keys()
+    for step, value in a.items():
+        assert b[step] == pytest.approx(value, rel=1e-4)
+
+
+def test_naming_and_init(tmp_path: Path) -> None:
+    tiny = {"mllm": None, "tiny": SIZES.model_dump(), "train_mllm": True, "lora_rank": 0, "naming_weight": 1.0}
+    first = train(small_recipe(tmp_path, tiny, steps=2), progress=False)
+    assert any("naming" in line for line in log_of(tmp_path))
+    again = small_recipe(tmp_path, tiny, steps=0)
+    again.init, again.output = str(first), str(tmp_path / "second")
+    begun = build(again).model
+    given = AuraModel.from_pretrained(first)
+    assert isinstance(begun, AuraModel) and begun.config.naming_classes == 3
+    for name, tensor in given.state_dict().items():
+        assert (begun.state_dict()[name] == tensor).all(), name
+    other = small_recipe(tmp_path, tiny | {"spatial_channels": 3}, steps=0)
+    other.init = str(first)
+    with pytest.raises(InputError, match="init: expected a model of the recipe's sizes"):
+        build(other)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"mllm": None}, "model.mllm: expected either 'mllm' or 'tiny'"),
+        ({"mllm": None, "tiny": {}}, "model.train_mllm: expected true for an LLM from scratch"),
+        ({"lora_rank": -1}, "model.lora_rank: expected 0 or more"),
+        ({"lora_ranks": 1}, "model.lora_ranks: unknown key, expected perhaps 'lora_rank'"),
+    ],
+)
+def test_mistakes_name_the_key(tmp_path: Path, model: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        small_recipe(tmp_path, model)
+
+
+def test_cache_of_a_backbone_that_moves_is_refused(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path, {"train_vision": True})
+    assert isinstance(recipe.data, AuraDataRecipe)
+    recipe.data.feature_cache = str(tmp_path / "features")
+    with pytest.raises(InputError, match="feature_cache: expected none where the backbone is trained along"):
+        build(recipe)
+
+
+def test_placeholder_that_names_no_annotation_is_refused(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path)
+    questions = [{"id": 1, "image_id": 1, "question": "What?", "answer": "It is <p>this</p> {seg:99}."}]
+    (tmp_path / "questions.json").write_text(json.dumps(questions))
+    with pytest.raises(InputError, match=r"\{seg:99\}, which names none"):
+        build(recipe)
+
+
+@pytest.mark.parametrize(
+    ("name", "llm", "lora", "trainable"),
+    [
+        ("llava-7b-vit-h", 7_063_427_072, 4_194_304, 29_385_444),
+        ("llava-13b-vit-h", 13_351_494_656, 6_553_600, 41_447_140),
+    ],
+)
+def test_full_size_builds_on_the_meta_device(name: str, llm: int, lora: int, trainable: int) -> None:
+    from amodal.models.aura.base import parameter_counts
+
+    settings = load_recipe(FOLDER / f"{name}.yaml").model
+    assert isinstance(settings, AuraModelRecipe)
+    counts = parameter_counts(sized_config(settings))
+    assert (counts["mllm"], counts["lora"], counts["trainable"]) == (llm, lora, trainable)
+    assert counts["vision_encoder"] == 637_026_048
+    assert counts["total"] == sum(v for k, v in counts.items() if k not in ("total", "trainable"))
