@@ -19,11 +19,11 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from amodal.app.server import make_app
+from amodal.app.demo import make_app
 from amodal.app.studio import Studio
 from amodal.inference.find import ObjectFinder
 from amodal.inference.segmenter import AmodalSegmenter
-from tests.app.test_server import Assistant, png
+from tests.app.test_demo import Assistant, png
 
 pytestmark = pytest.mark.slow
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -46,9 +46,12 @@ def serve(
     """
     from dataclasses import replace
 
+    try:
+        from amodal.app.review import serve as run
+    except ImportError as error:
+        raise InputError(f"review: expected FastAPI, got no {error.name} (pip install 'amodal[reasonseg]')") from error
     from amodal.datagen.manifest import open_work
     from amodal.datagen.review import work_policy
-    from amodal.datagen.review_server import serve as run
 
     with open_work(work) as manifest:
         policy = replace(work_policy(manifest, reviewers, include_failed), lease_seconds=60 * lease)

@@ -28,7 +28,7 @@ def serve(
     Example: amodal serve --port 8764
     """
     try:
-        from amodal.app.server import make_app
+        from amodal.app.demo import make_app
     except ImportError as error:
         raise InputError(
             f"serve: expected FastAPI and uvicorn, got none of {error.name!r} (pip install 'amodal[serve]')"

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, File, Form, Request, UploadFile
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 import amodal
 from amodal.app.guard import LOOPBACK, Guard, Limits
 from amodal.app.pictures import Picture, Pictures
+from amodal.app.site import add_errors, add_page
 from amodal.app.studio import EXAMPLE_SEEDS, MAX_QUESTION, Prompts, Studio, describe, example, packed, view
 from amodal.app.turns import BusyError, Turns
 from amodal.errors import InputError
@@ -27,14 +26,7 @@ from amodal.inference.scene import Scene
 MAX_UPLOAD = 20 * 1024 * 1024
 MAX_BATCH = 16
 LIMITS = Limits(MAX_UPLOAD, frozenset({"application/json", "multipart/form-data"}), "amodal_demo", body_seconds=60.0)
-PAGE = {
-    "index.html": "text/html; charset=utf-8",
-    "page.css": "text/css; charset=utf-8",
-    "page.js": "text/javascript; charset=utf-8",
-    "graph.js": "text/javascript; charset=utf-8",
-    "canvas.js": "text/javascript; charset=utf-8",
-    "icon.svg": "image/svg+xml",
-}
+PAGE = ("index.html", "page.css", "page.js", "graph.js", "canvas.js", "icon.svg")
 
 
 class Question(BaseModel):
@@ -73,41 +65,15 @@ def make_app(
         title="amodal", version=amodal.__version__, docs_url=None, redoc_url=None, lifespan=lifespan,
         description="Whole objects behind what hides them. Boxes are [x0, y0, x1, y1] in pixels; masks COCO RLE.",
     )  # fmt: skip
-    _add_errors(app)
-    _add_page(app, studio)
+    add_errors(app, {BusyError: 503})
+    add_page(app, "demo_page", PAGE)
+    _add_about(app, studio)
     _add_api(app, studio, queue, store)
     _add_demo(app, studio, queue, store)
     return Guard(app, token=token, limits=LIMITS, hosts=LOOPBACK | hosts)
 
 
-def _add_errors(app: FastAPI) -> None:
-    @app.exception_handler(InputError)
-    def mistake(_: object, error: InputError) -> Any:
-        return JSONResponse({"error": " ".join(str(error).split())}, 422)
-
-    @app.exception_handler(BusyError)
-    def busy(_: object, error: BusyError) -> Any:
-        return JSONResponse({"error": str(error)}, 503, headers={"retry-after": "2"})
-
-    @app.exception_handler(RequestValidationError)
-    def another_form(_: object, error: Any) -> Any:
-        first = error.errors()[0]  # without its input, which may be long
-        place = ".".join(str(part) for part in first["loc"][1:]) or "body"
-        return JSONResponse({"error": f"{place}: {first['msg']}"[:300]}, 422)
-
-
-def _add_page(app: FastAPI, studio: Studio) -> None:
-    """Exactly the files of `PAGE`, read once: no path of a request ever reaches the disk."""
-    folder = resources.files("amodal.app") / "page"
-
-    def serve(content: bytes, kind: str) -> Callable[[], Any]:
-        return lambda: Response(content, media_type=kind)
-
-    for name, kind in PAGE.items():
-        route = "/" if name == "index.html" else f"/{name}"
-        content = (folder / name).read_bytes()
-        app.add_api_route(route, serve(content, kind), methods=["GET", "HEAD"], include_in_schema=False)
-
+def _add_about(app: FastAPI, studio: Studio) -> None:
     @app.get("/api/about")
     def about() -> dict[str, Any]:
         """What this server can do."""

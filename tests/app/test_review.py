@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from amodal.app.guard import HEADERS, Guard, Limits
+from amodal.app.listen import access_token, is_loopback
+from amodal.app.review import LIMITS, PAGE, make_app, serve
 from amodal.datagen.manifest import Manifest
 from amodal.datagen.records import Draft
 from amodal.datagen.review import Policy, submit
-from amodal.datagen.review_guard import HEADERS, MAX_BODY, Guard
 from amodal.datagen.review_items import Items, run_lengths
-from amodal.datagen.review_server import PAGE, access_token, is_loopback, make_app, serve
 from amodal.errors import InputError
 from amodal.ops.rle import decode_mask
 from tests.datagen.toy_work import QUESTION, toy_work
@@ -243,7 +244,7 @@ def test_the_page_needs_nothing_from_elsewhere(work: Manifest) -> None:
             "onclick=",
         ):
             assert forbidden not in text, name
-    assert set(os.listdir(Path(make_app.__code__.co_filename).parent / "page")) == set(PAGE)
+    assert set(os.listdir(Path(make_app.__code__.co_filename).parent / "review_page")) == set(PAGE)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +257,7 @@ def test_the_page_needs_nothing_from_elsewhere(work: Manifest) -> None:
         "/..%2f..%2f..%2fetc%2fpasswd",
         "//etc/passwd",
         "/page.js/../../review.py",
-        "/page/../review_server.py",
+        "/page/../review.py",
         "/images/000000.png",
         "/images/1/",
         "/images/-1",
@@ -298,10 +299,10 @@ def test_uploads_and_big_bodies_are_refused(work: Manifest) -> None:
     assert page.put("/images/1", content=b"x").status_code == 405
     assert page.request("DELETE", "/images/1").status_code == 405
     kind = {"content-type": "application/json"}
-    assert page.post("/api/next", content=b"[" * (MAX_BODY + 1), headers=kind).status_code == 413
+    assert page.post("/api/next", content=b"[" * (LIMITS.max_body + 1), headers=kind).status_code == 413
 
     def drip() -> Iterator[bytes]:
-        for _ in range(MAX_BODY // 1000 + 2):
+        for _ in range(LIMITS.max_body // 1000 + 2):
             yield b"[" * 1000
 
     assert page.post("/api/next", content=drip(), headers=kind).status_code == 413
@@ -356,8 +357,8 @@ def test_an_address_in_use_is_one_line(work: Manifest) -> None:
         serve(work, Policy(), port=taken.getsockname()[1])
 
 
-def test_a_body_that_never_ends_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("amodal.datagen.review_guard.BODY_SECONDS", 0.05)
+def test_a_body_that_never_ends_is_dropped() -> None:
+    limits = Limits(10, LIMITS.content_types, "x", body_seconds=0.05)
 
     async def unreached(*_: Any) -> None:
         raise AssertionError
@@ -365,12 +366,17 @@ def test_a_body_that_never_ends_is_dropped(monkeypatch: pytest.MonkeyPatch) -> N
     async def silence() -> Any:
         await asyncio.sleep(10)
 
-    assert asyncio.run(_status(Guard(unreached, token=None, hosts=frozenset({"localhost"})), silence)) == 408
+    assert (
+        asyncio.run(_status(Guard(unreached, token=None, limits=limits, hosts=frozenset({"localhost"})), silence))
+        == 408
+    )
 
     async def gone() -> Any:
         return {"type": "http.disconnect"}
 
-    assert asyncio.run(_status(Guard(unreached, token=None, hosts=frozenset({"localhost"})), gone)) == 400
+    assert (
+        asyncio.run(_status(Guard(unreached, token=None, limits=limits, hosts=frozenset({"localhost"})), gone)) == 400
+    )
 
 
 async def _status(guard: Guard, receive: Any) -> int:
@@ -392,7 +398,7 @@ def test_sockets_are_closed() -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await Guard(None, token=None, hosts=frozenset())({"type": "websocket"}, None, send)  # type: ignore[arg-type]
+        await Guard(None, token=None, limits=LIMITS, hosts=frozenset())({"type": "websocket"}, None, send)  # type: ignore[arg-type]
         return sent
 
     assert asyncio.run(main()) == [{"type": "websocket.close", "code": 1008}]

@@ -12,9 +12,9 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from amodal.app.demo import MAX_UPLOAD, make_app
 from amodal.app.listen import access_token, is_loopback
 from amodal.app.pictures import Pictures
-from amodal.app.server import MAX_UPLOAD, make_app
 from amodal.app.studio import EXAMPLE_SEEDS, Studio
 from amodal.app.turns import Turns
 from amodal.errors import InputError
