@@ -16,7 +16,7 @@ from amodal.data.images import ImageSource, load_image
 from amodal.errors import InputError
 from amodal.inference.scene import Scene, SceneObject
 from amodal.inference.segmenter import pick_device, pick_dtype
-from amodal.models.aura import AuraModel, AuraProcessor, MaskOutput
+from amodal.models.aura import AuraModel, AuraProcessor
 from amodal.models.aura.adapters import merge_adapters
 from amodal.models.aura.generation import Answers, Dialogue, OnPart
 from amodal.models.aura.prompts import TextPart, answer_parts, phrases
@@ -184,7 +184,7 @@ class AmodalAssistant:
             questions: what was asked.
         """
         with self._precision():
-            masks = self.model.decode(answers.states, features, answers.rows)
+            masks: Any = self.model.decode(answers.states, features, answers.rows)
         rows = answers.rows.tolist()
         made = []
         for row, (image, question) in enumerate(zip(images, questions, strict=True)):
@@ -197,9 +197,7 @@ class AmodalAssistant:
             made.append(Reply(text, Scene(objects, size, image, question, text), parts, rates))
         return made
 
-    def _objects(
-        self, masks: MaskOutput, own: list[int], image: Pixels, names: Sequence[str | None]
-    ) -> list[SceneObject]:
+    def _objects(self, masks: Any, own: list[int], image: Pixels, names: Sequence[str | None]) -> list[SceneObject]:
         size, threshold = (image.shape[0], image.shape[1]), self.model.config.mask_threshold
         objects = []
         for index, name in zip(own, names, strict=True):

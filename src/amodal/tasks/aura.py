@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amodal.losses import mask_bce, mask_dice, object_mean
-from amodal.models.aura import AuraConfig, AuraModel, AuraOutput, MaskOutput
+from amodal.models.aura import AuraConfig, AuraModel, AuraOutput
 from amodal.nn.occlusion import occlusion_map, occlusion_rates
 from amodal.tasks.sam import use_plain_products
 
@@ -57,7 +57,7 @@ class AuraTask:
             losses["naming"] = config.naming_weight * names
         return losses
 
-    def _mask_losses(self, masks: MaskOutput, batch: Batch) -> dict[str, Tensor]:
+    def _mask_losses(self, masks: Any, batch: Batch) -> dict[str, Tensor]:
         """Eq. 2, and the quality head's."""
         config, valid = self.config, batch["has_amodal"]
         visible, amodal = batch["visible_masks"], batch["amodal_masks"]
@@ -73,7 +73,7 @@ class AuraTask:
             losses["quality"] = config.iou_weight * object_mean(error, valid)
         return losses
 
-    def _occlusion_losses(self, masks: MaskOutput, batch: Batch) -> dict[str, Tensor]:
+    def _occlusion_losses(self, masks: Any, batch: Batch) -> dict[str, Tensor]:
         """Eq. 3, of the encoders that are there."""
         config, valid = self.config, batch["has_amodal"]
         visible, amodal = batch["visible_masks"], batch["amodal_masks"]

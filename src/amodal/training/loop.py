@@ -227,10 +227,11 @@ class _Run:
     def _validate(self, step: int, state: dict[str, Any], record: Record) -> None:
         """Score the weights as they would be saved, and save them if none were better."""
         averaged = nullcontext() if self.average is None else self.average.applied(self.training.model)
-        samples, task = self.training.validation, self.training.task
+        samples = self.training.validation
+        task: Any = self.training.task
         settings, seed = self.settings, self.recipe.seed
         with averaged:
-            score = validate_answers if isinstance(samples, PictureConversations) else validate
+            score: Any = validate_answers if isinstance(samples, PictureConversations) else validate
             metrics = score(
                 self.accelerator, self.model, task, samples,
                 limit=settings.validation_objects, batch_size=settings.batch_size,

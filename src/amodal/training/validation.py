@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from amodal.data.conversations import PictureConversations
 from amodal.data.crops import Key, ObjectCrops, evaluation_keys
 from amodal.tasks.aura import AuraTask
-from amodal.training.build import Task
+from amodal.training.build import PromptedTask
 from amodal.training.feeding import loader, to_device
 from amodal.training.state import settle
 
@@ -20,7 +20,7 @@ NAMES = ("visible", "full", "occ")
 
 @torch.no_grad()
 def validate(
-    accelerator: Accelerator, model: nn.Module, task: Task, crops: ObjectCrops, *,
+    accelerator: Accelerator, model: nn.Module, task: PromptedTask, crops: ObjectCrops, *,
     limit: int, batch_size: int, threshold: float, workers: int, seed: int,
 ) -> dict[str, float]:  # fmt: skip
     """Mean IoUs in the crop's frame over a fixed choice of objects, shared by the processes.
@@ -57,7 +57,7 @@ def validate(
 
 @torch.no_grad()
 def validate_answers(
-    accelerator: Accelerator, model: nn.Module, task: Task, pictures: PictureConversations, *,
+    accelerator: Accelerator, model: nn.Module, task: AuraTask, pictures: PictureConversations, *,
     limit: int, batch_size: int, threshold: float, workers: int, seed: int,
 ) -> dict[str, float]:  # fmt: skip
     """Mean figures of `AuraTask.scores` over a fixed choice of pictures, the true answers given.
@@ -74,7 +74,7 @@ def validate_answers(
     sums: dict[str, Tensor] = {}
     for index, batch in enumerate(loader(pictures, sampler, workers)):
         with accelerator.autocast():
-            found = AuraTask.scores(model, to_device(batch, accelerator.device), threshold)
+            found = task.scores(model, to_device(batch, accelerator.device), threshold)
         for name, (total, count) in found.items():
             counted = torch.tensor([total, count], dtype=torch.float64) * (index < len(batches))
             sums[name] = sums.get(name, torch.zeros(2, dtype=torch.float64)) + counted
@@ -86,7 +86,7 @@ def validate_answers(
 
 @torch.no_grad()
 def fixed_predictions(
-    accelerator: Accelerator, model: nn.Module, task: Task, crops: ObjectCrops, number: int, seed: int
+    accelerator: Accelerator, model: nn.Module, task: PromptedTask, crops: ObjectCrops, number: int, seed: int
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """The same few objects at every call, and what the model says now.
 
