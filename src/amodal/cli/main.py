@@ -10,6 +10,8 @@ import typer
 
 import amodal
 from amodal.cli.ask import ask
+from amodal.cli.batch import batch
+from amodal.cli.bench import bench
 from amodal.cli.data import data_app
 from amodal.cli.evaluation import evaluate_app
 from amodal.cli.export import export_app
@@ -28,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (segment, ask, train, info, serve):
+for command in (segment, batch, ask, train, info, serve, bench):
     app.command()(command)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(export_app, name="export", help="Results and models in other tools' forms.")

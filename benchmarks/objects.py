@@ -1,0 +1,87 @@
+"""PLUG an image with 1, 4 and 16 boxes: ours beside a straightforward reference.
+
+Command: python benchmarks/objects.py [--base vit-b]
+
+The reference is what one writes with the libraries as they are: transformers' SamModel with eager
+attention, one PEFT adapter set a branch, two passes, one crop at a time, float32. It has no
+refine module and no uncertainty, so it does less than PLUG. Weights are random: they do not
+change the time. Network calls alone; crops are made beforehand.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from measure import arguments, finish, interleave, peak_mib, rate_contenders, rates
+from torch import Tensor
+from transformers import SamModel
+
+from amodal.models.plug import PlugConfig, PlugModel
+from amodal.models.sam import sam_config_for
+
+RANK = 16
+
+
+def main() -> None:
+    """Take turns at each number of boxes."""
+    options = arguments(__doc__, base={"default": "sam-tiny"}, boxes={"type": int, "nargs": "+", "default": [1, 4, 16]})
+    sam = sam_config_for(options.base)
+    size = 128 if options.base == "sam-tiny" else 512
+    config = PlugConfig(sam=sam, image_size=size, lora_rank=RANK, refine_channels=16 if size == 128 else 64)
+    ours = PlugModel(config).eval()
+    narrow = copy.deepcopy(ours).to(torch.bfloat16)
+    reference = build_reference(config)
+    rows, boxes = [], torch.tensor([[[0.25, 0.25, 0.75, 0.75]]]) * size
+    for count in options.boxes:
+        pixels = torch.randn(count, 3, size, size)
+        contenders: dict[str, Callable[[], object]] = {
+            "reference float32": lambda p=pixels: reference_answer(reference, p, boxes),
+            "ours float32": lambda p=pixels, n=count: ours(p, boxes.expand(n, -1, -1)),
+            "ours bfloat16": lambda p=pixels, n=count: narrow(p, boxes.expand(n, -1, -1)),
+            "ours bfloat16, one encoding": lambda p=pixels, n=count: narrow(p[:1], boxes.expand(1, n, -1)),
+        }
+        with torch.inference_mode():
+            times = interleave({**rate_contenders(), **contenders}, 1 if options.quick else options.rounds)
+        first = times["reference float32"]
+        rows += [
+            {
+                "model": name,
+                "boxes": count,
+                **times[name],
+                "ms_per_object": times[name]["seconds"] / count * 1e3,
+                "speed_of_reference": first["seconds"] / times[name]["seconds"],
+                "cpu_speed_of_reference": first["cpu_seconds"] / times[name]["cpu_seconds"],
+            }
+            for name in contenders
+        ]
+    plot = {"x": "boxes", "y": "seconds", "series": "model"}
+    finish("objects", options, rows, plot, base=options.base, limits=rates(times), peak_mib=peak_mib())
+
+
+def build_reference(config: PlugConfig) -> Any:
+    """A SAM with two adapter sets by PEFT."""
+    from peft import LoraConfig, get_peft_model
+
+    sam = config.sam_config()
+    sam._attn_implementation = "eager"
+    settings = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=r"vision_encoder\.layers\.\d+\.attn\.qkv")
+    model = get_peft_model(SamModel(sam), settings, adapter_name="visible")
+    model.add_adapter("amodal", settings)
+    return model.eval()
+
+
+def reference_answer(model: Any, pixels: Tensor, boxes: Tensor) -> list[Tensor]:
+    """Two passes an object, one a branch."""
+    answers = []
+    for crop in pixels:
+        for branch in ("visible", "amodal"):
+            model.set_adapter(branch)
+            answers.append(model(pixel_values=crop[None], input_boxes=boxes, multimask_output=False).pred_masks)
+    return answers
+
+
+if __name__ == "__main__":
+    main()

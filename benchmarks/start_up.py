@@ -1,0 +1,45 @@
+"""Start of the command line: `amodal --help` beside an empty interpreter, and what a model costs to load.
+
+Command: python benchmarks/start_up.py
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from measure import arguments, finish, interleave
+
+PROGRAMS = {
+    "python": "pass",
+    "import amodal": "import amodal",
+    "amodal --help": "from amodal.cli.main import main; main(['--help'])",
+    "import torch": "import torch",
+    "load plug-tiny": "import amodal; amodal.AmodalSegmenter.from_pretrained('plug-tiny')",
+}
+
+
+def main() -> None:
+    """Fresh interpreters in turns."""
+    options = arguments(__doc__)
+
+    def start(code: str) -> None:
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+    times = interleave(
+        {name: lambda c=code: start(c) for name, code in PROGRAMS.items()}, 1 if options.quick else options.rounds
+    )
+    rows = [
+        {
+            "program": name,
+            "seconds": row["seconds"],
+            "median": row["median"],
+            "times_python": row["seconds"] / times["python"]["seconds"],
+        }
+        for name, row in times.items()
+    ]
+    finish("start_up", options, rows, {"x": "program", "y": "seconds"})
+
+
+if __name__ == "__main__":
+    main()

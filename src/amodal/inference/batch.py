@@ -1,0 +1,231 @@
+"""Whole datasets on many processes or machines, by Ray Data: one segmenter a worker.
+
+The driver hands out blocks of images and writes each finished block as a Parquet file of its own,
+whole or not at all. A worker that dies is started again and its block repeated; a run that was
+stopped goes on with the images that no file holds yet.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from amodal.data.samples import AnnotatedDataset
+from amodal.errors import InputError
+from amodal.ops.rle import encode_mask
+
+Row = dict[str, Any]
+SETTINGS = "batch.json"
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How a dataset is segmented.
+
+    Args:
+        model: bundled name, folder or hub id.
+        mode: `crop` or `image`, see `AmodalSegmenter`.
+        workers: segmenters at work at the same time.
+        cpus: cores of each.
+        gpus: GPUs of each, a share of one if below 1.
+        images_per_block: images that are lost and repeated when a worker dies.
+    """
+
+    model: str = "plug-tiny"
+    mode: str = "crop"
+    workers: int = 2
+    cpus: int = 1
+    gpus: float = 0
+    images_per_block: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "cpus", "images_per_block"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        if self.gpus < 0:
+            raise InputError(f"gpus: expected 0 or more, got {self.gpus}")
+
+
+def segment_dataset(
+    dataset: AnnotatedDataset | Path, out: Path, plan: BatchPlan | None = None, *, progress: bool = True
+) -> Path:
+    """Segment every object of a dataset in its visible box.
+
+    Args:
+        dataset: from `read_dataset`; or a Parquet file with the columns `image_id`, `path` (absolute
+            or relative to the file) and `boxes_xyxy` (lists of four numbers).
+        out: folder of the results, new or of a run that was stopped.
+        plan: model and workers.
+        progress: show a bar.
+
+    Returns:
+        `out`, with `part-*.parquet`: one row an object, `image_id`, `annotation_id` (None without
+        annotations), `category_id`, `segmentation` and `visible_segmentation` (RLE), `score`.
+
+    Raises:
+        InputError: the `ray` extra is missing, nothing to segment, an unreadable Parquet file, or
+            `out` holds the results of other settings.
+    """
+    plan = plan or BatchPlan()
+    ray = _extra("ray")
+    rows = list(_rows_of_parquet(dataset) if isinstance(dataset, Path) else _rows_of_dataset(dataset))
+    if not rows:
+        raise InputError("dataset: expected images with boxes, got none")
+    _settle(out, plan)
+    done, first = _finished(out)
+    rows = [row for row in rows if row["image_id"] not in done]
+    if rows:
+        _run(ray, rows, out, plan, first, progress)
+    return out
+
+
+def _run(ray: ModuleType, rows: list[Row], out: Path, plan: BatchPlan, first: int, progress: bool) -> None:
+    from rich.progress import Progress
+
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    started_here = not ray.is_initialized()
+    if started_here:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+    try:
+        with Progress(disable=not progress) as bar:
+            task = bar.add_task("segment", total=len(rows))
+            for number, (images, answers) in enumerate(_blocks(rows, plan), start=first):
+                _write_part(answers, out / f"part-{number:06d}.parquet")
+                bar.advance(task, images)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, InputError):  # an image that cannot be read, a model that is not there
+            raise InputError(str(error.cause)) from error
+        raise
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def _blocks(rows: list[Row], plan: BatchPlan) -> Iterator[tuple[int, list[Row]]]:
+    """Finished blocks in any order: number of images and rows of objects.
+
+    Ray Data starts an actor that died again and repeats its block, as often as it takes.
+    """
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    blocks = -(-len(rows) // plan.images_per_block)
+    source = ray.data.from_items([{"row": json.dumps(row)} for row in rows], override_num_blocks=blocks)
+    finished = source.map_batches(
+        SegmentBlock,
+        fn_constructor_kwargs={"model": plan.model, "mode": plan.mode, "threads": plan.cpus, "gpu": plan.gpus > 0},
+        batch_size=None,
+        compute=ray.data.ActorPoolStrategy(size=plan.workers),
+        num_cpus=plan.cpus,
+        num_gpus=plan.gpus or None,
+    )
+    for row in finished.iter_rows():
+        yield row["images"], json.loads(row["answers"])
+
+
+class SegmentBlock:
+    """A worker: loads the model once, then answers blocks of images."""
+
+    def __init__(self, model: str, mode: str, threads: int, gpu: bool) -> None:
+        import torch
+
+        from amodal.inference.segmenter import AmodalSegmenter
+
+        torch.set_num_threads(threads)
+        self.segmenter = AmodalSegmenter.from_pretrained(model, mode=mode, device="cuda" if gpu else "cpu")
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A block of images to one row with all of its objects."""
+        rows = [json.loads(text) for text in batch["row"]]
+        answers = [answer for row in rows for answer in self._answers(row)]
+        return {"images": np.array([len(rows)]), "answers": np.array([json.dumps(answers)], dtype=object)}
+
+    def _answers(self, row: Row) -> Iterator[Row]:
+        things = self.segmenter(row["path"], row["boxes_xyxy"]).objects
+        for thing, annotation, category in zip(things, row["annotation_ids"], row["category_ids"], strict=True):
+            yield {
+                "image_id": row["image_id"],
+                "annotation_id": annotation,
+                "category_id": category,
+                "segmentation": encode_mask(thing.amodal_mask),
+                "visible_segmentation": encode_mask(thing.visible_mask),
+                "score": thing.score,
+            }
+
+
+def _rows_of_dataset(dataset: AnnotatedDataset) -> Iterator[Row]:
+    for image in dataset.images:
+        things = [o for o in image.objects if not o.iscrowd and _has_area(o.visible_box_xyxy)]
+        if things:
+            yield {
+                "image_id": image.id,
+                "path": str(Path(image.path).resolve()),
+                "boxes_xyxy": [[float(v) for v in o.visible_box_xyxy] for o in things],
+                "annotation_ids": [o.id for o in things],
+                "category_ids": [o.category_id for o in things],
+            }
+
+
+def _rows_of_parquet(file: Path) -> Iterator[Row]:
+    parquet = _extra("pyarrow.parquet")
+    try:
+        rows = parquet.read_table(file, columns=["image_id", "path", "boxes_xyxy"]).to_pylist()
+    except (OSError, ValueError) as error:
+        columns = "image_id, path and boxes_xyxy"
+        raise InputError(f"dataset {file}: expected a Parquet file with {columns}, got {error!r:.120}") from error
+    for row in rows:
+        if row["boxes_xyxy"]:
+            count = len(row["boxes_xyxy"])
+            nothing: Row = {"annotation_ids": [None] * count, "category_ids": [None] * count}
+            yield row | nothing | {"path": str((file.parent / row["path"]).resolve())}
+
+
+def _has_area(box: Any) -> bool:
+    return bool(box[2] > box[0] and box[3] > box[1])
+
+
+def _settle(out: Path, plan: BatchPlan) -> None:
+    """Results of one folder come from one model in one mode."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"out: expected a folder, got the file {str(out)!r}")
+    own = {key: value for key, value in asdict(plan).items() if key in ("model", "mode")}
+    file = out / SETTINGS
+    if file.is_file():
+        found = json.loads(file.read_text())
+        if found != own:
+            raise InputError(f"out {out}: expected a new folder or one made with {own}, got one made with {found}")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(own))
+
+
+def _finished(out: Path) -> tuple[set[Any], int]:
+    """Images that a file holds, and the number of the next file."""
+    parquet, parts = _extra("pyarrow.parquet"), sorted(out.glob("part-*.parquet"))
+    done = {i for part in parts for i in parquet.read_table(part, columns=["image_id"])["image_id"].to_pylist()}
+    return done, 1 + int(parts[-1].stem.split("-")[1]) if parts else 0
+
+
+def _write_part(answers: list[Row], file: Path) -> None:
+    arrow, parquet = _extra("pyarrow"), _extra("pyarrow.parquet")
+    temporary = file.with_suffix(".unfinished")
+    parquet.write_table(arrow.Table.from_pylist(answers), temporary)
+    temporary.replace(file)
+
+
+def _extra(name: str) -> ModuleType:
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise InputError(f"batch: expected {name} to be installed (pip install 'amodal[ray]'), got none") from error

@@ -1,0 +1,191 @@
+"""A dataset on two workers gives what one process gives, also when a worker is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from amodal import AmodalSegmenter
+from amodal.data.readers import read_dataset
+from amodal.data.synthetic.generate import synthesize
+from amodal.errors import InputError
+from amodal.inference import batch as module
+from amodal.inference.batch import BatchPlan, SegmentBlock, segment_dataset
+from amodal.ops.rle import decode_mask
+
+Row = dict[str, Any]
+
+
+def results(folder: Path) -> list[Row]:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [row for part in sorted(folder.glob("part-*.parquet")) for row in parquet.read_table(part).to_pylist()]
+    return sorted(rows, key=lambda row: (row["image_id"], row["annotation_id"] or 0))
+
+
+@pytest.fixture(scope="module")
+def annotations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthesize("scenes", 16, 5, tmp_path_factory.mktemp("scenes"), progress=False)
+
+
+def in_this_process(ray_rows: list[Row], plan: BatchPlan) -> list[tuple[int, list[Row]]]:
+    """What Ray does, without Ray: blocks one after the other."""
+    worker = SegmentBlock(plan.model, plan.mode, 1, False)
+    size, finished = plan.images_per_block, []
+    for start in range(0, len(ray_rows), size):
+        part = np.array([json.dumps(row) for row in ray_rows[start : start + size]], dtype=object)
+        answer = worker({"row": part})
+        finished.append((int(answer["images"][0]), json.loads(answer["answers"][0])))
+    return finished
+
+
+class NoRay:
+    """Stands in for Ray where a test does without it."""
+
+    class exceptions:  # noqa: N801
+        class RayTaskError(Exception):
+            pass
+
+    @staticmethod
+    def is_initialized() -> bool:
+        return True
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = module._extra
+    monkeypatch.setattr(module, "_extra", lambda name: NoRay if name == "ray" else found(name))
+    monkeypatch.setattr(module, "_blocks", in_this_process)
+
+
+def test_rows_are_the_segmenters_answers(annotations: Path, tmp_path: Path, without_ray: None) -> None:
+    dataset = read_dataset("canonical", annotations)
+    segment_dataset(dataset, tmp_path / "out", BatchPlan(images_per_block=5), progress=False)
+    rows = results(tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("part-*.parquet"))) == 4
+    segmenter = AmodalSegmenter.from_pretrained("plug-tiny")
+    image = dataset.images[0]
+    things = segmenter(image.path, [o.visible_box_xyxy for o in image.objects]).objects
+    own = {row["annotation_id"]: row for row in rows if row["image_id"] == image.id}
+    for thing, annotated in zip(things, image.objects, strict=True):
+        row = own[annotated.id]
+        np.testing.assert_array_equal(decode_mask(row["segmentation"]), thing.amodal_mask)
+        np.testing.assert_array_equal(decode_mask(row["visible_segmentation"]), thing.visible_mask)
+        assert row["score"] == pytest.approx(thing.score) and row["category_id"] == annotated.category_id
+
+
+def test_a_stopped_run_goes_on(
+    annotations: Path, tmp_path: Path, without_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, plan = read_dataset("canonical", annotations), BatchPlan(images_per_block=4)
+    whole = results(segment_dataset(dataset, tmp_path / "whole", plan, progress=False))
+
+    def stopping(rows: list[Row], plan: BatchPlan) -> Any:
+        for number, block in enumerate(in_this_process(rows, plan)):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield block
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_blocks", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            segment_dataset(dataset, tmp_path / "out", plan, progress=False)
+    (tmp_path / "out" / "part-000002.unfinished").write_bytes(b"half")
+    half = results(tmp_path / "out")
+    assert 0 < len(half) < len(whole)
+    assert results(segment_dataset(dataset, tmp_path / "out", plan, progress=False)) == whole
+    with pytest.raises(
+        InputError, match="expected a new folder or one made with .*'image'.*, got one made with .*'crop'"
+    ):
+        segment_dataset(dataset, tmp_path / "out", BatchPlan(mode="image"), progress=False)
+
+
+def test_a_parquet_file_of_paths_and_boxes(tmp_path: Path, without_ray: None) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    rows = [
+        {"image_id": "a", "path": "a.png", "boxes_xyxy": [[1.0, 2.0, 30.0, 35.0], [10.0, 10.0, 40.0, 30.0]]},
+        {"image_id": "empty", "path": "none.png", "boxes_xyxy": []},
+    ]
+    parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "images.parquet")
+    found = results(segment_dataset(tmp_path / "images.parquet", tmp_path / "out", progress=False))
+    assert [row["image_id"] for row in found] == ["a", "a"]
+    assert found[0]["annotation_id"] is None and found[0]["segmentation"]["size"] == [40, 50]
+
+
+def test_what_cannot_be_used_is_refused(tmp_path: Path, annotations: Path, without_ray: None) -> None:
+    for name in ("workers", "cpus", "images_per_block"):
+        with pytest.raises(InputError, match=f"{name}: expected 1 or more, got 0"):
+            BatchPlan(**{name: 0})
+    with pytest.raises(InputError, match="gpus: expected 0 or more, got -1"):
+        BatchPlan(gpus=-1)
+    (tmp_path / "bad.parquet").write_text("no")
+    with pytest.raises(InputError, match="expected a Parquet file with image_id, path and boxes_xyxy"):
+        segment_dataset(tmp_path / "bad.parquet", tmp_path / "out")
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    empty = arrow.table({"image_id": ["a"], "path": ["a.png"], "boxes_xyxy": [[]]})
+    parquet.write_table(empty, tmp_path / "empty.parquet")
+    with pytest.raises(InputError, match="dataset: expected images with boxes, got none"):
+        segment_dataset(tmp_path / "empty.parquet", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="out: expected a folder, got the file"):
+        segment_dataset(read_dataset("canonical", annotations), tmp_path / "bad.parquet")
+
+
+def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"expected ray to be installed \(pip install 'amodal\[ray\]'\), got none"):
+        segment_dataset(tmp_path / "images.parquet", tmp_path / "out")
+
+
+def workers_of(driver: int) -> list[int]:
+    """Processes below `driver` that hold a segmenter (Ray names them after the class)."""
+    parents, named = {}, []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            if "SegmentBlock" in (folder / "cmdline").read_text():
+                named.append(int(folder.name))
+        except (OSError, ValueError):
+            continue
+
+    def below(process: int) -> bool:
+        while process in parents and process != driver:
+            process = parents[process]
+        return process == driver
+
+    return [process for process in named if below(process)]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the worker by Linux' list of processes")
+def test_two_workers_and_one_that_is_killed(annotations: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom amodal.data.readers import read_dataset\n"
+        "from amodal.inference.batch import BatchPlan, segment_dataset\n"
+        "dataset = read_dataset('canonical', Path(sys.argv[1]))\n"
+        "segment_dataset(dataset, Path(sys.argv[2]), BatchPlan(images_per_block=1), progress=False)\n"
+    )
+    out, killed = tmp_path / "out", 0
+    with subprocess.Popen([sys.executable, "-c", code, str(annotations), str(out)]) as driver:
+        while driver.poll() is None:
+            if not killed and len(list(out.glob("part-*.parquet"))) >= 2 and (workers := workers_of(driver.pid)):
+                assert len(workers) == 2
+                killed = workers[0]
+                os.kill(killed, signal.SIGKILL)
+            time.sleep(0.02)
+    assert driver.returncode == 0 and killed
+    dataset = read_dataset("canonical", annotations)
+    rows = results(out)
+    assert [row["annotation_id"] for row in rows] == [o.id for image in dataset.images for o in image.objects]
+    assert len(list(out.glob("part-*.parquet"))) == len(dataset.images)  # one block an image, none twice
