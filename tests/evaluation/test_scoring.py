@@ -33,7 +33,8 @@ def test_several_processes_say_the_same_as_one(tmp_path: Path) -> None:
 
 
 def test_small_sets_start_no_processes() -> None:
-    assert pick_workers(POOL_FROM - 1) == 1
+    assert pick_workers(POOL_FROM - 1, 1) == 1
+    assert pick_workers(POOL_FROM // 5 + 1, 5) >= 1
 
 
 @pytest.mark.parametrize(

@@ -124,13 +124,14 @@ def evaluate(
             given = {"objects": objects, "max_objects": max_objects, "worst": worst or None, "baseline": baseline}
             report = ask.average_precision(dataset, given, resampling, save_predictions, not as_json)
         else:
+            beside = (tuple(baseline) if baseline else DEFAULT_BASELINES) if baselines else ()
             plan = Plan(
                 protocol=protocol,
                 objects=objects,
                 max_objects=max_objects,
-                baselines=(tuple(baseline) if baseline else DEFAULT_BASELINES) if baselines else (),
+                baselines=beside,
                 sam=sam,
-                workers=workers or pick_workers(max_objects or dataset.num_objects),
+                workers=workers or pick_workers(max_objects or dataset.num_objects, 1 + len(beside)),
                 resampling=resampling,
                 worst=worst,
                 pictures=out / "worst" if out is not None and _is_folder(out) and worst else None,

@@ -6,7 +6,6 @@ end to end take the same thirty.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +14,6 @@ import numpy.typing as npt
 from amodal.ops.rle import Rle
 
 _CHARACTERS = bytes(range(48, 48 + 64))
-_TOO_LONG = re.compile(rb"[P-o]{7}")  # 35 bits hold any run of an image
 
 
 def all_cover(rles: Sequence[Rle], size: tuple[int, int]) -> bool:
@@ -43,14 +41,19 @@ def all_cover(rles: Sequence[Rle], size: tuple[int, int]) -> bool:
 def _cover(texts: list[bytes], pixels: int) -> bool:
     """COCO's characters: see `ops.rle`. The numbers of a text are r0, r1, r2, r3 - r1, r4 - r2, ..."""
     joined = b"".join(texts)
-    if joined.translate(None, _CHARACTERS) or _TOO_LONG.search(joined):
+    if joined.translate(None, _CHARACTERS):
         return False
     bits = np.frombuffer(joined, np.uint8)
     closing = bits < 48 + 32  # characters that end a number
     stops = np.cumsum([len(text) for text in texts])
     if not closing[stops - 1].all():
         return False
-    numbers = _numbers(bits, closing)
+    last = closing.nonzero()[0]
+    first = np.empty_like(last)
+    first[0], first[1:] = 0, last[:-1] + 1
+    if (last - first).max() > 6:  # 35 bits hold any run of an image
+        return False
+    numbers = _numbers(bits, first, last)
     per_text = np.add.reduceat(closing.astype(np.int64), stops - [len(text) for text in texts])
     begins = np.cumsum(per_text) - per_text
     # Odd and even numbers of a text are two running sums: two columns, a block of rows a text.
@@ -71,11 +74,10 @@ def _cover(texts: list[bytes], pixels: int) -> bool:
     return bool((totals == pixels).all())
 
 
-def _numbers(bits: npt.NDArray[np.uint8], closing: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """Signed numbers of a row of characters: five bits each, least significant first."""
-    last = closing.nonzero()[0]
-    first = np.empty_like(last)
-    first[0], first[1:] = 0, last[:-1] + 1
+def _numbers(
+    bits: npt.NDArray[np.uint8], first: npt.NDArray[np.int64], last: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Signed numbers in a row of characters, from `first` to `last` each: five bits, least significant first."""
     digits = ((bits - 48) & 31).astype(np.int64)
     place = 5 * (np.arange(len(bits)) - np.repeat(first, last - first + 1))
     sign = (digits[last] & 16) << (5 * (last - first) + 1)
