@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from amodal.datagen.manifest import Manifest
 from amodal.datagen.prompt import Rejected, make_prompt, parse_response, to_response
 from amodal.datagen.records import Draft
 from amodal.errors import InputError
+from amodal.inference.draw import object_colour
+from amodal.ops.rle import encode_mask
 
 Works = Callable[..., Manifest]
 
@@ -48,6 +51,19 @@ def test_picture_with_outlines(toy_work: Works) -> None:
     assert not pixels.any(), "the picture given is left alone"
     assert marked[16, 16] and marked[80, 111], "corners of both objects, at four times the size"
     assert not marked[124, 4]
+
+
+def test_labels_stay_inside(toy_work: Works) -> None:
+    work = toy_work(1)
+    image = work.sample(work.image(1))
+    mug, book = image.objects
+    far = replace(book, id=704007, visible_rle=encode_mask(np.pad(np.ones((4, 2), bool), ((28, 0), (30, 0)))))
+    drawn = draw_outlines(np.zeros((128, 128, 3), np.uint8), replace(image, objects=(mug, far)))
+    colour = np.array(object_colour(1))
+    columns = np.flatnonzero((drawn == colour).all(axis=2).any(axis=0))
+    assert columns.max() <= 127 and columns.min() > 60
+    label = (drawn == colour).all(axis=2)[:, columns.min()]
+    assert label.sum() > 8, "its left end is in the picture, as its right end is"
 
 
 def test_prompt_tells_what_went_wrong() -> None:

@@ -113,12 +113,23 @@ def draw_outlines(pixels: Pixels, image: ImageSample) -> Pixels:
     pen = ImageDraw.Draw(picture)
     font = ImageFont.load_default(size=max(round(max(size) / 45), 10))
     for index, (thing, spot) in enumerate(zip(image.objects, spots, strict=True)):
-        left, top, right, bottom = pen.textbbox(spot, str(thing.id), font=font, anchor="mm")
+        place = _inside(spot, pen.textbbox(spot, str(thing.id), font=font, anchor="mm"), size)
+        left, top, right, bottom = pen.textbbox(place, str(thing.id), font=font, anchor="mm")
         colour = object_colour(index)
         pen.rectangle((left - 2, top - 2, right + 2, bottom + 2), fill=colour)
         ink = (0, 0, 0) if np.dot(colour, (0.299, 0.587, 0.114)) > 110 else (255, 255, 255)
-        pen.text(spot, str(thing.id), fill=ink, font=font, anchor="mm")
+        pen.text(place, str(thing.id), fill=ink, font=font, anchor="mm")
     return np.array(picture)
+
+
+def _inside(
+    spot: tuple[float, float], label: tuple[float, float, float, float], size: tuple[int, int]
+) -> tuple[float, float]:
+    """The spot (x, y), moved until its label (left, top, right, bottom) is inside the picture (W, H)."""
+    moved = []
+    for place, low, high, limit in zip(spot, label[:2], label[2:], size, strict=True):
+        moved.append(place - max(high + 3 - limit, 0) if low - 3 >= 0 else place - min(low - 3, 0))
+    return moved[0], moved[1]
 
 
 def _inner_point(mask: npt.NDArray[np.uint8]) -> tuple[int, int]:
