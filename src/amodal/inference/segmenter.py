@@ -17,6 +17,7 @@ from amodal.inference.scene import Scene, SceneObject
 from amodal.models.plug import PlugModel, PlugOutput, PlugProcessor
 from amodal.models.plug.base import at_input_size
 from amodal.models.plug.processing import PlugInputs
+from amodal.models.plug.sharing import load_beside
 from amodal.nn.kernels import cpu_has
 from amodal.ops.boxes import Boxes
 from amodal.ops.masks import resize_probs
@@ -24,6 +25,7 @@ from amodal.ops.masks import resize_probs
 Pixels = npt.NDArray[np.uint8]
 BoxesLike = Sequence[Sequence[float]] | npt.NDArray[np.floating]
 MODES = ("crop", "image")
+FIRST = "first"  # name of the model a segmenter was made with
 
 
 class AmodalSegmenter:
@@ -66,6 +68,8 @@ class AmodalSegmenter:
         model = model.to(self.device).eval()
         self.model = model if picture_size is None else _at_size(model, picture_size)
         self.processor = PlugProcessor.from_config(self.model.config)
+        self._picture_size = picture_size
+        self._models: dict[str, PlugModel | OnnxPlug] = {FIRST: self.model}
 
     @classmethod
     def from_pretrained(
@@ -98,6 +102,35 @@ class AmodalSegmenter:
         else:
             network = PlugModel.from_pretrained(name)
         return cls(network, place, precision, mode=mode, picture_size=picture_size)
+
+    def add(self, name: str, source: str | Path) -> None:
+        """Load a further increment onto the base that is in memory; `use` switches to it.
+
+        Args:
+            name: to switch by.
+            source: bundled name, folder or hub id of an increment on the same frozen base.
+
+        Raises:
+            InputError: the name is taken, or the increment cannot stand on this base.
+        """
+        if name in self._models:
+            raise InputError(f"name: expected one that is not taken ({', '.join(self._models)}), got {name!r}")
+        first = self._models[FIRST]
+        if not isinstance(first, PlugModel) or self._picture_size is not None:
+            raise InputError("model: expected a PlugModel at its own input size to add others to, got another")
+        self._models[name] = load_beside(source, first)
+
+    def use(self, name: str = FIRST) -> AmodalSegmenter:
+        """Switch to an added model, or back to the first; nothing is loaded. Returns itself.
+
+        Raises:
+            InputError: no model of that name was added.
+        """
+        if name not in self._models:
+            raise InputError(f"name: expected one of {', '.join(self._models)}, got {name!r}")
+        self.model = self._models[name]
+        self.processor = PlugProcessor.from_config(self.model.config)
+        return self
 
     @property
     def base_name(self) -> str:

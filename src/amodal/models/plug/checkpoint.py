@@ -66,11 +66,11 @@ def load_model(
     config = read_config(folder)
     if (folder / WHOLE).is_file():
         model = cls(config)
-        _load_exactly(model, _read_tensors(folder / WHOLE), model.state_dict(), folder)
+        load_exactly(model, read_tensors(folder / WHOLE), model.state_dict(), folder)
     elif (folder / INCREMENT).is_file():
         model = _on_its_base(cls, config, base)
         expected = increment_state(model)
-        _load_exactly(model, _read_tensors(folder / INCREMENT), expected, folder)
+        load_exactly(model, read_tensors(folder / INCREMENT), expected, folder)
     else:
         raise InputError(f"model {name}: expected {INCREMENT} or {WHOLE} in {folder}, got neither")
     if dtype is not None:
@@ -139,14 +139,34 @@ def _belongs_to_base(name: str, config: PlugConfig) -> bool:
     return name.startswith("vision_encoder.") and ".attn.lora." not in name and not config.train_base
 
 
-def _read_tensors(file: Path) -> dict[str, Tensor]:
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file. Raises `InputError` where it is none."""
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
         raise InputError(f"model {file}: expected a safetensors file, got {error}") from error
 
 
-def _load_exactly(model: PlugModel, tensors: dict[str, Tensor], expected: dict[str, Tensor], folder: Path) -> None:
+def load_exactly(
+    model: PlugModel,
+    tensors: dict[str, Tensor],
+    expected: dict[str, Tensor],
+    folder: Path,
+    *,
+    shared: dict[str, Tensor] | None = None,
+) -> None:
+    """Load `tensors`, which must be those that are `expected`.
+
+    Args:
+        model: takes them.
+        tensors: by name.
+        expected: names and shapes.
+        folder: where they are from.
+        shared: tensors of another model that `model`, built on the meta device, is to use too.
+
+    Raises:
+        InputError: a tensor is missing, foreign or of another shape.
+    """
     missing = sorted(expected.keys() - tensors.keys())
     foreign = sorted(tensors.keys() - expected.keys())
     shapes = [k for k in expected.keys() & tensors.keys() if expected[k].shape != tensors[k].shape]
@@ -156,4 +176,7 @@ def _load_exactly(model: PlugModel, tensors: dict[str, Tensor], expected: dict[s
             f"{missing[:2]}, {len(foreign)} foreign {foreign[:2]}, {len(shapes)} of another shape "
             f"{shapes[:2]}"
         )
-    model.load_state_dict(tensors, strict=False)
+    if shared is None:
+        model.load_state_dict(tensors, strict=False)
+    else:
+        model.load_state_dict(tensors | shared, assign=True)
