@@ -53,6 +53,9 @@ def test_another_try_fills_the_slot_of_a_failed_pair(work: Manifest) -> None:
     with pytest.raises(InputError, match="expected a state after generated"):
         work.add_drafts(5, [Draft("q", "a")], [1], "writer")
     assert work.pair(1).question == "What is thing 1?"
+    work.set_state(3, "failed", "check")
+    work.add_drafts(5, [Draft("", "")], [3], "writer")
+    assert (work.pair(3).question, work.pair(3).answer) == ("", ""), "an empty text is a text too"
 
 
 def test_states_only_go_where_they_lead(work: Manifest) -> None:

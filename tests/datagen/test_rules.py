@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,17 @@ def test_claims_are_read_off_the_text(answer: str, claims: list[tuple[int, int]]
 def test_statements_the_masks_contradict(answer: str, stated: tuple[tuple[int, int], ...], message: str) -> None:
     found = faults("What could I take along from here?", answer, stated)
     assert len(found) == 1 and found[0].startswith("occlusion: ") and message in found[0], found
+
+
+def test_babble_is_turned_down_at_once() -> None:
+    for filler in (" . " * 100_000, "hidden by " * 50_000, "<p>" * 100_000, "{seg:7}" * 20_000):
+        start = time.perf_counter()
+        assert faults(answer=ANSWER + filler)[0].startswith("placeholders: expected an answer of at most 4000")
+        assert time.perf_counter() - start < 0.5
+    slow = ANSWER[:-1] + " in front of" + "," * 3_800 + P
+    start = time.perf_counter()
+    faults(answer=slow)
+    assert time.perf_counter() - start < 2.0
 
 
 def test_statements_the_masks_bear_out() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,8 @@ from amodal.datagen.rules import Context, check_pair, object_ids
 from amodal.datagen.select import Selection, preview
 from amodal.datagen.synonyms import named_in, naming_words
 from amodal.datagen.template import TemplateBackend
+from amodal.datagen.template_facts import Facts
+from amodal.datagen.template_forms import all_questions
 from amodal.ops.rle import encode_mask, rle_box_xyxy
 
 
@@ -56,6 +60,42 @@ def test_scenes_bring_their_own_questions_too(scenes: Path) -> None:
     assert claims > 10, "who hides whom is spoken of"
     assert several > 12 * 10 / 2, "most answers mention several objects"
     assert len(named) > dataset.num_objects / 2
+
+
+def test_answers_hold_against_the_pixels(scenes: Path) -> None:
+    """Some forms, answered once more from decoded masks alone."""
+    dataset, seen = read_dataset("canonical", scenes), Counter[str]()
+    for image in dataset.images:
+        sample = preview(dataset, image.id, Selection())
+        visible = {thing.id: thing.visible_mask() for thing in sample.objects}
+        whole = {thing.id: mask for thing in sample.objects if (mask := thing.amodal_mask()) is not None}
+        hidden = {number: 1 - visible[number].sum() / whole[number].sum() for number in visible}
+        for draft in all_questions(Facts(sample, dataset.categories), random.Random(image.id)):
+            named = set(object_ids(draft.answer))
+            if "right half of the print were torn off" in draft.question:
+                kind, truth = "torn", {n for n, mask in visible.items() if not mask[:, 128:].any()}
+            elif "from the left" in draft.question or "the left edge" in draft.question:
+                first = min(visible, key=lambda n: int(np.flatnonzero(visible[n].any(axis=0))[0]))
+                kind, truth = "left", {first}
+                assert object_ids(draft.answer)[0] == first
+                named = {first}
+            elif "Counting hidden parts too" in draft.question or "seen through" in draft.question:
+                kind, truth = "largest", {max(whole, key=lambda n: int(whole[n].sum()))}
+                named = {object_ids(draft.answer)[0]}
+            elif "hardest to recognise" in draft.question or "guess the most of" in draft.question:
+                kind, truth = "hardest", {max(hidden, key=lambda n: float(hidden[n]))}
+                named = {object_ids(draft.answer)[0]}
+            elif draft.answer.startswith("Nothing stands before"):
+                kind, truth = "whole", {n for n, share in hidden.items() if share < 0.01}
+            elif "middle of its view" in draft.question:
+                at = [n for n, mask in visible.items() if mask[127:129, 127:129].all()]
+                kind, truth = "middle", set(at or named)
+                named = {object_ids(draft.answer)[0]} if at else named
+            else:
+                continue
+            assert named == truth, draft
+            seen[kind] += 1
+    assert {"torn", "left", "largest", "hardest", "whole", "middle"} <= seen.keys(), seen
 
 
 def test_the_same_seed_writes_the_same(scenes: Path) -> None:

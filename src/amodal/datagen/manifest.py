@@ -69,12 +69,18 @@ class Manifest:
         self._connection.close()
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing; waits for other writers. Transactions within one are part of it."""
+    def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """All or nothing; waits for other writers. Transactions within one are part of it.
+
+        Args:
+            durable: also survive a power cut, which takes the disk some milliseconds. All survive
+                the death of the process.
+        """
         with self._lock:
             if self._connection.in_transaction:
                 yield self._connection
                 return
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
@@ -213,7 +219,7 @@ class Manifest:
             if state not in TRANSITIONS[pair.state]:
                 expected = ", ".join(sorted(TRANSITIONS[pair.state])) or "none, it is final"
                 raise InputError(f"pair {pair_id}: expected a state after {pair.state} ({expected}), got {state!r}")
-            texts = (question or pair.question, answer or pair.answer)
+            texts = (pair.question if question is None else question, pair.answer if answer is None else answer)
             connection.execute(
                 "UPDATE pairs SET state = ?, reason = ?, question = ?, answer = ? WHERE id = ?",
                 (state, reason, *texts, pair_id),
@@ -426,7 +432,6 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")  # an answer that was paid for survives a power cut
         connection.execute("PRAGMA foreign_keys = ON")
     except sqlite3.DatabaseError as error:
         connection.close()

@@ -23,6 +23,8 @@ _ENGLISH = frozenset(
     )
 )
 
+MAX_ANSWER_LENGTH = 4000  # characters; a model that babbles writes more, which takes the other rules long to read
+
 
 @dataclass(frozen=True)
 class RuleSettings:
@@ -124,6 +126,8 @@ def object_ids(answer: str) -> list[int]:
 
 
 def _placeholders(draft: Draft, context: Context) -> str | None:
+    if len(draft.answer) > MAX_ANSWER_LENGTH:
+        return f"expected an answer of at most {MAX_ANSWER_LENGTH} characters, got {len(draft.answer)}"
     try:
         check_question(draft.question)
         mentions = parse_answer(draft.answer)
