@@ -275,9 +275,9 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 def _normalised(pixels: Tensor) -> Tensor:
-    mean, std = torch.tensor(IMAGE_MEAN), torch.tensor(IMAGE_STD)
-    scaled = pixels.float().mul_(1 / (255 * std)).sub_(mean / std)
-    return scaled.permute(0, 3, 1, 2).contiguous()
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
+    planes = pixels.permute(0, 3, 1, 2).contiguous()  # while a value is one byte, not four
+    return planes.float().mul_(1 / (255 * std)).sub_(mean / std)
 
 
 def _usable_objects(source: Source) -> list[tuple[int, int]]:
@@ -305,13 +305,13 @@ def _points(rng: Rng, mask: Mask) -> tuple[npt.NDArray[np.float32], npt.NDArray[
 
     At least one lies on the mask (label 1); at times the last one lies beside it (label 0).
     """
-    inside, outside = np.flatnonzero(mask), np.flatnonzero(~mask)
+    inside = np.flatnonzero(mask)
     if len(inside) == 0:
         return np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
     chosen = rng.choice(inside, int(rng.integers(1, MAX_POINTS + 1)))
     labels = np.ones(len(chosen), np.int64)
-    if rng.random() < NEGATIVE_SHARE and len(chosen) > 1 and len(outside):
-        chosen[-1], labels[-1] = rng.choice(outside), 0
+    if rng.random() < NEGATIVE_SHARE and len(chosen) > 1 and len(inside) < mask.size:
+        chosen[-1], labels[-1] = rng.choice(np.flatnonzero(~mask)), 0
     xy = np.stack([chosen % mask.shape[1], chosen // mask.shape[1]], axis=1)
     return xy.astype(np.float32), labels
 
