@@ -1,0 +1,131 @@
+"""How fast crops are read: decode, crop, resize, rasterise masks inside the crop.
+
+Measured per step of the work in one process, against masks decoded whole, and through the loader with
+worker processes. `--rate` compares with a model's samples/s (`samples_per_s` of a run's log).
+
+Command: python benchmarks/input_pipeline.py --annotations data/scenes-train/annotations.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measure import finish
+
+from amodal.data.crops import ObjectCrops, Source, StepSampler, limit_threads
+from amodal.data.readers import read_dataset
+from amodal.data.transforms import Augmentation
+from amodal.ops.boxes import crop_window
+from amodal.ops.masks import crop_and_resize, crop_mask
+from amodal.ops.rle import decode_mask, decode_window
+from amodal.training.feeding import loader
+
+
+def main() -> None:
+    """Print the table and the JSON."""
+    options = _arguments()
+    limit_threads()
+    begun = time.perf_counter()
+    dataset = read_dataset(options.format, options.annotations, options.images)
+    crops = ObjectCrops(
+        [Source(dataset)], image_size=options.size, augmentation=Augmentation() if options.augment else None
+    )
+    opened = time.perf_counter() - begun
+    number = 32 if options.quick else options.samples
+    rows: list[dict[str, Any]] = [
+        {"what": name, "workers": 0, "samples_per_s": rate} for name, rate in stages(crops, number).items()
+    ]
+    for workers in options.workers:
+        rate = through_loader(crops, workers, options.batch, max(number // options.batch, 2))
+        rows.append({"what": "loader, whole batches", "workers": workers, "samples_per_s": rate})
+    if options.rate:
+        for row in rows:
+            row["to_model_rate"] = row["samples_per_s"] / options.rate
+    finish("input_pipeline", options, rows, size=options.size, objects=sum(crops.lengths), open_seconds=opened)
+
+
+def stages(crops: ObjectCrops, number: int) -> dict[str, float]:
+    """Samples/s of each step of the work alone, on the same objects."""
+    keys = list(itertools.islice(_keys(crops), number))
+    S = crops.image_size
+    located = [crops._locate(*key[:2]) for key in keys]
+    windows = [crop_window(np.array(t.visible_box_xyxy), i.size, crops.crop_scale) for i, t in located]
+    pictures = [image.load() for image, _ in located[:8]]
+    jobs = list(zip(located, windows, strict=True))
+
+    def rasterise(inside: bool) -> None:
+        for (_, thing), window in jobs:
+            for rle in (thing.visible_rle, thing.amodal_rle):
+                if rle is None:
+                    continue
+                if inside:
+                    x0, y0, x1, y1 = window
+                    crop_mask(decode_window(rle, window), (0, 0, x1 - x0, y1 - y0), S)
+                else:
+                    crop_mask(decode_mask(rle), window, S)
+
+    def resize() -> None:
+        for i in range(number):
+            crop_and_resize(pictures[i % len(pictures)], windows[i % len(pictures)], S)
+
+    return {
+        "read an object's record": _rate(number, lambda: [crops._locate(*key[:2])[1] for key in keys]),
+        "decode the picture": _rate(number, lambda: [image.load() for image, _ in located]),
+        "crop and resize the picture": _rate(number, resize),
+        "masks inside the crop": _rate(number, lambda: rasterise(True)),
+        "masks decoded whole": _rate(number, lambda: rasterise(False)),
+        "whole sample": _rate(number, lambda: [crops[key] for key in keys]),
+    }
+
+
+def through_loader(crops: ObjectCrops, workers: int, batch: int, batches: int) -> float:
+    """Samples/s of collated batches, after the first one of every worker."""
+    warm = max(workers, 1)
+    sampler = StepSampler(crops.lengths, [1.0], batch, 0, 0, batches + warm)
+    found = iter(loader(crops, sampler, workers))
+    for _ in range(warm):
+        next(found)
+    begun = time.perf_counter()
+    count = sum(len(made["pixel_values"]) for made in found)
+    return count / (time.perf_counter() - begun)
+
+
+def _keys(crops: ObjectCrops) -> Any:
+    for batch in StepSampler(crops.lengths, [1.0], 16, 0, 0, sys.maxsize):
+        yield from batch
+
+
+def _rate(number: int, work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return number / (time.perf_counter() - begun)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--annotations", type=Path, required=True)
+    parser.add_argument("--format", default="canonical")
+    parser.add_argument("--images", type=Path)
+    parser.add_argument("--size", type=int, default=512, help="side of the crops")
+    parser.add_argument("--samples", type=int, default=400)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--augment", action="store_true", help="as in training")
+    parser.add_argument("--rate", type=float, help="samples/s of the model, to compare with")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--out", type=Path, help="file for the JSON")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    return options
+
+
+if __name__ == "__main__":
+    main()
