@@ -261,6 +261,9 @@ def _check_out(out: Path | None) -> None:
         return
     if _is_folder(out) and out.exists() and not out.is_dir():
         raise InputError(f"out: expected a folder, got the file {str(out)!r}")
+    above = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.exists())
+    if not above.is_dir() and above != out.absolute():
+        raise InputError(f"out: expected a folder that can be made, got {str(out)!r}, but {str(above)!r} is a file")
     if not _is_folder(out) and out.is_dir():
         raise InputError(f"out: expected a file, got the folder {str(out)!r}")
 

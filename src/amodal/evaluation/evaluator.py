@@ -9,8 +9,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rich.progress import track
-
 from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
 from amodal.evaluation.answers import Predictor
@@ -18,6 +16,7 @@ from amodal.evaluation.asking import Answerer, Asked, Boxes, Kept, LastImage, Lo
 from amodal.evaluation.baselines import DEFAULT_BASELINES, ROWS
 from amodal.evaluation.plan import Plan, boxes_from, lone_row, sam_rows, sizes_of, with_threshold
 from amodal.evaluation.predictions import Prediction, PredictionsWriter, read_by_object
+from amodal.evaluation.progress import bar
 from amodal.evaluation.report import EvaluationReport
 from amodal.evaluation.scoring import Case, Scorer, answer_of, in_jobs, in_processes
 from amodal.evaluation.selection import digest
@@ -215,7 +214,7 @@ def _tally_parts(main: Looked, dataset: AnnotatedDataset, plan: Plan, function: 
     total = Tally(Worst(plan.worst, MAIN))
     parts = in_processes(function, function.parts(main.records), plan.workers)
     count = -(-len(dataset.images) // PART_IMAGES)
-    for part in track(parts, "evaluate", total=count, disable=not plan.progress):
+    for part in bar(parts, plan.progress, count):
         total.merge(part)
     return total
 

@@ -1,0 +1,232 @@
+"""`amodal evaluate` from the command line: what it prints, what it writes, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from amodal.cli.main import main
+from amodal.ops.rle import encode_mask
+from tests.evaluation.world import perfect, shifted, toy, write
+
+PROTOCOLS = ("strict", "c2f", "cumulative", "amodal_ap")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """Arguments that name the truth, and right predictions."""
+    annotations, dataset = toy(tmp_path, 3)
+    return ["evaluate", "--annotations", str(annotations)], perfect(dataset)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main([*arguments, "--json"]) == 0, capsys.readouterr().err
+    content: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return content
+
+
+def refused(capsys: pytest.CaptureFixture[str], folder: Path, *arguments: str) -> str:
+    """The one line of a refusal, after which nothing is written."""
+    capsys.readouterr()
+    before = sorted(folder.rglob("*"))
+    assert main(list(arguments)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1, captured.err
+    assert sorted(folder.rglob("*")) == before
+    return captured.err
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_perfect_predictions_are_perfect_under_every_protocol(
+    world: tuple[list[str], Any], protocol: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "p.json", world[1])
+    report = run(capsys, *world[0], "--predictions", str(path), "--protocol", protocol)
+    assert report["protocol"] == protocol
+    assert report["metrics"]["num_objects"] == 6
+    assert report["metrics"]["num_occluded"] == 3
+    if protocol == "amodal_ap":
+        assert report["metrics"]["amodal"]["AP"] == report["metrics"]["visible"]["AP"] == pytest.approx(1)
+        assert report["intervals"]["amodal"]["AP"] == pytest.approx([1, 1])
+    else:
+        assert report["metrics"]["mIoU_full"] == 1
+        assert report["metrics"]["mIoU_occ"] == pytest.approx(1, abs=1e-6)
+        assert report["intervals"]["mIoU_full"] == pytest.approx([1, 1])
+        assert set(report["baselines"]) == {"true_visible", "filled_box", "hull_true_visible", "hull_own_visible"}
+    assert [row["num_objects"] for row in report["by_occlusion"]] == [3, 0, 3, 0, 0, 0]
+    assert [row["name"] for row in report["by_category"]] == ["red", "green"]
+    assert len(report["options"]["objects_sha256"]) == 64
+    assert report["version"]
+
+
+def test_the_folder_holds_report_table_plot_and_pictures(
+    world: tuple[list[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = write(tmp_path / "p.json", world[1]), tmp_path / "out"
+    assert main([*world[0], "--predictions", str(path), "--out", str(out), "--worst", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "mIoU_full" in printed and "by hidden share" in printed and "convex hull" in printed
+    assert sorted(p.name for p in out.iterdir()) == ["plot.png", "report.json", "table.txt", "worst"]
+    assert len(list((out / "worst").iterdir())) == 2
+    assert np.asarray(Image.open(out / "plot.png")).std() > 5
+    assert "strict: 6 objects, 3 occluded" in (out / "table.txt").read_text()
+    assert json.loads((out / "report.json").read_text())["metrics"]["mIoU_full"] == 1
+    alone = tmp_path / "alone.json"
+    assert main([*world[0], "--predictions", str(path), "--out", str(alone)]) == 0
+    assert json.loads(alone.read_text())["protocol"] == "strict"
+
+
+def test_the_bundled_model_and_the_file_it_leaves(
+    world: tuple[list[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved, out = tmp_path / "saved.json", tmp_path / "out"
+    report = run(capsys, *world[0], "--save-predictions", str(saved), "--out", str(out))
+    assert report["options"]["model"] == "plug-tiny"
+    assert report["options"]["threshold"] == 0.3
+    assert report["options"]["box_source"] == "gt_visible"
+    assert report["options"]["union_visible"] is True
+    assert not (out / "answers.partial.jsonl").exists()
+    again = run(capsys, *world[0], "--predictions", str(saved))
+    assert again["metrics"] == report["metrics"]
+    apart = run(capsys, *world[0], "--no-union-visible", "--no-baselines", "--max-objects", "2")
+    assert apart["options"]["union_visible"] is False
+    assert apart["baselines"] == {}
+    assert apart["options"]["objects"] == "the first 2 of all annotated objects"
+
+
+def test_average_precision_of_a_model_with_boxes_of_a_file(
+    world: tuple[list[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    boxes = [{"image_id": 1, "category_id": 2, "score": 0.7, "bbox": [16, 18, 24, 24]}]
+    path, saved = write(tmp_path / "b.json", boxes), tmp_path / "saved.json"
+    common = [*world[0], "--protocol", "amodal_ap", "--resamples", "0"]
+    report = run(capsys, *common, "--box-source", f"predicted:{path}", "--save-predictions", str(saved))
+    assert report["metrics"]["num_detections"] == 1
+    assert report["intervals"] == {}
+    assert json.loads(saved.read_text())[0]["score"] == 0.7
+    assert run(capsys, *common, "--predictions", str(saved))["metrics"] == report["metrics"]
+    truth = run(capsys, *common, "--box-source", "gt_amodal")
+    assert truth["metrics"]["num_detections"] == 6
+    assert truth["options"]["box_source"] == "gt_amodal"
+
+
+def test_spilled_truth_is_scored_and_warned_about_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    annotations, dataset = toy(tmp_path, 2)
+    content = json.loads(annotations.read_text())
+    small = np.zeros((64, 64), bool)
+    small[8:12, 8:12] = True
+    content["annotations"][1]["segmentation"] = encode_mask(small)
+    path = write(tmp_path / "p.json", perfect(dataset))
+    write(annotations, content)
+    assert main(["evaluate", "--annotations", str(annotations), "--predictions", str(path), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "amodal: warning: 1 true visible masks reach outside their amodal mask\n"
+    assert json.loads(captured.out)["options"]["num_visible_outside_amodal"] == 1
+
+
+def test_a_row_of_the_registry_in_the_place_of_a_model(
+    world: tuple[list[str], Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = run(capsys, *world[0], "--model", "filled_box", "--baseline", "true_visible")
+    assert report["options"]["model"] == "filled_box"
+    assert list(report["baselines"]) == ["true_visible"]
+    assert report["metrics"]["mIoU_full"] == 1  # the objects of this world are squares
+
+
+def test_reports_side_by_side(world: tuple[list[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    right = write(tmp_path / "right.json", world[1])
+    moved = [r | {"segmentation": shifted(r["segmentation"], 6)} for r in world[1]]
+    wrong = write(tmp_path / "wrong.json", moved)
+    (tmp_path / "list.txt").write_text("1_1\n1_2\n")
+    reports = {}
+    for name, extra in {
+        "a": ["--predictions", str(right)],
+        "b": ["--predictions", str(wrong)],
+        "c2f": ["--predictions", str(wrong), "--protocol", "c2f"],
+        "listed": ["--predictions", str(wrong), "--objects", str(tmp_path / "list.txt")],
+        "boxes": ["--predictions", str(wrong), "--box-source", "gt_amodal"],
+        "half": ["--predictions", str(wrong), "--threshold", "0.5"],
+        "united": ["--predictions", str(wrong), "--union-visible"],
+    }.items():
+        reports[name] = str(tmp_path / f"{name}.report.json")
+        run(capsys, *world[0], *extra, "--out", reports[name])
+    compared = run(capsys, "evaluate", "compare", reports["a"], reports["b"])
+    overall = {row["figure"]: row for row in compared["rows"] if row["objects"] == "all"}
+    assert overall["mIoU_full"]["first"] == 1
+    assert overall["mIoU_full"]["difference"] == pytest.approx(18 / 30 - 1)
+    assert main(["evaluate", "compare", reports["a"], reports["b"]]) == 0
+    assert "-0.4000" in capsys.readouterr().out
+    for other, message in {
+        "c2f": "expected one protocol, got 'strict' and 'c2f'",
+        "listed": "got 6 (all annotated objects) and 2 (an explicit list of 2), not the same ones",
+        "boxes": "expected the same box_source in both reports, got None and 'gt_amodal'",
+        "half": "expected the same threshold in both reports, got None and 0.5",
+        "united": "expected the same union_visible in both reports, got False and True",
+    }.items():
+        assert message in refused(capsys, tmp_path, "evaluate", "compare", reports["a"], reports[other])
+    allowed = run(capsys, "evaluate", "compare", reports["a"], reports["half"], "--allow", "threshold")
+    assert allowed["different_options"] == {"threshold": [None, 0.5]}
+    broken = write(tmp_path / "broken.json", {"protocol": "strict"})
+    assert "expected a report of" in refused(capsys, tmp_path, "evaluate", "compare", reports["a"], str(broken))
+    assert "expected a report of" in refused(capsys, tmp_path, "evaluate", "compare", reports["a"], "none.json")
+    assert "allow: expected one of" in refused(
+        capsys, tmp_path, "evaluate", "compare", reports["a"], reports["b"], "--allow", "protocol"
+    )
+    nameless = json.loads(Path(reports["a"]).read_text())
+    del nameless["options"]["objects_sha256"]
+    old = write(tmp_path / "old.json", nameless)
+    assert "name their objects" in refused(capsys, tmp_path, "evaluate", "compare", reports["a"], str(old))
+
+
+def test_mistakes_are_one_line_and_write_nothing(
+    world: tuple[list[str], list[dict[str, Any]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = str(write(tmp_path / "good.json", world[1]))
+    (tmp_path / "broken.json").write_text("[{")
+    huge = write(tmp_path / "huge.json", [world[1][0] | {"segmentation": {"size": [64, 64], "counts": "0" * 10**6}}])
+    nan = write(tmp_path / "nan.json", [world[1][0] | {"segmentation": [[0, 0, float("nan"), 5, 9, 9]]}])
+    out = ["--out", str(tmp_path / "out")]
+    start = [*world[0], *out]
+    for arguments, message in (
+        (["evaluate", "--predictions", good], "annotations: expected --annotations FILE, got none"),
+        ([*start, "--predictions", str(tmp_path / "broken.json")], "expected JSON"),
+        ([*start, "--predictions", str(tmp_path / "none.json")], "predictions: expected a file"),
+        ([*start, "--predictions", str(huge)], "record 0: segmentation: expected at most"),
+        ([*start, "--predictions", str(nan)], "record 0: segmentation: expected finite coordinates"),
+        ([*start, "--predictions", good, "--model", "plug-tiny"], "expected --model or --predictions, got both"),
+        ([*start, "--predictions", good, "--protocol", "mean"], "protocol: expected one of strict, c2f, cumulative"),
+        ([*start, "--predictions", good, "--format", "coco2"], "format: expected one of"),
+        ([*start, "--predictions", good, "--baseline", "best"], "baseline: expected one of"),
+        ([*start, "--predictions", good, "--box-source", "mine"], "box source: expected gt_visible"),
+        ([*start, "--box-source", f"predicted:{tmp_path / 'none.json'}"], "boxes: expected a file"),
+        ([*start, "--predictions", good, "--objects", str(tmp_path / "no.txt")], "objects: expected a text file"),
+        ([*start, "--model", "hull_own_visible"], "expected a row that stands alone"),
+        ([*start, "--threshold", "2"], "threshold: expected a number in (0, 1), got 2"),
+        ([*start, "--protocol", "amodal_ap", "--max-objects", "2"], "max_objects: expected none with amodal_ap"),
+        ([*start, "--protocol", "amodal_ap", "--model", "filled_box"], "expected a model with amodal_ap"),
+        ([*world[0], "--predictions", good, "--out", good + "/x"], "out: expected a folder that can be made"),
+        ([*start, "--predictions", good, "--save-predictions", str(tmp_path)], "expected a file, got the folder"),
+        ([*start, "--predictions", good, "--workers", "0"], "workers"),
+    ):
+        assert message in refused(capsys, tmp_path, *arguments), arguments
+    scoreless = write(tmp_path / "s.json", [{k: v for k, v in world[1][0].items() if k != "score"}])
+    assert "record 0: expected a score for amodal_ap" in refused(
+        capsys, tmp_path, *start, "--protocol", "amodal_ap", "--predictions", str(scoreless)
+    )
+
+
+def test_an_image_that_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    annotations, _ = toy(tmp_path, 2)
+    for image in (annotations.parent / "images").iterdir():
+        image.unlink()
+    arguments = ["evaluate", "--annotations", str(annotations), "--out", str(tmp_path / "out")]
+    assert "image: expected a file" in refused(capsys, tmp_path, *arguments, "--json")
