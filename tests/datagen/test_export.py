@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import cv2
@@ -192,6 +193,13 @@ def test_what_cannot_be_exported(finished: Manifest, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="which holds something"):
         export(finished, "muse", tmp_path / "full")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full"], "nothing half written"
+
+
+def test_a_missing_package_is_named(finished: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match=r"expected the package `datasets`; pip install amodal\[reasonseg\]"):
+        export(finished, "parquet", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_pair_without_its_objects_stops_the_export(tmp_path: Path, scenes: Path) -> None:

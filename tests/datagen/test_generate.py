@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -313,6 +314,12 @@ def test_settings(settings: dict[str, object], message: str) -> None:
     values = {"model": "toy", "base_url": "http://127.0.0.1:1/v1", **settings}
     with pytest.raises(InputError, match=message):
         OpenAIBackend(Endpoint(**values))  # type: ignore[arg-type]
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(InputError, match=r"expected the package `openai`; pip install amodal\[reasonseg\]"):
+        OpenAIBackend(Endpoint("toy", "http://127.0.0.1:1/v1"))
 
 
 def test_bad_paces_and_limits(toy_work: Works) -> None:
