@@ -145,6 +145,16 @@ def test_processes_share_a_batch() -> None:
     assert sorted(parts[0] + parts[1]) == sorted(whole)
 
 
+def test_two_processes_draw_what_one_with_twice_the_accumulation_draws() -> None:
+    one = StepSampler([50, 20], [1.0, 1.0], 4, 3, 0, 2, accumulation=6)
+    two = [StepSampler([50, 20], [1.0, 1.0], 8, 3, 0, 2, accumulation=3, part=p, parts=2) for p in (0, 1)]
+    for step in (0, 1):
+        for batch in range(6):
+            assert one.keys(step, batch) == two[batch % 2].keys(step, batch // 2)
+    assert list(one) == [one.keys(step, batch) for step in (0, 1) for batch in range(6)]
+    assert len(one) == 12
+
+
 def test_weights_are_shares_of_the_batches() -> None:
     keys = [key for batch in StepSampler([10, 1000, 0], [3.0, 1.0, 5.0], 50, 0, 0, 40) for key in batch]
     share = np.mean([source == 0 for source, _, _ in keys])
@@ -152,6 +162,14 @@ def test_weights_are_shares_of_the_batches() -> None:
     assert all(position < [10, 1000][source] for source, position, _ in keys)
     with pytest.raises(InputError, match="weight: expected a source with objects and a weight above 0"):
         StepSampler([3, 0], [0.0, 1.0], 2, 0, 0, 1)
+
+
+def test_a_key_says_which_object_it_names(toy: AnnotatedDataset) -> None:
+    dataset = crops(toy)
+    image = toy.images[1]
+    found = dataset.describe((0, 3, (0,)))
+    expected = {"source": 0, "image_id": image.id, "annotation_id": image.objects[1].id, "file": str(image.path)}
+    assert found == expected
 
 
 def test_evaluation_keys_are_a_fixed_choice_without_repeats(toy: AnnotatedDataset) -> None:

@@ -1,0 +1,75 @@
+"""The ablation runs from one command, goes on where it was, and judges by numbers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from ablation_report import CLAIMS, PAPER, differences, markdown, verdict  # noqa: E402
+
+from tests.training.tiny import tiny_recipe  # noqa: E402
+
+
+def result(row: str, seed: int, full: float, occ: float) -> dict[str, Any]:
+    return {"row": row, "seed": seed, "scores": {"toy": {"mIoU_full": full, "mIoU_occ": occ}}, "curve": []}
+
+
+def test_a_claim_holds_only_beyond_its_spread() -> None:
+    results = [result("ft", s, 0.60 + 0.01 * s, 0.30) for s in range(3)]
+    results += [result("pt", s, 0.64 + 0.01 * s, 0.30 + (0.02, -0.03, 0.02)[s]) for s in range(3)]
+    full, occ = verdict("x", "ft", "pt", results)["cells"]
+    assert full["mean"] == pytest.approx(4.0)
+    assert (full["says"], occ["says"]) == ("holds", "open")
+    assert verdict("x", "pt", "ft", results)["cells"][0]["says"] == "fails"
+    noisy = [result("a", s, 0.5, 0.5) for s in range(3)] + [
+        result("b", s, 0.5 + 0.001 * (s + 1) ** 3, 0.5) for s in range(3)
+    ]
+    assert verdict("x", "a", "b", noisy)["cells"][0]["says"] == "open"  # all seeds rise, but far apart
+
+
+def test_one_seed_proves_nothing_and_sam_stands_against_all() -> None:
+    assert (
+        verdict("x", "ft", "pt", [result("ft", 0, 0.1, 0.1), result("pt", 0, 0.9, 0.9)])["cells"][0]["says"] == "open"
+    )
+    results = [result("sam", 0, 0.5, 0.5), *(result("ft", s, 0.6 + 0.1 * s, 0.5) for s in range(2))]
+    assert differences(results, "sam", "ft", "toy", "mIoU_full") == pytest.approx([10.0, 20.0])
+
+
+def test_the_page_says_when_it_is_unfinished() -> None:
+    rows = [{"name": name, "label": name} for name in PAPER]
+    facts = {"rows": rows, "steps": 1, "seeds": 3, "batch_size": 1, "learning_rate": 1e-4, "test_objects": 5}
+    facts |= {"command": "python x", "point_loss": None}
+    results = [result("ft", 0, 0.5, 0.25), result("ft", 1, 0.7, 0.25)]
+    page = markdown(facts, results, [verdict(*claim, results) for claim in CLAIMS])
+    assert "**Unfinished: 2 of 22 runs.**" in page
+    assert "| ft | 60.0 ± 14.1 | 25.0 ± 0.0 | 82.47 / 50.1 | 80.16 / 27.07 |" in page
+    assert "Not measured yet." in page
+
+
+@pytest.mark.slow
+def test_it_runs_and_goes_on(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, "plug", steps=2)
+    file = tmp_path / "recipe.yaml"
+    file.write_text(recipe.model_dump_json())
+    toy = tmp_path / "toy" / "annotations.json"
+    command = [sys.executable, "benchmarks/ablation.py", "--steps", "2", "--seeds", "2", "--batch-size", "2"]
+    command += ["--workers", "0", "--validation-objects", "4", "--test-objects", "4", "--timed-steps", "1"]
+    command += ["--recipe", str(file), "--runs", str(tmp_path / "runs"), "--out", str(tmp_path), "--test", f"toy={toy}"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    page = (tmp_path / "ablation.md").read_text()
+    assert "Unfinished" not in page and "s a step with it" in page
+    assert (tmp_path / "ablation.png").is_file()
+    done = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*/result.json")}
+    assert len(done) == 15  # SAM once, seven rows with two seeds
+    next(iter(done)).unlink()
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    again = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*/result.json")}
+    assert again.keys() == done.keys()
+    assert sum(again[p] != done[p] for p in done) == 1
