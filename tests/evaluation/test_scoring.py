@@ -32,6 +32,18 @@ def test_several_processes_say_the_same_as_one(tmp_path: Path) -> None:
     assert len({r["mIoU_full"] for r in one.baselines.values()}) > 2
 
 
+def test_parts_add_up_to_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in what a tie of the worst objects is broken by: the place in the file."""
+    _, dataset = toy(tmp_path, 5)
+    records = perfect(dataset)
+    records[4]["segmentation"] = shifted(records[4]["segmentation"], 2)
+    path = write(tmp_path / "p.json", records[1:])
+    whole = evaluate_predictions(path, dataset, Plan(progress=False, worst=6))
+    assert [line["annotation_id"] for line in whole.worst] == [1, 5, 2, 3, 4, 6]
+    monkeypatch.setattr("amodal.evaluation.tally.PART_IMAGES", 1)
+    assert evaluate_predictions(path, dataset, Plan(progress=False, worst=6)).to_json() == whole.to_json()
+
+
 def test_small_sets_start_no_processes() -> None:
     assert pick_workers(POOL_FROM - 1, 1) == 1
     assert pick_workers(POOL_FROM // 5 + 1, 5) >= 1
