@@ -144,6 +144,9 @@ def serving(**settings: Any) -> Iterator[Endpoint]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
+            if len(body) < int(self.headers["Content-Length"]):  # the client was killed while it sent
+                self.close_connection = True
+                return
             request = Request(self.headers.get("Idempotency-Key", ""), json.loads(body), time.monotonic())
             with endpoint._lock:
                 endpoint.requests.append(request)
@@ -198,6 +201,9 @@ def serving(**settings: Any) -> Iterator[Endpoint]:
     class Server(ThreadingHTTPServer):
         daemon_threads = True
         request_queue_size = 64
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """Killed clients leave broken connections."""
 
     server = Server(("127.0.0.1", 0), Handler)
     endpoint.url = f"http://127.0.0.1:{server.server_port}/v1"

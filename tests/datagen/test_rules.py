@@ -187,6 +187,7 @@ def test_every_rule_has_a_pair_that_breaks_it() -> None:
 
 def test_names_and_plurals() -> None:
     assert named_in("two wine glasses", naming_words("wine glass")) == "wine glasses"
+    assert named_in("a wine glass", naming_words("Wine_Glass")) == "wine glass"
     assert named_in("a glass", naming_words("wine glass")) == "glass"
     assert named_in("my dog", naming_words("hot dog")) is None
     assert named_in("some people here", naming_words("person")) == "people"

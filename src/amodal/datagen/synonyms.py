@@ -115,7 +115,8 @@ def naming_words(category: str, more: Mapping[str, tuple[str, ...]] | None = Non
         category: its name.
         more: further synonyms by category.
     """
-    return _naming_words(category.lower().strip(), (more or {}).get(category.lower().strip(), ()))
+    name = category.lower().replace("_", " ").strip()
+    return _naming_words(name, (more or {}).get(name, ()))
 
 
 def named_in(text: str, names: frozenset[tuple[str, ...]]) -> str | None:

@@ -21,7 +21,7 @@ from amodal.datagen.prompt import to_response
 from amodal.datagen.records import Draft
 from amodal.datagen.rules import Context, check_duplicate, check_pair, object_ids
 from amodal.datagen.template_facts import Facts
-from amodal.datagen.template_forms import all_questions
+from amodal.datagen.template_forms import all_questions, fillers
 
 SCENE_SHARE = 0.4  # of the pairs of a procedural scene, from its own questions
 SCENE_DRAWS = 4  # times about ten scene questions are drawn, as most name what they ask for
@@ -54,13 +54,15 @@ class TemplateBackend:
         """At most `task.count` pairs that keep to the rules; fewer where the picture gives no more."""
         rng = random.Random(f"{self._seed} {task.image.id} {task.round}")
         context = Context(task.image, task.categories)
-        general = list(all_questions(Facts(task.image, task.categories), rng))
+        facts = Facts(task.image, task.categories)
+        rest = fillers(facts, rng)
+        general = [*all_questions(facts, rng), *rest[:1]]
         rng.shuffle(general)
-        general.sort(key=lambda draft: len(object_ids(draft.answer)) < 2)  # several objects an answer come first
+        general = _mixed(general)
         scene = self._scene_questions(task)
         kept: list[Draft] = []
         taken = [Draft(question, "") for question in (*task.kept, *(one.question for one in task.rejected))]
-        for limit, drafts in ((round(task.count * SCENE_SHARE), scene), (task.count, chain(general, scene))):
+        for limit, drafts in ((round(task.count * SCENE_SHARE), scene), (task.count, chain(general, scene, rest[1:]))):
             for draft in drafts:
                 if len(kept) >= limit:
                     break
@@ -81,3 +83,14 @@ class TemplateBackend:
                 first = conversation[0]  # later turns lean on it
                 if "{seg:" in first.answer:
                     yield Draft(first.question, first.answer)
+
+
+def _mixed(drafts: list[Draft]) -> list[Draft]:
+    """Two answers that mention several objects for each that mentions one, as long as there are both."""
+    several = [draft for draft in drafts if len(object_ids(draft.answer)) > 1]
+    single = [draft for draft in drafts if len(object_ids(draft.answer)) <= 1]
+    mixed = list[Draft]()
+    while several or single:
+        mixed += several[:2] + single[:1]
+        several, single = several[2:], single[1:]
+    return mixed

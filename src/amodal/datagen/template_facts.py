@@ -26,7 +26,9 @@ class Facts:
         self.things = list(image.objects)
         self._by_id = {thing.id: thing for thing in self.things}
         self._behind = hides(image)
-        self._kinds = {thing.id: categories.get(thing.category_id, "object").strip() for thing in self.things}
+        self._kinds = {
+            thing.id: categories.get(thing.category_id, "object").replace("_", " ").strip() for thing in self.things
+        }
         self._names = self._distinct_names()
         self._pixels: dict[int, npt.NDArray[np.intp]] = {}
 

@@ -29,7 +29,7 @@ def all_questions(facts: Facts, rng: random.Random) -> Iterator[Draft]:
         _sizes,
         _pairs_of_things,
         _places,
-        _counts,
+        _nearest,
     ):
         yield from form(facts, rng)
 
@@ -261,14 +261,15 @@ def _places(facts: Facts, rng: random.Random) -> Iterator[Draft]:
                          f"At the two ends are {facts.mentions([things[0], things[-1]])}.")  # fmt: skip
 
 
-def _counts(facts: Facts, rng: random.Random) -> Iterator[Draft]:
-    """Questions that every picture answers."""
-    listed = sorted(facts.things, key=area, reverse=True)[:MAX_LISTED]
-    everything = len(facts.things) == len(listed)
-    if everything:
-        answer = f"There is {facts.mentions(listed)}."
-        for question in _EVERYTHING:
-            yield _draft(question, answer)
+def fillers(facts: Facts, rng: random.Random) -> list[Draft]:
+    """Questions answered by all there is, for pictures that give little else; none where that is too much."""
+    if len(facts.things) > MAX_LISTED:
+        return []
+    answer = f"There is {facts.mentions(facts.things)}."
+    return [_draft(question, answer) for question in rng.sample(_EVERYTHING, len(_EVERYTHING))]
+
+
+def _nearest(facts: Facts, rng: random.Random) -> Iterator[Draft]:
     for question, x, y in _NEAREST:
         first, *others = sorted(facts.things, key=lambda thing: facts.distance(thing, x, y))
         if others and facts.distance(others[0], x, y) - facts.distance(first, x, y) < CLEAR_PIXELS:
