@@ -57,9 +57,9 @@ class TinyMllmSizes(BaseModel):
 def new_tiny_mllm(sizes: TinyMllmSizes, texts: Iterable[str], seed: int = 0, processor: Any = None) -> LoadedMllm:
     """A small LLaVA with random weights that can be trained from scratch, and its processor.
 
-    Differs from transformers' initialisation in the projector, whose outputs start at the scale
-    of the token embeddings, and reads the tower's last layer: there is no pretrained one to stop
-    short of.
+    Differs from transformers' initialisation, which is made to be overwritten: linear layers of
+    tower and projector are truncated normals of 0.02, positions of the tower start as sines along
+    both axes, and the tower's last layer is read (no pretrained one asks to stop short of it).
 
     Args:
         sizes: of tower, language model and vocabulary.
@@ -78,9 +78,22 @@ def new_tiny_mllm(sizes: TinyMllmSizes, texts: Iterable[str], seed: int = 0, pro
             nn.init.trunc_normal_(module.weight, std=_STD)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    with torch.no_grad():
+        positions = next(m for name, m in tower.named_modules() if name.endswith("position_embedding"))
+        positions.weight[1:] = _sines(sizes.vision_image_size // sizes.vision_patch_size, sizes.vision_hidden_size)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return LoadedMllm(model, processor, None, None, None)
+
+
+def _sines(cells: int, width: int) -> torch.Tensor:
+    """(cells * cells, width) sines and cosines of column and row, about as strong as the patches are."""
+    quarter = -(-width // 4)
+    rates = torch.pi * torch.logspace(0, 1, quarter, base=max(cells / 4, 2)) / cells
+    angles = torch.arange(cells)[:, None] * rates  # (cells, quarter)
+    one = torch.cat([angles.sin(), angles.cos()], dim=1)
+    rows, columns = one[:, None].expand(-1, cells, -1), one[None].expand(cells, -1, -1)
+    return 0.2 * torch.cat([columns, rows], dim=-1).flatten(0, 1)[:, :width]
 
 
 def tiny_llava_config(sizes: TinyMllmSizes, vocabulary: int, tokenizer: Any = None) -> LlavaConfig:
