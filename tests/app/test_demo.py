@@ -22,6 +22,7 @@ from amodal.inference.exports import FORMATS
 from amodal.inference.find import ObjectFinder
 from amodal.inference.scene import Scene, SceneObject
 from amodal.inference.segmenter import AmodalSegmenter
+from amodal.models.aura.prompts import TextPart
 
 
 class Assistant:
@@ -35,7 +36,8 @@ class Assistant:
         self.turn += 1
         full = np.ones(self.pixels.shape[:2], bool)
         scene = Scene([SceneObject.from_masks(full, full, phrase="it")], full.shape, self.pixels)
-        return SimpleNamespace(text=f"Turn {self.turn}: it [0] <b>&", scene=scene)
+        parts = (TextPart(f"Turn {self.turn}: "), TextPart("it", (0,)), TextPart(" <b>&"))
+        return SimpleNamespace(text="".join(part.text for part in parts), scene=scene, parts=parts)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +92,8 @@ def test_a_conversation_goes_on(client: TestClient) -> None:
     key = uploaded(client)
     for turn in (1, 2):
         reply = client.post(f"/demo/pictures/{key}/ask", json={"question": "what?"}).json()
-        assert reply["answer"].startswith(f"Turn {turn}:") and reply["objects"][0]["phrase"] == "it"
+        assert reply["answer"] == f"Turn {turn}: it <b>&" and reply["objects"][0]["phrase"] == "it"
+        assert reply["parts"][1] == {"text": "it", "objects": [0]}
         assert reply["objects"][0]["colour"].startswith("#")
     assert post_image(client, "/api/ask", question="what?").json()["answer"].startswith("Turn 1")
     refused = client.post(f"/demo/pictures/{key}/ask", json={"question": " "})

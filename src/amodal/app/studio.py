@@ -70,6 +70,8 @@ class Studio:
     def ask(self, picture: Picture, question: str) -> dict[str, Any]:
         """Answer about a picture; the conversation goes on from question to question.
 
+        `parts` are the answer in pieces, each with the numbers of the objects it names.
+
         Raises:
             InputError: no assistant, or an empty or over-long question.
         """
@@ -81,7 +83,8 @@ class Studio:
             picture.chat = self.assistant.chat(picture.pixels)
         reply = picture.chat.ask(question)
         picture.scene = reply.scene
-        return {"answer": reply.text, **describe(reply.scene)}
+        parts = [{"text": part.text, "objects": list(part.objects)} for part in reply.parts]
+        return {"answer": reply.text, "parts": parts, **describe(reply.scene)}
 
 
 def describe(scene: Scene) -> dict[str, Any]:

@@ -230,17 +230,18 @@ async function ask(event) {
   $("question").focus();
 }
 
-/** The answer with `[0]`, `[1]`, ... in the colours of the masks. */
+/** The answer; words that name objects are marked in the colours of their masks. */
 function answer(reply) {
   const line = element("p", "it");
-  for (const part of reply.answer.split(/(\[\d+\])/)) {
-    const number = /^\[(\d+)\]$/.exec(part);
-    const thing = number && reply.objects[Number(number[1])];
-    if (thing) {
-      const mark = element("span", "mark", number[1]);
-      mark.style.background = thing.colour;
-      line.append(mark);
-    } else line.append(part);
+  for (const part of reply.parts) {
+    const [first] = part.objects;
+    if (first === undefined) {
+      line.append(part.text);
+      continue;
+    }
+    const mark = element("span", "mark", `${part.text} ${part.objects.join(", ")}`);
+    mark.style.background = reply.objects[first].colour;
+    line.append(mark);
   }
   return line;
 }
