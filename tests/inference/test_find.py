@@ -169,6 +169,7 @@ def test_a_video_written_is_a_video_read(tmp_path: Path) -> None:
 
 def test_a_video_cut_short_is_not_left_behind(tmp_path: Path) -> None:
     pytest.importorskip("av")
+
     def write() -> None:
         with VideoWriter(tmp_path / "film.mp4", Fraction(5)) as video:
             video.add(np.zeros((16, 16, 3), np.uint8))
