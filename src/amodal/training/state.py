@@ -20,8 +20,11 @@ from amodal.errors import InputError
 
 def whole(tensor: Tensor) -> Tensor:
     """A copy of the whole tensor on the CPU; every process must call this."""
-    full = tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
-    return full.cpu().clone().contiguous()
+    full: Any = tensor.detach()
+    if isinstance(tensor, DTensor):
+        full = full.full_tensor()
+    whole_copy: Tensor = full.cpu().clone().contiguous()
+    return whole_copy
 
 
 def assign(target: Tensor, value: Tensor) -> None:
