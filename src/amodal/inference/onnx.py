@@ -53,13 +53,17 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
+    """One image a box: the exporter loses the repetition inside transformers' decoder for free B and P."""
+
     def __init__(self, model: PlugModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, pixel_values: Tensor, visible: Tensor, amodal: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
-        output = self.model.predict(pixel_values, visible, amodal, boxes)
-        return tuple(output[name] for name in output_names(self.model.config))
+        B, P = boxes.shape[:2]
+        maps = [x[:, None].expand(-1, P, -1, -1, -1).flatten(0, 1) for x in (pixel_values, visible, amodal)]
+        output = self.model.predict(*maps, boxes.flatten(0, 1)[:, None])
+        return tuple(output[name].flatten(0, 1).unflatten(0, (B, P)) for name in output_names(self.model.config))
 
 
 def output_names(config: PlugConfig) -> list[str]:

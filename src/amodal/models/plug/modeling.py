@@ -171,7 +171,7 @@ class PlugModel(PreTrainedModel):
         embeddings = encoder.neck(x)
         if self.config.num_branches == 1:
             return embeddings, embeddings
-        visible, amodal = embeddings.chunk(2)
+        visible, amodal = embeddings.unflatten(0, (2, -1))  # branch-major
         return visible, amodal
 
     def decode(self, decoder: SamMaskDecoder, embeddings: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -264,7 +264,7 @@ class PlugModel(PreTrainedModel):
         """
         if not (self.vision_encoder.gradient_checkpointing and self.training):
             return function(*inputs)
-        return checkpoint(function, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
+        return checkpoint(function, *inputs, use_reentrant=False)
 
     def _uncertainty(self, logits: Tensor) -> Tensor:
         return uncertainty_map(logits.float().sigmoid(), self.config.epsilon)

@@ -1,0 +1,100 @@
+"""ONNX files answer as torch does, and the segmenter runs on them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from amodal import AmodalSegmenter
+from amodal.cli.main import main
+from amodal.errors import InputError
+from amodal.inference import onnx as module
+from amodal.inference.onnx import DECODER, ENCODER, OnnxPlug, export_onnx, is_export
+from amodal.models.plug import PlugConfig, PlugModel
+from tests.models.conftest import small_sam_config
+
+
+def small_model(**settings: object) -> PlugModel:
+    config = PlugConfig(image_size=64, lora_rank=2, refine_channels=8, num_points=16, **settings)  # type: ignore[arg-type]
+    torch.manual_seed(3)
+    model = PlugModel.from_base(small_sam_config(), config)  # windows of 3 on a grid of 8: tokens are missing
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1 and "shared" not in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{}, {"visible_branch": False, "refine": False, "parallel_lora": False}])
+def test_export_and_segment(settings: dict[str, object], tmp_path: Path) -> None:
+    model = small_model(**settings)
+    done = export_onnx(model, tmp_path / "onnx")
+    assert sorted(p.name for p in done.folder.iterdir()) == ["config.json", DECODER, ENCODER]
+    assert done.encoder_difference < 1e-4 and done.decoder_difference < 1e-3
+    image = np.random.default_rng(0).integers(0, 255, (70, 90, 3), dtype=np.uint8)
+    boxes = [[5, 5, 40, 60], [50, 10, 85, 69], [0, 0, 90, 70]]
+    for mode in ("crop", "image"):
+        ours = AmodalSegmenter(model, mode=mode)(image, boxes, threshold=0.5).objects
+        theirs = AmodalSegmenter.from_pretrained(done.folder, mode=mode)(image, boxes, threshold=0.5).objects
+        for one, other in zip(ours, theirs, strict=True):
+            assert (one.amodal_mask != other.amodal_mask).mean() < 1e-3  # rounding at the threshold
+            assert (one.visible_mask != other.visible_mask).mean() < 1e-3
+            assert one.score == pytest.approx(other.score, abs=1e-4)
+    with pytest.raises(InputError, match="picture_size: expected 64, the size this ONNX model was made for, got 128"):
+        AmodalSegmenter.from_pretrained(done.folder, mode="image", picture_size=128)
+
+
+@pytest.mark.slow
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small_model().save_pretrained(tmp_path / "plug", merged=True)
+    assert main(["export", "onnx", str(tmp_path / "plug"), "--out", str(tmp_path / "onnx"), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert printed["folder"] == str(tmp_path / "onnx") and printed["decoder_difference"] < 1e-3
+    assert is_export(tmp_path / "onnx")
+
+
+def test_answers_that_differ_are_refused_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Wrong(torch.nn.Module):
+        def __init__(self, folder: Path) -> None:
+            super().__init__()
+
+        def encode(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            visible, amodal = model.encode(pixels)
+            return visible, amodal + 1
+
+        def predict(self, *inputs: torch.Tensor) -> object:
+            return model.predict(*inputs)
+
+    model = small_model()
+    monkeypatch.setattr(module, "_write", lambda model, folder: None)
+    monkeypatch.setattr(module, "OnnxPlug", Wrong)
+    with pytest.raises(InputError, match="onnx: expected answers within 0.001 of torch's, got 1 away"):
+        export_onnx(model, tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()
+
+
+def test_damaged_and_missing_files_are_refused(tmp_path: Path) -> None:
+    PlugConfig().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="expected a readable encoder.onnx"):
+        OnnxPlug(tmp_path)
+    (tmp_path / ENCODER).write_bytes(b"not a model")
+    with pytest.raises(InputError, match="expected a readable encoder.onnx"):
+        OnnxPlug(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="out: expected a folder, got the file"):
+        export_onnx(small_model(), tmp_path / "file")
+
+
+def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(module, "import_module", missing)
+    with pytest.raises(InputError, match=r"expected onnx to be installed \(pip install 'amodal\[onnx\]'\), got none"):
+        export_onnx(small_model(), tmp_path / "onnx")
