@@ -1,0 +1,66 @@
+"""`amodal bench` runs scripts in processes of their own and keeps JSON, table and plot of each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from amodal.cli.bench import find_scripts, table
+from amodal.cli.main import main
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SCRIPT = """
+from measure import arguments, finish
+
+options = arguments("A benchmark of nothing.")
+rows = [{"kind": kind, "size": size, "seconds": size / 2} for kind in "ab" for size in (1, 2)]
+finish("nothing", options, rows, {"x": "size", "y": "seconds", "series": SERIES})
+"""
+
+
+@pytest.fixture(params=["'kind'", "None"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    (scripts / "measure.py").write_text((BENCHMARKS / "measure.py").read_text())
+    (scripts / "nothing.py").write_text(SCRIPT.replace("SERIES", request.param))
+    (scripts / "broken.py").write_text("from measure import arguments\nraise RuntimeError('no such luck')\n")
+    (scripts / "unrelated.py").write_text("print()\n")
+    return scripts
+
+
+def test_results_tables_and_plots(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert main(["bench", "nothing", "--folder", str(folder), "--out", str(out), "--quick", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["nothing"]["quick"] and len(printed["nothing"]["rows"]) == 4
+    assert json.loads((out / "nothing.json").read_text()) == printed["nothing"]
+    assert (out / "nothing.txt").read_text().splitlines()[0].split() == ["kind", "size", "seconds"]
+    assert (out / "nothing.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_mistakes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "out")
+    for arguments, message in (
+        (["speed", "--folder", str(folder)], "bench: expected some of broken, nothing, got speed"),
+        (["--folder", str(tmp_path / "nowhere")], "folder: expected the benchmarks of a checkout, got none"),
+        (
+            ["nothing", "--folder", str(folder), "--out", str(folder / "nothing.py")],
+            "out: expected a folder, got the file",
+        ),
+        (["broken", "--folder", str(folder)], "bench broken: expected it to finish, got: RuntimeError: no such luck"),
+    ):
+        assert main(["bench", "--out", out, *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_the_suite_is_found() -> None:
+    assert {"attention", "image_mode", "objects", "plug_encoder", "scaling", "start_up"} <= find_scripts(
+        BENCHMARKS
+    ).keys()
+
+
+def test_table_is_aligned() -> None:
+    assert table([{"a": 1.23456, "name": "x"}, {"a": 20, "name": "long"}]) == "    a  name\n1.235     x\n   20  long"
