@@ -111,7 +111,10 @@ def test_a_pair_put_aside_comes_last(work: Manifest) -> None:
 
 
 def test_people_at_once_never_hold_or_decide_the_same_pair(tmp_path: Path) -> None:
-    """Six people in threads of their own, each with the file open: each pair gets two verdicts, no more."""
+    """Six people in threads of their own, each with the file open: each pair gets two verdicts, no more.
+
+    One of them is slow: whoever is told that there is nothing while pairs are in others' hands asks again.
+    """
     toy_work(tmp_path, pairs=20).close()
     held: dict[int, str] = {}
     clashes: list[int] = []
@@ -126,12 +129,16 @@ def test_people_at_once_never_hold_or_decide_the_same_pair(tmp_path: Path) -> No
 
     def reviews_all(name: str) -> None:
         with open_work(tmp_path / "work") as work:
-            while pair := lease(work, name, TWO):
+            while remaining(work, name, TWO):
+                pair = lease(work, name, TWO)
+                if pair is None:
+                    time.sleep(0.001)
+                    continue
                 with guard:
                     if pair.id in held:
                         clashes.append(pair.id)
                     held[pair.id] = name
-                time.sleep(0.001)  # looking at it
+                time.sleep(0.1 if name == "ada" else 0.001)  # looking at it
                 with guard:
                     del held[pair.id]
                 submit(work, pair.id, name, "accept", TWO)
@@ -146,6 +153,15 @@ def test_people_at_once_never_hold_or_decide_the_same_pair(tmp_path: Path) -> No
         assert work.pair_counts()["accepted"] == 20
         for number in range(1, 21):
             assert len({review.reviewer for review in work.reviews(number)}) == len(work.reviews(number)) == 2
+
+
+def test_a_pair_in_other_hands_is_not_free_but_remains(work: Manifest) -> None:
+    assert lease(work, "ada", TWO, skip=[2, 3]).id == 1  # type: ignore[union-attr]
+    for number in (2, 3):
+        submit(work, number, "bob", "accept", TWO)
+    assert (lease(work, "bob", TWO), remaining(work, "bob", TWO)) == (None, 1)
+    submit(work, 1, "ada", "accept", TWO)
+    assert lease(work, "bob", TWO).id == 1  # type: ignore[union-attr]
 
 
 def test_a_pair_in_other_hands_is_refused(work: Manifest) -> None:
