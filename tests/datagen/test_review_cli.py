@@ -59,11 +59,18 @@ def test_agreement(capsys: pytest.CaptureFixture[str], work: Path) -> None:
         for number, verdicts in enumerate((("accept", "accept"), ("accept", "reject"), ("reject", "reject")), start=1):
             for name, verdict in zip(("ada", "bob"), verdicts, strict=True):
                 submit(manifest, number, name, verdict, Policy())  # type: ignore[arg-type]
-    assert run(capsys, "agreement", str(work)).splitlines() == [
+    lines = [
         "3 pairs judged by two people or more, 0.667 of verdicts equal",
         "Fleiss' kappa: 0.333 (3 pairs, 2 verdicts each)",
         "Cohen's kappa of ada and bob: 0.400 (3 pairs)",
     ]
+    assert run(capsys, "agreement", str(work)).splitlines() == lines
+    assert main(["reasonseg", "stats", str(work)]) == 0
+    assert capsys.readouterr().out.splitlines()[-4:] == ["reviews: 3 accept, 3 reject by 2 people", *lines]
+    assert main(["reasonseg", "stats", str(work), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["agreement"] == json.loads(run(capsys, "agreement", str(work), "--json"))
+    assert figures["agreement"]["fleiss"]["kappa"] == pytest.approx(1 / 3)
 
 
 def test_mistakes(capsys: pytest.CaptureFixture[str], work: Path, tmp_path: Path) -> None:

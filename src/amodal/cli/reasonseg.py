@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amodal.cli.reasonseg_review import review_app
+from amodal.cli.reasonseg_review import agreement_lines, review_app
 from amodal.errors import InputError
 
 if TYPE_CHECKING:
@@ -327,5 +327,6 @@ def _readable(figures: dict[str, Any]) -> str:
             f"requests: {_listed(figures['requests'])}; {figures['spent']['tokens']} tokens, "
             f"{figures['spent']['money']:g} money",
             f"reviews: {_listed(figures['reviews'])} by {len(figures['reviewers'])} people",
+            *agreement_lines(figures["agreement"]),
         ]
     )

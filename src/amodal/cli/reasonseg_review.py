@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -134,15 +134,20 @@ def agreement(work: Work, as_json: AsJson = False) -> None:
 
     with open_work(work) as manifest:
         result = measure(manifest.reviews())
-    if as_json:
-        typer.echo(json.dumps(result))
-        return
-    typer.echo(f"{result['pairs']} pairs judged by two people or more, {_figure(result['observed'])} of verdicts equal")
+    typer.echo(json.dumps(result) if as_json else "\n".join(agreement_lines(result)))
+
+
+def agreement_lines(result: dict[str, Any]) -> list[str]:
+    """What `amodal.datagen.agreement` measured, for people."""
     fleiss = result["fleiss"]
-    counts = f"{fleiss['pairs']} pairs, {fleiss['verdicts']} verdicts each"
-    typer.echo(f"Fleiss' kappa: {_figure(fleiss['kappa'])} ({counts})")
-    for row in result["cohen"]:
-        typer.echo(f"Cohen's kappa of {' and '.join(row['reviewers'])}: {_figure(row['kappa'])} ({row['pairs']} pairs)")
+    return [
+        f"{result['pairs']} pairs judged by two people or more, {_figure(result['observed'])} of verdicts equal",
+        f"Fleiss' kappa: {_figure(fleiss['kappa'])} ({fleiss['pairs']} pairs, {fleiss['verdicts']} verdicts each)",
+        *(
+            f"Cohen's kappa of {' and '.join(row['reviewers'])}: {_figure(row['kappa'])} ({row['pairs']} pairs)"
+            for row in result["cohen"]
+        ),
+    ]
 
 
 def _announce(link: str) -> None:

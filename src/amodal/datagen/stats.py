@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from amodal.datagen.agreement import agreement
 from amodal.datagen.describe import hidden_share, is_hidden
 from amodal.datagen.manifest import Manifest
 from amodal.datagen.records import PairState
@@ -60,7 +61,11 @@ def statistics(manifest: Manifest, states: Sequence[PairState] | None = None) ->
 
 
 def work_statistics(manifest: Manifest) -> dict[str, Any]:
-    """All of `statistics`, and how far the work is: image states, requests, reviews, what it cost."""
+    """All of `statistics`, and how far the work is: image states, requests, what it cost, reviews, agreement.
+
+    Raises:
+        InputError: people judged the same pairs, and the libraries that measure agreement are not installed.
+    """
     used = spent(manifest)
     sql = "SELECT {0}, count(*) FROM {1} GROUP BY {0}"
     return {
@@ -70,6 +75,7 @@ def work_statistics(manifest: Manifest) -> dict[str, Any]:
         "spent": {"requests": used.requests, "tokens": used.tokens, "money": round(used.money, 6)},
         "reviews": dict(manifest.query(sql.format("verdict", "reviews"))),
         "reviewers": dict(manifest.query(sql.format("reviewer", "reviews"))),
+        "agreement": agreement(manifest.reviews()),
     }
 
 
