@@ -61,8 +61,10 @@ class _Decoder(nn.Module):
 
     def forward(self, pixel_values: Tensor, visible: Tensor, amodal: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
         B, P = boxes.shape[:2]
-        maps = [x[:, None].expand(-1, P, -1, -1, -1).flatten(0, 1) for x in (pixel_values, visible, amodal)]
-        output = self.model.predict(*maps, boxes.flatten(0, 1)[:, None])
+        pixel_values, visible, amodal = (
+            x[:, None].expand(-1, P, -1, -1, -1).flatten(0, 1) for x in (pixel_values, visible, amodal)
+        )
+        output = self.model.predict(pixel_values, visible, amodal, boxes.flatten(0, 1)[:, None])
         return tuple(output[name].flatten(0, 1).unflatten(0, (B, P)) for name in output_names(self.model.config))
 
 

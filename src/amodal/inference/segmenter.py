@@ -225,11 +225,11 @@ class AmodalSegmenter:
         inputs = self.processor.whole(image, boxes)
         pixel_values = inputs.pixel_values.to(self.device, self.model.dtype)
         with self._precision():
-            embeddings = self.model.encode(pixel_values)
+            visible, amodal = self.model.encode(pixel_values)
         for start in range(0, len(boxes), batch_size):
             part = slice(start, start + batch_size)
             with self._precision():
-                output = self.model.predict(pixel_values, *embeddings, inputs.input_boxes[:, part].to(self.device))
+                output = self.model.predict(pixel_values, visible, amodal, inputs.input_boxes[:, part].to(self.device))
             yield from _objects(output, [inputs] * len(boxes[part]), boxes[part], threshold)
 
     def _precision(self) -> torch.autocast:

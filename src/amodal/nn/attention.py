@@ -224,7 +224,8 @@ class FoldedAttention(nn.Module):
         else:
             rel_h, rel_w = q.new_zeros(h, sides[0], D), q.new_zeros(w, sides[1], D)
         padding = self._padded_token() if sides != group.shape else None
-        return folded_attention(*(group.split(x) for x in (q, k, v)), rel_h, rel_w, group.shape, padding)
+        q, k, v = (group.split(x) for x in (q, k, v))
+        return folded_attention(q, k, v, rel_h, rel_w, group.shape, padding)
 
     def _padded_token(self) -> tuple[Tensor, Tensor]:
         """Key and value (n, D) of a token that is zero before the projection: its bias."""

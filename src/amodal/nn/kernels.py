@@ -67,11 +67,16 @@ def cpu_has(feature: str) -> bool:
     return bool(capabilities.get(feature, False))
 
 
+def is_recorded() -> bool:
+    """Whether this call is compiled or traced, so that its branches are taken once for all inputs."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+
+
 def _products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     size = q.shape[2] * k.shape[2] * q.element_size()
     block = max(1, BLOCK_BYTES_PER_THREAD * torch.get_num_threads() // size)
     num_matrices = q.shape[0] * q.shape[1]
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing() or block >= num_matrices:
+    if torch.is_grad_enabled() or is_recorded() or block >= num_matrices:
         return (q @ k.transpose(-2, -1)).softmax(-1) @ v
     q, k, flat = (x.flatten(0, 1) for x in (q, k, v))
     parts = [

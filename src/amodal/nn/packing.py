@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from amodal.nn.kernels import is_recorded
+
 Value = TypeVar("Value")
 
 
@@ -114,9 +116,7 @@ def may_prepare(module: nn.Module, x: Tensor) -> bool:
     """Whether this call can use prepared weights: on a processor, without gradients, not traced."""
     if module.training or torch.is_grad_enabled() or x.device.type != "cpu":
         return False
-    return not (torch.compiler.is_compiling() or torch.jit.is_tracing()) and not any(
-        p.is_inference() for p in module.parameters()
-    )
+    return not is_recorded() and not any(p.is_inference() for p in module.parameters())
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
