@@ -108,7 +108,7 @@ def run_job(row: Row, seed: int, options: argparse.Namespace) -> None:
 def recipe_of(row: Row, seed: int, options: argparse.Namespace) -> Recipe:
     """The shared recipe with a row's settings."""
     steps = options.steps if row.trains else 0
-    every = max(options.steps // 8, 1)
+    every = max(options.steps // options.validations, 1)
     shared = [
         *SHARED,
         f"seed={seed}",
@@ -169,6 +169,7 @@ def _report(options: argparse.Namespace) -> None:
     facts = {
         "command": f"python benchmarks/ablation.py --steps {options.steps} --seeds {options.seeds}"
         f" --batch-size {options.batch_size} --learning-rate {options.learning_rate}"
+        f" --validations {options.validations} --validation-objects {options.validation_objects}"
         f" --test-objects {options.test_objects}" + "".join(f" --set {s}" for s in options.set),
         "steps": options.steps,
         "seeds": options.seeds,
@@ -194,6 +195,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--validations", type=int, default=8, help="points of the curve")
     parser.add_argument("--validation-objects", type=int, default=256)
     parser.add_argument("--test-objects", type=int, default=600, help="of each test set, the first in the file")
     parser.add_argument("--timed-steps", type=int, default=15, help="for the cost of the point loss")
