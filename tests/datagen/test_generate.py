@@ -66,6 +66,18 @@ def test_one_request_an_image(toy_work: Works) -> None:
     assert spent(work).tokens == 6 * 1500
 
 
+def test_where_a_loop_runs_already(toy_work: Works) -> None:
+    """As in a notebook."""
+    work = toy_work(2)
+
+    async def cell(server: Server) -> Outcome:
+        return run(work, server)
+
+    with serving() as server:
+        assert asyncio.run(cell(server)).pairs == 20
+    whole(work, 2)
+
+
 def test_what_is_sent(toy_work: Works) -> None:
     work = toy_work(1)
     with serving() as server:
@@ -358,8 +370,9 @@ def test_throughput(tmp_path: Path) -> None:
     """200 scenes, 16 at a time, a server that answers in two seconds: within 1.3 times the ideal."""
     scenes = synthesize("scenes", 200, 2, tmp_path / "scenes", progress=False)
     with select([Source("canonical", scenes)], Selection(), tmp_path / "work") as work, serving(delay=2.0) as server:
+        backend = OpenAIBackend(Endpoint("toy", server.url))
         start = time.monotonic()
-        outcome = run(work, server, pace=Pace(16))
+        outcome = generate(work, backend, pace=Pace(16), progress=False)
         took = time.monotonic() - start
     assert (outcome.images, outcome.stopped) == (200, None)
     ideal = 2.0 * 200 / 16

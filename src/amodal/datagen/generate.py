@@ -6,8 +6,10 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -116,7 +118,17 @@ def generate(
         budget = Budget(limits or Limits(), prices, spent(manifest))
         with Progress(console=Console(stderr=True), disable=not progress) as bar:
             run = _Run(manifest, backend, pairs, pace or Pace(), budget, bar)
-            return asyncio.run(run.all())
+            return _completed(run.all())
+
+
+def _completed(work: Coroutine[Any, Any, Outcome]) -> Outcome:
+    """Runs to the end; in a thread of its own where a loop already runs, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 class _Run:

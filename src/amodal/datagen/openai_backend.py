@@ -82,6 +82,7 @@ class OpenAIBackend:
         self._client = openai.AsyncOpenAI(
             base_url=endpoint.base_url, api_key=key or "none", timeout=endpoint.timeout, max_retries=0
         )
+        _ = self._client.chat.completions  # imported on first use: a second that would hold up all requests
 
     def estimate(self, task: Task) -> Estimate:
         """Upper bounds: three characters a token, and what a large picture costs."""
