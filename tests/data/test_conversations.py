@@ -27,6 +27,7 @@ QUESTIONS = [
 
 
 def write_questions(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
     (folder / "questions.json").write_text(json.dumps(QUESTIONS))
     return folder / "questions.json"
 
@@ -119,6 +120,23 @@ def test_names_are_what_covers_each_image_token(tmp_path: Path, processor: AuraP
         covering = [thing.category_id for thing in image.objects if thing.visible_mask()[y, x]]
         assert names[row, column] == (covering[0] if covering else 0)
     assert set(np.unique(names)) == {0, 1, 2}
+
+
+def test_boxes_are_those_of_the_masks_and_some_are_hinted(tmp_path: Path, processor: AuraProcessor) -> None:
+    data = conversations(tmp_path, processor, hint_share=0.5)
+    errors, hinted = [], []
+    for seed in range(30):
+        item = data[(0, 0, (seed,))]
+        for mask, box, hint in zip(item["visible_masks"], item["visible_boxes"], item["box_hints"], strict=True):
+            rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
+            edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert (box * 64).tolist() == [float(edge) for edge in edges]
+            hinted.append(not hint.isnan().any())
+            errors += [(hint - box).abs().max()] if hinted[-1] else []
+    assert 0.3 < np.mean(hinted) < 0.7
+    assert 0 < np.mean(errors) < 0.1
+    never = conversations(tmp_path / "never", processor, hint_share=0.0)[(0, 0, (1,))]["box_hints"]
+    assert never.isnan().all()
 
 
 def test_items_depend_on_their_key_alone(tmp_path: Path, processor: AuraProcessor) -> None:

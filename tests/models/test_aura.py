@@ -124,6 +124,45 @@ def test_chosen_masks_are_those_of_all(tmp_path: Path) -> None:
     torch.testing.assert_close(some, everything[[0, 2]], atol=1e-5, rtol=1e-5)
 
 
+def test_boxes_are_embedded_as_sam_does(tmp_path: Path) -> None:
+    from transformers import SamModel
+
+    model = small_aura(tmp_path, box_weight=1.0)
+    sam = SamModel.from_pretrained(tmp_path / "sam").prompt_encoder
+    with torch.no_grad():
+        model.prompt_encoder.corner_embed.weight.copy_(torch.cat([e.weight for e in sam.point_embed[2:4]]))
+    sam.input_image_size = model.config.image_size
+    boxes = torch.tensor([[0.1, 0.2, 0.5, 0.9], [0.0, 0.0, 1.0, 1.0]])
+    theirs, _ = sam(None, None, boxes[None] * model.config.image_size, None)
+    torch.testing.assert_close(model.prompt_encoder.corners(boxes), theirs[0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_new_model_has_the_bases_corners(tmp_path: Path) -> None:
+    from transformers import SamModel
+
+    config = small_config(box_weight=1.0)
+    model = AuraModel.from_base(write_mllm(tmp_path / "mllm"), write_sam(tmp_path / "sam"), config)
+    sam = SamModel.from_pretrained(tmp_path / "sam").prompt_encoder
+    assert torch.equal(model.prompt_encoder.corner_embed.weight[1], sam.point_embed[3].weight[0])
+
+
+def test_a_hinted_box_takes_the_place_of_the_read_one(tmp_path: Path) -> None:
+    model = small_aura(tmp_path, box_weight=1.0)
+    batch = training_batch(model)
+    with torch.no_grad():
+        free = model(**batch).masks
+        hints = torch.full((3, 4), torch.nan)
+        torch.testing.assert_close(model(**batch, box_hints=hints).masks.amodal_logits, free.amodal_logits)
+        same = model(**batch, box_hints=free.boxes).masks
+        hints[1] = torch.tensor([0.2, 0.2, 0.4, 0.4])
+        other = model(**batch, box_hints=hints).masks
+    torch.testing.assert_close(same.amodal_logits, free.amodal_logits)
+    changed = (other.visible_logits - free.visible_logits).abs().amax((1, 2)) > 1e-4
+    assert changed.tolist() == [False, True, False]
+    assert torch.equal(other.boxes, free.boxes)
+    assert free.boxes.shape == (3, 4) and (free.boxes[:, :2] <= free.boxes[:, 2:]).all()
+
+
 def test_batch_without_an_object_has_no_masks_and_trains(tmp_path: Path) -> None:
     model = small_aura(tmp_path).train()
     output = model(**training_batch(model, ("There is none.", "Nothing.")))
@@ -152,8 +191,9 @@ def test_only_declared_parameters_move(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rank", [2, 0])
 @pytest.mark.parametrize("merged", [False, True])
-def test_save_and_load_is_bitwise(tmp_path: Path, merged: bool, rank: int) -> None:
-    model = small_aura(tmp_path, lora_rank=rank)
+@pytest.mark.parametrize("boxes", [0.0, 1.0])
+def test_save_and_load_is_bitwise(tmp_path: Path, merged: bool, rank: int, boxes: float) -> None:
+    model = small_aura(tmp_path, lora_rank=rank, box_weight=boxes)
     model.save_pretrained(tmp_path / "aura", merged=merged)
     again = AuraModel.from_pretrained(tmp_path / "aura")
     batch = training_batch(model)
@@ -197,9 +237,14 @@ def test_merging_in_place_changes_no_answer(tmp_path: Path) -> None:
         torch.testing.assert_close(again(**batch).logits, before, atol=1e-5, rtol=1e-5)
 
 
-def test_llm_trained_whole_needs_no_base(tmp_path: Path) -> None:
-    sam = write_sam(tmp_path / "sam")
-    model = moved(AuraModel.from_base(small_mllm(), sam, small_config(train_mllm=True, lora_rank=0)))
+@pytest.mark.parametrize("train_vision", [False, True])
+def test_llm_trained_whole_needs_no_base(tmp_path: Path, train_vision: bool) -> None:
+    sam, config = write_sam(tmp_path / "sam"), small_config(train_mllm=True, lora_rank=0, train_vision=train_vision)
+    model = moved(AuraModel.from_base(small_mllm(), sam, config))
+    output = model.train()(**training_batch(model))
+    (output.logits.mean() + output.masks.amodal_logits.mean()).backward()
+    moving = [p.grad is not None for p in model.vision_encoder.parameters()]
+    assert all(moving) if train_vision else not any(moving)
     model.save_pretrained(tmp_path / "aura")
     again = AuraModel.from_pretrained(tmp_path / "aura")
     for name, tensor in model.state_dict().items():

@@ -92,6 +92,17 @@ def test_naming_and_quality_are_extras(tmp_path: Path) -> None:
     assert {"naming", "quality"}.isdisjoint(losses_of(small_aura(tmp_path), batch | {}).keys())
 
 
+def test_the_box_is_learned_where_it_is_wanted(tmp_path: Path) -> None:
+    model = small_aura(tmp_path, box_weight=0.5)
+    boxes = torch.tensor([[0.1, 0.1, 0.4, 0.4]]).repeat(3, 1)
+    batch = with_truth(model, training_batch(model)) | {"visible_boxes": boxes}
+    losses = losses_of(model, batch)
+    losses["box"].backward()
+    assert model.prompt_encoder.box_head is not None
+    assert all(p.grad is not None for p in model.prompt_encoder.box_head.parameters())
+    assert "box" not in losses_of(small_aura(tmp_path / "other"), with_truth(model, training_batch(model)))
+
+
 def test_text_loss_of_no_answer_is_zero() -> None:
     assert text_loss(torch.randn(2, 3, 7), torch.full((2, 3), -100)) == 0
 

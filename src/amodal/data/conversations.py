@@ -21,9 +21,11 @@ from amodal.data.readers.reason_seg import Conversation, ReasonDataset
 from amodal.data.samples import ImageSample, ObjectSample
 from amodal.errors import InputError
 from amodal.models.aura.processing import AuraProcessor, pad_rows
+from amodal.ops.boxes import mask_to_box
 
 IGNORED = -100
-UNKNOWN_NAME = -1
+HINT_ERROR = 0.06
+"""Standard deviation of a hinted box's edges, in sides of the box."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class PictureConversations(Dataset[dict[str, Any]]):
         max_masks: mask tokens a sequence whose masks are learned, drawn at random; all if None. The
             same few objects come back in many answers.
         naming_cells: image tokens along each side, for the auxiliary naming loss; 0 for none.
+        hint_share: share of the objects whose true visible box, a little off, the decoders get in
+            training; None where the model knows no boxes.
         features: of the frozen backbone, in the place of its pixels.
 
     Raises:
@@ -71,12 +75,13 @@ class PictureConversations(Dataset[dict[str, Any]]):
         max_tokens: int,
         max_masks: int | None = None,
         naming_cells: int = 0,
+        hint_share: float | None = None,
         features: FeatureCache | None = None,
     ) -> None:
         self.sources = list(sources)
         self.processor = processor
         self.max_turns, self.max_tokens, self.max_masks = max_turns, max_tokens, max_masks
-        self.naming_cells = naming_cells
+        self.naming_cells, self.hint_share = naming_cells, hint_share
         self.features = features
         self._pictures = [_by_picture(source.dataset) for source in self.sources]
         if not any(self._pictures):
@@ -112,6 +117,10 @@ class PictureConversations(Dataset[dict[str, Any]]):
         shown = [thing for thing, wanted in zip(objects, chosen, strict=True) if wanted]
         item: dict[str, Any] = {"row": row, "pad": self.processor.pad_token_id, "chosen": torch.from_numpy(chosen)}
         item |= self._masks(shown)
+        if self.hint_share is not None:
+            boxes = _boxes(item["visible_masks"].numpy())
+            item["visible_boxes"] = torch.from_numpy(boxes)
+            item["box_hints"] = torch.from_numpy(_hints(boxes, self.hint_share, rng))
         if self.features is None:
             item["sam_pixel_values"] = self.processor.sam_pixels(pixels)
         else:
@@ -212,6 +221,19 @@ def _extended(row: dict[str, Tensor], more: list[int], labels: list[int]) -> dic
         grown[name] = value
     grown["labels"] = torch.tensor([[IGNORED] * length + labels])
     return grown
+
+
+def _boxes(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """(N, 4) tight boxes xyxy in [0, 1] of masks (N, S, S)."""
+    return np.array([mask_to_box(mask) / mask.shape[-1] for mask in masks], np.float32).reshape(-1, 4)
+
+
+def _hints(boxes: npt.NDArray[np.float32], share: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Boxes (N, 4) off by some hundredths of their sides for a share of the objects, NaN for the others."""
+    sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    hints = np.clip(boxes + HINT_ERROR * sides * rng.standard_normal(boxes.shape), 0, 1)
+    hints[(rng.random(len(boxes)) >= share) | (sides[:, :2].min(1) <= 0)] = np.nan
+    return np.asarray(hints, np.float32)
 
 
 def _cell_means(square: npt.NDArray[np.float32], cells: int) -> npt.NDArray[np.float32]:

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amodal.losses import mask_bce, mask_dice, object_mean
+from amodal.losses import box_loss, mask_bce, mask_dice, object_mean
 from amodal.models.aura import AuraConfig, AuraModel, AuraOutput
 from amodal.nn.occlusion import occlusion_map, occlusion_rates
 from amodal.tasks.sam import use_plain_products
 
 Batch = dict[str, Tensor]
 
-TARGETS = ("visible_masks", "amodal_masks", "has_amodal", "names")
+TARGETS = ("visible_masks", "amodal_masks", "has_amodal", "names", "visible_boxes")
 """Entries of a batch that the model does not read."""
 
 
@@ -27,7 +27,7 @@ class AuraTask:
     cross-entropy of the spatial map (Eq. 3). A term whose weight is 0 is not computed.
 
     Differs from the paper where the configuration says so: `iou_weight` trains the mask-quality
-    head, `naming_weight` names the object under each image token.
+    head, `naming_weight` names the object under each image token, `box_weight` finds the visible box.
 
     Args:
         config: the model's configuration.
@@ -55,6 +55,8 @@ class AuraTask:
         if output.naming_logits is not None:
             names = F.cross_entropy(output.naming_logits.float().flatten(0, 1), batch["names"].flatten())
             losses["naming"] = config.naming_weight * names
+        if output.masks.boxes is not None:
+            losses["box"] = config.box_weight * box_loss(output.masks.boxes, batch["visible_boxes"])
         return losses
 
     def _mask_losses(self, masks: Any, batch: Batch) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from amodal.models.aura import AuraConfig, AuraModel
 from amodal.models.aura.base import LoadedMllm, mllm_config_for, plain_settings, sam_sizes
 from amodal.models.aura.tiny import TinyMllmSizes, new_tiny_mllm, tiny_llava_config
 from amodal.models.sam import fingerprint, sam_config_for
-from amodal.training.sections import NotNegative, Positive, Strict, config_fields
+from amodal.training.sections import NotNegative, Positive, Share, Strict, config_fields
 
 if TYPE_CHECKING:
     from amodal.training.recipe import Recipe
@@ -66,7 +66,8 @@ class AuraDataRecipe(Strict):
 
     A sequence holds the conversations about one picture, up to `max_turns` turns and `max_tokens`
     tokens; the masks of `max_masks` of its mask tokens are learned (all by default).
-    `feature_cache` is a folder for the frozen backbone's features.
+    `feature_cache` is a folder for the frozen backbone's features. With the model's `box_weight`,
+    the decoders get the true visible box of `hint_share` of the objects in training.
     """
 
     train: list[ReasonSourceRecipe]
@@ -75,6 +76,7 @@ class AuraDataRecipe(Strict):
     max_tokens: Positive = 2048
     max_masks: Positive | None = None
     feature_cache: str | None = None
+    hint_share: Share = 0.5
 
 
 def sized_config(settings: AuraModelRecipe) -> AuraConfig:
@@ -118,8 +120,9 @@ def build_aura(recipe: Recipe) -> tuple[AuraModel, PictureConversations, Picture
             max_masks=masks,
             naming_cells=cells,
             features=cache,
+            hint_share=hints if model.config.box_weight > 0 else None,
         )
-        for sources, masks in ((train, data.max_masks), (validation, None))
+        for sources, masks, hints in ((train, data.max_masks, data.hint_share), (validation, None, 0.0))
     ]
     if cache is not None:
         _fill(cache, model, sets)

@@ -45,6 +45,9 @@ class AuraConfig(PreTrainedConfig):
         naming_weight: weight of an auxiliary loss that names the object under each image token of
             the LLM (0 in the paper, whose LLM has learned to see before).
         naming_classes: how many names there are, for the head of that loss.
+        box_weight: weight of an auxiliary loss on the visible box, which the prompt encoder then reads
+            off the `[SEG]` state and gives to both decoders beside e_r, as SAM's corners (0 in the
+            paper: no such box).
         train_mllm: train the whole LLM, as a small one from scratch must be.
         train_vision: train the vision backbone along (the paper freezes it).
         mask_threshold: probability above which a pixel is foreground.
@@ -77,6 +80,7 @@ class AuraConfig(PreTrainedConfig):
         iou_weight: float = 0.0,
         naming_weight: float = 0.0,
         naming_classes: int = 0,
+        box_weight: float = 0.0,
         train_mllm: bool = False,
         train_vision: bool = False,
         mask_threshold: float = 0.5,
@@ -105,6 +109,7 @@ class AuraConfig(PreTrainedConfig):
         self.iou_weight = iou_weight
         self.naming_weight = naming_weight
         self.naming_classes = naming_classes
+        self.box_weight = box_weight
         self.train_mllm = train_mllm
         self.train_vision = train_vision
         self.mask_threshold = mask_threshold
@@ -134,6 +139,7 @@ class AuraConfig(PreTrainedConfig):
         patch = self.sam["vision_config"].get("patch_size", 16)
         weights = (
             "text_weight", "bce_weight", "dice_weight", "rate_weight", "map_weight", "iou_weight", "naming_weight",
+            "box_weight",
         )  # fmt: skip
         checks = {
             f"image_size: expected a positive multiple of the patch size {patch}": (

@@ -53,6 +53,7 @@ class MaskOutput(ModelOutput):
         rates: (N,) predicted occlusion rates in [0, 1]; None without condition encoder.
         map_logits: (N, 3, S, S) background, visible, hidden; None without spatial encoder.
         iou_scores: (N,) predicted quality of the amodal mask, about [0, 1].
+        boxes: (N, 4) visible boxes xyxy in [0, 1] of the backbone's frame; None without `box_weight`.
     """
 
     visible_logits: Tensor | None = None
@@ -60,6 +61,7 @@ class MaskOutput(ModelOutput):
     rates: Tensor | None = None
     map_logits: Tensor | None = None
     iou_scores: Tensor | None = None
+    boxes: Tensor | None = None
 
 
 @dataclass
@@ -89,19 +91,40 @@ class SegPromptEncoder(nn.Module):
     Args:
         width: D of the LLM.
         sam: configuration of the backbone.
+        with_boxes: read a box off each state too, and embed its corners as SAM does. Differs from
+            the paper: a small model learns where an object is long before what a box is good for,
+            which the backbone's decoder knows already.
     """
 
-    def __init__(self, width: int, sam: SamConfig) -> None:
+    def __init__(self, width: int, sam: SamConfig, with_boxes: bool = False) -> None:
         super().__init__()
         channels = sam.prompt_encoder_config.hidden_size
         self.cells: int = sam.prompt_encoder_config.image_embedding_size
+        self.half_pixel: float = 0.5 / sam.prompt_encoder_config.image_size
         self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, channels))
         self.no_mask_embed = nn.Embedding(1, channels)
         self.positions = Float32PositionalEmbedding(sam.vision_config)
+        self.box_head: nn.Module | None = None
+        if with_boxes:
+            self.box_head = nn.Sequential(
+                nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4)
+            )
+            self.corner_embed = nn.Embedding(2, channels)
 
     def forward(self, states: Tensor) -> Tensor:
         """(N, D) states to (N, C) refined embeddings e_r."""
         return self.projection(states)
+
+    def boxes(self, states: Tensor) -> Tensor | None:
+        """(N, 4) visible boxes xyxy in [0, 1], float32; None without them."""
+        if self.box_head is None:
+            return None
+        centre, size = self.box_head(states).float().sigmoid().split(2, dim=-1)
+        return torch.cat([centre - size / 2, centre + size / 2], dim=-1).clamp(0, 1)
+
+    def corners(self, boxes: Tensor) -> Tensor:
+        """(N, 4) boxes to SAM's embeddings (N, 2, C) of their corners; no gradient reaches the boxes."""
+        return self.positions(boxes.detach().unflatten(-1, (2, 2)) + self.half_pixel) + self.corner_embed.weight
 
     def dense(self) -> Tensor:
         """(1, C, h, w) dense embedding of a prompt without mask."""
@@ -140,7 +163,7 @@ class AuraModel(PreTrainedModel):
         add_adapters(self.mllm, config)
         width = self.mllm.config.get_text_config().hidden_size
         self.vision_encoder = use_folded_attention(SamVisionEncoder(sam.vision_config))
-        self.prompt_encoder = SegPromptEncoder(width, sam)
+        self.prompt_encoder = SegPromptEncoder(width, sam, config.box_weight > 0)
         self.visible_decoder = single_mask_decoder(sam.mask_decoder_config)
         self.amodal_decoder = single_mask_decoder(sam.mask_decoder_config)
         self.condition_encoder = OcclusionConditionEncoder(channels) if config.condition_encoder else None
@@ -187,13 +210,17 @@ class AuraModel(PreTrainedModel):
             features: Tensor = self.vision_encoder(sam_pixel_values.to(weights.dtype)).last_hidden_state
         return features
 
-    def decode(self, states: Tensor, image_embeddings: Tensor, image_index: Tensor) -> MaskOutput:
+    def decode(
+        self, states: Tensor, image_embeddings: Tensor, image_index: Tensor, box_hints: Tensor | None = None
+    ) -> MaskOutput:
         """All masks of a batch, one call of each decoder.
 
         Args:
             states: (N, D) of the `[SEG]`s.
             image_embeddings: (B, C, h, w).
             image_index: (N,) which of the images each belongs to.
+            box_hints: (N, 4) boxes that the decoders get in the place of the predicted ones, NaN
+                where there is none; in training.
 
         Returns:
             `MaskOutput`; with N = 0, empty tensors.
@@ -203,26 +230,32 @@ class AuraModel(PreTrainedModel):
         aware, rates = (refined, None) if self.condition_encoder is None else self.condition_encoder(refined)
         if not len(states):
             return self._no_masks(states)
+        boxes = self.prompt_encoder.boxes(states.to(dtype))
         features = image_embeddings.to(dtype)[image_index]  # (N, C, h, w)
-        visible, _ = self._decode_with(self.visible_decoder, refined, features)
-        amodal, quality = self._decode_with(self.amodal_decoder, aware, features)
+        corners = None if boxes is None else self.prompt_encoder.corners(_hinted(boxes, box_hints))
+        visible, _ = self._decode_with(self.visible_decoder, refined, corners, features)
+        amodal, quality = self._decode_with(self.amodal_decoder, aware, corners, features)
         output = MaskOutput(
             visible_logits=self._upsample(visible[:, None])[:, 0],
             amodal_logits=self._upsample(amodal[:, None])[:, 0],
             rates=rates,
             iou_scores=quality,
+            boxes=boxes,
         )
         if self.spatial_encoder is not None and self.training:
             output.map_logits = self._upsample(self.spatial_encoder(visible, amodal))
         return output
 
-    def _decode_with(self, decoder: SamMaskDecoder, embedding: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    def _decode_with(
+        self, decoder: SamMaskDecoder, embedding: Tensor, corners: Tensor | None, features: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Logits (N, 4h, 4w) and predicted quality (N,) of one decoder."""
+        prompts = embedding[:, None] if corners is None else torch.cat([embedding[:, None], corners], dim=1)
         positions = self.prompt_encoder.image_positions().to(features.dtype)
         logits, quality = decoder(
             image_embeddings=features,
             image_positional_embeddings=positions.expand_as(features),
-            sparse_prompt_embeddings=embedding.to(features.dtype)[:, None, None],  # (N, 1, 1, C)
+            sparse_prompt_embeddings=prompts.to(features.dtype)[:, None],  # (N, 1, prompts, C)
             dense_prompt_embeddings=self.prompt_encoder.dense().to(features.dtype).expand_as(features),
             multimask_output=False,
         )
@@ -240,6 +273,7 @@ class AuraModel(PreTrainedModel):
             amodal_logits=empty,
             rates=states.new_zeros(0) if self.condition_encoder is not None else None,
             iou_scores=states.new_zeros(0),
+            boxes=None if self.prompt_encoder.box_head is None else states.new_zeros(0, 4),
         )
 
     def forward(
@@ -249,6 +283,7 @@ class AuraModel(PreTrainedModel):
         sam_pixel_values: Tensor | None = None,
         image_embeddings: Tensor | None = None,
         chosen: Tensor | None = None,
+        box_hints: Tensor | None = None,
         **mllm_inputs: Any,
     ) -> AuraOutput:
         """Read whole conversations, the answers given (teacher forcing).
@@ -259,6 +294,7 @@ class AuraModel(PreTrainedModel):
             sam_pixel_values: (B, 3, S, S) for the vision backbone, or
             image_embeddings: (B, C, h, w), its features, where they are known already.
             chosen: (number of `[SEG]`s) bool, those whose masks are decoded, in reading order; all if None.
+            box_hints: see `decode`, an entry for each of the chosen.
             mllm_inputs: what the LLM's processor made of image and text (attention mask, pixels).
 
         Returns:
@@ -280,7 +316,7 @@ class AuraModel(PreTrainedModel):
         return AuraOutput(
             logits=read.logits[:, predicting],
             targets=targets,
-            masks=self.decode(states, image_embeddings, rows),
+            masks=self.decode(states, image_embeddings, rows, box_hints),
             naming_logits=self._names(read, len(input_ids)),
         )
 
@@ -360,6 +396,10 @@ class AuraModel(PreTrainedModel):
         from amodal.models.aura.checkpoint import load_model
 
         return load_model(cls, pretrained_model_name_or_path, **kwargs)
+
+
+def _hinted(boxes: Tensor, hints: Tensor | None) -> Tensor:
+    return boxes if hints is None else torch.where(hints.isnan(), boxes, hints)
 
 
 def _first_label(labels: Tensor) -> int:
