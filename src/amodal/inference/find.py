@@ -15,8 +15,10 @@ from PIL import Image
 from transformers import SamModel
 
 from amodal.errors import InputError
+from amodal.inference.segmenter import pick_dtype
 from amodal.models.plug import PlugProcessor
 from amodal.models.sam import load_sam
+from amodal.nn.attention import use_folded_attention
 from amodal.ops.boxes import Boxes, Window, mask_to_box
 from amodal.ops.masks import crop_and_resize
 
@@ -78,13 +80,20 @@ class ObjectFinder:
         model: a `SamModel`.
         device: where it runs.
         settings: of the search without prompts.
+        dtype: precision of the network; `auto` as for `AmodalSegmenter`.
     """
 
     def __init__(
-        self, model: SamModel, device: torch.device | None = None, settings: GridSettings | None = None
+        self,
+        model: SamModel,
+        device: torch.device | None = None,
+        settings: GridSettings | None = None,
+        dtype: str = "auto",
     ) -> None:
         self.device = device or torch.device("cpu")
+        self.dtype = pick_dtype(dtype, self.device)
         self.model = model.to(self.device).eval()
+        use_folded_attention(self.model.vision_encoder)
         self.settings = settings or GridSettings()
         self.processor = PlugProcessor(image_size=model.config.vision_config.image_size)
 
@@ -144,12 +153,13 @@ class ObjectFinder:
         pixel_values = self.processor.normalize(crop[None]).to(self.device)
         scale = self.processor.image_size / np.array([x1 - x0, y1 - y0])
         points = torch.from_numpy((points_xy - np.array([x0, y0])) * scale).float().to(self.device)
-        output = self.model(
-            pixel_values=pixel_values,
-            input_points=points[None, :, None],  # (1, P, 1, 2)
-            input_labels=torch.ones(1, len(points), 1, dtype=torch.long, device=self.device),
-            multimask_output=False,
-        )
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            output = self.model(
+                pixel_values=pixel_values,
+                input_points=points[None, :, None],  # (1, P, 1, 2)
+                input_labels=torch.ones(1, len(points), 1, dtype=torch.long, device=self.device),
+                multimask_output=False,
+            )
         logits = output.pred_masks[0, :, 0].float().cpu()  # (P, h, w)
         stable = (logits > self.settings.offset).sum((1, 2)) / (logits > -self.settings.offset).sum((1, 2)).clamp_min(1)
         quality = output.iou_scores[0, :, 0].float().cpu().clamp(0, 1)
