@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,13 +91,16 @@ def _add_about(app: FastAPI, studio: Studio) -> None:
 def _add_api(app: FastAPI, studio: Studio, queue: Turns, store: Pictures) -> None:
     """For programs: one request, one answer, nothing kept."""
 
+    def segmented(content: bytes, prompts: Prompts) -> Scene:
+        return studio.segment(store.read(content), prompts)
+
     @app.post("/api/segment")
     async def segment(
         request: Request, image: Annotated[UploadFile, File()], prompts: Annotated[str, Form()] = "{}"
     ) -> dict[str, Any]:
         """Objects of an image. `prompts` is JSON: boxes, points, everything, threshold; {} is everything."""
         wanted, content = _parse(Prompts, prompts, "prompts"), await image.read()
-        scene = await queue.run(_visitor(request), lambda: studio.segment(store.read(content), wanted))
+        scene = await queue.run(_visitor(request), partial(segmented, content, wanted))
         return scene.to_json()
 
     @app.post("/api/segment/batch")
@@ -111,11 +115,8 @@ def _add_api(app: FastAPI, studio: Studio, queue: Turns, store: Pictures) -> Non
                 f"got {len(wanted)} for {len(images)} images"
             )
         contents = [await image.read() for image in images]
-        jobs = zip(contents, wanted, strict=True)
-        return [
-            (await queue.run(_visitor(request), lambda c=c, w=w: studio.segment(store.read(c), w))).to_json()
-            for c, w in jobs
-        ]
+        jobs = [partial(segmented, content, entry) for content, entry in zip(contents, wanted, strict=True)]
+        return [(await queue.run(_visitor(request), job)).to_json() for job in jobs]
 
     @app.post("/api/ask")
     async def ask(

@@ -63,6 +63,6 @@ def run(app: App, host: str, port: int, token: str | None, announce: Callable[[s
     shown = f"[{host}]" if ":" in host else host
     announce(f"http://{shown}:{listener.getsockname()[1]}/" + (f"?token={token}" if token else ""))
     # No access log: the first request of each visitor has the token in it.
-    config = uvicorn.Config(app, access_log=False, log_level="warning", server_header=False, limit_concurrency=200)  # type: ignore[arg-type]
+    config = uvicorn.Config(app, access_log=False, log_level="warning", server_header=False, limit_concurrency=200)
     with listener:
         uvicorn.Server(config).run(sockets=[listener])

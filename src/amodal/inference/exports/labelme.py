@@ -27,7 +27,7 @@ def write(scene: Scene, image_name: str, folder: Path) -> None:
         for part in ("visible", "amodal")
         if getattr(thing, f"{part}_in_window").any()
     ]
-    content = {
+    content: dict[str, Any] = {
         "version": VERSION,
         "flags": {},
         "shapes": shapes,
