@@ -86,9 +86,9 @@ def main() -> None:
 
 
 def _jobs(seeds: int) -> list[tuple[int, Row]]:
-    """Everything from the first seed, then table 2 from the others, then their ranks."""
-    first = [(0, row) for row in (*ROWS, *RANKS)]
-    return first + [(seed, row) for rows in (ROWS, RANKS) for seed in range(1, seeds) for row in rows if row.trains]
+    """Table 2 from every seed, then the ranks; one seed after the other."""
+    tables = [(seed, row) for rows in (ROWS, RANKS) for seed in range(seeds) for row in rows]
+    return [(seed, row) for seed, row in tables if row.trains or seed == 0]
 
 
 def run_job(row: Row, seed: int, options: argparse.Namespace) -> None:
