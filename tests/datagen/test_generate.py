@@ -247,12 +247,26 @@ def test_an_endpoint_that_is_down(toy_work: Works) -> None:
     work = toy_work(6)
     with serving() as server:
         url = server.url
-    outcome = run(work, Server(url=url), pace=Pace(2, 2, 0.01))
-    assert outcome.stopped is not None and "the endpoint does not answer" in outcome.stopped
-    assert outcome.given_up == 2
+    with pytest.raises(
+        InputError, match="backend openai/toy prompt 1: expected an answer, got no answer: .*(refused|failed)"
+    ):
+        run(work, Server(url=url), pace=Pace(2, 2, 0.01))
     assert {image.state for image in work.images()} == {"selected"}
     with serving() as server:
         assert run(work, server).images == 6
+    whole(work, 6)
+
+
+def test_an_endpoint_that_goes_down(toy_work: Works) -> None:
+    work = toy_work(6)
+    with serving() as server:
+        assert run(work, server, limits=Limits(requests=1)).images == 1
+        url = server.url
+    outcome = run(work, Server(url=url), pace=Pace(2, 2, 0.01))
+    assert outcome.stopped is not None and "the endpoint does not answer (no answer: " in outcome.stopped
+    assert outcome.given_up == 2 and outcome.error in outcome.stopped
+    with serving() as server:
+        assert run(work, server).images == 5
     whole(work, 6)
 
 
@@ -337,10 +351,12 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_paces_and_limits(toy_work: Works) -> None:
     with pytest.raises(InputError, match="concurrency: expected 1 or more"):
         Pace(concurrency=0)
-    with pytest.raises(InputError, match="first_wait: expected 0 or more"):
+    with pytest.raises(InputError, match="retry_wait: expected 0 or more"):
         Pace(first_wait=-1)
     with pytest.raises(InputError, match="max_tokens: expected 0 or more"):
         Limits(tokens=-1)
+    with pytest.raises(InputError, match="price: expected 0 or more, got -1 and 2"):
+        Prices(-1, 2)
     work = toy_work(1)
     with serving() as server:
         with pytest.raises(InputError, match="expected prices of tokens"):

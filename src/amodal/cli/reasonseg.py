@@ -20,7 +20,7 @@ reasonseg_app = typer.Typer(no_args_is_help=True)
 reasonseg_app.add_typer(review_app, name="review", help="People accept, fix or reject pairs.")
 
 Work = Annotated[Path, typer.Argument(help="Work folder of `amodal reasonseg generate`.")]
-Format = Annotated[str | None, typer.Option("--format", help="Format of the annotations.")]
+Format = Annotated[str | None, typer.Option("--format", help="One of `amodal data formats`; guessed by default.")]
 Annotations = Annotated[list[Path] | None, typer.Option(help="Annotation file; repeat for more.")]
 Images = Annotated[list[Path] | None, typer.Option(help="Folder of its images, in the same order.")]
 Pairs = Annotated[int, typer.Option(min=1, help="Question-answer pairs an image.")]
@@ -110,8 +110,9 @@ def generate(
         return
     typer.echo(f"{out}: {result['pairs']} pairs about {result['images']} images ({_listed(result['image_states'])})")
     if outcome.unreadable or outcome.given_up or outcome.refused:
+        why = f" ({outcome.error})" if outcome.given_up else ""
         typer.echo(
-            f"{outcome.unreadable} answers of another form, {outcome.given_up} images without an answer, "
+            f"{outcome.unreadable} answers of another form, {outcome.given_up} images without an answer{why}, "
             f"{outcome.refused} refused"
         )
     if outcome.stopped:
@@ -121,7 +122,7 @@ def generate(
 @reasonseg_app.command("prompt")
 def show_prompt(
     annotations: Annotated[Path, typer.Option(help="Annotation file.")],
-    format_: Annotated[str, typer.Option("--format", help="Format of the annotations.")] = "canonical",
+    format_: Format = None,
     images: Annotated[Path | None, typer.Option(help="Folder of its images.")] = None,
     image_id: Annotated[int | None, typer.Option(help="Image to show; the first by default.")] = None,
     pairs: Pairs = 10,
@@ -142,12 +143,16 @@ def show_prompt(
     from amodal.datagen.prompt import make_prompt, response_format
     from amodal.datagen.select import Selection, preview
 
-    dataset = read_dataset(format_, annotations, images)
+    (source,) = _sources(format_, [annotations], [] if images is None else [images], [])
+    dataset = read_dataset(source.format, annotations, images)
     sample = preview(dataset, image_id, Selection(allow_modal=True))
     text = make_prompt(describe(sample, dataset.categories), pairs, version=prompt)
     if picture is not None:
         url = picture_url(sample, outlines=outlines, max_side=max_side)
-        picture.write_bytes(base64.b64decode(url.partition(",")[2]))
+        try:
+            picture.write_bytes(base64.b64decode(url.partition(",")[2]))
+        except OSError as error:
+            raise InputError(f"picture: expected a file that can be written, got {str(picture)!r} ({error})") from error
     if as_json:
         typer.echo(json.dumps({"system": text.system, "user": text.user, "response_format": response_format()}))
     else:

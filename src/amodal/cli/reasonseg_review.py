@@ -140,6 +140,8 @@ def agreement(work: Work, as_json: AsJson = False) -> None:
 def agreement_lines(result: dict[str, Any]) -> list[str]:
     """What `amodal.datagen.agreement` measured, for people."""
     fleiss = result["fleiss"]
+    if not result["pairs"]:
+        return ["agreement: no pair was judged by two people"]
     return [
         f"{result['pairs']} pairs judged by two people or more, {_figure(result['observed'])} of verdicts equal",
         f"Fleiss' kappa: {_figure(fleiss['kappa'])} ({fleiss['pairs']} pairs, {fleiss['verdicts']} verdicts each)",

@@ -20,7 +20,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("requests", "tokens", "money"):
             value = getattr(self, name)
-            if value is not None and value < 0:
+            if value is not None and not value >= 0:
                 raise InputError(f"max_{name}: expected 0 or more, got {value}")
 
 

@@ -49,7 +49,7 @@ class Pace:
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: expected 1 or more, got {getattr(self, name)}")
         if self.first_wait < 0:
-            raise InputError(f"first_wait: expected 0 or more seconds, got {self.first_wait}")
+            raise InputError(f"retry_wait: expected 0 or more seconds, got {self.first_wait}")
 
     def wait(self, attempt: int, asked: float | None) -> float:
         """Seconds before the attempt after number `attempt` (from 0); a random half keeps clients apart."""
@@ -68,6 +68,7 @@ class Outcome:
         given_up: images without an answer after all attempts, left for another run.
         refused: images the endpoint would not take.
         stopped: why the run ended before its images did; None if it did not.
+        error: what the last attempt for an image that was given up brought.
     """
 
     images: int = 0
@@ -76,6 +77,7 @@ class Outcome:
     given_up: int = 0
     refused: int = 0
     stopped: str | None = None
+    error: str | None = None
 
 
 def generate(
@@ -103,7 +105,7 @@ def generate(
         progress: show a bar on stderr.
 
     Raises:
-        InputError: another process generates in this folder, the endpoint refuses every request,
+        InputError: another process generates in this folder, the endpoint never gave an answer,
             or settings that make no sense.
     """
     if pairs < 1:
@@ -160,6 +162,8 @@ class _Run:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
             await self._backend.close()
+        if self.outcome.given_up and not has_answers(self._manifest):
+            raise InputError(f"backend {self._backend.name}: expected an answer, got {self.outcome.error}")
         return self.outcome
 
     def _listen(self) -> None:
@@ -255,7 +259,7 @@ class _Run:
                 continue
             self._silent = 0
             return request, answer, self._budget.settle(estimate, answer.prompt_tokens, answer.completion_tokens)
-        self.outcome.given_up += 1
+        self.outcome.given_up, self.outcome.error = self.outcome.given_up + 1, last
         self._silent += 1
         if self._silent >= self._pace.concurrency:
             self._stop(f"the endpoint does not answer ({last})")

@@ -71,8 +71,9 @@ class OpenAIBackend:
             raise InputError("model: expected the name of a model that the endpoint serves, got none")
         if endpoint.base_url is not None and not endpoint.base_url.startswith(("http://", "https://")):
             raise InputError(f"base_url: expected http:// or https://, got {endpoint.base_url!r}")
-        if endpoint.timeout <= 0 or endpoint.max_tokens < 1:
-            raise InputError("timeout, max_tokens: expected more than 0, got less")
+        for name in ("timeout", "max_tokens"):
+            if not getattr(endpoint, name) > 0:
+                raise InputError(f"{name}: expected more than 0, got {getattr(endpoint, name):g}")
         key = os.environ.get(endpoint.key_variable)
         if not key and endpoint.base_url is None:
             raise InputError(f"backend openai: expected a key in {endpoint.key_variable}, got none")
@@ -105,8 +106,8 @@ class OpenAIBackend:
         except openai.APIResponseValidationError as error:
             raise BackendError(f"unreadable response: {error}", retry=True) from error
         except (openai.APIConnectionError, asyncio.TimeoutError) as error:
-            reason = str(error) or "no answer in time"
-            raise BackendError(f"{type(error).__name__}: {reason}", retry=True) from error
+            reason = " ".join(str(error.__cause__ or error).split()) or f"none within {self._endpoint.timeout:g} s"
+            raise BackendError(f"no answer: {reason}", retry=True) from error
         except ValueError as error:  # a body that is not JSON at all
             raise BackendError(f"unreadable response: {error}", retry=True) from error
         return self._answer(completion, task)

@@ -13,6 +13,7 @@ from typing import Literal
 
 from amodal.datagen.backends import Answer
 from amodal.datagen.manifest import Manifest, now
+from amodal.errors import InputError
 
 Status = Literal["sent", "answered", "malformed", "error", "lost"]
 
@@ -23,6 +24,11 @@ class Prices:
 
     prompt: float = 0.0
     completion: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises `InputError` for a price below 0."""
+        if not (self.prompt >= 0 and self.completion >= 0):
+            raise InputError(f"price: expected 0 or more, got {self.prompt:g} and {self.completion:g}")
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Of one request."""
