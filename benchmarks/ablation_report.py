@@ -131,14 +131,15 @@ def markdown(facts: Facts, results: Results, verdicts: list[dict[str, Any]]) -> 
 def _table(facts: Facts, results: Results, names: tuple[str, ...]) -> list[str]:
     tests = _tests(results)
     labels = {row["name"]: row["label"] for row in facts["rows"]}
-    head = ["row", *(f"{test} {m.removeprefix('mIoU_')}" for test in tests for m in METRICS)]
+    head = ["row", "seeds", *(f"{test} {m.removeprefix('mIoU_')}" for test in tests for m in METRICS)]
     head += ["paper KINS full / occ", "paper COCOA full / occ"]
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " --- |" * (len(head) - 1)]
     for name in names:
         cells = [_cell(values(results, name, test, metric)) for test in tests for metric in METRICS]
         kins_full, kins_occ, cocoa_full, cocoa_occ = PAPER[name]
         paper = [f"{kins_full} / {kins_occ}", f"{cocoa_full} / {cocoa_occ}"]
-        lines.append("| " + " | ".join([labels[name], *cells, *paper]) + " |")
+        seeds = str(len({r["seed"] for r in results if r["row"] == name}))
+        lines.append("| " + " | ".join([labels[name], seeds, *cells, *paper]) + " |")
     return lines
 
 

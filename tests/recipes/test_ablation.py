@@ -49,7 +49,7 @@ def test_the_page_says_when_it_is_unfinished() -> None:
     results = [result("ft", 0, 0.5, 0.25), result("ft", 1, 0.7, 0.25)]
     page = markdown(facts, results, [verdict(*claim, results) for claim in CLAIMS])
     assert "**Unfinished: 2 of 22 runs.**" in page
-    assert "| ft | 60.0 ± 14.1 | 25.0 ± 0.0 | 82.47 / 50.1 | 80.16 / 27.07 |" in page
+    assert "| ft | 2 | 60.0 ± 14.1 | 25.0 ± 0.0 | 82.47 / 50.1 | 80.16 / 27.07 |" in page
     assert "Not measured yet." in page
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import time
 import traceback
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NoReturn
 
 _SERVER: Any = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["tests.training.processes_imports"])
@@ -27,7 +29,28 @@ FSDP2 = {
 }
 
 
-def start(recipe_file: Path, processes: int = 1, **environment: str) -> list[BaseProcess]:
+Place = Literal["step", "filling", "naming", "dropping", "model"]
+PLACES: tuple[Place, ...] = ("step", "filling", "naming", "dropping", "model")
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Where a training stands still until it is killed, however fast the machine is.
+
+    Attributes:
+        place: `filling` a checkpoint, its first file half written; `naming` it, all files written;
+            `dropping` the older ones, the new one named; putting a new `model` where the old one was
+            removed; `step` is nothing of these.
+        first: step from which on the place holds.
+        last: step that is not begun in any case.
+    """
+
+    place: Place
+    first: int
+    last: int
+
+
+def start(recipe_file: Path, processes: int = 1, hold: Hold | None = None, **environment: str) -> list[BaseProcess]:
     """Start one training over several processes; errors go to `recipe_file` with `.<rank>` appended."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -38,7 +61,7 @@ def start(recipe_file: Path, processes: int = 1, **environment: str) -> list[Bas
     started = []
     for rank in range(processes):
         own = world | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {})
-        process = _SERVER.Process(target=run_training, args=(str(recipe_file), own))
+        process = _SERVER.Process(target=run_training, args=(str(recipe_file), own, hold))
         process.start()
         started.append(process)
     return started
@@ -58,7 +81,12 @@ def error_of(recipe_file: Path, rank: str = "0") -> str:
     return file.read_text() if file.is_file() else ""
 
 
-def run_training(recipe_file: str, environment: dict[str, str]) -> None:
+def sign_of(recipe_file: Path) -> Path:
+    """File that appears once a training stands still."""
+    return recipe_file.with_suffix(".holds")
+
+
+def run_training(recipe_file: str, environment: dict[str, str], hold: Hold | None) -> None:
     """Body of a process."""
     os.environ.update(environment)
     import torch
@@ -70,6 +98,8 @@ def run_training(recipe_file: str, environment: dict[str, str]) -> None:
     multiprocessing.set_start_method("fork", force=True)  # of data workers; here it is inherited
     if "ACCELERATE_USE_FSDP" in environment:
         _let_accelerate_shard_on_processors()
+    if hold is not None:
+        _stand_still(hold, sign_of(Path(recipe_file)))
     try:
         train(load_recipe(recipe_file), progress=False)
     except BaseException:
@@ -92,3 +122,48 @@ def _let_accelerate_shard_on_processors() -> None:
             state.PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
     state.AcceleratorState.__init__ = patched
+
+
+def _stand_still(hold: Hold, sign: Path) -> None:
+    """Have this process wait for its end at the given place."""
+    from amodal.training import checkpoint, loop
+
+    def wait() -> NoReturn:
+        sign.touch()
+        while True:
+            time.sleep(60)
+
+    run: Any = loop._Run
+    step, rename = run._step, Path.rename
+    write, finish_one = checkpoint.write_checkpoint, checkpoint.finish_checkpoint
+    complete = checkpoint.complete_checkpoints
+
+    def held_step(self: Any, number: int, batches: Any) -> Any:
+        return wait() if number >= hold.last else step(self, number, batches)
+
+    def held_write(folder: Path, number: int, progress: Any, fill: Any) -> None:
+        def cut_off(temporary: Path) -> None:
+            (temporary / "model.safetensors").write_bytes(b"half")
+            wait()
+
+        write(folder, number, progress, cut_off if number >= hold.first else fill)
+
+    def held_finish(temporary: Path, final: Path, number: int, progress: Any) -> None:
+        return wait() if number >= hold.first else finish_one(temporary, final, number, progress)
+
+    def held_complete(folder: Path) -> list[Path]:
+        found = complete(folder)
+        return wait() if found and int(found[-1].name.removeprefix("step_")) >= hold.first else found
+
+    def held_rename(self: Path, target: Path) -> Path:
+        return wait() if target.name == "model" else rename(self, target)
+
+    run._step = held_step
+    if hold.place == "filling":
+        checkpoint.write_checkpoint = held_write
+    elif hold.place == "naming":
+        checkpoint.finish_checkpoint = held_finish
+    elif hold.place == "dropping":
+        checkpoint.complete_checkpoints = held_complete
+    elif hold.place == "model":
+        Path.rename = held_rename  # type: ignore[method-assign, assignment]

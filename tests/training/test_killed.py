@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import time
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -14,41 +14,23 @@ from safetensors.torch import load_file
 
 from amodal.training.loop import train
 from amodal.training.recipe import Recipe
-from tests.training.processes import error_of, start
+from tests.training.processes import PLACES, Hold, Place, error_of, finish, sign_of, start
 from tests.training.tiny import tiny_recipe
 
 
-def kill_until_done(file: Path, out: Path, kills: int, seed: int) -> int:
-    """Start, kill, start again, ... and let it end after `kills` kills; returns the kills that hit."""
-    generator, hits = random.Random(seed), 0
-    while hits < kills:
-        (process,) = start(file)
-        wait_for(out, process, generator)
-        children = children_of(process.pid or 0)
-        process.kill()
-        process.join()
-        wait_until_gone(children)
-        if process.exitcode == 0:
-            break
-        assert process.exitcode == -9, error_of(file)
-        hits += 1
-    (process,) = start(file)
-    process.join(300)
-    assert process.exitcode == 0, error_of(file)
-    return hits
-
-
-def wait_for(out: Path, process: BaseProcess, generator: random.Random) -> None:
-    """One of: a moment of any phase, or the middle of writing a checkpoint or a model."""
-    if generator.random() < 0.5:
-        process.join(generator.uniform(0, 2.5))
-        return
-    before, until = newest(out), time.monotonic() + 30
-    steps = generator.randrange(1, 4)  # let it get ahead, or kills before the first step go on forever
-    while process.is_alive() and time.monotonic() < until:
-        if newest(out) >= before + steps and (any(out.glob("checkpoints/.writing_*")) or any(out.glob(".writing_*"))):
-            return
-        time.sleep(0.0005)
+def kill(file: Path, out: Path, hold: Hold, seconds: float | None) -> None:
+    """Start a run and kill it after so many seconds, or once it stands still; it cannot end before."""
+    sign_of(file).unlink(missing_ok=True)
+    (process,) = start(file, hold=hold)
+    process.join(seconds if seconds is not None else 0)
+    until = time.monotonic() + 120
+    while seconds is None and not sign_of(file).is_file() and process.is_alive() and time.monotonic() < until:
+        time.sleep(0.005)
+    children = children_of(process.pid or 0)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, error_of(file)
+    wait_until_gone(children)
 
 
 def newest(out: Path) -> int:
@@ -91,20 +73,33 @@ def logged(out: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if k not in ("time", "samples_per_s")} for line in lines]
 
 
-def run_both(folder: Path, kills: int, **training: object) -> int:
+def run_both(folder: Path, moments: list[tuple[Place, int, float | None]], **training: object) -> None:
+    """A straight run, and one killed once for each of (place, steps until it holds at the latest, seconds)."""
     recipe: Recipe = tiny_recipe(folder, "plug", ema=0.9, workers=1, picture_objects=1, **training)
     train(recipe.model_copy(update={"output": str(folder / "straight")}), progress=False)
-    file = folder / "recipe.yaml"
-    file.write_text(recipe.model_copy(update={"output": str(folder / "killed")}).model_dump_json())
-    hits = kill_until_done(file, folder / "killed", kills, seed=kills)
-    assert_ended_alike(folder / "straight", folder / "killed")
-    return hits
+    file, out = folder / "recipe.yaml", folder / "killed"
+    file.write_text(recipe.model_copy(update={"output": str(out)}).model_dump_json())
+    for place, steps, seconds in moments:
+        done = newest(out)
+        assert done + steps < recipe.training.steps  # type: ignore[operator]
+        kill(file, out, Hold(place, done + 1, done + steps), seconds)
+    (process,) = start(file)
+    finish([process], file)
+    assert_ended_alike(folder / "straight", out)
 
 
 def test_a_killed_run_ends_as_a_straight_one(tmp_path: Path) -> None:
-    assert run_both(tmp_path, 1, steps=8, log_every=3, validate_every=8, checkpoint_every=1) == 1
+    moments: list[tuple[Place, int, float | None]] = [("dropping", 3, None), ("filling", 3, None)]
+    run_both(tmp_path, moments, steps=6, log_every=3, validate_every=6, checkpoint_every=1)
 
 
 @pytest.mark.slow
 def test_many_kills(tmp_path: Path) -> None:
-    assert run_both(tmp_path, 24, steps=200, log_every=7, validate_every=10, checkpoint_every=1) >= 20
+    """At every place, and at moments that are the clock's choice."""
+    generator = random.Random(0)
+    moments: list[tuple[Place, int, float | None]] = [
+        (place, generator.randrange(2, 8), seconds)
+        for place in PLACES * 5
+        for seconds in (None if generator.random() < 0.5 else generator.uniform(0, 2.5),)
+    ]
+    run_both(tmp_path, moments, steps=200, log_every=7, validate_every=10, checkpoint_every=1)
