@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amodal.datagen.review_markup import from_editable, to_editable
+from amodal.datagen.review_markup import from_editable, reason_for_people, to_editable
 from amodal.errors import InputError
 
 IDS = [11, 205, 7]
@@ -27,6 +27,12 @@ IDS = [11, 205, 7]
 def test_there_and_back(answer: str, short: str) -> None:
     assert to_editable(answer, IDS) == short
     assert from_editable(short, IDS) == answer
+
+
+def test_reasons_use_the_pages_numbers() -> None:
+    reason = "expected what the masks show, got that [205] hides part of [7], not [99], in '[a] <p>it</p> {seg:11}'"
+    told = "expected what the masks show, got that #2 hides part of #3, not [99], in '[a] [it #1]'"
+    assert reason_for_people(reason, IDS) == told
 
 
 @given(

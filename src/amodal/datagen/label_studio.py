@@ -23,7 +23,7 @@ from amodal.datagen.manifest import Manifest
 from amodal.datagen.records import Pair, Review, WorkImage
 from amodal.datagen.review import Policy, mentioned, reviewer_name, submit
 from amodal.datagen.review_items import Items
-from amodal.datagen.review_markup import from_editable, to_editable
+from amodal.datagen.review_markup import from_editable, reason_for_people, to_editable
 from amodal.errors import InputError
 from amodal.inference.draw import object_colour
 
@@ -216,7 +216,7 @@ def _task(work: Manifest, pair: Pair, ids: Sequence[int], data: Record, regions:
     texts = [_text_region("question", pair.question), _text_region("answer", answer)]
     earlier = [_verdict_in_words(r, ids) for r in work.reviews(pair.id)] if pair.state == "cross_checked" else []
     if pair.state == "failed":
-        earlier = [f"The automatic check: {pair.reason}"]
+        earlier = [f"The automatic check: {reason_for_people(pair.reason or '', ids)}"]
     return {
         "data": {
             **data,

@@ -13,7 +13,7 @@ from PIL import Image
 
 from amodal.datagen.manifest import Manifest
 from amodal.datagen.records import Draft, Pair
-from amodal.datagen.review_markup import from_editable, to_editable
+from amodal.datagen.review_markup import from_editable, reason_for_people, to_editable
 from amodal.datagen.rules import Context, check_pair
 from amodal.errors import InputError
 from amodal.inference.draw import object_colour
@@ -62,7 +62,7 @@ class Items:
             "state": pair.state,
             "question": pair.question,
             "answer": to_editable(pair.answer, ids),
-            "fault": pair.reason if pair.state == "failed" else None,
+            "fault": reason_for_people(pair.reason or "", ids) if pair.state == "failed" else None,
             "claims": [[number[a], number[b]] for a, b in pair.claims if a in number and b in number],
             "image": {"id": image.id, "width": width, "height": height, "url": f"images/{image.id}"},
             "objects": self.objects(image.id),
@@ -84,7 +84,7 @@ class Items:
             draft = Draft(" ".join(question.split()), from_editable(answer, ids))
         except InputError as error:
             return [str(error)]
-        return [to_editable(fault.reason, ids) for fault in check_pair(draft, self.context(pair.image_id))]
+        return [reason_for_people(fault.reason, ids) for fault in check_pair(draft, self.context(pair.image_id))]
 
     def _context(self, image_id: int) -> Context:
         return Context(self.work.sample(self.work.image(image_id)), self._categories)

@@ -60,6 +60,16 @@ def from_editable(text: str, object_ids: Sequence[int]) -> str:
     return _BRACKETS.sub(full, " ".join(text.split()))
 
 
+def reason_for_people(reason: str, object_ids: Sequence[int]) -> str:
+    """What a rule has against a pair, with `#2` for the `[1204356]` that a model is told."""
+    numbers = {str(annotation_id): i + 1 for i, annotation_id in enumerate(object_ids)}
+
+    def short(match: re.Match[str]) -> str:
+        return f"#{numbers[match[1]]}" if match[1] in numbers else match[0]
+
+    return to_editable(_BRACKETS.sub(short, reason), object_ids)
+
+
 def _split(inside: str) -> tuple[str, list[int]]:
     """`the mug #2 #3` to its words and the numbers at its end."""
     words, numbers = inside.split(), list[int]()
