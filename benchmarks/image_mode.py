@@ -1,10 +1,13 @@
 """One encoding for the whole picture against one a crop: time by number of boxes, accuracy of both.
 
-Command: python benchmarks/image_mode.py --annotations data/scenes-test/annotations.json
+Command: python benchmarks/image_mode.py [--annotations data/scenes-test/annotations.json]
+         python benchmarks/image_mode.py --base vit-b --picture-sizes 512 1024
 
-Time: whole calls of the segmenter (resizing and masks included) on one picture of the set with
-its boxes repeated or cut to the number wanted. Accuracy: protocol `strict` over the set, box of
-the true visible mask.
+Time: whole calls of the segmenter (resizing and masks included) on one picture of the set with its
+boxes repeated or cut to the number wanted; `overtakes` in the result is the smallest of these numbers
+from which on a mode is faster than crops. Accuracy: protocol `strict` over the set, box of the true
+visible mask. Without `--annotations` scenes are drawn first; with `--base` weights are random, and
+only time is measured.
 """
 
 from __future__ import annotations
@@ -15,10 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 from measure import arguments, finish, interleave
+from pictures import annotations
 
 from amodal import AmodalSegmenter
 from amodal.data.readers import read_dataset
+from amodal.inference.segmenter import pick_dtype
 from amodal.metrics.strict import StrictIoU
+from amodal.models.plug import PlugConfig, PlugModel
+from amodal.models.sam import sam_config_for
+
+NUM_BOXES = (1, 2, 3, 4, 6, 8, 16)
 
 
 def main() -> None:
@@ -26,22 +35,51 @@ def main() -> None:
     options = arguments(
         __doc__,
         model={"default": "plug-tiny"},
-        annotations={"type": Path, "default": Path("data/scenes-test/annotations.json")},
-        images={"type": int, "default": 420, "help": "pictures to score"},
+        base={"help": "time random weights on this SAM instead of a model"},
+        dtype={"default": "auto"},
+        annotations={"type": Path},
+        images={"type": int, "default": 100, "help": "pictures to score"},
         picture_sizes={"type": int, "nargs": "+", "default": [128, 256]},
     )
-    dataset = read_dataset("canonical", options.annotations)
-    segmenters = {"crop": AmodalSegmenter.from_pretrained(options.model, dtype="float32")}
-    for size in options.picture_sizes:
-        name = f"image {size}"
-        segmenters[name] = AmodalSegmenter.from_pretrained(
-            options.model, dtype="float32", mode="image", picture_size=size
-        )
-    rows = [row for num_boxes in (1, 2, 4, 8, 16) for row in timed(segmenters, dataset, num_boxes, options.rounds)]
     count = 2 if options.quick else options.images
-    scores = {name: accuracy(segmenter, dataset, count) for name, segmenter in segmenters.items()}
-    plot = {"x": "boxes", "y": "seconds", "series": "mode"}
-    finish("image_mode", options, rows, plot, model=options.model, pictures=count, accuracy=scores)
+    with annotations(options.annotations, count) as file:
+        dataset = read_dataset("canonical", file)
+        segmenters = load(options)
+        numbers, rounds = (NUM_BOXES[:2], 1) if options.quick else (NUM_BOXES, options.rounds)
+        rows = [row for number in numbers for row in timed(segmenters, dataset, number, rounds)]
+        scores = {} if options.base else {n: accuracy(s, dataset, count) for n, s in segmenters.items()}
+    finish(
+        "image_mode",
+        options,
+        rows,
+        {"x": "boxes", "y": "seconds", "series": "mode"},
+        model=options.base or options.model,
+        overtakes={name: overtakes(rows, name) for name in segmenters if name != "crop"},
+        pictures=count,
+        accuracy=scores,
+    )
+
+
+def load(options: Any) -> dict[str, AmodalSegmenter]:
+    """One segmenter a mode, on the same weights."""
+    if options.base:
+        model = PlugModel(PlugConfig(sam=sam_config_for(options.base)))
+    else:
+        model = PlugModel.from_pretrained(options.model)
+    place = torch.device("cpu")
+    precision = pick_dtype(options.dtype, place)
+    whole = {
+        f"image {size}": AmodalSegmenter(model, place, precision, mode="image", picture_size=size)
+        for size in options.picture_sizes
+    }
+    return {"crop": AmodalSegmenter(model, place, precision), **whole}
+
+
+def overtakes(rows: list[dict[str, Any]], mode: str) -> int | None:
+    """Smallest number of boxes from which on the mode is faster than crops; None if it never is."""
+    slower = [row["boxes"] for row in rows if row["mode"] == mode and row["speed_of_crop"] <= 1]
+    faster = [row["boxes"] for row in rows if row["mode"] == mode and row["boxes"] > max(slower, default=0)]
+    return min(faster, default=None)
 
 
 def timed(segmenters: dict[str, AmodalSegmenter], dataset: Any, num_boxes: int, rounds: int) -> list[dict[str, Any]]:

@@ -1,9 +1,10 @@
 """How fast crops are read: decode, crop, resize, rasterise masks inside the crop.
 
 Measured per step of the work in one process, against masks decoded whole, and through the loader with
-worker processes. `--rate` compares with a model's samples/s (`samples_per_s` of a run's log).
+worker processes. `--rate` compares with a model's samples/s (`samples_per_s` of a run's log). Without
+`--annotations` scenes are drawn first.
 
-Command: python benchmarks/input_pipeline.py --annotations data/scenes-train/annotations.json
+Command: python benchmarks/input_pipeline.py [--annotations data/scenes-train/annotations.json]
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from measure import finish
+from pictures import annotations
 
 from amodal.data.crops import ObjectCrops, Source, StepSampler, limit_threads
 from amodal.data.readers import read_dataset
@@ -33,8 +35,14 @@ def main() -> None:
     """Print the table and the JSON."""
     options = _arguments()
     limit_threads()
+    with annotations(options.annotations, 20 if options.quick else 200) as file:
+        measure(options, file)
+
+
+def measure(options: argparse.Namespace, file: Path) -> None:
+    """Open, each step alone, whole batches."""
     begun = time.perf_counter()
-    dataset = read_dataset(options.format, options.annotations, options.images)
+    dataset = read_dataset(options.format, file, options.images)
     crops = ObjectCrops(
         [Source(dataset)], image_size=options.size, augmentation=Augmentation() if options.augment else None
     )
@@ -49,7 +57,8 @@ def main() -> None:
     if options.rate:
         for row in rows:
             row["to_model_rate"] = row["samples_per_s"] / options.rate
-    finish("input_pipeline", options, rows, size=options.size, objects=sum(crops.lengths), open_seconds=opened)
+    plot = {"x": "what", "y": "samples_per_s"}
+    finish("input_pipeline", options, rows, plot, size=options.size, objects=sum(crops.lengths), open_seconds=opened)
 
 
 def stages(crops: ObjectCrops, number: int) -> dict[str, float]:
@@ -111,7 +120,7 @@ def _rate(number: int, work: Callable[[], object]) -> float:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--annotations", type=Path, required=True)
+    parser.add_argument("--annotations", type=Path)
     parser.add_argument("--format", default="canonical")
     parser.add_argument("--images", type=Path)
     parser.add_argument("--size", type=int, default=512, help="side of the crops")

@@ -32,7 +32,7 @@ def arguments(description: str | None, **further: dict[str, Any]) -> argparse.Na
     """
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that it runs, proves nothing")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, help="file for the JSON")
     for name, settings in further.items():

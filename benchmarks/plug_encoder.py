@@ -1,13 +1,19 @@
-"""PLUG's image encoder, ViT-B, one 512 input, both branches: ours beside transformers' and the limit.
+"""PLUG's image encoder, ViT-B, one 512 input, both branches: ours beside transformers', Meta's and the limit.
 
 Command: python benchmarks/plug_encoder.py
 
-The references get the batch doubled by hand and no adapters, which is less work than PLUG needs.
+The references get the batch doubled by hand and no adapters, which is less work than PLUG needs. Meta's own
+code is among them where its package `segment-anything` is installed.
 The floor is the encoder's arithmetic at the bfloat16 rate of one large product measured in the
 same run. Where neighbours take turns on the cores, compare processor seconds (`--threads 1`).
 """
 
 from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from measure import GEMM_FLOP, arguments, finish, interleave, rate_contenders, rates
@@ -33,10 +39,15 @@ def main() -> None:
     fused32, fused = reference(vision, "sdpa", torch.float32), reference(vision, "sdpa", torch.bfloat16)
     pixels = torch.randn(1, 3, config.image_size, config.image_size)
     short, doubled = pixels.bfloat16(), pixels.repeat(2, 1, 1, 1)
+    meta32, meta = meta_encoder(vision, torch.float32), meta_encoder(vision, torch.bfloat16)
+    originals: dict[str, Callable[[], object]] = {}
+    if meta32 is not None and meta is not None:
+        originals = {"meta float32": lambda: meta32(doubled), "meta bfloat16": lambda: meta(doubled.bfloat16())}
     with torch.inference_mode():
         times = interleave(
             {
                 **rate_contenders(),
+                **originals,
                 "transformers eager float32": lambda: eager(doubled),
                 "transformers fused float32": lambda: fused32(doubled),
                 "transformers fused bfloat16": lambda: fused(doubled.bfloat16()),
@@ -59,7 +70,7 @@ def main() -> None:
             "cpu_times_the_floor": times[name]["cpu_seconds"] / work_floor,
         }
         for name in times
-        if name.startswith(("transformers", "ours"))
+        if name.startswith(("meta", "transformers", "ours"))
     ]
     facts = {"image_size": config.image_size, "tflop": flop / 1e12, "floor_seconds": floor, "limits": limits}
     finish("plug_encoder", options, rows, {"x": "encoder", "y": "times_the_floor"}, **facts)
@@ -69,6 +80,27 @@ def reference(vision: SamVisionConfig, attention: str, dtype: torch.dtype) -> nn
     """transformers' encoder as it is."""
     vision._attn_implementation = attention
     return randomised(SamVisionEncoder(vision)).to(dtype).eval()
+
+
+def meta_encoder(vision: SamVisionConfig, dtype: torch.dtype) -> nn.Module | None:
+    """The original code's encoder of the same sizes; None where the package is missing."""
+    for name in ("torchvision", "torchvision.ops", "torchvision.ops.boxes", "torchvision.transforms",
+                 "torchvision.transforms.functional"):  # fmt: skip
+        stub = types.ModuleType(name)  # imported by the package's predictor, of no use to its encoder
+        stub.batched_nms = stub.box_area = stub.resize = stub.to_pil_image = None  # type: ignore[attr-defined]
+        sys.modules.setdefault(name, stub)
+    try:
+        from segment_anything.modeling import ImageEncoderViT
+    except ImportError:
+        return None
+    encoder: nn.Module = ImageEncoderViT(
+        img_size=vision.image_size, patch_size=vision.patch_size, embed_dim=vision.hidden_size,
+        depth=vision.num_hidden_layers, num_heads=vision.num_attention_heads,
+        mlp_ratio=vision.mlp_dim / vision.hidden_size, out_chans=vision.output_channels, qkv_bias=True,
+        use_rel_pos=True, window_size=vision.window_size, global_attn_indexes=tuple(vision.global_attn_indexes),
+        norm_layer=partial(nn.LayerNorm, eps=vision.layer_norm_eps),
+    )  # fmt: skip
+    return randomised(encoder).to(dtype).eval()
 
 
 def randomised(model: nn.Module) -> nn.Module:

@@ -233,13 +233,15 @@ def _resident_mib() -> float:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two layers: shows that it runs, proves nothing")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2, help="timed steps a round, after one that is not")
     parser.add_argument("--batch", type=int, default=2, help="crops a step")
     parser.add_argument("--out", type=Path, help="file for the JSON")
     parser.add_argument("--contender", choices=list(CONTENDERS), help="measure one, in this process")
     options = parser.parse_args()
+    if options.quick:
+        options.rounds = options.steps = 1
     torch.set_num_threads(options.threads)
     return options
 

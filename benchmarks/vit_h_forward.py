@@ -1,45 +1,70 @@
-"""One forward of PLUG on SAM ViT-H, bfloat16, random weights: does it fit, and in how much memory?
+"""One forward of PLUG on SAM ViT-H, 512, both branches: does it fit, in how much memory, how long?
 
 Command: python benchmarks/vit_h_forward.py
+
+Random weights. The reference is transformers' `SamModel` with eager attention, one PEFT adapter set a
+branch, two passes; it has neither refine module nor uncertainty. Each contender runs in a process of
+its own, so that its peak memory is its own; of one call each, the first.
 """
 
 from __future__ import annotations
 
-import json
-import resource
+import multiprocessing
 import time
+from typing import Any
 
 import torch
+from measure import arguments, finish, peak_mib
+from objects import build_reference, reference_answer
 
 from amodal.models.plug import PlugConfig, PlugModel
 from amodal.models.sam import sam_config_for
 
+# name -> (ours or the reference, precision)
+CONTENDERS = {
+    "reference float32": ("reference", torch.float32),
+    "reference bfloat16": ("reference", torch.bfloat16),
+    "amodal float32": ("ours", torch.float32),
+    "amodal bfloat16": ("ours", torch.bfloat16),
+}
+
 
 def main() -> None:
-    """Build, run once, print JSON."""
-    torch.set_default_dtype(torch.bfloat16)
-    model = PlugModel(PlugConfig(sam=sam_config_for("vit-h"))).to(torch.bfloat16).eval()
+    """One process a contender, then the table."""
+    options = arguments(__doc__, base={"default": "vit-h"})
+    base = "vit-b" if options.quick else options.base
+    rows = []
+    for name, (kind, dtype) in CONTENDERS.items():
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            rows.append({"contender": name, **pool.apply(measure, (kind, dtype, base, options.threads))})
+    first = rows[0]
+    for row in rows:
+        row["memory_to_reference_float32"] = row["peak_mib"] / first["peak_mib"]
+    finish("vit_h_forward", options, rows, {"x": "contender", "y": "peak_mib"}, base=base)
+
+
+@torch.inference_mode()
+def measure(kind: str, dtype: torch.dtype, base: str, threads: int) -> dict[str, Any]:
+    """In a fresh process: build in this precision, answer one box."""
+    torch.set_num_threads(threads)
+    config = PlugConfig(sam=sam_config_for(base))
+    empty = peak_mib()
+    torch.set_default_dtype(dtype)
+    model = PlugModel(config).to(dtype).eval() if kind == "ours" else build_reference(config).to(dtype)
     torch.set_default_dtype(torch.float32)
-    size = model.config.image_size
-    built = peak_gib()
+    built, size = peak_mib(), config.image_size
+    pixels, boxes = torch.randn(1, 3, size, size).to(dtype), torch.tensor([[[0.25, 0.25, 0.75, 0.75]]]) * size
     start = time.perf_counter()
-    with torch.inference_mode():
-        output = model(torch.randn(1, 3, size, size), torch.tensor([[[128.0, 128.0, 384.0, 384.0]]]))
-    result = {
+    answer = model(pixels, boxes).pred_masks if kind == "ours" else reference_answer(model, pixels, boxes)[-1]
+    seconds = time.perf_counter() - start
+    assert answer.isfinite().all()
+    return {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "input": size,
-        "mask": list(output.pred_masks.shape),
-        "finite": bool(output.pred_masks.isfinite().all()),
-        "seconds": round(time.perf_counter() - start, 1),
-        "peak_gib_after_build": round(built, 2),
-        "peak_gib": round(peak_gib(), 2),
+        "seconds": seconds,
+        "libraries_mib": empty,
+        "built_mib": built,
+        "peak_mib": peak_mib(),
     }
-    print(json.dumps(result))
-
-
-def peak_gib() -> float:
-    """Largest resident size of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 if __name__ == "__main__":

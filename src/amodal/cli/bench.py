@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +20,7 @@ def bench(
     folder: Annotated[Path, typer.Option(help="Folder of the scripts, in a checkout.")] = Path("benchmarks"),
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("bench"),
     quick: Annotated[bool, typer.Option(help="Small sizes: shows that it runs, proves nothing.")] = False,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; all cores if not given.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all results as JSON.")] = False,
 ) -> None:
     """Run the benchmark suite: JSON, a table and a plot of each.
@@ -36,7 +38,8 @@ def bench(
         typer.echo(f"{name} ...", err=True)
         results[name] = _run(scripts[name], out, quick, threads)
         (out / f"{name}.txt").write_text(table(results[name]["rows"]) + "\n")
-        _plot(results[name], out / f"{name}.png")
+        if results[name]["plot"] is not None:
+            _plot(results[name], out / f"{name}.png")
         if not as_json:
             typer.echo(table(results[name]["rows"]))
     typer.echo(json.dumps(results) if as_json else f"Written: {out}/ (json, txt and png of each)")
@@ -51,7 +54,7 @@ def find_scripts(folder: Path) -> dict[str, Path]:
     found = {
         path.stem: path
         for path in sorted(folder.glob("*.py"))
-        if path.stem != "measure" and "from measure import" in path.read_text()
+        if re.search(r"^(from measure import|import measure)", path.read_text(), re.M)
     }
     if not found:
         raise InputError(f"folder: expected the benchmarks of a checkout, got none in {str(folder)!r}")
@@ -66,11 +69,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join("  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in lines)
 
 
-def _run(script: Path, out: Path, quick: bool, threads: int) -> dict[str, Any]:
+def _run(script: Path, out: Path, quick: bool, threads: int | None) -> dict[str, Any]:
     """A process of its own: benchmarks set threads and measure memory."""
     file = (out / f"{script.stem}.json").resolve()
-    command = [sys.executable, str(script), "--threads", str(threads), "--out", str(file)]
-    done = subprocess.run([*command, *(["--quick"] if quick else [])], capture_output=True, text=True, check=False)
+    command = [sys.executable, str(script), "--out", str(file), *(["--quick"] if quick else [])]
+    environment = os.environ if threads is None else os.environ | {"OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise InputError(f"bench {script.stem}: expected it to finish, got: {reason}")
