@@ -5,11 +5,13 @@ Command: python benchmarks/plug_encoder.py
 The references get the batch doubled by hand and no adapters, which is less work than PLUG needs. Meta's own
 code is among them where its package `segment-anything` is installed.
 The floor is the encoder's arithmetic at the bfloat16 rate of one large product measured in the
-same run. Where neighbours take turns on the cores, compare processor seconds (`--threads 1`).
+same run; 8-bit products may pass below it. Where neighbours take turns on the cores, compare
+processor seconds (`--threads 1`).
 """
 
 from __future__ import annotations
 
+import copy
 import sys
 import types
 from collections.abc import Callable
@@ -23,6 +25,8 @@ from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 from amodal.models.plug import PlugConfig, PlugModel
 from amodal.models.sam import sam_config_for
+from amodal.nn.attention import use_int8
+from amodal.nn.packing import can_use_int8
 
 
 def main() -> None:
@@ -53,6 +57,7 @@ def main() -> None:
                 "transformers fused bfloat16": lambda: fused(doubled.bfloat16()),
                 "ours float32": lambda: ours.encode(pixels),
                 "ours bfloat16": lambda: narrow.encode(short),
+                **in_8_bits(narrow, short),
             },
             1 if options.quick else options.rounds,
         )
@@ -74,6 +79,15 @@ def main() -> None:
     ]
     facts = {"image_size": config.image_size, "tflop": flop / 1e12, "floor_seconds": floor, "limits": limits}
     finish("plug_encoder", options, rows, {"x": "encoder", "y": "times_the_floor"}, **facts)
+
+
+def in_8_bits(model: PlugModel, pixels: torch.Tensor) -> dict[str, Callable[[], object]]:
+    """A copy of the model with 8-bit linear maps, where the processor has the products."""
+    if not can_use_int8():
+        return {}
+    narrow = copy.deepcopy(model)
+    use_int8(narrow.vision_encoder)
+    return {"ours int8": lambda: narrow.encode(pixels)}
 
 
 def reference(vision: SamVisionConfig, attention: str, dtype: torch.dtype) -> nn.Module:

@@ -19,6 +19,7 @@ from amodal.inference.scene import Scene
 from amodal.inference.segmenter import AmodalSegmenter, check_boxes, pick_device, pick_dtype
 from amodal.models.bundled import bundled_models
 from amodal.models.plug import PlugConfig, PlugModel, PlugOutput
+from amodal.nn.packing import Int8Linear, can_use_int8
 from tests.models.conftest import small_sam_config
 
 SIDE = 64
@@ -246,6 +247,25 @@ def test_bfloat16_answers_nearly_the_same(plug: PlugModel) -> None:
     exact = AmodalSegmenter(plug)(image, boxes, threshold=0.5).objects[0]
     narrow = AmodalSegmenter(plug, dtype=torch.bfloat16)(image, boxes, threshold=0.5).objects[0]
     assert (exact.amodal_mask != narrow.amodal_mask).mean() < 0.1
+
+
+@pytest.mark.skipif(not can_use_int8(), reason="no 8-bit dot products here")
+def test_8_bits_answer_nearly_the_same_and_belong_to_the_encoder(plug: PlugModel) -> None:
+    image, boxes = noise(50, 60), [[5, 5, 40, 40]]
+    exact = AmodalSegmenter(plug)(image, boxes, threshold=0.5).objects[0]
+    narrow = AmodalSegmenter(plug, dtype=torch.int8)
+    assert narrow.dtype == torch.bfloat16 and plug.vision_encoder.layers[0].attn.int8
+    found = narrow(image, boxes, threshold=0.5).objects[0]
+    assert isinstance(plug.vision_encoder.layers[0].mlp._prepared[0]._value, Int8Linear)
+    assert (exact.amodal_mask != found.amodal_mask).mean() < 0.1
+    again = AmodalSegmenter(plug)(image, boxes, threshold=0.5).objects[0]
+    np.testing.assert_array_equal(again.amodal_mask, exact.amodal_mask)
+
+
+def test_8_bits_where_they_cannot_run(plug: PlugModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "can_use_int8", lambda: False)
+    with pytest.raises(InputError, match="dtype: expected int8 for a PlugModel on a processor .* got PlugModel on cpu"):
+        AmodalSegmenter(plug, dtype=torch.int8)
 
 
 def test_unknown_model_lists_the_bundled_ones() -> None:

@@ -11,9 +11,9 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from amodal.nn import packing
-from amodal.nn.attention import FoldedLayer
+from amodal.nn.attention import FoldedLayer, use_int8
 from amodal.nn.lora import ParallelLora
-from amodal.nn.packing import PackedLinear, Prepared, may_prepare, prepared_linear
+from amodal.nn.packing import Int8Linear, PackedLinear, Prepared, can_use_int8, may_prepare, prepared_linear
 from tests.nn.test_windows import padded_layer
 
 
@@ -151,3 +151,62 @@ def test_activations_are_those_of_the_module(name: str) -> None:
     with torch.no_grad():
         got = prepared_linear(Prepared(), linear, x, activation=ACT2FN[name])
         torch.testing.assert_close(got, ACT2FN[name](linear(x)), atol=1e-5, rtol=1e-5)
+
+
+needs_int8 = pytest.mark.skipif(not can_use_int8(), reason="no 8-bit dot products here")
+
+
+@needs_int8
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shift", [0.0, 3.0, -3.0])
+def test_8_bits_are_as_close_as_rounding_allows(dtype: torch.dtype, bias: bool, shift: float) -> None:
+    linear = nn.Linear(64, 32, bias=bias)
+    x = torch.randn(2, 5, 64) + shift
+    exact = linear(x).detach()
+    got = Int8Linear(linear.weight, linear.bias, dtype, rows=10)(x)
+    assert got.shape == exact.shape and got.dtype == dtype
+    step_x = float(x.max().clamp_min(0) - x.min().clamp_max(0)) / 254
+    step_w = linear.weight.abs().amax(dim=1) / 127
+    # each of the K products is off by at most half a step of either side
+    bound = (step_x * linear.weight.abs().sum(1) + step_w * x.abs().sum(-1, keepdim=True).amax()).detach()
+    assert ((got.float() - exact).abs() <= bound + 0.02).all()
+    assert (got.float() - exact).std() < 0.02 * exact.std() + 0.02
+
+
+@needs_int8
+def test_8_bits_of_nothing_are_the_bias() -> None:
+    linear = nn.Linear(8, 4)
+    got = Int8Linear(linear.weight, linear.bias, torch.float32, rows=3)(torch.zeros(3, 8))
+    torch.testing.assert_close(got, linear.bias.detach().expand(3, 4))
+    nothing = Int8Linear(torch.zeros(4, 8), None, torch.float32, rows=3)(torch.randn(3, 8))
+    torch.testing.assert_close(nothing, torch.zeros(3, 4))
+
+
+@needs_int8
+def test_8_bits_fuse_the_gelu() -> None:
+    linear, x = nn.Linear(16, 16), torch.randn(3, 16)
+    packed = Int8Linear(linear.weight, linear.bias, torch.float32, rows=3)
+    torch.testing.assert_close(packed(x, gelu=True), nn.functional.gelu(packed(x)), atol=1e-5, rtol=1e-4)
+
+
+@needs_int8
+@pytest.mark.parametrize("branches", [1, 2])
+def test_a_layer_changes_to_8_bits_and_back(branches: int) -> None:
+    layer, x = adapted_layer(branches=branches), torch.randn(2, 5, 6, 24)
+    with torch.no_grad():
+        plain = layer(x)
+        use_int8(layer)
+        assert copy.deepcopy(layer).attn.int8
+        narrow = layer(x)
+        use_int8(layer, False)
+        torch.testing.assert_close(layer(x), plain)
+    assert 0 < (narrow - plain).abs().mean() < 0.05 * plain.abs().mean()
+    assert isinstance(layer.mlp._prepared[0]._value, PackedLinear)
+
+
+def test_8_bits_want_dot_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "cpu_has", lambda feature: feature == "amx_int8")
+    assert can_use_int8()
+    monkeypatch.setattr(packing, "cpu_has", lambda feature: False)
+    assert not can_use_int8()

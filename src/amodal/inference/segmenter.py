@@ -18,7 +18,9 @@ from amodal.models.plug import PlugModel, PlugOutput, PlugProcessor
 from amodal.models.plug.base import at_input_size
 from amodal.models.plug.processing import PlugInputs
 from amodal.models.plug.sharing import load_beside
+from amodal.nn.attention import use_int8
 from amodal.nn.kernels import cpu_has
+from amodal.nn.packing import can_use_int8
 from amodal.ops.boxes import Boxes
 from amodal.ops.masks import resize_probs
 
@@ -40,13 +42,15 @@ class AmodalSegmenter:
     Args:
         model: a `PlugModel`, or one exported to ONNX.
         device: where it runs.
-        dtype: precision of the network; bfloat16 runs under autocast.
+        dtype: precision of the network; bfloat16 runs under autocast. With int8 the encoder's
+            linear maps are computed in 8 bits and the rest in bfloat16, on a processor.
         mode: `crop` encodes twice the visible box of each object, as the paper does; `image`
             encodes the whole picture once for all of its objects, with the same weights.
         picture_size: side of the network's square input in mode `image`; the model's own if None.
 
     Raises:
-        InputError: an unknown mode, a picture size in mode `crop`, or an impossible one.
+        InputError: an unknown mode, a picture size in mode `crop`, or an impossible one; int8 where
+            it cannot run.
     """
 
     def __init__(
@@ -63,10 +67,11 @@ class AmodalSegmenter:
         if picture_size is not None and mode == "crop":
             raise InputError(f"picture_size: expected with mode 'image' only, got {picture_size} with 'crop'")
         self.device = device or torch.device("cpu")
-        self.dtype = dtype
+        self.int8 = dtype == torch.int8
+        self.dtype = torch.bfloat16 if self.int8 else dtype
         self.mode = mode
         model = model.to(self.device).eval()
-        self.model = model if picture_size is None else _at_size(model, picture_size)
+        self.model = self._ready(model if picture_size is None else _at_size(model, picture_size))
         self.processor = PlugProcessor.from_config(self.model.config)
         self._picture_size = picture_size
         self._models: dict[str, PlugModel | OnnxPlug] = {FIRST: self.model}
@@ -87,7 +92,8 @@ class AmodalSegmenter:
             name: bundled name, folder or hub id; or a folder by `amodal export onnx`, which runs on
                 the CPU in float32 through onnxruntime.
             device: `auto` (a GPU if there is one), `cpu`, `cuda`, ...
-            dtype: `auto` (bfloat16 where it is faster, see `pick_dtype`), `float32` or `bfloat16`.
+            dtype: `auto` (bfloat16 where it is faster, see `pick_dtype`), `float32`, `bfloat16` or
+                `int8`, which a large encoder on a processor gains from (docs/speed.md).
             mode: `crop` or `image`, see the class.
             picture_size: side of the network's input in mode `image`.
 
@@ -95,7 +101,7 @@ class AmodalSegmenter:
             InputError: unknown model, device, dtype or mode, or an impossible picture size.
         """
         place = pick_device(device)
-        precision = pick_dtype(dtype, place)
+        precision = torch.int8 if dtype == "int8" else pick_dtype(dtype, place)
         if is_export(name):
             network: PlugModel | OnnxPlug = OnnxPlug(name)
             place, precision = torch.device("cpu"), torch.float32
@@ -118,7 +124,7 @@ class AmodalSegmenter:
         first = self._models[FIRST]
         if not isinstance(first, PlugModel) or self._picture_size is not None:
             raise InputError("model: expected a PlugModel at its own input size to add others to, got another")
-        self._models[name] = load_beside(source, first)
+        self._models[name] = self._ready(load_beside(source, first))
 
     def use(self, name: str = FIRST) -> AmodalSegmenter:
         """Switch to an added model, or back to the first; nothing is loaded. Returns itself.
@@ -231,6 +237,17 @@ class AmodalSegmenter:
             with self._precision():
                 output = self.model.predict(pixel_values, visible, amodal, inputs.input_boxes[:, part].to(self.device))
             yield from _objects(output, [inputs] * len(boxes[part]), boxes[part], threshold)
+
+    def _ready(self, model: PlugModel | OnnxPlug) -> PlugModel | OnnxPlug:
+        """The model, set to 8 bits or back; like its device, this is the model's own."""
+        if self.int8 and not (isinstance(model, PlugModel) and self.device.type == "cpu" and can_use_int8()):
+            raise InputError(
+                "dtype: expected int8 for a PlugModel on a processor with 8-bit dot products (AVX-VNNI, "
+                f"AVX-512-VNNI, AMX), got {type(model).__name__} on {self.device}"
+            )
+        if isinstance(model, PlugModel):
+            use_int8(model.vision_encoder, self.int8)
+        return model
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)

@@ -18,6 +18,7 @@ window and S its side with padding, T = h * w, D head width.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,7 +28,15 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from amodal.nn.kernels import softmax_attention
 from amodal.nn.lora import ParallelLora
-from amodal.nn.packing import PackedLinear, Prepared, may_prepare, prepared_linear, product_dtype
+from amodal.nn.packing import (
+    Int8Linear,
+    PackedLinear,
+    Prepared,
+    may_prepare,
+    prepare_linear,
+    prepared_linear,
+    product_dtype,
+)
 from amodal.nn.windows import WindowGroup, join_groups, window_groups
 
 if TYPE_CHECKING:
@@ -154,8 +163,9 @@ class FoldedAttention(nn.Module):
             self.rel_pos_h = attention.rel_pos_h
             self.rel_pos_w = attention.rel_pos_w
         self.lora: ParallelLora | None = None
-        self._prepared_qkv: Prepared[list[PackedLinear]] = Prepared()
-        self._prepared_proj: Prepared[PackedLinear] = Prepared()
+        self.int8 = False  # see `use_int8`
+        self._prepared_qkv: Prepared[list[PackedLinear | Int8Linear]] = Prepared()
+        self._prepared_proj: Prepared[PackedLinear | Int8Linear] = Prepared()
 
     def train(self, mode: bool = True) -> FoldedAttention:
         """As torch's; training needs the memory of what was prepared for inference."""
@@ -193,17 +203,16 @@ class FoldedAttention(nn.Module):
 
     def _project_prepared(self, x: Tensor) -> tuple[Tensor, ...]:
         lora, dtype, rows = self.lora, product_dtype(x), x[..., 0].numel()
-        weights = [self.qkv.weight, self.qkv.bias]
+        weight, bias = self.qkv.weight, self.qkv.bias
+        prepare = partial(prepare_linear, bias=bias, dtype=dtype, rows=rows, int8=self.int8)
         if lora is None:
-            branches = self._prepared_qkv.get(
-                weights, dtype, lambda: [PackedLinear(self.qkv.weight, self.qkv.bias, dtype, rows)]
-            )
+            branches = self._prepared_qkv.get([weight, bias], (dtype, self.int8), lambda: [prepare(weight)])
             inputs = [x]
         else:
             branches = self._prepared_qkv.get(
-                [*weights, lora.down, lora.up],
-                (dtype, lora.scale),
-                lambda: [PackedLinear(w, self.qkv.bias, dtype, rows) for w in lora.folded(self.qkv.weight)],
+                [weight, bias, lora.down, lora.up],
+                (dtype, self.int8, lora.scale),
+                lambda: [prepare(w) for w in lora.folded(weight)],
             )
             inputs = [x] * len(branches) if lora.parts_here else list(x.chunk(len(branches)))
         projected = [branch(part) for branch, part in zip(branches, inputs, strict=True)]
@@ -212,7 +221,7 @@ class FoldedAttention(nn.Module):
     def _project_out(self, x: Tensor) -> Tensor:
         if not may_prepare(self, x):
             return self.proj(x)
-        return prepared_linear(self._prepared_proj, self.proj, x)
+        return prepared_linear(self._prepared_proj, self.proj, x, int8=self.int8)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, group: WindowGroup, window_size: int) -> Tensor:
         """Attention within the windows of one group: (B' * windows, n, h * w, D)."""
@@ -243,7 +252,9 @@ class FoldedMlp(nn.Module):
     def __init__(self, mlp: SamMLPBlock) -> None:
         super().__init__()
         self.lin1, self.lin2, self.act = mlp.lin1, mlp.lin2, mlp.act
-        self._prepared: tuple[Prepared[PackedLinear], Prepared[PackedLinear]] = (Prepared(), Prepared())
+        self.int8 = False  # see `use_int8`
+        self._prepared: tuple[Prepared[PackedLinear | Int8Linear], Prepared[PackedLinear | Int8Linear]]
+        self._prepared = Prepared(), Prepared()
 
     def train(self, mode: bool = True) -> FoldedMlp:
         """As torch's; training needs the memory of what was prepared for inference."""
@@ -256,8 +267,8 @@ class FoldedMlp(nn.Module):
         """(..., C) to (..., C)."""
         if not may_prepare(self, x):
             return self.lin2(self.act(self.lin1(x)))
-        hidden = prepared_linear(self._prepared[0], self.lin1, x, activation=self.act)
-        return prepared_linear(self._prepared[1], self.lin2, hidden)
+        hidden = prepared_linear(self._prepared[0], self.lin1, x, activation=self.act, int8=self.int8)
+        return prepared_linear(self._prepared[1], self.lin2, hidden, int8=self.int8)
 
 
 class FoldedLayer(GradientCheckpointingLayer):
@@ -290,3 +301,10 @@ def use_folded_attention(encoder: SamVisionEncoder) -> SamVisionEncoder:
         if not isinstance(layer, FoldedLayer):
             encoder.layers[index] = FoldedLayer(layer)
     return encoder
+
+
+def use_int8(encoder: nn.Module, on: bool = True) -> None:
+    """Compute the folded layers' linear maps in 8 bits at inference on a processor, or no longer."""
+    for module in encoder.modules():
+        if isinstance(module, FoldedAttention | FoldedMlp):
+            module.int8 = on

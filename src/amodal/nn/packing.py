@@ -1,8 +1,8 @@
 """Weights rearranged once for inference on a processor: adapters folded in, matrices pre-packed.
 
-Nothing here changes what a layer computes. A rearranged copy is made at the first call without
-gradients and made anew when a weight it came from changed, so that loading, training and
-switching adapters need not know of it.
+Nothing here changes what a layer computes, but for `Int8Linear`, which has to be asked for. A
+rearranged copy is made at the first call without gradients and made anew when a weight it came from
+changed, so that loading, training and switching adapters need not know of it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amodal.nn.kernels import is_recorded
+from amodal.nn.kernels import cpu_has, is_recorded
 
 Value = TypeVar("Value")
+TINY = 1e-12  # a scale of a row or an input that is zero throughout
 
 
 class Prepared(Generic[Value]):
@@ -86,8 +87,57 @@ class PackedLinear:
         return F.gelu(out) if gelu else out
 
 
+class Int8Linear:
+    """A linear map in 8 bits: weights by output, inputs by call, sums in 32 bits (oneDNN).
+
+    Weights are rounded to [-127, 127] with one scale an output; the inputs of each call to 8 bits
+    with one scale and one zero point, from their own extremes. Nothing has to be calibrated.
+
+    Args:
+        weight: (N, K).
+        bias: (N,) or None.
+        dtype: of the result.
+        rows: rows of the inputs to expect.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, rows: int) -> None:
+        weight = weight.detach().float()
+        self.dtype = dtype
+        self.scale = (weight.abs().amax(dim=1) / 127).clamp_min(TINY)  # (N,)
+        rounded = (weight / self.scale[:, None]).round().to(torch.int8)
+        self.weight = torch.ops.onednn.qlinear_prepack(rounded, [rows, weight.shape[1]])
+        self.zero_point = torch.zeros(len(self.scale), dtype=torch.int32)
+        self.bias = None if bias is None else bias.detach().float()
+
+    def __call__(self, x: Tensor, *, gelu: bool = False) -> Tensor:
+        """(..., K) to (..., N), followed by the exact GELU if asked for."""
+        low, high = (float(v) for v in x.aminmax())
+        low, high = min(low, 0.0), max(high, 0.0)
+        step = max((high - low) / 254, TINY)  # one level is left for the rounding of the zero point
+        zero = round(-low / step)
+        offset = torch.full((1,), zero + 0.5)  # half a step up, then cut off: rounding
+        narrow = torch.add(offset, x, alpha=1 / step).to(torch.uint8)
+        out: Tensor = torch.ops.onednn.qlinear_pointwise(
+            narrow.flatten(0, -2), step, zero, self.weight, self.scale, self.zero_point, self.bias,
+            1.0, 0, self.dtype, "gelu" if gelu else "none", [], "none" if gelu else "",
+        )  # fmt: skip
+        return out.unflatten(0, x.shape[:-1])
+
+
+def prepare_linear(
+    weight: Tensor, bias: Tensor | None, dtype: torch.dtype, rows: int, *, int8: bool
+) -> PackedLinear | Int8Linear:
+    """The map in the form to compute with."""
+    return (Int8Linear if int8 else PackedLinear)(weight, bias, dtype, rows)
+
+
 def prepared_linear(
-    prepared: Prepared[PackedLinear], linear: nn.Linear, x: Tensor, activation: nn.Module | None = None
+    prepared: Prepared[PackedLinear | Int8Linear],
+    linear: nn.Linear,
+    x: Tensor,
+    activation: nn.Module | None = None,
+    *,
+    int8: bool = False,
 ) -> Tensor:
     """`activation(linear(x))` by the linear's packed weights, with a GELU fused into the product.
 
@@ -96,13 +146,16 @@ def prepared_linear(
         linear: the map.
         x: (..., K).
         activation: applied to the result; transformers' exact GELU is recognised.
+        int8: compute the product in 8 bits.
 
     Returns:
         (..., N).
     """
     dtype, rows = product_dtype(x), x[..., 0].numel()
     packed = prepared.get(
-        [linear.weight, linear.bias], dtype, lambda: PackedLinear(linear.weight, linear.bias, dtype, rows)
+        [linear.weight, linear.bias],
+        (dtype, int8),
+        lambda: prepare_linear(linear.weight, linear.bias, dtype, rows, int8=int8),
     )
     if activation is None:
         return packed(x)
@@ -124,6 +177,13 @@ def product_dtype(x: Tensor) -> torch.dtype:
     if torch.is_autocast_enabled(x.device.type):
         return torch.get_autocast_dtype(x.device.type)
     return x.dtype
+
+
+def can_use_int8() -> bool:
+    """Whether this torch has the products of `Int8Linear` and this processor is fast at them."""
+    return hasattr(torch.ops.onednn, "qlinear_pointwise") and any(
+        cpu_has(feature) for feature in ("avx512_vnni", "avx_vnni", "amx_int8")
+    )
 
 
 def _can_pack() -> bool:
