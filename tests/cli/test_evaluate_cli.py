@@ -176,7 +176,7 @@ def test_reports_side_by_side(world: tuple[list[str], Any], tmp_path: Path, caps
     allowed = run(capsys, "evaluate", "compare", reports["a"], reports["half"], "--allow", "threshold")
     assert allowed["different_options"] == {"threshold": [None, 0.5]}
     broken = write(tmp_path / "broken.json", {"protocol": "strict"})
-    assert "expected a report of" in refused(capsys, tmp_path, "evaluate", "compare", reports["a"], str(broken))
+    assert "broken.json', other JSON" in refused(capsys, tmp_path, "evaluate", "compare", reports["a"], str(broken))
     assert "expected a report of" in refused(capsys, tmp_path, "evaluate", "compare", reports["a"], "none.json")
     assert "allow: expected one of" in refused(
         capsys, tmp_path, "evaluate", "compare", reports["a"], reports["b"], "--allow", "protocol"
@@ -203,7 +203,7 @@ def test_mistakes_are_one_line_and_write_nothing(
         ([*start, "--predictions", str(huge)], "record 0: segmentation: expected at most"),
         ([*start, "--predictions", str(nan)], "record 0: segmentation: expected finite coordinates"),
         ([*start, "--predictions", good, "--model", "plug-tiny"], "expected --model or --predictions, got both"),
-        ([*start, "--predictions", good, "--protocol", "mean"], "protocol: expected one of strict, c2f, cumulative"),
+        ([*start, "--predictions", good, "--protocol", "mean"], "c2f, cumulative, amodal_ap, reason, got 'mean'"),
         ([*start, "--predictions", good, "--format", "coco2"], "format: expected one of"),
         ([*start, "--predictions", good, "--baseline", "best"], "baseline: expected one of"),
         ([*start, "--predictions", good, "--box-source", "mine"], "box source: expected gt_visible"),
@@ -211,6 +211,7 @@ def test_mistakes_are_one_line_and_write_nothing(
         ([*start, "--predictions", good, "--objects", str(tmp_path / "no.txt")], "objects: expected a text file"),
         ([*start, "--model", "hull_own_visible"], "expected a row that stands alone"),
         ([*start, "--threshold", "2"], "threshold: expected a number in (0, 1), got 2"),
+        ([*start, "--predictions", good, "--threshold", "2"], "threshold: expected a number in (0, 1), got 2"),
         ([*start, "--protocol", "amodal_ap", "--max-objects", "2"], "max_objects: expected none with amodal_ap"),
         ([*start, "--protocol", "amodal_ap", "--model", "filled_box"], "expected a model with amodal_ap"),
         ([*world[0], "--predictions", good, "--out", good + "/x"], "out: expected a folder that can be made"),

@@ -92,3 +92,10 @@ def test_a_mistake_far_from_the_end_is_said_at_once(tmp_path: Path) -> None:
     path.write_text('{"annotations": [{"a": 1}, {"b" 2}' + ', {"c": 3}' * 1000 + "]}")
     with pytest.raises(InputError, match="Expecting ':' delimiter at byte 32"):
         list(scan(path))
+
+
+def test_a_text_that_is_cut_off_says_where(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text('{"images": [{"file_name": "stre')
+    with pytest.raises(InputError, match=r"\(Unterminated string starting at byte 26\)"):
+        list(scan(path))

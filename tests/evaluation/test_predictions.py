@@ -157,7 +157,8 @@ def test_perfect_predictions_score_one_and_shifted_ones_what_they_overlap(tmp_pa
 def test_objects_without_a_prediction_score_nothing_and_are_counted(tmp_path: Path) -> None:
     _, dataset = toy(tmp_path)
     path = write(tmp_path / "p.json", perfect(dataset)[1:])
-    report = evaluate_predictions(path, dataset, quiet())
+    with pytest.warns(UserWarning, match="1 of 4 objects have no answer and score 0"):
+        report = evaluate_predictions(path, dataset, quiet())
     assert report.metrics["mIoU_full"] == pytest.approx(3 / 4)
     assert report.options["num_without_answer"] == 1
     assert report.options["without_answer"] == [1]

@@ -62,9 +62,8 @@ def _print(found: ValidationReport, show: int) -> None:
         for fault in [f for f in found.faults if f.kind == kind][:show]:
             where = [f"image {fault.image_id}"] if fault.image_id is not None else []
             where += [f"annotation {fault.annotation_id}"] if fault.annotation_id is not None else []
-            console.print(f"{kind}: {', '.join([*where, ''])[:-2]}: {fault.message}", markup=False, highlight=False)
-    console.print(
-        f"{found.annotations}: {found.num_images} images, {found.num_objects} objects as {found.format}: "
-        f"{found.num_errors} errors, {found.num_warnings} warnings",
-        markup=False,
-    )
+            line = ": ".join(filter(None, [kind, ", ".join(where), fault.message]))
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    counts = f"{found.num_images} images, {found.num_objects} objects as {found.format}"
+    faults = f"{found.num_errors} errors, {found.num_warnings} warnings"
+    console.print(f"{found.annotations}: {counts}: {faults}", markup=False, highlight=False, soft_wrap=True)

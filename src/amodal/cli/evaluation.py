@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from amodal.evaluation.summary import Resampling
 
 DEFAULT_MODEL = "plug-tiny"
+PROTOCOLS = ("strict", "c2f", "cumulative", "amodal_ap", "reason")
 RESAMPLES, RESAMPLES_AP = 1000, 200  # an AP takes far longer to resample than a mean
 
 evaluate_app = typer.Typer(invoke_without_command=True)
@@ -89,6 +90,8 @@ def evaluate(
     if model is not None and predictions is not None:
         raise InputError("model: expected --model or --predictions, got both")
     _check_out(out)
+    if protocol not in PROTOCOLS:
+        raise InputError(f"protocol: expected one of {', '.join(PROTOCOLS)}, got {protocol!r}")
     if protocol == "reason":
         from amodal.cli.evaluation_reason import evaluate_answers
 

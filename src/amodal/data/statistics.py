@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import track
 
 from amodal.data.files import appearing
+from amodal.data.progress import bar
 from amodal.data.relations import with_occluders
 from amodal.data.samples import AnnotatedDataset, ImageSample
 from amodal.errors import InputError
@@ -122,7 +122,7 @@ def gather(dataset: AnnotatedDataset, *, progress: bool = False) -> Statistics:
     figures = Statistics(dataset.format, num_images=len(dataset.images))
     for name in dataset.categories.values():
         figures.categories.setdefault(name, CategoryFigures())
-    for image in track(dataset.images, "stats", disable=not progress):
+    for image in bar(dataset.images, "stats", progress):
         _add(figures, with_occluders(image), dataset.categories)
     figures.categories = dict(sorted(figures.categories.items(), key=lambda item: -item[1].objects))
     return figures

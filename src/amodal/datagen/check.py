@@ -6,9 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rich.console import Console
-from rich.progress import track
-
+from amodal.data.progress import bar
 from amodal.datagen.manifest import Manifest
 from amodal.datagen.prompt import PAIRS_PER_IMAGE
 from amodal.datagen.records import Draft, Pair, WorkImage
@@ -99,7 +97,7 @@ def check(
     categories = manifest.categories()
     ((total,),) = manifest.query("SELECT count(*) FROM images WHERE state != 'selected'")
     images = (image for image in manifest.images() if image.state != "selected")
-    for image in track(images, "check", total, disable=not progress, console=Console(stderr=True)):
+    for image in bar(images, "check", progress, total):
         report.images += 1
         with manifest.transaction():
             context = Context(manifest.sample(image), categories, settings)

@@ -118,7 +118,9 @@ def generate(
         forget_lost(manifest)
         prices = prices or Prices()
         budget = Budget(limits or Limits(), prices, spent(manifest))
-        with Progress(console=Console(stderr=True), disable=not progress) as bar:
+        console = Console(stderr=True)
+        hidden = not (progress and console.is_terminal)
+        with Progress(console=console, transient=True, disable=hidden) as bar:
             run = _Run(manifest, backend, pairs, pace or Pace(), budget, bar)
             return _completed(run.all())
 

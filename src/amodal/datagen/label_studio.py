@@ -15,9 +15,7 @@ from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-from rich.console import Console
-from rich.progress import track
-
+from amodal.data.progress import bar
 from amodal.datagen.label_studio_masks import PARTS, labelled_masks, masks_changed
 from amodal.datagen.manifest import Manifest
 from amodal.datagen.records import Pair, Review, WorkImage
@@ -71,7 +69,7 @@ def export_label_studio(
     try:
         largest = max(len(work.object_records(image_id)) for image_id in images)
         (temporary / "config.xml").write_text(labeling_config(largest), encoding="utf-8")
-        shown = track(sorted(images), "Pictures", disable=not progress, console=Console(stderr=True))
+        shown = bar(sorted(images), "pictures", progress)
         tasks = _tasks(work, policy, shown, temporary / "images", picture_url, mentioned_only)
         count = _write_parts(tasks, temporary)
         temporary.chmod(0o755)

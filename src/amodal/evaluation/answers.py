@@ -117,3 +117,10 @@ def _from_changes(changes: npt.NDArray[np.int64], H: int, W: int) -> Rle:
 def _encoded(given: Predicted) -> Answer:
     score = float(getattr(given, "score", 1.0))
     return Answer(encode_mask(given.amodal_mask), encode_mask(given.visible_mask), score)
+
+
+def check_threshold(threshold: float) -> float:
+    """The threshold itself. Raises `InputError` unless it is in (0, 1)."""
+    if not 0 < threshold < 1:
+        raise InputError(f"threshold: expected a number in (0, 1), got {threshold}")
+    return threshold

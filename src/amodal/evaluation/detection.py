@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from amodal.data.progress import bar
 from amodal.data.samples import AnnotatedDataset, ImageSample
 from amodal.errors import InputError
 from amodal.evaluation.answers import Answer, Predictor, ask
@@ -15,7 +16,6 @@ from amodal.evaluation.asking import Asked, Boxes, LastImage, cases
 from amodal.evaluation.boxes import DetectedBox, PredictedBoxes, parse_box_source, read_boxes
 from amodal.evaluation.plan import sizes_of
 from amodal.evaluation.predictions import Prediction, PredictionsWriter, read_predictions
-from amodal.evaluation.progress import bar
 from amodal.evaluation.report import EvaluationReport
 from amodal.evaluation.scoring import answer_of
 from amodal.evaluation.selection import Selection, digest
@@ -176,7 +176,7 @@ def _on_boxes(
     named: dict[int, list[DetectedBox]] = {}
     for (image_id, _), box in predicted.of_object.items():
         named.setdefault(image_id, []).append(box)
-    for image in bar(dataset.images, progress):
+    for image in bar(dataset.images, "evaluate", progress):
         found = named.get(image.id, []) + predicted.of_image.get(image.id, [])
         if found:
             yield from _in_image(predictor, image, found, batch_size)

@@ -9,14 +9,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from amodal.data.progress import bar
 from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
-from amodal.evaluation.answers import Predictor
+from amodal.evaluation.answers import Predictor, check_threshold
 from amodal.evaluation.asking import Answerer, Asked, Boxes, Kept, LastImage, Looked, cases
 from amodal.evaluation.baselines import DEFAULT_BASELINES, ROWS
 from amodal.evaluation.plan import Plan, boxes_from, lone_row, sam_rows, sizes_of, with_threshold
 from amodal.evaluation.predictions import Prediction, PredictionsWriter, read_by_object
-from amodal.evaluation.progress import bar
 from amodal.evaluation.report import EvaluationReport
 from amodal.evaluation.scoring import Case, Scorer, answer_of, in_jobs, in_processes
 from amodal.evaluation.selection import digest
@@ -119,6 +119,8 @@ def evaluate_predictions(
     Raises:
         InputError: a bad file, a bad plan, or a file none of whose objects are scored.
     """
+    if threshold is not None:
+        check_threshold(threshold)
     boxes = boxes_from(box_source or "gt_visible", dataset)
     records = read_by_object(path, sizes_of(dataset))
     options = {
@@ -198,6 +200,8 @@ def run(
     spilled = int((scored.counts[name].spilled > 0).sum())
     if spilled:
         warnings.warn(f"{spilled} true visible masks reach outside their amodal mask", stacklevel=3)
+    if tally.missing:
+        warnings.warn(f"{len(tally.missing)} of {len(tally.objects)} objects have no answer and score 0", stacklevel=3)
     options = options | {
         "format": dataset.format,
         "objects": selection.description,
@@ -214,7 +218,7 @@ def _tally_parts(main: Looked, dataset: AnnotatedDataset, plan: Plan, function: 
     total = Tally(Worst(plan.worst, MAIN))
     parts = in_processes(function, function.parts(main.records), plan.workers)
     count = -(-len(dataset.images) // PART_IMAGES)
-    for part in bar(parts, plan.progress, count):
+    for part in bar(parts, "evaluate", plan.progress, count):
         total.merge(part)
     return total
 

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amodal.errors import InputError
-from amodal.evaluation.answers import Answer, Boxes, Pixels, encode_window
+from amodal.evaluation.answers import Answer, Boxes, Pixels, check_threshold, encode_window
 from amodal.models.plug import PlugConfig, PlugModel, PlugProcessor
 from amodal.models.plug.base import assemble
 from amodal.models.sam import load_sam
@@ -101,13 +100,6 @@ def pretrained_sam(base: str, device: torch.device, dtype: torch.dtype, threshol
     model = assemble(PlugModel, sam, config).to(device).eval()
     limit = check_threshold(SAM_THRESHOLD if threshold is None else threshold)
     return PlugPredictor(model, device, dtype, limit, union_visible=False)
-
-
-def check_threshold(threshold: float) -> float:
-    """The threshold itself. Raises `InputError` unless it is in (0, 1)."""
-    if not 0 < threshold < 1:
-        raise InputError(f"threshold: expected a number in (0, 1), got {threshold}")
-    return threshold
 
 
 def _probs(logits: Tensor) -> FloatMap:

@@ -62,10 +62,15 @@ class EvaluationReport:
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"report: expected a report of `amodal evaluate`, got {str(path)!r} ({error})") from error
+        try:
             report = cls(**content)
             _ = report.protocol, report.options["model"], report.metrics["num_objects"]
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise InputError(f"report: expected a report of `amodal evaluate`, got {str(path)!r} ({error})") from error
+        except (TypeError, KeyError) as error:
+            raise InputError(
+                f"report: expected a report of `amodal evaluate`, got {str(path)!r}, other JSON"
+            ) from error
         return report
 
     def save(self, path: str | Path) -> Path:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from amodal.data.progress import bar
 from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
 from amodal.errors import InputError
-from amodal.evaluation.progress import bar
 
 Key = tuple[int, int]
 """(image id, annotation id)."""
@@ -47,7 +47,7 @@ class Selection:
             InputError: as `check_found`, once all images are gone through.
         """
         found, left = list[Key](), self.max_objects
-        for image in bar(dataset.images, progress):
+        for image in bar(dataset.images, "evaluate", progress):
             things = self.things(image)[:left]
             left = None if left is None else left - len(things)
             found += [(image.id, thing.id) for thing in things]

@@ -25,6 +25,9 @@ _INDEXERS: dict[str, Callable[[Path, Path, Format, Report], Index]] = {
 TOLERATED = frozenset({"duplicate_annotation_id", "duplicate_category_id", "unknown_image"})
 """Faults of a file that can be read all the same."""
 
+OTHER_FORMAT = frozenset({"missing_key", "mixed_formats"})
+"""Faults that all records of a file have if it is of another format than the one named."""
+
 
 def read_dataset(format_name: str, annotations: str | Path, images: str | Path | None = None) -> AnnotatedDataset:
     """Read a dataset of any supported format.
@@ -55,7 +58,8 @@ def open_index(format_name: str, annotations: str | Path, images: str | Path | N
     """The index of a dataset, whose faults are told to `report`.
 
     Raises:
-        InputError: unknown format, no such file or folder, or content that is nothing like it.
+        InputError: unknown format, no such file or folder, or content that is nothing like it, such as
+            that of another format.
     """
     if format_name not in FORMATS:
         raise InputError(f"format: expected one of {', '.join(FORMATS)}, got {format_name!r}")
@@ -63,7 +67,19 @@ def open_index(format_name: str, annotations: str | Path, images: str | Path | N
     if not path.exists():
         raise InputError(f"annotations: expected a file, got {str(path)!r}, which does not exist")
     folder = _image_folder(path, None if images is None else Path(images))
-    return _INDEXERS.get(format_name, build_index)(path, folder, FORMATS[format_name], report)
+    unlike: list[Fault] = []
+
+    def told(fault: Fault) -> None:
+        if fault.kind in OTHER_FORMAT and not unlike:
+            unlike.append(fault)
+        report(fault)
+
+    index = _INDEXERS.get(format_name, build_index)(path, folder, FORMATS[format_name], told)
+    if unlike and not sum(index.num_objects):
+        hint = _hint(unlike[0], path, format_name)
+        if hint:
+            raise InputError(f"annotations {path}: {unlike[0].message}{hint}")
+    return index
 
 
 def guess(annotations: str | Path) -> str | None:
@@ -76,7 +92,7 @@ def guess(annotations: str | Path) -> str | None:
 
 
 def _hint(fault: Fault, path: Path, format_name: str) -> str:
-    if fault.kind not in ("missing_key", "mixed_formats"):
+    if fault.kind not in OTHER_FORMAT:
         return ""
     other = guess_format(path, FORMATS)
     return "" if other in (None, format_name) else f" (the file looks like {other})"

@@ -168,7 +168,9 @@ class _Window:
     def broken(self, what: str) -> InputError:
         """The error for text that is not JSON."""
         place = f"byte {self.offset}"
-        return InputError(f"annotations {self._path}: expected JSON, got broken text ({what} at {place})")
+        return InputError(
+            f"annotations {self._path}: expected JSON, got broken text ({what.removesuffix(' at')} at {place})"
+        )
 
     def _cut_off(self, error: json.JSONDecodeError) -> bool:
         """Whether the text may only be broken because it ends where the chunk does."""

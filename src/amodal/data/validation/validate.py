@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from rich.progress import track
 
+from amodal.data.progress import bar
 from amodal.data.readers import open_index
 from amodal.data.readers.index import Fault, ImageEntry, Index
 from amodal.data.readers.source import Stated, integer
@@ -40,7 +40,7 @@ def validate(
     report.num_images = len(index.images)
     report.num_objects = sum(index.num_objects)
     used = Counter[int]()
-    for position in track(range(len(index.images)), "validate", disable=not progress):
+    for position in bar(range(len(index.images)), "validate", progress):
         report.faults += _image_objects(index, position, used)
     report.faults += _categories(index, used)
     own = Path(annotations).parent / "images"

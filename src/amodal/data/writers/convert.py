@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from rich.progress import track
-
+from amodal.data.progress import bar
 from amodal.data.samples import AnnotatedDataset, ImageSample
 from amodal.data.writers import canonical, coco, cocoa_cls, kins2020
 from amodal.data.writers.jsonfile import annotation_file
@@ -110,7 +109,7 @@ def _objects(
     """Images with the objects the target can hold; counts as it goes."""
     holds, keeps = (EVERYTHING, frozenset[str]()) if form is None else (form.holds, form.keeps)
     modal = UNKNOWN_AMODAL in holds
-    for image in track(dataset.images, "convert", disable=not progress):
+    for image in bar(dataset.images, "convert", progress):
         objects = list(placed_objects(image, dataset.categories, modal=modal))
         source = tuple(image.objects)
         for thing in source:

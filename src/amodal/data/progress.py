@@ -1,4 +1,4 @@
-"""A bar on stderr that leaves nothing behind: what is printed is the report, or one line of error."""
+"""A bar on stderr that leaves nothing behind: what is printed is the result, or one line of error."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rich.progress import track
 Item = TypeVar("Item")
 
 
-def bar(items: Iterable[Item], shown: bool, total: int | None = None) -> Iterable[Item]:
+def bar(items: Iterable[Item], what: str, shown: bool, total: int | None = None) -> Iterable[Item]:
     """The items, with a bar if it is to be shown and somebody is there to see it."""
     console = Console(stderr=True)
     hidden = not (shown and console.is_terminal)
-    return track(items, "evaluate", total, console=console, transient=True, disable=hidden)
+    return track(items, what, total, console=console, transient=True, disable=hidden)
