@@ -15,6 +15,7 @@ from amodal.data.features import FeatureCache
 from amodal.data.readers.reason_seg import read_reason_seg
 from amodal.errors import InputError
 from amodal.models.aura import AuraProcessor
+from amodal.ops.boxes import mask_to_box
 from tests.data.toy import write_toy
 from tests.models.aura import small_mllm
 
@@ -113,12 +114,18 @@ def test_batch_is_padded_and_joined(tmp_path: Path, processor: AuraProcessor) ->
 
 def test_names_are_what_covers_each_image_token(tmp_path: Path, processor: AuraProcessor) -> None:
     data = conversations(tmp_path, processor, naming_cells=8)
-    names = data[(0, 0, (0,))]["names"].reshape(8, 8).numpy()
+    item = data[(0, 0, (0,))]
+    names, boxes = item["names"].reshape(8, 8).numpy(), item["name_boxes"].reshape(8, 8, 4).numpy()
     image = data.sources[0].dataset.conversations[0].image
     for row, column in ((3, 1), (4, 4), (0, 7)):
         y, x = row * 8 + 4, column * 8 + 4
         covering = [thing.category_id for thing in image.objects if thing.visible_mask()[y, x]]
         assert names[row, column] == (covering[0] if covering else 0)
+        if covering:
+            true = mask_to_box(next(t for t in image.objects if t.category_id == covering[0]).visible_mask()) / 64
+            assert np.allclose(boxes[row, column], true)
+        else:
+            assert not boxes[row, column].any()
     assert set(np.unique(names)) == {0, 1, 2}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from amodal.errors import InputError
 from amodal.models.aura import AuraModel
@@ -83,6 +84,7 @@ def test_every_recipe_trains_two_steps_at_small_size(path: Path, tmp_path: Path)
     shrunk = recipe.model_copy(
         update={
             "output": str(tmp_path / "run"),
+            "init": None,
             "model": recipe.model.model_copy(update=sizes),
             "data": data,
             "training": recipe.training.model_copy(update=TRAINING | {"steps": 2, "accumulation": 1}),
@@ -91,7 +93,8 @@ def test_every_recipe_trains_two_steps_at_small_size(path: Path, tmp_path: Path)
     model = AuraModel.from_pretrained(train(shrunk, progress=False))
     assert model.processor is not None
     found = {name for line in log_of(tmp_path) for name in line}
-    assert found >= {"text", "visible_bce", "amodal_dice", "rate", "map", "val_full", "val_token"}
+    wanted = {"text", "visible_bce", "amodal_dice", "rate", "map", "val_full", "val_token"}
+    assert found >= ({"naming", "val_full"} if model.config.names_only else wanted)
 
 
 def test_resumed_training_is_the_straight_one(tmp_path: Path) -> None:
@@ -116,10 +119,27 @@ def test_naming_and_init(tmp_path: Path) -> None:
     assert isinstance(begun, AuraModel) and begun.config.naming_classes == 3
     for name, tensor in given.state_dict().items():
         assert (begun.state_dict()[name] == tensor).all(), name
+    grown = small_recipe(tmp_path, tiny | {"box_weight": 1.0}, steps=0)
+    grown.init = str(first)
+    assert any("box_head" in name for name in build(grown).model.state_dict())
     other = small_recipe(tmp_path, tiny | {"spatial_channels": 3}, steps=0)
     other.init = str(first)
     with pytest.raises(InputError, match="init: expected a model of the recipe's sizes"):
         build(other)
+
+
+def test_a_first_stage_learns_to_see_and_nothing_else(tmp_path: Path) -> None:
+    weights = ("text_weight", "bce_weight", "dice_weight", "rate_weight", "map_weight")
+    tiny = {"mllm": None, "tiny": SIZES.model_dump(), "train_mllm": True, "lora_rank": 0, "naming_weight": 1.0}
+    recipe = small_recipe(tmp_path, tiny | dict.fromkeys(weights, 0.0), steps=2)
+    before = build(recipe).model.state_dict()
+    after = AuraModel.from_pretrained(train(recipe, progress=False)).state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("vision_tower" in name for name in moved)
+    assert all("vision_tower" in n or "projector" in n or "naming_head" in n for n in moved)
+    lines = log_of(tmp_path)
+    assert {"naming", "naming_box"} <= lines[0].keys() and "text" not in lines[0]
+    assert 0 <= lines[-1]["val_full"] <= 1
 
 
 @pytest.mark.parametrize(

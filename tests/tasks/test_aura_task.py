@@ -86,7 +86,10 @@ def test_batch_without_objects_has_a_finite_loss_and_gradients(tmp_path: Path) -
 def test_naming_and_quality_are_extras(tmp_path: Path) -> None:
     config = {"iou_weight": 0.5, "naming_weight": 1.0, "naming_classes": 5}
     model = small_aura(tmp_path, **config)
-    batch = with_truth(model, training_batch(model)) | {"names": torch.randint(0, 5, (2, 16))}
+    batch = with_truth(model, training_batch(model)) | {
+        "names": torch.randint(0, 5, (2, 16)),
+        "name_boxes": torch.rand(2, 16, 4),
+    }
     losses = losses_of(model, batch)
     assert losses.keys() >= {"naming", "quality"}
     assert {"naming", "quality"}.isdisjoint(losses_of(small_aura(tmp_path), batch | {}).keys())

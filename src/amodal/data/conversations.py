@@ -57,7 +57,7 @@ class PictureConversations(Dataset[dict[str, Any]]):
         max_tokens: tokens a sequence, the picture's included; turns that do not fit are left out.
         max_masks: mask tokens a sequence whose masks are learned, drawn at random; all if None. The
             same few objects come back in many answers.
-        naming_cells: image tokens along each side, for the auxiliary naming loss; 0 for none.
+        naming_cells: image tokens along each side, for the auxiliary naming losses; 0 for none.
         hint_share: share of the objects whose true visible box, a little off, the decoders get in
             training; None where the model knows no boxes.
         features: of the frozen backbone, in the place of its pixels.
@@ -126,7 +126,7 @@ class PictureConversations(Dataset[dict[str, Any]]):
         else:
             item["image_embeddings"] = self.features.read(picture.image)[None]
         if self.naming_cells:
-            item["names"] = self._names(picture.image)
+            item["names"], item["name_boxes"] = self._names(picture.image)
         return item
 
     def _sequence(
@@ -165,22 +165,27 @@ class PictureConversations(Dataset[dict[str, Any]]):
             "has_amodal": torch.tensor([m is not None for m in known], dtype=torch.bool),
         }
 
-    def _names(self, image: ImageSample) -> Tensor:
-        """(1, cells * cells) category under each image token: the one that covers most of it, 0 for none."""
+    def _names(self, image: ImageSample) -> tuple[Tensor, Tensor]:
+        """What covers most of each image token.
+
+        Returns:
+            (1, cells * cells) category of the object, 0 where there is none, and (1, cells * cells, 4)
+            its visible box xyxy in [0, 1] of the square picture.
+        """
         cells = self.naming_cells
         side = max(image.size)
         top, left = (side - image.height) // 2, (side - image.width) // 2
-        shares: dict[int, npt.NDArray[np.float32]] = {}
+        shares = [np.ones((cells, cells), np.float32)]
+        names, boxes = [0], [np.zeros(4)]
         for thing in image.objects:
-            square = np.zeros((side, side), np.float32)
+            square = np.zeros((side, side), bool)
             square[top : top + image.height, left : left + image.width] = thing.visible_mask()
-            shares[thing.category_id] = shares.get(thing.category_id, 0) + _cell_means(square, cells)
-        names = np.zeros((cells, cells), np.int64)
-        best = 1 - np.sum(list(shares.values()), axis=0) if shares else np.ones((cells, cells))
-        for category, share in shares.items():
-            names[share > best] = category
-            best = np.maximum(best, share)
-        return torch.from_numpy(names.reshape(1, -1))
+            shares.append(_cell_means(square.astype(np.float32), cells))
+            names.append(thing.category_id)
+            boxes.append(mask_to_box(square) / side)
+        shares[0] -= np.sum(shares[1:], axis=0)
+        most = np.argmax(shares, axis=0).reshape(1, -1)
+        return torch.from_numpy(np.array(names)[most]), torch.from_numpy(np.array(boxes, np.float32)[most])
 
 
 def collate_conversations(items: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -190,7 +195,7 @@ def collate_conversations(items: list[dict[str, Any]]) -> dict[str, Tensor]:
         What the LLM's processor makes, padded at the end, with `labels` (B, T); `visible_masks` and
         `amodal_masks` (N, S, S) bool and `has_amodal` (N,) in the order of the mask tokens, row by
         row, of those that are `chosen`; `sam_pixel_values` (B, 3, S, S) or `image_embeddings` (B, C, h, w); `names`
-        (B, image tokens) if asked for.
+        (B, image tokens) and `name_boxes` (B, image tokens, 4) if asked for.
     """
     batch = pad_rows([item["row"] for item in items], items[0]["pad"], front=False)
     for name in items[0].keys() - {"row", "pad"}:

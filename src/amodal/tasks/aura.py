@@ -15,7 +15,7 @@ from amodal.tasks.sam import use_plain_products
 
 Batch = dict[str, Tensor]
 
-TARGETS = ("visible_masks", "amodal_masks", "has_amodal", "names", "visible_boxes")
+TARGETS = ("visible_masks", "amodal_masks", "has_amodal", "names", "name_boxes", "visible_boxes")
 """Entries of a batch that the model does not read."""
 
 
@@ -46,18 +46,29 @@ class AuraTask:
 
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Named losses of one batch (`data.conversations.collate_conversations` form)."""
+        config = self.config
+        if config.names_only:
+            return self._naming_losses(_read_names(model, batch), batch)
         output: AuraOutput = model(**{name: value for name, value in batch.items() if name not in TARGETS})
         assert output.logits is not None and output.targets is not None and output.masks is not None
-        config = self.config
         losses = {"text": config.text_weight * text_loss(output.logits, output.targets)}
         losses |= self._mask_losses(output.masks, batch)
         losses |= self._occlusion_losses(output.masks, batch)
-        if output.naming_logits is not None:
-            names = F.cross_entropy(output.naming_logits.float().flatten(0, 1), batch["names"].flatten())
-            losses["naming"] = config.naming_weight * names
+        losses |= self._naming_losses(output, batch)
         if output.masks.boxes is not None:
             losses["box"] = config.box_weight * box_loss(output.masks.boxes, batch["visible_boxes"])
         return losses
+
+    def _naming_losses(self, output: AuraOutput, batch: Batch) -> dict[str, Tensor]:
+        """Auxiliary: what is under each image token, and the visible box of it."""
+        if output.naming_logits is None or output.naming_boxes is None:
+            return {}
+        names, weight = batch["names"], self.config.naming_weight
+        distance = (output.naming_boxes - batch["name_boxes"]).abs().sum(-1)
+        return {
+            "naming": weight * F.cross_entropy(output.naming_logits.float().flatten(0, 1), names.flatten()),
+            "naming_box": weight * object_mean(distance, names > 0),
+        }
 
     def _mask_losses(self, masks: Any, batch: Batch) -> dict[str, Tensor]:
         """Eq. 2, and the quality head's."""
@@ -96,8 +107,14 @@ class AuraTask:
 
         Returns:
             `visible`, `full` and `occ`: IoUs of visible, amodal and hidden masks; `token`: share of
-            answer tokens that are guessed right; `rate_error`: absolute, if the model predicts it.
+            answer tokens that are guessed right; `rate_error`: absolute, if the model predicts it. Of a
+            model that only learns to see, `full`: the share of tokens on objects that are named right.
         """
+        if getattr(model, "module", model).config.names_only:
+            logits, names = _read_names(model, batch).naming_logits, batch["names"]
+            assert logits is not None
+            right = (logits.argmax(-1) == names)[names > 0]
+            return {"full": (float(right.sum()), len(right))}
         output: AuraOutput = model(**{name: value for name, value in batch.items() if name not in TARGETS})
         masks: Any = output.masks
         assert output.logits is not None and output.targets is not None
@@ -130,6 +147,12 @@ def text_loss(logits: Tensor, targets: Tensor) -> Tensor:
     if not counted.any():
         return logits.float().sum() * 0
     return F.cross_entropy(logits[counted].float(), targets[counted])
+
+
+def _read_names(model: nn.Module, batch: Batch) -> AuraOutput:
+    read = {name: value for name, value in batch.items() if name not in TARGETS}
+    output: AuraOutput = model(**(read | {"labels": None}))
+    return output
 
 
 def _ious(logits: Tensor, targets: Tensor, threshold: float) -> Tensor:

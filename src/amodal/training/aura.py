@@ -158,14 +158,12 @@ def _build_model(settings: AuraModelRecipe, train: list[ReasonSource], recipe: R
 
 
 def _take_over(model: AuraModel, given: AuraModel, name: str) -> None:
-    """Start from the weights of a saved model of the same sizes."""
+    """Start from the weights of a saved model of the same sizes; parts that it lacks stay new."""
     ours, theirs = model.state_dict(), given.state_dict()
-    other = sorted(
-        k for k in ours.keys() | theirs.keys() if k not in ours or k not in theirs or ours[k].shape != theirs[k].shape
-    )
+    other = sorted(k for k in theirs if k not in ours or ours[k].shape != theirs[k].shape)
     if other:
         raise InputError(f"init: expected a model of the recipe's sizes, got {name!r}, which differs in {other[:2]}")
-    model.load_state_dict(theirs)
+    model.load_state_dict(theirs, strict=False)
 
 
 def _texts(sources: list[ReasonSource]) -> list[str]:

@@ -51,7 +51,7 @@ from amodal.training.state import (
 from amodal.training.validation import fixed_predictions, validate, validate_answers
 
 DECISIVE = {"sam": ("visible",), "plug": ("full", "occ"), "aura": ("visible", "full", "token")}
-"""Figures whose sum says which weights are the best so far."""
+"""Figures whose sum says which weights are the best so far; those that a task computes."""
 
 
 def train(recipe: Recipe, *, progress: bool = True, stop_after: int | None = None, resume: bool = True) -> Path:
@@ -237,7 +237,7 @@ class _Run:
                 limit=settings.validation_objects, batch_size=settings.batch_size,
                 threshold=self.training.mask_threshold, workers=settings.workers, seed=seed,
             )  # fmt: skip
-            total = sum(metrics[name] for name in DECISIVE[self.recipe.task])
+            total = sum(metrics.get(name, 0.0) for name in DECISIVE[self.recipe.task])
             if total >= state["best"]:
                 state["best"] = total
                 self._save_model()

@@ -9,6 +9,10 @@ from transformers import AutoConfig, PreTrainedConfig, SamConfig
 from amodal.errors import InputError
 
 _PARTS = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
+_WEIGHTS = (
+    "text_weight", "bce_weight", "dice_weight", "rate_weight", "map_weight", "iou_weight", "naming_weight",
+    "box_weight",
+)  # fmt: skip
 _NO_BASE = {"name_or_path": None, "revision": None, "fingerprint": None}
 
 
@@ -43,7 +47,9 @@ class AuraConfig(PreTrainedConfig):
         iou_weight: weight of SAM's mask-quality loss, which makes scores meaningful (0 in the
             paper, which reports no score).
         naming_weight: weight of an auxiliary loss that names the object under each image token of
-            the LLM (0 in the paper, whose LLM has learned to see before).
+            the LLM and finds its visible box (0 in the paper, whose LLM has learned to see before).
+            With all other weights 0, nothing else is computed: a first stage in which the LLM's
+            eyes learn to see.
         naming_classes: how many names there are, for the head of that loss.
         box_weight: weight of an auxiliary loss on the visible box, which the prompt encoder then reads
             off the `[SEG]` state and gives to both decoders beside e_r, as SAM's corners (0 in the
@@ -122,6 +128,11 @@ class AuraConfig(PreTrainedConfig):
         settings = dict(self.mllm)
         return AutoConfig.for_model(settings.pop("model_type"), **settings)
 
+    @property
+    def names_only(self) -> bool:
+        """Whether only the LLM's vision tower is trained, on what is under its tokens."""
+        return self.naming_weight > 0 and not any(getattr(self, n) for n in _WEIGHTS if n != "naming_weight")
+
     def sam_config(self) -> SamConfig:
         """The backbone's configuration at this model's input size."""
         sam = {key: dict(self.sam[key]) for key in _PARTS}
@@ -137,10 +148,6 @@ class AuraConfig(PreTrainedConfig):
 
     def _check(self) -> None:
         patch = self.sam["vision_config"].get("patch_size", 16)
-        weights = (
-            "text_weight", "bce_weight", "dice_weight", "rate_weight", "map_weight", "iou_weight", "naming_weight",
-            "box_weight",
-        )  # fmt: skip
         checks = {
             f"image_size: expected a positive multiple of the patch size {patch}": (
                 self.image_size > 0 and self.image_size % patch == 0
@@ -154,7 +161,7 @@ class AuraConfig(PreTrainedConfig):
             "naming_classes: expected 0 or more": self.naming_classes >= 0,
             "mask_threshold: expected a number in (0, 1)": 0 < self.mask_threshold < 1,
             "max_new_tokens: expected 1 or more": self.max_new_tokens >= 1,
-        } | {f"{name}: expected 0 or more": getattr(self, name) >= 0 for name in weights}
+        } | {f"{name}: expected 0 or more": getattr(self, name) >= 0 for name in _WEIGHTS}
         for message, holds in checks.items():
             if not holds:
                 name = message.split(":")[0]

@@ -74,12 +74,14 @@ class AuraOutput(ModelOutput):
         masks: of all `[SEG]`s among the targets, row by row.
         naming_logits: (B, image tokens, classes) what stands under each image token; None without
             naming head.
+        naming_boxes: (B, image tokens, 4) its visible box, xyxy in [0, 1] of the LLM's square picture.
     """
 
     logits: Tensor | None = None
     targets: Tensor | None = None
     masks: MaskOutput | None = None
     naming_logits: Tensor | None = None
+    naming_boxes: Tensor | None = None
 
 
 class SegPromptEncoder(nn.Module):
@@ -138,6 +140,25 @@ class SegPromptEncoder(nn.Module):
         return self.positions(torch.stack([x, y], dim=-1)).permute(2, 0, 1)[None]
 
 
+class NamingHead(nn.Module):
+    """What stands under each image token of the LLM, and where; in training only.
+
+    Args:
+        width: D of the LLM.
+        classes: number of names, background among them.
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.name = nn.Linear(width, classes)
+        self.box = nn.Linear(width, 4)
+
+    def forward(self, features: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+        """Features (..., D) of all tokens to logits (B, image tokens, classes) and boxes (B, image tokens, 4)."""
+        features = features.reshape(batch, -1, self.name.in_features)
+        return self.name(features), self.box(features).float().sigmoid()
+
+
 class AuraModel(PreTrainedModel):
     """Multi-modal LLM, SAM backbone, two mask decoders and two occlusion encoders.
 
@@ -168,7 +189,7 @@ class AuraModel(PreTrainedModel):
         self.amodal_decoder = single_mask_decoder(sam.mask_decoder_config)
         self.condition_encoder = OcclusionConditionEncoder(channels) if config.condition_encoder else None
         self.spatial_encoder = SpatialOcclusionEncoder(config.spatial_channels) if config.spatial_encoder else None
-        self.naming_head = nn.Linear(width, config.naming_classes) if config.naming_classes else None
+        self.naming_head = NamingHead(width, config.naming_classes) if config.naming_classes else None
         self.processor: AuraProcessor | None = None
         self.set_trainable()
 
@@ -279,7 +300,7 @@ class AuraModel(PreTrainedModel):
     def forward(
         self,
         input_ids: Tensor,
-        labels: Tensor,
+        labels: Tensor | None,
         sam_pixel_values: Tensor | None = None,
         image_embeddings: Tensor | None = None,
         chosen: Tensor | None = None,
@@ -290,7 +311,8 @@ class AuraModel(PreTrainedModel):
 
         Args:
             input_ids: (B, T) conversations, padded at the end.
-            labels: (B, T) the same tokens where an answer stands, -100 elsewhere.
+            labels: (B, T) the same tokens where an answer stands, -100 elsewhere; None reads no
+                words and names the image tokens only.
             sam_pixel_values: (B, 3, S, S) for the vision backbone, or
             image_embeddings: (B, C, h, w), its features, where they are known already.
             chosen: (number of `[SEG]`s) bool, those whose masks are decoded, in reading order; all if None.
@@ -300,6 +322,9 @@ class AuraModel(PreTrainedModel):
         Returns:
             `AuraOutput`.
         """
+        if labels is None:
+            features = self.mllm.get_image_features(pixel_values=mllm_inputs["pixel_values"], return_dict=True)
+            return self._named(AuraOutput(), features.pooler_output, len(input_ids))
         if image_embeddings is None:
             assert sam_pixel_values is not None
             image_embeddings = self.encode_image(sam_pixel_values)
@@ -313,19 +338,21 @@ class AuraModel(PreTrainedModel):
         states, rows = seg_states(recorded[0][:, predicting], targets, self.config.seg_token_id)
         if chosen is not None:
             states, rows = states[chosen], rows[chosen]
-        return AuraOutput(
+        output = AuraOutput(
             logits=read.logits[:, predicting],
             targets=targets,
             masks=self.decode(states, image_embeddings, rows, box_hints),
-            naming_logits=self._names(read, len(input_ids)),
         )
-
-    def _names(self, read: Any, batch: int) -> Tensor | None:
         if self.naming_head is None or not self.training:
-            return None
-        if getattr(read, "image_hidden_states", None) is None:
+            return output
+        return self._named(output, getattr(read, "image_hidden_states", None), len(input_ids))
+
+    def _named(self, output: AuraOutput, features: Any, batch: int) -> AuraOutput:
+        if features is None or self.naming_head is None:
             raise InputError("naming_weight: expected 0 for an LLM that does not hand out its image features")
-        return self.naming_head(read.image_hidden_states.reshape(batch, -1, self.naming_head.in_features))
+        features = torch.cat(list(features)) if isinstance(features, list | tuple) else features
+        output.naming_logits, output.naming_boxes = self.naming_head(features, batch)
+        return output
 
     @contextmanager
     def recorded_states(self) -> Iterator[list[Tensor]]:
