@@ -89,7 +89,11 @@ def test_the_header_states_the_computed_plan(path: Path) -> None:
         "Steps: ",
     ):
         assert part in header
-    found = plan(load_recipe(path), processes=8)
+    guessed = re.search(r"test list: ([\d,]+) objects, ([\d,]+) steps, ([\d,.]+) an epoch", header)
+    assert guessed is not None
+    objects, steps, an_epoch = (float(number.replace(",", "")) for number in guessed.groups())
+    found = plan(load_recipe(path), processes=8, objects=int(objects))
+    assert (found["iterations"], found["iterations_per_epoch"]) == (steps, an_epoch)
     assert f"of {found['crops_per_process']} crops" in header
     for name in ("weights", "gradients", "optimizer", "activations_per_crop", "total"):
         stated = re.search(rf"\b{name} (\d+\.\d+)", header)

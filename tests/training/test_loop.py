@@ -215,6 +215,13 @@ def test_recipes_without_data_are_refused(tmp_path: Path) -> None:
         build(parse_recipe(content))
 
 
+def test_missing_data_is_named_before_a_base_is_looked_for(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, "plug", model={"base": "nobody/has-this"})
+    (tmp_path / "toy" / "annotations.json").unlink()
+    with pytest.raises(InputError, match="annotations: expected a file, got"):
+        build(recipe)
+
+
 def test_a_base_that_moved_cannot_be_frozen_afterwards(tmp_path: Path) -> None:
     folder = run(tiny_recipe(tmp_path, "plug", model={"train_base": True}, steps=0))
     frozen = tiny_recipe(tmp_path, "plug").model_copy(update={"init": str(folder), "output": str(tmp_path / "b")})

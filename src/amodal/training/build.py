@@ -62,7 +62,11 @@ class Training:
 
 
 def build(recipe: Recipe) -> Training:
-    """Build everything a recipe names. Raises `InputError` for data or bases it cannot read."""
+    """Build everything a recipe names, data first: a missing file shows before a base is loaded.
+
+    Raises:
+        InputError: data or a base that cannot be read.
+    """
     settings = recipe.model
     if isinstance(settings, AuraModelRecipe):
         aura, asked, held_out = build_aura(recipe)
@@ -71,9 +75,6 @@ def build(recipe: Recipe) -> Training:
     assert isinstance(recipe.data, DataRecipe)
     plug = settings.config() if isinstance(settings, PlugModelRecipe) else None
     shape: Any = settings if plug is None else plug
-    model, task, threshold = _model_and_task(settings, recipe.seed)
-    if recipe.init is not None:
-        _start_from(model, recipe.init)
     train, validation = (
         ObjectCrops(
             [read_source(source) for source in sources],
@@ -88,6 +89,9 @@ def build(recipe: Recipe) -> Training:
             (recipe.data.validation, None, 1),
         )
     )
+    model, task, threshold = _model_and_task(settings, recipe.seed)
+    if recipe.init is not None:
+        _start_from(model, recipe.init)
     return Training(task.prepare(model), task, train, validation, threshold)
 
 
