@@ -4,7 +4,9 @@ Command: python benchmarks/vit_h_forward.py
 
 Random weights. The reference is transformers' `SamModel` with eager attention, one PEFT adapter set a
 branch, two passes; it has neither refine module nor uncertainty. Each contender runs in a process of
-its own, so that its peak memory is its own; of one call each, the first.
+its own, so that its peak memory is its own; of one call each, the first, in which weights are prepared
+too. Prepared weights are copies (folded adapters, packed matrices); a model that is built under
+`torch.inference_mode` goes without them.
 """
 
 from __future__ import annotations
@@ -20,12 +22,13 @@ from objects import build_reference, reference_answer
 from amodal.models.plug import PlugConfig, PlugModel
 from amodal.models.sam import sam_config_for
 
-# name -> (ours or the reference, precision)
+# name -> (ours or the reference, precision, whether weights may be prepared)
 CONTENDERS = {
-    "reference float32": ("reference", torch.float32),
-    "reference bfloat16": ("reference", torch.bfloat16),
-    "amodal float32": ("ours", torch.float32),
-    "amodal bfloat16": ("ours", torch.bfloat16),
+    "reference float32": ("reference", torch.float32, False),
+    "reference bfloat16": ("reference", torch.bfloat16, False),
+    "amodal float32": ("ours", torch.float32, True),
+    "amodal bfloat16": ("ours", torch.bfloat16, True),
+    "amodal bfloat16, nothing prepared": ("ours", torch.bfloat16, False),
 }
 
 
@@ -34,29 +37,30 @@ def main() -> None:
     options = arguments(__doc__, base={"default": "vit-h"})
     base = "vit-b" if options.quick else options.base
     rows = []
-    for name, (kind, dtype) in CONTENDERS.items():
+    for name, (kind, dtype, prepares) in CONTENDERS.items():
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            rows.append({"contender": name, **pool.apply(measure, (kind, dtype, base, options.threads))})
+            rows.append({"contender": name, **pool.apply(measure, (kind, dtype, prepares, base, options.threads))})
     first = rows[0]
     for row in rows:
         row["memory_to_reference_float32"] = row["peak_mib"] / first["peak_mib"]
     finish("vit_h_forward", options, rows, {"x": "contender", "y": "peak_mib"}, base=base)
 
 
-@torch.inference_mode()
-def measure(kind: str, dtype: torch.dtype, base: str, threads: int) -> dict[str, Any]:
+def measure(kind: str, dtype: torch.dtype, prepares: bool, base: str, threads: int) -> dict[str, Any]:
     """In a fresh process: build in this precision, answer one box."""
     torch.set_num_threads(threads)
     config = PlugConfig(sam=sam_config_for(base))
     empty = peak_mib()
     torch.set_default_dtype(dtype)
-    model = PlugModel(config).to(dtype).eval() if kind == "ours" else build_reference(config).to(dtype)
+    with torch.inference_mode(not prepares):
+        model = PlugModel(config).to(dtype).eval() if kind == "ours" else build_reference(config).to(dtype)
     torch.set_default_dtype(torch.float32)
     built, size = peak_mib(), config.image_size
-    pixels, boxes = torch.randn(1, 3, size, size).to(dtype), torch.tensor([[[0.25, 0.25, 0.75, 0.75]]]) * size
-    start = time.perf_counter()
-    answer = model(pixels, boxes).pred_masks if kind == "ours" else reference_answer(model, pixels, boxes)[-1]
-    seconds = time.perf_counter() - start
+    with torch.inference_mode():
+        pixels, boxes = torch.randn(1, 3, size, size).to(dtype), torch.tensor([[[0.25, 0.25, 0.75, 0.75]]]) * size
+        start = time.perf_counter()
+        answer = model(pixels, boxes).pred_masks if kind == "ours" else reference_answer(model, pixels, boxes)[-1]
+        seconds = time.perf_counter() - start
     assert answer.isfinite().all()
     return {
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,10 +58,33 @@ def test_mistakes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert message in capsys.readouterr().err
 
 
-def test_the_suite_is_found() -> None:
-    assert {"attention", "image_mode", "objects", "plug_encoder", "scaling", "start_up"} <= find_scripts(
-        BENCHMARKS
-    ).keys()
+SUITE = {
+    "attention", "chat", "compiled", "evaluate", "image_mode", "input_pipeline", "objects", "plug_encoder",
+    "scaling", "start_up", "train_step", "vit_h_forward",
+}  # fmt: skip
+
+
+def test_the_suite_is_found_and_documented() -> None:
+    found = find_scripts(BENCHMARKS).keys()
+    assert found == SUITE
+    page = (BENCHMARKS.parent / "docs" / "speed.md").read_text()
+    assert all(f"| `{name}` |" in page for name in found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(SUITE))
+def test_every_benchmark_takes_what_the_command_gives(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / f"{name}.py"), "--help"], capture_output=True, text=True, check=True
+    )
+    assert "--quick" in done.stdout and "--out" in done.stdout
+    required = done.stdout.split("options:")[0]
+    assert "[--out OUT]" in required and "] --" not in required.replace("\n", " ").replace("  ", " ")
+
+
+def test_threads_reach_the_script(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "nothing", "--folder", str(folder), "--out", str(tmp_path), "--threads", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["nothing"]["machine"]["threads"] == 1
 
 
 def test_table_is_aligned() -> None:

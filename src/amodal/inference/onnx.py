@@ -7,6 +7,7 @@ Axes: B images (or crops), P boxes an image, S side of the input, C h w an embed
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import warnings
@@ -101,6 +102,7 @@ def export_onnx(model: PlugModel, folder: Path) -> Exported:
 
 
 def _write(model: PlugModel, folder: Path) -> None:
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of operators of torchvision, which is not used
     dynamic = torch.export.Dim.DYNAMIC
     pixels, boxes = _example(model.config, images=3, prompts=2)
     embeddings = model.encode(pixels)
