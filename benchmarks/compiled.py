@@ -57,6 +57,7 @@ def main() -> None:
             {
                 "contender": name,
                 "seconds": min(cold["seconds"], warm["seconds"]),
+                "cpu_seconds": min(cold["cpu_seconds"], warm["cpu_seconds"]),
                 "first_cold": cold["first"],
                 "first_warm": warm["first"],
             }
@@ -65,6 +66,7 @@ def main() -> None:
     base = next(row for row in rows if row["contender"] == "ours bfloat16")
     for row in rows:
         row["speed_of_ours_bfloat16"] = base["seconds"] / row["seconds"]
+        row["cpu_speed_of_ours_bfloat16"] = base["cpu_seconds"] / row["cpu_seconds"]
     finish("compiled", options, rows, {"x": "contender", "y": "seconds"}, base=options.base)
 
 
@@ -74,12 +76,13 @@ def measure(name: str, options: Any) -> dict[str, float]:
     begun = time.perf_counter()
     run()
     first = time.perf_counter() - begun
-    times = []
+    times, works = [], []
     for _ in range(1 if options.quick else options.rounds):
-        begun = time.perf_counter()
+        begun, worked = time.perf_counter(), time.process_time()
         run()
         times.append(time.perf_counter() - begun)
-    return {"first": first, "seconds": min(times)}
+        works.append(time.process_time() - worked)
+    return {"first": first, "seconds": min(times), "cpu_seconds": min(works)}
 
 
 def build(name: str, base: str) -> Callable[[], object]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from amodal.nn.kernels import cpu_has, is_recorded
 
 Value = TypeVar("Value")
+BLOCK_ELEMENTS = 2**17  # of an input that is rounded to 8 bits at a time
 TINY = 1e-12  # a scale of a row or an input that is zero throughout
 
 
@@ -115,13 +116,32 @@ class Int8Linear:
         low, high = min(low, 0.0), max(high, 0.0)
         step = max((high - low) / 254, TINY)  # one level is left for the rounding of the zero point
         zero = round(-low / step)
-        offset = torch.full((1,), zero + 0.5)  # half a step up, then cut off: rounding
-        narrow = torch.add(offset, x, alpha=1 / step).to(torch.uint8)
+        narrow = round_to_8_bits(x.flatten(0, -2), step, zero)
         out: Tensor = torch.ops.onednn.qlinear_pointwise(
-            narrow.flatten(0, -2), step, zero, self.weight, self.scale, self.zero_point, self.bias,
+            narrow, step, zero, self.weight, self.scale, self.zero_point, self.bias,
             1.0, 0, self.dtype, "gelu" if gelu else "none", [], "none" if gelu else "",
         )  # fmt: skip
         return out.unflatten(0, x.shape[:-1])
+
+
+def round_to_8_bits(x: Tensor, step: float, zero: int) -> Tensor:
+    """round(x / step) + zero as uint8, in pieces whose float32 copies stay in cache.
+
+    Args:
+        x: (M, K) with all values from -zero to 255 - zero steps.
+        step: size of a step.
+        zero: what stands for 0.
+
+    Returns:
+        (M, K).
+    """
+    rounded = torch.empty(x.shape, dtype=torch.uint8)
+    rows = max(1, BLOCK_ELEMENTS // x.shape[1])
+    wide = torch.empty(min(rows, len(x)), x.shape[1])
+    for part, target in zip(x.split(rows), rounded.split(rows), strict=True):
+        piece = wide[: len(part)].copy_(part)
+        target.copy_(piece.mul_(1 / step).add_(zero + 0.5))  # half a step up, then cut off
+    return rounded
 
 
 def prepare_linear(
