@@ -121,9 +121,14 @@ def finish(name: str, options: argparse.Namespace, rows: list[Row], plot: Row | 
         options: from `arguments`.
         rows: one a contender, all with the same keys.
         plot: how `amodal bench` draws it: keys `x` and `y`, optionally `series`.
-        facts: further entries of the result.
+        facts: further entries of the result; `limits` are the machine's own rates if they were measured
+            along with the contenders, else they are measured now.
     """
-    result = {"benchmark": name, "quick": options.quick, "machine": machine(), **facts, "rows": rows, "plot": plot}
+    limits = facts.pop("limits", None) or rates(interleave(rate_contenders(), 3))
+    result = {
+        "benchmark": name, "quick": options.quick, "machine": machine(), "limits": limits, **facts,
+        "rows": rows, "plot": plot,
+    }  # fmt: skip
     print(_table(rows), file=sys.stderr)
     text = json.dumps(_rounded(result))
     if options.out is not None:
