@@ -110,7 +110,8 @@ class AuraTask:
             answer tokens that are guessed right; `rate_error`: absolute, if the model predicts it. Of a
             model that only learns to see, `full`: the share of tokens on objects that are named right.
         """
-        if getattr(model, "module", model).config.names_only:
+        bare: Any = getattr(model, "module", model)
+        if bare.config.names_only:
             logits, names = _read_names(model, batch).naming_logits, batch["names"]
             assert logits is not None
             right = (logits.argmax(-1) == names)[names > 0]
