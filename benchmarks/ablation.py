@@ -71,6 +71,9 @@ def main() -> None:
     """Train and score what is missing; write the report after each."""
     options = _arguments()
     options.out.mkdir(parents=True, exist_ok=True)
+    timing = options.runs / f"point_loss_{options.steps}.json"
+    if not timing.is_file():
+        _write(timing, time_point_loss(recipe_of(ROWS[-1], 0, options), options.timed_steps))
     jobs = _jobs(options.seeds)
     started = time.monotonic()
     for number, (seed, row) in enumerate(jobs):
@@ -78,10 +81,6 @@ def main() -> None:
         print(f"[{number + 1}/{len(jobs)}] {row.label}, seed {seed} ({passed:.0f} min so far)", flush=True)
         run_job(row, seed, options)
         _report(options)
-    timing = options.runs / f"point_loss_{options.steps}.json"
-    if not timing.is_file():
-        _write(timing, time_point_loss(recipe_of(ROWS[-1], 0, options), options.timed_steps))
-    _report(options)
     print(f"Written: {options.out / 'ablation.md'}")
 
 
