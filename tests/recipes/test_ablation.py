@@ -51,6 +51,10 @@ def test_the_page_says_when_it_is_unfinished() -> None:
     assert "**Unfinished: 2 of 22 runs.**" in page
     assert "| ft | 2 | 60.0 ± 14.1 | 25.0 ± 0.0 | 82.47 / 50.1 | 80.16 / 27.07 |" in page
     assert "Not measured yet." in page
+    assert "**Of 0 comparisons 0 hold, 0 fail and 0 are open.**" in page
+    results += [result("pt", seed, 0.9 + 0.2 * seed, 0.25) for seed in (0, 1)]
+    page = markdown(facts, results, [verdict(*claim, results) for claim in CLAIMS])
+    assert "**Of 2 comparisons 1 hold, 0 fail and 1 are open.**" in page
 
 
 @pytest.mark.slow
