@@ -20,6 +20,8 @@ IDS = [11, 205, 7]
         ("Nothing here.", "Nothing here."),
         ("A list [of things] and room #5.", "A list [of things] and room #5."),
         ("<p>mug [blue]</p> {seg:7}", "<p>mug [blue]</p> {seg:7}"),
+        ("[<p>#1]</p> {seg:11}", "[<p>#1]</p> {seg:11}"),
+        ("<p>[#1]</p> {seg:7}", "<p>[#1]</p> {seg:7}"),
         ("<p>an elsewhere</p> {seg:99}", "<p>an elsewhere</p> {seg:99}"),
         ("<script>alert(1)</script> <p>it</p> {seg:7}", "<script>alert(1)</script> [it #3]"),
     ],

@@ -14,7 +14,8 @@ from amodal.data.readers.reason_seg import PLACEHOLDER
 from amodal.errors import InputError
 
 _MENTION = re.compile(r"(?:<p>([^<>]*)</p>\s*)?(\{seg:\d+\}(?:\s*\{seg:\d+\})*)")
-_BRACKETS = re.compile(r"\[([^\[\]]*)\]")
+# Brackets around markup or within marked words are text, not a mention.
+_BRACKETS = re.compile(r"<p>[^<>]*</p>|\[([^\[\]<>{}]*)\]")
 
 
 def to_editable(answer: str, object_ids: Sequence[int]) -> str:
@@ -33,7 +34,7 @@ def to_editable(answer: str, object_ids: Sequence[int]) -> str:
     def short(match: re.Match[str]) -> str:
         words = " ".join((match[1] or "").split())
         mentioned = [int(number) for number in PLACEHOLDER.findall(match[2])]
-        if re.search(r"[\[\]#]", words) or not all(i in numbers for i in mentioned):
+        if re.search(r"[\[\]#{}]", words) or not all(i in numbers for i in mentioned):
             return match[0]
         return "[" + " ".join(filter(None, [words, *(f"#{numbers[i]}" for i in mentioned)])) + "]"
 
@@ -48,7 +49,7 @@ def from_editable(text: str, object_ids: Sequence[int]) -> str:
     """
 
     def full(match: re.Match[str]) -> str:
-        words, numbers = _split(match[1])
+        words, numbers = _split(match[1] or "")
         if not numbers:
             return match[0]
         for number in numbers:
@@ -65,7 +66,7 @@ def reason_for_people(reason: str, object_ids: Sequence[int]) -> str:
     numbers = {str(annotation_id): i + 1 for i, annotation_id in enumerate(object_ids)}
 
     def short(match: re.Match[str]) -> str:
-        return f"#{numbers[match[1]]}" if match[1] in numbers else match[0]
+        return f"#{numbers[match[1]]}" if (match[1] or "") in numbers else match[0]
 
     return to_editable(_BRACKETS.sub(short, reason), object_ids)
 

@@ -93,14 +93,15 @@ class ObjectFinder:
         self.device = device or torch.device("cpu")
         self.dtype = pick_dtype(dtype, self.device)
         self.model = model.to(self.device).eval()
-        use_folded_attention(self.model.vision_encoder)
         self.settings = settings or GridSettings()
         self.processor = PlugProcessor(image_size=model.config.vision_config.image_size)
 
     @classmethod
     def from_pretrained(cls, name: str | Path = "sam-tiny", device: torch.device | None = None) -> ObjectFinder:
         """Load a base: bundled name, folder, hub id or Meta `.pth`. Raises `InputError` if there is none."""
-        return cls(load_sam(name).model, device)
+        model = load_sam(name).model
+        use_folded_attention(model.vision_encoder)
+        return cls(model, device)
 
     def boxes_at(self, image: Pixels, points_xy: Sequence[Sequence[float]]) -> Boxes:
         """Box of the object under each point.
