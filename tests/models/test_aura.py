@@ -252,6 +252,17 @@ def test_llm_trained_whole_needs_no_base(tmp_path: Path, train_vision: bool) -> 
     assert (tmp_path / "aura" / INCREMENT).is_file()
 
 
+def test_a_tower_that_has_learned_to_see_may_rest(tmp_path: Path) -> None:
+    sam, config = write_sam(tmp_path / "sam"), small_config(train_mllm=True, lora_rank=0, train_tower=False)
+    model = moved(AuraModel.from_base(small_mllm(), sam, config))
+    frozen = {name for name, parameter in model.mllm.named_parameters() if not parameter.requires_grad}
+    assert frozen and all("vision_tower" in name for name in frozen)
+    model.save_pretrained(tmp_path / "aura")
+    again = AuraModel.from_pretrained(tmp_path / "aura")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+
+
 def test_frozen_llm_may_be_in_half_precision(tmp_path: Path) -> None:
     write_mllm(tmp_path / "mllm")
     sam = write_sam(tmp_path / "sam")

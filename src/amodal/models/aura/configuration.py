@@ -55,6 +55,7 @@ class AuraConfig(PreTrainedConfig):
             off the `[SEG]` state and gives to both decoders beside e_r, as SAM's corners (0 in the
             paper: no such box).
         train_mllm: train the whole LLM, as a small one from scratch must be.
+        train_tower: and its vision tower; off, as LLaVA does once the tower has learned to see.
         train_vision: train the vision backbone along (the paper freezes it).
         mask_threshold: probability above which a pixel is foreground.
         max_new_tokens: longest answer.
@@ -88,6 +89,7 @@ class AuraConfig(PreTrainedConfig):
         naming_classes: int = 0,
         box_weight: float = 0.0,
         train_mllm: bool = False,
+        train_tower: bool = True,
         train_vision: bool = False,
         mask_threshold: float = 0.5,
         max_new_tokens: int = 256,
@@ -117,6 +119,7 @@ class AuraConfig(PreTrainedConfig):
         self.naming_classes = naming_classes
         self.box_weight = box_weight
         self.train_mllm = train_mllm
+        self.train_tower = train_tower
         self.train_vision = train_vision
         self.mask_threshold = mask_threshold
         self.max_new_tokens = max_new_tokens

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from amodal.models.aura.base import LoadedMllm
     from amodal.models.aura.processing import AuraProcessor
 
+_TOWERS = ("model.vision_tower.", "model.visual.")  # of LLaVA's and Qwen's classes
 IGNORED = -100
 """Label of a token that the text loss leaves out."""
 
@@ -204,7 +205,8 @@ class AuraModel(PreTrainedModel):
         self.vision_encoder.requires_grad_(config.train_vision)
         self.prompt_encoder.positions.requires_grad_(False)
         for name, parameter in self.mllm.named_parameters():
-            parameter.requires_grad_(config.train_mllm or is_adapter(name))
+            whole = config.train_mllm and (config.train_tower or not name.startswith(_TOWERS))
+            parameter.requires_grad_(whole or is_adapter(name))
         if config.iou_weight == 0:
             for decoder in self.decoders():
                 decoder.iou_prediction_head.requires_grad_(False)
