@@ -18,6 +18,7 @@ TOOLS = {
     "label-studio-sdk": [
         "test_exports.py::test_label_studio_validates_config_and_predictions",
         "../../ops/test_brush_rle.py",
+        "../../datagen/test_label_studio.py",
     ],
 }
 
