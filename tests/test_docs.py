@@ -47,9 +47,9 @@ def test_there_are_commands_to_check() -> None:
 def test_commands_parse(document: str, arguments: list[str]) -> None:
     command = typer.main.get_command(app)
     while isinstance(getattr(command, "commands", None), dict):
-        if command.invoke_without_command and arguments[0].startswith("-"):  # type: ignore[attr-defined]
+        if command.invoke_without_command and arguments[0].startswith("-"):
             break  # a group that is a command too
-        command = command.commands[arguments[0]]  # type: ignore[attr-defined]
+        command = command.commands[arguments[0]]
         arguments = arguments[1:]
     command.make_context("amodal", list(arguments), resilient_parsing=False)
     for path in (a for a in arguments if a.startswith("recipes/")):
@@ -84,7 +84,6 @@ def test_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_site_builds(tmp_path: Path) -> None:
-    pytest.importorskip("mkdocs")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -34,7 +34,7 @@ LOAD_SECONDS = float(os.environ.get("AMODAL_LOAD_SECONDS", "20"))
 def address() -> Iterator[str]:
     segmenter = AmodalSegmenter.from_pretrained("plug-tiny", device="cpu")
     studio = Studio(segmenter, ObjectFinder.from_pretrained(segmenter.base_name), Assistant())
-    server = uvicorn.Server(uvicorn.Config(make_app(studio), port=0, log_level="warning"))  # type: ignore[arg-type]
+    server = uvicorn.Server(uvicorn.Config(make_app(studio), port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 from PIL import Image
 
 from amodal.app.guard import HEADERS, Guard, Limits
@@ -25,8 +26,6 @@ from amodal.errors import InputError
 from amodal.ops.rle import decode_mask
 from tests.datagen.toy_work import QUESTION, toy_work
 from tests.drawing import mask
-
-testclient = pytest.importorskip("fastapi.testclient", reason="needs the extra reasonseg and httpx")
 
 TOKEN = "a-token-of-some-length"
 HOSTILE = [
@@ -45,7 +44,7 @@ def work(tmp_path: Path) -> Iterator[Manifest]:
 
 
 def client(work: Manifest, token: str | None = None, **options: Any) -> Any:
-    return testclient.TestClient(
+    return TestClient(
         make_app(work, Policy(), token=token), base_url="http://localhost", raise_server_exceptions=False, **options
     )
 
@@ -398,7 +397,7 @@ def test_sockets_are_closed() -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await Guard(None, token=None, limits=LIMITS, hosts=frozenset())({"type": "websocket"}, None, send)  # type: ignore[arg-type]
+        await Guard(None, token=None, limits=LIMITS, hosts=frozenset())({"type": "websocket"}, None, send)
         return sent
 
     assert asyncio.run(main()) == [{"type": "websocket.close", "code": 1008}]

@@ -10,7 +10,7 @@ from amodal.app.turns import BusyError, Turns
 
 
 async def started(turns: Turns, visitor: str, work: object) -> asyncio.Task[object]:
-    task = asyncio.create_task(turns.run(visitor, work))  # type: ignore[arg-type]
+    task = asyncio.create_task(turns.run(visitor, work))
     await asyncio.sleep(0)
     return task
 

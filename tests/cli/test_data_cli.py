@@ -165,7 +165,6 @@ def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Pat
 
 
 def test_a_missing_image_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
     path = write(tmp_path, written.canonical())
     (tmp_path / "images" / "a.png").unlink()
     options = ["--annotations", path, "--out"]

@@ -27,7 +27,7 @@ def toy(tmp_path: Path) -> AnnotatedDataset:
 
 
 def crops(toy: AnnotatedDataset, **options: object) -> ObjectCrops:
-    return ObjectCrops([Source(toy)], image_size=32, **options)  # type: ignore[arg-type]
+    return ObjectCrops([Source(toy)], image_size=32, **options)
 
 
 def test_an_evaluation_crop_is_what_the_processor_makes(toy: AnnotatedDataset) -> None:

@@ -97,7 +97,7 @@ def test_a_split_draws_from_its_photographs_only(tmp_path: Path) -> None:
     names = ["validation" if is_validation(f"{i}.png") else "train" for i in range(len(BOXES))]
     source = write_photographs(tmp_path / "photos", BOXES, names)
     for split in ("train", "validation"):
-        path = synthesize("paste", 3, 0, tmp_path / split, sources=[source], split=split, progress=False)  # type: ignore[arg-type]
+        path = synthesize("paste", 3, 0, tmp_path / split, sources=[source], split=split, progress=False)
         assert list(read_dataset("canonical", path).categories.values()) == [split]
 
 
@@ -129,7 +129,7 @@ def test_settings_that_do_not_fit(
 ) -> None:
     settings = {"kind": "paste", "count": 1, "seed": 0, "out": tmp_path / "set", "sources": [source]}
     with pytest.raises(InputError, match=message):
-        synthesize(**settings | changes, progress=False)  # type: ignore[arg-type]
+        synthesize(**settings | changes, progress=False)
     assert not (tmp_path / "set").exists()
 
 

@@ -171,7 +171,7 @@ def test_held_out_forms_are_new_but_made_of_known_words() -> None:
 def test_training_and_held_out_questions_differ(dataset: AnnotatedDataset) -> None:
     sides = {}
     for words in ("train", "held_out"):
-        records = [r for group in question_records(dataset, 0, words) for r in group]  # type: ignore[arg-type]
+        records = [r for group in question_records(dataset, 0, words) for r in group]
         sides[words] = {
             q for r in records for q in ([r["question"]] if isinstance(r["question"], str) else r["question"])
         }

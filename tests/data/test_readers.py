@@ -79,7 +79,9 @@ def test_canonical_knows_both_masks(tmp_path: Path) -> None:
 
 
 def test_a_coco_tool_opens_the_canonical_form(tmp_path: Path) -> None:
-    coco = pytest.importorskip("pycocotools.coco").COCO(str(write_toy(tmp_path / "toy", count=2)))
+    from pycocotools import coco as pycocotools
+
+    coco = pycocotools.COCO(str(write_toy(tmp_path / "toy", count=2)))
     assert [coco.annToMask(a).sum() for a in coco.loadAnns(coco.getAnnIds(imgIds=[1]))] == [576, 576]
 
 

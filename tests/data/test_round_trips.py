@@ -105,7 +105,8 @@ def test_either_mask_comes_back_from_coco(tmp_path: Path, which: Any, content: l
 @settings(QUICK, max_examples=10)
 @given(content=images())
 def test_both_masks_come_back_from_parquet(tmp_path_factory: pytest.TempPathFactory, content: list[list[Pair]]) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow.parquet as parquet
+
     folder = tmp_path_factory.mktemp("parquet")
     dataset = dataset_of(content, folder)
     done = convert(dataset, "parquet", folder / "out", shard_bytes=1)
@@ -233,7 +234,7 @@ def test_an_object_that_overlaps_nothing_has_order_0(tmp_path: Path) -> None:
 def test_what_a_target_cannot_hold_is_named(tmp_path: Path) -> None:
     dataset = read_dataset("cocoa", write(tmp_path, written.cocoa()))
     lost = {
-        (target, which): convert(dataset, target, tmp_path / "out.json", coco_masks=which).not_held.to_json()  # type: ignore[arg-type]
+        (target, which): convert(dataset, target, tmp_path / "out.json", coco_masks=which).not_held.to_json()
         for target, which in (("cocoa_cls", "amodal"), ("kins2020", "amodal"), ("coco", "amodal"), ("coco", "visible"))
     }
     attributes = {"objects": 4, "names": ["author", "name", "size", "url"]}
@@ -259,7 +260,8 @@ def test_objects_without_amodal_mask_are_left_out_and_counted(tmp_path: Path) ->
 
 def test_datasets_streams_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     dataset = read_dataset("cocoa", write(tmp_path, written.cocoa()))
     done = convert(dataset, "parquet", tmp_path / "out", split="val2014")
     assert [file.name for file in done.files] == ["val2014-00000-of-00001.parquet"]
@@ -279,7 +281,6 @@ def test_datasets_streams_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_parquet_needs_its_images(tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
     dataset = read_dataset("canonical", write(tmp_path, written.canonical()))
     Image.new("RGB", (7, 7)).save(tmp_path / "images" / "a.png")
     with pytest.raises(InputError, match=r"expected size \(20, 30\) as annotated, got \(7, 7\)"):
@@ -299,7 +300,6 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     for target in ("canonical", "parquet"):
         with pytest.raises(InputError, match="out: expected"):
             convert(dataset, target, tmp_path / "file" / "inner")
-    pytest.importorskip("datasets")
     convert(dataset, "parquet", tmp_path / "out")
     with pytest.raises(InputError, match="expected a new folder"):
         convert(dataset, "parquet", tmp_path / "out")
@@ -312,7 +312,7 @@ def test_targets_that_do_not_exist(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="to: expected one of canonical, .* got 'voc'"):
         convert(dataset, "voc", tmp_path / "out")
     with pytest.raises(InputError, match="masks: expected amodal or visible, got 'both'"):
-        convert(dataset, "coco", tmp_path / "out", coco_masks="both")  # type: ignore[arg-type]
+        convert(dataset, "coco", tmp_path / "out", coco_masks="both")
 
 
 def test_nothing_is_left_of_a_conversion_that_fails(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ PICTURES = AnnotatedDataset(tuple(ImageSample(i, Path(f"{i:05d}.jpg"), 4, 4, ())
 
 
 def test_sides_share_no_picture_and_lose_none() -> None:
-    train, validation = (select_split(PICTURES, side).images for side in ("train", "validation"))  # type: ignore[arg-type]
+    train, validation = (select_split(PICTURES, side).images for side in ("train", "validation"))
     assert {i.id for i in train} | {i.id for i in validation} == set(range(2000))
     assert not {i.id for i in train} & {i.id for i in validation}
     assert len(validation) / 2000 == pytest.approx(0.1, abs=0.03)
@@ -37,4 +37,4 @@ def test_the_share_moves_the_border() -> None:
 
 def test_another_split_is_refused() -> None:
     with pytest.raises(InputError, match="split: expected one of all, train, validation, got 'test'"):
-        select_split(PICTURES, "test")  # type: ignore[arg-type]
+        select_split(PICTURES, "test")

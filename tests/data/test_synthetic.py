@@ -149,7 +149,7 @@ def test_written_truth_is_read_back(tmp_path: Path, photographs: tuple[Path, Pat
 )  # fmt: skip
 def test_settings_that_do_not_fit(tmp_path: Path, kind: str, count: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        synthesize(kind, count, 0, tmp_path / "set", progress=False)  # type: ignore[arg-type]
+        synthesize(kind, count, 0, tmp_path / "set", progress=False)
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def toy_work(tmp_path: Path) -> Callable[..., Manifest]:
 
     def make(count: int = 4, **selection: object) -> Manifest:
         annotations = write_many(tmp_path / "toy", count)
-        chosen = Selection(**{"min_area": 1, **selection})  # type: ignore[arg-type]
+        chosen = Selection(**{"min_area": 1, **selection})
         return select([Source("canonical", annotations)], chosen, tmp_path / "work")
 
     return make

@@ -100,7 +100,7 @@ class Endpoint:
 def written_pairs(prompt: str, fault: Fault = None) -> dict[str, Any]:
     """Pairs that keep to the rules, about the objects a prompt lists; with `ghost`, about others."""
     numbers = [int(number) for number in re.findall(r"^\[(\d+)\]", prompt, re.MULTILINE)]
-    count = int(re.search(r"Write (\d+) question", prompt)[1])  # type: ignore[index]
+    count = int(re.search(r"Write (\d+) question", prompt)[1])
     fresh = [question for question in QUESTIONS if question not in prompt]
     pairs = []
     for position, question in enumerate(fresh[:count]):

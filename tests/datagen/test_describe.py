@@ -36,7 +36,7 @@ def test_picture_with_outlines(toy_work: Works) -> None:
     image = work.sample(work.image(1))
 
     def sent(**settings: object) -> np.ndarray:
-        url = picture_url(image, **{"outlines": False, "max_side": 1024, **settings})  # type: ignore[arg-type]
+        url = picture_url(image, **{"outlines": False, "max_side": 1024, **settings})
         kind, code = url.split(",")
         assert kind == "data:image/jpeg;base64"
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(code))))

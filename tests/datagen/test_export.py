@@ -142,11 +142,12 @@ def test_a_region_with_a_hole_is_cut() -> None:
 @given(hnp.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12))))
 def test_polygons_paint_the_mask_exactly(region: np.ndarray) -> None:
     shapes = [{"label": "target", "points": one} for one in mask_to_polygons(region)]
-    assert (painted(shapes, region.shape) == region).all()  # type: ignore[arg-type]
+    assert (painted(shapes, region.shape) == region).all()
 
 
 def test_parquet(finished: Manifest, tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     export(finished, "parquet", tmp_path / "out")
     loaded = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
     rows = [row for side in loaded.values() for row in side]
@@ -187,7 +188,7 @@ def test_what_cannot_be_exported(finished: Manifest, tmp_path: Path) -> None:
         ),
     ):
         with pytest.raises(InputError, match=message):
-            export(finished, form, out, states)  # type: ignore[arg-type]
+            export(finished, form, out, states)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     with pytest.raises(InputError, match="which holds something"):

@@ -38,8 +38,8 @@ def run(
     structured: str = "schema",
     **more: object,
 ) -> Outcome:
-    endpoint = Endpoint("toy", server.url, timeout=timeout, structured=structured, max_tokens=600)  # type: ignore[arg-type]
-    return generate(work, OpenAIBackend(endpoint), pace=pace, progress=False, **more)  # type: ignore[arg-type]
+    endpoint = Endpoint("toy", server.url, timeout=timeout, structured=structured, max_tokens=600)
+    return generate(work, OpenAIBackend(endpoint), pace=pace, progress=False, **more)
 
 
 def whole(work: Manifest, images: int) -> None:
@@ -339,7 +339,7 @@ def test_a_server_that_asks_to_wait_is_left_alone(toy_work: Works) -> None:
 def test_settings(settings: dict[str, object], message: str) -> None:
     values = {"model": "toy", "base_url": "http://127.0.0.1:1/v1", **settings}
     with pytest.raises(InputError, match=message):
-        OpenAIBackend(Endpoint(**values))  # type: ignore[arg-type]
+        OpenAIBackend(Endpoint(**values))
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

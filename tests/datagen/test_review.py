@@ -102,12 +102,12 @@ def test_what_waits_for_a_decision_comes_first(work: Manifest) -> None:
     assert seen == [2, 3, 1]
     assert remaining(work, "cyd", TWO) == 0
     assert remaining(work, "bob", TWO) == 1
-    assert lease(work, "ada", TWO).id == 1  # type: ignore[union-attr]
+    assert lease(work, "ada", TWO).id == 1
 
 
 def test_a_pair_put_aside_comes_last(work: Manifest) -> None:
-    assert [lease(work, "ada", TWO, skip=skip).id for skip in ([], [1], [1, 2], [1, 2, 3])] == [1, 2, 3, 3]  # type: ignore[union-attr]
-    assert lease(work, "bob", TWO).id == 1, "what ada put aside is free"  # type: ignore[union-attr]
+    assert [lease(work, "ada", TWO, skip=skip).id for skip in ([], [1], [1, 2], [1, 2, 3])] == [1, 2, 3, 3]
+    assert lease(work, "bob", TWO).id == 1, "what ada put aside is free"
 
 
 def test_people_at_once_never_hold_or_decide_the_same_pair(tmp_path: Path) -> None:
@@ -156,12 +156,12 @@ def test_people_at_once_never_hold_or_decide_the_same_pair(tmp_path: Path) -> No
 
 
 def test_a_pair_in_other_hands_is_not_free_but_remains(work: Manifest) -> None:
-    assert lease(work, "ada", TWO, skip=[2, 3]).id == 1  # type: ignore[union-attr]
+    assert lease(work, "ada", TWO, skip=[2, 3]).id == 1
     for number in (2, 3):
         submit(work, number, "bob", "accept", TWO)
     assert (lease(work, "bob", TWO), remaining(work, "bob", TWO)) == (None, 1)
     submit(work, 1, "ada", "accept", TWO)
-    assert lease(work, "bob", TWO).id == 1  # type: ignore[union-attr]
+    assert lease(work, "bob", TWO).id == 1
 
 
 def test_a_pair_in_other_hands_is_refused(work: Manifest) -> None:
@@ -183,13 +183,13 @@ def test_a_pair_in_other_hands_is_refused(work: Manifest) -> None:
 
 def test_a_lease_that_ended_still_counts_while_nobody_else_has_the_pair(work: Manifest) -> None:
     short = Policy(lease_seconds=1e-6)
-    assert lease(work, "ada", short).id == lease(work, "bob", short).id == 1  # type: ignore[union-attr]
+    assert lease(work, "ada", short).id == lease(work, "bob", short).id == 1
     assert submit(work, 1, "ada", "accept", short).state == "reviewed"
 
 
 def test_failed_pairs_go_to_people_only_if_asked_and_not_if_generated_anew(work: Manifest) -> None:
     work.set_state(1, "failed", "check", reason="leak: names the square")
-    assert lease(work, "ada", TWO).id == 2  # type: ignore[union-attr]
+    assert lease(work, "ada", TWO).id == 2
     both = Policy(include_failed=True)
     work.release(2, "ada")
     pair = lease(work, "ada", both, skip=[2, 3])
@@ -218,7 +218,7 @@ def test_failed_pairs_go_to_people_only_if_asked_and_not_if_generated_anew(work:
 def test_what_is_refused_leaves_no_trace(work: Manifest, change: dict[str, object], message: str) -> None:
     values: dict[str, object] = {"pair_id": 1, "verdict": "fix", **change}
     with pytest.raises(InputError, match=message):
-        submit(work, reviewer="ada", policy=TWO, **values)  # type: ignore[arg-type]
+        submit(work, reviewer="ada", policy=TWO, **values)
     assert work.reviews() == []
     assert work.pair(1).state == "checked"
 
@@ -252,7 +252,7 @@ def test_undo(work: Manifest) -> None:
 
 def test_nothing_is_undone_once_somebody_went_on(work: Manifest) -> None:
     submit(work, 1, "ada", "accept", TWO)
-    assert lease(work, "bob", TWO).id == 1  # type: ignore[union-attr]
+    assert lease(work, "bob", TWO).id == 1
     with pytest.raises(ReviewConflictError, match="others went on with"):
         undo(work, "ada", TWO)
     submit(work, 1, "bob", "reject", TWO)

@@ -58,7 +58,7 @@ def test_agreement(capsys: pytest.CaptureFixture[str], work: Path) -> None:
     with open_work(work) as manifest:
         for number, verdicts in enumerate((("accept", "accept"), ("accept", "reject"), ("reject", "reject")), start=1):
             for name, verdict in zip(("ada", "bob"), verdicts, strict=True):
-                submit(manifest, number, name, verdict, Policy())  # type: ignore[arg-type]
+                submit(manifest, number, name, verdict, Policy())
     lines = [
         "3 pairs judged by two people or more, 0.667 of verdicts equal",
         "Fleiss' kappa: 0.333 (3 pairs, 2 verdicts each)",

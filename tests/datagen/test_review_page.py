@@ -18,7 +18,6 @@ from amodal.datagen.review import Policy, submit
 from tests.datagen.browser import CHROMIUM, Person, launched, served
 from tests.datagen.toy_work import QUESTION, answer, toy_work
 
-pytest.importorskip("playwright.sync_api", reason="needs playwright")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on the path")]
 
 BETTER = "Which of them lies below?"

@@ -47,7 +47,7 @@ def test_filters(tmp_path: Path) -> None:
 
     def taken(**settings: object) -> list[int]:
         folder = tmp_path / f"work{len(list(tmp_path.iterdir()))}"
-        with select(sources, Selection(**settings), folder) as work:  # type: ignore[arg-type]
+        with select(sources, Selection(**settings), folder) as work:
             return [record["id"] for image in work.images() for record in work.object_records(image.id)]
 
     assert taken() == [1, 2, 3, 4]
@@ -86,7 +86,7 @@ def test_the_draw_of_a_split_is_by_name(tmp_path: Path) -> None:
     path = write_many(tmp_path / "many", 200)
     sides = {}
     for name, settings in (("a", {}), ("b", {"max_images": 60}), ("c", {"seed": 1})):
-        with select([Source("canonical", path)], Selection(**settings), tmp_path / name) as work:  # type: ignore[arg-type]
+        with select([Source("canonical", path)], Selection(**settings), tmp_path / name) as work:
             sides[name] = {image.file_name: image.split for image in work.images()}
     assert 40 < sum(side == "test" for side in sides["a"].values()) < 105, "36 % of 200 and chance"
     assert sides["b"].items() <= sides["a"].items()

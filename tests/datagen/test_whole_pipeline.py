@@ -22,7 +22,6 @@ from tests.datagen.browser import CHROMIUM, Person, launched, served
 from tests.models.aura import write_mllm, write_sam
 from tests.training.tiny import TRAINING
 
-pytest.importorskip("playwright.sync_api", reason="needs playwright")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on the path")]
 
 NAMES = ("Ada", "Bob", "Cyd")

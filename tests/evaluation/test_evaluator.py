@@ -173,7 +173,7 @@ def test_hull_and_box_are_what_they_say(dataset: AnnotatedDataset) -> None:
     thing = dataset.images[0].objects[0]
     visible, rle = thing.visible_mask(), thing.visible_rle
     known = Known(rle, thing.visible_box_xyxy, rle)
-    box, hull = (decode_mask(ROWS[name].shape(known)) for name in ("filled_box", "hull_own_visible"))  # type: ignore[misc]
+    box, hull = (decode_mask(ROWS[name].shape(known)) for name in ("filled_box", "hull_own_visible"))
     assert mask_to_box(box).tolist() == mask_to_box(visible).tolist()
     assert box.sum() == np.prod(mask_to_box(visible)[2:] - mask_to_box(visible)[:2])
     assert np.array_equal(hull, convex_hull_mask(visible))

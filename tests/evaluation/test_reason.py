@@ -177,7 +177,7 @@ def test_answers_of_another_run_are_refused(dataset: ReasonDataset, tmp_path: Pa
     evaluate_reason(Knowing(dataset), dataset.head(2), answers=path, progress=False)
     for change in ({"name": "other"}, {"teacher_forced": True}, {"max_conversations": 1}):
         with pytest.raises(InputError, match="expected answers of the same questions, model and options, got others"):
-            evaluate_reason(Knowing(dataset), dataset.head(2), answers=path, progress=False, **change)  # type: ignore[arg-type]
+            evaluate_reason(Knowing(dataset), dataset.head(2), answers=path, progress=False, **change)
     path.write_text(path.read_text().splitlines()[0] + "\n{}\n")
     with pytest.raises(InputError, match="expected answers of an evaluation, got a broken line"):
         evaluate_reason(Knowing(dataset), dataset.head(2), answers=path, progress=False)

@@ -54,7 +54,7 @@ def test_small_sets_start_no_processes() -> None:
 )
 def test_impossible_plans(changes: dict[str, int], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Plan(**changes)  # type: ignore[arg-type]
+        Plan(**changes)
 
 
 def test_windows_hold_what_whole_masks_hold() -> None:

@@ -15,7 +15,7 @@ from tests.evaluation.world import perfect, shifted, toy, write
 
 
 def keys(selection: Selection, dataset: object) -> list[tuple[int, int]]:
-    return [(image.id, t.id) for image, things in selection.of(dataset) for t in things]  # type: ignore[arg-type]
+    return [(image.id, t.id) for image, things in selection.of(dataset) for t in things]
 
 
 def test_all_the_listed_or_the_first(tmp_path: Path) -> None:

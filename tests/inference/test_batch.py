@@ -27,7 +27,8 @@ Row = dict[str, Any]
 
 
 def results(folder: Path) -> list[Row]:
-    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow.parquet as parquet
+
     rows = [row for part in sorted(folder.glob("part-*.parquet")) for row in parquet.read_table(part).to_pylist()]
     return sorted(rows, key=lambda row: (row["image_id"], row["annotation_id"] or 0))
 
@@ -110,7 +111,9 @@ def test_a_stopped_run_goes_on(
 
 
 def test_a_parquet_file_of_paths_and_boxes(tmp_path: Path, without_ray: None) -> None:
-    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     rows = [
         {"image_id": "a", "path": "a.png", "boxes_xyxy": [[1.0, 2.0, 30.0, 35.0], [10.0, 10.0, 40.0, 30.0]]},
@@ -131,7 +134,9 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path, annotations: Path, witho
     (tmp_path / "bad.parquet").write_text("no")
     with pytest.raises(InputError, match="expected a Parquet file with image_id, path and boxes_xyxy"):
         segment_dataset(tmp_path / "bad.parquet", tmp_path / "out")
-    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
     empty = arrow.table({"image_id": ["a"], "path": ["a.png"], "boxes_xyxy": [[]]})
     parquet.write_table(empty, tmp_path / "empty.parquet")
     with pytest.raises(InputError, match="dataset: expected images with boxes, got none"):
@@ -169,7 +174,6 @@ def workers_of(driver: int) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the worker by Linux' list of processes")
 def test_two_workers_and_one_that_is_killed(annotations: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ray")
     code = (
         "import sys\nfrom pathlib import Path\nfrom amodal.data.readers import read_dataset\n"
         "from amodal.inference.batch import BatchPlan, segment_dataset\n"

@@ -19,7 +19,7 @@ from tests.models.conftest import small_sam_config
 
 
 def small_model(**settings: object) -> PlugModel:
-    config = PlugConfig(image_size=64, lora_rank=2, refine_channels=8, num_points=16, **settings)  # type: ignore[arg-type]
+    config = PlugConfig(image_size=64, lora_rank=2, refine_channels=8, num_points=16, **settings)
     torch.manual_seed(3)
     model = PlugModel.from_base(small_sam_config(), config)  # windows of 3 on a grid of 8: tokens are missing
     for name, parameter in model.named_parameters():

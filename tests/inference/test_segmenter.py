@@ -51,7 +51,7 @@ class BoxNetwork(torch.nn.Module):
 
 
 def boxes_that_see(**settings: Any) -> AmodalSegmenter:
-    return AmodalSegmenter(BoxNetwork(**settings))  # type: ignore[arg-type]
+    return AmodalSegmenter(BoxNetwork(**settings))
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_images_of_several_sizes_share_calls() -> None:
     images = [noise(30, 40), noise(50, 20), noise(9, 9)]
     boxes = [[[0, 0, 20, 20]], [[5, 5, 15, 40], [0, 0, 9, 9], [1, 1, 20, 50]], [[2, 2, 5, 7]]]
     scenes = segmenter.segment_batch(images, boxes, batch_size=2)
-    assert segmenter.model.calls == [2, 2, 1]  # type: ignore[comparison-overlap]
+    assert segmenter.model.calls == [2, 2, 1]
     assert [s.size for s in scenes] == [(30, 40), (50, 20), (9, 9)]
     for scene, own in zip(scenes, boxes, strict=True):
         assert [list(t.visible_box_xyxy) for t in scene.objects] == own

@@ -20,7 +20,7 @@ BOXES = [[8, 8, 30, 40]]
 def increment(folder: Path, name: str, seed: int, base: str | Path, **settings: object) -> Path:
     """An increment whose trained tensors are random."""
     options = {"image_size": 32, "lora_rank": 2, "refine_channels": 8} | settings
-    model = PlugModel.from_base(base, PlugConfig(**options))  # type: ignore[arg-type]
+    model = PlugModel.from_base(base, PlugConfig(**options))
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         if parameter.requires_grad:

@@ -32,9 +32,10 @@ def meta_sam(monkeypatch: pytest.MonkeyPatch) -> Any:
     for name in ("torchvision", "torchvision.ops", "torchvision.ops.boxes", "torchvision.transforms",
                  "torchvision.transforms.functional"):  # fmt: skip
         stub = types.ModuleType(name)
-        stub.batched_nms = stub.box_area = stub.resize = stub.to_pil_image = None  # type: ignore[attr-defined]
+        stub.batched_nms = stub.box_area = stub.resize = stub.to_pil_image = None
         monkeypatch.setitem(sys.modules, name, stub)
-    modeling = pytest.importorskip("segment_anything.modeling")
+    from segment_anything import modeling
+
     torch.manual_seed(0)
     model = modeling.Sam(
         image_encoder=modeling.ImageEncoderViT(

@@ -57,7 +57,7 @@ def test_under_autocast_the_product_is_narrow() -> None:
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         narrow = layer(x)
     torch.testing.assert_close(narrow.float(), layer(x).detach(), atol=0.3, rtol=0.1)
-    assert layer.attn._prepared_qkv._value[0].weight.dtype == torch.bfloat16  # type: ignore[index]
+    assert layer.attn._prepared_qkv._value[0].weight.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("change", ["in place", "data", "load", "adapter", "optimizer"])

@@ -38,7 +38,7 @@ def test_what_label_studio_paints_is_read(seed: int) -> None:
 @pytest.mark.parametrize("rle", [[], [1, 2, 3], ["a"], None, [300], list(range(30))])
 def test_other_content_is_refused(rle: object) -> None:
     with pytest.raises(InputError, match="brush: expected"):
-        decode_brush(rle, (4, 4))  # type: ignore[arg-type]
+        decode_brush(rle, (4, 4))
 
 
 def test_a_stream_cut_short_is_refused() -> None:

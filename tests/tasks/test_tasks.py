@@ -26,14 +26,14 @@ def losses(training: Training, batch: Batch, seed: int = 0) -> Batch:
 @pytest.mark.parametrize("points_share", [0.0, 1.0])
 def test_sam_losses_reach_the_parameters_its_prompt_needs(tmp_path: Path, points_share: float) -> None:
     training, batch = built(tmp_path, "sam", points_share=points_share)
-    sum(losses(training, batch).values()).backward()  # type: ignore[union-attr]
-    points = training.model.prompt_encoder.point_embed  # type: ignore[union-attr]
-    trained = [p.weight.grad is not None for p in points]  # type: ignore[union-attr]
+    sum(losses(training, batch).values()).backward()
+    points = training.model.prompt_encoder.point_embed
+    trained = [p.weight.grad is not None for p in points]
     if points_share == 0:
         assert trained == [False, False, True, True]  # the corners of a box
     else:
         assert trained[1]  # a positive point
-    assert training.model.vision_encoder.pos_embed.grad.abs().sum() > 0  # type: ignore[union-attr]
+    assert training.model.vision_encoder.pos_embed.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("task", ["sam", "plug"])
@@ -50,7 +50,7 @@ def test_losses_depend_on_batch_and_generator_alone(tmp_path: Path, task: str) -
 def test_preparing_a_model_for_speed_changes_no_prediction(tmp_path: Path, task: str) -> None:
     training, batch = built(tmp_path, task)
     if task == "plug":
-        torch.nn.init.normal_(training.model.refine_module.head.weight)  # type: ignore[union-attr, arg-type]
+        torch.nn.init.normal_(training.model.refine_module.head.weight)
     prepared = training.task.predict(training.model, batch)
     for module in training.model.modules():
         module._forward_pre_hooks.clear()

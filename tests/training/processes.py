@@ -166,4 +166,4 @@ def _stand_still(hold: Hold, sign: Path) -> None:
     elif hold.place == "dropping":
         checkpoint.complete_checkpoints = held_complete
     elif hold.place == "model":
-        Path.rename = held_rename  # type: ignore[method-assign, assignment]
+        Path.rename = held_rename

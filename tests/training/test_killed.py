@@ -81,7 +81,7 @@ def run_both(folder: Path, moments: list[tuple[Place, int, float | None]], **tra
     file.write_text(recipe.model_copy(update={"output": str(out)}).model_dump_json())
     for place, steps, seconds in moments:
         done = newest(out)
-        assert done + steps < recipe.training.steps  # type: ignore[operator]
+        assert done + steps < recipe.training.steps
         kill(file, out, Hold(place, done + 1, done + steps), seconds)
     (process,) = start(file)
     finish([process], file)

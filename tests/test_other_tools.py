@@ -1,4 +1,4 @@
-"""The exports in the tools they are for. Those that `make install` leaves out get an environment of their own."""
+"""Tests with tools that `make install` leaves out: each tool gets an environment of its own."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[1]
 # Tool, and the tests that skip where it is missing.
 TOOLS = {
-    "fiftyone": ["test_exports.py::test_a_fiftyone_sample_holds_both_parts"],
-    "labelme": ["test_exports.py::test_labelme_opens_its_file"],
-    "supervision": ["test_exports.py::test_supervision_has_masks_boxes_and_rates"],
+    "fiftyone": ["tests/inference/exports/test_exports.py::test_a_fiftyone_sample_holds_both_parts"],
+    "labelme": ["tests/inference/exports/test_exports.py::test_labelme_opens_its_file"],
+    "supervision": ["tests/inference/exports/test_exports.py::test_supervision_has_masks_boxes_and_rates"],
     "label-studio-sdk": [
-        "test_exports.py::test_label_studio_validates_config_and_predictions",
-        "../../ops/test_brush_rle.py",
-        "../../datagen/test_label_studio.py",
+        "tests/inference/exports/test_exports.py::test_label_studio_validates_config_and_predictions",
+        "tests/ops/test_brush_rle.py",
+        "tests/datagen/test_label_studio.py",
     ],
+    "wandb": ["tests/training/test_record.py::test_trackers_take_values_and_pictures[wandb]"],
+    "trackio": ["tests/training/test_record.py::test_trackers_take_values_and_pictures[trackio]"],
 }
 
 
@@ -42,11 +44,10 @@ def environment_with(tool: str, folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tool", TOOLS)
-def test_the_tool_opens_what_we_write(tool: str, tmp_path: Path) -> None:
+def test_with_the_tool(tool: str, tmp_path: Path) -> None:
     python = environment_with(tool, tmp_path / "environment")
-    tests = [str(Path(__file__).parent / name) for name in TOOLS[tool]]
     result = subprocess.run(
-        [str(python), "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", *tests],
+        [str(python), "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", *TOOLS[tool]],
         capture_output=True,
         text=True,
         cwd=ROOT,
