@@ -27,7 +27,9 @@ def add_errors(app: FastAPI, statuses: Mapping[type[Exception], int] | None = No
         headers = {"retry-after": "2"} if status == 503 else None
         return lambda _, error: JSONResponse({"error": " ".join(str(error).split())}, status, headers)
 
-    for kind, status in {InputError: 422, **(statuses or {})}.items():
+    known: dict[type[Exception], int] = {InputError: 422}
+    known.update(statuses or {})
+    for kind, status in known.items():
         app.add_exception_handler(kind, answer(status))
 
     @app.exception_handler(RequestValidationError)
