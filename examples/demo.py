@@ -39,6 +39,7 @@ def main() -> None:
         hidden = ", ".join(f"{thing.occlusion_rate:.0%}" for thing in result.objects)
         print(f"{name}: {len(result.objects)} objects, hidden {hidden}")
     print(f"Look at {OUT}/scene/overlay.png and {OUT}/coffee/overlay.png")
+    print("The bundled model is small: expect leaks and rough outlines (docs/models.md has its figures)")
 
 
 if __name__ == "__main__":
