@@ -100,7 +100,7 @@ def test_turns_tokens_and_masks_are_limited(tmp_path: Path, processor: AuraProce
 
 
 def test_batch_is_padded_and_joined(tmp_path: Path, processor: AuraProcessor) -> None:
-    data = conversations(tmp_path, processor, naming_cells=4)
+    data = conversations(tmp_path, processor, naming=(4, 3))
     batch = collate_conversations([data[(0, 0, (0,))], data[(0, 1, (0,))]])
     assert batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape
     ends = batch["attention_mask"].sum(1)
@@ -109,13 +109,15 @@ def test_batch_is_padded_and_joined(tmp_path: Path, processor: AuraProcessor) ->
     assert batch["visible_masks"].shape == (3, 64, 64)
     assert batch["sam_pixel_values"].shape == (2, 3, 64, 64)
     assert batch["pixel_values"].shape == (2, 3, 32, 32)
-    assert batch["names"].shape == (2, 16)
+    assert batch["names"].shape == (2, 16, 3)
 
 
 def test_names_are_what_covers_each_image_token(tmp_path: Path, processor: AuraProcessor) -> None:
-    data = conversations(tmp_path, processor, naming_cells=8)
+    data = conversations(tmp_path, processor, naming=(8, 3))
     item = data[(0, 0, (0,))]
-    names, boxes = item["names"].reshape(8, 8).numpy(), item["name_boxes"].reshape(8, 8, 4).numpy()
+    shares, boxes = item["names"].reshape(8, 8, 3).numpy(), item["name_boxes"].reshape(8, 8, 4).numpy()
+    assert np.allclose(shares.sum(-1), 1)
+    names = shares.argmax(-1)
     image = data.sources[0].dataset.conversations[0].image
     for row, column in ((3, 1), (4, 4), (0, 7)):
         y, x = row * 8 + 4, column * 8 + 4

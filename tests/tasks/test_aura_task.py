@@ -87,7 +87,7 @@ def test_naming_and_quality_are_extras(tmp_path: Path) -> None:
     config = {"iou_weight": 0.5, "naming_weight": 1.0, "naming_classes": 5}
     model = small_aura(tmp_path, **config)
     batch = with_truth(model, training_batch(model)) | {
-        "names": torch.randint(0, 5, (2, 16)),
+        "names": torch.rand(2, 16, 5).softmax(-1),
         "name_boxes": torch.rand(2, 16, 4),
     }
     losses = losses_of(model, batch)

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from amodal.data.crops import Key
 from amodal.data.features import FeatureCache
+from amodal.data.naming import TOKEN, named_tokens, object_map
 from amodal.data.readers.reason_seg import Conversation, ReasonDataset
 from amodal.data.samples import ImageSample, ObjectSample
 from amodal.errors import InputError
@@ -57,7 +58,8 @@ class PictureConversations(Dataset[dict[str, Any]]):
         max_tokens: tokens a sequence, the picture's included; turns that do not fit are left out.
         max_masks: mask tokens a sequence whose masks are learned, drawn at random; all if None. The
             same few objects come back in many answers.
-        naming_cells: image tokens along each side, for the auxiliary naming losses; 0 for none.
+        naming: image tokens along each side and number of names, for the auxiliary naming losses; None
+            without them.
         hint_share: share of the objects whose true visible box, a little off, the decoders get in
             training; None where the model knows no boxes.
         features: of the frozen backbone, in the place of its pixels.
@@ -74,14 +76,14 @@ class PictureConversations(Dataset[dict[str, Any]]):
         max_turns: int,
         max_tokens: int,
         max_masks: int | None = None,
-        naming_cells: int = 0,
+        naming: tuple[int, int] | None = None,
         hint_share: float | None = None,
         features: FeatureCache | None = None,
     ) -> None:
         self.sources = list(sources)
         self.processor = processor
         self.max_turns, self.max_tokens, self.max_masks = max_turns, max_tokens, max_masks
-        self.naming_cells, self.hint_share = naming_cells, hint_share
+        self.naming, self.hint_share = naming, hint_share
         self.features = features
         self._pictures = [_by_picture(source.dataset) for source in self.sources]
         if not any(self._pictures):
@@ -95,6 +97,11 @@ class PictureConversations(Dataset[dict[str, Any]]):
     def images(self) -> list[ImageSample]:
         """All pictures asked about."""
         return [picture.image for pictures in self._pictures for picture in pictures]
+
+    @staticmethod
+    def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """See `collate_conversations`."""
+        return collate_conversations(items)
 
     def describe(self, key: Key) -> dict[str, Any]:
         """What a key names: `source`, `image_id`, the image's `file` and the conversations' ids."""
@@ -125,8 +132,11 @@ class PictureConversations(Dataset[dict[str, Any]]):
             item["sam_pixel_values"] = self.processor.sam_pixels(pixels)
         else:
             item["image_embeddings"] = self.features.read(picture.image)[None]
-        if self.naming_cells:
-            item["names"], item["name_boxes"] = self._names(picture.image)
+        if self.naming is not None:
+            cells, classes = self.naming
+            categories = [thing.category_id for thing in picture.image.objects]
+            named = named_tokens(object_map(picture.image, cells * TOKEN), categories, cells, classes)
+            item["names"], item["name_boxes"] = (torch.from_numpy(values)[None] for values in named)
         return item
 
     def _sequence(
@@ -165,28 +175,6 @@ class PictureConversations(Dataset[dict[str, Any]]):
             "has_amodal": torch.tensor([m is not None for m in known], dtype=torch.bool),
         }
 
-    def _names(self, image: ImageSample) -> tuple[Tensor, Tensor]:
-        """What covers most of each image token.
-
-        Returns:
-            (1, cells * cells) category of the object, 0 where there is none, and (1, cells * cells, 4)
-            its visible box xyxy in [0, 1] of the square picture.
-        """
-        cells = self.naming_cells
-        side = max(image.size)
-        top, left = (side - image.height) // 2, (side - image.width) // 2
-        shares = [np.ones((cells, cells), np.float32)]
-        names, boxes = [0], [np.zeros(4)]
-        for thing in image.objects:
-            square = np.zeros((side, side), bool)
-            square[top : top + image.height, left : left + image.width] = thing.visible_mask()
-            shares.append(_cell_means(square.astype(np.float32), cells))
-            names.append(thing.category_id)
-            boxes.append(mask_to_box(square) / side)
-        shares[0] -= np.sum(shares[1:], axis=0)
-        most = np.argmax(shares, axis=0).reshape(1, -1)
-        return torch.from_numpy(np.array(names)[most]), torch.from_numpy(np.array(boxes, np.float32)[most])
-
 
 def collate_conversations(items: list[dict[str, Any]]) -> dict[str, Tensor]:
     """Rows of different lengths as one batch, the masks of all of them one after the other.
@@ -195,7 +183,7 @@ def collate_conversations(items: list[dict[str, Any]]) -> dict[str, Tensor]:
         What the LLM's processor makes, padded at the end, with `labels` (B, T); `visible_masks` and
         `amodal_masks` (N, S, S) bool and `has_amodal` (N,) in the order of the mask tokens, row by
         row, of those that are `chosen`; `sam_pixel_values` (B, 3, S, S) or `image_embeddings` (B, C, h, w); `names`
-        (B, image tokens) and `name_boxes` (B, image tokens, 4) if asked for.
+        (B, image tokens, K) and `name_boxes` (B, image tokens, 4) if asked for.
     """
     batch = pad_rows([item["row"] for item in items], items[0]["pad"], front=False)
     for name in items[0].keys() - {"row", "pad"}:
@@ -239,11 +227,3 @@ def _hints(boxes: npt.NDArray[np.float32], share: float, rng: np.random.Generato
     hints = np.clip(boxes + HINT_ERROR * sides * rng.standard_normal(boxes.shape), 0, 1)
     hints[(rng.random(len(boxes)) >= share) | (sides[:, :2].min(1) <= 0)] = np.nan
     return np.asarray(hints, np.float32)
-
-
-def _cell_means(square: npt.NDArray[np.float32], cells: int) -> npt.NDArray[np.float32]:
-    """Mean of a (side, side) map in each of cells x cells parts."""
-    import cv2
-
-    resized = cv2.resize(square, (cells * 8, cells * 8), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(resized.reshape(cells, 8, cells, 8).mean((1, 3)), np.float32)

@@ -94,6 +94,11 @@ class ObjectCrops(Dataset[dict[str, Any]]):
         """Usable objects of each source."""
         return [len(index) for index in self._index]
 
+    @staticmethod
+    def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """See `collate`, the function."""
+        return collate(items)
+
     def describe(self, key: Key) -> dict[str, Any]:
         """Which object a key names: `source`, `image_id`, `annotation_id` and the image's `file`."""
         image, thing = self._locate(*key[:2])

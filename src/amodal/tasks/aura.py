@@ -48,7 +48,7 @@ class AuraTask:
         """Named losses of one batch (`data.conversations.collate_conversations` form)."""
         config = self.config
         if config.names_only:
-            return self._naming_losses(_read_names(model, batch), batch)
+            return self._naming_losses(model(pixel_values=batch["pixel_values"]), batch)
         output: AuraOutput = model(**{name: value for name, value in batch.items() if name not in TARGETS})
         assert output.logits is not None and output.targets is not None and output.masks is not None
         losses = {"text": config.text_weight * text_loss(output.logits, output.targets)}
@@ -63,11 +63,11 @@ class AuraTask:
         """Auxiliary: what is under each image token, and the visible box of it."""
         if output.naming_logits is None or output.naming_boxes is None:
             return {}
-        names, weight = batch["names"], self.config.naming_weight
+        shares, weight = batch["names"], self.config.naming_weight
         distance = (output.naming_boxes - batch["name_boxes"]).abs().sum(-1)
         return {
-            "naming": weight * F.cross_entropy(output.naming_logits.float().flatten(0, 1), names.flatten()),
-            "naming_box": weight * object_mean(distance, names > 0),
+            "naming": weight * F.cross_entropy(output.naming_logits.float().flatten(0, 1), shares.flatten(0, 1)),
+            "naming_box": weight * object_mean(distance, shares.argmax(-1) > 0),
         }
 
     def _mask_losses(self, masks: Any, batch: Batch) -> dict[str, Tensor]:
@@ -112,8 +112,8 @@ class AuraTask:
         """
         bare: Any = getattr(model, "module", model)
         if bare.config.names_only:
-            logits, names = _read_names(model, batch).naming_logits, batch["names"]
-            assert logits is not None
+            logits = model(pixel_values=batch["pixel_values"]).naming_logits
+            names = batch["names"].argmax(-1)
             right = (logits.argmax(-1) == names)[names > 0]
             return {"full": (float(right.sum()), len(right))}
         output: AuraOutput = model(**{name: value for name, value in batch.items() if name not in TARGETS})
@@ -148,12 +148,6 @@ def text_loss(logits: Tensor, targets: Tensor) -> Tensor:
     if not counted.any():
         return logits.float().sum() * 0
     return F.cross_entropy(logits[counted].float(), targets[counted])
-
-
-def _read_names(model: nn.Module, batch: Batch) -> AuraOutput:
-    read = {name: value for name, value in batch.items() if name not in TARGETS}
-    output: AuraOutput = model(**(read | {"labels": None}))
-    return output
 
 
 def _ious(logits: Tensor, targets: Tensor, threshold: float) -> Tensor:

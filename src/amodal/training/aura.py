@@ -10,7 +10,9 @@ from pydantic import create_model
 
 from amodal.data.conversations import PictureConversations, ReasonSource
 from amodal.data.features import FeatureCache
+from amodal.data.named_pictures import NamedPictures
 from amodal.data.readers.reason_seg import read_reason_seg
+from amodal.data.transforms import Augmentation
 from amodal.errors import InputError
 from amodal.models.aura import AuraConfig, AuraModel
 from amodal.models.aura.base import LoadedMllm, mllm_config_for, plain_settings, sam_sizes
@@ -21,6 +23,7 @@ from amodal.training.sections import NotNegative, Positive, Share, Strict, confi
 if TYPE_CHECKING:
     from amodal.training.recipe import Recipe
 
+AuraSamples = PictureConversations | NamedPictures
 _FILLED_IN = {"mllm", "mllm_base", "sam", "base", "seg_token_id", "naming_classes"}
 
 
@@ -67,7 +70,9 @@ class AuraDataRecipe(Strict):
     A sequence holds the conversations about one picture, up to `max_turns` turns and `max_tokens`
     tokens; the masks of `max_masks` of its mask tokens are learned (all by default).
     `feature_cache` is a folder for the frozen backbone's features. With the model's `box_weight`,
-    the decoders get the true visible box of `hint_share` of the objects in training.
+    the decoders get the true visible box of `hint_share` of the objects in training. `augmentation` is
+    for a first stage that only names what it sees (`AuraConfig.names_only`): in a mirrored picture,
+    words about left and right would be wrong.
     """
 
     train: list[ReasonSourceRecipe]
@@ -77,6 +82,7 @@ class AuraDataRecipe(Strict):
     max_masks: Positive | None = None
     feature_cache: str | None = None
     hint_share: Share = 0.5
+    augmentation: Augmentation | None = None
 
 
 def sized_config(settings: AuraModelRecipe) -> AuraConfig:
@@ -98,7 +104,7 @@ def read_sources(sources: list[ReasonSourceRecipe]) -> list[ReasonSource]:
     return [ReasonSource(read_reason_seg(s.questions, s.annotations, s.images), s.weight) for s in sources]
 
 
-def build_aura(recipe: Recipe) -> tuple[AuraModel, PictureConversations, PictureConversations]:
+def build_aura(recipe: Recipe) -> tuple[AuraModel, AuraSamples, AuraSamples]:
     """Untrained model, training and validation data of a recipe.
 
     Raises:
@@ -108,8 +114,13 @@ def build_aura(recipe: Recipe) -> tuple[AuraModel, PictureConversations, Picture
     assert isinstance(settings, AuraModelRecipe) and isinstance(data, AuraDataRecipe)
     train, validation = read_sources(data.train), read_sources(data.validation)
     model = _build_model(settings, train, recipe)
+    naming = (_naming_cells(model.config), model.config.naming_classes) if model.config.naming_weight > 0 else None
+    if model.config.names_only:
+        named, held_out = _named_pictures(model, data, train, validation)
+        return model, named, held_out
+    if data.augmentation is not None:
+        raise InputError("data.augmentation: expected none where words are learned, got one")
     cache = _feature_cache(data, model)
-    cells = _naming_cells(model.config) if model.config.naming_weight > 0 else 0
     assert model.processor is not None
     sets = [
         PictureConversations(
@@ -118,7 +129,7 @@ def build_aura(recipe: Recipe) -> tuple[AuraModel, PictureConversations, Picture
             max_turns=data.max_turns,
             max_tokens=data.max_tokens,
             max_masks=masks,
-            naming_cells=cells,
+            naming=naming,
             features=cache,
             hint_share=hints if model.config.box_weight > 0 else None,
         )
@@ -127,6 +138,23 @@ def build_aura(recipe: Recipe) -> tuple[AuraModel, PictureConversations, Picture
     if cache is not None:
         _fill(cache, model, sets)
     return model, sets[0], sets[1]
+
+
+def _named_pictures(
+    model: AuraModel, data: AuraDataRecipe, train: list[ReasonSource], validation: list[ReasonSource]
+) -> list[NamedPictures]:
+    processor, config = model.processor, model.config
+    assert processor is not None
+    return [
+        NamedPictures(
+            sources,
+            processor,
+            cells=_naming_cells(config),
+            classes=config.naming_classes,
+            augmentation=augmentation,
+        )
+        for sources, augmentation in ((train, data.augmentation), (validation, None))
+    ]
 
 
 def _build_model(settings: AuraModelRecipe, train: list[ReasonSource], recipe: Recipe) -> AuraModel:

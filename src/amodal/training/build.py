@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from transformers import SamConfig
 
-from amodal.data.conversations import PictureConversations
 from amodal.data.crops import ObjectCrops, Source
 from amodal.data.readers import read_dataset
 from amodal.data.samples import AnnotatedDataset
@@ -23,6 +22,7 @@ from amodal.tasks.aura import AuraTask
 from amodal.tasks.plug import PlugTask
 from amodal.tasks.sam import SamTask
 from amodal.training.aura import AuraModelRecipe, build_aura
+from amodal.training.feeding import Samples
 from amodal.training.recipe import (
     DataRecipe,
     PlugModelRecipe,
@@ -56,8 +56,8 @@ class Training:
 
     model: nn.Module
     task: Task
-    train: ObjectCrops | PictureConversations
-    validation: ObjectCrops | PictureConversations
+    train: Samples
+    validation: Samples
     mask_threshold: float
 
 

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from amodal.data.conversations import PictureConversations, collate_conversations
-from amodal.data.crops import ObjectCrops, StepSampler, collate, limit_threads
+from amodal.data.conversations import PictureConversations
+from amodal.data.crops import ObjectCrops, StepSampler, limit_threads
+from amodal.data.named_pictures import NamedPictures
 from amodal.training.recipe import Recipe
 
 Batch = dict[str, Tensor]
-Samples = ObjectCrops | PictureConversations
+Samples = ObjectCrops | PictureConversations | NamedPictures
 
 
 def step_sampler(
@@ -42,7 +43,7 @@ def loader(crops: Samples, sampler: Any, workers: int) -> DataLoader[Batch]:
     return DataLoader(
         crops,
         batch_sampler=sampler,
-        collate_fn=collate_conversations if isinstance(crops, PictureConversations) else collate,
+        collate_fn=crops.collate,
         num_workers=workers,
         worker_init_fn=_init_worker,
         prefetch_factor=4 if workers else None,

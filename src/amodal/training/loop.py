@@ -22,7 +22,6 @@ from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from amodal.data.conversations import PictureConversations
 from amodal.data.crops import ObjectCrops
 from amodal.errors import InputError
 from amodal.training.average import MovingAverage
@@ -231,7 +230,7 @@ class _Run:
         task: Any = self.training.task
         settings, seed = self.settings, self.recipe.seed
         with averaged:
-            score: Any = validate_answers if isinstance(samples, PictureConversations) else validate
+            score: Any = validate if isinstance(samples, ObjectCrops) else validate_answers
             metrics = score(
                 self.accelerator, self.model, task, samples,
                 limit=settings.validation_objects, batch_size=settings.batch_size,

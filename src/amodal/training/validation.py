@@ -8,9 +8,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from amodal.data.conversations import PictureConversations
 from amodal.data.crops import Key, ObjectCrops, evaluation_keys
 from amodal.tasks.aura import AuraTask
+from amodal.training.aura import AuraSamples
 from amodal.training.build import PromptedTask
 from amodal.training.feeding import loader, to_device
 from amodal.training.state import settle
@@ -57,7 +57,7 @@ def validate(
 
 @torch.no_grad()
 def validate_answers(
-    accelerator: Accelerator, model: nn.Module, task: AuraTask, pictures: PictureConversations, *,
+    accelerator: Accelerator, model: nn.Module, task: AuraTask, pictures: AuraSamples, *,
     limit: int, batch_size: int, threshold: float, workers: int, seed: int,
 ) -> dict[str, float]:  # fmt: skip
     """Mean figures of `AuraTask.scores` over a fixed choice of pictures, the true answers given.

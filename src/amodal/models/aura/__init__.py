@@ -3,5 +3,6 @@
 from amodal.models.aura.configuration import AuraConfig
 from amodal.models.aura.modeling import AuraModel, AuraOutput, MaskOutput
 from amodal.models.aura.processing import AuraProcessor
+from amodal.models.aura.tower import ResNetTower, ResNetTowerConfig
 
-__all__ = ["AuraConfig", "AuraModel", "AuraOutput", "AuraProcessor", "MaskOutput"]
+__all__ = ["AuraConfig", "AuraModel", "AuraOutput", "AuraProcessor", "MaskOutput", "ResNetTower", "ResNetTowerConfig"]

@@ -301,8 +301,8 @@ class AuraModel(PreTrainedModel):
 
     def forward(
         self,
-        input_ids: Tensor,
-        labels: Tensor | None,
+        input_ids: Tensor | None = None,
+        labels: Tensor | None = None,
         sam_pixel_values: Tensor | None = None,
         image_embeddings: Tensor | None = None,
         chosen: Tensor | None = None,
@@ -312,9 +312,9 @@ class AuraModel(PreTrainedModel):
         """Read whole conversations, the answers given (teacher forcing).
 
         Args:
-            input_ids: (B, T) conversations, padded at the end.
-            labels: (B, T) the same tokens where an answer stands, -100 elsewhere; None reads no
-                words and names the image tokens only.
+            input_ids: (B, T) conversations, padded at the end; None reads no words and names the
+                image tokens only.
+            labels: (B, T) the same tokens where an answer stands, -100 elsewhere.
             sam_pixel_values: (B, 3, S, S) for the vision backbone, or
             image_embeddings: (B, C, h, w), its features, where they are known already.
             chosen: (number of `[SEG]`s) bool, those whose masks are decoded, in reading order; all if None.
@@ -324,9 +324,11 @@ class AuraModel(PreTrainedModel):
         Returns:
             `AuraOutput`.
         """
-        if labels is None:
-            features = self.mllm.get_image_features(pixel_values=mllm_inputs["pixel_values"], return_dict=True)
-            return self._named(AuraOutput(), features.pooler_output, len(input_ids))
+        if input_ids is None:
+            pixels = mllm_inputs["pixel_values"]
+            features = self.mllm.get_image_features(pixel_values=pixels, return_dict=True)
+            return self._named(AuraOutput(), features.pooler_output, len(pixels))
+        assert labels is not None
         if image_embeddings is None:
             assert sam_pixel_values is not None
             image_embeddings = self.encode_image(sam_pixel_values)

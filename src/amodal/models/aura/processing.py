@@ -112,11 +112,24 @@ class AuraProcessor(PushToHubMixin):
     def first_turn(self, image: Pixels, question: str) -> dict[str, Tensor]:
         """What the LLM reads first: image and question; tensors with a batch of one."""
         text = self._begin + self.template.prompt(check_question(question, self.seg_token), first=True)
-        picture = Image.fromarray(image)
-        if _crops(self.mllm.image_processor):
-            picture = pad_to_square(picture, self.mllm.image_processor)
-        made = self.mllm(images=picture, text=text, add_special_tokens=False, return_tensors="pt")
+        made = self.mllm(images=self._padded(image), text=text, add_special_tokens=False, return_tensors="pt")
         return {name: value for name, value in made.items() if isinstance(value, Tensor)}
+
+    def mllm_picture(self, image: Pixels) -> Pixels:
+        """(S, S, 3) uint8: the picture as the LLM gets it, before it is normalised."""
+        made = self.mllm.image_processor(self._padded(image), do_rescale=False, do_normalize=False, return_tensors="np")
+        return np.ascontiguousarray(made["pixel_values"][0].transpose(1, 2, 0), np.uint8)
+
+    def normalised(self, pictures: Tensor) -> Tensor:
+        """(B, S, S, 3) uint8 of `mllm_picture` to the (B, 3, S, S) float32 that the LLM reads."""
+        settings = self.mllm.image_processor
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (settings.image_mean, settings.image_std))
+        return (pictures.permute(0, 3, 1, 2).float() * settings.rescale_factor - mean) / std
+
+    def _padded(self, image: Pixels) -> Image.Image:
+        """A square where the LLM's processor would cut the borders off."""
+        picture, settings = Image.fromarray(image), self.mllm.image_processor
+        return pad_to_square(picture, settings) if _crops(settings) else picture
 
     def later_turn(self, question: str) -> list[int]:
         """Tokens of a later question, from after the end token of the answer before it."""

@@ -1,7 +1,8 @@
 """A multi-modal LLM in LLaVA's form, from small configurations, with a tokenizer of its own.
 
-LLaVA itself, by transformers: a CLIP vision tower, a projector, a Llama. Only the sizes are small,
-the weights random, and the tokenizer trained on the texts the model is going to read.
+LLaVA itself, by transformers: a CLIP vision tower (or a residual network, `tower.py`), a projector,
+a Llama. Only the sizes are small, the weights random, and the tokenizer trained on the texts the
+model is going to read.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from amodal.models.aura.base import LoadedMllm
+from amodal.models.aura.tower import ResNetTowerConfig
 
 _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 _MARKUP = ("<p>", "</p>")
@@ -38,7 +40,11 @@ _STD = 0.02
 
 
 class TinyMllmSizes(BaseModel):
-    """Sizes of a small multi-modal LLM (names as in transformers)."""
+    """Sizes of a small multi-modal LLM (names as in transformers).
+
+    With `vision_stages`, the widths of a residual network's stages, the tower is no ViT but a
+    `ResNetTower`: it has the last stage's width, and a token for each of its cells.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
@@ -47,11 +53,26 @@ class TinyMllmSizes(BaseModel):
     vision_hidden_size: int = Field(192, gt=0)
     vision_layers: int = Field(6, gt=0)
     vision_heads: int = Field(3, gt=0)
+    vision_stages: list[int] = []
     text_hidden_size: int = Field(192, gt=0)
     text_layers: int = Field(4, gt=0)
     text_heads: int = Field(3, gt=0)
     vocabulary: int = Field(1500, gt=300)
     max_length: int = Field(2048, gt=0)
+
+    @property
+    def tower(self) -> ResNetTowerConfig | CLIPVisionConfig:
+        """Configuration of the vision tower."""
+        if self.vision_stages:
+            return ResNetTowerConfig(image_size=self.vision_image_size, widths=tuple(self.vision_stages))
+        return CLIPVisionConfig(
+            hidden_size=self.vision_hidden_size,
+            intermediate_size=4 * self.vision_hidden_size,
+            num_hidden_layers=self.vision_layers,
+            num_attention_heads=self.vision_heads,
+            image_size=self.vision_image_size,
+            patch_size=self.vision_patch_size,
+        )
 
 
 def new_tiny_mllm(sizes: TinyMllmSizes, texts: Iterable[str], seed: int = 0, processor: Any = None) -> LoadedMllm:
@@ -74,13 +95,14 @@ def new_tiny_mllm(sizes: TinyMllmSizes, texts: Iterable[str], seed: int = 0, pro
     model: Any = AutoModelForImageTextToText.from_config(config)
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
     for module in (*tower.modules(), *projector.modules()):
-        if isinstance(module, nn.Linear | nn.Conv2d):
+        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and not sizes.vision_stages):
             nn.init.trunc_normal_(module.weight, std=_STD)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     with torch.no_grad():
-        positions = next(m for name, m in tower.named_modules() if name.endswith("position_embedding"))
-        positions.weight[1:] = _sines(sizes.vision_image_size // sizes.vision_patch_size, sizes.vision_hidden_size)
+        positions = next(m for name, m in tower.named_modules() if name.endswith("position_embedding")).weight
+        sines = _sines(sizes.tower.image_size // sizes.tower.patch_size, sizes.tower.hidden_size)
+        positions[len(positions) - len(sines) :] = sines
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return LoadedMllm(model, processor, None, None, None)
@@ -106,14 +128,6 @@ def tiny_llava_config(sizes: TinyMllmSizes, vocabulary: int, tokenizer: Any = No
     """
     special = {name: index for index, name in enumerate(_SPECIAL)}
     number = special.get if tokenizer is None else tokenizer.convert_tokens_to_ids
-    vision = CLIPVisionConfig(
-        hidden_size=sizes.vision_hidden_size,
-        intermediate_size=4 * sizes.vision_hidden_size,
-        num_hidden_layers=sizes.vision_layers,
-        num_attention_heads=sizes.vision_heads,
-        image_size=sizes.vision_image_size,
-        patch_size=sizes.vision_patch_size,
-    )
     text = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=sizes.text_hidden_size,
@@ -127,11 +141,11 @@ def tiny_llava_config(sizes: TinyMllmSizes, vocabulary: int, tokenizer: Any = No
         pad_token_id=number("<pad>"),
     )
     return LlavaConfig(
-        vision_config=vision,
+        vision_config=sizes.tower,
         text_config=text,
         image_token_index=number("<image>"),
         vision_feature_layer=-1,
-        vision_feature_select_strategy="default",
+        vision_feature_select_strategy=_selection(sizes),
         tie_word_embeddings=False,
     )
 
@@ -162,8 +176,13 @@ def tiny_processor(sizes: TinyMllmSizes, texts: Iterable[str]) -> Any:
     return LlavaProcessor(
         image_processor=image_processor,
         tokenizer=tokenizer,
-        patch_size=sizes.vision_patch_size,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
+        patch_size=sizes.tower.patch_size,
+        vision_feature_select_strategy=_selection(sizes),
+        num_additional_image_tokens=0 if sizes.vision_stages else 1,
         chat_template=_CHAT_TEMPLATE,
     )
+
+
+def _selection(sizes: TinyMllmSizes) -> str:
+    """Which tokens of the tower the LLM reads: a ViT has one more, for the whole picture."""
+    return "full" if sizes.vision_stages else "default"

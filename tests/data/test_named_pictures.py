@@ -1,0 +1,66 @@
+"""Pictures with the names of what is under each image token of the LLM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from amodal.data.named_pictures import NamedPictures
+from amodal.data.transforms import Augmentation
+from amodal.models.aura import AuraProcessor
+from tests.data.test_conversations import conversations, processor, source
+from tests.models.aura import picture
+
+__all__ = ["processor"]
+STILL = Augmentation(colour=0.0, hue=0.0, grey=0.0, blur=0.0, noise=0.0)
+
+
+def named(
+    folder: Path, processor: AuraProcessor, augmentation: Augmentation | None = None, cells: int = 4
+) -> NamedPictures:
+    return NamedPictures([source(folder)], processor, cells=cells, classes=3, augmentation=augmentation)
+
+
+def test_same_pixels_names_and_boxes_as_a_conversation(tmp_path: Path, processor: AuraProcessor) -> None:
+    told = conversations(tmp_path / "a", processor, naming=(4, 3))
+    data = named(tmp_path / "b", processor)
+    keys = [(0, 0, (0,)), (0, 1, (0,))]
+    batch = data.collate([data[key] for key in keys])
+    expected = told.collate([told[key] for key in keys])
+    assert data.lengths == told.lengths == [2]
+    assert batch.keys() == {"pixel_values", "names", "name_boxes"}
+    for name, value in batch.items():
+        torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=0, msg=name)
+
+
+def test_any_shape_of_picture_is_normalised_as_the_llm_does(processor: AuraProcessor) -> None:
+    wide = picture(3, height=30, width=80)
+    ours = processor.normalised(torch.from_numpy(processor.mllm_picture(wide))[None])
+    torch.testing.assert_close(ours, processor.first_turn(wide, "What is it?")["pixel_values"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_names_move_with_the_pixels(tmp_path: Path, processor: AuraProcessor, flip: float) -> None:
+    data = named(tmp_path, processor, STILL.model_copy(update={"flip": flip}), cells=8)
+    colours = {1: (220, 40, 40), 2: (40, 220, 40)}  # the toy's red and green squares
+    checked = {1: 0, 2: 0}
+    for seed in range(40):
+        item = data[(0, seed % 2, (seed,))]
+        tokens = item["picture"].reshape(8, 4, 8, 4, 3)[:, 1:3, :, 1:3].mean((1, 3)).reshape(64, 3)  # their middle
+        for token, shares in zip(tokens, item["names"], strict=True):
+            if shares[1:].max() > 0.99:
+                kind = int(shares.argmax())
+                assert np.abs(token - colours[kind]).max() < 12
+                checked[kind] += 1
+    assert min(checked.values()) > 5
+
+
+def test_a_key_draws_the_same_item_again(tmp_path: Path, processor: AuraProcessor) -> None:
+    first, again = (named(tmp_path / name, processor, Augmentation()) for name in "ab")
+    for key in ((0, 0, (1, 2, 3)), (0, 1, (1, 2, 4))):
+        one, two = first[key], again[key]
+        assert all(np.array_equal(one[name], two[name]) for name in one)
+    assert not np.array_equal(first[(0, 0, (1, 2, 3))]["picture"], first[(0, 0, (1, 2, 5))]["picture"])
