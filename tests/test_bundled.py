@@ -19,7 +19,7 @@ from amodal.data.synthetic.scenes import render_scene
 from amodal.inference.scene import Scene
 from amodal.metrics.strict import StrictIoU
 from amodal.models.bundled import WEIGHTS, bundled_models
-from amodal.models.plug.checkpoint import INCREMENT
+from amodal.models.storage import INCREMENT
 from amodal.ops.boxes import mask_to_box
 
 FLOOR_FULL, FLOOR_VISIBLE = 0.6, 0.55

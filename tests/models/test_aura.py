@@ -16,7 +16,7 @@ from amodal.models.aura.base import parameter_counts
 from amodal.models.aura.checkpoint import increment_state
 from amodal.models.aura.generation import Dialogue
 from amodal.models.aura.states import seg_states
-from amodal.models.plug.checkpoint import INCREMENT
+from amodal.models.storage import INCREMENT
 from tests.models.aura import (
     ANSWER,
     moved,

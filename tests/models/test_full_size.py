@@ -9,12 +9,18 @@ from pathlib import Path
 
 import pytest
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SCRIPT = """
+import json, torch
+from vit_h_forward import measure
+print(json.dumps(measure("ours", torch.bfloat16, True, "vit-h", 2)))
+"""
+
 
 @pytest.mark.slow
 def test_vit_h_runs_one_forward_in_bfloat16() -> None:
-    script = Path(__file__).parents[2] / "benchmarks" / "vit_h_forward.py"
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    """In a process of its own, whose peak memory is the model's; `measure` refuses answers that are not finite."""
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, cwd=BENCHMARKS, check=True)
     result = json.loads(done.stdout.splitlines()[-1])
-    assert result["finite"]
-    assert result["mask"] == [1, 1, 512, 512]
-    assert result["peak_gib"] < 20
+    assert result["parameters"] > 640_000_000
+    assert result["peak_mib"] < 20 * 1024

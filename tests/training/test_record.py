@@ -108,10 +108,10 @@ def test_a_tracker_that_is_not_installed_is_a_mistake(monkeypatch: pytest.Monkey
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
 def test_trackers_take_values_and_pictures(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip(name)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported
+    pytest.importorskip(name)
     train(tiny_recipe(tmp_path, "plug", trackers=[name], steps=2), progress=False)
     place = tmp_path / ("trackio" if name == "trackio" else "run")
     assert any(file.suffix in (".wandb", ".db") for file in place.rglob("*"))

@@ -43,16 +43,16 @@ def _counts(config: Any) -> dict[str, int]:
 
 
 def _model_config(name: str) -> Any:
-    from amodal.models.aura.checkpoint import read_config as read_aura
-    from amodal.models.plug.checkpoint import read_config as read_plug
-    from amodal.models.plug.checkpoint import resolve_folder
+    from amodal.models.aura import AuraConfig
+    from amodal.models.plug import PlugConfig
+    from amodal.models.storage import read_config, resolve_folder
 
     folder = resolve_folder(name)
     try:
         kind = json.loads((folder / "config.json").read_text()).get("model_type")
     except (OSError, ValueError, AttributeError):
         kind = None  # the reader says what is wrong
-    return read_aura(folder) if kind == "aura" else read_plug(folder)
+    return read_config(folder, AuraConfig if kind == "aura" else PlugConfig)
 
 
 def _recipe_config(path: str, overrides: list[str] | None) -> Any:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from amodal.errors import InputError
 from amodal.models.plug import PlugConfig, PlugModel, PlugOutput
-from amodal.models.plug.checkpoint import read_config
+from amodal.models.storage import read_config
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 EMBEDDINGS = ("visible_embeddings", "amodal_embeddings")
@@ -170,7 +170,7 @@ class OnnxPlug(nn.Module):
 
     def __init__(self, folder: str | Path, threads: int | None = None) -> None:
         super().__init__()
-        self.config = read_config(Path(folder))
+        self.config = read_config(Path(folder), PlugConfig)
         runtime = _extra("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()

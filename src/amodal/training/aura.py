@@ -15,9 +15,10 @@ from amodal.data.readers.reason_seg import read_reason_seg
 from amodal.data.transforms import Augmentation
 from amodal.errors import InputError
 from amodal.models.aura import AuraConfig, AuraModel
-from amodal.models.aura.base import LoadedMllm, mllm_config_for, plain_settings, sam_sizes
+from amodal.models.aura.base import LoadedMllm, mllm_config_for, plain_settings
 from amodal.models.aura.tiny import TinyMllmSizes, new_tiny_mllm, tiny_llava_config
 from amodal.models.sam import fingerprint, sam_config_for
+from amodal.models.settings import sam_sizes
 from amodal.training.sections import NotNegative, Positive, Share, Strict, config_fields
 
 if TYPE_CHECKING:

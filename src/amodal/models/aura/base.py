@@ -33,6 +33,7 @@ from amodal.models.sam import (
     new_sam,
     single_mask_decoder_weights,
 )
+from amodal.models.settings import sam_sizes
 
 if TYPE_CHECKING:
     from amodal.models.aura.modeling import AuraModel
@@ -269,14 +270,6 @@ def plain_settings(config: Any) -> dict[str, Any]:
     for key in ("transformers_version", "_name_or_path", "architectures", "dtype"):
         settings.pop(key, None)
     return settings
-
-
-def sam_sizes(config: SamConfig) -> dict[str, dict[str, object]]:
-    """The part of a SAM configuration that defines sizes."""
-    return {
-        name: {k: v for k, v in getattr(config, name).to_diff_dict().items() if k != "transformers_version"}
-        for name in ("vision_config", "prompt_encoder_config", "mask_decoder_config")
-    }
 
 
 def _count(module: nn.Module | None) -> int:

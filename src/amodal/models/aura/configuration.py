@@ -6,9 +6,8 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig, SamConfig
 
-from amodal.errors import InputError
+from amodal.models.settings import check_settings, sam_at_size
 
-_PARTS = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
 _WEIGHTS = (
     "text_weight", "bce_weight", "dice_weight", "rate_weight", "map_weight", "iou_weight", "naming_weight",
     "box_weight",
@@ -138,16 +137,7 @@ class AuraConfig(PreTrainedConfig):
 
     def sam_config(self) -> SamConfig:
         """The backbone's configuration at this model's input size."""
-        sam = {key: dict(self.sam[key]) for key in _PARTS}
-        size = self.image_size
-        patch = sam["vision_config"].get("patch_size", 16)
-        sam["vision_config"]["image_size"] = size
-        sam["prompt_encoder_config"] |= {
-            "image_size": size,
-            "patch_size": patch,
-            "image_embedding_size": size // patch,
-        }
-        return SamConfig(**sam)
+        return sam_at_size(self.sam, self.image_size)
 
     def _check(self) -> None:
         patch = self.sam["vision_config"].get("patch_size", 16)
@@ -165,7 +155,4 @@ class AuraConfig(PreTrainedConfig):
             "mask_threshold: expected a number in (0, 1)": 0 < self.mask_threshold < 1,
             "max_new_tokens: expected 1 or more": self.max_new_tokens >= 1,
         } | {f"{name}: expected 0 or more": getattr(self, name) >= 0 for name in _WEIGHTS}
-        for message, holds in checks.items():
-            if not holds:
-                name = message.split(":")[0]
-                raise InputError(f"{message}, got {getattr(self, name)!r}")
+        check_settings(self, checks)

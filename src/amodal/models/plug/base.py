@@ -17,6 +17,7 @@ from amodal.models.sam import (
     new_sam,
     single_mask_decoder_weights,
 )
+from amodal.models.settings import sam_sizes
 
 if TYPE_CHECKING:
     from amodal.models.plug.modeling import PlugModel
@@ -34,7 +35,7 @@ def build_on_base(
 def assemble(cls: type[PlugModel], base: LoadedSam, config: PlugConfig) -> PlugModel:
     """A new PLUG whose encoder, prompt encoder and both decoders start from the base (Eq. 5)."""
     settings = config.to_dict() | {
-        "sam": _sizes(base.model.config),
+        "sam": sam_sizes(base.model.config),
         "base": {
             "name_or_path": base.name_or_path,
             "revision": base.revision,
@@ -101,11 +102,3 @@ def parameter_counts(config: PlugConfig) -> dict[str, int]:
 
 def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def _sizes(config: SamConfig) -> dict[str, dict[str, object]]:
-    """The part of a SAM configuration that defines sizes, without transformers' bookkeeping."""
-    return {
-        name: {k: v for k, v in getattr(config, name).to_diff_dict().items() if k != "transformers_version"}
-        for name in ("vision_config", "prompt_encoder_config", "mask_decoder_config")
-    }

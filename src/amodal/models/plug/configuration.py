@@ -6,9 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig, SamConfig
 
-from amodal.errors import InputError
-
-_PARTS = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
+from amodal.models.settings import check_settings, sam_at_size
 
 
 class PlugConfig(PreTrainedConfig):
@@ -108,16 +106,7 @@ class PlugConfig(PreTrainedConfig):
 
     def sam_config(self) -> SamConfig:
         """The base's configuration at this model's input size."""
-        sam = {key: dict(self.sam[key]) for key in _PARTS}
-        size = self.image_size
-        patch = sam["vision_config"].get("patch_size", 16)
-        sam["vision_config"]["image_size"] = size
-        sam["prompt_encoder_config"] |= {
-            "image_size": size,
-            "patch_size": patch,
-            "image_embedding_size": size // patch,
-        }
-        return SamConfig(**sam)
+        return sam_at_size(self.sam, self.image_size)
 
     def _check(self) -> None:
         patch = self.sam["vision_config"].get("patch_size", 16)
@@ -135,7 +124,4 @@ class PlugConfig(PreTrainedConfig):
             "mask_threshold: expected a number in (0, 1)": 0 < self.mask_threshold < 1,
             "box_source: expected 'visible' or 'amodal'": self.box_source in ("visible", "amodal"),
         }
-        for message, holds in checks.items():
-            if not holds:
-                name = message.split(":")[0]
-                raise InputError(f"{message}, got {getattr(self, name)!r}")
+        check_settings(self, checks)

@@ -7,15 +7,10 @@ from pathlib import Path
 import torch
 
 from amodal.errors import InputError
-from amodal.models.plug.checkpoint import (
-    INCREMENT,
-    increment_state,
-    load_exactly,
-    read_config,
-    read_tensors,
-    resolve_folder,
-)
+from amodal.models.plug.checkpoint import increment_state
+from amodal.models.plug.configuration import PlugConfig
 from amodal.models.plug.modeling import PlugModel
+from amodal.models.storage import INCREMENT, load_exactly, read_config, read_tensors, resolve_folder
 
 
 def load_beside(name: str | Path, other: PlugModel, revision: str | None = None) -> PlugModel:
@@ -34,7 +29,7 @@ def load_beside(name: str | Path, other: PlugModel, revision: str | None = None)
             has a base that was trained along.
     """
     folder = resolve_folder(name, revision)
-    config = read_config(folder)
+    config = read_config(folder, PlugConfig)
     if not (folder / INCREMENT).is_file():
         raise InputError(f"model {name}: expected an increment, which has {INCREMENT}, got none in {folder}")
     if config.train_base or other.config.train_base:
