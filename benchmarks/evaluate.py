@@ -34,7 +34,7 @@ import psutil
 from measure import finish
 from pycocotools import mask as coco_mask
 
-from amodal.evaluation.answers import encode_window
+from amodal.ops.rle import encode_window
 
 SIZE = (375, 1242)  # (H, W) of KINS' pictures
 OBJECTS_AN_IMAGE = 8

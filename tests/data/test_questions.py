@@ -318,7 +318,7 @@ def test_nothing_half_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected a file for the questions, got the folder"):
         write_questions(tmp_path, [{}])
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="expected a file that can be written"):
+    with pytest.raises(InputError, match="out: expected a file to write, got"):
         write_questions(tmp_path / "file" / "q.json", [{}])
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     write_questions(tmp_path / "q.json", [{"id": 1, "question": "Où?"}, {"id": 2}])

@@ -156,10 +156,10 @@ def test_folders_and_pictures(tmp_path: Path) -> None:
 
 def test_what_a_killed_selection_left_is_swept_away(tmp_path: Path) -> None:
     path = write_many(tmp_path / "many", 1)
-    (tmp_path / ".work.selecting").mkdir()
-    (tmp_path / ".work.selecting" / "state.db").write_text("half")
+    (tmp_path / ".writing_work").mkdir()
+    (tmp_path / ".writing_work" / "state.db").write_text("half")
     select([Source("canonical", path)], Selection(), tmp_path / "work").close()
-    assert not (tmp_path / ".work.selecting").exists()
+    assert not (tmp_path / ".writing_work").exists()
 
 
 def test_preview(tmp_path: Path) -> None:

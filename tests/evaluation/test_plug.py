@@ -11,11 +11,10 @@ import torch
 
 from amodal import AmodalSegmenter
 from amodal.errors import InputError
-from amodal.evaluation.answers import encode_window
 from amodal.evaluation.evaluator import evaluate_row
 from amodal.evaluation.plan import Plan
 from amodal.evaluation.plug import SAM_THRESHOLD, PlugPredictor, pretrained_sam
-from amodal.ops.rle import decode_mask
+from amodal.ops.rle import decode_mask, encode_window
 from tests.evaluation.world import toy
 
 BOXES = np.array([[10.0, 12.0, 60.0, 70.0], [-5.0, 3.0, 30.0, 200.0]])

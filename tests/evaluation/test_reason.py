@@ -184,7 +184,7 @@ def test_answers_of_another_run_are_refused(dataset: ReasonDataset, tmp_path: Pa
     path.write_text("no JSON")
     with pytest.raises(InputError, match="expected answers of an evaluation, got another file"):
         evaluate_reason(Knowing(dataset), dataset.head(2), answers=path, progress=False)
-    with pytest.raises(InputError, match="answers: expected a file to write to"):
+    with pytest.raises(InputError, match="answers: expected a file to write, got"):
         evaluate_reason(Knowing(dataset), dataset.head(2), answers=path / "below", progress=False)
 
 
@@ -259,7 +259,7 @@ def test_report_on_disk_and_as_tables(dataset: ReasonDataset, tmp_path: Path) ->
     for part in ("reason, free:", "gIoU_amodal", "no_object_accuracy", "it_hides", "hull of own", "100.000", "> 70 %"):
         assert part in text
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="out: expected a file to write to"):
+    with pytest.raises(InputError, match="out: expected a file to write, got"):
         report.save(tmp_path / "file" / "report.json")
     with pytest.raises(InputError, match="out: expected a folder, got the file"):
         report.save_folder(tmp_path / "file")

@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from amodal.errors import InputError
-from amodal.evaluation.answers import Answer, ask, encode_columns, encode_window
+from amodal.evaluation.answers import Answer, ask
 from amodal.evaluation.baselines import hull
 from amodal.evaluation.evaluator import evaluate, evaluate_predictions, evaluate_row
 from amodal.evaluation.plan import Plan
 from amodal.evaluation.scoring import POOL_FROM, pick_workers
 from amodal.ops.masks import convex_hull_mask
-from amodal.ops.rle import encode_mask
+from amodal.ops.rle import encode_columns, encode_mask, encode_window
 from tests.evaluation.world import perfect, shifted, toy, write
 
 

@@ -1,7 +1,8 @@
-"""Files that appear complete or not at all."""
+"""Files and folders that appear complete or not at all."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,3 +31,32 @@ def appearing(path: Path, what: str = "out") -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def appearing_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` to fill, which takes its place at the end.
+
+    What a killed run has left is removed. `empty_folder` says whether the place is free.
+
+    Args:
+        folder: not there, or empty.
+    """
+    unfinished = folder.with_name(f".writing_{folder.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        if folder.exists():
+            folder.rmdir()
+        unfinished.rename(folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def empty_folder(folder: Path, what: str) -> Path:
+    """The folder itself. Raises `InputError`, which speaks of the option `what`, if it holds something."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{what}: expected a new or empty folder, got {str(folder)!r}, which holds something")
+    return folder

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from amodal.data.files import appearing
 from amodal.errors import InputError
 
 
@@ -26,22 +26,13 @@ def write_questions(path: Path, records: Iterable[dict[str, Any]]) -> Path:
     """
     if path.is_dir():
         raise InputError(f"out: expected a file for the questions, got the folder {str(path)!r}")
-    temporary = path.with_name(path.name + ".writing")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = temporary.open("w", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"out: expected a file that can be written, got {str(path)!r} ({error.strerror})") from error
-    try:
-        with file:
-            separator = "[\n"
+    with appearing(path) as temporary:
+        separator = "[\n"
+        with temporary.open("w", encoding="utf-8") as file:
             for record in records:
                 file.write(separator + json.dumps(record, ensure_ascii=False))
                 separator = ",\n"
             file.write("\n]\n")
         if separator == "[\n":
             raise InputError("questions: expected at least one to write, got none")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from amodal.data.files import appearing
 from amodal.datagen.manifest import Manifest
 from amodal.datagen.records import WorkImage
 
@@ -19,9 +19,8 @@ def write_annotations(manifest: Manifest, path: Path, keep: Callable[[int], bool
         path: file to write; it appears whole or not at all.
         keep: says of an image's id whether it is wanted.
     """
-    temporary = path.with_name(path.name + ".writing")
     named = [{"id": number, "name": name} for number, name in manifest.categories().items()]
-    with temporary.open("w", encoding="utf-8") as file:
+    with appearing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(f'{{"info": {{"description": "AmodalReasonSeg"}},\n"categories": {json.dumps(named)},\n"images": [')
         separator = "\n"
         for image in _images(manifest, keep):
@@ -36,7 +35,6 @@ def write_annotations(manifest: Manifest, path: Path, keep: Callable[[int], bool
                 file.write(separator + json.dumps(record))
                 separator = ",\n"
         file.write("\n]}\n")
-    os.replace(temporary, path)
 
 
 def _images(manifest: Manifest, keep: Callable[[int], bool]) -> Iterator[WorkImage]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from amodal.data.files import appearing_folder, empty_folder
 from amodal.data.readers.reason_seg import PLACEHOLDER, parse_answer
 from amodal.datagen.annotation_file import write_annotations
 from amodal.datagen.card import write_card
@@ -67,24 +68,14 @@ def export(manifest: Manifest, form: Form, out: Path, states: Sequence[PairState
     for state in states:
         if state not in get_args(PairState):
             raise InputError(f"states: expected some of {', '.join(get_args(PairState))}, got {state!r}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"out: expected a new or empty folder, got {str(out)!r}, which holds something")
+    empty_folder(out, "out")
     source = Finished(manifest, tuple(states))
     _validate(source)
-    unfinished = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
+    with appearing_folder(out) as unfinished:
         WRITERS[form](source, unfinished)
         figures = statistics(manifest, states)
         front = CARD_FRONT if form == "parquet" else ""
         write_card(unfinished / "README.md", manifest, form, figures, states, front)
-        if out.exists():
-            out.rmdir()
-        unfinished.rename(out)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
     return figures
 
 

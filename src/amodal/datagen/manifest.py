@@ -21,6 +21,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, get_args
 
+from amodal.data.files import empty_folder
 from amodal.data.samples import ImageSample, ObjectSample
 from amodal.datagen.records import (
     TRANSITIONS,
@@ -419,9 +420,7 @@ def create_work(folder: str | Path) -> Manifest:
     Raises:
         InputError: the folder exists and holds something.
     """
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"work: expected a new or empty folder, got {str(folder)!r}, which holds something")
+    folder = empty_folder(Path(folder), "work")
     folder.mkdir(parents=True, exist_ok=True)
     connection = _connect(folder / STATE_FILE)
     connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")

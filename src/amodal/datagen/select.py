@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 from uuid import uuid4
 
+from amodal.data.files import appearing_folder, empty_folder
 from amodal.data.readers import read_dataset
 from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
 from amodal.datagen.annotation_file import write_annotations
@@ -100,23 +100,11 @@ def select(sources: Sequence[Source], selection: Selection, work: Path) -> Manif
     """
     if not sources:
         raise InputError("annotations: expected at least one file, got none")
-    if work.exists() and (not work.is_dir() or any(work.iterdir())):
-        raise InputError(f"work: expected a new or empty folder, got {str(work)!r}, which holds something")
-    work.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = work.with_name(f".{work.name}.selecting")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
-    try:
-        with create_work(unfinished) as manifest:
-            with manifest.transaction():
-                _fill(manifest, sources, selection)
-            manifest.set_settings({"id": uuid4().hex, "source": source_settings(sources, selection)})
-            write_annotations(manifest, unfinished / "annotations.json")
-        if work.exists():
-            work.rmdir()
-        unfinished.rename(work)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+    with appearing_folder(empty_folder(work, "work")) as unfinished, create_work(unfinished) as manifest:
+        with manifest.transaction():
+            _fill(manifest, sources, selection)
+        manifest.set_settings({"id": uuid4().hex, "source": source_settings(sources, selection)})
+        write_annotations(manifest, unfinished / "annotations.json")
     return open_work(work)
 
 

@@ -8,10 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools import mask as coco_mask
 
 from amodal.errors import InputError
-from amodal.ops.boxes import Window
 from amodal.ops.rle import Mask, Rle, encode_mask
 
 Pixels = npt.NDArray[np.uint8]
@@ -79,39 +77,6 @@ def ask(predictor: Predictor, image: Pixels, boxes_xyxy: Boxes, batch_size: int)
             raise InputError(f"predictor: expected an answer for each of {len(part)} boxes, got {len(given)}")
         answers.extend(a if isinstance(a, Answer) else _encoded(a) for a in given)
     return answers
-
-
-def encode_window(part: Mask, window: Window, size: Sequence[int]) -> Rle:
-    """RLE of the whole image from a mask (h, w) in a window, without making it full size.
-
-    Runs go down the columns; only those of the window can change value.
-    """
-    H, W = size
-    x0, y0, x1, y1 = window
-    columns = np.zeros((x1 - x0, H), np.int8)
-    columns[:, y0:y1] = part.T
-    changes = np.flatnonzero(np.diff(columns.ravel(), prepend=0, append=0)) + x0 * H
-    return _from_changes(changes, H, W)
-
-
-def encode_columns(part: Mask, corner: tuple[int, int], size: Sequence[int]) -> Rle:
-    """As `encode_window` for a mask of one unbroken run a column, such as a convex one; (h, w) at a corner (x, y)."""
-    H, W = size
-    x0, y0 = corner
-    filled = np.flatnonzero(part.any(axis=0))
-    starts = part.argmax(axis=0)[filled] + y0 + (filled + x0) * H
-    changes = np.stack([starts, starts + part.sum(axis=0)[filled]], axis=1).ravel()
-    joined = np.flatnonzero(changes[1:-1:2] == changes[2::2])  # down to the last row, then on from the first
-    return _from_changes(np.delete(changes, np.concatenate([2 * joined + 1, 2 * joined + 2])), H, W)
-
-
-def _from_changes(changes: npt.NDArray[np.int64], H: int, W: int) -> Rle:
-    """RLE from the positions, down the columns, where the mask changes its value."""
-    counts = np.diff(changes, prepend=0, append=H * W).tolist()
-    if counts[-1] == 0:  # the last pixel is set: no run of zeros follows
-        counts.pop()
-    rle = coco_mask.frPyObjects({"size": [H, W], "counts": counts}, H, W)
-    return {"size": [int(H), int(W)], "counts": rle["counts"].decode("ascii")}
 
 
 def _encoded(given: Predicted) -> Answer:

@@ -13,10 +13,9 @@ import numpy as np
 
 from amodal.data.samples import Box
 from amodal.errors import InputError
-from amodal.evaluation.answers import encode_columns
 from amodal.ops.boxes import Window
 from amodal.ops.masks import convex_hull_mask
-from amodal.ops.rle import Rle, decode_window, encode_empty, rle_box_xyxy
+from amodal.ops.rle import Rle, decode_window, encode_columns, encode_empty, rle_box_xyxy
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amodal.evaluation.answers import Answer, Boxes, Pixels, check_threshold, encode_window
+from amodal.evaluation.answers import Answer, Boxes, Pixels, check_threshold
 from amodal.models.plug import PlugConfig, PlugModel, PlugProcessor
 from amodal.models.plug.base import assemble
 from amodal.models.sam import load_sam
 from amodal.ops.masks import FloatMap, resize_probs
+from amodal.ops.rle import encode_window
 
 SAM_THRESHOLD = 0.5
 """SAM's own: its masks are logits above 0."""

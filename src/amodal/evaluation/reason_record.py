@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from amodal.data.files import appearing
 from amodal.data.readers.reason_seg import ReasonDataset
 from amodal.errors import InputError
 from amodal.metrics.reason import AnswerScore, Overlap, TrueObject
@@ -65,13 +65,8 @@ class AnswersFile:
         kept = [json.dumps(settings)]
         if path.exists():
             kept += self._read(path, settings)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(path.name + ".writing")
+        with appearing(path, "answers") as temporary:
             temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-            os.replace(temporary, path)
-        except OSError as error:
-            raise InputError(f"answers: expected a file to write to, got {str(path)!r} ({error.strerror})") from error
 
     def add(self, conversation_id: int | str, records: list[AnswerRecord]) -> None:
         """Keep the answers of a conversation."""

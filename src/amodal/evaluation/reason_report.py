@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -16,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 import amodal
+from amodal.data.files import appearing
 from amodal.errors import InputError
 from amodal.evaluation.reason_record import AnswerRecord
 from amodal.metrics.ranges import Range, range_indices, range_label
@@ -163,13 +162,6 @@ def _cell(value: float | None) -> str:
 
 
 def _write(path: Path, text: str) -> Path:
-    temporary = path.with_name(path.name + ".writing")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with appearing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise InputError(f"out: expected a file to write to, got {str(path)!r} ({error.strerror})") from error
     return path

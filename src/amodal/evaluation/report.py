@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from io import StringIO
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import amodal
+from amodal.data.files import appearing
 from amodal.errors import InputError
 from amodal.evaluation.baselines import ROWS
 from amodal.metrics.ranges import range_label
@@ -168,7 +168,6 @@ def _cell(value: float | None, interval: list[float] | None) -> str:
 
 
 def _replace(path: Path, content: bytes) -> Path:
-    temporary = path.with_name(path.name + ".writing")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    with appearing(path) as temporary:
+        temporary.write_bytes(content)
     return path

@@ -18,7 +18,7 @@ from PIL import Image
 from amodal.errors import InputError
 from amodal.ops.boxes import Window, mask_to_box, xyxy_to_xywh
 from amodal.ops.masks import occlusion_rate, resize_probs
-from amodal.ops.rle import Rle, decode_mask, segmentation_to_rle
+from amodal.ops.rle import decode_mask, encode_window
 
 Mask = npt.NDArray[np.bool_]
 FloatMap = npt.NDArray[np.float32]
@@ -231,8 +231,8 @@ class Scene:
                 "id": first_id + index,
                 "image_id": image_id,
                 "category_id": 1,
-                "segmentation": _encode(thing.amodal_in_window, thing.window, self.size),
-                "visible_mask": _encode(thing.visible_in_window, thing.window, self.size),
+                "segmentation": encode_window(thing.amodal_in_window, thing.window, self.size),
+                "visible_mask": encode_window(thing.visible_in_window, thing.window, self.size),
                 "bbox": xyxy_to_xywh(np.array(thing.amodal_box_xyxy)).tolist(),
                 "visible_bbox": xyxy_to_xywh(_tight_box(thing.visible_in_window, thing.window)).tolist(),
                 "area": int(np.count_nonzero(thing.amodal_in_window)),
@@ -338,26 +338,10 @@ def _tight_box(part: Mask, window: Window) -> npt.NDArray[np.float64]:
     return mask_to_box(part) + corner if part.any() else np.zeros(4)
 
 
-def _encode(part: Mask, window: Window, size: tuple[int, int]) -> Rle:
-    """RLE of the whole image from a window: as `encode_mask`, without the whole image.
-
-    Runs go down the columns; only those of the window can change value.
-    """
-    H, W = size
-    x0, y0, x1, y1 = window
-    columns = np.zeros((x1 - x0, H), np.int8)
-    columns[:, y0:y1] = part.T
-    changes = np.flatnonzero(np.diff(columns.ravel(), prepend=0, append=0)) + x0 * H
-    counts = np.diff(changes, prepend=0, append=H * W).tolist()
-    if counts[-1] == 0:  # the last pixel is set: no run of zeros follows
-        counts.pop()
-    return segmentation_to_rle({"size": [H, W], "counts": counts}, H, W)
-
-
 def _to_json(thing: SceneObject) -> dict[str, Any]:
     return {
-        "visible": _encode(thing.visible_in_window, thing.window, thing.size),
-        "amodal": _encode(thing.amodal_in_window, thing.window, thing.size),
+        "visible": encode_window(thing.visible_in_window, thing.window, thing.size),
+        "amodal": encode_window(thing.amodal_in_window, thing.window, thing.size),
         "visible_box_xyxy": list(thing.visible_box_xyxy),
         "amodal_box_xyxy": list(thing.amodal_box_xyxy),
         "occlusion_rate": thing.occlusion_rate,

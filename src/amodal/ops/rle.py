@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,30 @@ def decode_window(rle: Rle, window: Window) -> Mask:
     return np.ascontiguousarray(columns.reshape(x1 - x0, y1 - y0).T)
 
 
+def encode_window(part: Mask, window: Window, size: Sequence[int]) -> Rle:
+    """RLE of the whole image from a mask (h, w) in a window, without making it full size.
+
+    Runs go down the columns; only those of the window can change value.
+    """
+    H, W = size
+    x0, y0, x1, y1 = window
+    columns = np.zeros((x1 - x0, H), np.int8)
+    columns[:, y0:y1] = part.T
+    changes = np.flatnonzero(np.diff(columns.ravel(), prepend=0, append=0)) + x0 * H
+    return _from_changes(changes, H, W)
+
+
+def encode_columns(part: Mask, corner: tuple[int, int], size: Sequence[int]) -> Rle:
+    """As `encode_window` for a mask of one unbroken run a column, such as a convex one; (h, w) at a corner (x, y)."""
+    H, W = size
+    x0, y0 = corner
+    filled = np.flatnonzero(part.any(axis=0))
+    starts = part.argmax(axis=0)[filled] + y0 + (filled + x0) * H
+    changes = np.stack([starts, starts + part.sum(axis=0)[filled]], axis=1).ravel()
+    joined = np.flatnonzero(changes[1:-1:2] == changes[2::2])  # down to the last row, then on from the first
+    return _from_changes(np.delete(changes, np.concatenate([2 * joined + 1, 2 * joined + 2])), H, W)
+
+
 def rle_box_xyxy(rle: Rle) -> tuple[float, float, float, float]:
     """Tight box of an encoded mask, right and bottom edge exclusive; zeros if empty."""
     x, y, w, h = coco_mask.toBbox(_as_bytes(rle)).tolist()
@@ -115,6 +140,14 @@ def segmentation_to_rle(segmentation: Any, height: int, width: int) -> Rle:
         parts = coco_mask.frPyObjects([_polygon(p, height, width) for p in segmentation], height, width)
         return _as_text(coco_mask.merge(parts))
     raise InputError(f"segmentation: expected polygons or an RLE, got {type(segmentation).__name__}")
+
+
+def _from_changes(changes: npt.NDArray[np.int64], H: int, W: int) -> Rle:
+    """RLE from the positions, down the columns, where the mask changes its value."""
+    counts = np.diff(changes, prepend=0, append=H * W).tolist()
+    if counts[-1] == 0:  # the last pixel is set: no run of zeros follows
+        counts.pop()
+    return _as_text(coco_mask.frPyObjects({"size": [int(H), int(W)], "counts": counts}, H, W))
 
 
 def _checked_rle(size: Any, counts: Any, height: int, width: int) -> Rle:

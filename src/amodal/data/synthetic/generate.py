@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,6 +14,7 @@ import cv2
 from rich.console import Console
 from rich.progress import track
 
+from amodal.data.files import appearing
 from amodal.data.readers import read_dataset
 from amodal.data.splits import Split, select_split
 from amodal.data.synthetic.occlusion import PastedOccluders
@@ -190,6 +190,5 @@ def _part(out: Path, index: int) -> Path:
 
 
 def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".writing")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    with appearing(path) as temporary:
+        temporary.write_bytes(content)
