@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from ablation_report import write_report
 
+from amodal.data.files import write_whole
 from amodal.data.readers import read_dataset
 from amodal.evaluation.evaluator import evaluate
 from amodal.inference.segmenter import AmodalSegmenter
@@ -73,7 +74,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     timing = options.runs / f"point_loss_{options.steps}.json"
     if not timing.is_file():
-        _write(timing, time_point_loss(recipe_of(ROWS[-1], 0, options), options.timed_steps))
+        spent = time_point_loss(recipe_of(ROWS[-1], 0, options), options.timed_steps)
+        write_whole(timing, json.dumps(spent, indent=1))
     jobs = _jobs(options.seeds)
     started = time.monotonic()
     for number, (seed, row) in enumerate(jobs):
@@ -107,7 +109,7 @@ def run_job(row: Row, seed: int, options: argparse.Namespace) -> None:
         )
         scores[name] = report.metrics
     found = {"row": row.name, "seed": seed, "scores": scores, "curve": _curve(Path(recipe.output))}
-    _write(result, found)
+    write_whole(result, json.dumps(found, indent=1))
 
 
 def recipe_of(row: Row, seed: int, options: argparse.Namespace) -> Recipe:
@@ -185,13 +187,6 @@ def _report(options: argparse.Namespace) -> None:
         "point_loss": json.loads(timing.read_text()) if timing.is_file() else None,
     }
     write_report(facts, results, options.out)
-
-
-def _write(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".writing_{path.name}")
-    temporary.write_text(json.dumps(content, indent=1))
-    os.replace(temporary, path)
 
 
 def _arguments() -> argparse.Namespace:

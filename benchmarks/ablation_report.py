@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from pathlib import Path
 from typing import Any
 
 from scipy.stats import t
+
+from amodal.data.files import appearing, write_whole
 
 Facts = dict[str, Any]
 Results = list[dict[str, Any]]
@@ -44,8 +45,8 @@ def write_report(facts: Facts, results: Results, out: Path) -> None:
     """Replace `ablation.json`, `ablation.md` and `ablation.png` in a folder."""
     verdicts = [verdict(name, a, b, results) for name, a, b in CLAIMS]
     content = facts | {"results": results, "verdicts": verdicts}
-    replace(out / "ablation.json", json.dumps(content, indent=1) + "\n")
-    replace(out / "ablation.md", markdown(facts, results, verdicts))
+    write_whole(out / "ablation.json", json.dumps(content, indent=1) + "\n")
+    write_whole(out / "ablation.md", markdown(facts, results, verdicts))
     draw(facts, results, out / "ablation.png")
 
 
@@ -204,9 +205,8 @@ def draw(facts: Facts, results: Results, path: Path) -> None:
             panel.grid(alpha=0.3)
             if panel.get_legend_handles_labels()[0]:
                 panel.legend(fontsize=8)
-    temporary = path.with_name(f".writing_{path.name}")
-    figure.savefig(temporary, dpi=100, format="png")
-    os.replace(temporary, path)
+    with appearing(path) as temporary:
+        figure.savefig(temporary, dpi=100, format="png")
 
 
 def _plot(panel: Any, curves: list[list[dict[str, float]]], metric: str, label: str) -> None:
@@ -220,10 +220,3 @@ def _plot(panel: Any, curves: list[list[dict[str, float]]], metric: str, label: 
 
 def _tests(results: Results) -> list[str]:
     return list(dict.fromkeys(test for r in results for test in r["scores"]))
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a file, complete or not at all."""
-    temporary = path.with_name(f".writing_{path.name}")
-    temporary.write_text(text)
-    os.replace(temporary, path)

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from amodal.data.files import write_whole
+
 ROOT = Path(__file__).resolve().parents[1]
 METRICS = (
     "gIoU_amodal", "cIoU_amodal", "gIoU_visible", "cIoU_visible", "gIoU_amodal_with_objects", "occlusion_rate_error",
@@ -94,7 +96,9 @@ def run_job(row: Row, seed: int, options: argparse.Namespace) -> None:
         name=row.name,
         answers=folder / "answers.jsonl",
     )
-    replace(folder / "result.json", json.dumps({"row": row.name, "seed": seed, "metrics": report.metrics}, indent=1))
+    write_whole(
+        folder / "result.json", json.dumps({"row": row.name, "seed": seed, "metrics": report.metrics}, indent=1)
+    )
 
 
 def write_report(results: Results, facts: dict[str, Any], out: Path) -> None:
@@ -102,8 +106,8 @@ def write_report(results: Results, facts: dict[str, Any], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     verdicts = [verdict(results, row.name, metric) for row in ROWS[1:] for metric in METRICS]
     content = facts | {"results": results, "against_neither": verdicts}
-    replace(out / "aura_ablation.json", json.dumps(content, indent=1) + "\n")
-    replace(out / "aura_ablation.md", "\n".join(_page(results, facts, verdicts)))
+    write_whole(out / "aura_ablation.json", json.dumps(content, indent=1) + "\n")
+    write_whole(out / "aura_ablation.md", "\n".join(_page(results, facts, verdicts)))
 
 
 def values(results: Results, row: str, metric: str) -> dict[int, float]:
@@ -176,13 +180,6 @@ def _facts(options: argparse.Namespace) -> dict[str, Any]:
     command = f"python benchmarks/aura_ablation.py --steps {options.steps} --seeds {options.seeds}"
     command += f" --conversations {options.conversations}" + "".join(f" --set {s}" for s in options.set)
     return {"command": command, "steps": options.steps, "seeds": options.seeds, "rows": [row.name for row in ROWS]}
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a file, complete or not at all."""
-    temporary = path.with_name(f".writing_{path.name}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def _arguments() -> argparse.Namespace:

@@ -26,6 +26,8 @@ SIZES = TinyMllmSizes(
     text_heads=2,
     vocabulary=320,
 )
+STAGES = SIZES.model_copy(update={"vision_stages": [8, 16, 24], "vision_image_size": 64})
+"""The same with a residual network as its tower."""
 ANSWER = "You could use <p>the mug</p> [SEG], behind <p>two books</p> [SEG] [SEG]."
 TEXTS = ["What could I drink from?", "What is behind it?", ANSWER.replace("[SEG]", "")] * 3
 

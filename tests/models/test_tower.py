@@ -10,9 +10,7 @@ import torch
 
 from amodal.models.aura import AuraModel, ResNetTower
 from amodal.models.aura.tiny import new_tiny_mllm
-from tests.models.aura import SIZES, TEXTS, moved, picture, small_config, training_batch, write_sam
-
-STAGES = SIZES.model_copy(update={"vision_stages": [8, 16, 24], "vision_image_size": 64})
+from tests.models.aura import STAGES, TEXTS, moved, picture, small_config, training_batch, write_sam
 
 
 def small_model(folder: Path, **changes: Any) -> AuraModel:

@@ -19,7 +19,7 @@ from amodal.training.loop import train
 from amodal.training.recipe import Recipe, load_recipe, parse_recipe
 from tests.data.test_conversations import write_questions
 from tests.data.toy import write_toy
-from tests.models.aura import SIZES, write_mllm, write_sam
+from tests.models.aura import SIZES, STAGES, write_mllm, write_sam
 from tests.training.tiny import TRAINING
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "aura"
@@ -71,30 +71,47 @@ def test_the_papers_recipes_have_the_papers_constants(path: Path) -> None:
     assert len(PAPER) == 2
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_recipe_trains_two_steps_at_small_size(path: Path, tmp_path: Path) -> None:
-    """Everything of the recipe but its sizes and its data."""
-    recipe, small = load_recipe(path), small_recipe(tmp_path)
+def shrunk(path: Path, folder: Path, steps: int) -> Recipe:
+    """Everything of the recipe in `path` but its sizes and its data."""
+    recipe, small = load_recipe(path), small_recipe(folder)
     assert isinstance(recipe.model, AuraModelRecipe) and isinstance(recipe.data, AuraDataRecipe)
-    sizes: dict[str, Any] = {"base": str(tmp_path / "sam"), "image_size": 64}
-    sizes |= {"tiny": SIZES} if recipe.model.tiny else {"mllm": str(tmp_path / "mllm")}
+    sizes: dict[str, Any] = {"base": str(folder / "sam"), "image_size": 64}
+    if recipe.model.tiny is None:
+        sizes["mllm"] = str(folder / "mllm")
+    else:
+        sizes["tiny"] = STAGES if recipe.model.tiny.vision_stages else SIZES
     data = recipe.data.model_copy(update={"train": small.data.train, "validation": small.data.validation})
     if data.feature_cache:
-        data.feature_cache = str(tmp_path / "features")
-    shrunk = recipe.model_copy(
+        data.feature_cache = str(folder / "features")
+    return recipe.model_copy(
         update={
-            "output": str(tmp_path / "run"),
+            "output": str(folder / "run"),
             "init": None,
             "model": recipe.model.model_copy(update=sizes),
             "data": data,
-            "training": recipe.training.model_copy(update=TRAINING | {"steps": 2, "accumulation": 1}),
+            "training": recipe.training.model_copy(update=TRAINING | {"steps": steps, "accumulation": 1}),
         }
     )
-    model = AuraModel.from_pretrained(train(shrunk, progress=False))
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_trains_two_steps_at_small_size(path: Path, tmp_path: Path) -> None:
+    model = AuraModel.from_pretrained(train(shrunk(path, tmp_path, steps=2), progress=False))
     assert model.processor is not None
     found = {name for line in log_of(tmp_path) for name in line}
     wanted = {"text", "visible_bce", "amodal_dice", "rate", "map", "val_full", "val_token"}
     assert found >= ({"naming", "val_full"} if model.config.names_only else wanted)
+
+
+def test_resumed_first_stage_ends_with_the_same_weights_and_batch_statistics(tmp_path: Path) -> None:
+    straight, stopped = (shrunk(FOLDER / "tiny-tower.yaml", tmp_path / name, steps=4) for name in "ab")
+    one = train(straight, progress=False)
+    train(stopped, progress=False, stop_after=2)
+    other = train(stopped, progress=False)
+    ours, theirs = (AuraModel.from_pretrained(folder).state_dict() for folder in (one, other))
+    assert any(name.endswith("running_mean") for name in ours)
+    for name, tensor in ours.items():
+        assert torch.equal(theirs[name], tensor), name
 
 
 def test_resumed_training_is_the_straight_one(tmp_path: Path) -> None:

@@ -33,6 +33,13 @@ def appearing(path: Path, what: str = "out") -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_whole(path: Path, content: str | bytes, what: str = "out") -> Path:
+    """Write a file by `appearing`; text as UTF-8. Returns `path`."""
+    with appearing(path, what) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
 @contextmanager
 def appearing_folder(folder: Path) -> Iterator[Path]:
     """A folder beside `folder` to fill, which takes its place at the end.

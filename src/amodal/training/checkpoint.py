@@ -44,13 +44,13 @@ def save_checkpoint(
     Args:
         folder: checkpoints of the run.
         step: steps done.
-        model: its trainable tensors are stored.
+        model: what training changes of it is stored.
         parts: what else has a state, by file name.
         progress: JSON values to find again (best figure and the like).
         writes: whether this process writes; the others only take part in collecting what is
             spread over them.
     """
-    tensors = trainable_state(model)
+    tensors = {name: whole(tensor) for name, tensor in moving_tensors(model).items()}
     states = {name: part.state_dict() for name, part in parts.items()}
     if not writes:
         return
@@ -102,8 +102,8 @@ def load_newest(folder: Path, model: nn.Module, parts: dict[str, Stateful]) -> d
     if not (newest / "model.safetensors").is_file():
         raise InputError(f"output: expected checkpoints of this kind of run in {folder}, got DeepSpeed's")
     state = load_file(newest / "model.safetensors")
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if {k: v.shape for k, v in state.items()} != {k: p.shape for k, p in trained.items()}:
+    moving = moving_tensors(model)
+    if {k: v.shape for k, v in state.items()} != {k: p.shape for k, p in moving.items()}:
         raise InputError(
             f"output: expected checkpoints of this recipe's model in {folder}, got another model's; "
             "choose another output"
@@ -111,8 +111,8 @@ def load_newest(folder: Path, model: nn.Module, parts: dict[str, Stateful]) -> d
     for name in parts:
         if not (newest / f"{name}.pt").is_file():
             raise InputError(f"output: expected {newest} to hold {name}.pt, which this recipe needs, got none")
-    for name, parameter in trained.items():
-        assign(parameter, state[name])
+    for name, tensor in moving.items():
+        assign(tensor, state[name])
     for name, part in parts.items():
         part.load_state_dict(torch.load(newest / f"{name}.pt", weights_only=True))
     return read_progress(newest)
@@ -124,9 +124,15 @@ def read_progress(checkpoint: Path) -> dict[str, Any]:
     return progress
 
 
-def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Whole copies of the tensors that training moves; every process must call this."""
-    return {name: whole(parameter) for name, parameter in model.named_parameters() if parameter.requires_grad}
+def moving_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes, by name: trained parameters, and the stored buffers beside them (batch statistics)."""
+    stored = model.state_dict(keep_vars=True).keys()
+    moving: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for prefix, module in model.named_modules():
+        if any(p.requires_grad for p in module.parameters(recurse=False)):
+            named = module.named_buffers(prefix, recurse=False)
+            moving |= {name: buffer for name, buffer in named if name in stored}
+    return moving
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:

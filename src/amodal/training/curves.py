@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
+
+from amodal.data.files import appearing
 
 Lines = list[dict[str, float]]
 
@@ -35,9 +36,8 @@ def draw_curves(lines: Lines, path: Path) -> None:
     _plot(panels[0], losses, "losses", logarithmic=True)
     _plot(panels[1], scores, "validation, in the crop")
     _plot(panels[2], {k: v for k, v in series.items() if k == RATE}, "learning rate")
-    temporary = path.with_name(f".writing_{path.name}")
-    figure.savefig(temporary, dpi=100, format="png")
-    os.replace(temporary, path)
+    with appearing(path) as temporary:
+        figure.savefig(temporary, dpi=100, format="png")
 
 
 def _series(lines: Lines) -> dict[str, tuple[list[float], list[float]]]:

@@ -23,6 +23,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import Tensor, nn
 
 from amodal.data.crops import ObjectCrops
+from amodal.data.files import write_whole
 from amodal.errors import InputError
 from amodal.training.average import MovingAverage
 from amodal.training.build import Training, build, learning_rate_factor, total_steps
@@ -39,7 +40,7 @@ from amodal.training.feeding import Batch, loader, step_sampler, to_device
 from amodal.training.meter import Meter
 from amodal.training.pictures import draw_sheet
 from amodal.training.recipe import Recipe
-from amodal.training.record import Record, check_trackers, replace_text
+from amodal.training.record import Record, check_trackers
 from amodal.training.state import (
     SpreadOptimizer,
     check_device_and_settings,
@@ -202,7 +203,7 @@ class _Run:
             "losses": {name: float(loss.detach()) for name, loss in losses.items()},
             "batch": [self.training.train.describe(key) for key in sampler.keys(step, part)],
         }
-        replace_text(file, json.dumps(content, indent=1))
+        write_whole(file, json.dumps(content, indent=1))
         names = [name for name, loss in losses.items() if not loss.detach().isfinite()] or ["another process's loss"]
         raise FloatingPointError(
             f"step {step + 1}: expected a finite loss, got {total.item()} ({', '.join(names)}); "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import subprocess
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ import yaml
 from accelerate import Accelerator
 from PIL import Image
 
+from amodal.data.files import appearing, write_whole
 from amodal.errors import InputError
 from amodal.training.curves import draw_curves
 from amodal.training.recipe import Recipe
@@ -64,9 +64,8 @@ class Record:
             return
         folder = self.out / PICTURES
         folder.mkdir(exist_ok=True)
-        temporary = folder / f".writing_{step:07d}.png"
-        Image.fromarray(sheet).save(temporary)
-        os.replace(temporary, folder / f"step_{step:07d}.png")
+        with appearing(folder / f"step_{step:07d}.png") as temporary:
+            Image.fromarray(sheet).save(temporary)
         self._to_trackers(step, sheet)
 
     def _to_trackers(self, step: int, sheet: npt.NDArray[np.uint8]) -> None:
@@ -116,8 +115,8 @@ def describe(out: Path, recipe: Recipe, step: int, strategy: str = "NO", process
     out.mkdir(parents=True, exist_ok=True)
     kept = [json.dumps(line) + "\n" for line in read_log(out) if line["step"] <= step]
     if (out / LOG).is_file():
-        replace_text(out / LOG, "".join(kept))
-    replace_text(out / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+        write_whole(out / LOG, "".join(kept))
+    write_whole(out / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
     versions = {
         "commit": _commit(),
         "torch": torch.__version__,
@@ -126,14 +125,7 @@ def describe(out: Path, recipe: Recipe, step: int, strategy: str = "NO", process
         "strategy": strategy,
         "processes": processes,
     }
-    replace_text(out / "versions.json", json.dumps(versions, indent=1))
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file, complete or not at all."""
-    temporary = path.with_name(f".writing_{path.name}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    write_whole(out / "versions.json", json.dumps(versions, indent=1))
 
 
 def _commit() -> str | None:
