@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
-from amodal.ops.rle import Rle
+from amodal.ops.rle import Rle, rle_as_bytes
 
 Numbers = npt.NDArray[np.int64]
 Row = tuple[int, ...]
@@ -73,7 +73,7 @@ def count_pixels(amodal_pred: Rle, amodal_true: Rle, visible_true: Rle, visible_
     for rle in given:
         if list(rle["size"]) != list(amodal_true["size"]):
             raise ValueError(f"masks: expected all of size {list(amodal_true['size'])}, got {list(rle['size'])}")
-    P, G, V, *W = (_as_bytes(rle) for rle in given)
+    P, G, V, *W = (rle_as_bytes(rle) for rle in given)
     PG = _intersection(P, G)
     areas = [P, G, V, PG, _intersection(P, V), _intersection(G, V), _intersection(PG, V)]
     areas += [W[0], _intersection(W[0], V)] if W else []
@@ -97,8 +97,3 @@ def count_pixels(amodal_pred: Rle, amodal_true: Rle, visible_true: Rle, visible_
 def _intersection(a: Rle, b: Rle) -> Rle:
     merged: Rle = coco_mask.merge([a, b], True)
     return merged
-
-
-def _as_bytes(rle: Rle) -> Rle:
-    counts = rle["counts"]
-    return {"size": rle["size"], "counts": counts.encode("ascii") if isinstance(counts, str) else counts}

@@ -26,11 +26,7 @@ def encode_mask(mask: Mask) -> Rle:
 
 def decode_mask(rle: Rle) -> Mask:
     """`{"size", "counts"}` to (H, W) bool."""
-    counts = rle["counts"]
-    if isinstance(counts, str):
-        counts = counts.encode("ascii")
-    decoded = coco_mask.decode({"size": rle["size"], "counts": counts})
-    return np.asarray(decoded, dtype=bool)
+    return np.asarray(coco_mask.decode(rle_as_bytes(rle)), dtype=bool)
 
 
 def decode_window(rle: Rle, window: Window) -> Mask:
@@ -44,7 +40,7 @@ def decode_window(rle: Rle, window: Window) -> Mask:
         (y1 - y0, x1 - x0) bool.
     """
     x0, y0, x1, y1 = window
-    height, low, high = rle["size"][0], y0, y1
+    height = rle["size"][0]
     ends = np.cumsum(_runs(rle["counts"]))
     first, last = ends[0 : len(ends) - 1 : 2], ends[1::2]  # of the runs that are set
     touching = slice(np.searchsorted(last, x0 * height, "right"), np.searchsorted(first, x1 * height, "left"))
@@ -52,8 +48,8 @@ def decode_window(rle: Rle, window: Window) -> Mask:
     spans = np.maximum((last - 1) // height - first // height + 1, 0)  # columns that each run crosses
     run = np.repeat(np.arange(len(spans)), spans)
     column = first[run] // height + np.arange(len(run)) - np.repeat(np.cumsum(spans) - spans, spans)
-    top = np.clip(np.maximum(first[run] - column * height, low), low, high) - y0
-    bottom = np.clip(np.minimum(last[run] - column * height, height), low, high) - y0
+    top = np.clip(np.maximum(first[run] - column * height, y0), y0, y1) - y0
+    bottom = np.clip(np.minimum(last[run] - column * height, height), y0, y1) - y0
     inside = bottom > top
     edges = np.stack([top, bottom], axis=1)[inside] + (column[inside] - x0)[:, None] * (y1 - y0)
     lengths = np.diff(edges.ravel(), prepend=0, append=(x1 - x0) * (y1 - y0))  # unset, set, unset, ...
@@ -85,15 +81,21 @@ def encode_columns(part: Mask, corner: tuple[int, int], size: Sequence[int]) -> 
     return _from_changes(np.delete(changes, np.concatenate([2 * joined + 1, 2 * joined + 2])), H, W)
 
 
+def rle_as_bytes(rle: Rle) -> Rle:
+    """An encoded mask as pycocotools takes it, `counts` in bytes."""
+    counts = rle["counts"]
+    return {"size": rle["size"], "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
+
+
 def rle_box_xyxy(rle: Rle) -> tuple[float, float, float, float]:
     """Tight box of an encoded mask, right and bottom edge exclusive; zeros if empty."""
-    x, y, w, h = coco_mask.toBbox(_as_bytes(rle)).tolist()
+    x, y, w, h = coco_mask.toBbox(rle_as_bytes(rle)).tolist()
     return (x, y, x + w, y + h)
 
 
 def rle_area(rle: Rle) -> int:
     """Number of pixels of an encoded mask."""
-    return int(coco_mask.area(_as_bytes(rle)))
+    return int(coco_mask.area(rle_as_bytes(rle)))
 
 
 def encode_empty(size: tuple[int, int]) -> Rle:
@@ -103,12 +105,12 @@ def encode_empty(size: tuple[int, int]) -> Rle:
 
 def rle_union(a: Rle, b: Rle) -> Rle:
     """Pixels of either mask."""
-    return _as_text(coco_mask.merge([_as_bytes(a), _as_bytes(b)]))
+    return _as_text(coco_mask.merge([rle_as_bytes(a), rle_as_bytes(b)]))
 
 
 def rle_intersection(a: Rle, b: Rle) -> Rle:
     """Pixels of both masks."""
-    return _as_text(coco_mask.merge([_as_bytes(a), _as_bytes(b)], intersect=True))
+    return _as_text(coco_mask.merge([rle_as_bytes(a), rle_as_bytes(b)], intersect=True))
 
 
 def rle_difference(a: Rle, b: Rle) -> Rle:
@@ -169,19 +171,38 @@ def _checked_rle(size: Any, counts: Any, height: int, width: int) -> Rle:
 def _runs(counts: Any) -> npt.NDArray[np.int64]:
     """Run lengths of COCO's compressed counts.
 
-    Six bits a character from '0' on: five of the number, least significant first, and one that
-    says whether it goes on; the last one's top bit is the sign. From the fourth run on, numbers
-    are differences to the run before the last (pycocotools, maskApi.c, rleToString).
+    From the fourth run on, numbers are differences to the run before the last (pycocotools,
+    maskApi.c, rleToString).
     """
     if not isinstance(counts, (str, bytes)):
         raise TypeError("neither text nor bytes")
     text = counts.encode("ascii") if isinstance(counts, str) else counts
-    if text.translate(None, _CHARACTERS) or text[-1:] >= b"P":
-        raise ValueError("not COCO's characters, or a last one that goes on")
-    bits = np.frombuffer(text, np.uint8)
-    if not len(bits):
+    if not text:
         return np.zeros(0, np.int64)
-    last = (bits < 48 + 32).nonzero()[0]
+    runs, _ = coco_numbers(text)
+    for start in (1, 2):
+        np.add.accumulate(runs[start::2], out=runs[start::2])
+    return runs
+
+
+def coco_numbers(text: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Numbers (N,) of compressed counts, and of each character (len(text),) whether it ends one.
+
+    Six bits a character from '0' on: five of the number, least significant first, and one that
+    says whether it goes on; the last one's top bit is the sign (pycocotools, maskApi.c,
+    rleToString).
+
+    Args:
+        text: of one mask or of several, one behind the other; not empty.
+
+    Raises:
+        ValueError: other characters, a last one that goes on, or a number beyond any run.
+    """
+    bits = np.frombuffer(text, np.uint8)
+    closing = bits < 48 + 32
+    if text.translate(None, _CHARACTERS) or not closing[-1]:
+        raise ValueError("not COCO's characters, or a last one that goes on")
+    last = closing.nonzero()[0]
     first = np.empty_like(last)
     first[0], first[1:] = 0, last[:-1] + 1
     extra = last - first  # characters of each number beyond one
@@ -190,11 +211,9 @@ def _runs(counts: Any) -> npt.NDArray[np.int64]:
     digits = ((bits - 48) & 31).astype(np.int64)
     sign = (digits[last] & 16) << (5 * extra + 1)
     place = 5 * (np.arange(len(bits)) - first.repeat(extra + 1))
-    runs: npt.NDArray[np.int64] = np.add.reduceat(digits << place, first)
-    runs -= sign
-    for start in (1, 2):
-        np.add.accumulate(runs[start::2], out=runs[start::2])
-    return runs
+    numbers: npt.NDArray[np.int64] = np.add.reduceat(digits << place, first)
+    numbers -= sign
+    return numbers, closing
 
 
 def _polygon(points: Any, height: int, width: int) -> list[float]:
@@ -210,11 +229,6 @@ def _polygon(points: Any, height: int, width: int) -> list[float]:
     if np.abs(polygon).max() > reach:
         raise InputError(f"segmentation: expected coordinates within {reach} px, got {np.abs(polygon).max():g}")
     return [float(v) for v in polygon]
-
-
-def _as_bytes(rle: Rle) -> Rle:
-    counts = rle["counts"]
-    return {"size": rle["size"], "counts": counts.encode() if isinstance(counts, str) else counts}
 
 
 def _as_text(rle: Rle) -> Rle:

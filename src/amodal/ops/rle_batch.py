@@ -9,11 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from amodal.ops.rle import Rle
-
-_CHARACTERS = bytes(range(48, 48 + 64))
+from amodal.ops.rle import Rle, coco_numbers
 
 
 def all_cover(rles: Sequence[Rle], size: tuple[int, int]) -> bool:
@@ -34,26 +31,16 @@ def all_cover(rles: Sequence[Rle], size: tuple[int, int]) -> bool:
         texts.append(counts)
     try:
         return not texts or _cover([t.encode("ascii") for t in texts], size[0] * size[1])
-    except UnicodeEncodeError:
+    except ValueError:  # other characters, or a number that is none
         return False
 
 
 def _cover(texts: list[bytes], pixels: int) -> bool:
-    """COCO's characters: see `ops.rle`. The numbers of a text are r0, r1, r2, r3 - r1, r4 - r2, ..."""
-    joined = b"".join(texts)
-    if joined.translate(None, _CHARACTERS):
-        return False
-    bits = np.frombuffer(joined, np.uint8)
-    closing = bits < 48 + 32  # characters that end a number
+    """The numbers of a text are r0, r1, r2, r3 - r1, r4 - r2, ..."""
+    numbers, closing = coco_numbers(b"".join(texts))
     stops = np.cumsum([len(text) for text in texts])
-    if not closing[stops - 1].all():
+    if not closing[stops - 1].all():  # one that goes on in the next text
         return False
-    last = closing.nonzero()[0]
-    first = np.empty_like(last)
-    first[0], first[1:] = 0, last[:-1] + 1
-    if (last - first).max() > 6:  # 35 bits hold any run of an image
-        return False
-    numbers = _numbers(bits, first, last)
     per_text = np.add.reduceat(closing.astype(np.int64), stops - [len(text) for text in texts])
     begins = np.cumsum(per_text) - per_text
     # Odd and even numbers of a text are two running sums: two columns, a block of rows a text.
@@ -72,14 +59,3 @@ def _cover(texts: list[bytes], pixels: int) -> bool:
         np.repeat(np.arange(len(texts)), per_text - 1), weights=runs, minlength=len(texts)
     )
     return bool((totals == pixels).all())
-
-
-def _numbers(
-    bits: npt.NDArray[np.uint8], first: npt.NDArray[np.int64], last: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    """Signed numbers in a row of characters, from `first` to `last` each: five bits, least significant first."""
-    digits = ((bits - 48) & 31).astype(np.int64)
-    place = 5 * (np.arange(len(bits)) - np.repeat(first, last - first + 1))
-    sign = (digits[last] & 16) << (5 * (last - first) + 1)
-    values: npt.NDArray[np.int64] = np.add.reduceat(digits << place, first) - sign
-    return values
