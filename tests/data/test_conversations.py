@@ -100,7 +100,7 @@ def test_turns_tokens_and_masks_are_limited(tmp_path: Path, processor: AuraProce
 
 
 def test_batch_is_padded_and_joined(tmp_path: Path, processor: AuraProcessor) -> None:
-    data = conversations(tmp_path, processor, naming=(4, 3))
+    data = conversations(tmp_path, processor, cells=4, classes=3)
     batch = collate_conversations([data[(0, 0, (0,))], data[(0, 1, (0,))]])
     assert batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape
     ends = batch["attention_mask"].sum(1)
@@ -113,7 +113,7 @@ def test_batch_is_padded_and_joined(tmp_path: Path, processor: AuraProcessor) ->
 
 
 def test_names_are_what_covers_each_image_token(tmp_path: Path, processor: AuraProcessor) -> None:
-    data = conversations(tmp_path, processor, naming=(8, 3))
+    data = conversations(tmp_path, processor, cells=8, classes=3)
     item = data[(0, 0, (0,))]
     shares, boxes = item["names"].reshape(8, 8, 3).numpy(), item["name_boxes"].reshape(8, 8, 4).numpy()
     assert np.allclose(shares.sum(-1), 1)
@@ -132,7 +132,7 @@ def test_names_are_what_covers_each_image_token(tmp_path: Path, processor: AuraP
 
 
 def test_boxes_are_those_of_the_masks_and_some_are_hinted(tmp_path: Path, processor: AuraProcessor) -> None:
-    data = conversations(tmp_path, processor, hint_share=0.5)
+    data = conversations(tmp_path, processor, cells=4, hint_share=0.5)
     errors, hinted = [], []
     for seed in range(30):
         item = data[(0, 0, (seed,))]
@@ -144,7 +144,7 @@ def test_boxes_are_those_of_the_masks_and_some_are_hinted(tmp_path: Path, proces
             errors += [(hint - box).abs().max()] if hinted[-1] else []
     assert 0.3 < np.mean(hinted) < 0.7
     assert 0 < np.mean(errors) < 0.1
-    never = conversations(tmp_path / "never", processor, hint_share=0.0)[(0, 0, (1,))]["box_hints"]
+    never = conversations(tmp_path / "never", processor, cells=4, hint_share=0.0)[(0, 0, (1,))]["box_hints"]
     assert never.isnan().all()
 
 

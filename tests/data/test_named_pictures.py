@@ -25,7 +25,7 @@ def named(
 
 
 def test_same_pixels_names_and_boxes_as_a_conversation(tmp_path: Path, processor: AuraProcessor) -> None:
-    told = conversations(tmp_path / "a", processor, naming=(4, 3))
+    told = conversations(tmp_path / "a", processor, cells=4, classes=3)
     data = named(tmp_path / "b", processor)
     keys = [(0, 0, (0,)), (0, 1, (0,))]
     batch = data.collate([data[key] for key in keys])

@@ -15,6 +15,7 @@ from amodal.models.aura.adapters import merge_adapters
 from amodal.models.aura.base import parameter_counts
 from amodal.models.aura.checkpoint import increment_state
 from amodal.models.aura.generation import Dialogue
+from amodal.models.aura.pointing import BoxReader
 from amodal.models.aura.states import seg_states
 from amodal.models.storage import INCREMENT
 from tests.models.aura import (
@@ -75,8 +76,9 @@ def test_mask_states_of_cached_generation_are_those_of_a_full_forward(tmp_path: 
     torch.testing.assert_close(cached, full, atol=1e-5, rtol=1e-5)
 
 
-def test_training_reads_the_states_that_generation_reads(tmp_path: Path) -> None:
-    model = small_aura(tmp_path)
+@pytest.mark.parametrize("boxes", [0.0, 1.0])
+def test_training_reads_the_states_that_generation_reads(tmp_path: Path, boxes: float) -> None:
+    model = small_aura(tmp_path, box_weight=boxes)
     processor = model.processor
     assert processor is not None
     batch = training_batch(model, (ANSWER,))
@@ -86,7 +88,11 @@ def test_training_reads_the_states_that_generation_reads(tmp_path: Path) -> None
     dialogue.begin(dict(processor([picture()], [QUESTION]).mllm))
     made = dialogue.answer(40, given=[ANSWER])
     with torch.no_grad():
-        masks = model.decode(made.states, model.encode_image(batch["sam_pixel_values"]), made.rows)
+        features = model.encode_image(batch["sam_pixel_values"])
+        masks = model.decode(made.states, features, made.rows, image_tokens=made.image_tokens)
+    assert (made.image_tokens is None) == (boxes == 0)
+    if boxes:
+        torch.testing.assert_close(masks.boxes, output.masks.boxes, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(masks.amodal_logits, output.masks.amodal_logits, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(masks.rates, output.masks.rates, atol=1e-5, rtol=1e-5)
 
@@ -161,6 +167,24 @@ def test_a_hinted_box_takes_the_place_of_the_read_one(tmp_path: Path) -> None:
     assert changed.tolist() == [False, True, False]
     assert torch.equal(other.boxes, free.boxes)
     assert free.boxes.shape == (3, 4) and (free.boxes[:, :2] <= free.boxes[:, 2:]).all()
+
+
+def test_a_box_is_read_where_the_state_points() -> None:
+    """The box changes with the token chosen alone."""
+    torch.manual_seed(0)
+    reader = BoxReader(8).eval()
+    states, tokens = torch.randn(2, 8), torch.randn(2, 5, 8)
+    with torch.no_grad():
+        reader.query[2].weight.mul_(80)  # a sharp choice
+        boxes, logits = reader(states, tokens)
+        least = logits.argmin(-1)
+        other = tokens.clone()
+        other[range(2), least] = other[range(2), least] + 0.01
+        torch.testing.assert_close(reader(states, other)[0], boxes, atol=1e-4, rtol=0)
+        most = logits.argmax(-1)
+        other[range(2), most] = -other[range(2), most]
+        assert ((reader(states, other)[0] - boxes).abs().amax(-1) > 1e-3).all()
+    assert logits.shape == (2, 5) and ((boxes >= 0) & (boxes <= 1)).all()
 
 
 def test_batch_without_an_object_has_no_masks_and_trains(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_naming_and_init(tmp_path: Path) -> None:
         assert (begun.state_dict()[name] == tensor).all(), name
     grown = small_recipe(tmp_path, tiny | {"box_weight": 1.0}, steps=0)
     grown.init = str(first)
-    assert any("box_head" in name for name in build(grown).model.state_dict())
+    assert any("box_reader" in name for name in build(grown).model.state_dict())
     other = small_recipe(tmp_path, tiny | {"spatial_channels": 3}, steps=0)
     other.init = str(first)
     with pytest.raises(InputError, match="init: expected a model of the recipe's sizes"):

@@ -98,11 +98,14 @@ def test_naming_and_quality_are_extras(tmp_path: Path) -> None:
 def test_the_box_is_learned_where_it_is_wanted(tmp_path: Path) -> None:
     model = small_aura(tmp_path, box_weight=0.5)
     boxes = torch.tensor([[0.1, 0.1, 0.4, 0.4]]).repeat(3, 1)
-    batch = with_truth(model, training_batch(model)) | {"visible_boxes": boxes}
+    batch = with_truth(model, training_batch(model)) | {
+        "visible_boxes": boxes,
+        "pointing": torch.full((3, 16), 1 / 16),
+    }
     losses = losses_of(model, batch)
-    losses["box"].backward()
-    assert model.prompt_encoder.box_head is not None
-    assert all(p.grad is not None for p in model.prompt_encoder.box_head.parameters())
+    (losses["box"] + losses["pointing"]).backward()
+    assert model.prompt_encoder.box_reader is not None
+    assert all(p.grad is not None for p in model.prompt_encoder.box_reader.parameters())
     assert "box" not in losses_of(small_aura(tmp_path / "other"), with_truth(model, training_batch(model)))
 
 

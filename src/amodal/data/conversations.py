@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from amodal.data.crops import Key
 from amodal.data.features import FeatureCache
-from amodal.data.naming import TOKEN, named_tokens, object_map
+from amodal.data.naming import TOKEN, covered_tokens, named_tokens, object_map
 from amodal.data.readers.reason_seg import Conversation, ReasonDataset
 from amodal.data.samples import ImageSample, ObjectSample
 from amodal.errors import InputError
@@ -58,8 +58,8 @@ class PictureConversations(Dataset[dict[str, Any]]):
         max_tokens: tokens a sequence, the picture's included; turns that do not fit are left out.
         max_masks: mask tokens a sequence whose masks are learned, drawn at random; all if None. The
             same few objects come back in many answers.
-        naming: image tokens along each side and number of names, for the auxiliary naming losses; None
-            without them.
+        cells: image tokens along each side; for the auxiliary losses.
+        classes: number of names, for the naming losses; 0 without them.
         hint_share: share of the objects whose true visible box, a little off, the decoders get in
             training; None where the model knows no boxes.
         features: of the frozen backbone, in the place of its pixels.
@@ -76,14 +76,15 @@ class PictureConversations(Dataset[dict[str, Any]]):
         max_turns: int,
         max_tokens: int,
         max_masks: int | None = None,
-        naming: tuple[int, int] | None = None,
+        cells: int = 0,
+        classes: int = 0,
         hint_share: float | None = None,
         features: FeatureCache | None = None,
     ) -> None:
         self.sources = list(sources)
         self.processor = processor
         self.max_turns, self.max_tokens, self.max_masks = max_turns, max_tokens, max_masks
-        self.naming, self.hint_share = naming, hint_share
+        self.cells, self.classes, self.hint_share = cells, classes, hint_share
         self.features = features
         self._pictures = [_by_picture(source.dataset) for source in self.sources]
         if not any(self._pictures):
@@ -128,14 +129,15 @@ class PictureConversations(Dataset[dict[str, Any]]):
             boxes = _boxes(item["visible_masks"].numpy())
             item["visible_boxes"] = torch.from_numpy(boxes)
             item["box_hints"] = torch.from_numpy(_hints(boxes, self.hint_share, rng))
+            item["pointing"] = self._pointing(picture.image, shown)
         if self.features is None:
             item["sam_pixel_values"] = self.processor.sam_pixels(pixels)
         else:
             item["image_embeddings"] = self.features.read(picture.image)[None]
-        if self.naming is not None:
-            cells, classes = self.naming
+        if self.classes:
             categories = [thing.category_id for thing in picture.image.objects]
-            named = named_tokens(object_map(picture.image, cells * TOKEN), categories, cells, classes)
+            objects_seen = object_map(picture.image, self.cells * TOKEN)
+            named = named_tokens(objects_seen, categories, self.cells, self.classes)
             item["names"], item["name_boxes"] = (torch.from_numpy(values)[None] for values in named)
         return item
 
@@ -163,6 +165,13 @@ class PictureConversations(Dataset[dict[str, Any]]):
                 f"where image {picture_name(conversations[0].image)} and its question alone take {prompt_length}"
             )
         return _extended(row, more, labels), objects
+
+    def _pointing(self, image: ImageSample, objects: Sequence[ObjectSample]) -> Tensor:
+        """(N, c * c) share of each object's seen area under each image token."""
+        numbers = {thing.id: number for number, thing in enumerate(image.objects, 1)}
+        seen = object_map(image, self.cells * TOKEN)
+        shares = [covered_tokens(seen, numbers[thing.id], self.cells) for thing in objects]
+        return torch.from_numpy(np.array(shares, np.float32).reshape(-1, self.cells**2))
 
     def _masks(self, objects: Sequence[ObjectSample]) -> dict[str, Tensor]:
         S = self.processor.image_size

@@ -56,3 +56,16 @@ def named_tokens(objects: Numbers, categories: Sequence[int], cells: int, classe
         boxes[number] = mask_to_box(objects == number) / side
     shares = np.asarray(counts / counts[0].sum(), np.float32)
     return shares @ names, boxes[counts.argmax(1)]
+
+
+def covered_tokens(objects: Numbers, number: int, cells: int) -> Floats:
+    """(c * c,) share of an object's seen area under each token; zeros where it is not seen.
+
+    Args:
+        objects: (side, side) as of `object_map`.
+        number: of the object in it.
+        cells: c.
+    """
+    step = len(objects) // cells
+    areas = (objects == number).reshape(cells, step, cells, step).sum((1, 3)).reshape(-1)
+    return np.asarray(areas / max(areas.sum(), 1), np.float32)

@@ -184,7 +184,7 @@ class AmodalAssistant:
             questions: what was asked.
         """
         with self._precision():
-            masks: Any = self.model.decode(answers.states, features, answers.rows)
+            masks: Any = self.model.decode(answers.states, features, answers.rows, image_tokens=answers.image_tokens)
         rows = answers.rows.tolist()
         made = []
         for row, (image, question) in enumerate(zip(images, questions, strict=True)):

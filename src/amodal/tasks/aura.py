@@ -15,7 +15,7 @@ from amodal.tasks.sam import use_plain_products
 
 Batch = dict[str, Tensor]
 
-TARGETS = ("visible_masks", "amodal_masks", "has_amodal", "names", "name_boxes", "visible_boxes")
+TARGETS = ("visible_masks", "amodal_masks", "has_amodal", "names", "name_boxes", "visible_boxes", "pointing")
 """Entries of a batch that the model does not read."""
 
 
@@ -27,7 +27,8 @@ class AuraTask:
     cross-entropy of the spatial map (Eq. 3). A term whose weight is 0 is not computed.
 
     Differs from the paper where the configuration says so: `iou_weight` trains the mask-quality
-    head, `naming_weight` names the object under each image token, `box_weight` finds the visible box.
+    head, `naming_weight` names the object under each image token, `box_weight` points at the
+    object and finds its visible box.
 
     Args:
         config: the model's configuration.
@@ -57,6 +58,7 @@ class AuraTask:
         losses |= self._naming_losses(output, batch)
         if output.masks.boxes is not None:
             losses["box"] = config.box_weight * box_loss(output.masks.boxes, batch["visible_boxes"])
+            losses["pointing"] = config.box_weight * pointing_loss(output.masks.pointing, batch["pointing"])
         return losses
 
     def _naming_losses(self, output: AuraOutput, batch: Batch) -> dict[str, Tensor]:
@@ -148,6 +150,18 @@ def text_loss(logits: Tensor, targets: Tensor) -> Tensor:
     if not counted.any():
         return logits.float().sum() * 0
     return F.cross_entropy(logits[counted].float(), targets[counted])
+
+
+def pointing_loss(logits: Tensor | None, shares: Tensor) -> Tensor:
+    """Mean cross-entropy between the image tokens pointed at and those where the object is seen.
+
+    Args:
+        logits: (N, n); None where there is no object.
+        shares: (N, n) of the object's seen area under each token; all zero for one that is not seen.
+    """
+    if logits is None:
+        return shares.sum() * 0
+    return -(shares * logits.log_softmax(-1)).sum(-1).mean()
 
 
 def _ious(logits: Tensor, targets: Tensor, threshold: float) -> Tensor:

@@ -115,8 +115,8 @@ def build_aura(recipe: Recipe) -> tuple[AuraModel, AuraSamples, AuraSamples]:
     assert isinstance(settings, AuraModelRecipe) and isinstance(data, AuraDataRecipe)
     train, validation = read_sources(data.train), read_sources(data.validation)
     model = _build_model(settings, train, recipe)
-    naming = (_naming_cells(model.config), model.config.naming_classes) if model.config.naming_weight > 0 else None
-    if model.config.names_only:
+    config = model.config
+    if config.names_only:
         named, held_out = _named_pictures(model, data, train, validation)
         return model, named, held_out
     if data.augmentation is not None:
@@ -130,9 +130,10 @@ def build_aura(recipe: Recipe) -> tuple[AuraModel, AuraSamples, AuraSamples]:
             max_turns=data.max_turns,
             max_tokens=data.max_tokens,
             max_masks=masks,
-            naming=naming,
+            cells=_image_cells(config) if config.naming_weight > 0 or config.box_weight > 0 else 0,
+            classes=config.naming_classes,
             features=cache,
-            hint_share=hints if model.config.box_weight > 0 else None,
+            hint_share=hints if config.box_weight > 0 else None,
         )
         for sources, masks, hints in ((train, data.max_masks, data.hint_share), (validation, None, 0.0))
     ]
@@ -150,7 +151,7 @@ def _named_pictures(
         NamedPictures(
             sources,
             processor,
-            cells=_naming_cells(config),
+            cells=_image_cells(config),
             classes=config.naming_classes,
             augmentation=augmentation,
         )
@@ -200,7 +201,7 @@ def _texts(sources: list[ReasonSource]) -> list[str]:
     return [text for turn in turns for text in (turn.question, turn.with_token(""))]
 
 
-def _naming_cells(config: AuraConfig) -> int:
+def _image_cells(config: AuraConfig) -> int:
     vision = config.mllm_config().vision_config
     return int(vision.image_size) // int(vision.patch_size)
 

@@ -220,7 +220,7 @@ def load_sam_parts(model: AuraModel, base: LoadedSam) -> None:
     prompts = model.prompt_encoder
     prompts.no_mask_embed.load_state_dict(sam.prompt_encoder.no_mask_embed.state_dict())
     prompts.positions.load_state_dict(sam.prompt_encoder.shared_embedding.state_dict())
-    if prompts.box_head is not None:
+    if prompts.box_reader is not None:
         corners = [embed.weight for embed in sam.prompt_encoder.point_embed[2:4]]
         prompts.corner_embed.load_state_dict({"weight": torch.cat(corners)})
     for decoder in model.decoders():

@@ -50,9 +50,9 @@ class AuraConfig(PreTrainedConfig):
             With all other weights 0, nothing else is computed: a first stage in which the LLM's
             eyes learn to see.
         naming_classes: how many names there are, for the head of that loss.
-        box_weight: weight of an auxiliary loss on the visible box, which the prompt encoder then reads
-            off the `[SEG]` state and gives to both decoders beside e_r, as SAM's corners (0 in the
-            paper: no such box).
+        box_weight: weight of two auxiliary losses, on the image tokens that the `[SEG]` state points at
+            and on the visible box read there, which both decoders then get beside e_r, as SAM's
+            corners (0 in the paper: no such box).
         train_mllm: train the whole LLM, as a small one from scratch must be.
         train_tower: and its vision tower; off, as LLaVA does once the tower has learned to see.
         train_vision: train the vision backbone along (the paper freezes it).

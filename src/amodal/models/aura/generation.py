@@ -37,11 +37,13 @@ class Answers:
         tokens: of each conversation's answer, without its end token.
         states: (N, D) of the mask tokens, conversation by conversation.
         rows: (N,) which conversation each belongs to.
+        image_tokens: (B, n, D) of the pictures, kept from the first turn; None where no box is read.
     """
 
     tokens: list[list[int]]
     states: Tensor
     rows: Tensor
+    image_tokens: Tensor | None = None
 
 
 class Dialogue:
@@ -58,7 +60,9 @@ class Dialogue:
         self.tokens = torch.zeros(0, 0, dtype=torch.long)  # (B, T)
         self.attention = torch.zeros(0, 0, dtype=torch.long)  # (B, T), 0 for padding
         self.first: dict[str, Tensor] = {}
+        self.image_tokens: Tensor | None = None
 
+    @torch.inference_mode()
     def begin(self, inputs: dict[str, Tensor]) -> None:
         """Take in pictures and first questions, padded at the front.
 
@@ -68,6 +72,8 @@ class Dialogue:
         dtype = self.model.mllm.dtype
         inputs = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
         self.tokens, self.attention = inputs.pop("input_ids"), inputs.pop("attention_mask")
+        if self.model.prompt_encoder.box_reader is not None:
+            self.image_tokens = self.model.image_tokens(inputs["pixel_values"])
         self.first, self.cache = inputs, DynamicCache(config=self.model.mllm.config.get_text_config())
 
     @contextmanager
@@ -133,7 +139,7 @@ class Dialogue:
         picked, rows = seg_states(states, answered.where(spoken > 0, -1), self.processor.seg_token_id)
         ends = set(self.processor.end_token_ids)
         said = [row[mask > 0].tolist() for row, mask in zip(answered, spoken, strict=True)]
-        return Answers([[token for token in row if token not in ends] for row in said], picked, rows)
+        return Answers([[token for token in row if token not in ends] for row in said], picked, rows, self.image_tokens)
 
     def _settings(self, max_new_tokens: int) -> GenerationConfig:
         return GenerationConfig(

@@ -28,6 +28,7 @@ from amodal.errors import InputError
 from amodal.models.aura.adapters import add_adapters, is_adapter
 from amodal.models.aura.base import build_mllm
 from amodal.models.aura.configuration import AuraConfig
+from amodal.models.aura.pointing import BoxReader
 from amodal.models.aura.states import seg_states
 from amodal.models.plug.modeling import Float32PositionalEmbedding
 from amodal.models.sam import single_mask_decoder
@@ -55,6 +56,7 @@ class MaskOutput(ModelOutput):
         map_logits: (N, 3, S, S) background, visible, hidden; None without spatial encoder.
         iou_scores: (N,) predicted quality of the amodal mask, about [0, 1].
         boxes: (N, 4) visible boxes xyxy in [0, 1] of the backbone's frame; None without `box_weight`.
+        pointing: (N, n) logits of the image tokens they were read at; None likewise.
     """
 
     visible_logits: Tensor | None = None
@@ -63,6 +65,7 @@ class MaskOutput(ModelOutput):
     map_logits: Tensor | None = None
     iou_scores: Tensor | None = None
     boxes: Tensor | None = None
+    pointing: Tensor | None = None
 
 
 @dataclass
@@ -94,9 +97,9 @@ class SegPromptEncoder(nn.Module):
     Args:
         width: D of the LLM.
         sam: configuration of the backbone.
-        with_boxes: read a box off each state too, and embed its corners as SAM does. Differs from
-            the paper: a small model learns where an object is long before what a box is good for,
-            which the backbone's decoder knows already.
+        with_boxes: read a box too (`BoxReader`), and embed its corners as SAM does. Differs from the
+            paper: a small model learns where an object is long before what a box is good for, which
+            the backbone's decoder knows already.
     """
 
     def __init__(self, width: int, sam: SamConfig, with_boxes: bool = False) -> None:
@@ -107,23 +110,13 @@ class SegPromptEncoder(nn.Module):
         self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, channels))
         self.no_mask_embed = nn.Embedding(1, channels)
         self.positions = Float32PositionalEmbedding(sam.vision_config)
-        self.box_head: nn.Module | None = None
+        self.box_reader = BoxReader(width) if with_boxes else None
         if with_boxes:
-            self.box_head = nn.Sequential(
-                nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4)
-            )
             self.corner_embed = nn.Embedding(2, channels)
 
     def forward(self, states: Tensor) -> Tensor:
         """(N, D) states to (N, C) refined embeddings e_r."""
         return self.projection(states)
-
-    def boxes(self, states: Tensor) -> Tensor | None:
-        """(N, 4) visible boxes xyxy in [0, 1], float32; None without them."""
-        if self.box_head is None:
-            return None
-        centre, size = self.box_head(states).float().sigmoid().split(2, dim=-1)
-        return torch.cat([centre - size / 2, centre + size / 2], dim=-1).clamp(0, 1)
 
     def corners(self, boxes: Tensor) -> Tensor:
         """(N, 4) boxes to SAM's embeddings (N, 2, C) of their corners; no gradient reaches the boxes."""
@@ -154,10 +147,9 @@ class NamingHead(nn.Module):
         self.name = nn.Linear(width, classes)
         self.box = nn.Linear(width, 4)
 
-    def forward(self, features: Tensor, batch: int) -> tuple[Tensor, Tensor]:
-        """Features (..., D) of all tokens to logits (B, image tokens, classes) and boxes (B, image tokens, 4)."""
-        features = features.reshape(batch, -1, self.name.in_features)
-        return self.name(features), self.box(features).float().sigmoid()
+    def forward(self, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Image tokens (B, n, D) to logits (B, n, classes) and boxes (B, n, 4)."""
+        return self.name(image_tokens), self.box(image_tokens).float().sigmoid()
 
 
 class AuraModel(PreTrainedModel):
@@ -233,8 +225,23 @@ class AuraModel(PreTrainedModel):
             features: Tensor = self.vision_encoder(sam_pixel_values.to(weights.dtype)).last_hidden_state
         return features
 
+    def image_tokens(self, pixel_values: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) of the LLM's processor to the tokens (B, n, D) that the LLM reads.
+
+        Raises:
+            InputError: an LLM that gives its pictures different numbers of tokens.
+        """
+        read = self.mllm.get_image_features(pixel_values=pixel_values, return_dict=True)
+        return _stacked(read.pooler_output, len(pixel_values))
+
     def decode(
-        self, states: Tensor, image_embeddings: Tensor, image_index: Tensor, box_hints: Tensor | None = None
+        self,
+        states: Tensor,
+        image_embeddings: Tensor,
+        image_index: Tensor,
+        *,
+        image_tokens: Tensor | None = None,
+        box_hints: Tensor | None = None,
     ) -> MaskOutput:
         """All masks of a batch, one call of each decoder.
 
@@ -242,6 +249,7 @@ class AuraModel(PreTrainedModel):
             states: (N, D) of the `[SEG]`s.
             image_embeddings: (B, C, h, w).
             image_index: (N,) which of the images each belongs to.
+            image_tokens: (B, n, D) as of `image_tokens`, for a model that reads boxes.
             box_hints: (N, 4) boxes that the decoders get in the place of the predicted ones, NaN
                 where there is none; in training.
 
@@ -253,9 +261,12 @@ class AuraModel(PreTrainedModel):
         aware, rates = (refined, None) if self.condition_encoder is None else self.condition_encoder(refined)
         if not len(states):
             return self._no_masks(states)
-        boxes = self.prompt_encoder.boxes(states.to(dtype))
+        boxes = pointing = corners = None
+        if self.prompt_encoder.box_reader is not None:
+            assert image_tokens is not None
+            boxes, pointing = self.prompt_encoder.box_reader(states.to(dtype), image_tokens.to(dtype)[image_index])
+            corners = self.prompt_encoder.corners(_hinted(boxes, box_hints))
         features = image_embeddings.to(dtype)[image_index]  # (N, C, h, w)
-        corners = None if boxes is None else self.prompt_encoder.corners(_hinted(boxes, box_hints))
         visible, _ = self._decode_with(self.visible_decoder, refined, corners, features)
         amodal, quality = self._decode_with(self.amodal_decoder, aware, corners, features)
         output = MaskOutput(
@@ -264,6 +275,7 @@ class AuraModel(PreTrainedModel):
             rates=rates,
             iou_scores=quality,
             boxes=boxes,
+            pointing=pointing,
         )
         if self.spatial_encoder is not None and self.training:
             output.map_logits = self._upsample(self.spatial_encoder(visible, amodal))
@@ -296,7 +308,7 @@ class AuraModel(PreTrainedModel):
             amodal_logits=empty,
             rates=states.new_zeros(0) if self.condition_encoder is not None else None,
             iou_scores=states.new_zeros(0),
-            boxes=None if self.prompt_encoder.box_head is None else states.new_zeros(0, 4),
+            boxes=None if self.prompt_encoder.box_reader is None else states.new_zeros(0, 4),
         )
 
     def forward(
@@ -325,9 +337,7 @@ class AuraModel(PreTrainedModel):
             `AuraOutput`.
         """
         if input_ids is None:
-            pixels = mllm_inputs["pixel_values"]
-            features = self.mllm.get_image_features(pixel_values=pixels, return_dict=True)
-            return self._named(AuraOutput(), features.pooler_output, len(pixels))
+            return self._named(AuraOutput(), self.image_tokens(mllm_inputs["pixel_values"]))
         assert labels is not None
         if image_embeddings is None:
             assert sam_pixel_values is not None
@@ -342,20 +352,20 @@ class AuraModel(PreTrainedModel):
         states, rows = seg_states(recorded[0][:, predicting], targets, self.config.seg_token_id)
         if chosen is not None:
             states, rows = states[chosen], rows[chosen]
+        names = self.naming_head is not None and self.training
+        tokens = None
+        if names or self.prompt_encoder.box_reader is not None:
+            tokens = _stacked(getattr(read, "image_hidden_states", None), len(input_ids))
         output = AuraOutput(
             logits=read.logits[:, predicting],
             targets=targets,
-            masks=self.decode(states, image_embeddings, rows, box_hints),
+            masks=self.decode(states, image_embeddings, rows, image_tokens=tokens, box_hints=box_hints),
         )
-        if self.naming_head is None or not self.training:
-            return output
-        return self._named(output, getattr(read, "image_hidden_states", None), len(input_ids))
+        return self._named(output, tokens) if names else output
 
-    def _named(self, output: AuraOutput, features: Any, batch: int) -> AuraOutput:
-        if features is None or self.naming_head is None:
-            raise InputError("naming_weight: expected 0 for an LLM that does not hand out its image features")
-        features = torch.cat(list(features)) if isinstance(features, list | tuple) else features
-        output.naming_logits, output.naming_boxes = self.naming_head(features, batch)
+    def _named(self, output: AuraOutput, tokens: Tensor | None) -> AuraOutput:
+        assert self.naming_head is not None and tokens is not None
+        output.naming_logits, output.naming_boxes = self.naming_head(tokens)
         return output
 
     @contextmanager
@@ -427,6 +437,18 @@ class AuraModel(PreTrainedModel):
         from amodal.models.aura.checkpoint import load_model
 
         return load_model(cls, pretrained_model_name_or_path, **kwargs)
+
+
+def _stacked(features: Any, batch: int) -> Tensor:
+    """Image features as an LLM hands them out, one tensor or one a picture, to (B, n, D)."""
+    if features is None:
+        raise InputError("naming_weight, box_weight: expected 0 for an LLM that hands out no image features, got more")
+    joined: Tensor = torch.cat([*features]) if isinstance(features, list | tuple) else features
+    if len({len(part) for part in features}) > 1:
+        raise InputError(
+            "naming_weight, box_weight: expected 0 for an LLM that gives pictures different numbers of tokens, got more"
+        )
+    return joined.reshape(batch, -1, joined.shape[-1])
 
 
 def _hinted(boxes: Tensor, hints: Tensor | None) -> Tensor:
