@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from amodal.data.images import load_image
+from amodal.data.images import image_size, load_image
 from amodal.errors import InputError
 
 GRADIENT = np.tile(np.arange(0, 250, 10, dtype=np.uint8), (20, 1))
@@ -41,6 +41,33 @@ def test_exif_rotation_is_applied(tmp_path: Path) -> None:
     exif[0x0112] = 6  # stored on its side
     image.save(tmp_path / "x.jpg", exif=exif)
     assert load_image(tmp_path / "x.jpg").shape == (25, 20, 3)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", [None, 1, 3, 5, 6, 8])
+def test_the_size_is_that_of_the_loaded_picture(tmp_path: Path, suffix: str, orientation: int | None) -> None:
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    path = tmp_path / f"x.{suffix}"
+    # Pillow reads the turned TIFF it writes only if it is compressed
+    Image.fromarray(GRADIENT).save(path, exif=exif, **{"compression": "tiff_lzw"} if suffix == "tif" else {})
+    assert image_size(path) == load_image(path).shape[:2]
+    assert image_size(path) == ((25, 20) if orientation in (5, 6, 8) else (20, 25))
+
+
+def test_the_size_is_looked_up_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(GRADIENT).save(tmp_path / "x.png")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
+    assert image_size(tmp_path / "x.png") == (20, 25)
+
+
+def test_a_size_that_only_pillow_minds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's own limit lies below ours; a picture between the two is read and not called broken."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.fromarray(GRADIENT).save(tmp_path / "x.png")
+    assert image_size(tmp_path / "x.png") == load_image(tmp_path / "x.png").shape[:2]
+    assert Image.MAX_IMAGE_PIXELS == 100
 
 
 def test_pil_images_and_arrays_are_taken() -> None:

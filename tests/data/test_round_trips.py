@@ -286,7 +286,7 @@ def test_parquet_needs_its_images(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"expected size \(20, 30\) as annotated, got \(7, 7\)"):
         convert(dataset, "parquet", tmp_path / "out")
     (tmp_path / "images" / "a.png").write_text("no picture")
-    with pytest.raises(InputError, match="which cannot be read"):
+    with pytest.raises(InputError, match="expected an image, got a file of another kind"):
         convert(dataset, "parquet", tmp_path / "out")
     (tmp_path / "images" / "a.png").unlink()
     with pytest.raises(InputError, match="which does not exist"):

@@ -231,6 +231,16 @@ def test_images(tmp_path: Path) -> None:
         validate("canonical", path, tmp_path / "nowhere")
 
 
+def test_a_photograph_stored_on_its_side_has_the_size_it_is_loaded_with(tmp_path: Path) -> None:
+    path = write(tmp_path, clean("canonical"))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", written.SIZE).save(tmp_path / "images" / "a.png", exif=exif)
+    assert found("canonical", path) == []
+    Image.new("RGB", written.SIZE[::-1]).save(tmp_path / "images" / "a.png", exif=exif)
+    assert [f.kind for f in found("canonical", path)] == ["image_size"]
+
+
 def test_masks_alone(tmp_path: Path) -> None:
     write(tmp_path, {})
     folder = write_masks(tmp_path, "a", {"car_1_visible": SEEN, "car_2_occluded": FRONT})

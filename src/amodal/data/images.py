@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from amodal.errors import InputError
 
@@ -38,7 +40,30 @@ def load_image(source: ImageSource) -> npt.NDArray[np.uint8]:
         return source
     if isinstance(source, Image.Image):
         return _to_rgb(source)
-    path = Path(source)
+    with opened_image(Path(source)) as image:
+        return _to_rgb(image)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(H, W) that `load_image` gives, looked up without decoding the pixels.
+
+    Raises:
+        InputError: no file, or an empty or foreign one.
+    """
+    with opened_image(path) as image:
+        # a PNG without orientation would be decoded to look for one behind its pixels
+        orientation = image.getexif().get(ExifTags.Base.Orientation) if "exif" in image.info else None
+        turned = orientation in (5, 6, 7, 8)  # by a quarter, mirrored or not
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
+@contextmanager
+def opened_image(path: Path) -> Iterator[Image.Image]:
+    """An image file as it is stored, not decoded yet; what goes wrong with it inside is an `InputError` too.
+
+    Raises:
+        InputError: no file, an empty, truncated or foreign file, or more than `MAX_PIXELS`.
+    """
     if path.is_dir():
         raise InputError(f"image: expected a file, got the folder {str(path)!r}")
     if not path.is_file():
@@ -52,7 +77,7 @@ def load_image(source: ImageSource) -> npt.NDArray[np.uint8]:
                 raise InputError(
                     f"image {path}: expected at most {MAX_PIXELS} pixels, got {image.width} x {image.height}"
                 )
-            return _to_rgb(image)
+            yield image
     except UnidentifiedImageError as error:
         raise InputError(f"image {path}: expected an image, got a file of another kind") from error
     except (OSError, SyntaxError, ValueError) as error:

@@ -12,8 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
+from amodal.data.images import image_size
 from amodal.data.readers.build import build_index
 from amodal.data.readers.index import Fault, HeldPlaces, ImageEntry, Index, Report
 from amodal.data.readers.source import Format, Record, Stated, integer, rest
@@ -183,9 +182,8 @@ def _image(file: Path, folder: Path, number: int, record: Record) -> ImageEntry:
 
 def _size_of(path: Path) -> tuple[int, int] | None:
     try:
-        with Image.open(path) as image:
-            return (image.height, image.width)
-    except (OSError, UnidentifiedImageError):
+        return image_size(path)
+    except InputError:
         return None
 
 

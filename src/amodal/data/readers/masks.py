@@ -14,15 +14,13 @@ A pixel belongs to the mask where it is not 0. `Scene.save` names its masks like
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from amodal.data.images import load_image
+from amodal.data.images import image_size, opened_image
 from amodal.data.readers.index import Fault, HeldPlaces, ImageEntry, Index, Report
 from amodal.data.readers.source import Format, Record, Stated
 from amodal.errors import InputError
@@ -52,7 +50,7 @@ def read_index(path: Path, folder: Path, format_: Format, report: Report) -> Ind
             continue
         number = len(images) + 1
         files = next(iter(objects.values()))
-        size = _mask_size(next(iter(files.values())))
+        size = image_size(next(iter(files.values())))
         images.append(ImageEntry(number, by_stem.get(inner.name, f"{inner.name}.jpg"), size, {}))
         for (category, stated_number), parts in objects.items():
             complete = {"id": len(records) + 1, "image_id": number, "category": category, "number": stated_number}
@@ -66,14 +64,14 @@ def read_index(path: Path, folder: Path, format_: Format, report: Report) -> Ind
     return Index(format_, path, folder, images, categories, {}, HeldPlaces(records), starts, counts)
 
 
-def _objects(inner: Path, report: Report) -> OrderedDict[tuple[str, int], dict[str, Path]]:
+def _objects(inner: Path, report: Report) -> dict[tuple[str, int], dict[str, Path]]:
     """Files of each object of an image by part."""
     found: dict[tuple[str, int], dict[str, Path]] = {}
     for file in inner.glob("*.png"):
         match = _MASK.fullmatch(file.name)
         if match is not None:
             found.setdefault((match["category"], int(match["number"])), {})[match["part"]] = file
-    objects = OrderedDict[tuple[str, int], dict[str, Path]]()
+    objects: dict[tuple[str, int], dict[str, Path]] = {}
     for key in sorted(found):
         if "visible" in found[key] or {"amodal", "occluded"} <= found[key].keys():
             objects[key] = found[key]
@@ -99,21 +97,9 @@ def _state(record: Record) -> list[Stated]:
 
 
 def _segmentation(path: Path) -> dict[str, Any]:
-    try:
-        with Image.open(path) as image:
-            pixels: npt.NDArray[Any] = np.asarray(image)
-    except (OSError, ValueError, SyntaxError):
-        load_image(path)  # says in one line what is wrong with it
-        raise InputError(f"image {path}: expected a mask, got a file that cannot be read") from None
+    with opened_image(path) as image:
+        pixels: npt.NDArray[Any] = np.asarray(image)
     return encode_mask(np.asarray(pixels.any(axis=2) if pixels.ndim == 3 else pixels != 0, bool))
-
-
-def _mask_size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            return (image.height, image.width)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"image {path}: expected a mask, got a file that cannot be read") from error
 
 
 FORMAT = Format(

@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from amodal.data.images import image_size
 from amodal.data.progress import bar
 from amodal.data.readers import open_index
 from amodal.data.readers.index import Fault, ImageEntry, Index
@@ -150,9 +149,8 @@ def _image_file(path: Path, entry: ImageEntry) -> Fault | None:
     if not path.is_file():
         return Fault("missing_image", f"expected the image {entry.file_name}, which does not exist", entry.id)
     try:
-        with Image.open(path) as image:
-            size = (image.height, image.width)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        size = image_size(path)
+    except InputError:
         return Fault(
             "unreadable_image", f"expected the image {entry.file_name}, got a file that cannot be read", entry.id
         )

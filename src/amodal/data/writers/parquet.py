@@ -12,8 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from amodal.data.images import image_size
 from amodal.data.samples import AnnotatedDataset, ImageSample
 from amodal.data.writers.target import Placed, xywh
 from amodal.errors import InputError
@@ -205,12 +204,7 @@ def _object(placed: Placed) -> dict[str, Any]:
 
 def _image_bytes(image: ImageSample) -> bytes:
     """The file as it is, having checked that it is the picture the annotations speak of."""
-    try:
-        with Image.open(image.path) as opened:
-            size = (opened.height, opened.width)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        fault = "cannot be read" if image.path.is_file() else "does not exist"
-        raise InputError(f"image: expected {str(image.path)!r} to put into the file, which {fault}") from error
+    size = image_size(image.path)
     if size != image.size:
         raise InputError(f"image {image.path}: expected size {image.size} as annotated, got {size}")
     return image.path.read_bytes()
