@@ -221,8 +221,6 @@ class LazyObjects(Sequence[ObjectSample]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and tuple(self) == tuple(other)
 
-    __hash__ = None  # type: ignore[assignment]
-
 
 class LazyAttributes(Mapping[str, Any]):
     """What an image record says beyond id, name and size, read when asked for."""

@@ -18,7 +18,7 @@ MAX_RECORD_BYTES = 64 << 20
 LONGEST_WORD = 16
 """Characters; longer than any of JSON's words and escapes."""
 
-_SPACE = re.compile(r"[ \t\n\r]*")
+_NOT_BLANK = re.compile(r"[^ \t\n\r]")
 _DECODER = json.JSONDecoder()
 
 
@@ -123,8 +123,9 @@ class _Window:
     def peek(self) -> str:
         """The next character that is not blank, or nothing at the end."""
         while True:
-            self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
-            if self._at < len(self._text) or not self._more():
+            found = _NOT_BLANK.search(self._text, self._at)
+            self._at = len(self._text) if found is None else found.start()
+            if found is not None or not self._more():
                 return self._text[self._at : self._at + 1]
 
     def skip(self, count: int) -> None:
