@@ -58,12 +58,14 @@ class Statistics:
         num_relations: pairs of an object and one in front of it, stated or derived.
         num_stuff: regions flagged as stuff.
         num_crowd: regions flagged as crowds.
+        rate_sum: sum of the occlusion rates of those with amodal masks.
         annotators: objects of each.
         categories: by name, the most frequent first.
-        zero: objects with a rate of 0; `histogram` counts the others by range.
-        areas: pixels of the visible masks, min, median, max.
+        zero: objects with a rate of 0.
+        histogram: the other objects, by range.
+        areas: pixels of each visible mask.
         sizes: images by (H, W).
-        objects_per_image: mean and maximum.
+        most_objects: of one image.
     """
 
     format: str

@@ -32,7 +32,6 @@ class Stated:
         area: pixels of the amodal mask (of the visible one in a modal format).
         occlude_rate: hidden share of the object.
         occluders: annotation ids in front, None if the record does not say.
-        depth: text that says which regions are in front of which (COCOA), None elsewhere.
 
     The others are as in `ObjectSample`.
     """
@@ -149,7 +148,7 @@ def mask_rle(segmentation: Any, size: tuple[int, int]) -> Rle:
 
 def is_degenerate(polygon: Any) -> bool:
     """Whether a polygon has fewer than three points."""
-    return isinstance(polygon, list) and len(polygon) in (0, 2, 4) and all(_is_number(v) for v in polygon)
+    return isinstance(polygon, list) and len(polygon) in (0, 2, 4) and all(is_number(v) for v in polygon)
 
 
 def integer(value: Any, what: str) -> int:
@@ -193,8 +192,9 @@ def _to_sample(stated: Stated, size: tuple[int, int], categories: Mapping[str, i
 
 def _optional(value: Any) -> int | None:
     """Fields that no source confirmed are taken where they make sense."""
-    return int(value) if _is_number(value) and value == value // 1 else None
+    return int(value) if is_number(value) and value == value // 1 else None
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value of a file is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -14,7 +14,7 @@ import cv2
 from rich.console import Console
 from rich.progress import track
 
-from amodal.data.files import appearing
+from amodal.data.files import write_whole
 from amodal.data.readers import read_dataset
 from amodal.data.splits import Split, select_split
 from amodal.data.synthetic.occlusion import PastedOccluders
@@ -124,8 +124,8 @@ class _Painter:
                 for i, thing in enumerate(picture.objects)
             ],
         }
-        _write(self.out / "images" / name, code.tobytes())
-        _write(_part(self.out, index), json.dumps(record).encode())
+        write_whole(self.out / "images" / name, code.tobytes())
+        write_whole(_part(self.out, index), json.dumps(record))
         return index
 
 
@@ -175,7 +175,7 @@ def _prepare(out: Path, settings: dict[str, Any]) -> None:
     elif out.exists() and any(path.name != PARTS for path in out.iterdir()):
         raise InputError(f"out: expected a new or empty folder, got {str(out)!r}, which holds files")
     (out / PARTS).mkdir(parents=True, exist_ok=True)
-    _write(marker, json.dumps(settings).encode())
+    write_whole(marker, json.dumps(settings))
     (out / "images").mkdir(exist_ok=True)
 
 
@@ -187,8 +187,3 @@ def _records(out: Path, count: int) -> Iterator[tuple[dict[str, Any], list[dict[
 
 def _part(out: Path, index: int) -> Path:
     return out / PARTS / f"{index:06d}.json"
-
-
-def _write(path: Path, content: bytes) -> None:
-    with appearing(path) as temporary:
-        temporary.write_bytes(content)

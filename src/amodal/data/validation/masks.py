@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from amodal.data.readers.index import Fault
-from amodal.data.readers.source import Stated, is_degenerate, mask_rle
+from amodal.data.readers.source import Stated, is_degenerate, is_number, mask_rle
 from amodal.errors import InputError
 from amodal.ops.rle import Rle, rle_area, rle_box_xyxy, rle_difference, rle_intersection, rle_occlusion_rate, rle_union
 
@@ -85,8 +85,6 @@ def _broken(segmentation: Any) -> str:
 
 
 def _polygon_faults(name: str, polygons: list[Any], size: tuple[int, int]) -> Iterator[Fault]:
-    if not polygons:
-        return
     for polygon in polygons:
         if not isinstance(polygon, list) or not all(type(v) in (int, float) for v in polygon) or len(polygon) % 2:
             yield Fault("bad_polygon", f"{name}: expected a polygon as x, y, x, y, ..., got {polygon!r:.60}")
@@ -115,7 +113,7 @@ def _areas(stated: Stated, masks: ObjectMasks) -> Iterator[Fault]:
     exact = isinstance(stated.visible if stated.amodal is None else stated.amodal, dict)
     # the area inside a polygon differs from its pixels by up to about half of its outline
     tolerance = 1 + 0.01 * measured if exact else 1 + 0.1 * measured + 2 * (x1 - x0 + y1 - y0)
-    if not _number(stated.area) or abs(stated.area - measured) > tolerance:
+    if not is_number(stated.area) or abs(stated.area - measured) > tolerance:
         yield Fault("area_mismatch", f"area: expected {measured} as measured, got {stated.area!r:.40}")
 
 
@@ -126,7 +124,7 @@ def _boxes(stated: Stated, masks: ObjectMasks, size: tuple[int, int]) -> Iterato
     ):
         if box is None:
             continue
-        if not isinstance(box, list) or len(box) != 4 or not all(_number(v) for v in box) or min(box[2:]) < 0:
+        if not isinstance(box, list) or len(box) != 4 or not all(is_number(v) for v in box) or min(box[2:]) < 0:
             yield Fault("bad_box", f"{name}: expected x, y, width, height, got {box!r:.60}")
             continue
         corners = (box[0], box[1], box[0] + box[2], box[1] + box[3])
@@ -175,11 +173,7 @@ def _agreement(stated: Stated, masks: ObjectMasks) -> Iterator[Fault]:
             yield Fault("invisible_mismatch", message, pixels=wrong)
     if stated.occlude_rate is not None and whole:
         rate = rle_occlusion_rate(visible, amodal)
-        if not _number(stated.occlude_rate) or abs(stated.occlude_rate - rate) > RATE_TOLERANCE:
+        if not is_number(stated.occlude_rate) or abs(stated.occlude_rate - rate) > RATE_TOLERANCE:
             yield Fault(
                 "rate_mismatch", f"occlude_rate: expected {rate:.4f} as measured, got {stated.occlude_rate!r:.40}"
             )
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -44,7 +44,7 @@ def write_canonical(
     categories: list[str],
     pictures: Iterable[tuple[dict[str, Any], list[dict[str, Any]]]],
 ) -> None:
-    """Write a canonical annotation file, streaming, under a temporary name first.
+    """Write a canonical annotation file, streaming; it appears complete or not at all.
 
     Args:
         path: file to write.
