@@ -7,13 +7,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amodal.ops.boxes import boxes_to_crop, crop_window, mask_to_box, xywh_to_xyxy, xyxy_to_xywh
+from amodal.ops.boxes import boxes_meet, boxes_to_crop, crop_window, mask_to_box, xywh_to_xyxy, xyxy_to_xywh
 from tests.drawing import mask
 
 
 def test_box_of_a_mask_has_exclusive_edges() -> None:
     assert mask_to_box(mask("....", ".##.", "..#.")).tolist() == [1, 1, 3, 3]
     assert mask_to_box(mask("....")).tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("other", "meets"),
+    [
+        ((3, 3, 9, 9), True),
+        ((1, 1, 2, 2), True),  # inside
+        ((4, 0, 8, 4), False),  # an edge in common
+        ((0, 4, 4, 8), False),
+        ((9, 9, 12, 12), False),
+    ],
+)
+def test_boxes_that_meet(other: tuple[float, ...], meets: bool) -> None:
+    assert boxes_meet((0, 0, 4, 4), other) == boxes_meet(other, (0, 0, 4, 4)) == meets
 
 
 @pytest.mark.parametrize(

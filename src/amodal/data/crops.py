@@ -20,7 +20,7 @@ from amodal.data.samples import AnnotatedDataset, Box, ImageSample, ObjectSample
 from amodal.data.transforms import Augmentation, augment_colours, jitter_box
 from amodal.errors import InputError
 from amodal.models.plug.processing import IMAGE_MEAN, IMAGE_STD
-from amodal.ops.boxes import Window, boxes_to_crop, crop_window, mask_to_box
+from amodal.ops.boxes import Window, boxes_meet, boxes_to_crop, crop_window, mask_to_box
 from amodal.ops.masks import crop_and_resize, crop_mask
 from amodal.ops.rle import Rle, decode_window, rle_area
 
@@ -130,7 +130,9 @@ class ObjectCrops(Dataset[dict[str, Any]]):
         """Other objects that may become prompts, in random order."""
         if self.num_prompts == 1:
             return []
-        others = [o for o in image.objects if o is not thing and not o.iscrowd and _meets(o, window)]
+        others = [
+            o for o in image.objects if o is not thing and not o.iscrowd and boxes_meet(o.visible_box_xyxy, window)
+        ]
         rng.shuffle(others)
         return others
 
@@ -298,11 +300,6 @@ def _mask_in(rle: Rle, window: Window, size: int) -> Mask:
     """Rasterise a mask inside a window alone, resized to (S, S)."""
     x0, y0, x1, y1 = window
     return crop_mask(decode_window(rle, window), (0, 0, x1 - x0, y1 - y0), size)
-
-
-def _meets(thing: ObjectSample, window: Window) -> bool:
-    x0, y0, x1, y1 = thing.visible_box_xyxy
-    return x0 < window[2] and x1 > window[0] and y0 < window[3] and y1 > window[1]
 
 
 def _points(rng: Rng, mask: Mask) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
+from amodal.data.progress import bar
 from amodal.data.samples import ImageSample
 
 Encode = Callable[[Tensor], Tensor]
@@ -47,7 +46,7 @@ class FeatureCache:
             How many were computed.
         """
         missing = [image for image in images if not self._file(image).is_file()]
-        for image in track(missing, "features", disable=not missing, console=Console(stderr=True)):
+        for image in bar(missing, "features", bool(missing)):
             file = self._file(image)
             file.parent.mkdir(parents=True, exist_ok=True)
             features = encode(prepare(image))[0].detach().cpu().to(torch.float16).numpy()

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from amodal.data.samples import ImageSample, ObjectSample
+from amodal.ops.boxes import boxes_meet
 from amodal.ops.rle import rle_area, rle_intersection
 
 MIN_SHARE = 0.01
@@ -36,7 +37,9 @@ def hides(front: ObjectSample, behind: ObjectSample) -> bool:
     """Whether the masks say that one object hides part of another."""
     if front is behind or front.id == behind.id or front.iscrowd or behind.amodal_rle is None:
         return False
-    if front.annotator != behind.annotator or _stated_behind(front, behind) or not _boxes_meet(front, behind):
+    if front.annotator != behind.annotator or _stated_behind(front, behind):
+        return False
+    if not boxes_meet(front.visible_box_xyxy, behind.amodal_box_xyxy or behind.visible_box_xyxy):
         return False
     hidden = rle_area(behind.amodal_rle) - rle_area(rle_intersection(behind.amodal_rle, behind.visible_rle))
     if hidden == 0:
@@ -86,9 +89,3 @@ def _stated_behind(front: ObjectSample, behind: ObjectSample) -> bool:
     if front.order is None or behind.order is None or front.order_group != behind.order_group:
         return False
     return front.order > behind.order
-
-
-def _boxes_meet(front: ObjectSample, behind: ObjectSample) -> bool:
-    x0, y0, x1, y1 = front.visible_box_xyxy
-    u0, v0, u1, v1 = behind.amodal_box_xyxy or behind.visible_box_xyxy
-    return x0 < u1 and u0 < x1 and y0 < v1 and v0 < y1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -25,6 +27,11 @@ def xyxy_to_xywh(boxes: Boxes) -> Boxes:
 def xywh_to_xyxy(boxes: Boxes) -> Boxes:
     """(..., 4) COCO's corner and size to corners."""
     return np.concatenate([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], axis=-1)
+
+
+def boxes_meet(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether two xyxy boxes have more than an edge in common."""
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def crop_window(box_xyxy: Boxes, size: tuple[int, int], scale: float = 2.0) -> Window:

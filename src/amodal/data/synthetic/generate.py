@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import cv2
-from rich.console import Console
-from rich.progress import track
 
 from amodal.data.files import write_whole
+from amodal.data.progress import bar
 from amodal.data.readers import read_dataset
 from amodal.data.splits import Split, select_split
 from amodal.data.synthetic.occlusion import PastedOccluders
@@ -81,7 +80,7 @@ def synthesize(
     _prepare(out, settings)
     todo = [i for i in range(count) if not _part(out, i).exists()]
     steps = _paint_all(painter, todo, workers)
-    for _ in track(steps, f"{kind}", len(todo), disable=not progress, console=Console(stderr=True)):
+    for _ in bar(steps, kind, progress, len(todo)):
         pass
     info = {"description": f"amodal {kind}", **{k: settings[k] for k in ("kind", "seed", "split", "count")}}
     write_canonical(out / "annotations.json", info, painter.categories, _records(out, count))

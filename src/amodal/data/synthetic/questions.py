@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
+from amodal.data.progress import bar
 from amodal.data.question_writer import write_questions
 from amodal.data.readers.canonical import read_canonical
 from amodal.data.samples import AnnotatedDataset
@@ -63,7 +62,7 @@ def synthesize_questions(
     dataset = read_canonical(annotations, images)
     pictures = question_records(dataset, seed, words, count)
     total = min(len(dataset.images), count or len(dataset.images))
-    shown = track(pictures, "questions", total, disable=not progress, console=Console(stderr=True))
+    shown = bar(pictures, "questions", progress, total)
     return write_questions(out, (record for records in shown for record in records))
 
 
