@@ -146,6 +146,17 @@ def test_boxes_are_those_of_the_masks_and_some_are_hinted(tmp_path: Path, proces
     assert 0 < np.mean(errors) < 0.1
     never = conversations(tmp_path / "never", processor, cells=4, hint_share=0.0)[(0, 0, (1,))]["box_hints"]
     assert never.isnan().all()
+    few = conversations(tmp_path / "few", processor, cells=4, hint_share=0.5, max_masks=1)[(0, 0, (0,))]
+    lengths = [len(few[name]) for name in ("visible_boxes", "pointing", "chosen", "box_hints", "visible_masks")]
+    assert lengths == [3, 3, 3, 1, 1]
+
+
+def test_each_mask_token_points_at_what_is_seen_of_its_object(tmp_path: Path, processor: AuraProcessor) -> None:
+    data = conversations(tmp_path, processor, cells=4, hint_share=0.0)
+    item = data[(0, 0, (0,))]
+    for mask, shares in zip(item["visible_masks"], item["pointing"], strict=True):
+        expected = mask.reshape(4, 16, 4, 16).sum((1, 3)).reshape(-1) / mask.sum()
+        torch.testing.assert_close(shares, expected, atol=1e-6, rtol=0)
 
 
 def test_items_depend_on_their_key_alone(tmp_path: Path, processor: AuraProcessor) -> None:

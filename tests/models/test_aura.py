@@ -89,10 +89,10 @@ def test_training_reads_the_states_that_generation_reads(tmp_path: Path, boxes: 
     made = dialogue.answer(40, given=[ANSWER])
     with torch.no_grad():
         features = model.encode_image(batch["sam_pixel_values"])
-        masks = model.decode(made.states, features, made.rows, image_tokens=made.image_tokens)
-    assert (made.image_tokens is None) == (boxes == 0)
-    if boxes:
-        torch.testing.assert_close(masks.boxes, output.masks.boxes, atol=1e-5, rtol=1e-5)
+        read = None if made.image_tokens is None else model.point(made.states, made.image_tokens, made.rows)[0]
+        masks = model.decode(made.states, features, made.rows, read)
+    assert (read is None) == (boxes == 0)
+    torch.testing.assert_close(read, output.boxes, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(masks.amodal_logits, output.masks.amodal_logits, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(masks.rates, output.masks.rates, atol=1e-5, rtol=1e-5)
 
@@ -121,13 +121,14 @@ def test_batched_equals_single(tmp_path: Path) -> None:
     torch.testing.assert_close(together.logits[:1, :kept], alone.logits, atol=1e-4, rtol=1e-4)
 
 
-def test_chosen_masks_are_those_of_all(tmp_path: Path) -> None:
-    model = small_aura(tmp_path)
+def test_chosen_masks_are_those_of_all_and_all_point(tmp_path: Path) -> None:
+    model = small_aura(tmp_path, box_weight=1.0)
     batch = training_batch(model)
     with torch.no_grad():
-        everything = model(**batch).masks.visible_logits
-        some = model(**batch, chosen=torch.tensor([True, False, True])).masks.visible_logits
-    torch.testing.assert_close(some, everything[[0, 2]], atol=1e-5, rtol=1e-5)
+        everything = model(**batch)
+        some = model(**batch, chosen=torch.tensor([True, False, True]))
+    torch.testing.assert_close(some.masks.visible_logits, everything.masks.visible_logits[[0, 2]], atol=1e-5, rtol=1e-5)
+    assert torch.equal(some.pointing, everything.pointing) and len(some.pointing) == 3
 
 
 def test_boxes_are_embedded_as_sam_does(tmp_path: Path) -> None:
@@ -156,17 +157,19 @@ def test_a_hinted_box_takes_the_place_of_the_read_one(tmp_path: Path) -> None:
     model = small_aura(tmp_path, box_weight=1.0)
     batch = training_batch(model)
     with torch.no_grad():
-        free = model(**batch).masks
+        out = model(**batch)
+        free = out.masks
         hints = torch.full((3, 4), torch.nan)
         torch.testing.assert_close(model(**batch, box_hints=hints).masks.amodal_logits, free.amodal_logits)
-        same = model(**batch, box_hints=free.boxes).masks
+        same = model(**batch, box_hints=out.boxes).masks
         hints[1] = torch.tensor([0.2, 0.2, 0.4, 0.4])
-        other = model(**batch, box_hints=hints).masks
+        hinted = model(**batch, box_hints=hints)
+        other = hinted.masks
     torch.testing.assert_close(same.amodal_logits, free.amodal_logits)
     changed = (other.visible_logits - free.visible_logits).abs().amax((1, 2)) > 1e-4
     assert changed.tolist() == [False, True, False]
-    assert torch.equal(other.boxes, free.boxes)
-    assert free.boxes.shape == (3, 4) and (free.boxes[:, :2] <= free.boxes[:, 2:]).all()
+    assert torch.equal(hinted.boxes, out.boxes)
+    assert out.boxes.shape == (3, 4) and (out.boxes[:, :2] <= out.boxes[:, 2:]).all()
 
 
 def test_a_box_is_read_where_the_state_points() -> None:

@@ -22,7 +22,6 @@ from amodal.data.readers.reason_seg import Conversation, ReasonDataset
 from amodal.data.samples import ImageSample, ObjectSample
 from amodal.errors import InputError
 from amodal.models.aura.processing import AuraProcessor, pad_rows
-from amodal.ops.boxes import mask_to_box
 
 IGNORED = -100
 HINT_ERROR = 0.06
@@ -126,10 +125,10 @@ class PictureConversations(Dataset[dict[str, Any]]):
         item: dict[str, Any] = {"row": row, "pad": self.processor.pad_token_id, "chosen": torch.from_numpy(chosen)}
         item |= self._masks(shown)
         if self.hint_share is not None:
-            boxes = _boxes(item["visible_masks"].numpy())
+            boxes = _boxes(objects, picture.image)
             item["visible_boxes"] = torch.from_numpy(boxes)
-            item["box_hints"] = torch.from_numpy(_hints(boxes, self.hint_share, rng))
-            item["pointing"] = self._pointing(picture.image, shown)
+            item["box_hints"] = torch.from_numpy(_hints(boxes[chosen], self.hint_share, rng))
+            item["pointing"] = self._pointing(picture.image, objects)
         if self.features is None:
             item["sam_pixel_values"] = self.processor.sam_pixels(pixels)
         else:
@@ -170,7 +169,8 @@ class PictureConversations(Dataset[dict[str, Any]]):
         """(N, c * c) share of each object's seen area under each image token."""
         numbers = {thing.id: number for number, thing in enumerate(image.objects, 1)}
         seen = object_map(image, self.cells * TOKEN)
-        shares = [covered_tokens(seen, numbers[thing.id], self.cells) for thing in objects]
+        known = {key: covered_tokens(seen, numbers[key], self.cells) for key in {thing.id for thing in objects}}
+        shares = [known[thing.id] for thing in objects]
         return torch.from_numpy(np.array(shares, np.float32).reshape(-1, self.cells**2))
 
     def _masks(self, objects: Sequence[ObjectSample]) -> dict[str, Tensor]:
@@ -225,9 +225,10 @@ def _extended(row: dict[str, Tensor], more: list[int], labels: list[int]) -> dic
     return grown
 
 
-def _boxes(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-    """(N, 4) tight boxes xyxy in [0, 1] of masks (N, S, S)."""
-    return np.array([mask_to_box(mask) / mask.shape[-1] for mask in masks], np.float32).reshape(-1, 4)
+def _boxes(objects: Sequence[ObjectSample], image: ImageSample) -> npt.NDArray[np.float32]:
+    """(N, 4) visible boxes xyxy in [0, 1] of the backbone's frame."""
+    boxes = np.array([thing.visible_box_xyxy for thing in objects], np.float32).reshape(-1, 4)
+    return boxes / max(image.size)
 
 
 def _hints(boxes: npt.NDArray[np.float32], share: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:

@@ -184,7 +184,10 @@ class AmodalAssistant:
             questions: what was asked.
         """
         with self._precision():
-            masks: Any = self.model.decode(answers.states, features, answers.rows, image_tokens=answers.image_tokens)
+            boxes = None
+            if answers.image_tokens is not None:
+                boxes, _ = self.model.point(answers.states, answers.image_tokens, answers.rows)
+            masks: Any = self.model.decode(answers.states, features, answers.rows, boxes)
         rows = answers.rows.tolist()
         made = []
         for row, (image, question) in enumerate(zip(images, questions, strict=True)):

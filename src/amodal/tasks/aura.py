@@ -56,9 +56,9 @@ class AuraTask:
         losses |= self._mask_losses(output.masks, batch)
         losses |= self._occlusion_losses(output.masks, batch)
         losses |= self._naming_losses(output, batch)
-        if output.masks.boxes is not None:
-            losses["box"] = config.box_weight * box_loss(output.masks.boxes, batch["visible_boxes"])
-            losses["pointing"] = config.box_weight * pointing_loss(output.masks.pointing, batch["pointing"])
+        if output.boxes is not None and output.pointing is not None:
+            losses["box"] = config.box_weight * box_loss(output.boxes, batch["visible_boxes"])
+            losses["pointing"] = config.box_weight * pointing_loss(output.pointing, batch["pointing"])
         return losses
 
     def _naming_losses(self, output: AuraOutput, batch: Batch) -> dict[str, Tensor]:
@@ -152,16 +152,15 @@ def text_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits[counted].float(), targets[counted])
 
 
-def pointing_loss(logits: Tensor | None, shares: Tensor) -> Tensor:
+def pointing_loss(logits: Tensor, shares: Tensor) -> Tensor:
     """Mean cross-entropy between the image tokens pointed at and those where the object is seen.
 
     Args:
-        logits: (N, n); None where there is no object.
+        logits: (N, n).
         shares: (N, n) of the object's seen area under each token; all zero for one that is not seen.
     """
-    if logits is None:
-        return shares.sum() * 0
-    return -(shares * logits.log_softmax(-1)).sum(-1).mean()
+    missed = -(shares * logits.log_softmax(-1)).sum(-1)
+    return object_mean(missed, torch.ones_like(missed, dtype=torch.bool))
 
 
 def _ious(logits: Tensor, targets: Tensor, threshold: float) -> Tensor:

@@ -55,8 +55,6 @@ class MaskOutput(ModelOutput):
         rates: (N,) predicted occlusion rates in [0, 1]; None without condition encoder.
         map_logits: (N, 3, S, S) background, visible, hidden; None without spatial encoder.
         iou_scores: (N,) predicted quality of the amodal mask, about [0, 1].
-        boxes: (N, 4) visible boxes xyxy in [0, 1] of the backbone's frame; None without `box_weight`.
-        pointing: (N, n) logits of the image tokens they were read at; None likewise.
     """
 
     visible_logits: Tensor | None = None
@@ -64,8 +62,6 @@ class MaskOutput(ModelOutput):
     rates: Tensor | None = None
     map_logits: Tensor | None = None
     iou_scores: Tensor | None = None
-    boxes: Tensor | None = None
-    pointing: Tensor | None = None
 
 
 @dataclass
@@ -75,7 +71,10 @@ class AuraOutput(ModelOutput):
     Attributes:
         logits: (B, K, vocabulary) next-token logits, from the first labelled token on.
         targets: (B, K) the token each of them predicts, -100 where it does not count.
-        masks: of all `[SEG]`s among the targets, row by row.
+        masks: of the `[SEG]`s among the targets, row by row; of the chosen ones only.
+        boxes: (N, 4) visible boxes xyxy in [0, 1] of the backbone's frame, of all of them; None without
+            `box_weight`.
+        pointing: (N, n) logits of the image tokens they were read at; None likewise.
         naming_logits: (B, image tokens, classes) what stands under each image token; None without
             naming head.
         naming_boxes: (B, image tokens, 4) its visible box, xyxy in [0, 1] of the LLM's square picture.
@@ -84,6 +83,8 @@ class AuraOutput(ModelOutput):
     logits: Tensor | None = None
     targets: Tensor | None = None
     masks: MaskOutput | None = None
+    boxes: Tensor | None = None
+    pointing: Tensor | None = None
     naming_logits: Tensor | None = None
     naming_boxes: Tensor | None = None
 
@@ -234,14 +235,25 @@ class AuraModel(PreTrainedModel):
         read = self.mllm.get_image_features(pixel_values=pixel_values, return_dict=True)
         return _stacked(read.pooler_output, len(pixel_values))
 
+    def point(self, states: Tensor, image_tokens: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
+        """Where mask tokens point, for a model that reads boxes.
+
+        Args:
+            states: (N, D) of the `[SEG]`s.
+            image_tokens: (B, n, D) as of `image_tokens`.
+            image_index: (N,) which of the images each belongs to.
+
+        Returns:
+            (N, 4) visible boxes xyxy in [0, 1] and (N, n) logits of the image tokens.
+        """
+        reader = self.prompt_encoder.box_reader
+        assert reader is not None
+        dtype = self.prompt_encoder.no_mask_embed.weight.dtype
+        boxes, logits = reader(states.to(dtype), image_tokens.to(dtype)[image_index])
+        return boxes, logits
+
     def decode(
-        self,
-        states: Tensor,
-        image_embeddings: Tensor,
-        image_index: Tensor,
-        *,
-        image_tokens: Tensor | None = None,
-        box_hints: Tensor | None = None,
+        self, states: Tensor, image_embeddings: Tensor, image_index: Tensor, boxes: Tensor | None = None
     ) -> MaskOutput:
         """All masks of a batch, one call of each decoder.
 
@@ -249,9 +261,7 @@ class AuraModel(PreTrainedModel):
             states: (N, D) of the `[SEG]`s.
             image_embeddings: (B, C, h, w).
             image_index: (N,) which of the images each belongs to.
-            image_tokens: (B, n, D) as of `image_tokens`, for a model that reads boxes.
-            box_hints: (N, 4) boxes that the decoders get in the place of the predicted ones, NaN
-                where there is none; in training.
+            boxes: (N, 4) as of `point`, for a model that reads them.
 
         Returns:
             `MaskOutput`; with N = 0, empty tensors.
@@ -261,11 +271,7 @@ class AuraModel(PreTrainedModel):
         aware, rates = (refined, None) if self.condition_encoder is None else self.condition_encoder(refined)
         if not len(states):
             return self._no_masks(states)
-        boxes = pointing = corners = None
-        if self.prompt_encoder.box_reader is not None:
-            assert image_tokens is not None
-            boxes, pointing = self.prompt_encoder.box_reader(states.to(dtype), image_tokens.to(dtype)[image_index])
-            corners = self.prompt_encoder.corners(_hinted(boxes, box_hints))
+        corners = None if boxes is None else self.prompt_encoder.corners(boxes)
         features = image_embeddings.to(dtype)[image_index]  # (N, C, h, w)
         visible, _ = self._decode_with(self.visible_decoder, refined, corners, features)
         amodal, quality = self._decode_with(self.amodal_decoder, aware, corners, features)
@@ -274,8 +280,6 @@ class AuraModel(PreTrainedModel):
             amodal_logits=self._upsample(amodal[:, None])[:, 0],
             rates=rates,
             iou_scores=quality,
-            boxes=boxes,
-            pointing=pointing,
         )
         if self.spatial_encoder is not None and self.training:
             output.map_logits = self._upsample(self.spatial_encoder(visible, amodal))
@@ -308,7 +312,6 @@ class AuraModel(PreTrainedModel):
             amodal_logits=empty,
             rates=states.new_zeros(0) if self.condition_encoder is not None else None,
             iou_scores=states.new_zeros(0),
-            boxes=None if self.prompt_encoder.box_reader is None else states.new_zeros(0, 4),
         )
 
     def forward(
@@ -330,7 +333,8 @@ class AuraModel(PreTrainedModel):
             sam_pixel_values: (B, 3, S, S) for the vision backbone, or
             image_embeddings: (B, C, h, w), its features, where they are known already.
             chosen: (number of `[SEG]`s) bool, those whose masks are decoded, in reading order; all if None.
-            box_hints: see `decode`, an entry for each of the chosen.
+            box_hints: (number of the chosen, 4) boxes that the decoders get in the place of the
+                predicted ones, NaN where there is none; in training.
             mllm_inputs: what the LLM's processor made of image and text (attention mask, pixels).
 
         Returns:
@@ -350,17 +354,19 @@ class AuraModel(PreTrainedModel):
         targets = labels[:, start:]
         predicting = slice(-targets.shape[1] - 1, -1)  # each position predicts the token after it
         states, rows = seg_states(recorded[0][:, predicting], targets, self.config.seg_token_id)
-        if chosen is not None:
-            states, rows = states[chosen], rows[chosen]
         names = self.naming_head is not None and self.training
         tokens = None
         if names or self.prompt_encoder.box_reader is not None:
             tokens = _stacked(getattr(read, "image_hidden_states", None), len(input_ids))
-        output = AuraOutput(
-            logits=read.logits[:, predicting],
-            targets=targets,
-            masks=self.decode(states, image_embeddings, rows, image_tokens=tokens, box_hints=box_hints),
-        )
+        output = AuraOutput(logits=read.logits[:, predicting], targets=targets)
+        boxes = None
+        if self.prompt_encoder.box_reader is not None:
+            assert tokens is not None
+            boxes, output.pointing = self.point(states, tokens, rows)
+            output.boxes = boxes
+        if chosen is not None:
+            states, rows, boxes = states[chosen], rows[chosen], None if boxes is None else boxes[chosen]
+        output.masks = self.decode(states, image_embeddings, rows, None if boxes is None else _hinted(boxes, box_hints))
         return self._named(output, tokens) if names else output
 
     def _named(self, output: AuraOutput, tokens: Tensor | None) -> AuraOutput:
