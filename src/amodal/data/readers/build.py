@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 
 from amodal.data.images import MAX_PIXELS
-from amodal.data.readers.index import IMAGE_KEYS, Fault, FilePlaces, ImageEntry, Index, Report
+from amodal.data.readers.index import (
+    IMAGE_KEYS,
+    Fault,
+    FileRecords,
+    ImageEntry,
+    Index,
+    LazyAttributes,
+    RecordFile,
+    Report,
+)
 from amodal.data.readers.jsonfile import Entry, scan
 from amodal.data.readers.source import Format, Record, integer
 from amodal.errors import InputError
@@ -40,6 +49,7 @@ class _Collected:
 
     def __init__(self, format_: Format, path: Path, report: Report) -> None:
         self.format, self.path, self.report = format_, path, report
+        self.file = RecordFile(path)
         self.images: dict[int, ImageEntry] = {}
         self.categories: dict[int, str] = {}
         self.extras: dict[str, Any] = {}
@@ -83,7 +93,7 @@ class _Collected:
             list(self.images.values()),
             self.categories,
             self.extras,
-            FilePlaces(self.path, offsets, lengths),
+            FileRecords(self.file, offsets, lengths),
             np.searchsorted(owners, np.arange(len(position) + 1)).tolist(),
             np.bincount(owners, weights=counts, minlength=len(position)).astype(int).tolist(),
         )
@@ -104,8 +114,8 @@ class _Collected:
         elif number in self.images:
             self.report(Fault("duplicate_image_id", f"expected images of different ids, got {number} twice", number))
         else:
-            place = (entry.offset, entry.length)
-            self.images[number] = ImageEntry(number, str(record["file_name"]), (height, width), place)
+            attributes = LazyAttributes(self.file, (entry.offset, entry.length))
+            self.images[number] = ImageEntry(number, str(record["file_name"]), (height, width), attributes)
 
     def annotation(self, entry: Entry) -> None:
         """A record of `annotations`."""

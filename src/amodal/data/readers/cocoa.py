@@ -14,7 +14,7 @@ from typing import Any
 
 from amodal.data.images import image_size
 from amodal.data.readers.build import build_index
-from amodal.data.readers.index import Fault, HeldPlaces, ImageEntry, Index, Report
+from amodal.data.readers.index import Fault, ImageEntry, Index, Report
 from amodal.data.readers.source import Format, Record, Stated, integer, rest
 from amodal.errors import InputError
 
@@ -144,7 +144,7 @@ def _of_snippets(path: Path, files: list[Path], folder: Path, format_: Format, r
         list(images.values()),
         {i + 1: name for i, name in enumerate(sorted(names))},
         {},
-        HeldPlaces(records),
+        records,
         starts,
         [sum(len(record["regions"]) for record in groups[number]) for number in images],
     )

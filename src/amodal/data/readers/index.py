@@ -59,22 +59,19 @@ class ImageEntry:
         id: image id.
         file_name: relative to the folder of the images.
         size: (H, W).
-        record: what else is said about it, or the place of its record.
+        attributes: what else is said about it.
     """
 
     id: int
     file_name: str
     size: tuple[int, int]
-    record: Place | Record
+    attributes: Mapping[str, Any]
 
 
-class Places(Protocol):
-    """Records by position; `at` reads one by its place."""
+class Records(Protocol):
+    """Records by position: a list, or `FileRecords`."""
 
-    def __getitem__(self, position: int) -> Record: ...
-
-    def at(self, place: Place) -> Record:
-        """The record at a place."""
+    def __getitem__(self, position: int, /) -> Record: ...
 
 
 @dataclass
@@ -88,8 +85,8 @@ class Index:
         images: in file order.
         categories: names by id.
         extras: other members of the top level.
-        places: of the records of all images, those of an image next to each other.
-        starts: position in `places` of each image's first record, and the end of the last.
+        all_records: of all images, those of an image next to each other.
+        starts: position in `all_records` of each image's first record, and the end of the last.
         num_objects: objects of each image.
     """
 
@@ -99,7 +96,7 @@ class Index:
     images: list[ImageEntry]
     categories: dict[int, str]
     extras: dict[str, Any]
-    places: Places
+    all_records: Records
     starts: Sequence[int]
     num_objects: Sequence[int]
     _cache: OrderedDict[int, tuple[ObjectSample, ...]] = field(default_factory=OrderedDict)
@@ -115,7 +112,7 @@ class Index:
     def records(self, position: int) -> Iterator[Record]:
         """The records of an image, in file order."""
         for i in range(self.starts[position], self.starts[position + 1]):
-            yield self.places[i]
+            yield self.all_records[i]
 
     def stated(self, position: int) -> Iterator[Stated]:
         """What the records of an image state, unchecked."""
@@ -148,36 +145,16 @@ class Index:
 
     def _image(self, position: int, entry: ImageEntry) -> ImageSample:
         objects = LazyObjects(self.objects, position, int(self.num_objects[position]))
-        attributes: Mapping[str, Any]
-        attributes = entry.record if isinstance(entry.record, dict) else LazyAttributes(self.places, entry.record)
         path = self.folder / entry.file_name
-        return ImageSample(entry.id, path, *entry.size, objects, entry.file_name, attributes)
+        return ImageSample(entry.id, path, *entry.size, objects, entry.file_name, entry.attributes)
 
 
-class HeldPlaces:
-    """Records in memory."""
+class RecordFile:
+    """A file whose records are read by their place; can be sent to other processes."""
 
-    def __init__(self, records: list[Record]) -> None:
-        self._records = records
-
-    def __getitem__(self, position: int) -> Record:
-        return self._records[position]
-
-    def at(self, place: Place) -> Record:
-        """The record at position `place[0]`."""
-        return self._records[place[0]]
-
-
-class FilePlaces:
-    """Records that stay in their file until they are asked for; can be sent to other processes."""
-
-    def __init__(self, path: Path, offsets: Numbers, lengths: Numbers) -> None:
-        self._path, self._offsets, self._lengths = path, offsets, lengths
-        self._stamp = _stamp(path)
+    def __init__(self, path: Path) -> None:
+        self._path, self._stamp = path, _stamp(path)
         self._map: mmap.mmap | None = None
-
-    def __getitem__(self, position: int) -> Record:
-        return self.at((int(self._offsets[position]), int(self._lengths[position])))
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_map": None}
@@ -195,6 +172,16 @@ class FilePlaces:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         record: Record = json.loads(self._map[place[0] : place[0] + place[1]])
         return record
+
+
+class FileRecords:
+    """Records that stay in their file until they are asked for."""
+
+    def __init__(self, file: RecordFile, offsets: Numbers, lengths: Numbers) -> None:
+        self._file, self._offsets, self._lengths = file, offsets, lengths
+
+    def __getitem__(self, position: int) -> Record:
+        return self._file.at((int(self._offsets[position]), int(self._lengths[position])))
 
 
 class LazyObjects(Sequence[ObjectSample]):
@@ -225,11 +212,11 @@ class LazyObjects(Sequence[ObjectSample]):
 class LazyAttributes(Mapping[str, Any]):
     """What an image record says beyond id, name and size, read when asked for."""
 
-    def __init__(self, places: Places, place: Place) -> None:
-        self._places, self._place = places, place
+    def __init__(self, file: RecordFile, place: Place) -> None:
+        self._file, self._place = file, place
 
     def _load(self) -> Record:
-        return {k: v for k, v in self._places.at(self._place).items() if k not in IMAGE_KEYS}
+        return {k: v for k, v in self._file.at(self._place).items() if k not in IMAGE_KEYS}
 
     def __getitem__(self, key: str) -> Any:
         return self._load()[key]

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amodal.data.images import image_size, opened_image
-from amodal.data.readers.index import Fault, HeldPlaces, ImageEntry, Index, Report
+from amodal.data.readers.index import Fault, ImageEntry, Index, Report
 from amodal.data.readers.source import Format, Record, Stated
 from amodal.errors import InputError
 from amodal.ops.rle import encode_mask
@@ -61,7 +61,7 @@ def read_index(path: Path, folder: Path, format_: Format, report: Report) -> Ind
         raise InputError(f"annotations {path}: expected masks NAME/CATEGORY_NUMBER_visible.png, got none")
     names = sorted({record["category"] for record in records})
     categories = {i + 1: name for i, name in enumerate(names)}
-    return Index(format_, path, folder, images, categories, {}, HeldPlaces(records), starts, counts)
+    return Index(format_, path, folder, images, categories, {}, records, starts, counts)
 
 
 def _objects(inner: Path, report: Report) -> dict[tuple[str, int], dict[str, Path]]:
