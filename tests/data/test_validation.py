@@ -249,7 +249,8 @@ def test_masks_alone(tmp_path: Path) -> None:
 
 def test_what_is_nothing_like_the_format_is_refused(tmp_path: Path) -> None:
     for name in FORMATS:
-        with pytest.raises(InputError):
+        message = "expected a folder of folders of masks" if name == "masks" else "expected JSON, got broken text"
+        with pytest.raises(InputError, match=message):
             validate(name, write(tmp_path, "{", f"{name}.json"))
     with pytest.raises(InputError, match="no 'images'"):
         validate("canonical", write(tmp_path, {"annotations": []}))

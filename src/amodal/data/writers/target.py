@@ -77,7 +77,7 @@ class NotHeld:
     def note(self, thing: ObjectSample, holds: frozenset[str], keeps: frozenset[str]) -> None:
         """Count what is lost of an object."""
         attributes = set(thing.attributes) - keeps
-        both = thing.amodal_rle is not None and _differ(thing)
+        both = not holds >= {AMODAL, VISIBLE} and thing.amodal_rle is not None and _differ(thing)
         present = {
             AMODAL: both,
             VISIBLE: both,
