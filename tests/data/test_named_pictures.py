@@ -31,6 +31,7 @@ def test_same_pixels_names_and_boxes_as_a_conversation(tmp_path: Path, processor
     batch = data.collate([data[key] for key in keys])
     expected = told.collate([told[key] for key in keys])
     assert data.lengths == told.lengths == [2]
+    assert expected["meanings"].tolist() and set(expected["meanings"].tolist()) <= {1, 2}
     assert batch.keys() == {"pixel_values", "names", "name_boxes"}
     for name, value in batch.items():
         torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=0, msg=name)

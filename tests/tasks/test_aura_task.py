@@ -89,10 +89,11 @@ def test_naming_and_quality_are_extras(tmp_path: Path) -> None:
     batch = with_truth(model, training_batch(model)) | {
         "names": torch.rand(2, 16, 5).softmax(-1),
         "name_boxes": torch.rand(2, 16, 4),
+        "meanings": torch.tensor([1, 2, 2]),
     }
     losses = losses_of(model, batch)
-    assert losses.keys() >= {"naming", "quality"}
-    assert {"naming", "quality"}.isdisjoint(losses_of(small_aura(tmp_path), batch | {}).keys())
+    assert losses.keys() >= {"naming", "meaning", "quality"}
+    assert {"naming", "meaning", "quality"}.isdisjoint(losses_of(small_aura(tmp_path), batch | {}).keys())
 
 
 def test_the_box_is_learned_where_it_is_wanted(tmp_path: Path) -> None:

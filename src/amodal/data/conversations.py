@@ -137,6 +137,7 @@ class PictureConversations(Dataset[dict[str, Any]]):
             categories = [thing.category_id for thing in picture.image.objects]
             objects_seen = object_map(picture.image, self.cells * TOKEN)
             named = named_tokens(objects_seen, categories, self.cells, self.classes)
+            item["meanings"] = torch.tensor([thing.category_id for thing in objects], dtype=torch.long)
             item["names"], item["name_boxes"] = (torch.from_numpy(values)[None] for values in named)
         return item
 
@@ -228,7 +229,7 @@ def _extended(row: dict[str, Tensor], more: list[int], labels: list[int]) -> dic
 def _boxes(objects: Sequence[ObjectSample], image: ImageSample) -> npt.NDArray[np.float32]:
     """(N, 4) visible boxes xyxy in [0, 1] of the backbone's frame."""
     boxes = np.array([thing.visible_box_xyxy for thing in objects], np.float32).reshape(-1, 4)
-    return boxes / max(image.size)
+    return np.asarray(boxes / max(image.size), np.float32)
 
 
 def _hints(boxes: npt.NDArray[np.float32], share: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:

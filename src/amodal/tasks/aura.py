@@ -15,7 +15,9 @@ from amodal.tasks.sam import use_plain_products
 
 Batch = dict[str, Tensor]
 
-TARGETS = ("visible_masks", "amodal_masks", "has_amodal", "names", "name_boxes", "visible_boxes", "pointing")
+TARGETS = {
+    "visible_masks", "amodal_masks", "has_amodal", "names", "name_boxes", "meanings", "visible_boxes", "pointing",
+}  # fmt: skip
 """Entries of a batch that the model does not read."""
 
 
@@ -62,15 +64,18 @@ class AuraTask:
         return losses
 
     def _naming_losses(self, output: AuraOutput, batch: Batch) -> dict[str, Tensor]:
-        """Auxiliary: what is under each image token, and the visible box of it."""
+        """Auxiliary: what is under each image token, and the visible box of it; what each mask token means."""
         if output.naming_logits is None or output.naming_boxes is None:
             return {}
         shares, weight = batch["names"], self.config.naming_weight
         distance = (output.naming_boxes - batch["name_boxes"]).abs().sum(-1)
-        return {
+        losses = {
             "naming": weight * F.cross_entropy(output.naming_logits.float().flatten(0, 1), shares.flatten(0, 1)),
             "naming_box": weight * object_mean(distance, shares.argmax(-1) > 0),
         }
+        if output.meaning_logits is not None and len(output.meaning_logits):
+            losses["meaning"] = weight * F.cross_entropy(output.meaning_logits.float(), batch["meanings"])
+        return losses
 
     def _mask_losses(self, masks: Any, batch: Batch) -> dict[str, Tensor]:
         """Eq. 2, and the quality head's."""

@@ -45,8 +45,9 @@ class AuraConfig(PreTrainedConfig):
         map_weight: weight of the cross-entropy of Eq. 3.
         iou_weight: weight of SAM's mask-quality loss, which makes scores meaningful (0 in the
             paper, which reports no score).
-        naming_weight: weight of an auxiliary loss that names the object under each image token of
-            the LLM and finds its visible box (0 in the paper, whose LLM has learned to see before).
+        naming_weight: weight of auxiliary losses that name the object under each image token of the
+            LLM, find its visible box, and name what each `[SEG]` state means (0 in the paper, whose
+            LLM has learned to see and to speak before).
             With all other weights 0, nothing else is computed: a first stage in which the LLM's
             eyes learn to see.
         naming_classes: how many names there are, for the head of that loss.

@@ -78,6 +78,7 @@ class AuraOutput(ModelOutput):
         naming_logits: (B, image tokens, classes) what stands under each image token; None without
             naming head.
         naming_boxes: (B, image tokens, 4) its visible box, xyxy in [0, 1] of the LLM's square picture.
+        meaning_logits: (N, classes) what each `[SEG]` means, of all of them; None likewise.
     """
 
     logits: Tensor | None = None
@@ -87,6 +88,7 @@ class AuraOutput(ModelOutput):
     pointing: Tensor | None = None
     naming_logits: Tensor | None = None
     naming_boxes: Tensor | None = None
+    meaning_logits: Tensor | None = None
 
 
 class SegPromptEncoder(nn.Module):
@@ -136,7 +138,7 @@ class SegPromptEncoder(nn.Module):
 
 
 class NamingHead(nn.Module):
-    """What stands under each image token of the LLM, and where; in training only.
+    """What stands under each image token of the LLM, and where; what each mask token means; in training only.
 
     Args:
         width: D of the LLM.
@@ -147,6 +149,7 @@ class NamingHead(nn.Module):
         super().__init__()
         self.name = nn.Linear(width, classes)
         self.box = nn.Linear(width, 4)
+        self.meaning = nn.Linear(width, classes)
 
     def forward(self, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Image tokens (B, n, D) to logits (B, n, classes) and boxes (B, n, 4)."""
@@ -364,6 +367,8 @@ class AuraModel(PreTrainedModel):
             assert tokens is not None
             boxes, output.pointing = self.point(states, tokens, rows)
             output.boxes = boxes
+        if names and self.naming_head is not None:
+            output.meaning_logits = self.naming_head.meaning(states)
         if chosen is not None:
             states, rows, boxes = states[chosen], rows[chosen], None if boxes is None else boxes[chosen]
         output.masks = self.decode(states, image_embeddings, rows, None if boxes is None else _hinted(boxes, box_hints))
