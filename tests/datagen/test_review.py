@@ -11,11 +11,9 @@ import pytest
 from amodal.datagen.manifest import Manifest, open_work
 from amodal.datagen.records import Draft
 from amodal.datagen.review import (
-    MAX_ANSWER_LENGTH,
     Policy,
     ReviewConflictError,
     lease,
-    mentioned,
     remaining,
     renew,
     reviewer_name,
@@ -23,6 +21,7 @@ from amodal.datagen.review import (
     undo,
     work_policy,
 )
+from amodal.datagen.rules import MAX_ANSWER_LENGTH
 from amodal.errors import InputError
 from tests.datagen.toy_work import QUESTION, answer, toy_work
 
@@ -283,8 +282,3 @@ def test_the_number_of_reviewers_is_kept(work: Manifest) -> None:
         work_policy(work, 0)
     with pytest.raises(InputError, match="lease: expected a time above 0"):
         Policy(lease_seconds=0)
-
-
-def test_mentioned() -> None:
-    assert mentioned(answer(3)) == [3, 4]
-    assert mentioned("broken {seg") == []

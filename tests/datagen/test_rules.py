@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from amodal.data.samples import ImageSample, ObjectSample
 from amodal.datagen.occlusion_claims import claims_in_text, states_in_text
 from amodal.datagen.records import Draft
-from amodal.datagen.rules import RULES, Context, RuleSettings, check_duplicate, check_pair
+from amodal.datagen.rules import RULES, Context, RuleSettings, check_duplicate, check_pair, object_ids
 from amodal.datagen.synonyms import named_in, naming_words, read_synonyms
 from amodal.errors import InputError
 from amodal.ops.rle import encode_mask, rle_box_xyxy
@@ -79,8 +80,6 @@ def test_answers_that_fail(answer: str, message: str) -> None:
     ],
 )  # fmt: skip
 def test_questions_that_fail(question: str, message: str) -> None:
-    import re
-
     assert any(re.match(message, fault) for fault in faults(question=question)), faults(question=question)
 
 
@@ -132,13 +131,13 @@ def test_statements_the_masks_contradict(answer: str, stated: tuple[tuple[int, i
 
 def test_babble_is_turned_down_at_once() -> None:
     for filler in (" . " * 100_000, "hidden by " * 50_000, "<p>" * 100_000, "{seg:7}" * 20_000):
-        start = time.perf_counter()
+        start = time.process_time()
         assert faults(answer=ANSWER + filler)[0].startswith("placeholders: expected an answer of at most 4000")
-        assert time.perf_counter() - start < 0.5
+        assert time.process_time() - start < 0.5
     slow = ANSWER[:-1] + " in front of" + "," * 3_800 + P
-    start = time.perf_counter()
+    start = time.process_time()
     faults(answer=slow)
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0
 
 
 def test_statements_the_masks_bear_out() -> None:
@@ -146,6 +145,11 @@ def test_statements_the_masks_bear_out() -> None:
     objects = {one.id: one for one in SCENE.objects}
     assert list(states_in_text(answer, objects)) == []
     assert faults("What could I take along from here?", answer, ((CUP, PLATE),)) == []
+
+
+def test_objects_of_an_answer() -> None:
+    assert object_ids(ANSWER) == [CUP, PLATE]
+    assert object_ids("broken {seg") == []
 
 
 def test_duplicates() -> None:
@@ -175,11 +179,10 @@ def test_every_rule_has_a_pair_that_breaks_it() -> None:
         "ids": ("What could I drink from here?", "It is <p>the cup</p> {seg:99} over there."),
         "binding": ("What could I drink from here?", f"It is <p>the dog</p> {{seg:{CUP}}} over there."),
         "giveaway": ("Which cup could I drink from?", ANSWER),
-        "occlusion": ("What could I drink from here?", f"It is {C}, and {P} is in front of {C}."),
+        "occlusion": ("What could I drink from here?", f"It is {P}, it hides part of {C}, it seems."),
         "length": ("What here?", ANSWER),
         "language": ("Was könnte ich hier wohl trinken gehen?", f"Nimm {C}, steht links neben Teller."),
     }
-    broken["occlusion"] = ("What could I drink from here?", f"It is {P}, it hides part of {C}, it seems.")
     assert broken.keys() == RULES.keys()
     for rule, (question, answer) in broken.items():
         assert rule in {fault.split(":")[0] for fault in faults(question, answer)}

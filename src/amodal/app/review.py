@@ -15,7 +15,6 @@ from amodal.app.site import add_errors, add_page
 from amodal.datagen.manifest import Manifest
 from amodal.datagen.records import Verdict
 from amodal.datagen.review import (
-    MAX_ANSWER_LENGTH,
     MAX_NOTE_LENGTH,
     Policy,
     ReviewConflictError,
@@ -28,11 +27,11 @@ from amodal.datagen.review import (
 )
 from amodal.datagen.review_items import Items
 from amodal.datagen.review_markup import from_editable
+from amodal.datagen.rules import MAX_ANSWER_LENGTH
 
 PAGE = ("index.html", "page.css", "page.js", "masks.js", "stage.js", "state.js", "text.js", "icon.svg")
-LIMITS = Limits(
-    64 * 1024, frozenset({"application/json"}), "amodal_review"
-)  # the longest review is a few thousand bytes
+# The longest review is a few thousand bytes.
+LIMITS = Limits(64 * 1024, frozenset({"application/json"}), "amodal_review")
 Text = Annotated[str, Field(max_length=2 * MAX_ANSWER_LENGTH)]
 Id = Annotated[int, Field(strict=True, ge=0, lt=2**63)]  # what SQLite can hold
 

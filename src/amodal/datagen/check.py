@@ -9,7 +9,7 @@ from typing import Any, Literal
 from amodal.data.progress import bar
 from amodal.datagen.manifest import Manifest
 from amodal.datagen.prompt import PAIRS_PER_IMAGE
-from amodal.datagen.records import Draft, Pair, WorkImage
+from amodal.datagen.records import Draft, Pair, PairState, WorkImage
 from amodal.datagen.rules import RULES, Context, Fault, RuleSettings, check_duplicate, check_pair
 
 EXAMPLES = 3  # of each rule in a report
@@ -146,14 +146,14 @@ def _report(pair: Pair, faults: list[Fault], report: CheckReport) -> None:
 
 
 def _set_state(manifest: Manifest, pair: Pair, faults: list[Fault]) -> None:
-    state = "failed" if faults else "checked"
+    state: PairState = "failed" if faults else "checked"
     reason = "; ".join(map(str, faults)) or None
     if (pair.state, pair.reason) != (state, reason):
         if pair.state == state:  # failed before, for another reason
             with manifest.transaction() as connection:
                 connection.execute("UPDATE pairs SET reason = ? WHERE id = ?", (reason, pair.id))
             return
-        manifest.set_state(pair.id, "failed" if faults else "checked", WHO, reason=reason)
+        manifest.set_state(pair.id, state, WHO, reason=reason)
 
 
 def _settle(

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from amodal.data.images import load_image
 from amodal.data.samples import Box, ImageSample, ObjectSample
 from amodal.inference.draw import object_colour
-from amodal.ops.rle import rle_area
+from amodal.ops.rle import rle_occlusion_rate
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -59,10 +59,7 @@ def hides(image: ImageSample) -> dict[int, list[int]]:
 
 def hidden_share(thing: ObjectSample) -> float:
     """Occlusion rate in [0, 1]; 0 where the whole is unknown."""
-    if thing.amodal_rle is None:
-        return 0.0
-    area = rle_area(thing.amodal_rle)
-    return min(max(1 - rle_area(thing.visible_rle) / area, 0.0), 1.0) if area else 0.0
+    return 0.0 if thing.amodal_rle is None else rle_occlusion_rate(thing.visible_rle, thing.amodal_rle)
 
 
 def is_hidden(thing: ObjectSample) -> bool:
@@ -108,7 +105,7 @@ def draw_outlines(pixels: Pixels, image: ImageSample) -> Pixels:
         grey = cv2.resize(thing.visible_mask().astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
         contours, _ = cv2.findContours(grey, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
         cv2.drawContours(canvas, contours, -1, object_colour(index), line, cv2.LINE_AA)
-        spots.append(_inner_point(grey))
+        spots.append(inner_point(grey.astype(bool)))
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
     font = ImageFont.load_default(size=max(round(max(size) / 45), 10))
@@ -122,6 +119,14 @@ def draw_outlines(pixels: Pixels, image: ImageSample) -> Pixels:
     return np.array(picture)
 
 
+def inner_point(mask: npt.NDArray[np.bool_]) -> tuple[int, int]:
+    """The pixel (x, y) of an (H, W) mask that is farthest from its border: where its number stands."""
+    padded = np.pad(mask.astype(np.uint8), 1)  # the border of the picture is a border of the mask
+    depth = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    return int(x), int(y)
+
+
 def _inside(
     spot: tuple[float, float], label: tuple[float, float, float, float], size: tuple[int, int]
 ) -> tuple[float, float]:
@@ -130,13 +135,6 @@ def _inside(
     for place, low, high, limit in zip(spot, label[:2], label[2:], size, strict=True):
         moved.append(place - max(high + 3 - limit, 0) if low - 3 >= 0 else place - min(low - 3, 0))
     return moved[0], moved[1]
-
-
-def _inner_point(mask: npt.NDArray[np.uint8]) -> tuple[int, int]:
-    """The pixel (x, y) of a mask that is farthest from its border."""
-    distance = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
-    y, x = np.unravel_index(int(distance.argmax()), distance.shape)
-    return int(x), int(y)
 
 
 def _box(box: Box | None) -> str:

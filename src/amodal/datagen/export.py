@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from amodal.datagen.annotation_file import write_annotations
 from amodal.datagen.card import write_card
 from amodal.datagen.export_parquet import CARD_FRONT, write_parquet
 from amodal.datagen.export_shapes import write_shapes
+from amodal.datagen.intake import link_file
 from amodal.datagen.manifest import Manifest
 from amodal.datagen.records import Pair, PairState, SplitName, WorkImage
 from amodal.datagen.rules import object_ids
@@ -80,18 +79,10 @@ def export(manifest: Manifest, form: Form, out: Path, states: Sequence[PairState
 
 
 def link_images(source: Finished, folder: Path) -> None:
-    """Put the pictures of an export into a folder, as links where the disk allows."""
+    """Put the pictures of an export into a folder."""
     folder.mkdir()
     for image, _ in source.images():
         link_file(source.manifest.image_path(image), folder / image.file_name)
-
-
-def link_file(path: Path, target: Path) -> None:
-    """One file under another name."""
-    try:
-        os.link(path, target)
-    except OSError:
-        shutil.copyfile(path, target)
 
 
 def write_list(path: Path, records: Iterable[dict[str, Any]]) -> None:
@@ -170,7 +161,7 @@ def _write_parquet(source: Finished, out: Path) -> None:
 
 def _write_reasonseg(source: Finished, out: Path) -> None:
     for image, pairs in source.images():
-        write_shapes(source.manifest, image, pairs, out, link_file)
+        write_shapes(source.manifest, image, pairs, out)
 
 
 WRITERS: dict[str, Callable[[Finished, Path], None]] = {

@@ -36,11 +36,11 @@ def write_parquet(
         InputError: the package `datasets` is not installed.
     """
     try:
-        import datasets  # noqa: F401  its features describe the columns
         import pyarrow.parquet as pq
+
+        schema = _features().arrow_schema
     except ImportError as error:
         raise InputError("to parquet: expected the package `datasets`; pip install amodal[reasonseg]") from error
-    schema = _features().arrow_schema
     categories = manifest.categories()
     folder.mkdir()
     for split, images in sides.items():

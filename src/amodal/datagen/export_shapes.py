@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amodal.data.samples import ObjectSample
+from amodal.datagen.intake import link_file
 from amodal.datagen.manifest import Manifest
 from amodal.datagen.records import Pair, WorkImage
 from amodal.datagen.rules import object_ids
@@ -19,9 +20,7 @@ Mask = npt.NDArray[np.bool_]
 Polygon = list[list[int]]
 
 
-def write_shapes(
-    manifest: Manifest, image: WorkImage, pairs: Sequence[Pair], out: Path, link: Callable[[Path, Path], None]
-) -> None:
+def write_shapes(manifest: Manifest, image: WorkImage, pairs: Sequence[Pair], out: Path) -> None:
     """Write the pairs of one image below `amodal/` and `visible/`, under its side of the split.
 
     Args:
@@ -29,7 +28,6 @@ def write_shapes(
         image: the picture.
         pairs: its questions.
         out: folder of the export.
-        link: puts a file under another name.
     """
     objects = {thing.id: thing for thing in manifest.sample(image).objects}
     source = manifest.image_path(image)
@@ -39,7 +37,7 @@ def write_shapes(
         shapes = {number: mask_to_polygons(_mask(thing, kind)) for number, thing in objects.items()}
         for pair in pairs:
             name = f"{source.stem}_{pair.id}"
-            link(source, folder / f"{name}{source.suffix}")
+            link_file(source, folder / f"{name}{source.suffix}")
             targets = [polygon for number in object_ids(pair.answer) for polygon in shapes[number]]
             record = {
                 "text": [pair.question],

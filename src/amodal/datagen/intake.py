@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,10 +86,7 @@ class WorkWriter:
         folder, name = self._manifest.folder / "images", image.path.name
         if (folder / name).exists():
             name = f"{image_id}_{name}"
-        try:
-            os.link(image.path.resolve(), folder / name)
-        except OSError:  # another disk, or one that knows no links
-            shutil.copyfile(image.path, folder / name)
+        link_file(image.path, folder / name)
         return name
 
     def _record(self, thing: ObjectSample, image_id: int, occluders: list[int]) -> dict[str, Any]:
@@ -123,6 +121,14 @@ class WorkWriter:
                 connection.execute("INSERT INTO categories VALUES (?, ?)", (number, name))
         self._category_ids[thing.category_id] = number
         return number
+
+
+def link_file(path: Path, target: Path) -> None:
+    """One file under another name, as a link where the disk allows."""
+    try:
+        os.link(path.resolve(), target)
+    except OSError:  # another disk, or one that knows no links
+        shutil.copyfile(path, target)
 
 
 def in_front(image: ImageSample) -> dict[int, list[int]]:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 from xml.etree import ElementTree
 
+from amodal.data.files import appearing_folder
 from amodal.data.progress import bar
 from amodal.datagen.label_studio_masks import PARTS, labelled_masks, masks_changed
 from amodal.datagen.manifest import Manifest
-from amodal.datagen.records import Pair, Review, WorkImage
-from amodal.datagen.review import Policy, mentioned, reviewer_name, submit
-from amodal.datagen.review_items import Items
+from amodal.datagen.records import Pair, Review, Verdict, WorkImage
+from amodal.datagen.review import Policy, reviewer_name, submit
+from amodal.datagen.review_items import Items, picture_path
 from amodal.datagen.review_markup import from_editable, reason_for_people, to_editable
+from amodal.datagen.rules import object_ids
 from amodal.errors import InputError
 from amodal.inference.draw import object_colour
 
@@ -64,19 +64,12 @@ def export_label_studio(
     images = {pair.image_id for pair in work.pairs(policy.states)}
     if not images:
         raise InputError(f"work {work.folder}: expected pairs that wait for people, got none")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        largest = max(len(work.object_records(image_id)) for image_id in images)
-        (temporary / "config.xml").write_text(labeling_config(largest), encoding="utf-8")
+    largest = max(len(work.object_records(image_id)) for image_id in images)
+    with appearing_folder(folder) as unfinished:
+        (unfinished / "config.xml").write_text(labeling_config(largest), encoding="utf-8")
         shown = bar(sorted(images), "pictures", progress)
-        tasks = _tasks(work, policy, shown, temporary / "images", picture_url, mentioned_only)
-        count = _write_parts(tasks, temporary)
-        temporary.chmod(0o755)
-        os.replace(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        tasks = _tasks(work, policy, shown, unfinished / "images", picture_url, mentioned_only)
+        count = _write_parts(tasks, unfinished)
     return {"tasks": count, "images": len(images), "objects": largest}
 
 
@@ -176,15 +169,13 @@ def _tasks(
         regions = _regions(records, image)
         data = {"image": picture_url + quote(name), "objects": _in_words(records, work.categories())}
         for pair in work.pairs(policy.states, image_id):
-            numbers = {ids.index(i) + 1 for i in mentioned(pair.answer) if i in ids}
+            numbers = {ids.index(i) + 1 for i in object_ids(pair.answer) if i in ids}
             kept = [r for r in regions if not mentioned_only or int(r["id"].partition("-")[0]) in numbers]
             yield _task(work, pair, ids, data, kept)
 
 
 def _copy_picture(work: Manifest, image: WorkImage, folder: Path) -> str:
-    source = work.image_path(image).resolve()
-    if not source.is_relative_to((work.folder / "images").resolve()):
-        raise InputError(f"image {image.id}: expected a picture inside the work folder, got one outside it")
+    source = picture_path(work, image)
     if not source.is_file():
         raise InputError(f"image {image.id}: expected the picture {str(source)!r}, which does not exist")
     name = f"{image.id}{source.suffix.lower()}"
@@ -301,7 +292,7 @@ def _take(work: Manifest, items: Items, policy: Policy, task: Record, annotation
     if verdict == "accept" and (question, answer) != (None, None):
         raise InputError(f"expected fix where texts were edited, got accept by {name}")
     submit(
-        work, pair.id, name, verdict, policy,  # type: ignore[arg-type]  # submit checks it
+        work, pair.id, name, cast(Verdict, verdict), policy,  # submit checks it
         question=question, answer=full, note=values.get("note", ""), tries=task["data"].get("tries"),
     )  # fmt: skip
     return "taken"

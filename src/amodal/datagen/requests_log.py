@@ -74,10 +74,10 @@ def end_request(
         )
 
 
-def forget_lost(manifest: Manifest) -> int:
-    """Mark requests that a killed run left open; returns how many there were."""
+def forget_lost(manifest: Manifest) -> None:
+    """Mark requests that a killed run left open."""
     with manifest.transaction() as connection:
-        return connection.execute("UPDATE requests SET status = 'lost' WHERE status = 'sent'").rowcount
+        connection.execute("UPDATE requests SET status = 'lost' WHERE status = 'sent'")
 
 
 def spent(manifest: Manifest) -> Spent:

@@ -19,11 +19,11 @@ from typing import get_args
 from amodal.data.readers.reason_seg import check_question, parse_answer
 from amodal.datagen.manifest import WITHDRAWN, Manifest
 from amodal.datagen.records import Pair, PairState, Review, Stage, Verdict
+from amodal.datagen.rules import MAX_ANSWER_LENGTH
 from amodal.errors import InputError
 from amodal.ops.rle import rle_area
 
 MAX_NAME_LENGTH = 60  # an e-mail address is a name too
-MAX_ANSWER_LENGTH = 4000
 MAX_NOTE_LENGTH = 1000
 FINAL: dict[Verdict, PairState] = {"accept": "accepted", "fix": "rewritten", "reject": "rejected"}
 
@@ -192,14 +192,6 @@ def renew(work: Manifest, pair_id: int, reviewer: str, policy: Policy) -> None:
     with work.transaction():
         _check_open(work, work.pair(pair_id), reviewer, work.reviews(pair_id), None)
         work.lease_pair(pair_id, reviewer, seconds=policy.lease_seconds)
-
-
-def mentioned(answer: str) -> list[int]:
-    """Annotation ids in an answer, in order; empty where its markup is broken."""
-    try:
-        return [number for number, _ in parse_answer(answer)]
-    except InputError:
-        return []
 
 
 def remaining(work: Manifest, reviewer: str, policy: Policy) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -11,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from amodal.datagen.describe import inner_point
 from amodal.datagen.manifest import Manifest
-from amodal.datagen.records import Draft, Pair
+from amodal.datagen.records import Draft, Pair, WorkImage
 from amodal.datagen.review_markup import from_editable, reason_for_people, to_editable
 from amodal.datagen.rules import Context, check_pair
 from amodal.errors import InputError
@@ -104,7 +106,7 @@ class Items:
             "colour": f"#{red:02x}{green:02x}{blue:02x}",
             "hidden": round(occlusion_rate(visible, amodal), 4),
             "behind": [number[i] for i in record["occluders"] if i in number],
-            "anchor": _anchor(_shrink(visible if visible.any() else amodal, shown)),
+            "anchor": list(inner_point(_shrink(visible if visible.any() else amodal, shown))),
             "visible": run_lengths(_shrink(visible, shown)),
             "amodal": run_lengths(_shrink(amodal, shown)),
         }
@@ -116,9 +118,7 @@ class Items:
             InputError: the picture is outside the work folder's `images/`, missing or damaged.
         """
         image = self.work.image(image_id)
-        folder = (self.work.folder / "images").resolve()
-        if not self.work.image_path(image).resolve().is_relative_to(folder):
-            raise InputError(f"image {image_id}: expected a picture inside the work folder, got one outside it")
+        picture_path(self.work, image)
         pixels = self.work.sample(image).load()
         shown = _shown_size(image.height, image.width)
         if shown != pixels.shape[:2]:
@@ -126,6 +126,14 @@ class Items:
         file = BytesIO()
         Image.fromarray(pixels).save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
         return file.getvalue()
+
+
+def picture_path(work: Manifest, image: WorkImage) -> Path:
+    """File of a picture, links followed. Raises `InputError` if it is outside the work folder's `images/`."""
+    path = work.image_path(image).resolve()
+    if not path.is_relative_to((work.folder / "images").resolve()):
+        raise InputError(f"image {image.id}: expected a picture inside the work folder, got one outside it")
+    return path
 
 
 def run_lengths(mask: Mask) -> list[int]:
@@ -145,11 +153,3 @@ def _shrink(mask: Mask, size: tuple[int, int]) -> Mask:
     if mask.shape == size:
         return mask
     return np.asarray(cv2.resize(mask.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST), bool)
-
-
-def _anchor(mask: Mask) -> list[int]:
-    """(x, y) as far inside the mask as can be: where its number stands."""
-    padded = np.pad(mask.astype(np.uint8), 1)  # the border of the picture is a border of the mask
-    depth = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
-    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-    return [int(x), int(y)]

@@ -6,11 +6,12 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 
-from amodal.data.samples import Box, ObjectSample
+from amodal.data.samples import ObjectSample
 from amodal.datagen.describe import hidden_share, is_hidden
 from amodal.datagen.purposes import PURPOSES
 from amodal.datagen.records import Draft
 from amodal.datagen.template_facts import MAX_LISTED, Facts, area, centre, centre_x
+from amodal.ops.boxes import boxes_meet
 
 CLEAR = 1.3  # how many times larger the first must be than the second to be called the largest
 CLEAR_SHARE = 0.05  # of difference in what is hidden, to call one thing more hidden than another
@@ -302,7 +303,7 @@ def _where(thing: ObjectSample, rivals: Sequence[ObjectSample]) -> str | None:
     x, y = centre(thing)
     column, row = int(min(3 * x // width, 2)), int(min(3 * y // height, 2))
     cell = (column * width / 3, row * height / 3, (column + 1) * width / 3, (row + 1) * height / 3)
-    if any(_overlap(rival.visible_box_xyxy, cell) for rival in rivals if rival is not thing):
+    if any(boxes_meet(rival.visible_box_xyxy, cell) for rival in rivals if rival is not thing):
         return None
     across, down = ("left", "middle", "right")[column], ("upper", "middle", "lower")[row]
     if across == down:
@@ -310,10 +311,6 @@ def _where(thing: ObjectSample, rivals: Sequence[ObjectSample]) -> str | None:
     if down == "middle":
         return f"at the {across}"
     return f"in the {down} part" if across == "middle" else f"at the {down} {across}"
-
-
-def _overlap(a: Box, b: Box) -> bool:
-    return max(a[0], b[0]) < min(a[2], b[2]) and max(a[1], b[1]) < min(a[3], b[3])
 
 
 def _draft(question: str, answer: str, claims: Sequence[tuple[int, int]] = ()) -> Draft:
