@@ -49,7 +49,7 @@ class Limits:
     body_seconds: float = 20.0
 
 
-class Refusal(Exception):  # noqa: N818
+class RefusedError(Exception):
     """A request that is not passed on: status and one line."""
 
     def __init__(self, status: int, line: str) -> None:
@@ -90,7 +90,7 @@ class Guard:
             self._check(scope)
             if scope["method"] == "POST":
                 receive = _replay(await self._body(scope, receive))
-        except Refusal as refusal:
+        except RefusedError as refusal:
             return await _answer(send_guarded, refusal.status, refusal.line, {"connection": "close"})
         await self.app(scope, receive, send_guarded)
 
@@ -104,26 +104,26 @@ class Guard:
     def _check(self, scope: Scope) -> None:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         if scope["method"] not in ("GET", "HEAD", "POST"):
-            raise Refusal(405, f"expected GET or POST, got {scope['method'][:20]}")
+            raise RefusedError(405, f"expected GET or POST, got {scope['method'][:20]}")
         host = headers.get("host", "")
         if self.token is None and host_name(host) not in self.hosts:
-            raise Refusal(421, "expected this machine's name as host, got another")
+            raise RefusedError(421, "expected this machine's name as host, got another")
         given = _tokens(headers, self.limits.cookie)
         if self.token is not None and not any(_same(one, self.token) for one in given):
-            raise Refusal(401, "expected the link that the command printed, got no valid token")
+            raise RefusedError(401, "expected the link that the command printed, got no valid token")
         if scope["method"] == "POST":
             self._check_post(headers, host)
 
     def _check_post(self, headers: dict[str, str], host: str) -> None:
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-            raise Refusal(403, "expected a request from this page, got one from another site")
+            raise RefusedError(403, "expected a request from this page, got one from another site")
         if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-            raise Refusal(403, "expected a request from this page, got one from another site")
+            raise RefusedError(403, "expected a request from this page, got one from another site")
         kind = headers.get("content-type", "").split(";")[0].strip().lower()
         if kind not in self.limits.content_types:
             expected = " or ".join(sorted(self.limits.content_types))
-            raise Refusal(415, f"expected {expected}, got {kind[:60] or 'no type'}")
+            raise RefusedError(415, f"expected {expected}, got {kind[:60] or 'no type'}")
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body, if it is small and arrives in time."""
@@ -133,22 +133,24 @@ class Guard:
         try:
             return await asyncio.wait_for(self._read(receive), self.limits.body_seconds)
         except asyncio.TimeoutError:
-            raise Refusal(408, f"expected a request within {self.limits.body_seconds:g} seconds, got a part") from None
+            raise RefusedError(
+                408, f"expected a request within {self.limits.body_seconds:g} seconds, got a part"
+            ) from None
 
     async def _read(self, receive: Receive) -> bytes:
         body, more = bytearray(), True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise Refusal(400, "expected a whole request, got a part")
+                raise RefusedError(400, "expected a whole request, got a part")
             body += message.get("body", b"")
             more = message.get("more_body", False)
             if len(body) > self.limits.max_body:
                 raise self._too_large()
         return bytes(body)
 
-    def _too_large(self) -> Refusal:
-        return Refusal(413, f"expected at most {self.limits.max_body} bytes, got more")
+    def _too_large(self) -> RefusedError:
+        return RefusedError(413, f"expected at most {self.limits.max_body} bytes, got more")
 
 
 def host_name(host: str) -> str:
