@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 
 import pytest
 
@@ -12,6 +11,14 @@ from amodal.app.turns import BusyError, Turns
 async def started(turns: Turns, visitor: str, work: object) -> asyncio.Task[object]:
     task = asyncio.create_task(turns.run(visitor, work))
     await asyncio.sleep(0)
+    return task
+
+
+async def begun(turns: Turns, visitor: str, work: object) -> asyncio.Task[object]:
+    """The first job, which is in the worker's hands."""
+    task = await started(turns, visitor, work)
+    while turns.waiting:
+        await asyncio.sleep(0)
     return task
 
 
@@ -51,8 +58,7 @@ def test_a_full_queue_says_so() -> None:
 
     async def main() -> None:
         turns = Turns(max_waiting=2, max_own=1)
-        running = await started(turns, "a", gate.wait)
-        await asyncio.sleep(0.05)
+        running = await begun(turns, "a", gate.wait)
         waiting = [await started(turns, name, lambda: None) for name in ("b", "c")]
         with pytest.raises(BusyError, match="expected a free place"):
             await turns.run("d", lambda: None)
@@ -66,11 +72,14 @@ def test_a_full_queue_says_so() -> None:
 
 
 def test_a_turn_that_does_not_come_in_time_is_given_up() -> None:
+    gate = threading.Event()
+
     async def main() -> None:
         turns = Turns(max_seconds=0.2)
-        running = await started(turns, "a", lambda: time.sleep(0.6))
+        running = await begun(turns, "a", gate.wait)
         with pytest.raises(BusyError, match="expected a turn within 0.2 seconds"):
             await turns.run("b", lambda: pytest.fail("it was given up"))
+        gate.set()
         await running
         turns.close()
 
@@ -83,8 +92,7 @@ def test_who_goes_away_is_not_served() -> None:
 
     async def main() -> None:
         turns = Turns()
-        running = await started(turns, "a", gate.wait)
-        await asyncio.sleep(0.05)
+        running = await begun(turns, "a", gate.wait)
         gone = await started(turns, "b", lambda: done.append("served"))
         gone.cancel()
         await asyncio.gather(gone, return_exceptions=True)

@@ -31,7 +31,7 @@ QUESTIONS = (
     "Counting from the back, who comes second in this row?",
     "Name the part of this scene that a storm would carry off.",
     "Yesterday it was not here; today it is. Guess!",
-)  # fmt: skip
+)
 
 Fault = str | None  # 429, 500, slow, cut, broken (no JSON), malformed (JSON of another form), ghost (unknown ids), ...
 Plan = Callable[["Request"], Fault]
@@ -85,9 +85,8 @@ class Endpoint:
             return stored
 
     def _completion(self, request: Request, fault: Fault) -> dict[str, Any]:
-        content = {"malformed": "Here are your pairs: 1.", "empty": '{"pairs": []}', "null": None}.get(
-            fault or "", ""
-        ) if fault in ("malformed", "empty", "null") else json.dumps(written_pairs(request.prompt, fault))  # fmt: skip
+        unreadable = {"malformed": "Here are your pairs: 1.", "null": None}
+        content = unreadable[fault] if fault in unreadable else json.dumps(written_pairs(request.prompt, fault))
         completion: dict[str, Any] = {
             "id": "x", "object": "chat.completion", "created": 1, "model": "toy",
             "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}],
@@ -130,6 +129,17 @@ def first_times(faults: list[Fault]) -> Plan:
     def plan(request: Request) -> Fault:
         with lock:
             return next(left, None)
+
+    return plan
+
+
+def together(count: int) -> Plan:
+    """None is answered before `count` are under way, time and again."""
+    barrier = threading.Barrier(count)
+
+    def plan(request: Request) -> Fault:
+        barrier.wait(60)
+        return None
 
     return plan
 

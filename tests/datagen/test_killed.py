@@ -48,12 +48,12 @@ def kill_at_random(work: Path, server: Endpoint, kills: int, rng: random.Random,
         process = start(work, server)
         if under_way(process, server):
             time.sleep(rng.uniform(0, longest))
-        done += process.poll() is None
         finished = process.poll() is not None
         process.kill()
         process.communicate()
         if finished:
             break
+        done += 1
     return done
 
 

@@ -89,21 +89,11 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], work: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("module", "arguments", "extra"),
-    [
-        ("fastapi", ["serve", "WORK"], "reasonseg"),
-        ("sklearn.metrics", ["agreement", "WORK"], "reasonseg"),
-        ("statsmodels.stats.inter_rater", ["agreement", "WORK"], "reasonseg"),
-    ],
+    ("module", "command"),
+    [("fastapi", "serve"), ("sklearn.metrics", "agreement"), ("statsmodels.stats.inter_rater", "agreement")],
 )
 def test_a_missing_library_is_named_with_its_extra(
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    work: Path,
-    tmp_path: Path,
-    module: str,
-    arguments: list[str],
-    extra: str,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, work: Path, module: str, command: str
 ) -> None:
     with open_work(work) as manifest:
         for name in ("ada", "bob"):
@@ -111,5 +101,4 @@ def test_a_missing_library_is_named_with_its_extra(
     for name in ("amodal.app.review", "amodal.app.site"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, module, None)
-    known = {"WORK": str(work), "OUT": str(tmp_path / "out")}
-    assert f"amodal[{extra}]" in refused(capsys, *[known.get(a, a) for a in arguments])
+    assert "amodal[reasonseg]" in refused(capsys, command, str(work))
