@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from amodal.datagen.describe import describe, draw_outlines, picture_url
+from amodal.datagen.describe import describe, draw_outlines, hidden_share, picture_url
 from amodal.datagen.manifest import Manifest
 from amodal.datagen.prompt import Rejected, make_prompt, parse_response, to_response
 from amodal.datagen.records import Draft
@@ -29,6 +29,17 @@ def test_summary(toy_work: Works) -> None:
         "[1] mug; visible box (4, 4, 20, 20); whole box (4, 4, 20, 20); 25% hidden; hidden by [2]",
         "[2] book; visible box (12, 12, 28, 28); whole box (12, 12, 28, 28); fully visible; hides part of [1]",
     ]
+
+
+def test_what_spills_over_hides_nothing(toy_work: Works) -> None:
+    """Pixels seen outside the whole do not make up for those of it that are hidden."""
+    work = toy_work(1)
+    mug = work.sample(work.image(1)).objects[0]
+    assert hidden_share(mug) == 0.25
+    seen = mug.visible_mask()
+    seen[:4] = True
+    assert hidden_share(replace(mug, visible_rle=encode_mask(seen))) == 0.25
+    assert hidden_share(replace(mug, amodal_rle=None)) == 0
 
 
 def test_picture_with_outlines(toy_work: Works) -> None:
