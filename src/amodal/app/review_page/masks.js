@@ -71,7 +71,8 @@ export class Scene {
       const mask = view.mode === "whole" ? thing.amodal : thing.visible;
       return mask && mask.has(px, py);
     });
-    hit.sort((a, b) => a.amodal.area - b.amodal.area);
+    const area = (thing) => (thing.amodal ?? thing.visible).area;
+    hit.sort((a, b) => area(a) - area(b));
     return hit.length ? hit[0].number : null;
   }
 
