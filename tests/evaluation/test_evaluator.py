@@ -151,6 +151,10 @@ def test_report_has_the_form_others_read(dataset: AnnotatedDataset, tmp_path: Pa
     assert sum(row["num_objects"] for row in content["by_occlusion"]) == dataset.num_objects
     assert EvaluationReport(**content) == report
     assert report.table().row_count == 1 + len(DEFAULT_BASELINES)
+    (tmp_path / "file").touch()
+    for save in (report.save, report.save_folder):
+        with pytest.raises(InputError, match="out: expected a file to write, got"):
+            save(tmp_path / "file" / "below")
 
 
 def test_what_cannot_be_scored_is_refused(dataset: AnnotatedDataset) -> None:

@@ -13,7 +13,7 @@ from amodal.errors import InputError
 from amodal.evaluation.answers import Answer
 from amodal.evaluation.evaluator import evaluate, evaluate_predictions
 from amodal.evaluation.plan import Plan, sizes_of
-from amodal.evaluation.predictions import Prediction, PredictionsWriter, read_by_object, read_predictions
+from amodal.evaluation.predictions import Prediction, predictions_file, read_by_object, read_predictions
 from amodal.ops.rle import encode_mask
 from tests.drawing import mask
 from tests.evaluation.world import perfect, shifted, toy, write
@@ -126,19 +126,27 @@ def test_a_bad_mask_among_good_ones_is_named(bad: Any, tmp_path: Path) -> None:
 def test_written_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "new" / "p.json"
     predictions = [Prediction(1, 5, 2, Answer(PIXEL, OTHER, 0.25)), Prediction(1, None, None, Answer(OTHER, None))]
-    with PredictionsWriter(path) as writer:
+    with predictions_file(path) as add:
         for one in predictions:
-            writer.add(one)
+            add(one)
         assert not path.exists()
     assert read(path) == [predictions[0], predictions[1]]
-    with PredictionsWriter(tmp_path / "empty.json"):
+    with predictions_file(tmp_path / "empty.json"):
         pass
     assert json.loads((tmp_path / "empty.json").read_text()) == []
-    with pytest.raises(KeyError), PredictionsWriter(tmp_path / "half.json"):
+    with pytest.raises(KeyError), predictions_file(tmp_path / "half.json"):
         raise KeyError
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty.json", "new"]
-    with pytest.raises(InputError, match="save-predictions: expected a file, got the folder"):
-        PredictionsWriter(tmp_path)
+    with (
+        pytest.raises(InputError, match="save-predictions: expected a file, got the folder"),
+        predictions_file(tmp_path),
+    ):
+        pass
+    with (
+        pytest.raises(InputError, match="save-predictions: expected a file to write, got"),
+        predictions_file(tmp_path / "empty.json" / "below"),
+    ):
+        pass
 
 
 def test_perfect_predictions_score_one_and_shifted_ones_what_they_overlap(tmp_path: Path) -> None:

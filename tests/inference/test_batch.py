@@ -100,7 +100,7 @@ def test_a_stopped_run_goes_on(
         patch.setattr(module, "_blocks", stopping)
         with pytest.raises(KeyboardInterrupt):
             segment_dataset(dataset, tmp_path / "out", plan, progress=False)
-    (tmp_path / "out" / "part-000002.unfinished").write_bytes(b"half")
+    (tmp_path / "out" / ".writing_part-000002.parquet").write_bytes(b"half")
     half = results(tmp_path / "out")
     assert 0 < len(half) < len(whole)
     assert results(segment_dataset(dataset, tmp_path / "out", plan, progress=False)) == whole

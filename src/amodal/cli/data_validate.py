@@ -28,13 +28,12 @@ def validate(
 
     Example: amodal data validate --format kins2020 --annotations update_test_2020.json --images testing/image_2
     """
-    from amodal.data.files import appearing
+    from amodal.data.files import write_whole
     from amodal.data.validation.validate import validate as check
 
     found = check(format_of(annotations, format_), annotations, images, progress=not as_json)
     if report is not None:
-        with appearing(report, "report") as temporary:
-            temporary.write_text(json.dumps(found.to_json()), encoding="utf-8")
+        write_whole(report, json.dumps(found.to_json()), "report")
     if as_json:
         typer.echo(json.dumps(found.to_json()))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from amodal.evaluation.answers import Answer, Predictor, ask
 from amodal.evaluation.asking import Asked, Boxes, LastImage, cases
 from amodal.evaluation.boxes import DetectedBox, PredictedBoxes, parse_box_source, read_boxes
 from amodal.evaluation.plan import sizes_of
-from amodal.evaluation.predictions import Prediction, PredictionsWriter, read_predictions
+from amodal.evaluation.predictions import Prediction, predictions_file, read_predictions
 from amodal.evaluation.report import EvaluationReport
 from amodal.evaluation.scoring import answer_of
 from amodal.evaluation.selection import Selection, digest
@@ -67,11 +68,11 @@ def detections_of_model(
     else:
         answers = _on_boxes(predictor, dataset, read_boxes(file, sizes_of(dataset)), batch_size, progress)
     found = []
-    if save_predictions is None:
-        return [instance(a.image_id, int(a.category_id or 0), a.answer) for a in answers]
-    with PredictionsWriter(save_predictions) as writer:
+    with ExitStack() as stack:
+        write = None if save_predictions is None else stack.enter_context(predictions_file(save_predictions))
         for one in answers:
-            writer.add(one)
+            if write is not None:
+                write(one)
             found.append(instance(one.image_id, int(one.category_id or 0), one.answer))
     return found
 

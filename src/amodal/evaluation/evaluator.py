@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from amodal.evaluation.answers import Predictor, check_threshold
 from amodal.evaluation.asking import Answerer, Asked, Boxes, Kept, LastImage, Looked, cases
 from amodal.evaluation.baselines import DEFAULT_BASELINES, ROWS
 from amodal.evaluation.plan import Plan, boxes_from, lone_row, sam_rows, sizes_of, with_threshold
-from amodal.evaluation.predictions import Prediction, PredictionsWriter, read_by_object
+from amodal.evaluation.predictions import Prediction, predictions_file, read_by_object
 from amodal.evaluation.report import EvaluationReport
 from amodal.evaluation.scoring import Case, Scorer, answer_of, in_jobs, in_processes
 from amodal.evaluation.selection import digest
@@ -233,20 +233,20 @@ def _tally_stream(stream: Iterable[Case], plan: Plan, scorer: Scorer) -> Tally:
             yield job
 
     with ExitStack() as stack:
-        writer = stack.enter_context(PredictionsWriter(plan.save_predictions)) if plan.save_predictions else None
+        write = stack.enter_context(predictions_file(plan.save_predictions)) if plan.save_predictions else None
         for counts in in_processes(scorer, jobs(), plan.workers):
             done = under_way.popleft()
             total.add(done, counts)
-            if writer is not None:
-                _write(writer, done, scorer.main)
+            if write is not None:
+                _write(write, done, scorer.main)
     return total
 
 
-def _write(writer: PredictionsWriter, done: list[Case], main: str) -> None:
+def _write(write: Callable[[Prediction], None], done: list[Case], main: str) -> None:
     for case in done:
         if main not in case.answers or case.answers[main] is not None:
             answer = answer_of(case, main, main)
-            writer.add(Prediction(case.image_id, case.annotation_id, case.category_id, answer))
+            write(Prediction(case.image_id, case.annotation_id, case.category_id, answer))
 
 
 def _report(

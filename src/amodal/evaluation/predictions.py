@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from amodal.data.files import appearing
 from amodal.data.readers.jsonfile import scan
 from amodal.data.readers.source import mask_rle
 from amodal.errors import InputError
@@ -167,42 +168,25 @@ def prediction_record(one: Prediction) -> dict[str, Any]:
     return {name: value for name, value in record.items() if value is not None}
 
 
-class PredictionsWriter:
-    """Writes a predictions file record by record; it appears complete or not at all.
-
-    Use it as a context manager.
+@contextmanager
+def predictions_file(path: Path) -> Iterator[Callable[[Prediction], None]]:
+    """What adds a record to a predictions file, which appears complete or not at all.
 
     Raises:
         InputError: the place cannot be written to.
     """
+    if path.is_dir():
+        raise InputError(f"save-predictions: expected a file, got the folder {str(path)!r}")
+    with appearing(path, "save-predictions") as temporary, temporary.open("w", encoding="utf-8") as file:
+        start = "[\n"
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._temporary, self._count = path, path.with_name(path.name + ".writing"), 0
-        if path.is_dir():
-            raise InputError(f"save-predictions: expected a file, got the folder {str(path)!r}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._temporary.open("w", encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"save-predictions: expected a file to write, got {str(path)!r} ({error})") from error
+        def add(one: Prediction) -> None:
+            nonlocal start
+            file.write(start + json.dumps(prediction_record(one)))
+            start = ",\n"
 
-    def add(self, one: Prediction) -> None:
-        """Write one record."""
-        self._file.write((",\n" if self._count else "[\n") + json.dumps(prediction_record(one)))
-        self._count += 1
-
-    def __enter__(self) -> PredictionsWriter:
-        """Itself."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Give the file its name, or take it away after an error."""
-        with self._file:
-            self._file.write("\n]\n" if self._count else "[]\n")
-        if kind is None:
-            os.replace(self._temporary, self._path)
-        else:
-            self._temporary.unlink()
+        yield add
+        file.write("[]\n" if start == "[\n" else "\n]\n")
 
 
 def integer(record: dict[str, Any], key: str) -> int:

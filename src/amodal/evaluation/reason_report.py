@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 import amodal
-from amodal.data.files import appearing
+from amodal.data.files import write_whole
 from amodal.errors import InputError
 from amodal.evaluation.reason_record import AnswerRecord
 from amodal.metrics.ranges import Range, range_indices, range_label
@@ -57,7 +57,7 @@ class ReasonReport:
         Raises:
             InputError: a path that cannot be written.
         """
-        return _write(Path(path), json.dumps(self.to_json(), indent=1, allow_nan=False))
+        return write_whole(Path(path), json.dumps(self.to_json(), indent=1, allow_nan=False))
 
     def save_folder(self, folder: str | Path) -> Path:
         """Write `table.txt` and, last, `report.json`.
@@ -72,7 +72,7 @@ class ReasonReport:
         console = Console(file=text, width=160)
         for table in self.tables():
             console.print(table)
-        _write(folder / "table.txt", text.getvalue())
+        write_whole(folder / "table.txt", text.getvalue())
         return self.save(folder / "report.json")
 
     def table(self) -> Table:
@@ -159,9 +159,3 @@ def _cell(value: float | None) -> str:
     if value is None:
         return "-"
     return str(value) if isinstance(value, int) else f"{value:.3f}"
-
-
-def _write(path: Path, text: str) -> Path:
-    with appearing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return path

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import amodal
-from amodal.data.files import appearing
+from amodal.data.files import write_whole
 from amodal.errors import InputError
 from amodal.evaluation.baselines import ROWS
 from amodal.metrics.ranges import range_label
@@ -74,16 +74,18 @@ class EvaluationReport:
         return report
 
     def save(self, path: str | Path) -> Path:
-        """Write the report, complete or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return _replace(path, json.dumps(self.to_json(), indent=1, allow_nan=False).encode())
+        """Write the report, complete or not at all.
+
+        Raises:
+            InputError: a path that cannot be written.
+        """
+        return write_whole(Path(path), json.dumps(self.to_json(), indent=1, allow_nan=False))
 
     def save_folder(self, folder: str | Path) -> Path:
         """Write `table.txt`, `plot.png` and, last, `report.json`.
 
         Raises:
-            InputError: the place is a file.
+            InputError: the place is a file, or cannot be written to.
         """
         from amodal.evaluation.plot import plot_png
 
@@ -91,13 +93,12 @@ class EvaluationReport:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"out: expected a folder, got the file {str(folder)!r}")
         picture = plot_png(self)
-        folder.mkdir(parents=True, exist_ok=True)
         text = StringIO()
         console = Console(file=text, width=120)
         for table in self.tables():
             console.print(table)
-        _replace(folder / "table.txt", text.getvalue().encode())
-        _replace(folder / "plot.png", picture)
+        write_whole(folder / "table.txt", text.getvalue())
+        write_whole(folder / "plot.png", picture)
         return self.save(folder / "report.json")
 
     @property
@@ -165,9 +166,3 @@ def _cell(value: float | None, interval: list[float] | None) -> str:
     if value is None:
         return "-"
     return f"{value:.4f}" if interval is None else f"{value:.4f} ({interval[0]:.3f}-{interval[1]:.3f})"
-
-
-def _replace(path: Path, content: bytes) -> Path:
-    with appearing(path) as temporary:
-        temporary.write_bytes(content)
-    return path

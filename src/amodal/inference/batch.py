@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from amodal.data.files import appearing, write_whole
 from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
 from amodal.ops.rle import encode_mask
@@ -204,8 +205,7 @@ def _settle(out: Path, plan: BatchPlan) -> None:
         if found != own:
             raise InputError(f"out {out}: expected a new folder or one made with {own}, got one made with {found}")
         return
-    out.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(own))
+    write_whole(file, json.dumps(own))
 
 
 def _finished(out: Path) -> tuple[set[Any], int]:
@@ -217,9 +217,8 @@ def _finished(out: Path) -> tuple[set[Any], int]:
 
 def _write_part(answers: list[Row], file: Path) -> None:
     arrow, parquet = _extra("pyarrow"), _extra("pyarrow.parquet")
-    temporary = file.with_suffix(".unfinished")
-    parquet.write_table(arrow.Table.from_pylist(answers), temporary)
-    temporary.replace(file)
+    with appearing(file) as temporary:
+        parquet.write_table(arrow.Table.from_pylist(answers), temporary)
 
 
 def _extra(name: str) -> ModuleType:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from amodal.data.files import appearing
 from amodal.data.images import load_image
 from amodal.errors import InputError
 
@@ -90,8 +91,8 @@ class VideoWriter:
 
     def __init__(self, path: Path, rate: Fraction) -> None:
         self.path, self.rate = path, rate
-        self.temporary = path.with_name(f".writing_{path.name}")
         self.container: Any = None
+        self._open = ExitStack()
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -101,26 +102,22 @@ class VideoWriter:
         av = _av()
         height, width = (side // 2 * 2 for side in picture.shape[:2])
         if self.container is None:
-            self.container = av.open(str(self.temporary), "w", format="mp4")
+            temporary = self._open.enter_context(appearing(self.path))
+            self.container = self._open.enter_context(av.open(str(temporary), "w", format="mp4"))
             self.stream = self.container.add_stream("h264", rate=self.rate)
             self.stream.width, self.stream.height, self.stream.pix_fmt = width, height, "yuv420p"
+            self._open.push(self._end)
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width]), format="rgb24")
         if (width, height) != (self.stream.width, self.stream.height):
             frame = frame.reformat(self.stream.width, self.stream.height)
         self.container.mux(self.stream.encode(frame))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.container is None:
-            return
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
+
+    def _end(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.container.mux(self.stream.encode(None))
-        self.container.close()
-        if kind is None:
-            self.temporary.replace(self.path)
-        else:
-            self.temporary.unlink(missing_ok=True)
 
 
 def _av() -> Any:

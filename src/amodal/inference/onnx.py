@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from amodal.data.files import appearing
 from amodal.errors import InputError
 from amodal.models.plug import PlugConfig, PlugModel, PlugOutput
 from amodal.models.storage import read_config
@@ -95,9 +96,9 @@ def export_onnx(model: PlugModel, folder: Path) -> Exported:
         temporary = Path(name)
         _write(model, temporary)
         exported = _compare(model, temporary, folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in temporary.iterdir():
-            shutil.move(file, folder / file.name)
+        for file in sorted(temporary.iterdir()):  # the encoder comes last: `is_export` looks for it
+            with appearing(folder / file.name) as copy:
+                shutil.copyfile(file, copy)
     return exported
 
 

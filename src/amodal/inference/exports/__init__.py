@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from amodal.data.files import appearing_folder, empty_folder
 from amodal.errors import InputError
 from amodal.inference.exports import coco, cvat, fiftyone, label_studio, labelme, layers, supervision, table
 from amodal.inference.scene import Scene
@@ -53,20 +52,9 @@ def export_scene(scene: Scene, to: str, out: str | Path, image_name: str = "imag
     """
     if to not in FORMATS:
         raise InputError(f"to: expected one of {', '.join(FORMATS)}, got {to!r}")
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"out: expected a new or empty folder, got {str(out)!r}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    writing = Path(tempfile.mkdtemp(dir=out.parent, prefix=".writing_"))
-    try:
+    with appearing_folder(empty_folder(Path(out), "out")) as writing:
         FORMATS[to][1](scene, image_name, writing)
-        writing.chmod(0o755)  # mkdtemp keeps others out
-        if out.exists():
-            out.rmdir()
-        writing.rename(out)
-    finally:
-        shutil.rmtree(writing, ignore_errors=True)
-    return out
+    return Path(out)
 
 
 __all__ = ["FORMATS", "coco", "export_scene", "fiftyone", "layers", "supervision", "table"]
