@@ -138,7 +138,7 @@ class SegPromptEncoder(nn.Module):
 
 
 class NamingHead(nn.Module):
-    """What stands under each image token of the LLM, and where; what each mask token means; in training only.
+    """What stands under each image token of the LLM, and where; in training only.
 
     Args:
         width: D of the LLM.
@@ -149,7 +149,6 @@ class NamingHead(nn.Module):
         super().__init__()
         self.name = nn.Linear(width, classes)
         self.box = nn.Linear(width, 4)
-        self.meaning = nn.Linear(width, classes)
 
     def forward(self, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Image tokens (B, n, D) to logits (B, n, classes) and boxes (B, n, 4)."""
@@ -186,7 +185,9 @@ class AuraModel(PreTrainedModel):
         self.amodal_decoder = single_mask_decoder(sam.mask_decoder_config)
         self.condition_encoder = OcclusionConditionEncoder(channels) if config.condition_encoder else None
         self.spatial_encoder = SpatialOcclusionEncoder(config.spatial_channels) if config.spatial_encoder else None
-        self.naming_head = NamingHead(width, config.naming_classes) if config.naming_classes else None
+        classes = config.naming_classes
+        self.naming_head = NamingHead(width, classes) if classes else None
+        self.meaning_head = nn.Linear(width, classes) if classes and not config.names_only else None
         self.processor: AuraProcessor | None = None
         self.set_trainable()
 
@@ -367,8 +368,8 @@ class AuraModel(PreTrainedModel):
             assert tokens is not None
             boxes, output.pointing = self.point(states, tokens, rows)
             output.boxes = boxes
-        if names and self.naming_head is not None:
-            output.meaning_logits = self.naming_head.meaning(states)
+        if self.meaning_head is not None and self.training:
+            output.meaning_logits = self.meaning_head(states)
         if chosen is not None:
             states, rows, boxes = states[chosen], rows[chosen], None if boxes is None else boxes[chosen]
         output.masks = self.decode(states, image_embeddings, rows, None if boxes is None else _hinted(boxes, box_hints))
