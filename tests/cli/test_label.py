@@ -62,10 +62,14 @@ def test_predictions_corrected_become_a_dataset(tmp_path: Path, capsys: pytest.C
     assert dataset.categories[record.objects[0].category_id] == "shoe"
 
 
-def test_without_boxes_objects_are_looked_for(tmp_path: Path) -> None:
+def test_without_boxes_objects_are_looked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = photographs(tmp_path / "photos")
-    assert main(["label", "predict", str(images), "--out", str(tmp_path / "t.json")]) == 0
-    assert len(json.loads((tmp_path / "t.json").read_text())) == 2
+    assert main(["label", "predict", str(images), "--out", str(tmp_path / "t.json"), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)  # and nothing of a bar
+    tasks = json.loads((tmp_path / "t.json").read_text())
+    parts = [r for t in tasks for r in t["predictions"][0]["result"] if r["type"] == "brushlabels"]
+    assert printed["images"] == len(tasks) == 2
+    assert 2 * printed["objects"] == len(parts)
 
 
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,6 +84,11 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "boxes: expected a COCO file" in refused(
         capsys, "label", "predict", str(images), "--out", out, "--boxes", str(wrong)
     )
+    wrong.write_text('{"images": [], "annotations": [3]}')
+    assert "boxes: expected a COCO file" in refused(
+        capsys, "label", "predict", str(images), "--out", out, "--boxes", str(wrong)
+    )
+    wrong.write_text('{"images": 3}')
     assert "expected a list of tasks" in refused(capsys, "label", "collect", str(wrong), "--out", out)
     wrong.write_text("{")
     assert "export: expected Label Studio's JSON" in refused(capsys, "label", "collect", str(wrong), "--out", out)

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from amodal.cli.segment import finder_for
 from amodal.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from amodal.inference.scene import Scene
+    from amodal.inference.segmenter import AmodalSegmenter
 
 label_app = typer.Typer(no_args_is_help=True)
 
@@ -38,6 +45,8 @@ def predict(
 
     Example: amodal label predict photos --out tasks.json
     """
+    from amodal.data.files import write_whole
+    from amodal.data.progress import bar
     from amodal.inference.exports.label_studio import LABEL_CONFIG, to_tasks
     from amodal.inference.frames import open_frames
     from amodal.inference.segmenter import AmodalSegmenter
@@ -47,23 +56,18 @@ def predict(
     if boxes is not None and detector is not None:
         raise InputError("boxes: expected either --boxes or --detector, got both")
     frames = open_frames(folder)
-    known = None if boxes is None else _boxes_by_image(boxes)
+    known = {} if boxes is None else _boxes_by_image(boxes)
     segmenter = AmodalSegmenter.from_pretrained(model, device=device)
-    find = _source(segmenter, detector, text)
+    find = finder_for(segmenter, detector, text, None) if boxes is None else None
     tasks: list[dict[str, Any]] = []
     objects = 0
-    names = iter(frames.names or ())
-    for _, pixels in _with_bar(frames, frames.total):
-        name = next(names)
-        if known is None:
-            scene = find(pixels)
-        else:
-            own = known.get(name, [])
-            scene = segmenter(pixels, own) if own else _nothing(pixels)
+    shown = bar(frames, "images", not as_json, frames.total)
+    for name, (_, pixels) in zip(frames.names or (), shown, strict=True):
+        scene = find(pixels) if find is not None else _in_boxes(segmenter, pixels, known.get(name, []))
         objects += len(scene.objects)
         tasks += to_tasks(scene, f"{url}{name}")
-    _write(out, json.dumps(tasks))
-    _write(out.with_suffix(".xml"), LABEL_CONFIG)
+    write_whole(out, json.dumps(tasks))
+    write_whole(out.with_suffix(".xml"), LABEL_CONFIG)
     summary = {"images": len(tasks), "objects": objects, "tasks": str(out), "config": str(out.with_suffix(".xml"))}
     if as_json:
         typer.echo(json.dumps(summary))
@@ -83,6 +87,7 @@ def collect_corrections(
 
     Example: amodal label collect export.json --out corrected/annotations.json
     """
+    from amodal.data.files import write_whole
     from amodal.inference.exports.coco import collect
     from amodal.inference.exports.label_studio import from_task
 
@@ -96,7 +101,7 @@ def collect_corrections(
     if not done:
         raise InputError(f"export: expected tasks that someone annotated, got none among {len(tasks)}")
     content = collect((_image_name(task), from_task(task)) for task in done)
-    _write(out, json.dumps(content))
+    write_whole(out, json.dumps(content))
     left_out, objects = len(tasks) - len(done), len(content["annotations"])
     if as_json:
         typer.echo(json.dumps({"images": len(done), "objects": objects, "left_out": left_out}))
@@ -105,16 +110,10 @@ def collect_corrections(
         typer.echo(f"Written: {out}: {objects} objects in {len(done)} images{note}")
 
 
-def _source(segmenter: Any, detector: str | None, text: list[str] | None) -> Any:
-    from amodal.cli.segment import finder_for
-
-    return finder_for(segmenter, detector, text, None)
-
-
-def _nothing(pixels: Any) -> Any:
+def _in_boxes(segmenter: AmodalSegmenter, pixels: npt.NDArray[np.uint8], boxes: list[list[float]]) -> Scene:
     from amodal.inference.scene import Scene
 
-    return Scene([], pixels.shape[:2], pixels)
+    return segmenter(pixels, boxes) if boxes else Scene([], (pixels.shape[0], pixels.shape[1]), pixels)
 
 
 def _boxes_by_image(path: Path) -> dict[str, list[list[float]]]:
@@ -126,7 +125,7 @@ def _boxes_by_image(path: Path) -> dict[str, list[list[float]]]:
         for annotation in content["annotations"]:
             x, y, w, h = annotation.get("visible_bbox") or annotation["bbox"]
             found.setdefault(names[annotation["image_id"]], []).append([x, y, x + w, y + h])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"boxes: expected a COCO file, got {str(path)!r} ({error!r:.80})") from error
     return found
 
@@ -135,16 +134,3 @@ def _image_name(task: dict[str, Any]) -> str:
     """File name at the end of a task's URL."""
     url = str(task["data"].get("image", ""))
     return url.split("?d=")[-1].rsplit("/", 1)[-1] or f"task_{task.get('id')}"
-
-
-def _with_bar(frames: Any, total: int | None) -> Any:
-    from rich.progress import track
-
-    return track(frames, description="images", total=total)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".writing_{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

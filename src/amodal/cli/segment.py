@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -40,7 +40,9 @@ def segment(
     mode: Annotated[
         str, typer.Option(help="crop: a look at each object (exact); image: one look at the whole picture (fast).")
     ] = "crop",
-    as_json: Annotated[bool, typer.Option("--json", help="Print scene.json instead of a table.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print scene.json instead of a table; of frames their number.")
+    ] = False,
 ) -> None:
     """Segment objects, hidden parts included.
 
@@ -61,7 +63,11 @@ def segment(
     if is_many(image):
         if boxes or points:
             raise InputError("box, point: expected none for several frames (objects are not tracked), got some")
-        _segment_frames(image, out or Path(f"{image.stem}-amodal"), model, detector, text, threshold, device, mode)
+        folder = out or Path(f"{image.stem}-amodal")
+        count = _segment_frames(image, folder, model, detector, text, threshold, device, mode, not as_json)
+        note = "each frame by itself; objects are not tracked"
+        line = f"Written: {count} frames and overlay.mp4 in {folder} ({note})"
+        typer.echo(json.dumps({"folder": str(folder), "frames": count}) if as_json else line)
         return
     scene = _segment_image(image, boxes, points, model, detector, text, threshold, device, mode)
     folder = scene.save(out or Path(f"{image.stem}-amodal"))
@@ -139,26 +145,26 @@ def _segment_frames(
     threshold: float | None,
     device: str,
     mode: str,
-) -> None:
-    """A folder of scenes, one a frame, and a video of the overlays; frames done before are kept."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    progress: bool,
+) -> int:
+    """A folder of scenes, one a frame, and a video of the overlays; frames done before are kept.
 
+    Returns:
+        How many frames there are.
+    """
+    from amodal.data.progress import bar
     from amodal.inference.everything import scene_of_frame
     from amodal.inference.frames import VideoWriter, open_frames
     from amodal.inference.segmenter import AmodalSegmenter
 
     frames = open_frames(source)
     find = finder_for(AmodalSegmenter.from_pretrained(model, device=device, mode=mode), detector, text, threshold)
-    columns: list[Any] = [TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
     count = 0
-    out.mkdir(parents=True, exist_ok=True)
-    with Progress(*columns) as bar, VideoWriter(out / "overlay.mp4", frames.rate) as video:
-        task = bar.add_task("", total=frames.total)
-        for name, pixels in frames:
+    with VideoWriter(out / "overlay.mp4", frames.rate) as video:
+        for name, pixels in bar(frames, "frames", progress, frames.total):
             video.add(scene_of_frame(out / name, pixels, find).draw())
             count += 1
-            bar.advance(task)
-    typer.echo(f"Written: {count} frames and overlay.mp4 in {out} (each frame by itself; objects are not tracked)")
+    return count
 
 
 def _print_table(scene: Scene, folder: Path) -> None:

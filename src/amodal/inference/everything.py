@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amodal.inference.find import Detector, ObjectFinder
-from amodal.inference.scene import Scene, SceneObject
+from amodal.inference.scene import Scene, SceneObject, shared_pixels
 from amodal.inference.segmenter import AmodalSegmenter
 
 Pixels = npt.NDArray[np.uint8]
@@ -68,16 +68,7 @@ def scene_of_frame(folder: Path, image: Pixels, find: Callable[[Pixels], Scene])
 
 
 def _iou(a: SceneObject, b: SceneObject) -> float:
-    x0, y0 = max(a.window[0], b.window[0]), max(a.window[1], b.window[1])
-    x1, y1 = min(a.window[2], b.window[2]), min(a.window[3], b.window[3])
+    """Of the visible masks, neither empty."""
+    shared = shared_pixels(a.visible_in_window, a.window, b)
     areas = np.count_nonzero(a.visible_in_window) + np.count_nonzero(b.visible_in_window)
-    if x0 >= x1 or y0 >= y1:
-        return 0.0
-    parts = (
-        thing.visible_in_window[
-            y0 - thing.window[1] : y1 - thing.window[1], x0 - thing.window[0] : x1 - thing.window[0]
-        ]
-        for thing in (a, b)
-    )
-    shared = np.count_nonzero(np.logical_and(*parts))
     return shared / (areas - shared)

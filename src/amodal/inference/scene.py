@@ -187,7 +187,7 @@ class Scene:
             hidden = thing.occluded_in_window
             total = np.count_nonzero(hidden)
             for front, other in enumerate(self.objects):
-                if total and front != behind and _overlap(hidden, thing.window, other) >= MIN_COVER * total:
+                if total and front != behind and shared_pixels(hidden, thing.window, other) >= MIN_COVER * total:
                     pairs.append((front, behind))
         return pairs
 
@@ -304,15 +304,14 @@ class Scene:
         (folder / "scene.json").write_text(json.dumps(self.to_json()), encoding="utf-8")
 
 
-def _overlap(hidden: Mask, window: Window, front: SceneObject) -> int:
-    """Pixels of `hidden` (in `window`) that the visible mask of `front` covers."""
-    x0, y0 = max(window[0], front.window[0]), max(window[1], front.window[1])
-    x1, y1 = min(window[2], front.window[2]), min(window[3], front.window[3])
+def shared_pixels(part: Mask, window: Window, other: SceneObject) -> int:
+    """Pixels of a mask (h, w), in a window of the image, that belong to the visible mask of `other`."""
+    x0, y0 = max(window[0], other.window[0]), max(window[1], other.window[1])
+    x1, y1 = min(window[2], other.window[2]), min(window[3], other.window[3])
     if x0 >= x1 or y0 >= y1:
         return 0
     shared = (x0, y0, x1, y1)
-    covered = _cut(hidden, window, shared) & _cut(front.visible_in_window, front.window, shared)
-    return int(np.count_nonzero(covered))
+    return int(np.count_nonzero(_cut(part, window, shared) & _cut(other.visible_in_window, other.window, shared)))
 
 
 def _cut(part: Mask, window: Window, wanted: Window) -> Mask:
