@@ -97,7 +97,11 @@ def test_recipes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 
 def test_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "set")]
-    assert "kind: expected" in refused(capsys, tmp_path, "data", "synthesize", "--kind", "x", "--count", "1", *out)
+    make = ["data", "synthesize", "--count", "1", *out, "--kind"]
+    assert "kind: expected one of scenes, paste, questions, got 'x'" in refused(capsys, tmp_path, *make, "x")
+    assert "split: expected one of all, train, validation, got 'half'" in refused(
+        capsys, tmp_path, *make, "paste", "--split", "half"
+    )
     assert "count: expected" in refused(
         capsys, tmp_path, "data", "synthesize", "--kind", "scenes", "--count", "0", *out
     )

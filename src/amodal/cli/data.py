@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
@@ -13,6 +13,9 @@ from amodal.cli.data_draw import draw
 from amodal.cli.data_look import formats, inspect, stats
 from amodal.cli.data_validate import validate
 from amodal.errors import InputError
+
+if TYPE_CHECKING:
+    from amodal.data.synthetic.questions_wording import Words
 
 data_app = typer.Typer(no_args_is_help=True)
 for command in (formats, inspect, validate, stats, draw, convert):
@@ -58,18 +61,23 @@ def synthesize(
     if count is None or words != "train":
         missing = "count: expected a number of pictures to make, got none"
         raise InputError(missing if count is None else "words: expected with --kind questions only")
+    from amodal.data.splits import Split
+    from amodal.data.synthetic.generate import Kind
     from amodal.data.synthetic.generate import synthesize as make
 
-    if split not in ("all", "train", "validation"):
-        raise InputError(f"split: expected all, train or validation, got {split!r}")
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    splits: tuple[Split, ...] = get_args(Split)
+    if kind not in kinds:
+        raise InputError(f"kind: expected one of {', '.join(kinds)}, questions, got {kind!r}")
+    if split not in splits:
+        raise InputError(f"split: expected one of {', '.join(splits)}, got {split!r}")
     files, folders = annotations or [], images or []
     if folders and len(folders) != len(files):
         raise InputError(f"images: expected one folder for each of {len(files)} annotation files, got {len(folders)}")
     sources = [(f, folders[i] if folders else None) for i, f in enumerate(files)]
     path = make(
-        kind,  # type: ignore[arg-type]
-        count, seed, out, sources=sources, split=split,  # type: ignore[arg-type]
-        exclude_categories=exclude_category or (), workers=workers, progress=not as_json,
+        kind, count, seed, out, sources=sources, split=split, exclude_categories=exclude_category or (),
+        workers=workers, progress=not as_json,
     )  # fmt: skip
     typer.echo(json.dumps({"annotations": str(path)}) if as_json else f"Written: {path}")
 
@@ -82,6 +90,6 @@ def _questions(
     if len(annotations) != 1 or len(images) > 1:
         raise InputError(f"annotations: expected the one file to ask about, got {len(annotations)}")
     return synthesize_questions(
-        annotations[0], out, seed=seed, words=words, images=images[0] if images else None,  # type: ignore[arg-type]
-        count=count, progress=progress,
+        annotations[0], out, seed=seed, words=cast("Words", words),  # checked there
+        images=images[0] if images else None, count=count, progress=progress,
     )  # fmt: skip

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from amodal.cli.data_source import Annotations, AsJson, Images, open_dataset
 from amodal.errors import InputError
+
+if TYPE_CHECKING:
+    from amodal.data.writers.convert import CocoMasks
 
 
 def convert(
@@ -33,7 +36,7 @@ def convert(
         raise InputError(f"out: expected another file than the annotations, got {str(out)!r}")
     done = write(
         open_dataset(annotations, source, images), to, out,
-        coco_masks=masks,  # type: ignore[arg-type]
+        coco_masks=cast("CocoMasks", masks),  # checked there
         split=split, shard_bytes=shard_mb << 20, progress=not as_json,
     )  # fmt: skip
     if as_json:

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
-from amodal.cli.reasonseg_review import agreement_lines, review_app
+from amodal.cli.data_source import AsJson, FormatName, format_of
+from amodal.cli.reasonseg_review import Work, agreement_lines, review_app
 from amodal.errors import InputError
 
 if TYPE_CHECKING:
     from amodal.datagen.backends import Backend
+    from amodal.datagen.export import Form
     from amodal.datagen.manifest import Manifest
+    from amodal.datagen.records import PairState
     from amodal.datagen.select import Selection, Source
 
 reasonseg_app = typer.Typer(no_args_is_help=True)
 reasonseg_app.add_typer(review_app, name="review", help="People accept, fix or reject pairs.")
 
-Work = Annotated[Path, typer.Argument(help="Work folder of `amodal reasonseg generate`.")]
-Format = Annotated[str | None, typer.Option("--format", help="One of `amodal data formats`; guessed by default.")]
 Annotations = Annotated[list[Path] | None, typer.Option(help="Annotation file; repeat for more.")]
 Images = Annotated[list[Path] | None, typer.Option(help="Folder of its images, in the same order.")]
 Pairs = Annotated[int, typer.Option(min=1, help="Question-answer pairs an image.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Answers about one image at most: one and further tries.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @reasonseg_app.callback()
@@ -36,7 +36,7 @@ def _group() -> None:
 @reasonseg_app.command()
 def generate(
     out: Annotated[Path, typer.Option(help="Work folder: new, or one to go on with.")],
-    format_: Format = None,
+    format_: FormatName = None,
     annotations: Annotations = None,
     images: Images = None,
     backend: Annotated[str, typer.Option(help="template (offline) or openai (any compatible endpoint).")] = "template",
@@ -122,7 +122,7 @@ def generate(
 @reasonseg_app.command("prompt")
 def show_prompt(
     annotations: Annotated[Path, typer.Option(help="Annotation file.")],
-    format_: Format = None,
+    format_: FormatName = None,
     images: Annotated[Path | None, typer.Option(help="Folder of its images.")] = None,
     image_id: Annotated[int | None, typer.Option(help="Image to show; the first by default.")] = None,
     pairs: Pairs = 10,
@@ -138,6 +138,7 @@ def show_prompt(
     """
     import base64
 
+    from amodal.data.files import write_whole
     from amodal.data.readers import read_dataset
     from amodal.datagen.describe import describe, picture_url
     from amodal.datagen.prompt import make_prompt, response_format
@@ -149,10 +150,7 @@ def show_prompt(
     text = make_prompt(describe(sample, dataset.categories), pairs, version=prompt)
     if picture is not None:
         url = picture_url(sample, outlines=outlines, max_side=max_side)
-        try:
-            picture.write_bytes(base64.b64decode(url.partition(",")[2]))
-        except OSError as error:
-            raise InputError(f"picture: expected a file that can be written, got {str(picture)!r} ({error})") from error
+        write_whole(picture, base64.b64decode(url.partition(",")[2]), "picture")
     if as_json:
         typer.echo(json.dumps({"system": text.system, "user": text.user, "response_format": response_format()}))
     else:
@@ -176,20 +174,22 @@ def check(
 
     Example: amodal reasonseg check work
     """
+    from amodal.datagen.check import Then
     from amodal.datagen.check import check as run
     from amodal.datagen.manifest import open_work
     from amodal.datagen.rules import RuleSettings
     from amodal.datagen.synonyms import read_synonyms
 
-    if then not in ("retry", "people"):
-        raise InputError(f"failed: expected retry or people, got {then!r}")
+    ways: tuple[Then, ...] = get_args(Then)
+    if then not in ways:
+        raise InputError(f"failed: expected {' or '.join(ways)}, got {then!r}")
     settings = RuleSettings(
         english_share=RuleSettings.english_share if english else 0.0,
         synonyms={} if synonyms is None else read_synonyms(synonyms),
         skip=frozenset(skip or ()),
     )
     with open_work(work) as manifest:
-        report = run(manifest, settings, pairs=pairs, rounds=rounds, then=then, progress=not as_json)  # type: ignore[arg-type]
+        report = run(manifest, settings, pairs=pairs, rounds=rounds, then=then, progress=not as_json)
     if as_json:
         typer.echo(json.dumps(report.to_json()))
         return
@@ -238,8 +238,8 @@ def export(
     from amodal.datagen.manifest import open_work
 
     with open_work(work) as manifest:
-        wanted = [state.strip() for state in states.split(",")]
-        figures = run(manifest, to, out, wanted)  # type: ignore[arg-type]
+        wanted = cast("list[PairState]", [state.strip() for state in states.split(",")])
+        figures = run(manifest, cast("Form", to), out, wanted)  # which checks both
     if as_json:
         typer.echo(json.dumps({"out": str(out), **figures}))
     else:
@@ -247,7 +247,6 @@ def export(
 
 
 def _sources(format_: str | None, files: list[Path], folders: list[Path], splits: list[str]) -> list[Source]:
-    from amodal.data.readers import guess
     from amodal.datagen.select import Source, parse_split
 
     for name, given in (("images", folders), ("split", splits)):
@@ -255,11 +254,8 @@ def _sources(format_: str | None, files: list[Path], folders: list[Path], splits
             raise InputError(f"{name}: expected one for each of {len(files)} annotation files, got {len(given)}")
     sources = []
     for index, file in enumerate(files):
-        found = format_ or guess(file)
-        if found is None:
-            raise InputError(f"format: expected --format, got none, and {str(file)!r} resembles no format")
         folder = folders[index] if folders else None
-        sources.append(Source(found, file, folder, parse_split(splits[index] if splits else None)))
+        sources.append(Source(format_of(file, format_), file, folder, parse_split(splits[index] if splits else None)))
     return sources
 
 

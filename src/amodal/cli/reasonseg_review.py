@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from amodal.cli.data_source import AsJson
 from amodal.errors import InputError
 
 review_app = typer.Typer(no_args_is_help=True)
@@ -17,7 +18,6 @@ Reviewers = Annotated[
     int | None, typer.Option(help="People who judge each pair; kept in the work folder (2 at first).")
 ]
 IncludeFailed = Annotated[bool, typer.Option("--include-failed", help="Also pairs that failed the automatic check.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @review_app.callback()
