@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from amodal.data.files import no_file
 from amodal.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ def ask(
         check_question(question)
     elif as_json:
         raise InputError("--json: expected a question beside it, got none")
-    if out is not None and out.exists() and not out.is_dir():
-        raise InputError(f"out: expected a folder, got the file {str(out)!r}")
+    if out is not None:
+        no_file(out)
     folder = out or Path(f"{image.stem}-amodal")
     from rich.console import Console
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from amodal.data.files import no_file
 from amodal.errors import InputError
 
 
@@ -31,8 +32,7 @@ def bench(
     unknown = sorted(set(names or ()) - scripts.keys())
     if unknown:
         raise InputError(f"bench: expected some of {', '.join(scripts)}, got {', '.join(unknown)}")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"out: expected a folder, got the file {str(out)!r}")
+    no_file(out)
     results = {}
     for name in names or scripts:
         typer.echo(f"{name} ...", err=True)
@@ -99,10 +99,11 @@ def _plot(result: dict[str, Any], file: Path) -> None:
             axes.plot([r[plot["x"]] for r in own], [r[plot["y"]] for r in own], marker="o", label=text)
         axes.legend(fontsize="small")
         axes.set_xlabel(plot["x"])
+        axes.set_ylabel(plot["y"])
     else:
         axes.barh([str(row[plot["x"]]) for row in rows], [row[plot["y"]] for row in rows])
         axes.invert_yaxis()
-    axes.set_ylabel("" if not keys else plot["y"]) if keys else axes.set_xlabel(plot["y"])
+        axes.set_xlabel(plot["y"])
     axes.set_title(result["benchmark"])
     figure.savefig(file, dpi=120)
     plt.close(figure)

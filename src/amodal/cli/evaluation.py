@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from amodal.data.files import no_file
 from amodal.errors import InputError
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def evaluate(
     if model is not None and predictions is not None:
         raise InputError("model: expected --model or --predictions, got both")
     _check_out(out)
+    folder = out if out is not None and _is_folder(out) else None
     if protocol not in PROTOCOLS:
         raise InputError(f"protocol: expected one of {', '.join(PROTOCOLS)}, got {protocol!r}")
     if protocol == "reason":
@@ -102,7 +104,7 @@ def evaluate(
         }  # fmt: skip
         answers = evaluate_answers(
             questions, annotations, images, model=model, teacher_forced=teacher_forced, max_questions=max_questions,
-            device=device, answers=out / "answers.jsonl" if out is not None and _is_folder(out) else None,
+            device=device, answers=None if folder is None else folder / "answers.jsonl",
             unsuitable=given, progress=not as_json,
         )  # fmt: skip
         _show(answers, out, as_json)
@@ -137,12 +139,11 @@ def evaluate(
                 workers=workers or pick_workers(max_objects or dataset.num_objects, 1 + len(beside)),
                 resampling=resampling,
                 worst=worst,
-                pictures=out / "worst" if out is not None and _is_folder(out) and worst else None,
+                pictures=folder / "worst" if folder is not None and worst else None,
                 save_predictions=save_predictions,
                 progress=not as_json,
             )
-            keep = out / "answers.partial.jsonl" if out is not None and _is_folder(out) else None
-            report = ask.score(dataset, plan, keep)
+            report = ask.score(dataset, plan, None if folder is None else folder / "answers.partial.jsonl")
     for note in noted:
         if note.category is UserWarning:
             print(f"amodal: warning: {note.message}", file=sys.stderr)
@@ -262,8 +263,8 @@ def _check_out(out: Path | None) -> None:
     """Before hours of work. Raises `InputError` for a place that cannot be written to."""
     if out is None:
         return
-    if _is_folder(out) and out.exists() and not out.is_dir():
-        raise InputError(f"out: expected a folder, got the file {str(out)!r}")
+    if _is_folder(out):
+        no_file(out)
     above = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.exists())
     if not above.is_dir() and above != out.absolute():
         raise InputError(f"out: expected a folder that can be made, got {str(out)!r}, but {str(above)!r} is a file")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from amodal.data.files import no_file
 from amodal.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ def segment(
         raise InputError("text: expected --detector beside it, got none")
     from amodal.inference.frames import is_many
 
-    if out is not None and out.exists() and not out.is_dir():
-        raise InputError(f"out: expected a folder, got the file {str(out)!r}")
+    if out is not None:
+        no_file(out)
     if is_many(image):
         if boxes or points:
             raise InputError("box, point: expected none for several frames (objects are not tracked), got some")

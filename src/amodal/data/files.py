@@ -62,6 +62,13 @@ def appearing_folder(folder: Path) -> Iterator[Path]:
         raise
 
 
+def no_file(folder: Path, what: str = "out") -> Path:
+    """The folder itself, there or not. Raises `InputError`, which speaks of the option `what`, if it is a file."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{what}: expected a folder, got the file {str(folder)!r}")
+    return folder
+
+
 def empty_folder(folder: Path, what: str) -> Path:
     """The folder itself. Raises `InputError`, which speaks of the option `what`, if it holds something."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

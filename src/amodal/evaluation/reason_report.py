@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 import amodal
-from amodal.data.files import write_whole
+from amodal.data.files import no_file, write_whole
 from amodal.errors import InputError
 from amodal.evaluation.reason_record import AnswerRecord
 from amodal.metrics.ranges import Range, range_indices, range_label
@@ -65,9 +65,7 @@ class ReasonReport:
         Raises:
             InputError: the place is a file, or cannot be written to.
         """
-        folder = Path(folder)
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"out: expected a folder, got the file {str(folder)!r}")
+        folder = no_file(Path(folder))
         text = StringIO()
         console = Console(file=text, width=160)
         for table in self.tables():

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import amodal
-from amodal.data.files import write_whole
+from amodal.data.files import no_file, write_whole
 from amodal.errors import InputError
 from amodal.evaluation.baselines import ROWS
 from amodal.metrics.ranges import range_label
@@ -89,9 +89,7 @@ class EvaluationReport:
         """
         from amodal.evaluation.plot import plot_png
 
-        folder = Path(folder)
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"out: expected a folder, got the file {str(folder)!r}")
+        folder = no_file(Path(folder))
         picture = plot_png(self)
         text = StringIO()
         console = Console(file=text, width=120)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from amodal.data.files import appearing, write_whole
+from amodal.data.files import appearing, no_file, write_whole
 from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
 from amodal.ops.rle import encode_mask
@@ -196,10 +196,8 @@ def _has_area(box: Any) -> bool:
 
 def _settle(out: Path, plan: BatchPlan) -> None:
     """Results of one folder come from one model in one mode."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"out: expected a folder, got the file {str(out)!r}")
     own = {key: value for key, value in asdict(plan).items() if key in ("model", "mode")}
-    file = out / SETTINGS
+    file = no_file(out) / SETTINGS
     if file.is_file():
         found = json.loads(file.read_text())
         if found != own:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from amodal.data.files import appearing
+from amodal.data.files import appearing, no_file
 from amodal.errors import InputError
 from amodal.models.plug import PlugConfig, PlugModel, PlugOutput
 from amodal.models.storage import read_config
@@ -89,8 +89,7 @@ def export_onnx(model: PlugModel, folder: Path) -> Exported:
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _extra(name)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"out: expected a folder, got the file {str(folder)!r}")
+    no_file(folder)
     model = model.float().cpu().eval()
     with tempfile.TemporaryDirectory() as name, torch.no_grad():
         temporary = Path(name)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from amodal.data.files import no_file
 from amodal.errors import InputError
 from amodal.ops.boxes import Window, mask_to_box, xyxy_to_xywh
 from amodal.ops.masks import occlusion_rate, resize_probs
@@ -260,9 +261,7 @@ class Scene:
         Raises:
             InputError: `folder` is a file, or cannot be written to.
         """
-        folder = Path(folder)
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"out: expected a folder, got the file {str(folder)!r}")
+        folder = no_file(Path(folder))
         try:
             folder.mkdir(parents=True, exist_ok=True)
             writing = tempfile.TemporaryDirectory(dir=folder, prefix=".writing_")
