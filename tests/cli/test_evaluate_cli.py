@@ -12,6 +12,7 @@ from PIL import Image
 
 from amodal.cli.main import main
 from amodal.ops.rle import encode_mask
+from tests.cli.test_bad_input import refused
 from tests.evaluation.world import perfect, shifted, toy, write
 
 PROTOCOLS = ("strict", "c2f", "cumulative", "amodal_ap")
@@ -29,18 +30,6 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     assert main([*arguments, "--json"]) == 0, capsys.readouterr().err
     content: dict[str, Any] = json.loads(capsys.readouterr().out)
     return content
-
-
-def refused(capsys: pytest.CaptureFixture[str], folder: Path, *arguments: str) -> str:
-    """The one line of a refusal, after which nothing is written."""
-    capsys.readouterr()
-    before = sorted(folder.rglob("*"))
-    assert main(list(arguments)) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.count("\n") == 1, captured.err
-    assert sorted(folder.rglob("*")) == before
-    return captured.err
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -44,9 +44,11 @@ def test_parts_add_up_to_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert evaluate_predictions(path, dataset, Plan(progress=False, worst=6)).to_json() == whole.to_json()
 
 
-def test_small_sets_start_no_processes() -> None:
-    assert pick_workers(POOL_FROM - 1, 1) == 1
-    assert pick_workers(POOL_FROM // 5 + 1, 5) >= 1
+def test_small_sets_start_no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, workers in ((None, 1), (4, 4), (64, 8)):
+        monkeypatch.setattr("amodal.evaluation.scoring.os.cpu_count", lambda cores=cores: cores)
+        assert pick_workers(POOL_FROM - 1, 1) == 1
+        assert pick_workers(POOL_FROM // 5 + 1, 5) == workers
 
 
 @pytest.mark.parametrize(

@@ -187,9 +187,9 @@ def _print_statistics(figures: Statistics) -> None:
         "num_occluded",
         "num_stuff",
         "num_crowd",
+        "num_occlusion_relations",
     ):
         console.print(f"{key:26}{content[key]}")
-    console.print(f"{'num_occlusion_relations':26}{content['num_occlusion_relations']}")
     if figures.annotators:
         console.print(f"{'annotators':26}{len(figures.annotators)}")
     if figures.num_amodal:

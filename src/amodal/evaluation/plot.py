@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from amodal.evaluation.report import EvaluationReport, flatten
 from amodal.metrics.ranges import range_label
-
-if TYPE_CHECKING:
-    from amodal.evaluation.report import EvaluationReport
 
 
 def plot_png(report: EvaluationReport) -> bytes:
     """One panel a figure: the model with its 95 % intervals, the baselines beside it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, seldom needed
     from matplotlib.figure import Figure
-
-    from amodal.evaluation.report import flatten
 
     rows = [flatten(row) for row in report.by_occlusion]
     names = [n for n in dict.fromkeys(n for figures, _ in rows for n in figures) if n[:4] in ("mIoU", "AP a", "AP v")]
@@ -52,14 +48,7 @@ def _panel(axes: Any, name: str, report: EvaluationReport, rows: list[tuple[dict
         label = str(report.options["model"])
         axes.bar(x, y, 0.6, yerr=errors, capsize=3, color="#4477aa", alpha=0.85, label=label)
     for (label, row), marker in zip(list(report.rows.items())[1:], "osD^v<>P", strict=False):
-        points = [(i, flatten_value(r, name)) for i, r in enumerate(row.get("by_occlusion") or [])]
+        points = [(i, flatten(r)[0].get(name)) for i, r in enumerate(row.get("by_occlusion") or [])]
         shown = [(i, v) for i, v in points if v is not None]
         if shown:
             axes.plot(*zip(*shown, strict=True), marker, ms=5, ls=":", lw=0.8, label=label)
-
-
-def flatten_value(row: dict[str, Any], name: str) -> float | None:
-    """One figure of a row under its flat name."""
-    from amodal.evaluation.report import flatten
-
-    return flatten(row)[0].get(name)
