@@ -88,7 +88,8 @@ def _questions(
     from amodal.data.synthetic.questions import synthesize_questions
 
     if len(annotations) != 1 or len(images) > 1:
-        raise InputError(f"annotations: expected the one file to ask about, got {len(annotations)}")
+        beside = f" and {len(images)} folders of images" if len(images) > 1 else ""
+        raise InputError(f"annotations: expected the one file to ask about, got {len(annotations)}{beside}")
     return synthesize_questions(
         annotations[0], out, seed=seed, words=cast("Words", words),  # checked there
         images=images[0] if images else None, count=count, progress=progress,

@@ -208,7 +208,6 @@ class _Asked:
         source = self.box_source or "gt_visible"
         if self.model in ROWS:
             return evaluate_row(self.model, dataset, plan, box_source=source, threshold=self.threshold)
-        plan.selection().check(dataset)  # a bad list before a second of loading
         return score(self._predictor(), dataset, box_source=source, name=self.model, plan=plan, keep=keep)
 
     def average_precision(

@@ -77,13 +77,13 @@ def evaluate(
         )
     if batch_size < 1:
         raise InputError(f"batch_size: expected 1 or more, got {batch_size}")
-    selection, boxes = plan.selection(), boxes_from(box_source, dataset)
+    boxes = boxes_from(box_source, dataset)
     predictor, options = with_threshold(predictor, threshold)
     options = {"model": name, "box_source": box_source} | options
     load = LastImage()
     main: Answerer = Asked(predictor, boxes, load, batch_size)
     if keep is not None:
-        about = {"objects": selection.description, "images": [str(i.path) for i in dataset.images[:1]]}
+        about = {"objects": plan.selection().description, "images": [str(i.path) for i in dataset.images[:1]]}
         main = Kept(main, keep, options | about)
     report = run(main, dataset, plan, options, boxes, load, getattr(predictor, "has_visible", True))
     if isinstance(main, Kept):

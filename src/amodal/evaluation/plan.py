@@ -57,8 +57,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
-            known = ", ".join([*PROTOCOLS, "amodal_ap"])
-            raise InputError(f"protocol: expected one of {known}, got {self.protocol!r}")
+            raise InputError(f"protocol: expected one of {', '.join(PROTOCOLS)}, got {self.protocol!r}")
         object.__setattr__(self, "baselines", check_names(self.baselines))
         for name, least in (("workers", 1), ("worst", 0)):
             if getattr(self, name) < least:
