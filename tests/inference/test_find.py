@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from amodal.errors import InputError
+from amodal.evaluation.boxes import box_iou
 from amodal.inference.everything import scene_of_frame, segment_everything, without_repeats
 from amodal.inference.find import Detector, GridSettings, ObjectFinder, check_points
 from amodal.inference.frames import VideoWriter, is_many, open_frames
@@ -101,10 +102,12 @@ def test_one_pixel_pictures_do_not_fall_over() -> None:
 
 
 def test_the_bundled_models_find_and_segment() -> None:
-    image, _ = squares()
+    image, boxes = squares()
     segmenter = AmodalSegmenter.from_pretrained("plug-tiny")
     scene = segment_everything(segmenter, ObjectFinder.from_pretrained(segmenter.base_name), image)
     assert scene.size == (128, 128) and len(scene.objects) <= GridSettings().max_objects
+    best = np.array([thing.visible_box_xyxy for thing in scene.objects[:2]])
+    assert (box_iou(best, np.array(boxes)).max(axis=0) > 0.8).all()
 
 
 def test_of_two_masks_alike_the_first_stays() -> None:

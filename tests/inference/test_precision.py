@@ -13,6 +13,7 @@ from amodal.inference.onnx import export_onnx
 from amodal.inference.scene import SceneObject
 from amodal.inference.segmenter import AmodalSegmenter
 from amodal.models.plug import PlugModel
+from amodal.ops.boxes import mask_to_box
 
 Mask = npt.NDArray[np.bool_]
 
@@ -22,7 +23,7 @@ def answers(segmenter: AmodalSegmenter) -> list[SceneObject]:
     found = []
     for seed in (901, 902, 903):
         scene = render_scene(seed)
-        boxes = [_box(o.visible_mask) for o in scene.objects if o.visible_mask.any()]
+        boxes = [mask_to_box(o.visible_mask) for o in scene.objects if o.visible_mask.any()]
         found += segmenter.predict(scene.image, np.array(boxes))
     return found
 
@@ -55,8 +56,3 @@ def test_narrow_products(dtype: str, exact: list[SceneObject]) -> None:
 def test_onnx(tmp_path: Path, exact: list[SceneObject]) -> None:
     export_onnx(PlugModel.from_pretrained("plug-tiny"), tmp_path)
     assert min(agreement(answers(AmodalSegmenter.from_pretrained(tmp_path)), exact)) >= 0.999
-
-
-def _box(mask: Mask) -> tuple[int, int, int, int]:
-    rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
