@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from amodal.data.processes import in_processes
 from amodal.data.progress import bar
 from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
@@ -18,7 +19,7 @@ from amodal.evaluation.baselines import DEFAULT_BASELINES, ROWS
 from amodal.evaluation.plan import Plan, boxes_from, lone_row, sam_rows, sizes_of, with_threshold
 from amodal.evaluation.predictions import Prediction, predictions_file, read_by_object
 from amodal.evaluation.report import EvaluationReport
-from amodal.evaluation.scoring import Case, Scorer, answer_of, in_jobs, in_processes
+from amodal.evaluation.scoring import Case, Scorer, answer_of, in_jobs
 from amodal.evaluation.selection import digest
 from amodal.evaluation.summary import Scored, Summary
 from amodal.evaluation.tally import PART_IMAGES, PartTally, Tally

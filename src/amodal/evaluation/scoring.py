@@ -1,18 +1,11 @@
-"""Counting pixels of many objects, in this process or in several.
-
-Masks travel and stay encoded; a job is a few hundred objects, and only a few jobs are under way
-at a time, so memory does not grow with the set.
-"""
+"""Counting pixels of many objects, a few hundred a job; masks travel and stay encoded."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,9 +14,6 @@ from amodal.evaluation.answers import Answer
 from amodal.evaluation.baselines import ROWS, Known
 from amodal.metrics.counts import Numbers, Row, count_pixels
 from amodal.ops.rle import Rle, encode_empty
-
-Job = TypeVar("Job")
-Result = TypeVar("Result")
 
 JOB_OBJECTS = 256
 POOL_FROM = 50_000
@@ -87,43 +77,9 @@ def answer_of(case: Case, name: str, main: str) -> Answer:
     return answer
 
 
-def in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int = 1) -> Iterator[Result]:
-    """Results in the order of the jobs; the function travels once, a few jobs at a time."""
-    if workers == 1:
-        yield from map(function, jobs)
-        return
-    # Spawned, not forked: a fork copies the locks of torch's and OpenCV's threads as they are.
-    context = multiprocessing.get_context("spawn")
-    under_way: deque[Future[Result]] = deque()
-    with ProcessPoolExecutor(workers, context, _start, (function,)) as pool:
-        try:
-            for job in jobs:
-                under_way.append(pool.submit(_call, job))
-                if len(under_way) > 2 * workers:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
 def pick_workers(num_objects: int, num_rows: int) -> int:
     """Processes that pay for so many objects under so many rows."""
     return 1 if num_objects * num_rows < POOL_FROM else min(os.cpu_count() or 1, 8)
-
-
-_function: Callable[[Any], Any] | None = None  # of a worker process
-
-
-def _start(function: Callable[[Any], Any]) -> None:
-    global _function
-    _function = function
-
-
-def _call(job: Any) -> Any:
-    assert _function is not None
-    return _function(job)
 
 
 def in_jobs(cases: Iterable[Case]) -> Iterator[list[Case]]:

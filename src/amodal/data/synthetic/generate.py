@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import cv2
 
 from amodal.data.files import write_whole
+from amodal.data.processes import in_processes
 from amodal.data.progress import bar
 from amodal.data.readers import read_dataset
 from amodal.data.splits import Split, select_split
@@ -79,7 +78,7 @@ def synthesize(
     painter = _Painter(kind, seed, out, sources, split, tuple(exclude_categories))
     _prepare(out, settings)
     todo = [i for i in range(count) if not _part(out, i).exists()]
-    steps = _paint_all(painter, todo, workers)
+    steps = in_processes(painter, todo, workers)
     for _ in bar(steps, kind, progress, len(todo)):
         pass
     info = {"description": f"amodal {kind}", **{k: settings[k] for k in ("kind", "seed", "split", "count")}}
@@ -126,38 +125,6 @@ class _Painter:
         write_whole(self.out / "images" / name, code.tobytes())
         write_whole(_part(self.out, index), json.dumps(record))
         return index
-
-
-_painter: _Painter | None = None  # of a worker process
-
-
-def _start_worker(painter: _Painter) -> None:
-    global _painter
-    _painter = painter
-    cv2.setNumThreads(1)
-
-
-def _paint(index: int) -> int:
-    assert _painter is not None
-    return _painter(index)
-
-
-def _paint_all(painter: _Painter, todo: list[int], workers: int) -> Iterator[int]:
-    """Paint in this process, or in several.
-
-    These are spawned: a fork copies the locks of OpenCV's threads in whatever state they are,
-    and a process that inherits a locked one waits for ever.
-    """
-    if workers == 1 or not todo:
-        yield from map(painter, todo)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start_worker, (painter,)) as pool:
-        try:
-            yield from pool.map(_paint, todo, chunksize=8)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _prepare(out: Path, settings: dict[str, Any]) -> None:
