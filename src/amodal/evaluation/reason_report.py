@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 import amodal
 from amodal.data.files import no_file, write_whole
 from amodal.errors import InputError
 from amodal.evaluation.reason_record import AnswerRecord
+from amodal.evaluation.report import as_text
 from amodal.metrics.ranges import Range, range_indices, range_label
 from amodal.metrics.reason import AnswerScore, summarise
 
@@ -66,11 +65,7 @@ class ReasonReport:
             InputError: the place is a file, or cannot be written to.
         """
         folder = no_file(Path(folder))
-        text = StringIO()
-        console = Console(file=text, width=160)
-        for table in self.tables():
-            console.print(table)
-        write_whole(folder / "table.txt", text.getvalue())
+        write_whole(folder / "table.txt", as_text(self.tables(), 160))
         return self.save(folder / "report.json")
 
     def table(self) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -91,11 +91,7 @@ class EvaluationReport:
 
         folder = no_file(Path(folder))
         picture = plot_png(self)
-        text = StringIO()
-        console = Console(file=text, width=120)
-        for table in self.tables():
-            console.print(table)
-        write_whole(folder / "table.txt", text.getvalue())
+        write_whole(folder / "table.txt", as_text(self.tables(), 120))
         write_whole(folder / "plot.png", picture)
         return self.save(folder / "report.json")
 
@@ -127,6 +123,15 @@ class EvaluationReport:
         if 1 < len(self.by_category) <= MAX_CATEGORIES:
             labels = [([str(r["name"]), str(r["num_objects"])], r) for r in self.by_category]
             yield _table("by category", ["category", "objects"], labels)
+
+
+def as_text(tables: Iterable[Table], width: int) -> str:
+    """Tables as they are printed where `width` characters fit in a line."""
+    text = StringIO()
+    console = Console(file=text, width=width)
+    for table in tables:
+        console.print(table)
+    return text.getvalue()
 
 
 def _table(title: str, heads: list[str], rows: list[tuple[list[str], Figures]]) -> Table:
