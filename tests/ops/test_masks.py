@@ -9,7 +9,6 @@ from amodal.ops.masks import (
     convex_hull_mask,
     crop_and_resize,
     crop_mask,
-    filled_box_mask,
     mask_iou,
     occlusion_rate,
     paste_probs,
@@ -45,10 +44,6 @@ def test_hull_fills_the_corner_of_an_l() -> None:
     assert hull[2, 1]
     assert not hull[0, 4]
     assert not convex_hull_mask(mask("...")).any()
-
-
-def test_filled_box_covers_its_pixels() -> None:
-    assert np.array_equal(filled_box_mask(np.array([1.0, 0.0, 3.0, 1.0]), (2, 4)), mask(".##.", "...."))
 
 
 def test_crop_keeps_a_mask_that_fits() -> None:

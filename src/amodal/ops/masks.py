@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from amodal.ops.boxes import Boxes, Window
+from amodal.ops.boxes import Window
 
 Mask = npt.NDArray[np.bool_]
 FloatMap = npt.NDArray[np.float32]
@@ -33,14 +33,6 @@ def convex_hull_mask(mask: Mask) -> Mask:
     if len(points):
         cv2.fillConvexPoly(filled, cv2.convexHull(points), 1)
     return filled.astype(bool)
-
-
-def filled_box_mask(box_xyxy: Boxes, size: tuple[int, int]) -> Mask:
-    """(H, W) mask of all pixels whose centre lies in the box."""
-    x0, y0, x1, y1 = (round(float(v)) for v in box_xyxy)
-    filled = np.zeros(size, bool)
-    filled[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = True
-    return filled
 
 
 def crop_and_resize(
