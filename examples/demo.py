@@ -1,4 +1,4 @@
-"""Segment a procedural scene and a real photograph with the bundled model.
+"""Segment a procedural scene and a real photograph with the bundled models, and ask about the scene.
 
 Writes masks, `scene.json` and overlays to demo-output/ and says where they are.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
-from amodal import AmodalSegmenter
+from amodal import AmodalAssistant, AmodalSegmenter
 from amodal.data.synthetic.scenes import render_scene
 from amodal.ops.boxes import mask_to_box
 
@@ -19,6 +19,7 @@ OUT = Path("demo-output")
 SCENE_SEED = 20_000
 # scikit-image's photograph `coffee`: saucer (under the cup), spoon (behind the cup) and cup
 COFFEE_BOXES = [[76, 68, 480, 388], [326, 66, 425, 327], [172, 17, 410, 308]]
+QUESTION = "What is hidden most?"
 
 
 def main() -> None:
@@ -35,11 +36,15 @@ def main() -> None:
     coffee = segmenter(photograph, COFFEE_BOXES)
     coffee.save(OUT / "coffee")
 
+    reply = AmodalAssistant.from_pretrained("aura-tiny").ask(picture.image, QUESTION)
+    reply.scene.save(OUT / "answer")
+
     for name, result in (("procedural scene", scene), ("photograph", coffee)):
         hidden = ", ".join(f"{thing.occlusion_rate:.0%}" for thing in result.objects)
         print(f"{name}: {len(result.objects)} objects, hidden {hidden}")
-    print(f"Look at {OUT}/scene/overlay.png and {OUT}/coffee/overlay.png")
-    print("The bundled model is small: expect leaks and rough outlines (docs/models.md has its figures)")
+    print(f"{QUESTION} {reply.text}")
+    print(f"Look at overlay.png in {OUT}/scene, {OUT}/coffee and {OUT}/answer")
+    print("The bundled models are small: expect leaks, rough outlines, mistakes (docs/models.md has their figures)")
 
 
 if __name__ == "__main__":

@@ -13,9 +13,13 @@ import pytest
 from safetensors.torch import load_file
 from transformers import SamModel
 
-from amodal import AmodalSegmenter
+from amodal import AmodalAssistant, AmodalSegmenter
 from amodal.cli.main import main
+from amodal.data.readers.reason_seg import read_reason_seg
+from amodal.data.synthetic.generate import synthesize
+from amodal.data.synthetic.questions import synthesize_questions
 from amodal.data.synthetic.scenes import render_scene
+from amodal.evaluation.reason import AssistantAnswerer, evaluate_reason
 from amodal.inference.scene import Scene
 from amodal.metrics.strict import StrictIoU
 from amodal.models.bundled import WEIGHTS, bundled_models
@@ -23,6 +27,7 @@ from amodal.models.storage import INCREMENT
 from amodal.ops.boxes import mask_to_box
 
 FLOOR_FULL, FLOOR_VISIBLE = 0.6, 0.55
+FLOOR_F1, FLOOR_GIOU = 0.38, 0.28
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +35,14 @@ def segmenter() -> AmodalSegmenter:
     return AmodalSegmenter.from_pretrained("plug-tiny")
 
 
-def test_both_are_there_and_small() -> None:
-    assert {"plug-tiny", "sam-tiny"} <= bundled_models().keys()
-    size = sum(file.stat().st_size for file in WEIGHTS.rglob("*") if file.is_file())
-    assert size < 25_000_000
+def test_all_are_there_and_small() -> None:
+    assert bundled_models().keys() == {"aura-tiny", "plug-tiny", "sam-tiny"}
+    size = {
+        name: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        for name, folder in bundled_models().items()
+    }
+    assert size["sam-tiny"] + size["plug-tiny"] < 25_000_000
+    assert size["aura-tiny"] < 40_000_000
 
 
 def test_sam_tiny_is_a_plain_transformers_model() -> None:
@@ -82,6 +91,30 @@ def test_command_line_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert sorted(p.name for p in out.iterdir()) == [
         "object_00_amodal.png", "object_00_occluded.png", "object_00_visible.png", "overlay.png", "scene.json",
     ]  # fmt: skip
+
+
+def test_aura_tiny_answers_held_out_questions_as_before(tmp_path: Path) -> None:
+    """Golden: fresh scenes, words that no training question used; floors well below docs/models.md."""
+    annotations = synthesize("scenes", 15, 31_000, tmp_path / "scenes", progress=False)
+    questions = tmp_path / "questions.json"
+    synthesize_questions(annotations, questions, seed=5, words="held_out", progress=False)
+    assistant = AmodalAssistant.from_pretrained("aura-tiny", dtype="float32")
+    answerer, dataset = AssistantAnswerer(assistant), read_reason_seg(questions, annotations)
+    got = evaluate_reason(answerer, dataset, max_conversations=60, progress=False).metrics
+    assert got["set_F1"] > FLOOR_F1, got
+    assert got["gIoU_amodal"] > FLOOR_GIOU, got
+
+
+def test_ask_answers_offline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    Image.fromarray(render_scene(30_005).image).save(tmp_path / "scene.png")
+    out = tmp_path / "out"
+    assert main(["ask", str(tmp_path / "scene.png"), "What is hidden most?", "--out", str(out), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["question"] == "What is hidden most?" and printed["answer"]
+    assert printed["objects"] and printed["objects"][0]["phrase"]
+    assert (out / "overlay.png").is_file() and (out / "object_00_amodal.png").is_file()
 
 
 def test_info_counts_what_is_stored(capsys: pytest.CaptureFixture[str], segmenter: AmodalSegmenter) -> None:
