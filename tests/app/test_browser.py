@@ -10,6 +10,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from PIL import Image
 
 from amodal.app.demo import make_app
 from amodal.app.studio import Studio
+from amodal.inference.assistant import AmodalAssistant
 from amodal.inference.find import ObjectFinder
 from amodal.inference.segmenter import AmodalSegmenter
 from tests.app.test_demo import Assistant, png
@@ -32,8 +34,15 @@ LOAD_SECONDS = float(os.environ.get("AMODAL_LOAD_SECONDS", "20"))
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
+    with serving(Assistant()) as place:
+        yield place
+
+
+@contextmanager
+def serving(assistant: Any) -> Iterator[str]:
+    """Address of a demo with the bundled segmenter and this assistant."""
     segmenter = AmodalSegmenter.from_pretrained("plug-tiny", device="cpu")
-    studio = Studio(segmenter, ObjectFinder.from_pretrained(segmenter.base_name), Assistant())
+    studio = Studio(segmenter, ObjectFinder.from_pretrained(segmenter.base_name), assistant)
     server = uvicorn.Server(uvicorn.Config(make_app(studio), port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -133,6 +142,18 @@ def test_questions_are_answered_beside_the_picture(page: Any) -> None:
     assert page.inner_text(".talk .you") == "What is <i>this</i>?"
     assert page.inner_text(".talk .it") == "Turn 1: it 0 <b>&"  # the server's text is never markup
     assert page.locator(".talk .mark").count() == 1 and page.locator("#objects li").count() == 1
+
+
+def test_the_bundled_assistant_answers_with_masks(page: Any) -> None:
+    with serving(AmodalAssistant.from_pretrained("aura-tiny", device="cpu")) as place:
+        page.goto(place)
+        page.wait_for_selector("#examples button")
+        example(page)
+        page.fill("#question", "What is hidden most?")
+        page.click("#send")
+        page.wait_for_selector(".talk .it")
+        named = page.locator(".talk .it .mark").count()
+        assert named >= 1 and page.locator("#objects li").count() == named
 
 
 def test_wrong_files_are_refused_in_words(page: Any, tmp_path: Path) -> None:
