@@ -113,15 +113,17 @@ def new_sam(config: SamConfig, seed: int = 0) -> SamModel:
 
     Differs from transformers' own initialisation, which is made to be overwritten: there the
     vision encoder starts at 1e-10 and the Fourier features at a scale of half the encoder's
-    width. Here weights are truncated normals of 0.02 and the features have SAM's scale of one.
+    width. Here the encoder's linear maps start as ViT's (Xavier), the absolute positions at 0.02,
+    the features at SAM's scale of one, and everything else as in Meta's code, by torch's defaults.
     """
     torch.manual_seed(seed)
     model = SamModel(config)
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.Embedding):
+            module.reset_parameters()
     for module in model.vision_encoder.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
     if model.vision_encoder.pos_embed is not None:
         nn.init.trunc_normal_(model.vision_encoder.pos_embed, std=0.02)
     nn.init.normal_(model.shared_image_embedding.positional_embedding)

@@ -45,6 +45,8 @@ class SamTask:
         use_folded_attention(encoder)
         use_plain_products(model.mask_decoder)  # type: ignore[arg-type]
         encoder.layers[0].register_forward_pre_hook(_to_autocast)
+        prompts: Any = model.prompt_encoder
+        prompts.register_forward_hook(_reach_all_prompts)
         return model
 
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -89,6 +91,16 @@ def _to_autocast(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]
     if not torch.is_autocast_enabled(device):
         return inputs
     return (inputs[0].to(torch.get_autocast_dtype(device)),)
+
+
+def _reach_all_prompts(prompts: Any, _: Any, embeddings: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Have box batches reach the embeddings of points, and the other way round, with gradients of zero.
+
+    FSDP2 adds up the gradients that a process has. Where one process prompts by a box and
+    another by points they would have different ones.
+    """
+    nothing = sum(layer.weight.sum() * 0 for layer in (*prompts.point_embed, prompts.not_a_point_embed))
+    return (embeddings[0] + nothing, *embeddings[1:])
 
 
 def _prompts(batch: Batch, by_points: bool) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, broadcast
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from torch import Tensor
 
 from amodal.data.crops import ObjectCrops
 from amodal.data.files import write_whole
@@ -38,6 +38,7 @@ from amodal.training.checkpoint import (
 )
 from amodal.training.feeding import Batch, loader, step_sampler, to_device
 from amodal.training.meter import Meter
+from amodal.training.optimizers import new_optimizer
 from amodal.training.pictures import draw_sheet
 from amodal.training.recipe import Recipe
 from amodal.training.record import Record, check_trackers
@@ -77,7 +78,7 @@ def train(recipe: Recipe, *, progress: bool = True, stop_after: int | None = Non
     settings = recipe.training
     check_trackers(list(settings.trackers))
     accelerator = _accelerator(recipe, out)
-    check_device_and_settings(accelerator, settings.batch_size, settings.ema)
+    check_device_and_settings(accelerator, settings)
     training = build(recipe)
     if settings.gradient_checkpointing:
         model: Any = training.model
@@ -102,7 +103,7 @@ class _Run:
         self.factor = learning_rate_factor(self.settings, self.steps)
         self.started = time.monotonic()
         self.kind = type(training.model)  # FSDP2 gives the object another class
-        self.model, self.optimizer = accelerator.prepare(training.model, _optimizer(training.model, recipe))
+        self.model, self.optimizer = accelerator.prepare(training.model, new_optimizer(training.model, self.settings))
         spread = is_spread(accelerator)
         self.parts: dict[str, Stateful] = {
             "optimizer": SpreadOptimizer(self.model, self.optimizer) if spread else self.optimizer
@@ -288,17 +289,6 @@ def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
         # A batch prompted by boxes leaves SAM's point embeddings out, and the other way round.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=recipe.task != "plug")],
     )
-
-
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW; vectors (biases, norms) are not decayed."""
-    settings = recipe.training
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas)
 
 
 def _bar(show: bool) -> Progress:

@@ -78,6 +78,7 @@ class TrainingRecipe(Strict):
     """The optimisation. Defaults are PLUG's (section 4.2) where it states a value.
 
     `batch_size` counts crops over all processes; `accumulation` batches make one step.
+    `optimizer` "muon" takes Muon for the linear maps and AdamW for the rest, at one rate.
     `clip_grad_norm` 0 does not clip. `ema` is the decay of a moving average of the weights, which
     then is what is validated and saved; 0 keeps none. `max_minutes` ends a call with a
     checkpoint; the schedule goes by steps all the same. `steps` 0 saves the untrained model.
@@ -89,6 +90,7 @@ class TrainingRecipe(Strict):
     epochs: Positive | None = None
     batch_size: Positive = 8
     accumulation: Positive = 1
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     betas: tuple[Share, Share] = (0.9, 0.999)
     weight_decay: NotNegative = 0.1

@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from amodal.errors import InputError
+from amodal.training.recipe import TrainingRecipe
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -103,13 +104,15 @@ def whole_model(accelerator: Accelerator, model: nn.Module, kind: type[nn.Module
     return saved
 
 
-def check_device_and_settings(accelerator: Accelerator, batch_size: int, ema: float) -> None:
+def check_device_and_settings(accelerator: Accelerator, settings: TrainingRecipe) -> None:
     """Raises `InputError` for settings that these processes cannot train with."""
-    processes = accelerator.num_processes
+    processes, batch_size, ema = accelerator.num_processes, settings.batch_size, settings.ema
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise InputError("training.precision: expected 'bf16' or 'no' on a processor, got 'fp16', which needs a GPU")
     if batch_size % processes:
         raise InputError(f"training.batch_size: expected a multiple of the {processes} processes, got {batch_size}")
+    if is_spread(accelerator) and settings.optimizer == "muon":
+        raise InputError("training.optimizer: expected 'adamw' where weights are spread over processes, got 'muon'")
     if uses_deepspeed(accelerator):
         if ema > 0:
             raise InputError(f"training.ema: expected 0 with DeepSpeed, which keeps the weights, got {ema}")

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from amodal.training.optimizers import new_optimizer
+from amodal.training.recipe import TrainingRecipe
+
+
+def settings(optimizer: str, **changes: Any) -> TrainingRecipe:
+    return TrainingRecipe.model_validate({"optimizer": optimizer, "steps": 1, "weight_decay": 0.2} | changes)
+
+
+def small_model() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 2, stride=2), nn.Flatten(), nn.LayerNorm(16), nn.Linear(16, 5))
+
+
+def go(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+    for step in steps:
+        images = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(step))
+        model(images).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_biases_and_norms_are_not_decayed(name: str) -> None:
+    groups = new_optimizer(small_model(), settings(name)).param_groups
+    assert sum(len(group["params"]) for group in groups) == 6
+    assert all((p.dim() > 1) == (group["weight_decay"] == 0.2) for group in groups for p in group["params"])
+
+
+def test_muon_moves_the_linear_maps_and_adamw_the_rest() -> None:
+    model = small_model()
+    alone = copy.deepcopy(model)
+    both = new_optimizer(model, settings("muon"))
+    adamw = new_optimizer(alone, settings("adamw"))
+    muon = torch.optim.Muon([alone[3].weight], lr=1e-3, weight_decay=0.2, adjust_lr_fn="match_rms_adamw")
+    go(model, both, range(1))
+    alone(torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))).square().sum().backward()
+    muon.step()
+    alone[3].weight.grad = None
+    adamw.step()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), alone.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_stored_state_goes_on_where_it_was(name: str) -> None:
+    model = small_model()
+    optimizer = new_optimizer(model, settings(name))
+    go(model, optimizer, range(3))
+    other = copy.deepcopy(model)
+    state = copy.deepcopy(optimizer.state_dict())
+    resumed = new_optimizer(other, settings(name))
+    resumed.load_state_dict(state)
+    for one in (optimizer, resumed):
+        for group in one.param_groups:
+            group["lr"] = 0.01
+    go(model, optimizer, range(3, 6))
+    go(other, resumed, range(3, 6))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
