@@ -49,10 +49,12 @@ class MuonAndAdamW(torch.optim.Optimizer):
         super().__init__([*muon.param_groups, *adamw.param_groups], {})
         self._share()
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step of both."""
+    def step(self, closure: Any = None) -> Any:
+        """One step of both; the loss of a closure, if there is one."""
+        loss = None if closure is None else closure()
         for part in self.parts:
             part.step()
+        return loss
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """As torch's, which replaces groups and state when a checkpoint is loaded."""
