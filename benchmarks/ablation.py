@@ -5,6 +5,7 @@ seeds; only the model's settings differ. The weights that scored best on the val
 scored on the test sets. A call that was stopped goes on where it was when it is given again.
 
 Command: python benchmarks/ablation.py --steps 600 --seeds 3
+On several cores: the same with --part 0/2 and, beside it, --part 1/2, each with OMP_NUM_THREADS=1.
 Data: docs/models.md says how the folders under data/ are made.
 Writes ablation.json, ablation.md and ablation.png beside this file, anew after each training.
 """
@@ -21,6 +22,7 @@ from typing import Any
 
 import torch
 from ablation_report import write_report
+from parts import add_part
 
 from amodal.data.files import write_whole
 from amodal.data.readers import read_dataset
@@ -35,8 +37,11 @@ ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes/plug/tiny.yaml"
 TEST_SETS = {"scenes": "data/scenes-test/annotations.json", "pasted": "data/paste-test/annotations.json"}
 
-# Paper: a frozen base, BCE and the point loss alone.
-SHARED = ["model.train_base=false", "model.dice_weight=0.0", "model.iou_weight=0.0", "training.ema=0.0"]
+# Paper: a frozen base, BCE and the point loss alone, AdamW.
+SHARED = [
+    "model.train_base=false", "model.dice_weight=0.0", "model.iou_weight=0.0", "training.ema=0.0",
+    "training.optimizer=adamw",
+]  # fmt: skip
 NOTHING = ["model.point_loss=false", "model.refine=false", "model.parallel_lora=false", "model.visible_branch=false"]
 SAM = [*NOTHING, "model.lora_rank=0", "model.box_source=amodal", "model.mask_threshold=0.5"]
 
@@ -73,10 +78,10 @@ def main() -> None:
     options = _arguments()
     options.out.mkdir(parents=True, exist_ok=True)
     timing = options.runs / f"point_loss_{options.steps}.json"
-    if not timing.is_file():
+    if options.part.number == 0 and not timing.is_file():
         spent = time_point_loss(recipe_of(ROWS[-1], 0, options), options.timed_steps)
         write_whole(timing, json.dumps(spent, indent=1))
-    jobs = _jobs(options.seeds)
+    jobs = options.part.of(_jobs(options.seeds))
     started = time.monotonic()
     for number, (seed, row) in enumerate(jobs):
         passed = (time.monotonic() - started) / 60
@@ -205,6 +210,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks")
     parser.add_argument("--test", action="append", default=None, help="NAME=FILE, a test set; repeat for more")
     parser.add_argument("--set", action="append", default=[], help="override for every row alike")
+    add_part(parser)
     options = parser.parse_args()
     named = dict(item.split("=", 1) for item in options.test) if options.test else TEST_SETS
     options.test = {name: ROOT / path for name, path in named.items()}

@@ -7,6 +7,7 @@ protocol `reason`). A call that
 was stopped goes on where it was when it is given again.
 
 Command: python benchmarks/aura_ablation.py --steps 1000 --seeds 3
+On several cores: the same with --part 0/2 and, beside it, --part 1/2, each with OMP_NUM_THREADS=1.
 Data: docs/reason.md says how scenes and questions are made.
 Writes aura_ablation.json and aura_ablation.md beside this file, anew after each training.
 """
@@ -20,6 +21,8 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from parts import add_part
 
 from amodal.data.files import write_whole
 
@@ -67,7 +70,7 @@ ROWS = (
 def main() -> None:
     """Train and score what is missing; write the report after each."""
     options = _arguments()
-    jobs = [(seed, row) for seed in range(options.seeds) for row in ROWS]
+    jobs = options.part.of([(seed, row) for seed in range(options.seeds) for row in ROWS])
     for number, (seed, row) in enumerate(jobs):
         print(f"[{number + 1}/{len(jobs)}] {row.label}, seed {seed}", flush=True)
         run_job(row, seed, options)
@@ -193,6 +196,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/aura-ablation")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks")
     parser.add_argument("--set", action="append", default=[], help="override for every row alike")
+    add_part(parser)
     return parser.parse_args()
 
 

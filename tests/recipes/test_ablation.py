@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from ablation_report import CLAIMS, PAPER, differences, markdown, verdict  # noqa: E402
+from parts import Part  # noqa: E402
 
 from tests.training.tiny import tiny_recipe  # noqa: E402
 
@@ -55,6 +56,13 @@ def test_the_page_says_when_it_is_unfinished() -> None:
     results += [result("pt", seed, 0.9 + 0.2 * seed, 0.25) for seed in (0, 1)]
     page = markdown(facts, results, [verdict(*claim, results) for claim in CLAIMS])
     assert "**Of 2 comparisons 1 hold, 0 fail and 1 are open.**" in page
+
+
+def test_the_parts_of_several_processes_are_every_job_once() -> None:
+    jobs = list(range(7))
+    shares = [list(Part(number, 3).of(jobs)) for number in range(3)]
+    assert sorted(sum(shares, [])) == jobs
+    assert [len(share) for share in shares] == [3, 2, 2]
 
 
 @pytest.mark.slow

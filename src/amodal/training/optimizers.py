@@ -68,4 +68,6 @@ class MuonAndAdamW(torch.optim.Optimizer):
 
 
 def _linear_weights(model: nn.Module) -> list[Tensor]:
-    return [m.weight for m in model.modules() if isinstance(m, nn.Linear) and m.weight.requires_grad]
+    """Weights of linear maps, but for an LLM's output layer: a row a word, like the embeddings'."""
+    found = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and m.weight.requires_grad]
+    return [linear.weight for name, linear in found if not name.endswith("lm_head")]
