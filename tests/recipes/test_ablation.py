@@ -61,7 +61,7 @@ def test_the_page_says_when_it_is_unfinished() -> None:
 def test_the_parts_of_several_processes_are_every_job_once() -> None:
     jobs = list(range(7))
     shares = [list(Part(number, 3).of(jobs)) for number in range(3)]
-    assert sorted(sum(shares, [])) == jobs
+    assert sorted(job for share in shares for job in share) == jobs
     assert [len(share) for share in shares] == [3, 2, 2]
 
 
