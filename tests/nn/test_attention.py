@@ -31,7 +31,7 @@ def randomise(module: torch.nn.Module) -> None:
 
 @pytest.fixture(params=["products", "fused"])
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(kernels, "choose_kernel", lambda q: request.param)
+    monkeypatch.setattr(kernels, "choose_kernel", lambda q, k: request.param)
     return str(request.param)
 
 

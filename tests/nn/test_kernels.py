@@ -15,7 +15,7 @@ from amodal.nn.kernels import choose_kernel, softmax_attention
 def test_kernels_agree_with_the_definition(
     kernel: str, budget: int, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "choose_kernel", lambda q: kernel)
+    monkeypatch.setattr(kernels, "choose_kernel", lambda q, k: kernel)
     monkeypatch.setattr(kernels, "BLOCK_BYTES_PER_THREAD", budget)
     B, n, T, K, D, E = shape
     q, k, v = torch.randn(B, n, T, D), torch.randn(B, n, K, D), torch.randn(B, n, K, E)
@@ -42,8 +42,14 @@ def test_the_rule(
 ) -> None:
     monkeypatch.setattr(kernels, "has_amx", lambda: amx)
     with torch.set_grad_enabled(gradients):
-        assert choose_kernel(torch.empty(1, 1, tokens, 4, dtype=dtype)) == expected
-        assert choose_kernel(torch.empty(1, 1, tokens, 4, dtype=dtype, device="meta")) == "fused"
+        q = torch.empty(1, 1, tokens, 4, dtype=dtype)
+        assert choose_kernel(q, q) == expected
+        assert choose_kernel(q.to("meta"), q.to("meta")) == "fused"
+
+
+def test_few_tokens_may_meet_many() -> None:
+    few, many = torch.empty(1, 1, 7, 4), torch.empty(1, 1, 4096, 4)
+    assert choose_kernel(few, many) == choose_kernel(many, few) == "products"
 
 
 def test_features_of_a_torch_that_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def padded_layer(window: int, qkv_bias: bool = True, use_rel_pos: bool = True) -
 def test_a_layer_equals_sams_padded_one_forward_and_backward(
     grid: tuple[int, int], kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "choose_kernel", lambda q: kernel)
+    monkeypatch.setattr(kernels, "choose_kernel", lambda q, k: kernel)
     theirs = padded_layer(4)
     x = torch.randn(2, *grid, 24, requires_grad=True)
     parameters = [x, *theirs.parameters()]

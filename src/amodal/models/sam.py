@@ -20,6 +20,7 @@ from transformers.utils import logging
 from amodal.errors import InputError
 from amodal.models.bundled import bundled_models
 from amodal.nn.attention import resize_relative_positions
+from amodal.nn.decoding import decode_one_mask
 
 # Vision sizes of the three published models (SAM, appendix A; ViT-B/L/H).
 PRESETS: dict[str, dict[str, Any]] = {
@@ -274,23 +275,31 @@ def convert_meta_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return converted
 
 
-def single_mask_decoder(config: SamMaskDecoderConfig) -> SamMaskDecoder:
+class SingleMaskDecoder(SamMaskDecoder):
     """SAM's mask decoder that answers with the mask of its first token only.
 
     SAM's other three masks answer ambiguous clicks; a box is not ambiguous. Their tokens stay,
     because the tokens attend to each other: without them the first mask would change. What only
     served their masks (hypernetworks, quality outputs) is left out.
     """
-    decoder = SamMaskDecoder(config)
-    decoder.num_mask_tokens = 1
-    decoder.output_hypernetworks_mlps = decoder.output_hypernetworks_mlps[:1]
-    head = decoder.iou_prediction_head
-    head.proj_out = nn.Linear(head.proj_out.in_features, 1)
-    return decoder
+
+    def __init__(self, config: SamMaskDecoderConfig) -> None:
+        super().__init__(config)
+        self.num_mask_tokens = 1
+        hypernetworks: Any = self.output_hypernetworks_mlps
+        del hypernetworks[1:]
+        head = self.iou_prediction_head
+        head.proj_out = nn.Linear(head.proj_out.in_features, 1)
+
+    def forward(
+        self, image_embeddings: Tensor, positions: Tensor, sparse: Tensor, dense: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (B, P, 4h, 4w) and predicted quality (B, P); see `decode_one_mask`."""
+        return decode_one_mask(self, image_embeddings, positions, sparse, dense)
 
 
 def single_mask_decoder_weights(decoder: SamMaskDecoder) -> dict[str, Tensor]:
-    """State of a whole SAM mask decoder for a `single_mask_decoder`."""
+    """State of a whole SAM mask decoder for a `SingleMaskDecoder`."""
     weights = {}
     for name, tensor in decoder.state_dict().items():
         if re.match(r"output_hypernetworks_mlps\.[1-9]", name):

@@ -16,7 +16,8 @@ from torch import Tensor
 
 Kernel = Literal["products", "fused"]
 
-# With gradients the products keep their (T, K) probabilities: worth it for windows alone.
+# With gradients the products keep their (T, K) probabilities: worth it for windows, and where few tokens
+# meet many. The sizes are those of a square of logits.
 MAX_TOKENS_WITH_GRADIENTS = 256
 # Without, in blocks of heads whose logits stay in cache. Float32 gains little and loses on large
 # grids; in bfloat16 torch's fused attention computes in float32 unless the processor has AMX.
@@ -35,25 +36,25 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns:
         (B, n, T, E).
     """
-    if choose_kernel(q) == "products":
+    if choose_kernel(q, k) == "products":
         return _products(q, k, v)
     E = v.shape[-1]
     v = F.pad(v, (0, q.shape[-1] - E))  # fused kernels want one width for q, k and v
     return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :E]
 
 
-def choose_kernel(q: Tensor) -> Kernel:
+def choose_kernel(q: Tensor, k: Tensor) -> Kernel:
     """The rule: two plain products on a processor as long as their logits are cheap to keep."""
-    tokens = q.shape[2]
+    logits = q.shape[2] * k.shape[2]
     if q.device.type != "cpu":
         return "fused"
-    if tokens <= MAX_TOKENS_WITH_GRADIENTS:
+    if logits <= MAX_TOKENS_WITH_GRADIENTS**2:
         return "products"
     if torch.is_grad_enabled():
         return "fused"
     if q.dtype == torch.bfloat16:
         return "fused" if has_amx() else "products"
-    return "products" if tokens <= MAX_TOKENS_FLOAT32 else "fused"
+    return "products" if logits <= MAX_TOKENS_FLOAT32**2 else "fused"
 
 
 def has_amx() -> bool:

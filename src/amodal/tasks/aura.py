@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amodal.losses import box_loss, mask_bce, mask_dice, object_mean
-from amodal.models.aura import AuraConfig, AuraModel, AuraOutput
+from amodal.models.aura import AuraConfig, AuraOutput
 from amodal.nn.occlusion import occlusion_map, occlusion_rates
-from amodal.tasks.sam import use_plain_products
 
 Batch = dict[str, Tensor]
 
@@ -43,10 +42,7 @@ class AuraTask:
 
     @staticmethod
     def prepare(model: nn.Module) -> nn.Module:
-        """Make training fast; outputs stay the same."""
-        assert isinstance(model, AuraModel)
-        for decoder in model.decoders():
-            use_plain_products(decoder)
+        """The model as it is: nothing needs to be made ready."""
         return model
 
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from amodal.losses import mask_bce, mask_dice, object_mean, point_loss
 from amodal.models.plug import PlugConfig, PlugModel, PlugOutput
-from amodal.tasks.sam import use_plain_products
 
 Batch = dict[str, Tensor]
 
@@ -29,8 +28,6 @@ class PlugTask:
     def prepare(model: nn.Module) -> nn.Module:
         """Make training fast; outputs stay the same."""
         assert isinstance(model, PlugModel)
-        for decoder in model.decoders():
-            use_plain_products(decoder)
         if model.refine_module is not None:
             model.refine_module.stem.register_forward_pre_hook(_channels_last)
         return model

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.models.sam.modeling_sam import SamMaskDecoder, SamVisionEncoder
+from transformers.models.sam.modeling_sam import SamVisionEncoder
 from transformers.utils import ModelOutput
 
 from amodal.errors import InputError
@@ -31,7 +31,7 @@ from amodal.models.aura.configuration import AuraConfig
 from amodal.models.aura.pointing import BoxReader
 from amodal.models.aura.states import seg_states
 from amodal.models.plug.modeling import Float32PositionalEmbedding
-from amodal.models.sam import single_mask_decoder
+from amodal.models.sam import SingleMaskDecoder
 from amodal.nn.attention import use_folded_attention
 from amodal.nn.occlusion import OcclusionConditionEncoder, SpatialOcclusionEncoder
 
@@ -187,8 +187,8 @@ class AuraModel(PreTrainedModel):
         width = self.mllm.config.get_text_config().hidden_size
         self.vision_encoder = use_folded_attention(SamVisionEncoder(sam.vision_config))
         self.prompt_encoder = SegPromptEncoder(width, sam, config.box_weight > 0)
-        self.visible_decoder = single_mask_decoder(sam.mask_decoder_config)
-        self.amodal_decoder = single_mask_decoder(sam.mask_decoder_config)
+        self.visible_decoder = SingleMaskDecoder(sam.mask_decoder_config)
+        self.amodal_decoder = SingleMaskDecoder(sam.mask_decoder_config)
         self.condition_encoder = OcclusionConditionEncoder(channels) if config.condition_encoder else None
         self.spatial_encoder = SpatialOcclusionEncoder(config.spatial_channels) if config.spatial_encoder else None
         classes = config.naming_classes
@@ -218,7 +218,7 @@ class AuraModel(PreTrainedModel):
         """Let the LLM compute activations a second time instead of keeping them."""
         self.mllm.gradient_checkpointing_enable(**kwargs)
 
-    def decoders(self) -> list[SamMaskDecoder]:
+    def decoders(self) -> list[SingleMaskDecoder]:
         """Visible and amodal mask decoder."""
         return [self.visible_decoder, self.amodal_decoder]
 
@@ -296,19 +296,18 @@ class AuraModel(PreTrainedModel):
         return output
 
     def _decode_with(
-        self, decoder: SamMaskDecoder, embedding: Tensor, corners: Tensor | None, features: Tensor
+        self, decoder: SingleMaskDecoder, embedding: Tensor, corners: Tensor | None, features: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Logits (N, 4h, 4w) and predicted quality (N,) of one decoder."""
         prompts = embedding[:, None] if corners is None else torch.cat([embedding[:, None], corners], dim=1)
         positions = self.prompt_encoder.image_positions().to(features.dtype)
         logits, quality = decoder(
-            image_embeddings=features,
-            image_positional_embeddings=positions.expand_as(features),
-            sparse_prompt_embeddings=prompts.to(features.dtype)[:, None],  # (N, 1, prompts, C)
-            dense_prompt_embeddings=self.prompt_encoder.dense().to(features.dtype).expand_as(features),
-            multimask_output=False,
+            features,
+            positions.expand_as(features),
+            prompts.to(features.dtype)[:, None],  # (N, 1, prompts, C)
+            self.prompt_encoder.dense().to(features.dtype).expand_as(features),
         )
-        return logits[:, 0, 0], quality[:, 0, 0]
+        return logits[:, 0], quality[:, 0]
 
     def _upsample(self, logits: Tensor) -> Tensor:
         size = (self.config.image_size, self.config.image_size)

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.models.sam.modeling_sam import (
-    SamMaskDecoder,
     SamPositionalEmbedding,
     SamPromptEncoder,
     SamVisionEncoder,
@@ -28,7 +27,7 @@ from transformers.models.sam.modeling_sam import (
 from transformers.utils import ModelOutput
 
 from amodal.models.plug.configuration import PlugConfig
-from amodal.models.sam import single_mask_decoder
+from amodal.models.sam import SingleMaskDecoder
 from amodal.nn.attention import use_folded_attention
 from amodal.nn.lora import ParallelLora
 from amodal.nn.refine import RefineModule
@@ -107,8 +106,8 @@ class PlugModel(PreTrainedModel):
                 )
         self.prompt_encoder = SamPromptEncoder(sam)
         self.prompt_encoder.shared_embedding = Float32PositionalEmbedding(sam.vision_config)
-        self.amodal_decoder = single_mask_decoder(sam.mask_decoder_config)
-        self.visible_decoder = single_mask_decoder(sam.mask_decoder_config) if config.visible_branch else None
+        self.amodal_decoder = SingleMaskDecoder(sam.mask_decoder_config)
+        self.visible_decoder = SingleMaskDecoder(sam.mask_decoder_config) if config.visible_branch else None
         self.refine_module = (
             RefineModule(num_blocks=config.refine_blocks, channels=config.refine_channels) if config.refine else None
         )
@@ -148,7 +147,7 @@ class PlugModel(PreTrainedModel):
         """None: there are no word embeddings, for which FSDP2 and others ask every transformers model."""
         return None
 
-    def decoders(self) -> list[SamMaskDecoder]:
+    def decoders(self) -> list[SingleMaskDecoder]:
         """The mask decoders that exist, inmodal first."""
         return [d for d in (self.visible_decoder, self.amodal_decoder) if d is not None]
 
@@ -174,7 +173,7 @@ class PlugModel(PreTrainedModel):
         visible, amodal = embeddings.unflatten(0, (2, -1))  # branch-major
         return visible, amodal
 
-    def decode(self, decoder: SamMaskDecoder, embeddings: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(self, decoder: SingleMaskDecoder, embeddings: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Decode all prompts of all images in one call (Eq. 5).
 
         Args:
@@ -189,16 +188,10 @@ class PlugModel(PreTrainedModel):
             input_points=None, input_labels=None, input_boxes=boxes.float(), input_masks=None
         )
         dtype = embeddings.dtype
-        logits, quality = decoder(
-            image_embeddings=embeddings,
-            image_positional_embeddings=self._image_positions().to(dtype).expand_as(embeddings),
-            sparse_prompt_embeddings=sparse.to(dtype),
-            dense_prompt_embeddings=dense.to(dtype),
-            multimask_output=False,
-        )
+        positions = self._image_positions().to(dtype).expand_as(embeddings)
+        logits, quality = decoder(embeddings, positions, sparse.to(dtype), dense.to(dtype))
         size = (self.config.image_size, self.config.image_size)
-        full = F.interpolate(logits[:, :, 0], size=size, mode="bilinear", align_corners=False)
-        return full, quality[:, :, 0]
+        return F.interpolate(logits, size=size, mode="bilinear", align_corners=False), quality
 
     def forward(self, pixel_values: Tensor, input_boxes: Tensor, **_: Any) -> PlugOutput:
         """Predict visible and amodal masks.

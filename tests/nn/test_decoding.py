@@ -1,0 +1,81 @@
+"""One mask a prompt, as transformers' SAM gives it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import SamMaskDecoderConfig
+from transformers.models.sam.modeling_sam import SamMaskDecoder
+
+from amodal.models.sam import SingleMaskDecoder, single_mask_decoder_weights
+from amodal.nn import kernels
+
+CONFIG: dict[str, Any] = {
+    "hidden_size": 32,
+    "mlp_dim": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "iou_head_hidden_dim": 24,
+}
+
+
+def theirs_and_ours(**changes: Any) -> tuple[SamMaskDecoder, SingleMaskDecoder]:
+    torch.manual_seed(0)
+    config = SamMaskDecoderConfig(**CONFIG | changes)
+    config._attn_implementation = "eager"
+    whole = SamMaskDecoder(config)
+    for parameter in whole.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    single = SingleMaskDecoder(config)
+    single.load_state_dict(single_mask_decoder_weights(whole))
+    return whole.eval(), single.eval()
+
+
+def inputs(images: int, prompts: int, grid: tuple[int, int] = (5, 7)) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    maps = [torch.randn(images, 32, *grid, generator=generator) for _ in range(3)]
+    sparse = torch.randn(images, prompts, 3, 32, generator=generator)
+    return [maps[0], maps[1], sparse, maps[2]]
+
+
+@pytest.mark.parametrize("kernel", ["products", "fused"])
+@pytest.mark.parametrize(("images", "prompts"), [(1, 1), (1, 4), (3, 1), (2, 3)])
+def test_same_masks_and_gradients_as_transformers(
+    images: int, prompts: int, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "choose_kernel", lambda q, k: kernel)
+    whole, single = theirs_and_ours()
+    found = []
+    for decoder in (whole, single):
+        given = [x.requires_grad_() for x in inputs(images, prompts)]
+        if decoder is whole:
+            masks, quality = whole(*given, multimask_output=False)
+            masks, quality = masks[:, :, 0], quality[:, :, 0]
+        else:
+            masks, quality = single(*given)
+        assert masks.shape == (images, prompts, 20, 28) and quality.shape == (images, prompts)
+        (masks.square().mean() + quality.square().mean()).backward()
+        grads = [x.grad for x in given] + [decoder.upscale_conv1.weight.grad, decoder.mask_tokens.weight.grad]
+        found.append([masks, quality, *grads])
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_any_number_of_layers() -> None:
+    whole, single = theirs_and_ours(num_hidden_layers=3)
+    given = inputs(2, 2)
+    torch.testing.assert_close(
+        single(*given)[0], whole(*given, multimask_output=False)[0][:, :, 0], atol=1e-5, rtol=1e-4
+    )
+
+
+def test_the_image_tokens_of_the_first_layer_are_projected_once_for_all_prompts() -> None:
+    _, single = theirs_and_ours()
+    seen = []
+    first = single.transformer.layers[0].cross_attn_token_to_image.k_proj
+    first.register_forward_hook(lambda _, x, y: seen.append(y.shape[:2]))
+    single(*inputs(2, 6))
+    assert seen == [(2, 1)]
