@@ -210,9 +210,9 @@ class AuraModel(PreTrainedModel):
         for name, parameter in self.mllm.named_parameters():
             whole = config.train_mllm and (config.train_tower or not name.startswith(_TOWERS))
             parameter.requires_grad_(whole or is_adapter(name))
-        if config.iou_weight == 0:
-            for decoder in self.decoders():
-                decoder.iou_prediction_head.requires_grad_(False)
+        for decoder in self.decoders():  # the visible mask's quality is never read
+            scored = config.iou_weight > 0 and decoder is self.amodal_decoder
+            decoder.iou_prediction_head.requires_grad_(scored)
 
     def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
         """Let the LLM compute activations a second time instead of keeping them."""

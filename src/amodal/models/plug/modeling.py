@@ -139,9 +139,9 @@ class PlugModel(PreTrainedModel):
             *prompts.point_embed[:2],
         ):
             frozen.requires_grad_(False)
-        if self.config.iou_weight == 0:
-            for decoder in self.decoders():
-                decoder.iou_prediction_head.requires_grad_(False)
+        for decoder in self.decoders():  # the visible mask's quality is never read
+            scored = self.config.iou_weight > 0 and decoder is self.amodal_decoder
+            decoder.iou_prediction_head.requires_grad_(scored)
 
     def get_input_embeddings(self) -> None:
         """None: there are no word embeddings, for which FSDP2 and others ask every transformers model."""
