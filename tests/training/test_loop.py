@@ -12,6 +12,7 @@ from transformers import SamModel
 
 from amodal.errors import InputError
 from amodal.models.plug import PlugModel
+from amodal.training import loop
 from amodal.training.build import build, learning_rate_factor, read_source, total_steps
 from amodal.training.feeding import step_sampler
 from amodal.training.loop import train
@@ -76,6 +77,15 @@ def test_time_limit_ends_with_a_checkpoint_and_a_model(tmp_path: Path) -> None:
     model = run(recipe)
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_0000001"]
     assert (model / "model.safetensors").is_file()
+
+
+def test_a_process_that_does_not_write_validates_as_often_as_the_one_that_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All take part in every validation: one that looked for the model on disk would wait for the others for ever."""
+    monkeypatch.setattr(loop._Run, "_save_model", lambda _: None)
+    run(tiny_recipe(tmp_path, steps=4, validate_every=2))
+    assert sum("val_full" in line for line in log_of(tmp_path / "run")) == 2
 
 
 def test_the_saved_model_has_the_averaged_weights(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ class _Run:
                 bar.update(task, completed=done)
                 if last:
                     break
-        if not (self.out / "model").is_dir():  # a short run: something to load all the same
+        if state["best"] < 0:  # a short run: something to load all the same
             self._validate(done, state, record)
         elif done % settings.validate_every and done != self.steps:
             record.draw()
