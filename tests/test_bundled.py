@@ -26,7 +26,7 @@ from amodal.models.bundled import WEIGHTS, bundled_models
 from amodal.models.storage import INCREMENT
 from amodal.ops.boxes import mask_to_box
 
-FLOOR_FULL, FLOOR_VISIBLE = 0.6, 0.55
+FLOOR_FULL, FLOOR_VISIBLE = 0.66, 0.66
 FLOOR_F1, FLOOR_GIOU = 0.38, 0.28
 
 

@@ -33,7 +33,11 @@ def train(
         found = planned(parsed, processes=processes, objects=objects)
         typer.echo(json.dumps(found) if as_json else "\n".join(f"{name}: {value}" for name, value in found.items()))
         return
+    from accelerate import PartialState
+
     from amodal.training.loop import train as run
 
     folder = run(parsed, progress=not as_json, stop_after=stop_after)
+    if not PartialState().is_main_process:
+        return
     typer.echo(json.dumps({"model": str(folder)}) if as_json else f"Best model: {folder}")
