@@ -71,7 +71,7 @@ def test_pretrained_sam_is_transformers_sam_on_the_crop(image: np.ndarray) -> No
         expected = sam(pixel_values=inputs, input_boxes=box, multimask_output=False).pred_masks[:, :, 0]
         got = ours.model(inputs, box).pred_masks
     small = torch.nn.functional.interpolate(expected, size=got.shape[-2:], mode="bilinear", align_corners=False)
-    torch.testing.assert_close(got, small, atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(got, small, atol=1e-3, rtol=1e-4)  # logits of some tens
     (answer,) = ours.predict(image, BOXES[:1])
     assert answer.visible is None
 

@@ -49,9 +49,10 @@ def decode_one_mask(
     last: Any = decoder.transformer
     attended = attend(last.final_attn_token_to_image, queries + tokens, keys + places, keys)
     queries = last.layer_norm_final_attn(queries + attended)
-    mixture = decoder.output_hypernetworks_mlps[0](queries[:, :, 1])  # (B, P, C / 8)
     quality = decoder.iou_prediction_head(queries[:, :, 0])[..., 0]
-    return _masks(decoder, keys, mixture, grid), quality
+    with torch.autocast(keys.device.type, enabled=False):  # in bfloat16 outlines move by hundredths of a mask
+        mixture = decoder.output_hypernetworks_mlps[0](queries[:, :, 1].to(own.dtype))  # (B, P, C / 8)
+        return _masks(decoder, keys, mixture, grid), quality
 
 
 def attend(attention: SamAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -74,7 +75,7 @@ def attend(attention: SamAttention, query: Tensor, key: Tensor, value: Tensor) -
         q = q.expand(-1, prompts, -1, -1)
     q, k, v = (_heads(x, attention.num_attention_heads) for x in (q * attention.scaling, k, v))
     mixed = softmax_attention(q, k, v).transpose(1, 2).flatten(2)
-    return attention.out_proj(mixed.reshape(len(query), prompts, own, -1))
+    return attention.out_proj(mixed.reshape(query.shape[0], prompts, own, -1))
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
@@ -103,16 +104,16 @@ def _two_way(
 def _masks(decoder: SamMaskDecoder, image_tokens: Tensor, mixture: Tensor, grid: tuple[int, int]) -> Tensor:
     """Image tokens (B, P, T, C) upscaled four times, each pixel's channels weighed by `mixture`: (B, P, 4h, 4w)."""
     norm: Any = decoder.upscale_layer_norm
-    fine = _upscaled(decoder.upscale_conv1, image_tokens)  # (B, P, T, 4, C / 4)
-    fine = decoder.activation(F.layer_norm(fine, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
-    fine = decoder.activation(_upscaled(decoder.upscale_conv2, fine))  # (B, P, T, 4, 4, C / 8)
-    pixels = fine.flatten(2, 4) @ mixture[..., None].to(fine.dtype)  # (B, P, T * 16, 1)
+    fine = _upscaled(decoder.upscale_conv1, image_tokens.float())  # (B, P, T, 4, C / 4)
+    fine = F.layer_norm(fine, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
+    fine = decoder.activation(_upscaled(decoder.upscale_conv2, decoder.activation(fine)))  # (B, P, T, 4, 4, C / 8)
+    pixels = fine.flatten(2, 4) @ mixture[..., None].float()  # (B, P, T * 16, 1)
     B, P = pixels.shape[:2]
     return pixels.reshape(B, P, *grid, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(B, P, *(4 * n for n in grid))
 
 
 def _upscaled(convolution: nn.ConvTranspose2d, x: Tensor) -> Tensor:
-    """(..., C) to (..., 4, C'): the four pixels, row by row, that each token becomes."""
-    weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (2 * 2 * C', C)
-    bias = None if convolution.bias is None else convolution.bias.repeat(4)
+    """(..., C) to (..., 4, C') float32: the four pixels, row by row, that each token becomes."""
+    weight = convolution.weight.float().permute(2, 3, 1, 0).flatten(0, 2)  # (2 * 2 * C', C)
+    bias = None if convolution.bias is None else convolution.bias.float().repeat(4)
     return F.linear(x, weight, bias).unflatten(-1, (4, -1))
