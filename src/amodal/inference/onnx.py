@@ -28,7 +28,7 @@ from amodal.models.storage import read_config
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 EMBEDDINGS = ("visible_embeddings", "amodal_embeddings")
 OUTPUTS = ("pred_masks", "coarse_amodal_logits", "visible_logits", "amodal_uncertainty", "iou_scores")
-TOLERANCE = 1e-3  # of the largest logit: kernels sum in another order
+TOLERANCE = 3e-4  # of the largest answer; torch itself is 1.1e-4 off in float32 (plug-tiny, against float64)
 
 
 class Exported(NamedTuple):

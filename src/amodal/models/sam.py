@@ -285,7 +285,6 @@ class SingleMaskDecoder(SamMaskDecoder):
 
     def __init__(self, config: SamMaskDecoderConfig) -> None:
         super().__init__(config)
-        self.num_mask_tokens = 1
         hypernetworks: Any = self.output_hypernetworks_mlps
         del hypernetworks[1:]
         head = self.iou_prediction_head

@@ -104,16 +104,21 @@ def _two_way(
 def _masks(decoder: SamMaskDecoder, image_tokens: Tensor, mixture: Tensor, grid: tuple[int, int]) -> Tensor:
     """Image tokens (B, P, T, C) upscaled four times, each pixel's channels weighed by `mixture`: (B, P, 4h, 4w)."""
     norm: Any = decoder.upscale_layer_norm
-    fine = _upscaled(decoder.upscale_conv1, image_tokens.float())  # (B, P, T, 4, C / 4)
-    fine = F.layer_norm(fine, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
+    fine = _upscaled(decoder.upscale_conv1, _wide(image_tokens))  # (B, P, T, 4, C / 4)
+    fine = F.layer_norm(fine, norm.normalized_shape, _wide(norm.weight), _wide(norm.bias), norm.eps)
     fine = decoder.activation(_upscaled(decoder.upscale_conv2, decoder.activation(fine)))  # (B, P, T, 4, 4, C / 8)
-    pixels = fine.flatten(2, 4) @ mixture[..., None].float()  # (B, P, T * 16, 1)
+    pixels = fine.flatten(2, 4) @ _wide(mixture)[..., None]  # (B, P, T * 16, 1)
     B, P = pixels.shape[:2]
     return pixels.reshape(B, P, *grid, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(B, P, *(4 * n for n in grid))
 
 
 def _upscaled(convolution: nn.ConvTranspose2d, x: Tensor) -> Tensor:
-    """(..., C) to (..., 4, C') float32: the four pixels, row by row, that each token becomes."""
-    weight = convolution.weight.float().permute(2, 3, 1, 0).flatten(0, 2)  # (2 * 2 * C', C)
-    bias = None if convolution.bias is None else convolution.bias.float().repeat(4)
+    """(..., C) to (..., 4, C'): the four pixels, row by row, that each token becomes; as precise as `x`."""
+    weight = _wide(convolution.weight).permute(2, 3, 1, 0).flatten(0, 2)  # (2 * 2 * C', C)
+    bias = None if convolution.bias is None else _wide(convolution.bias).repeat(4)
     return F.linear(x, weight, bias).unflatten(-1, (4, -1))
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

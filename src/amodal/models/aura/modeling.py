@@ -179,7 +179,6 @@ class AuraModel(PreTrainedModel):
     def __init__(self, config: AuraConfig, mllm: PreTrainedModel | None = None) -> None:
         super().__init__(config)
         sam = config.sam_config()
-        sam.mask_decoder_config._attn_implementation = "sdpa"
         sam.vision_config._attn_implementation = "sdpa"
         channels = sam.prompt_encoder_config.hidden_size
         self.mllm: Any = build_mllm(config) if mllm is None else mllm

@@ -92,7 +92,6 @@ class PlugModel(PreTrainedModel):
     def __init__(self, config: PlugConfig) -> None:
         super().__init__(config)
         sam = config.sam_config()
-        sam.mask_decoder_config._attn_implementation = "sdpa"
         sam.vision_config._attn_implementation = "sdpa"
         self.vision_encoder = use_folded_attention(SamVisionEncoder(sam.vision_config))
         if config.lora_rank > 0:
