@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from amodal.errors import InputError
 from amodal.models.aura import AuraModel, AuraOutput
 from amodal.nn.occlusion import occlusion_map
 from amodal.tasks.aura import AuraTask, facts_loss, text_loss
@@ -117,6 +118,23 @@ def test_facts_are_learned_where_they_are_wanted(tmp_path: Path) -> None:
     losses_of(model, batch)["facts"].backward()
     assert model.naming_head is not None and model.naming_head.facts is not None
     assert model.naming_head.facts.weight.grad is not None
+
+
+def test_eyes_alone_learn_facts_too(tmp_path: Path) -> None:
+    rest = dict.fromkeys(("text_weight", "bce_weight", "dice_weight", "rate_weight", "map_weight"), 0.0)
+    model = small_aura(tmp_path, naming_weight=1.0, naming_classes=5, facts_weight=0.5, **rest)
+    truth = {
+        "token_names": torch.rand(2, 16, 5).softmax(-1),
+        "token_boxes": torch.rand(2, 16, 4),
+        "token_facts": torch.rand(2, 16, 12),
+    }
+    pictures = {"pixel_values": training_batch(model)["pixel_values"]}
+    assert losses_of(model, pictures | truth).keys() == {"naming", "naming_box", "facts"}
+
+
+def test_facts_need_names(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="facts_weight: needs naming_weight above 0"):
+        small_aura(tmp_path, facts_weight=0.5)
 
 
 def test_the_box_is_learned_where_it_is_wanted(tmp_path: Path) -> None:

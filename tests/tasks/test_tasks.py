@@ -66,6 +66,7 @@ def test_preparing_a_model_for_speed_changes_no_prediction(tmp_path: Path, task:
     prepared = training.task.predict(training.model, batch)
     for module in training.model.modules():
         module._forward_pre_hooks.clear()
+        module._forward_hooks.clear()
         if type(module).__name__ == "SamAttention":
             module.config._attn_implementation = "sdpa"
     plain = training.task.predict(training.model, batch)

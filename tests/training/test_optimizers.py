@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from torch import nn
 
+from amodal.errors import InputError
 from amodal.training.optimizers import new_optimizer
 from amodal.training.recipe import TrainingRecipe
+from amodal.training.state import check_device_and_settings
 
 
 def settings(optimizer: str, **changes: Any) -> TrainingRecipe:
@@ -47,6 +51,21 @@ def test_muon_moves_the_linear_maps_and_adamw_the_rest() -> None:
     alone[3].weight.grad = None
     adamw.step()
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), alone.parameters(), strict=True))
+
+
+def test_an_older_torch_has_no_muon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(InputError, match="training.optimizer: expected 'adamw' with torch .*, got 'muon'"):
+        new_optimizer(small_model(), settings("muon"))
+
+
+@pytest.mark.parametrize("spread", [DistributedType.FSDP, DistributedType.DEEPSPEED])
+def test_muon_needs_whole_matrices(spread: DistributedType) -> None:
+    accelerator: Any = SimpleNamespace(
+        num_processes=2, mixed_precision="no", device=torch.device("cpu"), distributed_type=spread
+    )
+    with pytest.raises(InputError, match="expected 'adamw' where weights are spread over processes, got 'muon'"):
+        check_device_and_settings(accelerator, settings("muon", batch_size=2))
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])

@@ -47,12 +47,12 @@ class AuraConfig(PreTrainedConfig):
             paper, which reports no score).
         naming_weight: weight of auxiliary losses that name the object under each image token of the
             LLM, find its visible box, and name what each `[SEG]` state means (0 in the paper, whose
-            LLM has learned to see and to speak before).
-            With all other weights but the next 0, nothing else is computed: a first stage in which the
-            LLM's eyes learn to see.
+            LLM has learned to see and to speak before). Where this and `facts_weight` are the only
+            weights above 0, nothing else is computed: a first stage in which the LLM's eyes learn to see.
+        naming_classes: how many names there are.
         facts_weight: weight of a further auxiliary loss on what is under each image token: how large it is
-            seen, how much of it is hidden, what it hides and what hides it (0 in the paper likewise).
-        naming_classes: how many names there are, for the head of that loss.
+            seen, how much of it is hidden, names of what it hides and of what hides it (0 in the paper
+            likewise); needs `naming_weight`.
         box_weight: weight of two auxiliary losses, on the image tokens that the `[SEG]` state points at
             and on the visible box read there, which both decoders then get beside e_r, as SAM's
             corners (0 in the paper: no such box).
