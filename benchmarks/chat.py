@@ -1,4 +1,4 @@
-"""A second question about the same picture: kept features and cache against re-running everything.
+"""Five questions about the same picture: kept features and cache against re-running everything.
 
     python benchmarks/chat.py                    # SAM ViT-B at 1,024 px, LLaVA-form LLM, random weights
     python benchmarks/chat.py --model aura-tiny
@@ -16,6 +16,7 @@ from typing import Any
 
 import measure
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from amodal.inference.assistant import AmodalAssistant
@@ -24,8 +25,13 @@ from amodal.models.aura.generation import Dialogue
 from amodal.models.aura.tiny import TinyMllmSizes, new_tiny_mllm
 from amodal.models.sam import sam_config_for
 
-QUESTIONS = ("What could I drink from?", "And what must be moved to reach it?")
-ANSWERS = ("You could drink from <p>the mug</p> [SEG].", "You must move <p>the book</p> [SEG] first.")
+TURNS = (
+    ("What could I drink from?", "You could drink from <p>the mug</p> [SEG]."),
+    ("And what must be moved to reach it?", "You must move <p>the book</p> [SEG] first."),
+    ("Is anything behind it?", "Yes, <p>the lamp</p> [SEG] is."),
+    ("How much of it is hidden?", "About a third of <p>the lamp</p> [SEG] is hidden."),
+    ("Is there anything to sit on?", "No, there is nothing to sit on."),
+)
 AIM = 0.35
 
 
@@ -44,45 +50,48 @@ def random_model(quick: bool) -> AuraModel:
     )
     config = AuraConfig(image_size=128 if quick else 1024, train_mllm=True, lora_rank=0)
     sam = sam_config_for("sam-tiny" if quick else "vit-b")
-    return AuraModel.from_base(new_tiny_mllm(sizes, [*QUESTIONS, *ANSWERS]), sam, config)
+    return AuraModel.from_base(new_tiny_mllm(sizes, [text for turn in TURNS for text in turn]), sam, config)
 
 
-class Contest:
-    """The same two turns, computed in three ways."""
+class Later:
+    """A later turn, computed in two ways.
 
-    def __init__(self, assistant: AmodalAssistant) -> None:
-        self.assistant = assistant
-        self.image = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
-        self.chat = assistant.chat(self.image)
-        self.chat.ask(QUESTIONS[0], answer=ANSWERS[0])
+    Args:
+        assistant: answers.
+        image: asked about.
+        number: of the turn, from 2.
+    """
+
+    def __init__(self, assistant: AmodalAssistant, image: npt.NDArray[np.uint8], number: int) -> None:
+        self.assistant, self.image = assistant, image
+        self.question, self.answer = TURNS[number - 1]
+        self.chat = assistant.chat(image)
+        for question, answer in TURNS[: number - 1]:
+            self.chat.ask(question, answer=answer)
         dialogue: Any = self.chat._dialogue
         self.dialogue: Dialogue = dialogue
         self.before = dialogue.tokens, dialogue.attention, dialogue.first, dialogue.cache.get_seq_length()
 
-    def first(self) -> str:
-        """Turn 1, from nothing."""
-        return self.assistant.chat(self.image).ask(QUESTIONS[0], answer=ANSWERS[0]).text
-
     def kept(self) -> str:
-        """Turn 2 of a conversation."""
-        reply = self.chat.ask(QUESTIONS[1], answer=ANSWERS[1])
+        """The conversation goes on."""
+        reply = self.chat.ask(self.question, answer=self.answer)
         *state, length = self.before
         self.dialogue.tokens, self.dialogue.attention, self.dialogue.first = state
         self.dialogue.cache.crop(length - self.dialogue.cache.get_seq_length())
         return reply.text
 
     def again(self) -> str:
-        """Turn 2, everything computed anew."""
+        """Everything computed anew."""
         assistant = self.assistant
-        inputs = assistant.processor([self.image], [QUESTIONS[0]]).to(assistant.device)
+        inputs = assistant.processor([self.image], [TURNS[0][0]]).to(assistant.device)
         features = assistant.encode(inputs.sam_pixel_values)
         dialogue = Dialogue(assistant.model, assistant.processor)
         dialogue.begin(inputs.mllm | {"input_ids": self.before[0], "attention_mask": self.before[1]})
-        later = torch.tensor([assistant.processor.later_turn(QUESTIONS[1])])
+        later = torch.tensor([assistant.processor.later_turn(self.question)])
         dialogue.tokens = torch.cat([dialogue.tokens, later], dim=1)
         dialogue.attention = torch.ones_like(dialogue.tokens)
-        made = dialogue.answer(64, given=[ANSWERS[1]])
-        return assistant.replies(made, features, [self.image], [QUESTIONS[1]])[0].text
+        made = dialogue.answer(64, given=[self.answer])
+        return assistant.replies(made, features, [self.image], [self.question])[0].text
 
 
 def main() -> None:
@@ -94,19 +103,22 @@ def main() -> None:
         assistant = AmodalAssistant(random_model(options.quick), dtype=dtype)
     else:
         assistant = AmodalAssistant.from_pretrained(options.model, device="cpu", dtype=options.dtype)
-    contest = Contest(assistant)
-    assert contest.kept() == contest.again()
-    contenders: dict[str, Callable[[], object]] = {
-        "turn 1": contest.first,
-        "turn 2, kept": contest.kept,
-        "turn 2, everything again": contest.again,
-    }
+    image = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
+    question, answer = TURNS[0]
+    contenders: dict[str, Callable[[], object]] = {"turn 1": lambda: assistant.chat(image).ask(question, answer=answer)}
+    later = {number: Later(assistant, image, number) for number in range(2, len(TURNS) + 1)}
+    for number, turn in later.items():
+        assert turn.kept() == turn.again()
+        contenders |= {f"turn {number}, kept": turn.kept, f"turn {number}, everything again": turn.again}
     times = measure.interleave(contenders, options.rounds)
-    again = times["turn 2, everything again"]["seconds"]
-    rows = [{"what": name, **row, "share": row["seconds"] / again} for name, row in times.items()]
-    share = times["turn 2, kept"]["seconds"] / again
-    counts = {"tokens_before_turn_2": int(contest.before[0].shape[1]), "model": options.model or "random weights"}
-    measure.finish("chat", options, rows, {"x": "what", "y": "seconds"}, share=share, aim=AIM, **counts)
+    rows = [{"what": name, **row} for name, row in times.items()]
+    shares = {
+        number: times[f"turn {number}, kept"]["seconds"] / times[f"turn {number}, everything again"]["seconds"]
+        for number in later
+    }
+    tokens = {number: int(turn.before[0].shape[1]) for number, turn in later.items()}
+    facts = {"shares": shares, "tokens_before": tokens, "model": options.model or "random weights"}
+    measure.finish("chat", options, rows, {"x": "what", "y": "seconds"}, share=shares[2], aim=AIM, **facts)
 
 
 if __name__ == "__main__":

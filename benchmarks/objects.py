@@ -1,20 +1,24 @@
 """PLUG an image with 1, 4 and 16 boxes: ours beside a straightforward reference.
 
-Command: python benchmarks/objects.py [--base vit-b]
+Command: python benchmarks/objects.py [--base vit-b] [--c2f-seg CHECKOUT]
 
 The reference is what one writes with the libraries as they are: transformers' SamModel with eager
 attention, one PEFT adapter set a branch, two passes, one crop at a time, float32. It has no
 refine module and no uncertainty, so it does less than PLUG. Weights are random: they do not
-change the time. Network calls alone; crops are made beforehand.
+change the time. Network calls alone; crops are made beforehand. C2F-Seg's network, one object at a
+time as its test script has it, takes part where a checkout of its repository is named.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from c2f_seg import SIDE, released_network
 from measure import arguments, finish, interleave, peak_mib, rate_contenders, rates
 from torch import Tensor
 from transformers import SamModel
@@ -27,13 +31,19 @@ RANK = 16
 
 def main() -> None:
     """Take turns at each number of boxes."""
-    options = arguments(__doc__, base={"default": "sam-tiny"}, boxes={"type": int, "nargs": "+", "default": [1, 4, 16]})
+    options = arguments(
+        __doc__,
+        base={"default": "sam-tiny"},
+        boxes={"type": int, "nargs": "+", "default": [1, 4, 16]},
+        c2f_seg={"type": Path, "help": "folder of its repository"},
+    )
     sam = sam_config_for(options.base)
     size = 128 if options.base == "sam-tiny" else 512
     config = PlugConfig(sam=sam, image_size=size, lora_rank=RANK, refine_channels=16 if size == 128 else 64)
     ours = PlugModel(config).eval()
     narrow = copy.deepcopy(ours).to(torch.bfloat16)
     reference = build_reference(config)
+    c2f_seg = None if options.c2f_seg is None else released_network(options.c2f_seg)
     rows, boxes = [], torch.tensor([[[0.25, 0.25, 0.75, 0.75]]]) * size
     for count in options.boxes:
         pixels = torch.randn(count, 3, size, size)
@@ -43,6 +53,8 @@ def main() -> None:
             "ours bfloat16": lambda p=pixels, n=count: narrow(p, boxes.expand(n, -1, -1)),
             "ours bfloat16, one encoding": lambda p=pixels, n=count: narrow(p[:1], boxes.expand(1, n, -1)),
         }
+        if c2f_seg is not None:
+            contenders["C2F-Seg float32"] = partial(one_by_one, c2f_seg, count)
         with torch.inference_mode():
             times = interleave({**rate_contenders(), **contenders}, 1 if options.quick else options.rounds)
         first = times["reference float32"]
@@ -81,6 +93,11 @@ def reference_answer(model: Any, pixels: Tensor, boxes: Tensor) -> list[Tensor]:
             model.set_adapter(branch)
             answers.append(model(pixel_values=crop[None], input_boxes=boxes, multimask_output=False).pred_masks)
     return answers
+
+
+def one_by_one(network: Callable[[Tensor, Tensor], Tensor], count: int) -> list[Tensor]:
+    """C2F-Seg's answers about so many objects."""
+    return [network(torch.randn(1, 3, SIDE, SIDE), torch.ones(1, 1, SIDE, SIDE)) for _ in range(count)]
 
 
 if __name__ == "__main__":
