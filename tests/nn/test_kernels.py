@@ -25,12 +25,28 @@ def test_kernels_agree_with_the_definition(
     torch.testing.assert_close(softmax_attention(q, k, v), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("budget", [1, 10**9])
+def test_probabilities_computed_again_give_the_same_gradients(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "choose_kernel", lambda q, k: "products")
+    monkeypatch.setattr(kernels, "BLOCK_BYTES_PER_THREAD", budget)
+    shapes = (2, 3, 10, 8), (2, 3, 11, 8), (2, 3, 11, 5)
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    kept = torch.autograd.grad(softmax_attention(*inputs).square().sum(), inputs)
+    monkeypatch.setattr(kernels, "MAX_TOKENS_KEPT", 0)
+    again = torch.autograd.grad(softmax_attention(*inputs).square().sum(), inputs)
+    for one, two in zip(kept, again, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-12, rtol=1e-12)
+    assert torch.autograd.gradcheck(softmax_attention, inputs)
+
+
 @pytest.mark.parametrize(
     ("tokens", "dtype", "gradients", "amx", "expected"),
     [
         (196, torch.float32, True, False, "products"),
         (196, torch.bfloat16, True, True, "products"),
         (1024, torch.float32, True, False, "fused"),
+        (1024, torch.bfloat16, True, False, "products"),
+        (1024, torch.bfloat16, True, True, "fused"),
         (1024, torch.float32, False, False, "products"),
         (4096, torch.float32, False, False, "fused"),
         (4096, torch.bfloat16, False, False, "products"),
