@@ -206,6 +206,15 @@ def test_a_picture_does_not_depend_on_the_others(dataset: AnnotatedDataset) -> N
     assert len(list(question_records(dataset, 3, "train", 2))) == 2
 
 
+def test_share_of_what_is_there(dataset: AnnotatedDataset) -> None:
+    shares = []
+    for present in (0.0, 0.5, 1.0):
+        records = [r for group in question_records(dataset, 0, "train", present=present) for r in group]
+        where = [r["answer"] for r in records if r["kind"] == "where"]
+        shares.append(sum("{seg:" in answer for answer in where) / len(where))
+    assert shares[0] == 0 and shares[2] == 1 and 0.2 < shares[1] < 0.8
+
+
 def test_answers_read_well(dataset: AnnotatedDataset) -> None:
     for group in question_records(dataset, 1, "train"):
         for record in group:
@@ -294,11 +303,15 @@ def test_the_command(annotations: Path, tmp_path: Path, capsys: pytest.CaptureFi
         ([], "annotations: expected the one file to ask about, got 0"),
         ([*given, "--split", "train"], "split, exclude_category: expected with --kind paste only"),
         ([*given, "--words", "new"], "words: expected one of train, held_out, got 'new'"),
+        ([*given, "--present", "1.5"], "present: expected a share in [0, 1], got 1.5"),
     ):
         assert main([*ask, *wrong]) == 2
         assert message in capsys.readouterr().err
     assert main(["data", "synthesize", "--kind", "scenes", "--out", str(tmp_path / "new")]) == 2
     assert "count: expected a number of pictures to make, got none" in capsys.readouterr().err
+    scenes = ["data", "synthesize", "--kind", "scenes", "--count", "1", "--out", str(tmp_path / "new")]
+    assert main([*scenes, "--present", "0.5"]) == 2
+    assert "words, present: expected with --kind questions only" in capsys.readouterr().err
 
 
 def test_other_kinds_and_unknown_shapes_are_refused(dataset: AnnotatedDataset) -> None:

@@ -45,6 +45,10 @@ def synthesize(
         list[str] | None, typer.Option(help="Kind to leave out; repeat for more (paste).")
     ] = None,
     words: Annotated[str, typer.Option(help="train or held_out wording (questions).")] = "train",
+    present: Annotated[
+        float | None,
+        typer.Option(help="Share of questions for a thing or a purpose that the scene can answer (questions). [0.85]"),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -55,12 +59,13 @@ def synthesize(
     if kind == "questions":
         if split != "all" or exclude_category:
             raise InputError("split, exclude_category: expected with --kind paste only")
-        path = _questions(annotations or [], images or [], out, seed, words, count, not as_json)
+        path = _questions(annotations or [], images or [], out, seed, words, present, count, not as_json)
         typer.echo(json.dumps({"questions": str(path)}) if as_json else f"Written: {path}")
         return
-    if count is None or words != "train":
-        missing = "count: expected a number of pictures to make, got none"
-        raise InputError(missing if count is None else "words: expected with --kind questions only")
+    if count is None:
+        raise InputError("count: expected a number of pictures to make, got none")
+    if words != "train" or present is not None:
+        raise InputError("words, present: expected with --kind questions only")
     from amodal.data.splits import Split
     from amodal.data.synthetic.generate import Kind
     from amodal.data.synthetic.generate import synthesize as make
@@ -83,14 +88,28 @@ def synthesize(
 
 
 def _questions(
-    annotations: list[Path], images: list[Path], out: Path, seed: int, words: str, count: int | None, progress: bool
+    annotations: list[Path],
+    images: list[Path],
+    out: Path,
+    seed: int,
+    words: str,
+    present: float | None,
+    count: int | None,
+    progress: bool,
 ) -> Path:
     from amodal.data.synthetic.questions import synthesize_questions
+    from amodal.data.synthetic.questions_families import PRESENT_SHARE
 
     if len(annotations) != 1 or len(images) > 1:
         beside = f" and {len(images)} folders of images" if len(images) > 1 else ""
         raise InputError(f"annotations: expected the one file to ask about, got {len(annotations)}{beside}")
     return synthesize_questions(
-        annotations[0], out, seed=seed, words=cast("Words", words),  # checked there
-        images=images[0] if images else None, count=count, progress=progress,
-    )  # fmt: skip
+        annotations[0],
+        out,
+        seed=seed,
+        words=cast("Words", words),  # checked there
+        present=PRESENT_SHARE if present is None else present,
+        images=images[0] if images else None,
+        count=count,
+        progress=progress,
+    )

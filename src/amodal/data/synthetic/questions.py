@@ -17,7 +17,7 @@ from amodal.data.question_writer import write_questions
 from amodal.data.readers.canonical import read_canonical
 from amodal.data.samples import AnnotatedDataset
 from amodal.data.synthetic.questions_facts import SceneFacts
-from amodal.data.synthetic.questions_families import FAMILIES, FOLLOW_UPS, OPENERS, Ask, Asker, Family
+from amodal.data.synthetic.questions_families import FAMILIES, FOLLOW_UPS, OPENERS, PRESENT_SHARE, Ask, Asker, Family
 from amodal.data.synthetic.questions_wording import WORDS, Words
 from amodal.data.synthetic.things import THINGS
 from amodal.errors import InputError
@@ -33,6 +33,7 @@ def synthesize_questions(
     *,
     seed: int = 0,
     words: Words = "train",
+    present: float = PRESENT_SHARE,
     images: Path | None = None,
     count: int | None = None,
     progress: bool = True,
@@ -44,6 +45,7 @@ def synthesize_questions(
         out: question file to write.
         seed: the same seed gives the same bytes.
         words: `train`, or the `held_out` forms that no training question uses.
+        present: share of questions for a purpose or a kind whose answer is in the scene.
         images: folder of the images; `images/` beside the annotations if None.
         count: ask about the first pictures only.
         progress: show a bar on stderr.
@@ -60,14 +62,14 @@ def synthesize_questions(
     if out.exists() and annotations.exists() and out.samefile(annotations):
         raise InputError(f"out: expected another file than the annotations, got {str(out)!r}")
     dataset = read_canonical(annotations, images)
-    pictures = question_records(dataset, seed, words, count)
+    pictures = question_records(dataset, seed, words, count, present)
     total = min(len(dataset.images), count or len(dataset.images))
     shown = bar(pictures, "questions", progress, total)
     return write_questions(out, (record for records in shown for record in records))
 
 
 def question_records(
-    dataset: AnnotatedDataset, seed: int, words: Words, count: int | None = None
+    dataset: AnnotatedDataset, seed: int, words: Words, count: int | None = None, present: float = PRESENT_SHARE
 ) -> Iterator[list[dict[str, Any]]]:
     """Records of a question file, picture by picture.
 
@@ -76,26 +78,31 @@ def question_records(
         seed: the records of a picture depend on it and the image's id alone, but for their numbers.
         words: side of the wording.
         count: first pictures to ask about; all if None.
+        present: as for `synthesize_questions`.
 
     Raises:
-        InputError: words that are neither side, a seed below 0, kinds that are not of procedural scenes, or an
-            object without an amodal mask.
+        InputError: words that are neither side, a seed below 0, a share beyond [0, 1], kinds that are not of
+            procedural scenes, or an object without an amodal mask.
     """
     if words not in WORDS:
         raise InputError(f"words: expected one of {', '.join(WORDS)}, got {words!r}")
     if seed < 0:
         raise InputError(f"seed: expected 0 or more, got {seed}")
+    if not 0 <= present <= 1:
+        raise InputError(f"present: expected a share in [0, 1], got {present}")
     unknown = sorted(set(dataset.categories.values()) - set(THINGS))
     if unknown:
         raise InputError(f"annotations: expected kinds of procedural scenes, got {', '.join(unknown[:3])}")
-    return _records(dataset, seed, words, count)
+    return _records(dataset, seed, words, count, present)
 
 
-def questions_about(facts: SceneFacts, rng: np.random.Generator, words: Words) -> list[list[Ask]]:
+def questions_about(
+    facts: SceneFacts, rng: np.random.Generator, words: Words, present: float = PRESENT_SHARE
+) -> list[list[Ask]]:
     """Conversations about one scene, most of a single turn; empty for a scene without objects."""
     if not len(facts):
         return []
-    asker = Asker(facts, rng, words)
+    asker = Asker(facts, rng, words, present)
     conversations = [[first] for first in (_draw(asker, FAMILIES) for _ in range(SINGLE)) if first]
     for fewest, most in TURNS:
         turns = _converse(asker, int(rng.integers(fewest, most + 1)))
@@ -138,11 +145,13 @@ def _draw(asker: Asker, families: Mapping[Family, float], turns: Sequence[Ask] =
     return None
 
 
-def _records(dataset: AnnotatedDataset, seed: int, words: Words, count: int | None) -> Iterator[list[dict[str, Any]]]:
+def _records(
+    dataset: AnnotatedDataset, seed: int, words: Words, count: int | None, present: float
+) -> Iterator[list[dict[str, Any]]]:
     number = 0
     for image in dataset.images[:count]:
         facts, rng, records = SceneFacts(image, dataset.categories), np.random.default_rng((seed, image.id)), []
-        for turns in questions_about(facts, rng, words):
+        for turns in questions_about(facts, rng, words, present):
             number += 1
             records.append({"id": number, "image_id": image.id, **_texts(turns)})
         yield records

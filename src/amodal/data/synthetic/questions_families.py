@@ -16,7 +16,7 @@ from amodal.data.synthetic.things import THINGS
 
 MAX_LISTED = 5
 RATE_MARGIN, AREA_MARGIN, DEGREE_MARGIN = 0.1, 0.25, 0.03
-PRESENT_SHARE = 0.85  # of questions for a purpose that the scene can answer
+PRESENT_SHARE = 0.85  # of questions for a purpose or a kind whose answer is in the scene, where nothing else is said
 NOTHING_SHARE = 0.4  # of the chances to answer "nothing" about what is in front or behind that are taken
 
 
@@ -49,6 +49,7 @@ class Asker:
         facts: of the scene.
         rng: source of all choices.
         words: side of the wording.
+        present: share of questions for a purpose or a kind whose answer is in the scene.
         asked: questions so far, none comes twice.
         answers: those so far that name objects, likewise.
         purposes: those asked for so far, likewise.
@@ -57,6 +58,7 @@ class Asker:
     facts: SceneFacts
     rng: np.random.Generator
     words: w.Words
+    present: float = PRESENT_SHARE
     asked: set[str] = field(default_factory=set)
     answers: set[str] = field(default_factory=set)
     purposes: set[int] = field(default_factory=set)
@@ -99,7 +101,7 @@ def _ask(
 def _purpose(asker: Asker, name: str) -> tuple[str, list[int], int] | None:
     """Words of a purpose that was not asked for yet, the objects that serve it, and its position."""
     able = [(i, asker.facts.of_kinds(p.kinds)) for i, p in enumerate(w.PURPOSES) if getattr(p, name)]
-    present = asker.lucky(PRESENT_SHARE)
+    present = asker.lucky(asker.present)
     fitting = [
         (i, found)
         for i, found in able
@@ -163,7 +165,7 @@ def _use_and_occluder(asker: Asker) -> Ask | None:
 
 def _where(asker: Asker) -> Ask | None:
     absent = [kind for kind in THINGS if kind not in asker.facts.kinds]
-    kind = str(asker.rng.choice(asker.facts.kinds if asker.lucky(PRESENT_SHARE) or not absent else absent))
+    kind = str(asker.rng.choice(asker.facts.kinds if asker.lucky(asker.present) or not absent else absent))
     found = asker.facts.of_kinds(frozenset([kind]))
     form = asker.form(w.EACH if len(found) > 1 else w.WHERE)[0].format(kind=kind, a_kind=_with_article(kind))
     return _ask("where", form, f"I see {asker.listed(found)}." if found else f"I see no {kind} here.", found)
