@@ -23,6 +23,7 @@ MAX_TOKENS_KEPT = 256
 # large grids; in bfloat16 torch's fused attention computes in float32 unless the processor has AMX.
 MAX_TOKENS_FLOAT32 = 1024
 BLOCK_BYTES_PER_THREAD = 2 * 2**20
+FEW_KEYS = 16  # a processor's softmax of rows of fewer numbers is slow; of columns it is not
 
 
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -78,10 +79,17 @@ def _few(q: Tensor, k: Tensor) -> bool:
 
 def _products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if is_recorded() or (torch.is_grad_enabled() and _few(q, k)):
-        return (q @ k.transpose(-2, -1)).softmax(-1) @ v
+        return _mixed(q, k, v)
     flat = [x.flatten(0, 1) for x in (q, k, v)]
     mixed: Tensor = _Blocks.apply(*flat) if torch.is_grad_enabled() else _in_blocks(*flat)
     return mixed.unflatten(0, v.shape[:2])
+
+
+def _mixed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The definition, (..., T, D), (..., K, D), (..., K, E) to (..., T, E)."""
+    if k.shape[-2] < FEW_KEYS:
+        return (k @ q.transpose(-2, -1)).softmax(-2).transpose(-2, -1) @ v
+    return (q @ k.transpose(-2, -1)).softmax(-1) @ v
 
 
 class _Blocks(torch.autograd.Function):
@@ -110,7 +118,7 @@ class _Blocks(torch.autograd.Function):
 
 
 def _in_blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    parts = [torch.bmm(torch.bmm(q[i], k[i].transpose(-2, -1)).softmax(-1), v[i]) for i in _parts(q, k)]
+    parts = [_mixed(q[i], k[i], v[i]) for i in _parts(q, k)]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
