@@ -109,13 +109,13 @@ def test_batch_is_padded_and_joined(tmp_path: Path, processor: AuraProcessor) ->
     assert batch["visible_masks"].shape == (3, 64, 64)
     assert batch["sam_pixel_values"].shape == (2, 3, 64, 64)
     assert batch["pixel_values"].shape == (2, 3, 32, 32)
-    assert batch["token_names"].shape == (2, 16, 3)
+    assert batch["names"].shape == (2, 16, 3)
 
 
 def test_names_are_what_covers_each_image_token(tmp_path: Path, processor: AuraProcessor) -> None:
     data = conversations(tmp_path, processor, cells=8, classes=3)
     item = data[(0, 0, (0,))]
-    shares, boxes = item["token_names"].reshape(8, 8, 3).numpy(), item["token_boxes"].reshape(8, 8, 4).numpy()
+    shares, boxes = item["names"].reshape(8, 8, 3).numpy(), item["name_boxes"].reshape(8, 8, 4).numpy()
     assert np.allclose(shares.sum(-1), 1)
     names = shares.argmax(-1)
     image = data.sources[0].dataset.conversations[0].image
@@ -129,12 +129,6 @@ def test_names_are_what_covers_each_image_token(tmp_path: Path, processor: AuraP
         else:
             assert not boxes[row, column].any()
     assert set(np.unique(names)) == {0, 1, 2}
-    facts = item["token_facts"].reshape(8, 8, 8).numpy()
-    assert np.isnan(facts[names == 0]).all()
-    behind, front = facts[names == 1][0], facts[names == 2][0]
-    hidden = 12 * 12 / 24**2
-    np.testing.assert_allclose(behind, [np.sqrt(1 - hidden) * 24 / 64, hidden, 0, 0, 0, 0, 0, 1], atol=0.01)
-    np.testing.assert_allclose(front, [24 / 64, 0, 0, 1, 0, 0, 0, 0], atol=0.01)
 
 
 def test_boxes_are_those_of_the_masks_and_some_are_hinted(tmp_path: Path, processor: AuraProcessor) -> None:

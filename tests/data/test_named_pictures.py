@@ -32,9 +32,9 @@ def test_same_pixels_names_and_boxes_as_a_conversation(tmp_path: Path, processor
     expected = told.collate([told[key] for key in keys])
     assert data.lengths == told.lengths == [2]
     assert expected["meanings"].tolist() and set(expected["meanings"].tolist()) <= {1, 2}
-    assert batch.keys() == {"pixel_values", "token_names", "token_boxes", "token_facts"}
+    assert batch.keys() == {"pixel_values", "names", "name_boxes"}
     for name, value in batch.items():
-        torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=0, equal_nan=True, msg=name)
+        torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=0, msg=name)
 
 
 def test_any_shape_of_picture_is_normalised_as_the_llm_does(processor: AuraProcessor) -> None:
@@ -51,7 +51,7 @@ def test_names_move_with_the_pixels(tmp_path: Path, processor: AuraProcessor, fl
     for seed in range(40):
         item = data[(0, seed % 2, (seed,))]
         tokens = item["picture"].reshape(8, 4, 8, 4, 3)[:, 1:3, :, 1:3].mean((1, 3)).reshape(64, 3)  # their middle
-        for token, shares in zip(tokens, item["token_names"], strict=True):
+        for token, shares in zip(tokens, item["names"], strict=True):
             if shares[1:].max() > 0.99:
                 kind = int(shares.argmax())
                 assert np.abs(token - colours[kind]).max() < 12
@@ -63,5 +63,5 @@ def test_a_key_draws_the_same_item_again(tmp_path: Path, processor: AuraProcesso
     first, again = (named(tmp_path / name, processor, Augmentation()) for name in "ab")
     for key in ((0, 0, (1, 2, 3)), (0, 1, (1, 2, 4))):
         one, two = first[key], again[key]
-        assert all(np.array_equal(one[name], two[name], equal_nan=name == "token_facts") for name in one)
+        assert all(np.array_equal(one[name], two[name]) for name in one)
     assert not np.array_equal(first[(0, 0, (1, 2, 3))]["picture"], first[(0, 0, (1, 2, 5))]["picture"])

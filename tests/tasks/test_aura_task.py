@@ -9,10 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from amodal.errors import InputError
 from amodal.models.aura import AuraModel, AuraOutput
 from amodal.nn.occlusion import occlusion_map
-from amodal.tasks.aura import AuraTask, facts_loss, text_loss
+from amodal.tasks.aura import AuraTask, text_loss
 from tests.models.aura import small_aura, training_batch
 
 
@@ -88,53 +87,21 @@ def test_naming_and_quality_are_extras(tmp_path: Path) -> None:
     config = {"iou_weight": 0.5, "naming_weight": 1.0, "naming_classes": 5}
     model = small_aura(tmp_path, **config)
     batch = with_truth(model, training_batch(model)) | {
-        "token_names": torch.rand(2, 16, 5).softmax(-1),
-        "token_boxes": torch.rand(2, 16, 4),
+        "names": torch.rand(2, 16, 5).softmax(-1),
+        "name_boxes": torch.rand(2, 16, 4),
         "meanings": torch.tensor([1, 2, 2]),
     }
     losses = losses_of(model, batch)
     assert losses.keys() >= {"naming", "meaning", "quality"}
-    assert "facts" not in losses
     assert {"naming", "meaning", "quality"}.isdisjoint(losses_of(small_aura(tmp_path), batch | {}).keys())
 
 
-def test_what_is_unknown_of_a_token_is_not_learned() -> None:
-    facts = torch.tensor([[[0.5, float("nan"), 1.0], [float("nan")] * 3]])
-    logits = torch.tensor([[[0.0, 5.0, 20.0], [1.0, 2.0, 3.0]]], requires_grad=True)
-    loss = facts_loss(logits, facts)
-    torch.testing.assert_close(loss, torch.tensor(2.0).log())  # half sure of a half; the third is right
-    loss.backward()
-    assert logits.grad is not None and logits.grad[0, 0, 1] == 0 and not logits.grad[0, 1].any()
-
-
-def test_facts_are_learned_where_they_are_wanted(tmp_path: Path) -> None:
-    model = small_aura(tmp_path, naming_weight=1.0, naming_classes=5, facts_weight=0.5)
-    batch = with_truth(model, training_batch(model)) | {
-        "token_names": torch.rand(2, 16, 5).softmax(-1),
-        "token_boxes": torch.rand(2, 16, 4),
-        "token_facts": torch.rand(2, 16, 12),
-        "meanings": torch.tensor([1, 2, 2]),
-    }
-    losses_of(model, batch)["facts"].backward()
-    assert model.naming_head is not None and model.naming_head.facts is not None
-    assert model.naming_head.facts.weight.grad is not None
-
-
-def test_eyes_alone_learn_facts_too(tmp_path: Path) -> None:
+def test_eyes_alone_learn_names_and_boxes(tmp_path: Path) -> None:
     rest = dict.fromkeys(("text_weight", "bce_weight", "dice_weight", "rate_weight", "map_weight"), 0.0)
-    model = small_aura(tmp_path, naming_weight=1.0, naming_classes=5, facts_weight=0.5, **rest)
-    truth = {
-        "token_names": torch.rand(2, 16, 5).softmax(-1),
-        "token_boxes": torch.rand(2, 16, 4),
-        "token_facts": torch.rand(2, 16, 12),
-    }
+    model = small_aura(tmp_path, naming_weight=1.0, naming_classes=5, **rest)
+    truth = {"token_names": torch.rand(2, 16, 5).softmax(-1), "token_boxes": torch.rand(2, 16, 4)}
     pictures = {"pixel_values": training_batch(model)["pixel_values"]}
-    assert losses_of(model, pictures | truth).keys() == {"naming", "naming_box", "facts"}
-
-
-def test_facts_need_names(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="facts_weight: needs naming_weight above 0"):
-        small_aura(tmp_path, facts_weight=0.5)
+    assert losses_of(model, pictures | truth).keys() == {"naming", "naming_box"}
 
 
 def test_the_box_is_learned_where_it_is_wanted(tmp_path: Path) -> None:

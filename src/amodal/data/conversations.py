@@ -134,10 +134,11 @@ class PictureConversations(Dataset[dict[str, Any]]):
         else:
             item["image_embeddings"] = self.features.read(picture.image)[None]
         if self.classes:
-            seen = object_map(picture.image, self.cells * TOKEN)
-            truth = named_tokens(seen, picture.image.objects, self.cells, self.classes)
+            categories = [thing.category_id for thing in picture.image.objects]
+            objects_seen = object_map(picture.image, self.cells * TOKEN)
+            named = named_tokens(objects_seen, categories, self.cells, self.classes)
             item["meanings"] = torch.tensor([thing.category_id for thing in objects], dtype=torch.long)
-            item |= {f"token_{name}": torch.from_numpy(values)[None] for name, values in truth._asdict().items()}
+            item["names"], item["name_boxes"] = (torch.from_numpy(values)[None] for values in named)
         return item
 
     def _sequence(
@@ -191,9 +192,8 @@ def collate_conversations(items: list[dict[str, Any]]) -> dict[str, Tensor]:
     Returns:
         What the LLM's processor makes, padded at the end, with `labels` (B, T); `visible_masks` and
         `amodal_masks` (N, S, S) bool and `has_amodal` (N,) in the order of the mask tokens, row by
-        row, of those that are `chosen`; `sam_pixel_values` (B, 3, S, S) or `image_embeddings`
-        (B, C, h, w); `token_names`, `token_boxes` and `token_facts` (B, image tokens, ...) of
-        `naming.TokenTruth` if asked for.
+        row, of those that are `chosen`; `sam_pixel_values` (B, 3, S, S) or `image_embeddings` (B, C, h, w); `names`
+        (B, image tokens, K) and `name_boxes` (B, image tokens, 4) if asked for.
     """
     batch = pad_rows([item["row"] for item in items], items[0]["pad"], front=False)
     for name in items[0].keys() - {"row", "pad"}:

@@ -67,18 +67,19 @@ class NamedPictures(Dataset[dict[str, Any]]):
         return {"source": key[0], "image_id": image.id, "file": str(image.path)}
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
-        """`picture` (S, S, 3) uint8, and `token_names`, `token_boxes`, `token_facts` as in `naming.TokenTruth`."""
+        """`picture` (S, S, 3) uint8, `names` (c * c, K) and `name_boxes` (c * c, 4)."""
         source, position, seed = key
         picture, objects = self._read(source, position)
         if self.augmentation is not None:
             rng = np.random.default_rng(seed)
             picture, objects = _moved(rng, picture, objects, self.augmentation)
             picture = augment_colours(rng, picture, self.augmentation)
-        truth = named_tokens(objects, self._images[source][position].objects, self.cells, self.classes)
-        return {"picture": picture} | {f"token_{name}": values for name, values in truth._asdict().items()}
+        categories = [thing.category_id for thing in self._images[source][position].objects]
+        names, boxes = named_tokens(objects, categories, self.cells, self.classes)
+        return {"picture": picture, "names": names, "name_boxes": boxes}
 
     def collate(self, items: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """`pixel_values` (B, 3, S, S), and what is true of each token with B in front."""
+        """`pixel_values` (B, 3, S, S), `names` (B, c * c, K) and `name_boxes` (B, c * c, 4)."""
         batch = {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
         return {"pixel_values": self.processor.normalised(batch.pop("picture"))} | batch
 

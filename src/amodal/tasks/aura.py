@@ -15,8 +15,7 @@ from amodal.nn.occlusion import occlusion_map, occlusion_rates
 Batch = dict[str, Tensor]
 
 TARGETS = {
-    "visible_masks", "amodal_masks", "has_amodal", "token_names", "token_boxes", "token_facts", "meanings",
-    "visible_boxes", "pointing",
+    "visible_masks", "amodal_masks", "has_amodal", "names", "name_boxes", "meanings", "visible_boxes", "pointing",
 }  # fmt: skip
 """Entries of a batch that the model does not read."""
 
@@ -29,9 +28,8 @@ class AuraTask:
     cross-entropy of the spatial map (Eq. 3). A term whose weight is 0 is not computed.
 
     Differs from the paper where the configuration says so: `iou_weight` trains the mask-quality
-    head, `naming_weight` names the object under each image token, `facts_weight` says how large and
-    how hidden it is, what it hides and what hides it, `box_weight` points at the object and finds its
-    visible box.
+    head, `naming_weight` names the object under each image token, `box_weight` points at the
+    object and finds its visible box.
 
     Args:
         config: the model's configuration.
@@ -65,16 +63,14 @@ class AuraTask:
         """Auxiliary: what is under each image token, and the visible box of it; what each mask token means."""
         if output.naming_logits is None or output.naming_boxes is None:
             return {}
-        shares, weight = batch["token_names"], self.config.naming_weight
-        distance = (output.naming_boxes - batch["token_boxes"]).abs().sum(-1)
+        shares, weight = batch["names"], self.config.naming_weight
+        distance = (output.naming_boxes - batch["name_boxes"]).abs().sum(-1)
         losses = {
             "naming": weight * F.cross_entropy(output.naming_logits.float().flatten(0, 1), shares.flatten(0, 1)),
             "naming_box": weight * object_mean(distance, shares.argmax(-1) > 0),
         }
         if output.meaning_logits is not None and len(output.meaning_logits):
             losses["meaning"] = weight * F.cross_entropy(output.meaning_logits.float(), batch["meanings"])
-        if output.fact_logits is not None:
-            losses["facts"] = self.config.facts_weight * facts_loss(output.fact_logits, batch["token_facts"])
         return losses
 
     def _mask_losses(self, masks: Any, batch: Batch) -> dict[str, Tensor]:
@@ -120,7 +116,7 @@ class AuraTask:
         bare: Any = getattr(model, "module", model)
         if bare.config.names_only:
             logits = model(pixel_values=batch["pixel_values"]).naming_logits
-            names = batch["token_names"].argmax(-1)
+            names = batch["names"].argmax(-1)
             right = (logits.argmax(-1) == names)[names > 0]
             return {"full": (float(right.sum()), len(right))}
         output: AuraOutput = model(**{name: value for name, value in batch.items() if name not in TARGETS})
@@ -155,18 +151,6 @@ def text_loss(logits: Tensor, targets: Tensor) -> Tensor:
     if not counted.any():
         return logits.float().sum() * 0
     return F.cross_entropy(logits[counted].float(), targets[counted])
-
-
-def facts_loss(logits: Tensor, facts: Tensor) -> Tensor:
-    """Binary cross-entropy summed over the facts, mean over the tokens of which something is known.
-
-    Args:
-        logits: (B, n, F).
-        facts: (B, n, F) in [0, 1], NaN where unknown.
-    """
-    known = facts.isfinite()
-    wrong = F.binary_cross_entropy_with_logits(logits.float(), facts.nan_to_num(), reduction="none")
-    return object_mean((wrong * known).sum(-1), known.any(-1))
 
 
 def pointing_loss(logits: Tensor, shares: Tensor) -> Tensor:

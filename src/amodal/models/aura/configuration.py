@@ -10,7 +10,7 @@ from amodal.models.settings import check_settings, sam_at_size
 
 _WEIGHTS = (
     "text_weight", "bce_weight", "dice_weight", "rate_weight", "map_weight", "iou_weight", "naming_weight",
-    "facts_weight", "box_weight",
+    "box_weight",
 )  # fmt: skip
 _NO_BASE = {"name_or_path": None, "revision": None, "fingerprint": None}
 
@@ -47,12 +47,9 @@ class AuraConfig(PreTrainedConfig):
             paper, which reports no score).
         naming_weight: weight of auxiliary losses that name the object under each image token of the
             LLM, find its visible box, and name what each `[SEG]` state means (0 in the paper, whose
-            LLM has learned to see and to speak before). Where this and `facts_weight` are the only
-            weights above 0, nothing else is computed: a first stage in which the LLM's eyes learn to see.
+            LLM has learned to see and to speak before). Where this is the only weight above 0, nothing
+            else is computed: a first stage in which the LLM's eyes learn to see.
         naming_classes: how many names there are.
-        facts_weight: weight of a further auxiliary loss on what is under each image token: how large it is
-            seen, how much of it is hidden, names of what it hides and of what hides it (0 in the paper
-            likewise); needs `naming_weight`.
         box_weight: weight of two auxiliary losses, on the image tokens that the `[SEG]` state points at
             and on the visible box read there, which both decoders then get beside e_r, as SAM's
             corners (0 in the paper: no such box).
@@ -89,7 +86,6 @@ class AuraConfig(PreTrainedConfig):
         iou_weight: float = 0.0,
         naming_weight: float = 0.0,
         naming_classes: int = 0,
-        facts_weight: float = 0.0,
         box_weight: float = 0.0,
         train_mllm: bool = False,
         train_tower: bool = True,
@@ -120,7 +116,6 @@ class AuraConfig(PreTrainedConfig):
         self.iou_weight = iou_weight
         self.naming_weight = naming_weight
         self.naming_classes = naming_classes
-        self.facts_weight = facts_weight
         self.box_weight = box_weight
         self.train_mllm = train_mllm
         self.train_tower = train_tower
@@ -138,8 +133,7 @@ class AuraConfig(PreTrainedConfig):
     @property
     def names_only(self) -> bool:
         """Whether only the LLM's vision tower is trained, on what is under its tokens."""
-        others = set(_WEIGHTS) - {"naming_weight", "facts_weight"}
-        return self.naming_weight > 0 and not any(getattr(self, name) for name in others)
+        return self.naming_weight > 0 and not any(getattr(self, n) for n in _WEIGHTS if n != "naming_weight")
 
     def sam_config(self) -> SamConfig:
         """The backbone's configuration at this model's input size."""
@@ -158,7 +152,6 @@ class AuraConfig(PreTrainedConfig):
             "lora_targets: expected names of projections": bool(self.lora_targets) or self.lora_rank == 0,
             "spatial_channels: expected 1 or more": self.spatial_channels >= 1,
             "naming_classes: expected 0 or more": self.naming_classes >= 0,
-            "facts_weight: needs naming_weight above 0": self.facts_weight == 0 or self.naming_weight > 0,
             "mask_threshold: expected a number in (0, 1)": 0 < self.mask_threshold < 1,
             "max_new_tokens: expected 1 or more": self.max_new_tokens >= 1,
         } | {f"{name}: expected 0 or more": getattr(self, name) >= 0 for name in _WEIGHTS}

@@ -78,8 +78,6 @@ class AuraOutput(ModelOutput):
         naming_logits: (B, image tokens, classes) what stands under each image token; None without
             naming head.
         naming_boxes: (B, image tokens, 4) its visible box, xyxy in [0, 1] of the LLM's square picture.
-        fact_logits: (B, image tokens, 2 + 2 * classes) what is true of it (`data.naming.TokenTruth`); None
-            without `facts_weight`.
         meaning_logits: (N, classes) what each `[SEG]` means, of all of them; None likewise.
     """
 
@@ -90,7 +88,6 @@ class AuraOutput(ModelOutput):
     pointing: Tensor | None = None
     naming_logits: Tensor | None = None
     naming_boxes: Tensor | None = None
-    fact_logits: Tensor | None = None
     meaning_logits: Tensor | None = None
 
 
@@ -146,19 +143,16 @@ class NamingHead(nn.Module):
     Args:
         width: D of the LLM.
         classes: number of names, background among them.
-        with_facts: say how large and how hidden it is, what it hides and what hides it, too.
     """
 
-    def __init__(self, width: int, classes: int, with_facts: bool = False) -> None:
+    def __init__(self, width: int, classes: int) -> None:
         super().__init__()
         self.name = nn.Linear(width, classes)
         self.box = nn.Linear(width, 4)
-        self.facts = nn.Linear(width, 2 + 2 * classes) if with_facts else None
 
-    def forward(self, image_tokens: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Image tokens (B, n, D) to logits (B, n, classes), boxes (B, n, 4), fact logits (B, n, 2 + 2 * classes)."""
-        facts = None if self.facts is None else self.facts(image_tokens)
-        return self.name(image_tokens), self.box(image_tokens).float().sigmoid(), facts
+    def forward(self, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Image tokens (B, n, D) to logits (B, n, classes) and boxes (B, n, 4)."""
+        return self.name(image_tokens), self.box(image_tokens).float().sigmoid()
 
 
 class AuraModel(PreTrainedModel):
@@ -191,7 +185,7 @@ class AuraModel(PreTrainedModel):
         self.condition_encoder = OcclusionConditionEncoder(channels) if config.condition_encoder else None
         self.spatial_encoder = SpatialOcclusionEncoder(config.spatial_channels) if config.spatial_encoder else None
         classes = config.naming_classes
-        self.naming_head = NamingHead(width, classes, config.facts_weight > 0) if classes else None
+        self.naming_head = NamingHead(width, classes) if classes else None
         self.meaning_head = nn.Linear(width, classes) if classes and not config.names_only else None
         self.processor: AuraProcessor | None = None
         self.set_trainable()
@@ -381,7 +375,7 @@ class AuraModel(PreTrainedModel):
 
     def _named(self, output: AuraOutput, tokens: Tensor | None) -> AuraOutput:
         assert self.naming_head is not None and tokens is not None
-        output.naming_logits, output.naming_boxes, output.fact_logits = self.naming_head(tokens)
+        output.naming_logits, output.naming_boxes = self.naming_head(tokens)
         return output
 
     @contextmanager
