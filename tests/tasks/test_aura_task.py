@@ -99,7 +99,7 @@ def test_naming_and_quality_are_extras(tmp_path: Path) -> None:
 def test_eyes_alone_learn_names_and_boxes(tmp_path: Path) -> None:
     rest = dict.fromkeys(("text_weight", "bce_weight", "dice_weight", "rate_weight", "map_weight"), 0.0)
     model = small_aura(tmp_path, naming_weight=1.0, naming_classes=5, **rest)
-    truth = {"token_names": torch.rand(2, 16, 5).softmax(-1), "token_boxes": torch.rand(2, 16, 4)}
+    truth = {"names": torch.rand(2, 16, 5).softmax(-1), "name_boxes": torch.rand(2, 16, 4)}
     pictures = {"pixel_values": training_batch(model)["pixel_values"]}
     assert losses_of(model, pictures | truth).keys() == {"naming", "naming_box"}
 
