@@ -11,7 +11,7 @@ from amodal.nn.kernels import choose_kernel, softmax_attention
 
 @pytest.mark.parametrize("kernel", ["products", "fused"])
 @pytest.mark.parametrize("budget", [1, 10**9])
-@pytest.mark.parametrize("shape", [(2, 3, 10, 11, 8, 5), (2, 3, 10, 20, 8, 5), (1, 1, 1, 1, 4, 4)])
+@pytest.mark.parametrize("shape", [(2, 3, 10, 11, 8, 5), (1, 1, 1, 1, 4, 4)])
 def test_kernels_agree_with_the_definition(
     kernel: str, budget: int, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

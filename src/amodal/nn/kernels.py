@@ -23,7 +23,6 @@ MAX_TOKENS_KEPT = 256
 # large grids; in bfloat16 torch's fused attention computes in float32 unless the processor has AMX.
 MAX_TOKENS_FLOAT32 = 1024
 BLOCK_BYTES_PER_THREAD = 2 * 2**20
-FEW_KEYS = 16  # a processor's softmax of rows of fewer numbers is slow; of columns it is not
 
 
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -87,8 +86,6 @@ def _products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _mixed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The definition, (..., T, D), (..., K, D), (..., K, E) to (..., T, E)."""
-    if k.shape[-2] < FEW_KEYS:
-        return (k @ q.transpose(-2, -1)).softmax(-2).transpose(-2, -1) @ v
     return (q @ k.transpose(-2, -1)).softmax(-1) @ v
 
 
