@@ -32,7 +32,9 @@ FILLER = {
 
 
 def released_network(checkout: Path) -> Callable[[Tensor, Tensor], Tensor]:
-    """Crops (B, 3, 256, 256) and visible masks (B, 1, 256, 256) to amodal logits, as its test script goes.
+    """Crops (B, 3, 256, 256) and visible masks (B, 1, 256, 256) to amodal logits, by all that its test script calls.
+
+    The surest codes are filled in first, where it samples: as many calls, the same answer each time.
 
     Args:
         checkout: of the repository.

@@ -36,8 +36,8 @@ class Exported(NamedTuple):
 
     Attributes:
         folder: with `encoder.onnx`, `decoder.onnx` and `config.json`.
-        encoder_difference: largest absolute difference of an embedding.
-        decoder_difference: largest absolute difference of a logit, uncertainty or score.
+        encoder_difference: largest difference of an embedding, relative to the largest where that is above one.
+        decoder_difference: of a logit, uncertainty or score, likewise.
     """
 
     folder: Path

@@ -25,7 +25,8 @@ class AuraTask:
 
     L_text is the cross-entropy of the answers' tokens (Eq. 1); L_mask binary cross-entropy and
     Dice of visible and amodal masks (Eq. 2); L_occ the squared error of the occlusion rate and the
-    cross-entropy of the spatial map (Eq. 3). A term whose weight is 0 is not computed.
+    cross-entropy of the spatial map (Eq. 3). Where only names are learned
+    (`AuraConfig.names_only`) nothing else is computed.
 
     Differs from the paper where the configuration says so: `iou_weight` trains the mask-quality
     head, `naming_weight` names the object under each image token, `box_weight` points at the
