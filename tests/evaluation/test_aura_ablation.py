@@ -16,6 +16,7 @@ FILE = Path(__file__).parents[2] / "benchmarks" / "aura_ablation.py"
 
 @pytest.fixture(scope="module")
 def ablation() -> ModuleType:
+    sys.path.insert(0, str(FILE.parent))  # scripts import their neighbours
     spec = importlib.util.spec_from_file_location("aura_ablation", FILE)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -25,7 +26,7 @@ def ablation() -> ModuleType:
 
 
 def result(row: str, seed: int, value: float, error: float = 0.1) -> dict[str, Any]:
-    return {"row": row, "seed": seed, "metrics": {"gIoU_amodal": value, "occlusion_rate_error": error}}
+    return {"row": row, "seed": seed, "metrics": {"gIoU_amodal_with_objects": value, "occlusion_rate_error": error}}
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_verdicts(
     results = [result("neither", i, v) for i, v in enumerate(before)] + [
         result("both", i, v) for i, v in enumerate(after)
     ]
-    got = ablation.verdict(results, "both", "gIoU_amodal")
+    got = ablation.verdict(results, "both", "gIoU_amodal_with_objects")
     assert got["says"] == says and got["seeds"] == len(before)
     assert got["mean_gain"] == pytest.approx(gain, abs=0.01)
 
