@@ -18,7 +18,7 @@ from amodal.data.readers.reason_seg import parse_answer, plain_text, read_reason
 from amodal.data.samples import AnnotatedDataset, ImageSample
 from amodal.data.synthetic import questions_wording as wording
 from amodal.data.synthetic.generate import synthesize
-from amodal.data.synthetic.questions import question_records, questions_about, synthesize_questions
+from amodal.data.synthetic.questions import lists_about, question_records, questions_about, synthesize_questions
 from amodal.data.synthetic.questions_facts import SceneFacts
 from amodal.data.synthetic.questions_families import FAMILIES, FOLLOW_UPS, Ask, degree
 from amodal.data.synthetic.things import THINGS
@@ -139,6 +139,55 @@ def test_every_answer_names_what_the_masks_say(dataset: AnnotatedDataset, words:
                     assert said == left_to_right or ask.kind == "use_and_occluder"
                     met[ask.kind] += 1
     assert set(met) == {family.__name__[1:] for family in (*FAMILIES, *FOLLOW_UPS)} - {"and_hides"}
+
+
+def entries_of(ask: Ask) -> list[str]:
+    """Entries of a list's answer, in lower case; a comma may also stand between the things of one entry."""
+    starts = {"list_amounts": r"of <p>", "list_fronts": r"in front of <p>", "list_sizes": r"<p>"}
+    text = ask.answer.lower().rstrip(".")
+    start = starts.get(ask.kind, r"[a-z][^,:]*:")
+    return re.split(rf", (?={start})", text)
+
+
+def test_lists_say_of_each_entry_what_the_masks_say(dataset: AnnotatedDataset) -> None:
+    uses = {t.lower().replace("my ", "your ").rstrip("."): p.kinds for p in wording.PURPOSES
+            for u in (p.gap, p.trait, p.need) if u for t in u.train}  # fmt: skip
+    met: Counter[str] = Counter()
+    nothing: Counter[str] = Counter()
+    for image in dataset.images:
+        facts = SceneFacts(image, dataset.categories)
+        truth = Truth(image, facts.names, facts.kinds)
+        for (ask,) in lists_about(facts, np.random.default_rng(image.id)):
+            shown = [number for number, _ in parse_answer(ask.answer)]
+            assert len(shown) == len(set(shown)), ask
+            entries = entries_of(ask)
+            said = [{truth.ids.index(number) for number, _ in parse_answer(entry)} for entry in entries]
+            if ask.kind == "list_sizes":
+                areas = [float(truth.amodal[i].sum()) for (i,) in said]
+                assert areas == sorted(areas, reverse=True)
+            for entry, found in zip(entries, said, strict=True):
+                words = plain_text(entry)
+                if ask.kind == "list_kinds":
+                    kind = re.sub(r"^an? ", "", words.split(":")[0])
+                    assert found == {i for i, k in enumerate(truth.kinds) if k == kind}
+                elif ask.kind == "list_uses":
+                    kinds = uses[words.split(":")[0].replace("my ", "your ")]
+                    assert found == {i for i, k in enumerate(truth.kinds) if k in kinds}
+                elif ask.kind == "list_amounts":
+                    limits = [-1.0, *(limit for limit, _ in wording.DEGREES)]
+                    at = [degree for _, degree in wording.DEGREES].index(
+                        words.removeprefix(f"of {facts.names[min(found)]} ")
+                    )
+                    assert limits[at] < truth.rate(min(found)) <= limits[at + 1]
+                elif ask.kind == "list_fronts":
+                    behind = words.split(": ")[1]
+                    front = set() if behind == "nothing" else {facts.names.index(n) for n in behind.split(" and ")}
+                    assert front == truth.front(min(found))
+                met[ask.kind] += 1
+                nothing[ask.kind] += words.endswith(": nothing")
+    assert set(met) == {"list_kinds", "list_uses", "list_amounts", "list_fronts", "list_sizes"}
+    for kind in ("list_kinds", "list_uses"):  # what is usual does not tell
+        assert 0.35 < nothing[kind] / met[kind] < 0.65
 
 
 def test_what_things_are_for() -> None:
@@ -278,6 +327,7 @@ def test_what_a_file_does_not_say_is_left_unasked(dataset: AnnotatedDataset) -> 
         ({"words": "test"}, "words: expected one of train, held_out, got 'test'"),
         ({"seed": -1}, "seed: expected 0 or more, got -1"),
         ({"count": 0}, "count: expected 1 or more, got 0"),
+        ({"lists": True, "words": "held_out"}, "words: expected 'train' for lists, got 'held_out'"),
     ],
 )
 def test_settings_that_cannot_be_used(annotations: Path, tmp_path: Path, changes: dict, message: str) -> None:
@@ -299,6 +349,10 @@ def test_the_command(annotations: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert main([*ask, *given, "--words", "held_out", "--count", "3", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"questions": str(tmp_path / "q.json")}
     assert {c.image.id for c in read_reason_seg(tmp_path / "q.json", annotations).conversations} == {1, 2, 3}
+    assert main([*ask, *given, "--lists", "--count", "3"]) == 0
+    lists = read_reason_seg(tmp_path / "q.json", annotations)
+    assert {turn.kind for c in lists.conversations for turn in c.turns} >= {"list_kinds", "list_uses"}
+    capsys.readouterr()
     for wrong, message in (
         ([], "annotations: expected the one file to ask about, got 0"),
         ([*given, "--split", "train"], "split, exclude_category: expected with --kind paste only"),
@@ -310,8 +364,9 @@ def test_the_command(annotations: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["data", "synthesize", "--kind", "scenes", "--out", str(tmp_path / "new")]) == 2
     assert "count: expected a number of pictures to make, got none" in capsys.readouterr().err
     scenes = ["data", "synthesize", "--kind", "scenes", "--count", "1", "--out", str(tmp_path / "new")]
-    assert main([*scenes, "--present", "0.5"]) == 2
-    assert "words, present: expected with --kind questions only" in capsys.readouterr().err
+    for wrong in (["--present", "0.5"], ["--lists"]):
+        assert main([*scenes, *wrong]) == 2
+        assert "words, present, lists: expected with --kind questions only" in capsys.readouterr().err
 
 
 def test_other_kinds_and_unknown_shapes_are_refused(dataset: AnnotatedDataset) -> None:

@@ -49,6 +49,9 @@ def synthesize(
         float | None,
         typer.Option(help="Share of questions for a thing or a purpose that the scene can answer (questions). [0.85]"),
     ] = None,
+    lists: Annotated[
+        bool, typer.Option("--lists", help="Questions that go through a list, as drill for a model (questions).")
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -59,13 +62,13 @@ def synthesize(
     if kind == "questions":
         if split != "all" or exclude_category:
             raise InputError("split, exclude_category: expected with --kind paste only")
-        path = _questions(annotations or [], images or [], out, seed, words, present, count, not as_json)
+        path = _questions(annotations or [], images or [], out, seed, words, present, lists, count, not as_json)
         typer.echo(json.dumps({"questions": str(path)}) if as_json else f"Written: {path}")
         return
     if count is None:
         raise InputError("count: expected a number of pictures to make, got none")
-    if words != "train" or present is not None:
-        raise InputError("words, present: expected with --kind questions only")
+    if words != "train" or present is not None or lists:
+        raise InputError("words, present, lists: expected with --kind questions only")
     from amodal.data.splits import Split
     from amodal.data.synthetic.generate import Kind
     from amodal.data.synthetic.generate import synthesize as make
@@ -94,6 +97,7 @@ def _questions(
     seed: int,
     words: str,
     present: float | None,
+    lists: bool,
     count: int | None,
     progress: bool,
 ) -> Path:
@@ -109,6 +113,7 @@ def _questions(
         seed=seed,
         words=cast("Words", words),  # checked there
         present=PRESENT_SHARE if present is None else present,
+        lists=lists,
         images=images[0] if images else None,
         count=count,
         progress=progress,

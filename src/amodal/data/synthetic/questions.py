@@ -18,6 +18,7 @@ from amodal.data.readers.canonical import read_canonical
 from amodal.data.samples import AnnotatedDataset
 from amodal.data.synthetic.questions_facts import SceneFacts
 from amodal.data.synthetic.questions_families import FAMILIES, FOLLOW_UPS, OPENERS, PRESENT_SHARE, Ask, Asker, Family
+from amodal.data.synthetic.questions_lists import LISTS
 from amodal.data.synthetic.questions_wording import WORDS, Words
 from amodal.data.synthetic.things import THINGS
 from amodal.errors import InputError
@@ -34,6 +35,7 @@ def synthesize_questions(
     seed: int = 0,
     words: Words = "train",
     present: float = PRESENT_SHARE,
+    lists: bool = False,
     images: Path | None = None,
     count: int | None = None,
     progress: bool = True,
@@ -46,6 +48,7 @@ def synthesize_questions(
         seed: the same seed gives the same bytes.
         words: `train`, or the `held_out` forms that no training question uses.
         present: share of questions for a purpose or a kind whose answer is in the scene.
+        lists: ask the questions of `questions_lists` in the place of single ones and conversations.
         images: folder of the images; `images/` beside the annotations if None.
         count: ask about the first pictures only.
         progress: show a bar on stderr.
@@ -62,14 +65,19 @@ def synthesize_questions(
     if out.exists() and annotations.exists() and out.samefile(annotations):
         raise InputError(f"out: expected another file than the annotations, got {str(out)!r}")
     dataset = read_canonical(annotations, images)
-    pictures = question_records(dataset, seed, words, count, present)
+    pictures = question_records(dataset, seed, words, count, present, lists)
     total = min(len(dataset.images), count or len(dataset.images))
     shown = bar(pictures, "questions", progress, total)
     return write_questions(out, (record for records in shown for record in records))
 
 
 def question_records(
-    dataset: AnnotatedDataset, seed: int, words: Words, count: int | None = None, present: float = PRESENT_SHARE
+    dataset: AnnotatedDataset,
+    seed: int,
+    words: Words,
+    count: int | None = None,
+    present: float = PRESENT_SHARE,
+    lists: bool = False,
 ) -> Iterator[list[dict[str, Any]]]:
     """Records of a question file, picture by picture.
 
@@ -79,13 +87,16 @@ def question_records(
         words: side of the wording.
         count: first pictures to ask about; all if None.
         present: as for `synthesize_questions`.
+        lists: likewise.
 
     Raises:
-        InputError: words that are neither side, a seed below 0, a share beyond [0, 1], kinds that are not of
-            procedural scenes, or an object without an amodal mask.
+        InputError: words that are neither side, held-out words of lists, a seed below 0, a share beyond [0, 1], kinds
+            that are not of procedural scenes, or an object without an amodal mask.
     """
     if words not in WORDS:
         raise InputError(f"words: expected one of {', '.join(WORDS)}, got {words!r}")
+    if lists and words != "train":
+        raise InputError(f"words: expected 'train' for lists, got {words!r}")
     if seed < 0:
         raise InputError(f"seed: expected 0 or more, got {seed}")
     if not 0 <= present <= 1:
@@ -93,7 +104,7 @@ def question_records(
     unknown = sorted(set(dataset.categories.values()) - set(THINGS))
     if unknown:
         raise InputError(f"annotations: expected kinds of procedural scenes, got {', '.join(unknown[:3])}")
-    return _records(dataset, seed, words, count, present)
+    return _records(dataset, seed, words, count, present, lists)
 
 
 def questions_about(
@@ -109,6 +120,13 @@ def questions_about(
         if turns:
             conversations.append(turns)
     return conversations
+
+
+def lists_about(facts: SceneFacts, rng: np.random.Generator) -> list[list[Ask]]:
+    """One list of each sort about a scene, a conversation each; empty for a scene without objects."""
+    asker = Asker(facts, rng, "train")
+    made = [ask(asker) for ask in LISTS] if len(facts) else []
+    return [[ask] for ask in made if ask is not None]
 
 
 def _converse(asker: Asker, wanted: int) -> list[Ask]:
@@ -146,12 +164,13 @@ def _draw(asker: Asker, families: Mapping[Family, float], turns: Sequence[Ask] =
 
 
 def _records(
-    dataset: AnnotatedDataset, seed: int, words: Words, count: int | None, present: float
+    dataset: AnnotatedDataset, seed: int, words: Words, count: int | None, present: float, lists: bool
 ) -> Iterator[list[dict[str, Any]]]:
     number = 0
     for image in dataset.images[:count]:
         facts, rng, records = SceneFacts(image, dataset.categories), np.random.default_rng((seed, image.id)), []
-        for turns in questions_about(facts, rng, words, present):
+        asked = lists_about(facts, rng) if lists else questions_about(facts, rng, words, present)
+        for turns in asked:
             number += 1
             records.append({"id": number, "image_id": image.id, **_texts(turns)})
         yield records

@@ -92,7 +92,7 @@ def _ask(
     purpose: int | None = None,
 ) -> Ask:
     """Both texts with a capital first letter; "it" is what the answer names unless given."""
-    return Ask(kind, _capital(question), _capital(answer), tuple(named if it is None else it), tuple(named), purpose)
+    return Ask(kind, capital(question), capital(answer), tuple(named if it is None else it), tuple(named), purpose)
 
 
 # Families of questions that stand alone.
@@ -119,9 +119,9 @@ def _use(asker: Asker) -> Ask | None:
         return None
     (gap, found, number), (form, yes_no) = drawn, asker.form(w.GAP, w.GAP_YES_NO)
     if found:
-        answer = f"{'yes, ' * yes_no}you could {_yours(gap)} {asker.listed(found)}."
+        answer = f"{'yes, ' * yes_no}you could {yours(gap)} {asker.listed(found)}."
     else:
-        answer = f"{'no, ' * yes_no}there is nothing to {_yours(gap)} here."
+        answer = f"{'no, ' * yes_no}there is nothing to {yours(gap)} here."
     return _ask("use", form.format(gap=gap), answer, found, purpose=number)
 
 
@@ -158,7 +158,7 @@ def _use_and_occluder(asker: Asker) -> Ask | None:
     if front is None:
         return None
     rest = f"part of it is behind {asker.listed(front)}" if front else "nothing is in front of it"
-    answer = f"you could {_yours(gap)} {asker.listed(found)}, and {rest}."
+    answer = f"you could {yours(gap)} {asker.listed(found)}, and {rest}."
     question = asker.form(w.WITH_OCCLUDER)[0].format(gap=gap)
     return _ask("use_and_occluder", question, answer, [*found, *front], it=() if front else found, purpose=number)
 
@@ -167,7 +167,7 @@ def _where(asker: Asker) -> Ask | None:
     absent = [kind for kind in THINGS if kind not in asker.facts.kinds]
     kind = str(asker.rng.choice(asker.facts.kinds if asker.lucky(asker.present) or not absent else absent))
     found = asker.facts.of_kinds(frozenset([kind]))
-    form = asker.form(w.EACH if len(found) > 1 else w.WHERE)[0].format(kind=kind, a_kind=_with_article(kind))
+    form = asker.form(w.EACH if len(found) > 1 else w.WHERE)[0].format(kind=kind, a_kind=with_article(kind))
     return _ask("where", form, f"I see {asker.listed(found)}." if found else f"I see no {kind} here.", found)
 
 
@@ -346,18 +346,19 @@ def degree(rate: float) -> str | None:
     return next(words for limit, words in w.DEGREES if rate <= limit)
 
 
-def _yours(gap: str) -> str:
+def yours(gap: str) -> str:
     """The asker's things in the mouth of the one who answers."""
     return gap.replace("my ", "your ")
 
 
-def _with_article(kind: str) -> str:
+def with_article(kind: str) -> str:
+    """A mug, an apple, scissors."""
     if kind == "scissors":
         return kind
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
     """First letter large, past markup."""
     start = len("<p>") if text.startswith("<p>") else 0
     return text[:start] + text[start].upper() + text[start + 1 :]
