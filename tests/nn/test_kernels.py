@@ -39,6 +39,25 @@ def test_probabilities_computed_again_give_the_same_gradients(budget: int, monke
     assert torch.autograd.gradcheck(softmax_attention, inputs)
 
 
+@pytest.mark.parametrize("values", [torch.bfloat16, torch.float32])
+def test_bfloat16_in_training_stays_close_to_float64(values: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under autocast, where values may come in another precision than queries."""
+    monkeypatch.setattr(kernels, "has_amx", lambda: False)
+    torch.manual_seed(0)
+    shape = (1, 2, 300, 16)
+    inputs = [torch.randn(shape).to(dtype).requires_grad_() for dtype in (torch.bfloat16, torch.bfloat16, values)]
+    assert choose_kernel(inputs[0], inputs[1]) == "products"
+    weights = torch.randn(shape)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = softmax_attention(*inputs)
+    found = [mixed, *torch.autograd.grad((mixed.float() * weights).sum(), inputs)]
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    expected = (exact[0] @ exact[1].transpose(-2, -1)).softmax(-1) @ exact[2]
+    wanted = [expected, *torch.autograd.grad((expected * weights).sum(), exact)]
+    for one, two in zip(found, wanted, strict=True):
+        assert float((one - two).detach().norm() / two.detach().norm()) < 0.02
+
+
 @pytest.mark.parametrize(
     ("tokens", "dtype", "gradients", "amx", "expected"),
     [

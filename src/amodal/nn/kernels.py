@@ -26,7 +26,7 @@ BLOCK_BYTES_PER_THREAD = 2 * 2**20
 
 
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T) v; scale the queries before.
+    """softmax(q k^T) v in the precision of q; scale the queries before.
 
     Args:
         q: (B, n, T, D).
@@ -36,6 +36,7 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns:
         (B, n, T, E).
     """
+    k, v = k.to(q.dtype), v.to(q.dtype)
     if choose_kernel(q, k) == "products":
         return _products(q, k, v)
     E = v.shape[-1]
