@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -144,9 +145,11 @@ def test_every_answer_names_what_the_masks_say(dataset: AnnotatedDataset, words:
 def entries_of(ask: Ask) -> list[str]:
     """Entries of a list's answer, in lower case; a comma may also stand between the things of one entry."""
     starts = {"list_amounts": r"of <p>", "list_fronts": r"in front of <p>", "list_sizes": r"<p>"}
+    start = starts.get(ask.kind, r"[^<,:]* (no(,|$)|yes:)")
     text = ask.answer.lower().rstrip(".")
-    start = starts.get(ask.kind, r"[a-z][^,:]*:")
-    return re.split(rf", (?={start})", text)
+    return [
+        text[a:b].rstrip(", ") for a, b in pairwise([0, *(m.end() for m in re.finditer(rf", (?={start})", text)), None])
+    ]
 
 
 def test_lists_say_of_each_entry_what_the_masks_say(dataset: AnnotatedDataset) -> None:
@@ -167,11 +170,12 @@ def test_lists_say_of_each_entry_what_the_masks_say(dataset: AnnotatedDataset) -
                 assert areas == sorted(areas, reverse=True)
             for entry, found in zip(entries, said, strict=True):
                 words = plain_text(entry)
+                asked = re.sub(r" (no|yes: .*)$", "", words)
                 if ask.kind == "list_kinds":
-                    kind = re.sub(r"^an? ", "", words.split(":")[0])
+                    kind = re.sub(r"^an? ", "", asked)
                     assert found == {i for i, k in enumerate(truth.kinds) if k == kind}
                 elif ask.kind == "list_uses":
-                    kinds = uses[words.split(":")[0].replace("my ", "your ")]
+                    kinds = uses[asked.replace("my ", "your ")]
                     assert found == {i for i, k in enumerate(truth.kinds) if k in kinds}
                 elif ask.kind == "list_amounts":
                     limits = [-1.0, *(limit for limit, _ in wording.DEGREES)]
@@ -184,7 +188,7 @@ def test_lists_say_of_each_entry_what_the_masks_say(dataset: AnnotatedDataset) -
                     front = set() if behind == "nothing" else {facts.names.index(n) for n in behind.split(" and ")}
                     assert front == truth.front(min(found))
                 met[ask.kind] += 1
-                nothing[ask.kind] += words.endswith(": nothing")
+                nothing[ask.kind] += words.endswith(" no")
     assert set(met) == {"list_kinds", "list_uses", "list_amounts", "list_fronts", "list_sizes"}
     for kind in ("list_kinds", "list_uses"):  # what is usual does not tell
         assert 0.35 < nothing[kind] / met[kind] < 0.65

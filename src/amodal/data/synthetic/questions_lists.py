@@ -3,7 +3,7 @@
 A single question about a purpose says little about how to look: most are answered by what is usual. Here
 one answer says of many kinds, purposes or things in turn what is there, so that a small model learns
 within hundreds of steps what it does not learn from single questions at all (docs/log.md). In an answer
-each name comes before what is said of it.
+each name comes right before what is said of it: a word that has found its like in the picture can say so.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _kinds(asker: Asker) -> Ask | None:
     away = [kind for kind in THINGS if kind not in here]
     half = MOST_KINDS // 2
     drawn = _shuffled(asker, [*_shuffled(asker, here)[:half], *_shuffled(asker, away)[: min(len(here) + 1, half)]])
-    entries = [f"{with_article(kind)}: {_found(asker, frozenset([kind]))}" for kind in drawn]
+    entries = [f"{with_article(kind)} {_found(asker, frozenset([kind]))}" for kind in drawn]
     return _list("list_kinds", _form(asker, KINDS, [with_article(kind) for kind in drawn]), entries)
 
 
@@ -54,7 +54,7 @@ def _uses(asker: Asker) -> Ask | None:
     drawn = _shuffled(asker, [*able[: MOST_PURPOSES - MOST_PURPOSES // 2], *other[: MOST_PURPOSES // 2]])
     said = [asker.form(purposes[i][0])[0].rstrip(".") for i in drawn]
     echo = said if part == "need" else [yours(text) for text in said]
-    entries = [f"{text}: {_found(asker, purposes[i][1])}" for i, text in zip(drawn, echo, strict=True)]
+    entries = [f"{text} {_found(asker, purposes[i][1])}" for i, text in zip(drawn, echo, strict=True)]
     return _list("list_uses", _form(asker, USES[part], said), entries)
 
 
@@ -90,7 +90,8 @@ LISTS: tuple[Callable[[Asker], Ask | None], ...] = (_kinds, _uses, _amounts, _fr
 
 
 def _found(asker: Asker, kinds: frozenset[str]) -> str:
-    return asker.listed(asker.facts.of_kinds(kinds)[:MAX_LISTED]) or "nothing"
+    found = asker.facts.of_kinds(kinds)[:MAX_LISTED]
+    return f"yes: {asker.listed(found)}" if found else "no"
 
 
 def _in_order(asker: Asker) -> list[int]:
