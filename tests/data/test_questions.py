@@ -189,6 +189,7 @@ def test_lists_say_of_each_entry_what_the_masks_say(dataset: AnnotatedDataset) -
                     assert front == truth.front(min(found))
                 met[ask.kind] += 1
                 nothing[ask.kind] += words.endswith(" no")
+        assert {ask.kind for (ask,) in lists_about(facts, np.random.default_rng(0), "kinds")} == {"list_kinds"}
     assert set(met) == {"list_kinds", "list_uses", "list_amounts", "list_fronts", "list_sizes"}
     for kind in ("list_kinds", "list_uses"):  # what is usual does not tell
         assert 0.35 < nothing[kind] / met[kind] < 0.65
@@ -331,7 +332,8 @@ def test_what_a_file_does_not_say_is_left_unasked(dataset: AnnotatedDataset) -> 
         ({"words": "test"}, "words: expected one of train, held_out, got 'test'"),
         ({"seed": -1}, "seed: expected 0 or more, got -1"),
         ({"count": 0}, "count: expected 1 or more, got 0"),
-        ({"lists": True, "words": "held_out"}, "words: expected 'train' for lists, got 'held_out'"),
+        ({"lists": "some"}, "lists: expected one of kinds, all, got 'some'"),
+        ({"lists": "all", "words": "held_out"}, "words: expected 'train' for lists, got 'held_out'"),
     ],
 )
 def test_settings_that_cannot_be_used(annotations: Path, tmp_path: Path, changes: dict, message: str) -> None:
@@ -353,7 +355,7 @@ def test_the_command(annotations: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert main([*ask, *given, "--words", "held_out", "--count", "3", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"questions": str(tmp_path / "q.json")}
     assert {c.image.id for c in read_reason_seg(tmp_path / "q.json", annotations).conversations} == {1, 2, 3}
-    assert main([*ask, *given, "--lists", "--count", "3"]) == 0
+    assert main([*ask, *given, "--lists", "all", "--count", "3"]) == 0
     lists = read_reason_seg(tmp_path / "q.json", annotations)
     assert {turn.kind for c in lists.conversations for turn in c.turns} >= {"list_kinds", "list_uses"}
     capsys.readouterr()
@@ -368,7 +370,7 @@ def test_the_command(annotations: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["data", "synthesize", "--kind", "scenes", "--out", str(tmp_path / "new")]) == 2
     assert "count: expected a number of pictures to make, got none" in capsys.readouterr().err
     scenes = ["data", "synthesize", "--kind", "scenes", "--count", "1", "--out", str(tmp_path / "new")]
-    for wrong in (["--present", "0.5"], ["--lists"]):
+    for wrong in (["--present", "0.5"], ["--lists", "all"]):
         assert main([*scenes, *wrong]) == 2
         assert "words, present, lists: expected with --kind questions only" in capsys.readouterr().err
 

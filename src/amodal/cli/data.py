@@ -15,6 +15,7 @@ from amodal.cli.data_validate import validate
 from amodal.errors import InputError
 
 if TYPE_CHECKING:
+    from amodal.data.synthetic.questions_lists import Lists
     from amodal.data.synthetic.questions_wording import Words
 
 data_app = typer.Typer(no_args_is_help=True)
@@ -50,8 +51,8 @@ def synthesize(
         typer.Option(help="Share of questions for a thing or a purpose that the scene can answer (questions). [0.85]"),
     ] = None,
     lists: Annotated[
-        bool, typer.Option("--lists", help="Questions that go through a list, as drill for a model (questions).")
-    ] = False,
+        str | None, typer.Option(help="Lists to go through, as drill for a model: kinds or all (questions).")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -67,7 +68,7 @@ def synthesize(
         return
     if count is None:
         raise InputError("count: expected a number of pictures to make, got none")
-    if words != "train" or present is not None or lists:
+    if words != "train" or present is not None or lists is not None:
         raise InputError("words, present, lists: expected with --kind questions only")
     from amodal.data.splits import Split
     from amodal.data.synthetic.generate import Kind
@@ -97,7 +98,7 @@ def _questions(
     seed: int,
     words: str,
     present: float | None,
-    lists: bool,
+    lists: str | None,
     count: int | None,
     progress: bool,
 ) -> Path:
@@ -113,7 +114,7 @@ def _questions(
         seed=seed,
         words=cast("Words", words),  # checked there
         present=PRESENT_SHARE if present is None else present,
-        lists=lists,
+        lists=cast("Lists | None", lists),  # likewise
         images=images[0] if images else None,
         count=count,
         progress=progress,

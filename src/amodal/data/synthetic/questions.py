@@ -18,7 +18,7 @@ from amodal.data.readers.canonical import read_canonical
 from amodal.data.samples import AnnotatedDataset
 from amodal.data.synthetic.questions_facts import SceneFacts
 from amodal.data.synthetic.questions_families import FAMILIES, FOLLOW_UPS, OPENERS, PRESENT_SHARE, Ask, Asker, Family
-from amodal.data.synthetic.questions_lists import LISTS
+from amodal.data.synthetic.questions_lists import LISTS, Lists
 from amodal.data.synthetic.questions_wording import WORDS, Words
 from amodal.data.synthetic.things import THINGS
 from amodal.errors import InputError
@@ -35,7 +35,7 @@ def synthesize_questions(
     seed: int = 0,
     words: Words = "train",
     present: float = PRESENT_SHARE,
-    lists: bool = False,
+    lists: Lists | None = None,
     images: Path | None = None,
     count: int | None = None,
     progress: bool = True,
@@ -48,7 +48,7 @@ def synthesize_questions(
         seed: the same seed gives the same bytes.
         words: `train`, or the `held_out` forms that no training question uses.
         present: share of questions for a purpose or a kind whose answer is in the scene.
-        lists: ask the questions of `questions_lists` in the place of single ones and conversations.
+        lists: ask those of `questions_lists` in the place of single questions and conversations.
         images: folder of the images; `images/` beside the annotations if None.
         count: ask about the first pictures only.
         progress: show a bar on stderr.
@@ -77,7 +77,7 @@ def question_records(
     words: Words,
     count: int | None = None,
     present: float = PRESENT_SHARE,
-    lists: bool = False,
+    lists: Lists | None = None,
 ) -> Iterator[list[dict[str, Any]]]:
     """Records of a question file, picture by picture.
 
@@ -90,11 +90,13 @@ def question_records(
         lists: likewise.
 
     Raises:
-        InputError: words that are neither side, held-out words of lists, a seed below 0, a share beyond [0, 1], kinds
-            that are not of procedural scenes, or an object without an amodal mask.
+        InputError: words that are neither side, unknown lists or held-out words of them, a seed below 0, a
+            share beyond [0, 1], kinds that are not of procedural scenes, or an object without an amodal mask.
     """
     if words not in WORDS:
         raise InputError(f"words: expected one of {', '.join(WORDS)}, got {words!r}")
+    if lists is not None and lists not in LISTS:
+        raise InputError(f"lists: expected one of {', '.join(LISTS)}, got {lists!r}")
     if lists and words != "train":
         raise InputError(f"words: expected 'train' for lists, got {words!r}")
     if seed < 0:
@@ -122,10 +124,10 @@ def questions_about(
     return conversations
 
 
-def lists_about(facts: SceneFacts, rng: np.random.Generator) -> list[list[Ask]]:
-    """One list of each sort about a scene, a conversation each; empty for a scene without objects."""
+def lists_about(facts: SceneFacts, rng: np.random.Generator, lists: Lists = "all") -> list[list[Ask]]:
+    """Lists about a scene, a conversation each; empty for a scene without objects."""
     asker = Asker(facts, rng, "train")
-    made = [ask(asker) for ask in LISTS] if len(facts) else []
+    made = [ask(asker) for ask in LISTS[lists]] if len(facts) else []
     return [[ask] for ask in made if ask is not None]
 
 
@@ -164,12 +166,12 @@ def _draw(asker: Asker, families: Mapping[Family, float], turns: Sequence[Ask] =
 
 
 def _records(
-    dataset: AnnotatedDataset, seed: int, words: Words, count: int | None, present: float, lists: bool
+    dataset: AnnotatedDataset, seed: int, words: Words, count: int | None, present: float, lists: Lists | None
 ) -> Iterator[list[dict[str, Any]]]:
     number = 0
     for image in dataset.images[:count]:
         facts, rng, records = SceneFacts(image, dataset.categories), np.random.default_rng((seed, image.id)), []
-        asked = lists_about(facts, rng) if lists else questions_about(facts, rng, words, present)
+        asked = lists_about(facts, rng, lists) if lists else questions_about(facts, rng, words, present)
         for turns in asked:
             number += 1
             records.append({"id": number, "image_id": image.id, **_texts(turns)})

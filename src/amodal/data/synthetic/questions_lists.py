@@ -18,6 +18,7 @@ from amodal.data.synthetic.questions_families import AREA_MARGIN, MAX_LISTED, As
 from amodal.data.synthetic.things import THINGS
 
 T = TypeVar("T")
+Lists = Literal["kinds", "all"]
 Part = Literal["gap", "trait", "need"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
@@ -85,8 +86,11 @@ def _sizes(asker: Asker) -> Ask | None:
     return _list("list_sizes", _form(asker, SIZES), [asker.facts.mention(i) for i in chosen[:MOST_THINGS]])
 
 
-LISTS: tuple[Callable[[Asker], Ask | None], ...] = (_kinds, _uses, _amounts, _fronts, _sizes)
-"""One of each is asked about a picture."""
+LISTS: dict[Lists, tuple[Callable[[Asker], Ask | None], ...]] = {
+    "kinds": (_kinds, _kinds),
+    "all": (_kinds, _uses, _amounts, _fronts, _sizes),
+}
+"""What is asked about a picture."""
 
 
 def _found(asker: Asker, kinds: frozenset[str]) -> str:
