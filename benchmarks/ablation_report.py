@@ -159,9 +159,17 @@ def _cell(found: dict[int, float]) -> str:
 def _tally(verdicts: list[dict[str, Any]]) -> str:
     said = [cell["says"] for one in verdicts for cell in one["cells"]]
     counts = {word: said.count(word) for word in ("holds", "fails", "open")}
+    agreed = {
+        word: [v["claim"] for v in verdicts if {cell["says"] for cell in v["cells"]} == {word}] for word in counts
+    }
+    everywhere = [
+        f"{start}: {', '.join(agreed[word])}."
+        for word, start in (("holds", "Holds everywhere"), ("fails", "Fails everywhere"), ("open", "Decided nowhere"))
+        if agreed[word]
+    ]
     return (
         f"**Of {len(said)} comparisons {counts['holds']} hold, {counts['fails']} fail and {counts['open']} are open.** "
-        "With one seed a comparison is always open."
+        + " ".join(["With one seed a comparison is always open.", *everywhere])
     )
 
 
