@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from amodal.training.loop import train
 from amodal.training.recipe import Recipe
 from tests.training.processes import PLACES, Hold, Place, error_of, finish, sign_of, start
 from tests.training.tiny import tiny_recipe
@@ -76,9 +75,11 @@ def logged(out: Path) -> list[dict[str, float]]:
 def run_both(folder: Path, moments: list[tuple[Place, int, float | None]], **training: object) -> None:
     """A straight run, and one killed once for each of (place, steps until it holds at the latest, seconds)."""
     recipe: Recipe = tiny_recipe(folder, "plug", ema=0.9, workers=1, picture_objects=1, **training)
-    train(recipe.model_copy(update={"output": str(folder / "straight")}), progress=False)
-    file, out = folder / "recipe.yaml", folder / "killed"
-    file.write_text(recipe.model_copy(update={"output": str(out)}).model_dump_json())
+    file, straight = (folder / f"{name}.yaml" for name in ("killed", "straight"))
+    for path in (file, straight):
+        path.write_text(recipe.model_copy(update={"output": str(path.with_suffix(""))}).model_dump_json())
+    out = folder / "killed"
+    finish(start(straight), straight)  # a process like the others: threads decide the order of sums
     for place, steps, seconds in moments:
         done = newest(out)
         assert done + steps < recipe.training.steps
