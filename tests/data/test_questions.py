@@ -163,6 +163,7 @@ def test_lists_say_of_each_entry_what_the_masks_say(dataset: AnnotatedDataset) -
         for (ask,) in lists_about(facts, np.random.default_rng(image.id)):
             shown = [number for number, _ in parse_answer(ask.answer)]
             assert len(shown) == len(set(shown)), ask
+            assert set(shown) == {truth.ids[i] for i in ask.named}
             entries = entries_of(ask)
             said = [{truth.ids.index(number) for number, _ in parse_answer(entry)} for entry in entries]
             if ask.kind == "list_sizes":
@@ -184,15 +185,25 @@ def test_lists_say_of_each_entry_what_the_masks_say(dataset: AnnotatedDataset) -
                     )
                     assert limits[at] < truth.rate(min(found)) <= limits[at + 1]
                 elif ask.kind == "list_fronts":
-                    behind = words.split(": ")[1]
-                    front = set() if behind == "nothing" else {facts.names.index(n) for n in behind.split(" and ")}
-                    assert front == truth.front(min(found))
+                    behind = re.split(r", | and ", words.split(": ")[1])
+                    front = [] if behind == ["nothing"] else [facts.names.index(name) for name in behind]
+                    assert front == sorted(truth.front(min(found)), key=lambda i: facts.rank[i])
                 met[ask.kind] += 1
                 nothing[ask.kind] += words.endswith(" no")
         assert {ask.kind for (ask,) in lists_about(facts, np.random.default_rng(0), "kinds")} == {"list_kinds"}
     assert set(met) == {"list_kinds", "list_uses", "list_amounts", "list_fronts", "list_sizes"}
     for kind in ("list_kinds", "list_uses"):  # what is usual does not tell
         assert 0.35 < nothing[kind] / met[kind] < 0.65
+
+
+def test_a_list_leaves_out_a_kind_of_which_there_are_too_many(dataset: AnnotatedDataset) -> None:
+    image = max(dataset.images, key=lambda i: len(i.objects))
+    crowd = tuple(replace(image.objects[0], id=number) for number in range(1, 7))
+    other = replace(image.objects[1], id=7, category_id=2)
+    names = {image.objects[0].category_id: "mug", 2: "ball"}
+    facts = SceneFacts(replace(image, objects=(*crowd, other)), names | {2: "ball"})
+    for (ask,) in lists_about(facts, np.random.default_rng(0), "kinds"):
+        assert "mug" not in ask.question and [number for number, _ in parse_answer(ask.answer)] == [7]
 
 
 def test_what_things_are_for() -> None:
@@ -363,6 +374,7 @@ def test_the_command(annotations: Path, tmp_path: Path, capsys: pytest.CaptureFi
         ([], "annotations: expected the one file to ask about, got 0"),
         ([*given, "--split", "train"], "split, exclude_category: expected with --kind paste only"),
         ([*given, "--words", "new"], "words: expected one of train, held_out, got 'new'"),
+        ([*given, "--present", "0.5", "--lists", "all"], "present: expected without lists, got 0.5"),
         ([*given, "--present", "1.5"], "present: expected a share in [0, 1], got 1.5"),
     ):
         assert main([*ask, *wrong]) == 2

@@ -108,6 +108,8 @@ def _questions(
     if len(annotations) != 1 or len(images) > 1:
         beside = f" and {len(images)} folders of images" if len(images) > 1 else ""
         raise InputError(f"annotations: expected the one file to ask about, got {len(annotations)}{beside}")
+    if lists is not None and present is not None:
+        raise InputError(f"present: expected without lists, got {present:g}")
     return synthesize_questions(
         annotations[0],
         out,

@@ -72,9 +72,10 @@ class Asker:
         """An object at random."""
         return int(self.rng.integers(len(self.facts)))
 
-    def listed(self, indices: Sequence[int]) -> str:
-        """Objects from left to right: "A", "A and B", "A, B and C"."""
-        parts = [self.facts.mention(i) for i in sorted(indices, key=lambda i: self.facts.rank[i])]
+    def listed(self, indices: Sequence[int], *, shown: bool = True) -> str:
+        """Objects from left to right: "A", "A and B", "A, B and C"; with their masks, or by name alone."""
+        name = self.facts.mention if shown else self.facts.names.__getitem__
+        parts = [name(i) for i in sorted(indices, key=lambda i: self.facts.rank[i])]
         return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
     def lucky(self, share: float) -> bool:
@@ -343,6 +344,11 @@ def degree(rate: float) -> str | None:
     """How much of a thing can be seen, in words; None near a limit between two of them."""
     if 0 < rate < DEGREE_MARGIN or any(0 < limit < 1 and abs(rate - limit) < DEGREE_MARGIN for limit, _ in w.DEGREES):
         return None
+    return amount(rate)
+
+
+def amount(rate: float) -> str:
+    """How much of a thing can be seen, in words, also near a limit."""
     return next(words for limit, words in w.DEGREES if rate <= limit)
 
 

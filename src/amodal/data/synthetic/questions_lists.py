@@ -2,8 +2,8 @@
 
 A single question about a purpose says little about how to look: most are answered by what is usual. Here
 one answer says of many kinds, purposes or things in turn what is there, so that a small model learns
-within hundreds of steps what it does not learn from single questions at all (docs/log.md). In an answer
-each name comes right before what is said of it: a word that has found its like in the picture can say so.
+within hundreds of steps what it does not learn from single questions at all (docs/log.md). What is asked for
+comes right before the yes or no: a word that has found its like in the picture can say so.
 """
 
 from __future__ import annotations
@@ -14,7 +14,16 @@ from typing import Literal, TypeVar, get_args
 import numpy as np
 
 from amodal.data.synthetic import questions_wording as w
-from amodal.data.synthetic.questions_families import AREA_MARGIN, MAX_LISTED, Ask, Asker, capital, with_article, yours
+from amodal.data.synthetic.questions_families import (
+    AREA_MARGIN,
+    MAX_LISTED,
+    Ask,
+    Asker,
+    amount,
+    capital,
+    with_article,
+    yours,
+)
 from amodal.data.synthetic.things import THINGS
 
 T = TypeVar("T")
@@ -24,25 +33,26 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 MOST_KINDS, MOST_PURPOSES, MOST_THINGS = 10, 5, 7  # in one list
 
-KINDS = ("Which of these can you see: {list}?", "Find these here: {list}.")
-USES: dict[Part, tuple[str, ...]] = {
-    "gap": ("What is there to {list}?", "Show me what I could {list}."),
-    "trait": ("What here {list}?", "Find me what {list}."),
-    "need": ("What do you see for each of these? {list}.", "What could help with these? {list}."),
+KINDS = w.Wording(("Which of these can you see: {list}?", "Find these here: {list}."), ())
+USES: dict[Part, w.Wording] = {
+    "gap": w.Wording(("What is there to {list}?", "Show me what I could {list}."), ()),
+    "trait": w.Wording(("What here {list}?", "Find me what {list}."), ()),
+    "need": w.Wording(("What do you see for each of these? {list}.", "What could help with these? {list}."), ()),
 }
-AMOUNTS = ("How much of each thing can I see?", "Is any of these things hidden, and how much?")
-FRONTS = ("What is in front of each thing?", "What hides each of these things?")
-SIZES = ("Which things are here, the largest first?", "Show me each thing, the largest first.")
+AMOUNTS = w.Wording(("How much of each thing can I see?", "Is any of these things hidden, and how much?"), ())
+FRONTS = w.Wording(("What is in front of each thing?", "What hides each of these things?"), ())
+SIZES = w.Wording(("Which things are here, the largest first?", "Show me each thing, the largest first."), ())
 
 
 def _kinds(asker: Asker) -> Ask | None:
     """Kinds that are here and about as many that are not, in any order."""
-    here = sorted(set(asker.facts.kinds))
-    away = [kind for kind in THINGS if kind not in here]
+    found = {kind: asker.facts.of_kinds(frozenset([kind])) for kind in THINGS}
+    here = _shuffled(asker, sorted(kind for kind in found if 0 < len(found[kind]) <= MAX_LISTED))
+    away = _shuffled(asker, [kind for kind in found if not found[kind]])
     half = MOST_KINDS // 2
-    drawn = _shuffled(asker, [*_shuffled(asker, here)[:half], *_shuffled(asker, away)[: min(len(here) + 1, half)]])
-    entries = [f"{with_article(kind)} {_found(asker, frozenset([kind]))}" for kind in drawn]
-    return _list("list_kinds", _form(asker, KINDS, [with_article(kind) for kind in drawn]), entries)
+    drawn = _shuffled(asker, [*here[:half], *away[: min(len(here) + 1, half)]])
+    asked = [with_article(kind) for kind in drawn]
+    return _there_or_not(asker, "list_kinds", KINDS, asked, asked, [found[kind] for kind in drawn])
 
 
 def _uses(asker: Asker) -> Ask | None:
@@ -53,28 +63,24 @@ def _uses(asker: Asker) -> Ask | None:
     able = _apart(served, _shuffled(asker, [i for i, found in enumerate(served) if 0 < len(found) <= MAX_LISTED]))
     other = _shuffled(asker, [i for i, found in enumerate(served) if not found])
     drawn = _shuffled(asker, [*able[: MOST_PURPOSES - MOST_PURPOSES // 2], *other[: MOST_PURPOSES // 2]])
-    said = [asker.form(purposes[i][0])[0].rstrip(".") for i in drawn]
-    echo = said if part == "need" else [yours(text) for text in said]
-    entries = [f"{text} {_found(asker, purposes[i][1])}" for i, text in zip(drawn, echo, strict=True)]
-    return _list("list_uses", _form(asker, USES[part], said), entries)
+    asked = [asker.form(purposes[i][0])[0].rstrip(".") for i in drawn]
+    echo = asked if part == "need" else [yours(text) for text in asked]
+    return _there_or_not(asker, "list_uses", USES[part], asked, echo, [served[i] for i in drawn])
 
 
 def _amounts(asker: Asker) -> Ask | None:
-    entries = []
-    for i in _in_order(asker):
-        amount = next(words for limit, words in w.DEGREES if asker.facts.rates[i] <= limit)
-        entries.append(f"of {asker.facts.mention(i)} {amount}")
-    return _list("list_amounts", _form(asker, AMOUNTS), entries)
+    things = _in_order(asker)
+    entries = [f"of {asker.facts.mention(i)} {amount(float(asker.facts.rates[i]))}" for i in things]
+    return _list("list_amounts", asker.form(AMOUNTS)[0], entries, things)
 
 
 def _fronts(asker: Asker) -> Ask | None:
-    entries = []
-    for i in _in_order(asker):
-        front = asker.facts.in_front_of(i)
-        if front is not None:
-            names = [asker.facts.names[j] for j in front]
-            entries.append(f"in front of {asker.facts.mention(i)}: {' and '.join(names) or 'nothing'}")
-    return _list("list_fronts", _form(asker, FRONTS), entries)
+    front = {i: found for i in _in_order(asker) if (found := asker.facts.in_front_of(i)) is not None}
+    entries = [
+        f"in front of {asker.facts.mention(i)}: {asker.listed(found, shown=False) or 'nothing'}"
+        for i, found in front.items()
+    ]
+    return _list("list_fronts", asker.form(FRONTS)[0], entries, list(front))
 
 
 def _sizes(asker: Asker) -> Ask | None:
@@ -83,7 +89,8 @@ def _sizes(asker: Asker) -> Ask | None:
     for i in np.argsort(-areas):
         if not chosen or areas[chosen[-1]] - areas[i] >= AREA_MARGIN:
             chosen.append(int(i))
-    return _list("list_sizes", _form(asker, SIZES), [asker.facts.mention(i) for i in chosen[:MOST_THINGS]])
+    shown = chosen[:MOST_THINGS]
+    return _list("list_sizes", asker.form(SIZES)[0], [asker.facts.mention(i) for i in shown], shown)
 
 
 LISTS: dict[Lists, tuple[Callable[[Asker], Ask | None], ...]] = {
@@ -93,9 +100,15 @@ LISTS: dict[Lists, tuple[Callable[[Asker], Ask | None], ...]] = {
 """What is asked about a picture."""
 
 
-def _found(asker: Asker, kinds: frozenset[str]) -> str:
-    found = asker.facts.of_kinds(kinds)[:MAX_LISTED]
-    return f"yes: {asker.listed(found)}" if found else "no"
+def _there_or_not(
+    asker: Asker, kind: str, wording: w.Wording, asked: list[str], echo: list[str], found: list[list[int]]
+) -> Ask | None:
+    """Each of what is asked, as the answer repeats it, with yes and what was found, or no."""
+    entries = [
+        f"{e} yes: {asker.listed(things)}" if things else f"{e} no" for e, things in zip(echo, found, strict=True)
+    ]
+    question = asker.form(wording)[0].format(list=", ".join(asked))
+    return _list(kind, question, entries, [i for things in found for i in things])
 
 
 def _in_order(asker: Asker) -> list[int]:
@@ -119,9 +132,6 @@ def _shuffled(asker: Asker, items: Sequence[T]) -> list[T]:
     return [items[i] for i in asker.rng.permutation(len(items))]
 
 
-def _form(asker: Asker, forms: tuple[str, ...], items: list[str] | None = None) -> str:
-    return forms[int(asker.rng.integers(len(forms)))].format(list=", ".join(items or []))
-
-
-def _list(kind: str, question: str, entries: list[str]) -> Ask | None:
-    return Ask(kind, capital(question), f"{capital(', '.join(entries))}.") if entries else None
+def _list(kind: str, question: str, entries: list[str], named: list[int]) -> Ask | None:
+    answer = f"{', '.join(entries)}."
+    return Ask(kind, capital(question), capital(answer), named=tuple(named)) if entries else None
