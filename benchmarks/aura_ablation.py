@@ -103,9 +103,10 @@ def prepare(start: Path) -> Path:
         return start
     bundled = AuraModel.from_pretrained("aura-tiny")
     assert bundled.processor is not None
-    with appearing_folder(start / "llm") as folder:
-        bundled.mllm.save_pretrained(folder)
-        bundled.processor.mllm.save_pretrained(folder)
+    if not (start / "llm").is_dir():
+        with appearing_folder(start / "llm") as folder:
+            bundled.mllm.save_pretrained(folder)
+            bundled.processor.mllm.save_pretrained(folder)
     config = AuraConfig(
         image_size=bundled.config.image_size, box_weight=1.0, condition_encoder=False, spatial_encoder=False
     )

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "aura_ablation.py"
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import aura_ablation as ablation
 
-@pytest.fixture(scope="module")
-def ablation() -> ModuleType:
-    sys.path.insert(0, str(FILE.parent))  # scripts import their neighbours
-    spec = importlib.util.spec_from_file_location("aura_ablation", FILE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["aura_ablation"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+from amodal.models.aura import AuraModel
 
 
 def result(row: str, seed: int, value: float, error: float = 0.1) -> dict[str, Any]:
@@ -38,9 +29,7 @@ def result(row: str, seed: int, value: float, error: float = 0.1) -> dict[str, A
         ((0.5,), (0.9,), "open", 0.4),  # one seed says nothing
     ],
 )
-def test_verdicts(
-    ablation: ModuleType, before: tuple[float, ...], after: tuple[float, ...], says: str, gain: float
-) -> None:
+def test_verdicts(before: tuple[float, ...], after: tuple[float, ...], says: str, gain: float) -> None:
     results = [result("neither", i, v) for i, v in enumerate(before)] + [
         result("both", i, v) for i, v in enumerate(after)
     ]
@@ -49,13 +38,13 @@ def test_verdicts(
     assert got["mean_gain"] == pytest.approx(gain, abs=0.01)
 
 
-def test_a_smaller_error_is_a_gain(ablation: ModuleType) -> None:
+def test_a_smaller_error_is_a_gain() -> None:
     results = [result("neither", i, 0.5, 0.2 + i / 100) for i in range(3)]
     results += [result("both", i, 0.5, 0.1 + i / 90) for i in range(3)]
     assert ablation.verdict(results, "both", "occlusion_rate_error")["says"] == "better"
 
 
-def test_the_page(ablation: ModuleType, tmp_path: Path) -> None:
+def test_the_page(tmp_path: Path) -> None:
     facts = {"command": "python x", "steps": 10, "seeds": 2, "rows": [row.name for row in ablation.ROWS]}
     results = [result(row, seed, 0.5 + seed / 10) for row in ("neither", "both") for seed in range(2)]
     ablation.write_report(results, facts, tmp_path)
@@ -67,10 +56,22 @@ def test_the_page(ablation: ModuleType, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["aura_ablation.json", "aura_ablation.md"]
 
 
-def test_rows_switch_both_encoders(ablation: ModuleType) -> None:
+def test_rows_switch_both_encoders() -> None:
     settings = {tuple(row.settings()) for row in ablation.ROWS}
     assert settings == {
         (f"model.condition_encoder={c}", f"model.spatial_encoder={s}")
         for c in ("true", "false")
         for s in ("true", "false")
     }
+
+
+def test_what_every_row_begins_with_is_made_again_after_a_stop(tmp_path: Path) -> None:
+    start = ablation.prepare(tmp_path / "start")
+    weights = (start / "model" / "increment.safetensors").read_bytes()
+    (start / "model").rename(tmp_path / "gone")  # stopped between the two
+    assert ablation.prepare(start) == start
+    assert (start / "model" / "increment.safetensors").read_bytes() == weights
+    model, bundled = (AuraModel.from_pretrained(name) for name in (start / "model", "aura-tiny"))
+    assert model.condition_encoder is None and model.spatial_encoder is None
+    readers = [m.prompt_encoder.box_reader.state_dict() for m in (model, bundled)]  # type: ignore[union-attr]
+    assert all(readers[0][name].equal(readers[1][name]) for name in readers[1])

@@ -56,6 +56,10 @@ def test_the_page_says_when_it_is_unfinished() -> None:
     results += [result("pt", seed, 0.9 + 0.2 * seed, 0.25) for seed in (0, 1)]
     page = markdown(facts, results, [verdict(*claim, results) for claim in CLAIMS])
     assert "**Of 2 comparisons 1 hold, 0 fail and 1 are open.**" in page
+    assert "everywhere" not in page and "nowhere" not in page  # it holds for one figure only
+    results += [result("rm", seed, 0.95 + 0.2 * seed, 0.5) for seed in (0, 1)]
+    page = markdown(facts, results, [verdict(*claim, results) for claim in CLAIMS])
+    assert "Holds everywhere: the refine module helps." in page
 
 
 def test_the_parts_of_several_processes_are_every_job_once() -> None:
