@@ -14,6 +14,7 @@ from skimage import data
 from amodal import AmodalAssistant, AmodalSegmenter
 from amodal.data.synthetic.scenes import render_scene
 from amodal.ops.boxes import mask_to_box
+from amodal.ops.masks import occlusion_rate
 
 OUT = Path("demo-output")
 SCENE_SEED = 20_000
@@ -42,7 +43,9 @@ def main() -> None:
     for name, result in (("procedural scene", scene), ("photograph", coffee)):
         hidden = ", ".join(f"{thing.occlusion_rate:.0%}" for thing in result.objects)
         print(f"{name}: {len(result.objects)} objects, hidden {hidden}")
-    print(f"{QUESTION} {reply.text}")
+    true = [(occlusion_rate(thing.visible_mask, thing.amodal_mask), thing.category) for thing in picture.objects]
+    print(f"true of the procedural scene: {', '.join(f'{rate:.0%} ({kind})' for rate, kind in true)}")
+    print(f"{QUESTION} {reply.text} (true: the {max(true)[1]})")
     print(f"Look at overlay.png in {OUT}/scene, {OUT}/coffee and {OUT}/answer")
     print("The bundled models are small: expect leaks, rough outlines, mistakes (docs/models.md has their figures)")
 
