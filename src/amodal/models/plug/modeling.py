@@ -58,6 +58,21 @@ class PlugOutput(ModelOutput):
     iou_scores: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class BoxPrompts:
+    """Boxes as the mask decoders take them.
+
+    Attributes:
+        sparse: (B, P, 2, C) embeddings of the corners.
+        dense: (B, C, h, w) embedding of no mask.
+        positions: (1, C, h, w) of the image tokens.
+    """
+
+    sparse: Tensor
+    dense: Tensor
+    positions: Tensor
+
+
 class Float32PositionalEmbedding(SamPositionalEmbedding):
     """SAM's random Fourier features in float32, also in a cast model and under autocast.
 
@@ -172,23 +187,31 @@ class PlugModel(PreTrainedModel):
         visible, amodal = embeddings.unflatten(0, (2, -1))  # branch-major
         return visible, amodal
 
-    def decode(self, decoder: SingleMaskDecoder, embeddings: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    def embed_boxes(self, boxes: Tensor, dtype: torch.dtype) -> BoxPrompts:
+        """What both decoders need to know of the boxes.
+
+        Args:
+            boxes: (B, P, 4) xyxy in the network's frame.
+            dtype: of the image embeddings.
+        """
+        sparse, dense = self.prompt_encoder(
+            input_points=None, input_labels=None, input_boxes=boxes.float(), input_masks=None
+        )
+        return BoxPrompts(sparse.to(dtype), dense.to(dtype), self._image_positions().to(dtype))
+
+    def decode(self, decoder: SingleMaskDecoder, embeddings: Tensor, prompts: BoxPrompts) -> tuple[Tensor, Tensor]:
         """Decode all prompts of all images in one call (Eq. 5).
 
         Args:
             decoder: inmodal or amodal decoder.
             embeddings: (B, C, h, w).
-            boxes: (B, P, 4) xyxy in the network's frame.
+            prompts: of P boxes an image.
 
         Returns:
             logits (B, P, H, W) at input resolution and predicted quality (B, P).
         """
-        sparse, dense = self.prompt_encoder(
-            input_points=None, input_labels=None, input_boxes=boxes.float(), input_masks=None
-        )
-        dtype = embeddings.dtype
-        positions = self._image_positions().to(dtype).expand_as(embeddings)
-        logits, quality = decoder(embeddings, positions, sparse.to(dtype), dense.to(dtype))
+        positions = prompts.positions.expand_as(embeddings)
+        logits, quality = decoder(embeddings, positions, prompts.sparse, prompts.dense)
         size = (self.config.image_size, self.config.image_size)
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=False), quality
 
@@ -218,10 +241,11 @@ class PlugModel(PreTrainedModel):
         Returns:
             `PlugOutput`; all maps (B, P, H, W).
         """
-        amodal_logits, quality = self.decode(self.amodal_decoder, amodal_embeddings, input_boxes)
+        prompts = self.embed_boxes(input_boxes, amodal_embeddings.dtype)
+        amodal_logits, quality = self.decode(self.amodal_decoder, amodal_embeddings, prompts)
         visible_logits = None
         if self.visible_decoder is not None:
-            visible_logits, _quality = self.decode(self.visible_decoder, visible_embeddings, input_boxes)
+            visible_logits, _quality = self.decode(self.visible_decoder, visible_embeddings, prompts)
         output = PlugOutput(
             pred_masks=amodal_logits,
             coarse_amodal_logits=amodal_logits,
