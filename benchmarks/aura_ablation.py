@@ -40,7 +40,7 @@ Results = list[dict[str, Any]]
 SHARED = [
     "model.tiny=null", "model.train_mllm=false", "model.train_tower=true", "model.train_vision=false",
     "model.lora_rank=8", "model.naming_weight=0.0", "model.box_weight=1.0",
-    "data.max_turns=2", "data.max_masks=null", "data.train.1.weight=0.0",
+    "data.max_turns=2", "data.max_masks=null", "data.train.1.weight=0.0", "data.train.2.weight=0.0",
     "training.epochs=null", "training.batch_size=16", "training.optimizer=adamw",
 ]  # fmt: skip
 

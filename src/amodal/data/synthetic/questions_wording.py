@@ -198,152 +198,180 @@ PURPOSES: tuple[Purpose, ...] = (
 GAP = Wording(
     ("What could I {gap}?", "What is there to {gap}?", "Show me what I could {gap}.",
      "I want something to {gap}.", "Find me something to {gap}.", "What would you {gap}?",
-     "What here could I {gap}?", "Which thing could I {gap}?", "I would like to {gap} something."),
-    ("What do you see that I could {gap}?", "What would I find here to {gap}?"),
+     "What here could I {gap}?", "Which thing could I {gap}?", "I would like to {gap} something.",
+     "What do you see that I could {gap}?", "What would I find here to {gap}?", "What do you see to {gap}?"),
+    ("What is here that I could {gap}?", "Which of these things would you {gap}?"),
 )  # fmt: skip
 GAP_YES_NO = Wording(
     ("Is there anything to {gap}?", "Do you see something I could {gap}?", "Could I {gap} anything here?",
-     "Is anything here good to {gap}?", "Can I find anything to {gap}?"),
-    ("Is there something here to {gap}?", "Do you see anything to {gap}?"),
+     "Is anything here good to {gap}?", "Can I find anything to {gap}?", "Is there something here to {gap}?",
+     "Do you see anything to {gap}?", "Is there anything here I could {gap}?"),
+    ("Can you see something to {gap}?",),
 )  # fmt: skip
 NEED = Wording(
     ("{need} What could help me?", "{need} What should I take?", "{need} What do you see for me?",
      "{need} What here helps?", "{need} What would help?", "{need} Which thing could help me?",
-     "{need} Find me something that helps.", "{need} Show me what helps."),
-    ("{need} What here could I take?", "{need} What should help me?"),
+     "{need} Find me something that helps.", "{need} Show me what helps.", "{need} What here could I take?",
+     "{need} What should help me?", "{need} What could I take?"),
+    ("{need} What do you see that helps?", "{need} Which of these things should I take?"),
 )  # fmt: skip
 NEED_YES_NO = Wording(
     ("{need} Is there anything that could help?", "{need} Does anything here help me?",
-     "{need} Could something here help me?", "{need} Do you see anything that helps?"),
-    ("{need} Is there something here that could help me?",),
+     "{need} Could something here help me?", "{need} Do you see anything that helps?",
+     "{need} Is there something here that could help me?", "{need} Is there something that helps?"),
+    ("{need} Do you see something that could help?",),
 )  # fmt: skip
 TRAIT = Wording(
     ("What here {trait}?", "Which of these things {trait}?", "Show me everything that {trait}.",
      "Find all that {trait}.", "What do you see that {trait}?", "What is there that {trait}?",
-     "Show me what {trait}.", "Find something that {trait}."),
-    ("Find me everything here that {trait}.", "Which thing here {trait}?"),
+     "Show me what {trait}.", "Find something that {trait}.", "Find me everything here that {trait}.",
+     "Which thing here {trait}?", "Find all here that {trait}."),
+    ("Show me all here that {trait}.", "What can you see that {trait}?"),
 )  # fmt: skip
 TRAIT_YES_NO = Wording(
     ("Is there anything that {trait}?", "Do you see something that {trait}?",
-     "Can you see anything that {trait}?", "Do you see anything here that {trait}?"),
-    ("Is there something here that {trait}?",),
+     "Can you see anything that {trait}?", "Do you see anything here that {trait}?",
+     "Is there something here that {trait}?"),
+    ("Can I find something here that {trait}?",),
 )  # fmt: skip
 WITH_OCCLUDER = Wording(
     ("What could I {gap}, and what hides it?", "What is there to {gap}, and what is in front of it?",
-     "Show me what I could {gap} and what hides it.", "I want something to {gap}. What hides it?"),
-    ("What could I {gap}, and what is in front of it?",),
+     "Show me what I could {gap} and what hides it.", "I want something to {gap}. What hides it?",
+     "What could I {gap}, and what is in front of it?"),
+    ("What would you {gap}, and what hides it?",),
 )  # fmt: skip
 
 WHERE = Wording(
     ("Where is the {kind}?", "Show me the whole {kind}.", "Find the {kind}.", "Do you see {a_kind}?",
-     "Show me the {kind}.", "Is there {a_kind} here?", "I am looking for the {kind}."),
-    ("Where do you see the {kind}?", "Find me the whole {kind}."),
+     "Show me the {kind}.", "Is there {a_kind} here?", "I am looking for the {kind}.",
+     "Where do you see the {kind}?", "Find me the whole {kind}.", "Find me the {kind}."),
+    ("Can you find the {kind}?", "Where in the picture is the {kind}?"),
 )  # fmt: skip
 EACH = Wording(
-    ("Show me each {kind}.", "Find each {kind} here.", "Where is each {kind}?"),
-    ("Find me each {kind}.",),
+    ("Show me each {kind}.", "Find each {kind} here.", "Where is each {kind}?", "Find me each {kind}."),
+    ("Show me where each {kind} is.",),
 )  # fmt: skip
 MOVE = Wording(
     ("What must be moved to reach {x}?", "What must I move before I can lift {x}?",
      "What do I have to move to see all of {x}?", "What should I take away to get {x}?",
      "What is in the way of {x}?", "I want {x}. What must I move first?",
      "To see all of {x}, what must I move?", "Before I can take {x}, what must be moved?",
-     "What do I have to take away to reach {x}?"),
-    ("What must I take away before I can reach {x}?", "To lift {x}, what do I have to move first?"),
+     "What do I have to take away to reach {x}?", "What must I take away before I can reach {x}?",
+     "To lift {x}, what do I have to move first?", "To reach {x}, what should I move?",
+     "Before I lift {x}, what must I take away?"),
+    ("What should I move first to lift {x}?", "What do I have to take away before {x}?"),
 )  # fmt: skip
 HIDES = Wording(
     ("What hides {x}?", "What is in front of {x}?", "What covers part of {x}?", "Behind what is {x}?",
      "Why can I not see all of {x}?", "What is {x} behind?", "What hides part of {x}?",
-     "What do you see in front of {x}?"),
-    ("What covers {x}?", "What is in front of a part of {x}?"),
+     "What do you see in front of {x}?", "What covers {x}?", "What is in front of a part of {x}?"),
+    ("What do I see in front of {x}?", "Which thing hides {x}?"),
 )  # fmt: skip
 BEHIND = Wording(
     ("What is behind {x}?", "What is partly hidden by {x}?", "What is covered by {x}?",
      "Show me what {x} is in front of.", "What do I see behind {x}?", "Show me what is behind {x}.",
-     "Which things are partly behind {x}?"),
-    ("What is partly covered by {x}?", "Find what is behind {x}."),
+     "Which things are partly behind {x}?", "What is partly covered by {x}?", "Find what is behind {x}.",
+     "Is anything behind {x}?", "Find everything behind {x}."),
+    ("Find everything that {x} is in front of.", "What do you see behind {x}?"),
 )  # fmt: skip
 REVEAL = Wording(
     ("If I took {x} away, what would I see whole?", "What would no longer be hidden without {x}?",
      "What could be seen whole if {x} were not here?", "What could I see whole if {x} were moved?",
-     "Take {x} away. What is no longer hidden?"),
-    ("What would I see whole without {x}?", "If {x} were not here, what would no longer be hidden?"),
+     "Take {x} away. What is no longer hidden?", "What would I see whole without {x}?",
+     "If {x} were not here, what would no longer be hidden?"),
+    ("What would not be hidden without {x}?", "If {x} were moved, what could I see whole?"),
 )  # fmt: skip
 MOST_HIDDEN = Wording(
     ("What is hidden most?", "Which thing is hidden the most?", "What can I see the least of?",
      "Of what is the largest part covered?", "What here is hardest to see?", "Which thing is covered the most?",
-     "What here is hidden most?", "Show me the thing that is hidden most."),
-    ("Which thing here is covered most?", "Of which thing can I see the least?"),
+     "What here is hidden most?", "Show me the thing that is hidden most.", "Which thing here is covered most?",
+     "Of which thing can I see the least?", "Of what can I see the least?",
+     "Of which thing is the largest part hidden?"),
+    ("Find the thing that is covered most.", "What do I see the least of?"),
 )  # fmt: skip
 HIDDEN = Wording(
     ("Which things are partly hidden?", "What is behind something else?",
      "Show me everything that is partly covered.", "What can I not see all of?", "What is partly hidden here?",
-     "Find each thing that is partly hidden.", "Show me the things that are hidden."),
-    ("Find everything that is behind something else.", "Which things can I not see all of?"),
+     "Find each thing that is partly hidden.", "Show me the things that are hidden.",
+     "Find everything that is behind something else.", "Which things can I not see all of?",
+     "Find everything that is partly covered."),
+    ("Show me each thing that I cannot see all of.", "What here is partly covered?"),
 )  # fmt: skip
 WHOLE = Wording(
     ("Which things are not hidden at all?", "What can I see all of?", "Show me everything that nothing covers.",
      "What has nothing in front of it?", "What is not hidden?", "Show me what I can see all of.",
-     "Which things are seen whole?"),
-    ("Which things have nothing in front?", "Find everything that I can see all of."),
+     "Which things are seen whole?", "Which things have nothing in front?",
+     "Find everything that I can see all of."),
+    ("Find the things that nothing hides.", "What here is seen whole?"),
 )  # fmt: skip
 LARGEST = Wording(
     ("Which thing is the largest?", "What would take the most room if nothing were hidden?",
      "What is the largest thing when it is seen whole?", "Show me the largest thing.",
-     "Find the largest thing here.", "Which thing would take the most room?"),
-    ("If nothing were hidden, which thing would be the largest?",),
+     "Find the largest thing here.", "Which thing would take the most room?",
+     "If nothing were hidden, which thing would be the largest?",
+     "If nothing were hidden, what would take the most room?", "Which is the largest thing here?"),
+    ("Of all the things here, which is the largest?",),
 )  # fmt: skip
 SMALLEST = Wording(
     ("Which thing is the smallest?", "What would take the least room if nothing were hidden?",
      "What is the smallest thing when it is seen whole?", "Show me the smallest thing.",
-     "Find the smallest thing here.", "Which thing would take the least room?"),
-    ("If nothing were hidden, which thing would be the smallest?",),
+     "Find the smallest thing here.", "Which thing would take the least room?",
+     "If nothing were hidden, which thing would be the smallest?",
+     "If nothing were hidden, what would take the least room?", "Which is the smallest thing here?"),
+    ("Of all the things here, which is the smallest?",),
 )  # fmt: skip
 EDGE = Wording(
     ("What is cut off by the edge of the picture?", "Which things reach out of the picture?",
-     "Show me all that is cut off by the edge of the picture.", "Which things are not all in the picture?"),
-    ("Which things are cut off by the edge?",),
+     "Show me all that is cut off by the edge of the picture.", "Which things are not all in the picture?",
+     "Which things are cut off by the edge?"),
+    ("What is not all in the picture?",),
 )  # fmt: skip
 MORE_HIDDEN = Wording(
     ("Which is hidden more, {x} or {y}?", "What can I see less of, {x} or {y}?", "Is {x} or {y} hidden more?",
-     "Of {x} and {y}, which is hidden more?", "Which is covered more, {x} or {y}?"),
-    ("Of which can I see less, {x} or {y}?",),
+     "Of {x} and {y}, which is hidden more?", "Which is covered more, {x} or {y}?",
+     "Of which can I see less, {x} or {y}?"),
+    ("Which thing is hidden more, {x} or {y}?",),
 )  # fmt: skip
 IN_FRONT = Wording(
     ("Which is in front, {x} or {y}?", "Which could I take first, {x} or {y}?", "Is {x} or {y} in front?",
-     "Of {x} and {y}, which is in front?"),
-    ("{x} or {y}, which is in front?",),
+     "Of {x} and {y}, which is in front?", "{x} or {y}, which is in front?",
+     "{x} or {y}, which could I take first?"),
+    ("Which thing is in front, {x} or {y}?",),
 )  # fmt: skip
 
 # Follow-ups: "it" is the one thing the answer before named, "them" the several.
 IT_HIDES = Wording(
     ("What hides it?", "Is anything in front of it?", "What must I move to reach it?",
-     "And what is in the way of it?", "What is in front of it?", "And what hides it?"),
-    ("And what must I move to reach it?", "Is there anything in front of it?"),
+     "And what is in the way of it?", "What is in front of it?", "And what hides it?",
+     "And what must I move to reach it?", "Is there anything in front of it?", "And is anything in front of it?"),
+    ("And what covers it?", "What is in the way of it?"),
 )  # fmt: skip
 IT_BEHIND = Wording(
-    ("And what is behind it?", "Is anything behind it?", "What is behind it?", "What is covered by it?"),
-    ("Is there anything behind it?",),
+    ("And what is behind it?", "Is anything behind it?", "What is behind it?", "What is covered by it?",
+     "Is there anything behind it?", "And is there something behind it?"),
+    ("Do you see something behind it?",),
 )  # fmt: skip
 IT_SEEN = Wording(
     ("How much of it can I see?", "Is it hidden?", "Can I see all of it?", "How much of it is covered?",
-     "Is part of it hidden?"),
-    ("How much of it is hidden?", "Is all of it hidden?"),
+     "Is part of it hidden?", "How much of it is hidden?", "Is all of it hidden?",
+     "And how much of it can I see?"),
+    ("Can I see the whole of it?", "How much of it do I see?"),
 )  # fmt: skip
 THEM_MOST = Wording(
     ("Which of them is hidden most?", "Of which of them can I see the least?", "Which of them is covered most?",
-     "Of them, which is hidden most?"),
-    ("And which of them is hidden the most?",),
+     "Of them, which is hidden most?", "And which of them is hidden the most?",
+     "And which of them is covered most?"),
+    ("And of which can I see the least?",),
 )  # fmt: skip
 THEM_LARGEST = Wording(
     ("Which of them is the largest?", "And the largest of them?", "Which is the largest of them?",
-     "Which of them would take the most room?"),
-    ("And which of them is the largest?",),
+     "Which of them would take the most room?", "And which of them is the largest?"),
+    ("Of them, what is the largest?",),
 )  # fmt: skip
 AND_HIDES = Wording(
     ("And what hides {x}?", "And what is in front of {x}?", "And what is in the way of {x}?",
-     "And {x}? What hides it?"),
-    ("And what covers {x}?",),
+     "And {x}? What hides it?", "And what covers {x}?", "And what hides part of {x}?"),
+    ("And which thing hides {x}?",),
 )  # fmt: skip
 
 DEGREES = ((0.0, "all"), (0.2, "most"), (0.4, "a good part"), (0.6, "about half"), (1.0, "less than half"))
