@@ -174,6 +174,16 @@ def test_8_bits_are_as_close_as_rounding_allows(dtype: torch.dtype, bias: bool, 
     assert (got.float() - exact).std() < 0.02 * exact.std() + 0.02
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (7, 33), (3, packing.BLOCK_ELEMENTS), (2 * packing.BLOCK_ELEMENTS // 5, 5)])
+def test_rounding_to_8_bits_takes_the_nearest(shape: tuple[int, int]) -> None:
+    step, zero = 0.037, 91
+    x = (torch.rand(shape) * 255 - zero) * step
+    x.flatten()[0], x.flatten()[-1] = -zero * step, (255 - zero) * step
+    got = packing.round_to_8_bits(x, step, zero)
+    assert got.dtype == torch.uint8 and got.shape == x.shape
+    assert (got.double() - (x.double() / step + zero)).abs().max() < 0.5001
+
+
 @needs_int8
 def test_8_bits_of_nothing_are_the_bias() -> None:
     linear = nn.Linear(8, 4)
