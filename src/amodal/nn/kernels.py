@@ -8,6 +8,7 @@ Axes: B batch, n heads, T queries, K keys, D width of q and k, E width of v.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -19,10 +20,13 @@ Kernel = Literal["products", "fused"]
 # With gradients the products keep their (T, K) probabilities up to this: worth it for windows, and where few
 # tokens meet many. The sizes are those of a square of logits.
 MAX_TOKENS_KEPT = 256
-# Beyond, and without gradients, in blocks of heads whose logits stay in cache. Float32 gains little and loses on
-# large grids; in bfloat16 torch's fused attention computes in float32 unless the processor has AMX.
-MAX_TOKENS_FLOAT32 = 1024
+# Beyond, and without gradients, in blocks of heads whose logits stay in cache, and of the queries of one head
+# where its logits alone are too many. Torch's fused attention computes in float32 unless the processor has AMX,
+# and is slower in float32 too.
 BLOCK_BYTES_PER_THREAD = 2 * 2**20
+HEAD_BYTES_PER_THREAD = 8 * 2**20
+# Up to this many keys softmax runs across the rows of logits: along them torch's vectors would stay half empty.
+FEW_KEYS = 32
 
 
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -45,16 +49,14 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def choose_kernel(q: Tensor, k: Tensor) -> Kernel:
-    """The rule: two plain products on a processor as long as their logits are cheap to keep."""
+    """The rule: two plain products on a processor, unless its matrix units serve torch's fused attention."""
     if q.device.type != "cpu":
         return "fused"
     if _few(q, k):
         return "products"
-    if torch.is_grad_enabled() and (q.dtype != torch.bfloat16 or is_recorded()):
+    if torch.is_grad_enabled() and is_recorded():  # blocks are not; all probabilities would be kept
         return "fused"
-    if q.dtype == torch.bfloat16:
-        return "fused" if has_amx() else "products"
-    return "products" if q.shape[2] * k.shape[2] <= MAX_TOKENS_FLOAT32**2 else "fused"
+    return "fused" if q.dtype == torch.bfloat16 and has_amx() else "products"
 
 
 def has_amx() -> bool:
@@ -87,11 +89,13 @@ def _products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _mixed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The definition, (..., T, D), (..., K, D), (..., K, E) to (..., T, E)."""
+    if k.shape[-2] <= FEW_KEYS < q.shape[-2]:
+        return (k @ q.transpose(-2, -1)).softmax(-2).transpose(-2, -1) @ v
     return (q @ k.transpose(-2, -1)).softmax(-1) @ v
 
 
 class _Blocks(torch.autograd.Function):
-    """Attention (M, T, D), (M, K, D), (M, K, E) in blocks of matrices; the backward pass has its probabilities anew."""
+    """Attention (M, T, D), (M, K, D), (M, K, E) of M heads in blocks; the backward pass has its probabilities anew."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -103,25 +107,37 @@ class _Blocks(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v, mixed = ctx.saved_tensors
-        grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        wide = torch.promote_types(q.dtype, torch.float32)
+        grads = torch.empty_like(q), k.new_zeros(k.shape, dtype=wide), v.new_zeros(v.shape, dtype=wide)
         # The softmax takes from each logit's gradient what its row has in sum, which is also this:
-        rows = (grad.to(torch.promote_types(q.dtype, torch.float32)) * mixed).sum(-1, keepdim=True).to(q.dtype)
-        for part in _parts(q, k):
-            probs = torch.bmm(q[part], k[part].transpose(-2, -1)).softmax(-1)
-            grads[2][part] = torch.bmm(probs.transpose(-2, -1), grad[part])
-            logits = torch.bmm(grad[part], v[part].transpose(-2, -1)).sub_(rows[part]).mul_(probs)
-            grads[0][part] = torch.bmm(logits, k[part])
-            grads[1][part] = torch.bmm(logits.transpose(-2, -1), q[part])
-        return grads
+        sums = (grad.to(wide) * mixed).sum(-1, keepdim=True).to(q.dtype)
+        for heads, rows in _blocks(q, k):
+            own_q, own_k, own_v, own_grad = q[heads, rows], k[heads], v[heads], grad[heads, rows]
+            probs = torch.bmm(own_q, own_k.transpose(-2, -1)).softmax(-1)
+            grads[2][heads] += torch.bmm(probs.transpose(-2, -1), own_grad)
+            logits = torch.bmm(own_grad, own_v.transpose(-2, -1)).sub_(sums[heads, rows]).mul_(probs)
+            grads[0][heads, rows] = torch.bmm(logits, own_k)
+            grads[1][heads] += torch.bmm(logits.transpose(-2, -1), own_q)
+        return grads[0], grads[1].to(k.dtype), grads[2].to(v.dtype)
 
 
 def _in_blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    parts = [_mixed(q[i], k[i], v[i]) for i in _parts(q, k)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    blocks = list(_blocks(q, k))
+    if len(blocks) == 1:
+        return _mixed(q, k, v)
+    mixed = v.new_empty(*q.shape[:2], v.shape[2])
+    for heads, rows in blocks:
+        mixed[heads, rows] = _mixed(q[heads, rows], k[heads], v[heads])
+    return mixed
 
 
-def _parts(q: Tensor, k: Tensor) -> list[slice]:
-    """As many matrices at once as have their logits in cache."""
-    size = q.shape[1] * k.shape[1] * q.element_size()
-    block = max(1, BLOCK_BYTES_PER_THREAD * torch.get_num_threads() // size)
-    return [slice(start, start + block) for start in range(0, len(q), block)]
+def _blocks(q: Tensor, k: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Heads, and rows of queries, to compute at once: as many as have their logits in cache."""
+    row = k.shape[1] * q.element_size()
+    head, threads = q.shape[1] * row, torch.get_num_threads()
+    is_large = head > HEAD_BYTES_PER_THREAD * threads
+    num_heads = max(1, BLOCK_BYTES_PER_THREAD * threads // head)
+    num_rows = max(1, BLOCK_BYTES_PER_THREAD * threads // row) if is_large else q.shape[1]
+    for heads in range(0, len(q), num_heads):
+        for rows in range(0, q.shape[1], num_rows):
+            yield slice(heads, heads + num_heads), slice(rows, rows + num_rows)
