@@ -26,8 +26,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same shape."""
-        y = torch.relu(self.norm1(self.conv1(x)))
-        return torch.relu(x + self.norm2(self.conv2(y)))
+        y = torch.relu_(self.norm1(self.conv1(x)))
+        return torch.relu_(self.norm2(self.conv2(y)).add_(x))
 
 
 class RefineModule(nn.Module):
@@ -78,4 +78,4 @@ class RefineModule(nn.Module):
 
     def _correct(self, x: Tensor) -> Tensor:
         """(N, 7, H, W) to (N, 1, H, W)."""
-        return self.head(self.blocks(torch.relu(self.stem(x))))
+        return self.head(self.blocks(torch.relu_(self.stem(x))))
