@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 import amodal
+from amodal.cli.allocator import keep_freed_memory
 from amodal.cli.ask import ask
 from amodal.cli.batch import batch
 from amodal.cli.bench import bench
@@ -86,4 +87,5 @@ def _fail(message: str, code: int) -> int:
 
 def run() -> None:
     """Console script."""
+    keep_freed_memory()
     sys.exit(main())
