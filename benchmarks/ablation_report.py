@@ -74,11 +74,12 @@ def verdict(name: str, before: str, after: str, results: Results) -> dict[str, A
         for metric in METRICS:
             found = differences(results, before, after, test, metric)
             if found:
-                cells.append({"test": test, "metric": metric, **_judged(found)})
+                cells.append({"test": test, "metric": metric, **judged(found)})
     return {"claim": name, "before": before, "after": after, "cells": cells}
 
 
-def _judged(found: list[float]) -> dict[str, Any]:
+def judged(found: list[float]) -> dict[str, Any]:
+    """What differences by seed say of a claim that they are positive: see `verdict`."""
     mean = statistics.fmean(found)
     if len(found) < 2:
         return {"mean": mean, "error": None, "seeds": len(found), "says": "open"}

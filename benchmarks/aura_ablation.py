@@ -17,32 +17,39 @@ Writes aura_ablation.json and aura_ablation.md beside this file, anew after each
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from ablation_report import judged
 from parts import add_part
 
 from amodal.data.files import appearing_folder, write_whole
+from amodal.errors import InputError
+
+if TYPE_CHECKING:
+    from amodal.training.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 METRICS = (
     "gIoU_amodal_with_objects", "cIoU_amodal", "gIoU_visible_with_objects", "cIoU_visible", "occlusion_rate_error",
 )  # fmt: skip
 LESS_IS_BETTER = {"occlusion_rate_error"}
+BATCH_SIZE = 16
 Results = list[dict[str, Any]]
 
 # The paper's optimiser. Words are there already: two turns a picture will do, every object of which teaches masks;
-# source 1, what is absent as often as present, has fewer of them.
+# the recipe's second source (questions-half.json) is left out, for half of its answers show nothing.
 SHARED = [
-    "model.tiny=null", "model.train_mllm=false", "model.train_tower=true", "model.train_vision=false",
+    "model.tiny=null", "model.train_mllm=false", "model.train_tower=true",
     "model.lora_rank=8", "model.naming_weight=0.0", "model.box_weight=1.0",
     "data.max_turns=2", "data.max_masks=null", "data.train.1.weight=0.0",
-    "training.epochs=null", "training.batch_size=16", "training.optimizer=adamw",
+    "training.epochs=null", f"training.batch_size={BATCH_SIZE}", "training.optimizer=adamw",
 ]  # fmt: skip
 
 
@@ -89,6 +96,7 @@ def main() -> None:
         print(f"[{number + 1}/{len(jobs)}] {row.label}, seed {seed}", flush=True)
         run_job(row, seed, start, options)
         results = [json.loads(p.read_text()) for p in sorted(options.runs.glob(f"*-{options.steps}/result.json"))]
+        check_alike(results)
         write_report(results, _facts(options), options.out)
     print(f"Written: {options.out / 'aura_ablation.md'}")
 
@@ -128,24 +136,12 @@ def run_job(row: Row, seed: int, start: Path, options: argparse.Namespace) -> No
     from amodal.evaluation.reason import AssistantAnswerer, evaluate_reason
     from amodal.inference.assistant import AmodalAssistant
     from amodal.training.loop import train
-    from amodal.training.recipe import load_recipe
 
-    folder = options.runs / f"{row.name}-seed{seed}-{options.steps}"
+    folder = _folder(row, seed, options)
     if (folder / "result.json").is_file():
         return
-    shared = [
-        *SHARED,
-        f"model.mllm={start / 'llm'}",
-        f"init={start / 'model'}",
-        f"seed={seed}",
-        f"output={folder}",
-        f"training.steps={options.steps}",
-        f"training.warmup_steps={options.steps // 10}",
-        f"training.validate_every={max(options.steps // 4, 1)}",
-        f"training.checkpoint_every={max(options.steps // 4, 1)}",
-        f"training.workers={options.workers}",
-    ]
-    model = train(load_recipe(options.recipe, [*shared, *row.settings(), *options.set]))
+    recipe = row_recipe(row, seed, start, options)
+    model = train(recipe)
     report = evaluate_reason(
         AssistantAnswerer(AmodalAssistant.from_pretrained(str(model))),
         read_reason_seg(options.questions, options.annotations),
@@ -154,9 +150,47 @@ def run_job(row: Row, seed: int, start: Path, options: argparse.Namespace) -> No
         name=row.name,
         answers=folder / "answers.jsonl",
     )
-    write_whole(
-        folder / "result.json", json.dumps({"row": row.name, "seed": seed, "metrics": report.metrics}, indent=1)
-    )
+    result = {"row": row.name, "seed": seed, "recipe": recipe_digest(recipe), "metrics": report.metrics}
+    write_whole(folder / "result.json", json.dumps(result, indent=1))
+
+
+def row_recipe(row: Row, seed: int, start: Path, options: argparse.Namespace) -> Recipe:
+    """The recipe of one training, whose `output` is its folder."""
+    from amodal.training.recipe import load_recipe
+
+    shared = [
+        *SHARED,
+        f"model.mllm={start / 'llm'}",
+        f"init={start / 'model'}",
+        f"seed={seed}",
+        f"output={_folder(row, seed, options)}",
+        f"training.steps={options.steps}",
+        f"training.warmup_steps={options.steps // 10}",
+        f"training.validate_every={max(options.steps // 4, 1)}",
+        f"training.checkpoint_every={max(options.steps // 4, 1)}",
+        f"training.workers={options.workers}",
+    ]
+    return load_recipe(options.recipe, [*shared, *row.settings(), *options.set])
+
+
+def _folder(row: Row, seed: int, options: argparse.Namespace) -> Path:
+    runs: Path = options.runs
+    return runs / f"{row.name}-seed{seed}-{options.steps}"
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """The same for all runs of one table: a digest of what neither the row, the seed nor the process decides."""
+    content = recipe.model_dump(mode="json", exclude={"seed", "output", "init"})
+    for key in ("condition_encoder", "spatial_encoder", "mllm"):
+        del content["model"][key]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def check_alike(results: Results) -> None:
+    """Raises `InputError` if runs were trained by different recipes: rows must differ in their encoders alone."""
+    digests = {f"{r['row']}-seed{r['seed']}": r.get("recipe") for r in results}
+    if len(set(digests.values())) > 1:
+        raise InputError(f"results: expected runs of one recipe, got {digests}; delete the folders of the others")
 
 
 def write_report(results: Results, facts: dict[str, Any], out: Path) -> None:
@@ -174,23 +208,17 @@ def values(results: Results, row: str, metric: str) -> dict[int, float]:
 
 
 def verdict(results: Results, row: str, metric: str) -> dict[str, Any]:
-    """Whether a row beats the one without encoders, by differences seed by seed.
+    """Whether a row beats the one without encoders, by differences in percent, seed by seed.
 
-    `better`: with every seed, by a mean of more than two standard errors; `worse`: the reverse; `open`:
-    anything else, also with a single seed.
+    `better`: their 95 % interval (`ablation_report.judged`) lies above zero; `worse`: below; `open`: anything
+    else, also with a single seed or none.
     """
     before, after = values(results, "neither", metric), values(results, row, metric)
-    sign = -1 if metric in LESS_IS_BETTER else 1
+    sign = -100 if metric in LESS_IS_BETTER else 100
     found = [sign * (after[seed] - before[seed]) for seed in sorted(before.keys() & after.keys())]
-    mean = statistics.fmean(found) if found else None
-    error = statistics.stdev(found) / len(found) ** 0.5 if len(found) > 1 else None
-    says = "open"
-    if mean is not None and error is not None and abs(mean) > 2 * error:
-        if min(found) > 0:
-            says = "better"
-        elif max(found) < 0:
-            says = "worse"
-    return {"row": row, "metric": metric, "mean_gain": mean, "error": error, "seeds": len(found), "says": says}
+    found_out = judged(found) if found else {"mean": None, "error": None, "seeds": 0, "says": "open"}
+    says = {"holds": "better", "fails": "worse", "open": "open"}[found_out["says"]]
+    return {"row": row, "metric": metric, **found_out, "says": says}
 
 
 def _page(results: Results, facts: dict[str, Any], verdicts: list[dict[str, Any]]) -> list[str]:
@@ -201,10 +229,11 @@ def _page(results: Results, facts: dict[str, Any], verdicts: list[dict[str, Any]
     return [
         "# Ablation of AURA's encoders at our scale",
         "",
-        f"AURA's table 2: every row trained for {facts['steps']} steps of 16 pictures, from {facts['seeds']} seeds,",
-        "on an LLM that speaks already (that of `aura-tiny`, with LoRA) and the frozen `sam-tiny`; both mask decoders",
-        "begin as the backbone's. Protocol `reason`, the true words given (teacher forced), mean ± standard deviation",
-        "over seeds. No row was tuned. The paper's columns are a LLaVA's on photographs, its own words.",
+        f"AURA's table 2: every row trained for {facts['steps']} steps of {facts['batch_size']} pictures with two turns",
+        f"(questions and lists), from {facts['seeds']} seeds, on an LLM that speaks already ({facts['llm']}, with",
+        "LoRA) and the frozen `sam-tiny`; both mask decoders begin as the backbone's. Protocol `reason`, the true words",
+        "given (teacher forced), percent, mean ± standard deviation over seeds. No row was tuned. The paper's columns",
+        "are a LLaVA's on photographs, its own words.",
         "",
         f"```bash\n{facts['command']}\n```",
         "",
@@ -213,11 +242,11 @@ def _page(results: Results, facts: dict[str, Any], verdicts: list[dict[str, Any]
         "| --- |" + " --- |" * (len(METRICS) + 2),
         *(_line(row, results) for row in ROWS),
         "",
-        "Against the row with neither, a figure is better (or worse) where it is so with every seed and the mean",
-        "gain exceeds two standard errors; everything else is open.",
+        "Against the row with neither, seed by seed: better (or worse) where the 95 % interval of the mean gain",
+        "(Student's t) lies above (or below) zero; everything else is open. Gains ± standard error, in points.",
         "",
         *(
-            f"- {labels[v['row']]}: {v['metric']} {v['says']}, gain {v['mean_gain']:+.4f} ± {v['error']:.4f}"
+            f"- {labels[v['row']]}: {v['metric']} {v['says']}, gain {v['mean']:+.2f} ± {v['error']:.2f}"
             for v in clear
         ),
         *([] if clear else ["- Everything is open."]),
@@ -234,14 +263,18 @@ def _line(row: Row, results: Results) -> str:
 def _cell(found: dict[int, float]) -> str:
     if not found:
         return ""
-    mean = statistics.fmean(found.values())
-    return f"{mean:.3f}" if len(found) < 2 else f"{mean:.3f} ± {statistics.stdev(found.values()):.3f}"
+    percent = [100 * value for value in found.values()]
+    mean = statistics.fmean(percent)
+    return f"{mean:.1f}" if len(found) < 2 else f"{mean:.1f} ± {statistics.stdev(percent):.1f}"
 
 
 def _facts(options: argparse.Namespace) -> dict[str, Any]:
     command = f"python benchmarks/aura_ablation.py --steps {options.steps} --seeds {options.seeds}"
     command += f" --conversations {options.conversations}" + "".join(f" --set {s}" for s in options.set)
-    return {"command": command, "steps": options.steps, "seeds": options.seeds, "rows": [row.name for row in ROWS]}
+    return {
+        "command": command, "llm": "that of the bundled `aura-tiny`", "steps": options.steps, "batch_size": BATCH_SIZE,
+        "seeds": options.seeds, "rows": [row.name for row in ROWS],
+    }  # fmt: skip
 
 
 def _arguments() -> argparse.Namespace:

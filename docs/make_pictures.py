@@ -55,8 +55,8 @@ def write_conversation() -> None:
         "# A conversation with aura-tiny",
         "",
         "Written by `python docs/make_pictures.py`: the first conversation of five turns about the held-out scenes of",
-        "[models](models.md), in words that no training question used. It was not chosen; mistakes stand as they",
-        "were made. Solid is what the model sees of an object, hatched what it takes to be hidden.",
+        "[models](models.md), in forms of asking that no training question used. It was not chosen; mistakes",
+        "stand as they were made. Solid is what the model sees of an object, hatched what it takes to be hidden.",
         "",
     ]
     with TemporaryDirectory() as folder:

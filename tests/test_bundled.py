@@ -94,7 +94,7 @@ def test_command_line_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_aura_tiny_answers_held_out_questions_as_before(tmp_path: Path) -> None:
-    """Golden: fresh scenes, words that no training question used; floors well below docs/models.md."""
+    """Golden: fresh scenes, forms of asking that no training question used; floors well below docs/models.md."""
     annotations = synthesize("scenes", 15, 31_000, tmp_path / "scenes", progress=False)
     questions = tmp_path / "questions.json"
     synthesize_questions(annotations, questions, seed=5, words="held_out", progress=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import aura_ablation as ablation
 
+from amodal.errors import InputError
 from amodal.models.aura import AuraModel
 
 
@@ -26,6 +28,7 @@ def result(row: str, seed: int, value: float, error: float = 0.1) -> dict[str, A
         ((0.5, 0.52, 0.51), (0.6, 0.63, 0.6), "better", 0.1),
         ((0.6, 0.63, 0.6), (0.5, 0.52, 0.51), "worse", -0.1),
         ((0.5, 0.5, 0.5), (0.6, 0.49, 0.5), "open", 0.03),
+        ((0.5, 0.5, 0.5), (0.51, 0.53, 0.55), "open", 0.03),  # all rise, but far apart
         ((0.5,), (0.9,), "open", 0.4),  # one seed says nothing
     ],
 )
@@ -35,7 +38,7 @@ def test_verdicts(before: tuple[float, ...], after: tuple[float, ...], says: str
     ]
     got = ablation.verdict(results, "both", "gIoU_amodal_with_objects")
     assert got["says"] == says and got["seeds"] == len(before)
-    assert got["mean_gain"] == pytest.approx(gain, abs=0.01)
+    assert got["mean"] == pytest.approx(100 * gain, abs=1)
 
 
 def test_a_smaller_error_is_a_gain() -> None:
@@ -45,15 +48,34 @@ def test_a_smaller_error_is_a_gain() -> None:
 
 
 def test_the_page(tmp_path: Path) -> None:
-    facts = {"command": "python x", "steps": 10, "seeds": 2, "rows": [row.name for row in ablation.ROWS]}
+    facts: dict[str, Any] = {"command": "python x", "llm": "one of ours", "steps": 10, "batch_size": 4, "seeds": 2}
     results = [result(row, seed, 0.5 + seed / 10) for row in ("neither", "both") for seed in range(2)]
     ablation.write_report(results, facts, tmp_path)
     page = (tmp_path / "aura_ablation.md").read_text()
     assert "**Unfinished: 4 of 8 runs.**" in page
-    assert "| neither | 0.550 ± 0.071 |" in page and "| condition encoder |  |" in page
+    assert "| neither | 55.0 ± 7.1 |" in page and "| condition encoder |  |" in page
     assert "- Everything is open." in page
     assert json.loads((tmp_path / "aura_ablation.json").read_text())["results"] == results
     assert sorted(p.name for p in tmp_path.iterdir()) == ["aura_ablation.json", "aura_ablation.md"]
+
+
+def test_all_runs_of_a_table_are_of_one_recipe() -> None:
+    options = Namespace(recipe=ablation.ROOT / "recipes/aura/tiny.yaml", runs=Path("runs"), steps=8, workers=0, set=[])
+    made = [ablation.row_recipe(row, seed, Path("start"), options) for row in ablation.ROWS for seed in range(2)]
+    assert len({str(recipe.output) for recipe in made}) == 8
+    assert len({ablation.recipe_digest(recipe) for recipe in made}) == 1
+    options.set = ["data.max_turns=3"]
+    other = ablation.row_recipe(ablation.ROWS[0], 0, Path("start"), options)
+    runs = [result("both", 0, 0.5) | {"recipe": ablation.recipe_digest(recipe)} for recipe in (made[0], other)]
+    ablation.check_alike(runs[:1])
+    with pytest.raises(InputError, match="one recipe"):
+        ablation.check_alike([runs[0], runs[1] | {"seed": 1}])
+
+
+def test_what_is_absent_half_of_the_time_is_left_out() -> None:
+    options = Namespace(recipe=ablation.ROOT / "recipes/aura/tiny.yaml", runs=Path("runs"), steps=8, workers=0, set=[])
+    sources = ablation.row_recipe(ablation.ROWS[0], 0, Path("start"), options).data.train
+    assert [Path(source.questions).name for source in sources if not source.weight] == ["questions-half.json"]
 
 
 def test_rows_switch_both_encoders() -> None:

@@ -60,6 +60,12 @@ def test_the_page_says_when_it_is_unfinished() -> None:
     results += [result("rm", seed, 0.95 + 0.2 * seed, 0.5) for seed in (0, 1)]
     page = markdown(facts, results, [verdict(*claim, results) for claim in CLAIMS])
     assert "Holds everywhere: the refine module helps." in page
+    results += [result("pl", seed, 0.1 + 0.2 * seed, 0.1) for seed in (0, 1)]
+    page = markdown(facts, results, [verdict(*claim, results) for claim in CLAIMS])
+    assert "Fails everywhere: parallel LoRA helps." in page
+    results += [result("rank4", 0, 0.5, 0.5)]
+    page = markdown(facts, results, [verdict(*claim, results) for claim in CLAIMS])
+    assert "Decided nowhere: rank 16 beats rank 4." in page
 
 
 def test_the_parts_of_several_processes_are_every_job_once() -> None:

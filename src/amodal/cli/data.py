@@ -103,19 +103,16 @@ def _questions(
     progress: bool,
 ) -> Path:
     from amodal.data.synthetic.questions import synthesize_questions
-    from amodal.data.synthetic.questions_families import PRESENT_SHARE
 
     if len(annotations) != 1 or len(images) > 1:
         beside = f" and {len(images)} folders of images" if len(images) > 1 else ""
         raise InputError(f"annotations: expected the one file to ask about, got {len(annotations)}{beside}")
-    if lists is not None and present is not None:
-        raise InputError(f"present: expected without lists, got {present:g}")
     return synthesize_questions(
         annotations[0],
         out,
         seed=seed,
         words=cast("Words", words),  # checked there
-        present=PRESENT_SHARE if present is None else present,
+        present=present,
         lists=cast("Lists | None", lists),  # likewise
         images=images[0] if images else None,
         count=count,

@@ -34,7 +34,7 @@ def synthesize_questions(
     *,
     seed: int = 0,
     words: Words = "train",
-    present: float = PRESENT_SHARE,
+    present: float | None = None,
     lists: Lists | None = None,
     images: Path | None = None,
     count: int | None = None,
@@ -47,7 +47,7 @@ def synthesize_questions(
         out: question file to write.
         seed: the same seed gives the same bytes.
         words: `train`, or the `held_out` forms that no training question uses.
-        present: share of questions for a purpose or a kind whose answer is in the scene.
+        present: share of questions for a purpose or a kind whose answer is in the scene; PRESENT_SHARE if None.
         lists: ask those of `questions_lists` in the place of single questions and conversations.
         images: folder of the images; `images/` beside the annotations if None.
         count: ask about the first pictures only.
@@ -76,7 +76,7 @@ def question_records(
     seed: int,
     words: Words,
     count: int | None = None,
-    present: float = PRESENT_SHARE,
+    present: float | None = None,
     lists: Lists | None = None,
 ) -> Iterator[list[dict[str, Any]]]:
     """Records of a question file, picture by picture.
@@ -90,7 +90,7 @@ def question_records(
         lists: likewise.
 
     Raises:
-        InputError: words that are neither side, unknown lists or held-out words of them, a seed below 0, a
+        InputError: words that are neither side, unknown lists, held-out words or a share of them, a seed below 0, a
             share beyond [0, 1], kinds that are not of procedural scenes, or an object without an amodal mask.
     """
     if words not in WORDS:
@@ -101,6 +101,9 @@ def question_records(
         raise InputError(f"words: expected 'train' for lists, got {words!r}")
     if seed < 0:
         raise InputError(f"seed: expected 0 or more, got {seed}")
+    if lists and present is not None:
+        raise InputError(f"present: expected without lists, got {present:g}")
+    present = PRESENT_SHARE if present is None else present
     if not 0 <= present <= 1:
         raise InputError(f"present: expected a share in [0, 1], got {present}")
     unknown = sorted(set(dataset.categories.values()) - set(THINGS))

@@ -305,10 +305,10 @@ def _it_behind(asker: Asker, before: Ask) -> Ask | None:
 
 
 def _it_seen(asker: Asker, before: Ask) -> Ask | None:
-    amount = degree(float(asker.facts.rates[before.it[0]])) if len(before.it) == 1 else None
-    if amount is None:
+    seen = degree(float(asker.facts.rates[before.it[0]])) if len(before.it) == 1 else None
+    if seen is None:
         return None
-    answer = f"you can see {amount} of {asker.listed(before.it)}."
+    answer = f"you can see {seen} of {asker.listed(before.it)}."
     return _ask("it_seen", asker.form(w.IT_SEEN)[0], answer, before.it)
 
 

@@ -47,7 +47,7 @@ SIZES = w.Wording(("Which things are here, the largest first?", "Show me each th
 def _kinds(asker: Asker) -> Ask | None:
     """Kinds that are here and about as many that are not, in any order."""
     found = {kind: asker.facts.of_kinds(frozenset([kind])) for kind in THINGS}
-    here = _shuffled(asker, sorted(kind for kind in found if 0 < len(found[kind]) <= MAX_LISTED))
+    here = _shuffled(asker, [kind for kind in found if 0 < len(found[kind]) <= MAX_LISTED])
     away = _shuffled(asker, [kind for kind in found if not found[kind]])
     half = MOST_KINDS // 2
     drawn = _shuffled(asker, [*here[:half], *away[: min(len(here) + 1, half)]])
@@ -71,7 +71,7 @@ def _uses(asker: Asker) -> Ask | None:
 def _amounts(asker: Asker) -> Ask | None:
     things = _in_order(asker)
     entries = [f"of {asker.facts.mention(i)} {amount(float(asker.facts.rates[i]))}" for i in things]
-    return _list("list_amounts", asker.form(AMOUNTS)[0], entries, things)
+    return _list("list_amounts", asker.form(AMOUNTS)[0], entries)
 
 
 def _fronts(asker: Asker) -> Ask | None:
@@ -80,7 +80,7 @@ def _fronts(asker: Asker) -> Ask | None:
         f"in front of {asker.facts.mention(i)}: {asker.listed(found, shown=False) or 'nothing'}"
         for i, found in front.items()
     ]
-    return _list("list_fronts", asker.form(FRONTS)[0], entries, list(front))
+    return _list("list_fronts", asker.form(FRONTS)[0], entries)
 
 
 def _sizes(asker: Asker) -> Ask | None:
@@ -90,7 +90,7 @@ def _sizes(asker: Asker) -> Ask | None:
         if not chosen or areas[chosen[-1]] - areas[i] >= AREA_MARGIN:
             chosen.append(int(i))
     shown = chosen[:MOST_THINGS]
-    return _list("list_sizes", asker.form(SIZES)[0], [asker.facts.mention(i) for i in shown], shown)
+    return _list("list_sizes", asker.form(SIZES)[0], [asker.facts.mention(i) for i in shown])
 
 
 LISTS: dict[Lists, tuple[Callable[[Asker], Ask | None], ...]] = {
@@ -108,7 +108,7 @@ def _there_or_not(
         f"{e} yes: {asker.listed(things)}" if things else f"{e} no" for e, things in zip(echo, found, strict=True)
     ]
     question = asker.form(wording)[0].format(list=", ".join(asked))
-    return _list(kind, question, entries, [i for things in found for i in things])
+    return _list(kind, question, entries)
 
 
 def _in_order(asker: Asker) -> list[int]:
@@ -132,6 +132,6 @@ def _shuffled(asker: Asker, items: Sequence[T]) -> list[T]:
     return [items[i] for i in asker.rng.permutation(len(items))]
 
 
-def _list(kind: str, question: str, entries: list[str], named: list[int]) -> Ask | None:
+def _list(kind: str, question: str, entries: list[str]) -> Ask | None:
     answer = f"{', '.join(entries)}."
-    return Ask(kind, capital(question), capital(answer), named=tuple(named)) if entries else None
+    return Ask(kind, capital(question), capital(answer)) if entries else None
