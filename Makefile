@@ -25,7 +25,7 @@ test-all: $(STAMP) lint ## All tests
 	$(BIN)/python -m pytest
 
 lint: $(STAMP) ## ruff, mypy, import-linter
-	$(BIN)/ruff check src tests examples
+	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -229,11 +229,11 @@ def _page(results: Results, facts: dict[str, Any], verdicts: list[dict[str, Any]
     return [
         "# Ablation of AURA's encoders at our scale",
         "",
-        f"AURA's table 2: every row trained for {facts['steps']} steps of {facts['batch_size']} pictures with two turns",
-        f"(questions and lists), from {facts['seeds']} seeds, on an LLM that speaks already ({facts['llm']}, with",
-        "LoRA) and the frozen `sam-tiny`; both mask decoders begin as the backbone's. Protocol `reason`, the true words",
-        "given (teacher forced), percent, mean ± standard deviation over seeds. No row was tuned. The paper's columns",
-        "are a LLaVA's on photographs, its own words.",
+        f"AURA's table 2: every row trained for {facts['steps']} steps of {facts['batch_size']} pictures with two",
+        f"turns (questions and lists), from {facts['seeds']} seeds, on an LLM that speaks already ({facts['llm']},",
+        "with LoRA) and the frozen `sam-tiny`; both mask decoders begin as the backbone's. Protocol `reason`, the",
+        "true words given (teacher forced), percent, mean ± standard deviation over seeds. No row was tuned. The",
+        "paper's columns are a LLaVA's on photographs, its own words.",
         "",
         f"```bash\n{facts['command']}\n```",
         "",
@@ -245,10 +245,7 @@ def _page(results: Results, facts: dict[str, Any], verdicts: list[dict[str, Any]
         "Against the row with neither, seed by seed: better (or worse) where the 95 % interval of the mean gain",
         "(Student's t) lies above (or below) zero; everything else is open. Gains ± standard error, in points.",
         "",
-        *(
-            f"- {labels[v['row']]}: {v['metric']} {v['says']}, gain {v['mean']:+.2f} ± {v['error']:.2f}"
-            for v in clear
-        ),
+        *(f"- {labels[v['row']]}: {v['metric']} {v['says']}, gain {v['mean']:+.2f} ± {v['error']:.2f}" for v in clear),
         *([] if clear else ["- Everything is open."]),
         "",
     ]
