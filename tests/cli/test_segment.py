@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from amodal.cli.main import main
 from amodal.inference.scene import Scene
+from amodal.inference.segmenter import AmodalSegmenter
 
 
 def test_a_folder_of_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,3 +29,25 @@ def test_a_folder_of_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert Scene.load(out / "a").size == (32, 48)
     assert main(command) == 0
     assert capsys.readouterr().out.startswith(f"Written: 2 frames and overlay.mp4 in {out}")
+
+
+def test_the_precision_reaches_the_segmenter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "a.png"
+    Image.effect_noise((48, 32), 60).convert("RGB").save(picture)
+    seen: list[torch.dtype] = []
+    answer = AmodalSegmenter.segment_batch
+
+    def note(self: AmodalSegmenter, *args: Any, **kwargs: Any) -> list[Scene]:
+        seen.append(self.dtype)
+        return answer(self, *args, **kwargs)
+
+    monkeypatch.setattr(AmodalSegmenter, "segment_batch", note)
+    command = ["segment", str(picture), "--box", "5,5,30,30", "--out", str(tmp_path / "out"), "--dtype"]
+    for name in ("float32", "bfloat16"):
+        assert main([*command, name]) == 0
+    assert seen == [torch.float32, torch.bfloat16]
+    capsys.readouterr()
+    assert main([*command, "int9"]) == 2
+    assert capsys.readouterr().err == "amodal: dtype: expected one of auto, float32, bfloat16, int8, got 'int9'\n"

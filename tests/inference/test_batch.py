@@ -40,7 +40,7 @@ def annotations(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def in_this_process(ray_rows: list[Row], plan: BatchPlan) -> list[tuple[int, list[Row]]]:
     """What Ray does, without Ray: blocks one after the other."""
-    worker = SegmentBlock(plan.model, plan.mode, 1, False)
+    worker = SegmentBlock(plan.model, plan.mode, plan.dtype, threads=1, device="cpu")
     size, finished = plan.images_per_block, []
     for start in range(0, len(ray_rows), size):
         part = np.array([json.dumps(row) for row in ray_rows[start : start + size]], dtype=object)
@@ -108,6 +108,8 @@ def test_a_stopped_run_goes_on(
         InputError, match="expected a new folder or one made with .*'image'.*, got one made with .*'crop'"
     ):
         segment_dataset(dataset, tmp_path / "out", BatchPlan(mode="image"), progress=False)
+    with pytest.raises(InputError, match="made with .*'bfloat16'.*, got one made with .*'auto'"):
+        segment_dataset(dataset, tmp_path / "out", BatchPlan(dtype="bfloat16"), progress=False)
 
 
 def test_a_parquet_file_of_paths_and_boxes(tmp_path: Path, without_ray: None) -> None:

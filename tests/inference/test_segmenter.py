@@ -277,7 +277,7 @@ def test_unknown_model_lists_the_bundled_ones() -> None:
 def test_unknown_device_and_dtype() -> None:
     with pytest.raises(InputError, match="device: expected auto, cpu, cuda, ... of this machine, got 'abacus'"):
         AmodalSegmenter.from_pretrained("plug-tiny", device="abacus")
-    with pytest.raises(InputError, match="dtype: expected one of auto, float32, bfloat16, got 'float3'"):
+    with pytest.raises(InputError, match="dtype: expected one of auto, float32, bfloat16, int8, got 'float3'"):
         AmodalSegmenter.from_pretrained("plug-tiny", device="cpu", dtype="float3")
 
 

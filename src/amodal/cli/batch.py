@@ -16,6 +16,9 @@ def batch(
     images: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
     model: Annotated[str, typer.Option(help="Bundled name, folder or hub id.")] = "plug-tiny",
     mode: Annotated[str, typer.Option(help="crop or image.")] = "crop",
+    dtype: Annotated[
+        str, typer.Option(help="auto, float32, bfloat16, or int8 (large models on a processor).")
+    ] = "auto",
     workers: Annotated[int, typer.Option(min=1, help="Segmenters at work at the same time.")] = 2,
     cpus: Annotated[int, typer.Option(min=1, help="Cores of each.")] = 1,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs of each, or a share of one.")] = 0,
@@ -28,7 +31,7 @@ def batch(
     from amodal.data.readers import read_dataset
     from amodal.inference.batch import BatchPlan, segment_dataset
 
-    plan = BatchPlan(model=model, mode=mode, workers=workers, cpus=cpus, gpus=gpus)
+    plan = BatchPlan(model=model, mode=mode, dtype=dtype, workers=workers, cpus=cpus, gpus=gpus)
     source = dataset if dataset.suffix == ".parquet" else read_dataset(format_, dataset, images)
     folder = segment_dataset(source, out, plan, progress=not as_json)
     parts = len(list(folder.glob("part-*.parquet")))

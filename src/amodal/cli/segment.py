@@ -38,6 +38,9 @@ def segment(
         float | None, typer.Option(help="Probability of foreground; the model's own by default.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="auto, float32, bfloat16, or int8 (large models on a processor).")
+    ] = "auto",
     mode: Annotated[
         str, typer.Option(help="crop: a look at each object (exact); image: one look at the whole picture (fast).")
     ] = "crop",
@@ -59,18 +62,23 @@ def segment(
         raise InputError("text: expected --detector beside it, got none")
     from amodal.inference.frames import is_many
 
+    def load() -> AmodalSegmenter:
+        from amodal.inference.segmenter import AmodalSegmenter
+
+        return AmodalSegmenter.from_pretrained(model, device=device, dtype=dtype, mode=mode)
+
     if out is not None:
         no_file(out)
     if is_many(image):
         if boxes or points:
             raise InputError("box, point: expected none for several frames (objects are not tracked), got some")
         folder = out or Path(f"{image.stem}-amodal")
-        count = _segment_frames(image, folder, model, detector, text, threshold, device, mode, not as_json)
+        count = _segment_frames(image, folder, load, detector, text, threshold, not as_json)
         note = "each frame by itself; objects are not tracked"
         line = f"Written: {count} frames and overlay.mp4 in {folder} ({note})"
         typer.echo(json.dumps({"folder": str(folder), "frames": count}) if as_json else line)
         return
-    scene = _segment_image(image, boxes, points, model, detector, text, threshold, device, mode)
+    scene = _segment_image(image, boxes, points, load, detector, text, threshold)
     folder = scene.save(out or Path(f"{image.stem}-amodal"))
     if as_json:
         typer.echo(json.dumps(scene.to_json()))
@@ -95,23 +103,21 @@ def _segment_image(
     image: Path,
     boxes: list[list[float]],
     points: list[list[float]],
-    model: str,
+    load: Callable[[], AmodalSegmenter],
     detector: str | None,
     text: list[str] | None,
     threshold: float | None,
-    device: str,
-    mode: str,
 ) -> Scene:
     from amodal.data.images import load_image
     from amodal.inference.find import check_points
-    from amodal.inference.segmenter import AmodalSegmenter, check_boxes
+    from amodal.inference.segmenter import check_boxes
 
     pixels = load_image(image)  # the user's mistakes first: models take a second to load
     if boxes:
         check_boxes(boxes, pixels.shape[:2])
     if points:
         check_points(points, pixels.shape[:2])
-    segmenter = AmodalSegmenter.from_pretrained(model, device=device, mode=mode)
+    segmenter = load()
     if not boxes and not points:
         return finder_for(segmenter, detector, text, threshold)(pixels)
     if points:
@@ -140,12 +146,10 @@ def finder_for(
 def _segment_frames(
     source: Path,
     out: Path,
-    model: str,
+    load: Callable[[], AmodalSegmenter],
     detector: str | None,
     text: list[str] | None,
     threshold: float | None,
-    device: str,
-    mode: str,
     progress: bool,
 ) -> int:
     """A folder of scenes, one a frame, and a video of the overlays; frames done before are kept.
@@ -156,10 +160,9 @@ def _segment_frames(
     from amodal.data.progress import bar
     from amodal.inference.everything import scene_of_frame
     from amodal.inference.frames import VideoWriter, open_frames
-    from amodal.inference.segmenter import AmodalSegmenter
 
     frames = open_frames(source)
-    find = finder_for(AmodalSegmenter.from_pretrained(model, device=device, mode=mode), detector, text, threshold)
+    find = finder_for(load(), detector, text, threshold)
     count = 0
     with VideoWriter(out / "overlay.mp4", frames.rate) as video:
         for name, pixels in bar(frames, "frames", progress, frames.total):

@@ -19,6 +19,9 @@ def serve(
         str | None, typer.Option(help="Model that answers questions; the bundled one if there is one, 'none' for none.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="Of the segmenter: auto, float32, bfloat16, or int8 (large models on a processor).")
+    ] = "auto",
     token: Annotated[
         str | None, typer.Option(help="Token of the link; random where other machines can reach it.")
     ] = None,
@@ -40,7 +43,7 @@ def serve(
     from amodal.models.bundled import bundled_models
 
     secret = access_token(host, token)
-    segmenter = AmodalSegmenter.from_pretrained(model, device=device)
+    segmenter = AmodalSegmenter.from_pretrained(model, device=device, dtype=dtype)
     finder = ObjectFinder.from_pretrained(segmenter.base_name, segmenter.device)
     name = assistant or ("aura-tiny" if "aura-tiny" in bundled_models() else "none")
     answerer = None

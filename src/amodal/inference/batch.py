@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +33,7 @@ class BatchPlan:
     Args:
         model: bundled name, folder or hub id.
         mode: `crop` or `image`, see `AmodalSegmenter`.
+        dtype: precision, see `AmodalSegmenter.from_pretrained`.
         workers: segmenters at work at the same time.
         cpus: cores of each.
         gpus: GPUs of each, a share of one if below 1.
@@ -41,6 +42,7 @@ class BatchPlan:
 
     model: str = "plug-tiny"
     mode: str = "crop"
+    dtype: str = "auto"
     workers: int = 2
     cpus: int = 1
     gpus: float = 0
@@ -123,7 +125,7 @@ def _blocks(rows: list[Row], plan: BatchPlan) -> Iterator[tuple[int, list[Row]]]
     source = ray.data.from_items([{"row": json.dumps(row)} for row in rows], override_num_blocks=blocks)
     finished = source.map_batches(
         SegmentBlock,
-        fn_constructor_kwargs={"model": plan.model, "mode": plan.mode, "threads": plan.cpus, "gpu": plan.gpus > 0},
+        fn_constructor_kwargs=_same_model(plan) | {"threads": plan.cpus, "device": "cuda" if plan.gpus else "cpu"},
         batch_size=None,
         compute=ray.data.ActorPoolStrategy(size=plan.workers),
         num_cpus=plan.cpus,
@@ -136,13 +138,13 @@ def _blocks(rows: list[Row], plan: BatchPlan) -> Iterator[tuple[int, list[Row]]]
 class SegmentBlock:
     """A worker: loads the model once, then answers blocks of images."""
 
-    def __init__(self, model: str, mode: str, threads: int, gpu: bool) -> None:
+    def __init__(self, model: str, mode: str, dtype: str, threads: int, device: str) -> None:
         import torch
 
         from amodal.inference.segmenter import AmodalSegmenter
 
         torch.set_num_threads(threads)
-        self.segmenter = AmodalSegmenter.from_pretrained(model, mode=mode, device="cuda" if gpu else "cpu")
+        self.segmenter = AmodalSegmenter.from_pretrained(model, mode=mode, dtype=dtype, device=device)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A block of images to one row with all of its objects."""
@@ -194,9 +196,14 @@ def _has_area(box: Any) -> bool:
     return bool(box[2] > box[0] and box[3] > box[1])
 
 
+def _same_model(plan: BatchPlan) -> dict[str, str]:
+    """What answers depend on."""
+    return {"model": plan.model, "mode": plan.mode, "dtype": plan.dtype}
+
+
 def _settle(out: Path, plan: BatchPlan) -> None:
-    """Results of one folder come from one model in one mode."""
-    own = {key: value for key, value in asdict(plan).items() if key in ("model", "mode")}
+    """Results of one folder come from one model in one mode and precision."""
+    own = _same_model(plan)
     file = no_file(out) / SETTINGS
     if file.is_file():
         found = json.loads(file.read_text())

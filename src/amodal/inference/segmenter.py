@@ -101,7 +101,7 @@ class AmodalSegmenter:
             InputError: unknown model, device, dtype or mode, or an impossible picture size.
         """
         place = pick_device(device)
-        precision = torch.int8 if dtype == "int8" else pick_dtype(dtype, place)
+        precision = pick_dtype(dtype, place, int8=True)
         if is_export(name):
             network: PlugModel | OnnxPlug = OnnxPlug(name)
             place, precision = torch.device("cpu"), torch.float32
@@ -304,16 +304,17 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+def pick_dtype(name: str, device: torch.device, *, int8: bool = False) -> torch.dtype:
     """Precision by name.
 
     `auto` is bfloat16 where the hardware computes in it (a GPU that does, a processor with AMX or
-    AVX-512-BF16), which takes half of float32's time or less, and float32 elsewhere.
+    AVX-512-BF16), which takes half of float32's time or less, and float32 elsewhere. `int8` where the
+    caller can use it.
 
     Raises:
         InputError: unknown name.
     """
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16} | ({"int8": torch.int8} if int8 else {})
     if name == "auto":
         return torch.bfloat16 if _fast_in_bfloat16(device) else torch.float32
     if name not in dtypes:
