@@ -94,11 +94,15 @@ def main() -> None:
     jobs = options.part.of([(seed, row) for seed in range(options.seeds) for row in ROWS])
     for number, (seed, row) in enumerate(jobs):
         print(f"[{number + 1}/{len(jobs)}] {row.label}, seed {seed}", flush=True)
+        planned = {"row": row.name, "seed": seed, "recipe": recipe_digest(row_recipe(row, seed, start, options))}
+        check_alike([*_finished(options), planned])
         run_job(row, seed, start, options)
-        results = [json.loads(p.read_text()) for p in sorted(options.runs.glob(f"*-{options.steps}/result.json"))]
-        check_alike(results)
-        write_report(results, _facts(options), options.out)
+        write_report(_finished(options), _facts(options), options.out)
     print(f"Written: {options.out / 'aura_ablation.md'}")
+
+
+def _finished(options: argparse.Namespace) -> Results:
+    return [json.loads(p.read_text()) for p in sorted(options.runs.glob(f"*-{options.steps}/result.json"))]
 
 
 def prepare(start: Path) -> Path:
@@ -183,13 +187,14 @@ def recipe_digest(recipe: Recipe) -> str:
     content = recipe.model_dump(mode="json", exclude={"seed", "output", "init"})
     for key in ("condition_encoder", "spatial_encoder", "mllm"):
         del content["model"][key]
+    del content["training"]["workers"]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def check_alike(results: Results) -> None:
     """Raises `InputError` if runs were trained by different recipes: rows must differ in their encoders alone."""
-    digests = {f"{r['row']}-seed{r['seed']}": r.get("recipe") for r in results}
-    if len(set(digests.values())) > 1:
+    digests = [(f"{r['row']}-seed{r['seed']}", r.get("recipe")) for r in results]
+    if len({digest for _, digest in digests}) > 1:
         raise InputError(f"results: expected runs of one recipe, got {digests}; delete the folders of the others")
 
 

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pytest
 
 from amodal.data.synthetic.scenes import render_scene
-from amodal.inference.onnx import export_onnx
+from amodal.errors import InputError
+from amodal.inference.onnx import ENCODER, export_onnx
 from amodal.inference.scene import SceneObject
 from amodal.inference.segmenter import AmodalSegmenter
 from amodal.models.plug import PlugModel
@@ -56,3 +57,10 @@ def test_narrow_products(dtype: str, exact: list[SceneObject]) -> None:
 def test_onnx(tmp_path: Path, exact: list[SceneObject]) -> None:
     export_onnx(PlugModel.from_pretrained("plug-tiny"), tmp_path)
     assert min(agreement(answers(AmodalSegmenter.from_pretrained(tmp_path)), exact)) >= 0.999
+
+
+def test_an_export_has_one_precision(tmp_path: Path) -> None:
+    (tmp_path / ENCODER).touch()
+    for dtype in ("bfloat16", "int8"):
+        with pytest.raises(InputError, match=f"dtype: expected auto or float32 for a model exported .*, got '{dtype}'"):
+            AmodalSegmenter.from_pretrained(tmp_path, dtype=dtype)

@@ -103,6 +103,8 @@ class AmodalSegmenter:
         place = pick_device(device)
         precision = pick_dtype(dtype, place, int8=True)
         if is_export(name):
+            if dtype not in ("auto", "float32"):
+                raise InputError(f"dtype: expected auto or float32 for a model exported to ONNX, got {dtype!r}")
             network: PlugModel | OnnxPlug = OnnxPlug(name)
             place, precision = torch.device("cpu"), torch.float32
         else:
