@@ -24,10 +24,10 @@ import torch
 from ablation_report import write_report
 from parts import add_part
 
-from amodal.data.files import write_whole
 from amodal.data.readers import read_dataset
 from amodal.evaluation.evaluator import evaluate
 from amodal.inference.segmenter import AmodalSegmenter
+from amodal.io.files import write_whole
 from amodal.training.build import Training, build
 from amodal.training.feeding import loader, step_sampler
 from amodal.training.loop import train

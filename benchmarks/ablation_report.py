@@ -9,7 +9,7 @@ from typing import Any
 
 from scipy.stats import t
 
-from amodal.data.files import appearing, write_whole
+from amodal.io.files import appearing, write_whole
 
 Facts = dict[str, Any]
 Results = list[dict[str, Any]]

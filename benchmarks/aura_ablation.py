@@ -29,8 +29,8 @@ import torch
 from ablation_report import judged
 from parts import add_part
 
-from amodal.data.files import appearing_folder, write_whole
 from amodal.errors import InputError
+from amodal.io.files import appearing_folder, write_whole
 
 if TYPE_CHECKING:
     from amodal.training.recipe import Recipe
@@ -136,7 +136,7 @@ def prepare(start: Path) -> Path:
 
 def run_job(row: Row, seed: int, start: Path, options: argparse.Namespace) -> None:
     """One training with its score; nothing if it is there already."""
-    from amodal.data.readers.reason_seg import read_reason_seg
+    from amodal.data.formats.reason_seg import read_reason_seg
     from amodal.evaluation.reason import AssistantAnswerer, evaluate_reason
     from amodal.inference.assistant import AmodalAssistant
     from amodal.training.loop import train

@@ -22,7 +22,7 @@ from amodal.inference.assistant import AmodalAssistant
 from amodal.models.aura import AuraConfig, AuraModel, AuraProcessor
 from amodal.models.aura.base import mllm_config_for, parameter_counts, plain_settings, sam_sizes
 from amodal.models.aura.tiny import TinyMllmSizes, tiny_llava_config, tiny_processor
-from amodal.models.sam import sam_config_for
+from amodal.models.bases.sam import sam_config_for
 
 ANSWER = "It is <p>the mug</p> [SEG]."
 GIB = 2**30

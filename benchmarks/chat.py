@@ -23,7 +23,7 @@ from amodal.inference.assistant import AmodalAssistant
 from amodal.models.aura import AuraConfig, AuraModel
 from amodal.models.aura.generation import Dialogue
 from amodal.models.aura.tiny import TinyMllmSizes, new_tiny_mllm
-from amodal.models.sam import sam_config_for
+from amodal.models.bases.sam import sam_config_for
 
 TURNS = (
     ("What could I drink from?", "You could drink from <p>the mug</p> [SEG]."),

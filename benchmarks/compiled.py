@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from measure import arguments, finish
 
+from amodal.models.bases.sam import sam_config_for
 from amodal.models.plug import PlugConfig, PlugModel
-from amodal.models.sam import sam_config_for
 from amodal.nn.attention import use_int8
 from amodal.nn.packing import can_use_int8
 

@@ -24,8 +24,8 @@ from amodal import AmodalSegmenter
 from amodal.data.readers import read_dataset
 from amodal.inference.segmenter import pick_dtype
 from amodal.metrics.strict import StrictIoU
+from amodal.models.bases.sam import sam_config_for
 from amodal.models.plug import PlugConfig, PlugModel
-from amodal.models.sam import sam_config_for
 
 NUM_BOXES = (1, 2, 3, 4, 6, 8, 16)
 

@@ -22,12 +22,12 @@ import torch
 from measure import finish
 from pictures import annotations
 
-from amodal.data.crops import ObjectCrops, Source, StepSampler, limit_threads
 from amodal.data.readers import read_dataset
-from amodal.data.transforms import Augmentation
 from amodal.ops.boxes import crop_window
 from amodal.ops.masks import crop_and_resize, crop_mask
 from amodal.ops.rle import decode_mask, decode_window
+from amodal.training.datasets.crops import ObjectCrops, Source, StepSampler, limit_threads
+from amodal.training.datasets.transforms import Augmentation
 from amodal.training.feeding import loader
 
 

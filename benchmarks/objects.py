@@ -23,8 +23,8 @@ from measure import arguments, finish, interleave, peak_mib, rate_contenders, ra
 from torch import Tensor
 from transformers import SamModel
 
+from amodal.models.bases.sam import sam_config_for
 from amodal.models.plug import PlugConfig, PlugModel
-from amodal.models.sam import sam_config_for
 
 RANK = 16
 

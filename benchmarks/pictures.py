@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from amodal.data.synthetic.generate import synthesize
+from amodal.synthetic.generate import synthesize
 
 SEED = 7
 

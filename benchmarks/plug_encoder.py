@@ -23,8 +23,8 @@ from torch import nn
 from transformers import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 
+from amodal.models.bases.sam import sam_config_for
 from amodal.models.plug import PlugConfig, PlugModel
-from amodal.models.sam import sam_config_for
 from amodal.nn.attention import use_int8
 from amodal.nn.packing import can_use_int8
 

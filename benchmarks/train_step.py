@@ -27,11 +27,11 @@ from measure import finish
 from torch import Tensor, nn
 from transformers import SamConfig, SamModel
 
+from amodal.models.bases.sam import sam_config_for
 from amodal.models.plug import PlugConfig, PlugModel, PlugOutput
-from amodal.models.sam import sam_config_for
 from amodal.nn.refine import RefineModule
 from amodal.nn.uncertainty import uncertainty_map
-from amodal.tasks.plug import PlugTask
+from amodal.training.tasks.plug import PlugTask
 
 SIZE = 512
 Step = Callable[[], None]

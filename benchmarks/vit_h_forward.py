@@ -19,8 +19,8 @@ import torch
 from measure import arguments, finish, peak_mib
 from objects import build_reference, reference_answer
 
+from amodal.models.bases.sam import sam_config_for
 from amodal.models.plug import PlugConfig, PlugModel
-from amodal.models.sam import sam_config_for
 
 # name -> (ours or the reference, precision, whether weights may be prepared)
 CONTENDERS = {

@@ -9,13 +9,13 @@ import numpy as np
 from PIL import Image
 
 from amodal import AmodalAssistant, AmodalSegmenter, Scene, SceneObject
-from amodal.data.readers.reason_seg import Conversation, read_reason_seg
-from amodal.data.synthetic.generate import synthesize
-from amodal.data.synthetic.questions import synthesize_questions
-from amodal.data.synthetic.scenes import render_scene
+from amodal.data.formats.reason_seg import Conversation, read_reason_seg
 from amodal.inference.draw import draw_scene, draw_uncertainty
 from amodal.models.aura.prompts import answer_parts
 from amodal.ops.boxes import mask_to_box
+from amodal.synthetic.generate import synthesize
+from amodal.synthetic.questions import synthesize_questions
+from amodal.synthetic.scenes import render_scene
 
 FOLDER = Path(__file__).parent / "pictures"
 SEED = 5

@@ -12,9 +12,9 @@ from PIL import Image
 from skimage import data
 
 from amodal import AmodalAssistant, AmodalSegmenter
-from amodal.data.synthetic.scenes import render_scene
 from amodal.ops.boxes import mask_to_box
 from amodal.ops.masks import occlusion_rate
+from amodal.synthetic.scenes import render_scene
 
 OUT = Path("demo-output")
 SCENE_SEED = 20_000

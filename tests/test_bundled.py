@@ -15,16 +15,16 @@ from transformers import SamModel
 
 from amodal import AmodalAssistant, AmodalSegmenter
 from amodal.cli.main import main
-from amodal.data.readers.reason_seg import read_reason_seg
-from amodal.data.synthetic.generate import synthesize
-from amodal.data.synthetic.questions import synthesize_questions
-from amodal.data.synthetic.scenes import render_scene
+from amodal.data.formats.reason_seg import read_reason_seg
 from amodal.evaluation.reason import AssistantAnswerer, evaluate_reason
 from amodal.inference.scene import Scene
 from amodal.metrics.strict import StrictIoU
 from amodal.models.bundled import WEIGHTS, bundled_models
-from amodal.models.storage import INCREMENT
+from amodal.models.increments import INCREMENT
 from amodal.ops.boxes import mask_to_box
+from amodal.synthetic.generate import synthesize
+from amodal.synthetic.questions import synthesize_questions
+from amodal.synthetic.scenes import render_scene
 
 FLOOR_FULL, FLOOR_VISIBLE = 0.66, 0.66
 FLOOR_F1, FLOOR_GIOU = 0.38, 0.28

@@ -74,7 +74,7 @@ def test_make_targets_of_the_readme_exist() -> None:
 def test_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
-    from amodal.data.synthetic.scenes import render_scene
+    from amodal.synthetic.scenes import render_scene
 
     Image.fromarray(render_scene(3, size=(400, 400)).image).save(tmp_path / "street.jpg")
     monkeypatch.chdir(tmp_path)
@@ -104,10 +104,10 @@ def test_how_tos_run(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     from PIL import Image
 
     from amodal.cli.main import main
-    from amodal.data.synthetic.scenes import render_scene
     from amodal.inference.exports.label_studio import to_tasks
-    from amodal.inference.frames import VideoWriter
     from amodal.inference.scene import Scene
+    from amodal.io.frames import VideoWriter
+    from amodal.synthetic.scenes import render_scene
 
     monkeypatch.chdir(tmp_path)
     for folder in ("photos", "frames"):

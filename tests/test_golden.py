@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ import torch
 
 from amodal import AmodalAssistant, AmodalSegmenter
 from amodal.inference.scene import SceneObject
-from amodal.data.synthetic.generate import synthesize
-from amodal.data.synthetic.questions import synthesize_questions
-from amodal.data.synthetic.scenes import render_scene
 from amodal.ops.boxes import mask_to_box
 from amodal.ops.masks import mask_iou
 from amodal.ops.rle import decode_mask, encode_mask
+from amodal.synthetic.generate import synthesize
+from amodal.synthetic.questions import synthesize_questions
+from amodal.synthetic.scenes import render_scene
 
 GOLDEN = Path(__file__).with_name("golden.json")
 LEAST_IOU = 0.98
@@ -96,6 +97,15 @@ def results(folder: Path) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The number of threads decides in which order sums are taken."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Any]:
     stored: dict[str, Any] = json.loads(GOLDEN.read_text())
@@ -153,11 +163,10 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _store(make: Callable[[Path], dict[str, Any]] = results) -> None:
-    import tempfile
-
+def _store() -> None:
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        GOLDEN.write_text(json.dumps(make(Path(folder)), indent=1) + "\n")
+        GOLDEN.write_text(json.dumps(results(Path(folder)), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ from PIL import Image
 from amodal.app.guard import HEADERS, Guard, Limits
 from amodal.app.listen import access_token, is_loopback
 from amodal.app.review import LIMITS, PAGE, make_app, serve
-from amodal.datagen.manifest import Manifest
-from amodal.datagen.records import Draft
-from amodal.datagen.review import Policy, submit
-from amodal.datagen.review_items import Items, run_lengths
+from amodal.datagen.review.items import Items, run_lengths
+from amodal.datagen.review.review import Policy, submit
+from amodal.datagen.store.manifest import Manifest
+from amodal.datagen.store.records import Draft
 from amodal.errors import InputError
 from amodal.ops.rle import decode_mask
 from tests.datagen.toy_work import QUESTION, toy_work

@@ -121,7 +121,7 @@ def test_anything_else_is_one_line_and_code_1(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("the disk is on fire")
 
-    monkeypatch.setattr("amodal.data.images.load_image", broken)
+    monkeypatch.setattr("amodal.io.images.load_image", broken)
     assert main(["segment", str(photograph), "--box", "1,1,9,9"]) == 1
     assert capsys.readouterr().err.splitlines() == [
         "amodal: RuntimeError: the disk is on fire (AMODAL_DEBUG=1 shows where)"

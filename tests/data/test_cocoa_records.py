@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from amodal.data.readers import guess, read_dataset
+from amodal.data.formats import guess
+from amodal.data.readers import read_dataset
 from amodal.data.relations import with_occluders
 from amodal.data.validation.validate import validate
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from amodal.data.conversations import IGNORED, PictureConversations, ReasonSource, collate_conversations
-from amodal.data.features import FeatureCache
-from amodal.data.readers.reason_seg import read_reason_seg
+from amodal.data.formats.reason_seg import read_reason_seg
 from amodal.errors import InputError
 from amodal.models.aura import AuraProcessor
 from amodal.ops.boxes import mask_to_box
+from amodal.training.datasets.conversations import IGNORED, PictureConversations, ReasonSource, collate_conversations
+from amodal.training.datasets.features import FeatureCache
 from tests.data.toy import write_toy
 from tests.models.aura import small_mllm
 

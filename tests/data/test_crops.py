@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from amodal.data.crops import MAX_POINTS, ObjectCrops, Source, StepSampler, collate, evaluation_keys
 from amodal.data.readers import read_dataset
 from amodal.data.samples import AnnotatedDataset
-from amodal.data.transforms import Augmentation, augment_colours, jitter_box
 from amodal.errors import InputError
 from amodal.models.plug import PlugProcessor
 from amodal.ops.boxes import mask_to_box
+from amodal.training.datasets.crops import MAX_POINTS, ObjectCrops, Source, StepSampler, collate, evaluation_keys
+from amodal.training.datasets.transforms import Augmentation, augment_colours, jitter_box
 from tests.data.toy import BACK_VISIBLE, write_toy
 
 STILL = Augmentation(

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from amodal.data.readers import FORMATS, guess, read_dataset
-from amodal.data.readers.cocoa import constraint_pairs
+from amodal.data.formats import guess
+from amodal.data.formats.cocoa import constraint_pairs
+from amodal.data.readers import FORMATS, read_dataset
 from amodal.data.samples import ObjectSample
 from amodal.errors import InputError
 from tests.data import written
@@ -276,7 +277,7 @@ def test_objects_are_read_when_asked_for(tmp_path: Path, monkeypatch: pytest.Mon
     dataset = read_dataset("canonical", write(tmp_path, written.canonical()))
     calls: list[int] = []
     reader = FORMATS["canonical"].state
-    monkeypatch.setattr("amodal.data.readers.index.to_sample", lambda *a: calls.append(1) or reader)
+    monkeypatch.setattr("amodal.data.index.to_sample", lambda *a: calls.append(1) or reader)
     assert dataset.num_objects == 2 and not calls
     assert dataset.images[0].objects[0] is reader and len(calls) == 2
     assert dataset.images[0].objects[1] is reader and len(calls) == 2, "kept for the next look at the image"

@@ -14,9 +14,9 @@ import pytest
 
 from amodal.data.readers import read_dataset
 from amodal.data.splits import is_validation
-from amodal.data.synthetic.generate import synthesize
 from amodal.errors import InputError
 from amodal.ops.boxes import mask_to_box, xyxy_to_xywh
+from amodal.synthetic.generate import synthesize
 from tests.data.photographs import write_photographs
 
 BOXES = [[(40 + 4 * (i % 5), 30, 100, 80 + 3 * (i % 6))] for i in range(40)]
@@ -49,7 +49,7 @@ def test_a_picture_does_not_depend_on_how_many_there_are(tmp_path: Path, source:
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     out = tmp_path / "killed"
     code = (
-        "from pathlib import Path; from amodal.data.synthetic.generate import synthesize\n"
+        "from pathlib import Path; from amodal.synthetic.generate import synthesize\n"
         f"synthesize('scenes', 200, 5, Path({str(out)!r}), progress=False)"
     )
     process = subprocess.Popen([sys.executable, "-c", code])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from amodal.data.images import image_size, load_image
 from amodal.errors import InputError
+from amodal.io.images import image_size, load_image
 
 GRADIENT = np.tile(np.arange(0, 250, 10, dtype=np.uint8), (20, 1))
 

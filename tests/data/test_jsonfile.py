@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from amodal.data.readers import jsonfile
-from amodal.data.readers.jsonfile import scan
 from amodal.errors import InputError
+from amodal.io import json_stream as jsonfile
+from amodal.io.json_stream import scan
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
 VALUES = st.recursive(SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=4), v, max_size=3))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from amodal.data.named_pictures import NamedPictures
-from amodal.data.transforms import Augmentation
 from amodal.models.aura import AuraProcessor
+from amodal.training.datasets.named_pictures import NamedPictures
+from amodal.training.datasets.transforms import Augmentation
 from tests.data.test_conversations import conversations, processor, source
 from tests.models.aura import picture
 

@@ -12,11 +12,11 @@ import pytest
 
 from amodal.data.readers import read_dataset
 from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
-from amodal.data.synthetic.occlusion import PastedOccluders, is_complete
-from amodal.data.synthetic.types import SyntheticImage
 from amodal.errors import InputError
 from amodal.ops.masks import occlusion_rate
 from amodal.ops.rle import encode_mask
+from amodal.synthetic.paste import PastedOccluders, is_complete
+from amodal.synthetic.types import SyntheticImage
 from tests.data.photographs import Box, write_photographs
 
 CENTRE = (50, 40, 90, 80)

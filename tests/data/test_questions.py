@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 
 from amodal.cli.main import main
+from amodal.data.formats.canonical import read_canonical
+from amodal.data.formats.reason_seg import parse_answer, plain_text, read_reason_seg
 from amodal.data.question_writer import write_questions
-from amodal.data.readers.canonical import read_canonical
-from amodal.data.readers.reason_seg import parse_answer, plain_text, read_reason_seg
 from amodal.data.samples import AnnotatedDataset, ImageSample
-from amodal.data.synthetic import questions_wording as wording
-from amodal.data.synthetic.generate import synthesize
-from amodal.data.synthetic.questions import lists_about, question_records, questions_about, synthesize_questions
-from amodal.data.synthetic.questions_facts import SceneFacts
-from amodal.data.synthetic.questions_families import FAMILIES, FOLLOW_UPS, Ask, degree
-from amodal.data.synthetic.things import THINGS
 from amodal.errors import InputError
+from amodal.questions import scene_wording as wording
+from amodal.questions.scene_facts import SceneFacts
+from amodal.questions.scene_families import FAMILIES, FOLLOW_UPS, Ask, degree
+from amodal.synthetic.generate import synthesize
+from amodal.synthetic.questions import lists_about, question_records, questions_about, synthesize_questions
+from amodal.synthetic.shapes import THINGS
 
 SCENES = 28
 

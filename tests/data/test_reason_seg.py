@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from amodal.data.readers.canonical import read_canonical
-from amodal.data.readers.reason_seg import MAX_QUESTION_LENGTH, ReasonDataset, plain_text, read_reason_seg
+from amodal.data.formats.canonical import read_canonical
+from amodal.data.formats.reason_seg import MAX_QUESTION_LENGTH, ReasonDataset, plain_text, read_reason_seg
 from amodal.errors import InputError
 from tests.data.toy import write_toy
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from amodal.data.readers import jsonfile, read_dataset
+from amodal.data.readers import read_dataset
 from amodal.errors import InputError
+from amodal.io import json_stream as jsonfile
 from tests.data import written
 from tests.data.written import write
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from amodal.data.readers import read_dataset
-from amodal.data.synthetic import scenes
-from amodal.data.synthetic.generate import synthesize
-from amodal.data.synthetic.occlusion import PastedOccluders
-from amodal.data.synthetic.scenes import render_scene
-from amodal.data.synthetic.things import THINGS
-from amodal.data.synthetic.types import SyntheticImage
 from amodal.errors import InputError
+from amodal.synthetic import scenes
+from amodal.synthetic.generate import synthesize
+from amodal.synthetic.paste import PastedOccluders
+from amodal.synthetic.scenes import render_scene
+from amodal.synthetic.shapes import THINGS
+from amodal.synthetic.types import SyntheticImage
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_same_seed_gives_the_same_files_however_made(tmp_path: Path) -> None:
 def test_an_interrupted_run_ends_with_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synthesize("scenes", 6, 5, tmp_path / "straight", progress=False)
     with monkeypatch.context() as patch:  # killed after the pictures, before the annotation file
-        patch.setattr("amodal.data.synthetic.generate.write_canonical", lambda *_: 1 / 0)
+        patch.setattr("amodal.synthetic.generate.write_canonical", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             synthesize("scenes", 6, 5, tmp_path / "killed", progress=False)
     (tmp_path / "killed" / ".parts" / "000003.json").unlink()

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from amodal.data.index import Fault
 from amodal.data.readers import FORMATS
-from amodal.data.readers.index import Fault
 from amodal.data.validation.report import ERRORS, WARNINGS, ValidationReport, severity
 from amodal.data.validation.validate import validate
 from amodal.errors import InputError

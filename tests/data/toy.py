@@ -7,8 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from amodal.data.synthetic.types import SyntheticObject
 from amodal.data.writers import object_record, write_canonical
+from amodal.synthetic.types import SyntheticObject
 
 BACK_VISIBLE = 24 * 24 - 12 * 12
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from amodal.data.synthetic.generate import synthesize
-from amodal.datagen.manifest import Manifest
 from amodal.datagen.select import Selection, Source, select
+from amodal.datagen.store.manifest import Manifest
+from amodal.synthetic.generate import synthesize
 from tests.datagen.many import write_many
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from amodal.data.synthetic.types import SyntheticObject
 from amodal.data.writers import object_record, write_canonical
+from amodal.synthetic.types import SyntheticObject
 
 
 def write_many(folder: Path, count: int, size: int = 32) -> Path:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from amodal.datagen.agreement import agreement
-from amodal.datagen.records import Review, Stage, Verdict
+from amodal.datagen.review.agreement import agreement
+from amodal.datagen.store.records import Review, Stage, Verdict
 
 A: Verdict = "accept"
 F: Verdict = "fix"

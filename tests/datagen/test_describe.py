@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from amodal.datagen.describe import describe, draw_outlines, hidden_share, picture_url
-from amodal.datagen.manifest import Manifest
 from amodal.datagen.prompt import Rejected, make_prompt, parse_response, to_response
-from amodal.datagen.records import Draft
+from amodal.datagen.store.manifest import Manifest
+from amodal.datagen.store.records import Draft
 from amodal.errors import InputError
 from amodal.inference.draw import object_colour
 from amodal.ops.rle import encode_mask

@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from amodal.data.readers.reason_seg import parse_answer, read_reason_seg
+from amodal.data.formats.reason_seg import parse_answer, read_reason_seg
+from amodal.datagen.backends.template import TemplateBackend
 from amodal.datagen.check import check
-from amodal.datagen.export import export
-from amodal.datagen.export_shapes import mask_to_polygons
+from amodal.datagen.export.dataset import export
+from amodal.datagen.export.shapes import mask_to_polygons
 from amodal.datagen.generate import generate
-from amodal.datagen.manifest import Manifest, open_work
 from amodal.datagen.select import Selection, Source, select
 from amodal.datagen.stats import statistics, work_statistics
-from amodal.datagen.template import TemplateBackend
+from amodal.datagen.store.manifest import Manifest, open_work
 from amodal.errors import InputError
 from amodal.ops.rle import decode_mask
 from tests.drawing import mask

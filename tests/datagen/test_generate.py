@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from amodal.data.synthetic.generate import synthesize
-from amodal.datagen.backends import Answer, Estimate, Task
+from amodal.datagen.backends.base import Answer, Estimate, Task
+from amodal.datagen.backends.endpoint import Endpoint, OpenAIBackend
 from amodal.datagen.budget import Limits
 from amodal.datagen.check import check
 from amodal.datagen.generate import LOCK_FILE, Outcome, Pace, generate
-from amodal.datagen.manifest import Manifest
-from amodal.datagen.openai_backend import Endpoint, OpenAIBackend
-from amodal.datagen.requests_log import Prices, request_counts, spent
 from amodal.datagen.select import Selection, Source, select
+from amodal.datagen.store.manifest import Manifest
+from amodal.datagen.store.requests_log import Prices, request_counts, spent
 from amodal.errors import InputError
+from amodal.synthetic.generate import synthesize
 from tests.datagen.endpoint import Endpoint as Server
 from tests.datagen.endpoint import first_times, serving, together
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from amodal.datagen.check import check
-from amodal.datagen.manifest import Manifest, open_work
-from amodal.datagen.requests_log import request_counts
+from amodal.datagen.store.manifest import Manifest, open_work
+from amodal.datagen.store.requests_log import request_counts
 from tests.datagen.endpoint import Endpoint, random_faults, serving
 
 Works = Callable[..., Manifest]

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from amodal.datagen.label_studio import export_label_studio, import_label_studio, labeling_config
-from amodal.datagen.label_studio_masks import labelled_masks, masks_changed
-from amodal.datagen.manifest import Manifest
-from amodal.datagen.records import Draft
-from amodal.datagen.review import Policy, submit
+from amodal.datagen.review.label_studio import export_label_studio, import_label_studio, labeling_config
+from amodal.datagen.review.label_studio_masks import labelled_masks, masks_changed
+from amodal.datagen.review.review import Policy, submit
+from amodal.datagen.store.manifest import Manifest
+from amodal.datagen.store.records import Draft
 from amodal.errors import InputError
 from amodal.ops.brush_rle import encode_brush
 from amodal.ops.rle import decode_mask
@@ -90,7 +90,7 @@ def test_tasks_hold_what_people_need(work: Manifest) -> None:
 def test_masks_of_objects_not_mentioned_can_be_left_out_and_files_kept_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("amodal.datagen.label_studio.TASKS_A_FILE", 2)
+    monkeypatch.setattr("amodal.datagen.review.label_studio.TASKS_A_FILE", 2)
     with toy_work(
         tmp_path, pairs=5, drafts={1: Draft("Which?", "<p>It</p> {seg:2}."), 2: Draft("Which?", "None.")}
     ) as work:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from amodal.datagen.manifest import Manifest, create_work, open_work
-from amodal.datagen.records import TRANSITIONS, Draft
+from amodal.datagen.store.manifest import Manifest, create_work, open_work
+from amodal.datagen.store.records import TRANSITIONS, Draft
 from amodal.errors import InputError
 
 DRAFTS = [Draft(f"What is thing {i}?", f"It is <p>thing</p> {{seg:{i}}}.", ((1, 2),)) for i in range(1, 4)]

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from amodal.cli.main import main
-from amodal.data.readers.reason_seg import read_reason_seg
-from amodal.data.synthetic.generate import synthesize
-from amodal.datagen.manifest import open_work
+from amodal.data.formats.reason_seg import read_reason_seg
+from amodal.datagen.store.manifest import open_work
+from amodal.synthetic.generate import synthesize
 from tests.datagen.endpoint import serving
 from tests.datagen.many import write_many
 

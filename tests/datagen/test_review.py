@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from amodal.datagen.manifest import Manifest, open_work
-from amodal.datagen.records import Draft
-from amodal.datagen.review import (
+from amodal.datagen.review.review import (
     Policy,
     ReviewConflictError,
     lease,
@@ -22,6 +20,8 @@ from amodal.datagen.review import (
     work_policy,
 )
 from amodal.datagen.rules import MAX_ANSWER_LENGTH
+from amodal.datagen.store.manifest import Manifest, open_work
+from amodal.datagen.store.records import Draft
 from amodal.errors import InputError
 from tests.datagen.toy_work import QUESTION, answer, toy_work
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from amodal.cli.main import main
-from amodal.datagen.manifest import open_work
-from amodal.datagen.review import Policy, submit
+from amodal.datagen.review.review import Policy, submit
+from amodal.datagen.store.manifest import open_work
 from tests.datagen.toy_work import toy_work
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amodal.datagen.review_markup import from_editable, reason_for_people, to_editable
+from amodal.datagen.review.markup import from_editable, reason_for_people, to_editable
 from amodal.errors import InputError
 
 IDS = [11, 205, 7]

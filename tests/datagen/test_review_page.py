@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from amodal.cli.main import main
-from amodal.datagen.manifest import open_work
-from amodal.datagen.records import Draft
-from amodal.datagen.review import Policy, submit
+from amodal.datagen.review.review import Policy, submit
+from amodal.datagen.store.manifest import open_work
+from amodal.datagen.store.records import Draft
 from tests.datagen.browser import CHROMIUM, Person, launched, served
 from tests.datagen.toy_work import QUESTION, answer, toy_work
 

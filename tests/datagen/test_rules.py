@@ -10,11 +10,11 @@ import pytest
 
 from amodal.data.samples import ImageSample, ObjectSample
 from amodal.datagen.occlusion_claims import claims_in_text, states_in_text
-from amodal.datagen.records import Draft
 from amodal.datagen.rules import RULES, Context, RuleSettings, check_duplicate, check_pair, object_ids
-from amodal.datagen.synonyms import named_in, naming_words, read_synonyms
+from amodal.datagen.store.records import Draft
 from amodal.errors import InputError
 from amodal.ops.rle import encode_mask, rle_box_xyxy
+from amodal.questions.synonyms import named_in, naming_words, read_synonyms
 from tests.drawing import mask
 
 CUP, PLATE, DOG = 7, 8, 9

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from amodal.data.readers import read_dataset
-from amodal.datagen.manifest import Manifest
 from amodal.datagen.select import Selection, Source, parse_split, preview, select
+from amodal.datagen.store.manifest import Manifest
 from amodal.errors import InputError
 from tests.datagen.many import write_many
 

@@ -11,17 +11,17 @@ import pytest
 
 from amodal.data.readers import read_dataset
 from amodal.data.samples import ImageSample, ObjectSample
-from amodal.data.synthetic.things import THINGS
-from amodal.datagen.backends import Task
+from amodal.datagen.backends.base import Task
+from amodal.datagen.backends.template import TemplateBackend
 from amodal.datagen.prompt import Rejected
-from amodal.datagen.purposes import PURPOSES
 from amodal.datagen.rules import Context, check_pair, object_ids
 from amodal.datagen.select import Selection, preview
-from amodal.datagen.synonyms import named_in, naming_words
-from amodal.datagen.template import TemplateBackend
-from amodal.datagen.template_facts import Facts
-from amodal.datagen.template_forms import all_questions
 from amodal.ops.rle import encode_mask, rle_box_xyxy
+from amodal.questions.image_facts import Facts
+from amodal.questions.image_forms import all_questions
+from amodal.questions.image_purposes import PURPOSES
+from amodal.questions.synonyms import named_in, naming_words
+from amodal.synthetic.shapes import THINGS
 
 
 def row_of_things(count: int, category: int = 1) -> ImageSample:

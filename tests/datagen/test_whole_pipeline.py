@@ -12,10 +12,10 @@ from urllib.request import Request, urlopen
 import pytest
 
 from amodal.cli.main import main
-from amodal.data.readers.reason_seg import read_reason_seg
-from amodal.data.synthetic.generate import synthesize
-from amodal.datagen.manifest import open_work
+from amodal.data.formats.reason_seg import read_reason_seg
+from amodal.datagen.store.manifest import open_work
 from amodal.models.aura import AuraModel
+from amodal.synthetic.generate import synthesize
 from amodal.training.loop import train
 from amodal.training.recipe import parse_recipe
 from tests.datagen.browser import CHROMIUM, Person, launched, served

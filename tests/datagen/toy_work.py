@@ -6,8 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
-from amodal.datagen.manifest import Manifest, create_work
-from amodal.datagen.records import Draft
+from amodal.datagen.store.manifest import Manifest, create_work
+from amodal.datagen.store.records import Draft
 from tests.data.toy import write_toy
 
 QUESTION = "Which square would fall first?"

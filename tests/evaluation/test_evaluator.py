@@ -12,7 +12,6 @@ import pytest
 
 from amodal.data.readers import read_dataset
 from amodal.data.samples import AnnotatedDataset
-from amodal.data.synthetic.generate import synthesize
 from amodal.errors import InputError
 from amodal.evaluation.baselines import DEFAULT_BASELINES, ROWS, Known
 from amodal.evaluation.evaluator import evaluate
@@ -20,6 +19,7 @@ from amodal.evaluation.report import EvaluationReport
 from amodal.ops.boxes import mask_to_box
 from amodal.ops.masks import convex_hull_mask
 from amodal.ops.rle import decode_mask, encode_mask
+from amodal.synthetic.generate import synthesize
 
 
 @pytest.fixture(scope="module")

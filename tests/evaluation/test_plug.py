@@ -59,7 +59,7 @@ def test_impossible_thresholds_are_refused(segmenter: AmodalSegmenter) -> None:
 
 
 def test_pretrained_sam_is_transformers_sam_on_the_crop(image: np.ndarray) -> None:
-    from amodal.models.sam import load_sam
+    from amodal.models.bases.sam import load_sam
 
     ours = pretrained_sam("sam-tiny", torch.device("cpu"), torch.float32, None)
     assert ours.threshold == SAM_THRESHOLD

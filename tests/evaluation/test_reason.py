@@ -14,9 +14,7 @@ import numpy as np
 import pytest
 
 from amodal.cli.main import main
-from amodal.data.readers.reason_seg import ReasonDataset, ReasonTurn, read_reason_seg
-from amodal.data.synthetic.generate import synthesize
-from amodal.data.synthetic.questions import synthesize_questions
+from amodal.data.formats.reason_seg import ReasonDataset, ReasonTurn, read_reason_seg
 from amodal.errors import InputError
 from amodal.evaluation.reason import Asked, AssistantAnswerer, ReasonReply, evaluate_reason, named_kind
 from amodal.evaluation.reason_report import by_occlusion
@@ -24,6 +22,8 @@ from amodal.inference.assistant import AmodalAssistant
 from amodal.inference.scene import Scene, SceneObject
 from amodal.metrics.reason import ObjectMasks, score_answer
 from amodal.ops.masks import convex_hull_mask
+from amodal.synthetic.generate import synthesize
+from amodal.synthetic.questions import synthesize_questions
 from tests.models.aura import small_aura
 
 Change = Callable[[ReasonReply], ReasonReply]

@@ -17,11 +17,11 @@ from PIL import Image
 
 from amodal import AmodalSegmenter
 from amodal.data.readers import read_dataset
-from amodal.data.synthetic.generate import synthesize
 from amodal.errors import InputError
 from amodal.inference import batch as module
 from amodal.inference.batch import BatchPlan, SegmentBlock, segment_dataset
 from amodal.ops.rle import decode_mask
+from amodal.synthetic.generate import synthesize
 
 Row = dict[str, Any]
 

@@ -12,9 +12,9 @@ from amodal.errors import InputError
 from amodal.evaluation.boxes import box_iou
 from amodal.inference.everything import scene_of_frame, segment_everything, without_repeats
 from amodal.inference.find import Detector, GridSettings, ObjectFinder, check_points
-from amodal.inference.frames import VideoWriter, is_many, open_frames
 from amodal.inference.scene import Scene, SceneObject
 from amodal.inference.segmenter import AmodalSegmenter
+from amodal.io.frames import VideoWriter, is_many, open_frames
 from tests.drawing import mask
 
 

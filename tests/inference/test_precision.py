@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from amodal.data.synthetic.scenes import render_scene
 from amodal.errors import InputError
 from amodal.inference.onnx import ENCODER, export_onnx
 from amodal.inference.scene import SceneObject
 from amodal.inference.segmenter import AmodalSegmenter
 from amodal.models.plug import PlugModel
 from amodal.ops.boxes import mask_to_box
+from amodal.synthetic.scenes import render_scene
 
 Mask = npt.NDArray[np.bool_]
 

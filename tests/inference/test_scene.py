@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from amodal.data.readers.canonical import read_canonical
+from amodal.data.formats.canonical import read_canonical
 from amodal.errors import InputError
 from amodal.inference import scene as scene_module
 from amodal.inference.scene import MIN_COVER, Scene, SceneObject

@@ -77,7 +77,7 @@ def test_what_cannot_share_a_base_is_a_mistake(tmp_path: Path) -> None:
 
 
 def test_another_base_is_a_mistake(tmp_path: Path) -> None:
-    from amodal.models.sam import new_sam
+    from amodal.models.bases.sam import new_sam
     from amodal.training.build import sam_config
     from amodal.training.recipe import SamModelRecipe
     from tests.training.tiny import SAM

@@ -12,7 +12,7 @@ import torch
 from amodal.models.aura import AuraConfig, AuraModel
 from amodal.models.aura.base import LoadedMllm
 from amodal.models.aura.tiny import TinyMllmSizes, new_tiny_mllm
-from amodal.models.sam import new_sam
+from amodal.models.bases.sam import new_sam
 from tests.models.conftest import small_sam_config
 
 SIZES = TinyMllmSizes(

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import SamConfig, SamModel
 
+from amodal.models.bases.sam import new_sam
 from amodal.models.plug import PlugConfig
-from amodal.models.sam import new_sam
 
 
 def small_sam_config(image_size: int = 64) -> SamConfig:

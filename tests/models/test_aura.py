@@ -17,7 +17,7 @@ from amodal.models.aura.checkpoint import increment_state
 from amodal.models.aura.generation import Dialogue
 from amodal.models.aura.pointing import BoxReader
 from amodal.models.aura.states import seg_states
-from amodal.models.storage import INCREMENT
+from amodal.models.increments import INCREMENT
 from tests.models.aura import (
     ANSWER,
     moved,

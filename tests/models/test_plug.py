@@ -10,10 +10,10 @@ import torch
 from transformers import SamModel
 
 from amodal.errors import InputError
+from amodal.models.increments import INCREMENT
 from amodal.models.plug import PlugConfig, PlugModel
 from amodal.models.plug.base import parameter_counts
 from amodal.models.plug.checkpoint import increment_state
-from amodal.models.storage import INCREMENT
 from tests.models.conftest import small_sam_config
 
 BOXES = torch.tensor([[[8.0, 8.0, 40.0, 48.0], [20.0, 4.0, 60.0, 30.0]]])
@@ -100,7 +100,7 @@ def test_increment_is_small_and_names_its_base(sam_folder: Path, small_plug: Plu
 
 
 def test_loading_on_another_base_is_refused(sam_folder: Path, small_plug: PlugConfig, tmp_path: Path) -> None:
-    from amodal.models.sam import new_sam
+    from amodal.models.bases.sam import new_sam
 
     PlugModel.from_base(sam_folder, small_plug).save_pretrained(tmp_path / "plug")
     new_sam(small_sam_config(), seed=9).save_pretrained(tmp_path / "other")
@@ -194,7 +194,7 @@ def test_training_the_base_along_stores_it(sam_folder: Path, tmp_path: Path) -> 
     [(4, 1_310_720, 8.8), (8, 2_621_440, 10.0), (16, 5_242_880, 12.7), (32, 10_485_760, 17.9)],
 )
 def test_parameters_of_the_paper(rank: int, lora: int, paper_millions: float) -> None:
-    from amodal.models.sam import sam_config_for
+    from amodal.models.bases.sam import sam_config_for
 
     counts = parameter_counts(PlugConfig(sam=sam_config_for("vit-h"), lora_rank=rank))
     assert counts["lora"] == lora

@@ -13,8 +13,7 @@ import torch
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 from amodal.errors import InputError
-from amodal.models.plug import PlugConfig, PlugModel
-from amodal.models.sam import (
+from amodal.models.bases.sam import (
     fingerprint,
     fit_encoder_weights,
     load_meta_checkpoint,
@@ -22,6 +21,7 @@ from amodal.models.sam import (
     new_sam,
     sam_config_for,
 )
+from amodal.models.plug import PlugConfig, PlugModel
 from amodal.nn.attention import use_folded_attention
 from tests.models.conftest import small_sam_config
 

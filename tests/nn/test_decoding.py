@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import SamMaskDecoderConfig
 from transformers.models.sam.modeling_sam import SamMaskDecoder
 
-from amodal.models.sam import SingleMaskDecoder, single_mask_decoder_weights
+from amodal.models.bases.sam import SingleMaskDecoder, single_mask_decoder_weights
 from amodal.nn import kernels
 
 CONFIG: dict[str, Any] = {

@@ -3,7 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from amodal.nn.occlusion import OcclusionConditionEncoder, SpatialOcclusionEncoder, occlusion_map, occlusion_rates
+from amodal.nn.occlusion_encoders import (
+    OcclusionConditionEncoder,
+    SpatialOcclusionEncoder,
+    occlusion_map,
+    occlusion_rates,
+)
 from tests.drawing import mask
 
 

@@ -12,7 +12,7 @@ import torch
 from amodal.errors import InputError
 from amodal.models.aura import AuraModel
 from amodal.models.aura.base import LLAVA
-from amodal.models.sam import HUB_IDS
+from amodal.models.bases.sam import HUB_IDS
 from amodal.training.aura import AuraDataRecipe, AuraModelRecipe, sized_config
 from amodal.training.build import build
 from amodal.training.loop import train

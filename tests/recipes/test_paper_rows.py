@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from amodal.models.bases.sam import sam_config_for
 from amodal.models.plug import PlugModel
-from amodal.models.sam import sam_config_for
 from amodal.training.plan import plan
 from amodal.training.recipe import PlugModelRecipe, Recipe, load_recipe
 

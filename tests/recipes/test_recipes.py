@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from amodal.models.bases.sam import HUB_IDS
 from amodal.models.plug import PlugModel
-from amodal.models.sam import HUB_IDS
 from amodal.training.build import build, sam_config
 from amodal.training.loop import train
 from amodal.training.recipe import PlugModelRecipe, Recipe, SamModelRecipe, load_recipe

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from amodal.models.aura import AuraModel, AuraOutput
-from amodal.nn.occlusion import occlusion_map
-from amodal.tasks.aura import AuraTask, text_loss
+from amodal.nn.occlusion_encoders import occlusion_map
+from amodal.training.tasks.aura import AuraTask, text_loss
 from tests.models.aura import small_aura, training_batch
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from amodal.data.crops import collate
 from amodal.training.build import Training, build
+from amodal.training.datasets.crops import collate
 from tests.training.tiny import tiny_recipe
 
 Batch = dict[str, Tensor]

@@ -11,11 +11,11 @@ import torch
 
 from amodal.cli.main import main
 from amodal.errors import InputError
+from amodal.models.bases.sam import sam_config_for
 from amodal.models.plug import PlugConfig, PlugModel
-from amodal.models.sam import sam_config_for
-from amodal.tasks.plug import PlugTask
 from amodal.training.plan import kept_for_backward, plan
 from amodal.training.recipe import Recipe, load_recipe
+from amodal.training.tasks.plug import PlugTask
 from tests.training.tiny import tiny_base, tiny_recipe
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from amodal.models.sam import new_sam
+from amodal.models.bases.sam import new_sam
 from amodal.training.build import sam_config
 from amodal.training.recipe import Recipe, SamModelRecipe, parse_recipe
 from tests.data.toy import write_toy

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from amodal.data.images import load_image
 from amodal.errors import InputError
 from amodal.inference.scene import Scene
+from amodal.io.images import load_image
 
 Pixels = npt.NDArray[np.uint8]
 

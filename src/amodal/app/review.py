@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from amodal.app.guard import LOOPBACK, Guard, Limits
 from amodal.app.listen import access_token, run
 from amodal.app.site import add_errors, add_page
-from amodal.datagen.manifest import Manifest
-from amodal.datagen.records import Verdict
-from amodal.datagen.review import (
+from amodal.datagen.review.items import Items
+from amodal.datagen.review.markup import from_editable
+from amodal.datagen.review.review import (
     MAX_NOTE_LENGTH,
     Policy,
     ReviewConflictError,
@@ -25,9 +25,9 @@ from amodal.datagen.review import (
     submit,
     undo,
 )
-from amodal.datagen.review_items import Items
-from amodal.datagen.review_markup import from_editable
 from amodal.datagen.rules import MAX_ANSWER_LENGTH
+from amodal.datagen.store.manifest import Manifest
+from amodal.datagen.store.records import Verdict
 
 PAGE = ("index.html", "page.css", "page.js", "masks.js", "stage.js", "state.js", "text.js", "icon.svg")
 # The longest review is a few thousand bytes.

@@ -147,7 +147,7 @@ def packed(picture: Picture, to: str) -> bytes:
 
 def example(name: str) -> Pixels:
     """A procedural scene. Raises `InputError` for an unknown name."""
-    from amodal.data.synthetic.scenes import render_scene
+    from amodal.synthetic.scenes import render_scene
 
     if name not in EXAMPLE_SEEDS:
         raise InputError(f"example: expected one of {', '.join(EXAMPLE_SEEDS)}, got {name!r:.40}")

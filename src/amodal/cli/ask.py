@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amodal.data.files import no_file
 from amodal.errors import InputError
+from amodal.io.files import no_file
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +39,7 @@ def ask(
 
     Example: amodal ask kitchen.jpg "What must I move before I can lift the plate?" --out kitchen
     """
-    from amodal.data.images import load_image
+    from amodal.io.images import load_image
     from amodal.models.aura.processing import check_question
 
     pixels = load_image(image)  # the user's mistakes first: models take a while to load

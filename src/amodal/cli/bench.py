@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from amodal.data.files import no_file
 from amodal.errors import InputError
+from amodal.io.files import no_file
 
 
 def bench(

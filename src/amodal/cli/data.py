@@ -15,8 +15,8 @@ from amodal.cli.data_validate import validate
 from amodal.errors import InputError
 
 if TYPE_CHECKING:
-    from amodal.data.synthetic.questions_lists import Lists
-    from amodal.data.synthetic.questions_wording import Words
+    from amodal.questions.scene_lists import Lists
+    from amodal.questions.scene_wording import Words
 
 data_app = typer.Typer(no_args_is_help=True)
 for command in (formats, inspect, validate, stats, draw, convert):
@@ -71,8 +71,8 @@ def synthesize(
     if words != "train" or present is not None or lists is not None:
         raise InputError("words, present, lists: expected with --kind questions only")
     from amodal.data.splits import Split
-    from amodal.data.synthetic.generate import Kind
-    from amodal.data.synthetic.generate import synthesize as make
+    from amodal.synthetic.generate import Kind
+    from amodal.synthetic.generate import synthesize as make
 
     kinds: tuple[Kind, ...] = get_args(Kind)
     splits: tuple[Split, ...] = get_args(Split)
@@ -102,7 +102,7 @@ def _questions(
     count: int | None,
     progress: bool,
 ) -> Path:
-    from amodal.data.synthetic.questions import synthesize_questions
+    from amodal.synthetic.questions import synthesize_questions
 
     if len(annotations) != 1 or len(images) > 1:
         beside = f" and {len(images)} folders of images" if len(images) > 1 else ""

@@ -52,7 +52,7 @@ def draw(
     """
     from PIL import Image
 
-    from amodal.data.files import appearing
+    from amodal.io.files import appearing
 
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise InputError(f"out: expected a .png or .jpg file, got {str(out)!r}")

@@ -12,7 +12,7 @@ from amodal.cli.data_source import Annotations, AsJson, FormatName, Images, form
 from amodal.errors import InputError
 
 if TYPE_CHECKING:
-    from amodal.data.readers.index import Index
+    from amodal.data.index import Index
     from amodal.data.samples import ObjectSample
     from amodal.data.statistics import Statistics
 
@@ -70,8 +70,8 @@ def inspect(
     """
     from rich.console import Console
 
+    from amodal.data.index import Fault
     from amodal.data.readers import open_index
-    from amodal.data.readers.index import Fault
 
     name, faults = format_of(annotations, format_), list[Fault]()
     index = open_index(name, annotations, images, faults.append)
@@ -127,7 +127,7 @@ def stats(
 
 def _record(index: Index, object_id: int | None) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """A record that states the wanted object, and the object as a reader understands it."""
-    from amodal.data.readers.source import to_sample
+    from amodal.data.formats.source import to_sample
 
     for position, entry in enumerate(index.images):
         for record in index.records(position):

@@ -28,7 +28,7 @@ def format_of(annotations: Path, name: str | None) -> str:
     """
     if name is not None:
         return name
-    from amodal.data.readers import guess
+    from amodal.data.formats import guess
 
     found = guess(annotations)
     if found is None:

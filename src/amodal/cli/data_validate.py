@@ -28,8 +28,8 @@ def validate(
 
     Example: amodal data validate --format kins2020 --annotations update_test_2020.json --images testing/image_2
     """
-    from amodal.data.files import write_whole
     from amodal.data.validation.validate import validate as check
+    from amodal.io.files import write_whole
 
     found = check(format_of(annotations, format_), annotations, images, progress=not as_json)
     if report is not None:

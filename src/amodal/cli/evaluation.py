@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amodal.data.files import no_file
 from amodal.errors import InputError
+from amodal.io.files import no_file
 
 if TYPE_CHECKING:
     from amodal.data.samples import AnnotatedDataset

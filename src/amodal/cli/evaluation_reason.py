@@ -49,7 +49,7 @@ def evaluate_answers(
     for name, value in unsuitable.items():
         if value is not None:
             raise InputError(f"{name}: expected none with the protocol 'reason', got {value}")
-    from amodal.data.readers.reason_seg import read_reason_seg
+    from amodal.data.formats.reason_seg import read_reason_seg
 
     dataset = read_reason_seg(questions, annotations, images)
     from amodal.evaluation.reason import AssistantAnswerer, evaluate_reason

@@ -22,9 +22,9 @@ def export_scene_command(
 
     Example: amodal export scene street-amodal --to layers --image street.jpg --out layers
     """
-    from amodal.data.images import load_image
     from amodal.inference.exports import export_scene
     from amodal.inference.scene import Scene
+    from amodal.io.images import load_image
 
     loaded = Scene.load(scene)
     if image is not None:

@@ -44,8 +44,8 @@ def _counts(config: Any) -> dict[str, int]:
 
 def _model_config(name: str) -> Any:
     from amodal.models.aura import AuraConfig
+    from amodal.models.increments import read_config, resolve_folder
     from amodal.models.plug import PlugConfig
-    from amodal.models.storage import read_config, resolve_folder
 
     folder = resolve_folder(name)
     try:
@@ -56,7 +56,7 @@ def _model_config(name: str) -> Any:
 
 
 def _recipe_config(path: str, overrides: list[str] | None) -> Any:
-    from amodal.models.sam import sam_config_for
+    from amodal.models.bases.sam import sam_config_for
     from amodal.training.aura import AuraModelRecipe, sized_config
     from amodal.training.recipe import PlugModelRecipe, load_recipe
 

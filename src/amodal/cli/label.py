@@ -45,11 +45,11 @@ def predict(
 
     Example: amodal label predict photos --out tasks.json
     """
-    from amodal.data.files import write_whole
-    from amodal.data.progress import bar
     from amodal.inference.exports.label_studio import LABEL_CONFIG, to_tasks
-    from amodal.inference.frames import open_frames
     from amodal.inference.segmenter import AmodalSegmenter
+    from amodal.io.files import write_whole
+    from amodal.io.frames import open_frames
+    from amodal.io.progress import bar
 
     if not folder.is_dir():
         raise InputError(f"folder: expected a folder of images, got {str(folder)!r}")
@@ -87,9 +87,9 @@ def collect_corrections(
 
     Example: amodal label collect export.json --out corrected/annotations.json
     """
-    from amodal.data.files import write_whole
     from amodal.inference.exports.coco import collect
     from amodal.inference.exports.label_studio import from_task
+    from amodal.io.files import write_whole
 
     try:
         tasks = json.loads(export.read_text(encoding="utf-8"))

@@ -13,11 +13,11 @@ from amodal.cli.reasonseg_review import Work, agreement_lines, review_app
 from amodal.errors import InputError
 
 if TYPE_CHECKING:
-    from amodal.datagen.backends import Backend
-    from amodal.datagen.export import Form
-    from amodal.datagen.manifest import Manifest
-    from amodal.datagen.records import PairState
+    from amodal.datagen.backends.base import Backend
+    from amodal.datagen.export.dataset import Form
     from amodal.datagen.select import Selection, Source
+    from amodal.datagen.store.manifest import Manifest
+    from amodal.datagen.store.records import PairState
 
 reasonseg_app = typer.Typer(no_args_is_help=True)
 reasonseg_app.add_typer(review_app, name="review", help="People accept, fix or reject pairs.")
@@ -85,8 +85,8 @@ def generate(
     from amodal.datagen.budget import Limits
     from amodal.datagen.generate import Pace
     from amodal.datagen.generate import generate as run
-    from amodal.datagen.requests_log import Prices
     from amodal.datagen.select import Selection
+    from amodal.datagen.store.requests_log import Prices
 
     selection = Selection(
         max_images, tuple(category or ()), min_area, max_occlusion, min_occlusion, min_objects, max_objects,
@@ -138,11 +138,11 @@ def show_prompt(
     """
     import base64
 
-    from amodal.data.files import write_whole
     from amodal.data.readers import read_dataset
     from amodal.datagen.describe import describe, picture_url
     from amodal.datagen.prompt import make_prompt, response_format
     from amodal.datagen.select import Selection, preview
+    from amodal.io.files import write_whole
 
     (source,) = _sources(format_, [annotations], [] if images is None else [images], [])
     dataset = read_dataset(source.format, annotations, images)
@@ -176,9 +176,9 @@ def check(
     """
     from amodal.datagen.check import Then
     from amodal.datagen.check import check as run
-    from amodal.datagen.manifest import open_work
     from amodal.datagen.rules import RuleSettings
-    from amodal.datagen.synonyms import read_synonyms
+    from amodal.datagen.store.manifest import open_work
+    from amodal.questions.synonyms import read_synonyms
 
     ways: tuple[Then, ...] = get_args(Then)
     if then not in ways:
@@ -212,8 +212,8 @@ def stats(work: Work, as_json: AsJson = False) -> None:
 
     Example: amodal reasonseg stats work --json
     """
-    from amodal.datagen.manifest import open_work
     from amodal.datagen.stats import work_statistics
+    from amodal.datagen.store.manifest import open_work
 
     with open_work(work) as manifest:
         figures = work_statistics(manifest)
@@ -234,8 +234,8 @@ def export(
 
     Example: amodal reasonseg export work --to canonical --out dataset
     """
-    from amodal.datagen.export import export as run
-    from amodal.datagen.manifest import open_work
+    from amodal.datagen.export.dataset import export as run
+    from amodal.datagen.store.manifest import open_work
 
     with open_work(work) as manifest:
         wanted = cast("list[PairState]", [state.strip() for state in states.split(",")])
@@ -261,8 +261,8 @@ def _sources(format_: str | None, files: list[Path], folders: list[Path], splits
 
 def _open_or_select(out: Path, sources: list[Source], selection: Selection) -> Manifest:
     """The work folder: a new one of these sources, or an earlier one of the same."""
-    from amodal.datagen.manifest import STATE_FILE, open_work
     from amodal.datagen.select import select, source_settings
+    from amodal.datagen.store.manifest import STATE_FILE, open_work
 
     if not (out / STATE_FILE).is_file():
         if not sources:
@@ -279,12 +279,12 @@ def _open_or_select(out: Path, sources: list[Source], selection: Selection) -> M
 
 def _backend(name: str, seed: int, **endpoint: Any) -> Backend:
     if name == "template":
-        from amodal.datagen.template import TemplateBackend
+        from amodal.datagen.backends.template import TemplateBackend
 
         return TemplateBackend(seed)
     if name != "openai":
         raise InputError(f"backend: expected template or openai, got {name!r}")
-    from amodal.datagen.openai_backend import Endpoint, OpenAIBackend
+    from amodal.datagen.backends.endpoint import Endpoint, OpenAIBackend
 
     if endpoint["model"] is None:
         raise InputError("model: expected the name of a model with --backend openai, got none")
@@ -294,7 +294,7 @@ def _backend(name: str, seed: int, **endpoint: Any) -> Backend:
 
 
 def _summary(manifest: Manifest, out: Path) -> dict[str, Any]:
-    from amodal.datagen.requests_log import request_counts, spent
+    from amodal.datagen.store.requests_log import request_counts, spent
 
     states = dict(manifest.query("SELECT state, count(*) FROM images GROUP BY state"))
     return {

@@ -50,8 +50,8 @@ def serve(
         from amodal.app.review import serve as run
     except ImportError as error:
         raise InputError(f"review: expected FastAPI, got no {error.name} (pip install 'amodal[reasonseg]')") from error
-    from amodal.datagen.manifest import open_work
-    from amodal.datagen.review import work_policy
+    from amodal.datagen.review.review import work_policy
+    from amodal.datagen.store.manifest import open_work
 
     with open_work(work) as manifest:
         policy = replace(work_policy(manifest, reviewers, include_failed), lease_seconds=60 * lease)
@@ -81,9 +81,9 @@ def export_tasks(
     Example: amodal reasonseg review export work --to label-studio --out tasks
     """
     _known(to)
-    from amodal.datagen.label_studio import export_label_studio
-    from amodal.datagen.manifest import open_work
-    from amodal.datagen.review import work_policy
+    from amodal.datagen.review.label_studio import export_label_studio
+    from amodal.datagen.review.review import work_policy
+    from amodal.datagen.store.manifest import open_work
 
     with open_work(work) as manifest:
         policy = work_policy(manifest, reviewers, include_failed)
@@ -107,9 +107,9 @@ def import_tasks(
     Example: amodal reasonseg review import work annotated.json --from label-studio
     """
     _known(source)
-    from amodal.datagen.label_studio import import_label_studio
-    from amodal.datagen.manifest import open_work
-    from amodal.datagen.review import work_policy
+    from amodal.datagen.review.label_studio import import_label_studio
+    from amodal.datagen.review.review import work_policy
+    from amodal.datagen.store.manifest import open_work
 
     with open_work(work) as manifest:
         result = import_label_studio(manifest, work_policy(manifest, reviewers, include_failed=True), annotated)
@@ -129,8 +129,8 @@ def agreement(work: Work, as_json: AsJson = False) -> None:
 
     Example: amodal reasonseg review agreement work --json
     """
-    from amodal.datagen.agreement import agreement as measure
-    from amodal.datagen.manifest import open_work
+    from amodal.datagen.review.agreement import agreement as measure
+    from amodal.datagen.store.manifest import open_work
 
     with open_work(work) as manifest:
         result = measure(manifest.reviews())
@@ -138,7 +138,7 @@ def agreement(work: Work, as_json: AsJson = False) -> None:
 
 
 def agreement_lines(result: dict[str, Any]) -> list[str]:
-    """What `amodal.datagen.agreement` measured, for people."""
+    """What `amodal.datagen.review.agreement` measured, for people."""
     fleiss = result["fleiss"]
     if not result["pairs"]:
         return ["agreement: no pair was judged by two people"]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amodal.data.files import no_file
 from amodal.errors import InputError
+from amodal.io.files import no_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +60,7 @@ def segment(
         raise InputError("detector: expected no box or point beside a detector, got both")
     if text and not detector:
         raise InputError("text: expected --detector beside it, got none")
-    from amodal.inference.frames import is_many
+    from amodal.io.frames import is_many
 
     def load() -> AmodalSegmenter:
         from amodal.inference.segmenter import AmodalSegmenter
@@ -108,9 +108,9 @@ def _segment_image(
     text: list[str] | None,
     threshold: float | None,
 ) -> Scene:
-    from amodal.data.images import load_image
     from amodal.inference.find import check_points
     from amodal.inference.segmenter import check_boxes
+    from amodal.io.images import load_image
 
     pixels = load_image(image)  # the user's mistakes first: models take a second to load
     if boxes:
@@ -157,9 +157,9 @@ def _segment_frames(
     Returns:
         How many frames there are.
     """
-    from amodal.data.progress import bar
     from amodal.inference.everything import scene_of_frame
-    from amodal.inference.frames import VideoWriter, open_frames
+    from amodal.io.frames import VideoWriter, open_frames
+    from amodal.io.progress import bar
 
     frames = open_frames(source)
     find = finder_for(load(), detector, text, threshold)

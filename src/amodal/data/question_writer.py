@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from amodal.data.files import appearing
 from amodal.errors import InputError
+from amodal.io.files import appearing
 
 
 def write_questions(path: Path, records: Iterable[dict[str, Any]]) -> Path:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from amodal.data.images import load_image
 from amodal.errors import InputError
+from amodal.io.images import load_image
 from amodal.ops.rle import Rle, decode_mask
 
 Mask = npt.NDArray[np.bool_]

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from amodal.data.files import appearing
-from amodal.data.progress import bar
 from amodal.data.relations import with_occluders
 from amodal.data.samples import AnnotatedDataset, ImageSample
 from amodal.errors import InputError
+from amodal.io.files import appearing
+from amodal.io.progress import bar
 from amodal.ops.rle import rle_area, rle_occlusion_rate
 
 EDGES = tuple(i / 10 for i in range(11))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from amodal.data.writers.jsonfile import annotation_file
-from amodal.datagen.manifest import Manifest
+from amodal.datagen.store.manifest import Manifest
+from amodal.io.json_stream import annotation_file
 
 
 def write_annotations(manifest: Manifest, path: Path, keep: Callable[[int], bool] = lambda _: True) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from amodal.datagen.backends import Estimate
-from amodal.datagen.requests_log import Prices, Spent
+from amodal.datagen.backends.base import Estimate
+from amodal.datagen.store.requests_log import Prices, Spent
 from amodal.errors import InputError
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from amodal.data.progress import bar
-from amodal.datagen.manifest import Manifest
 from amodal.datagen.prompt import PAIRS_PER_IMAGE
-from amodal.datagen.records import Draft, Pair, PairState, WorkImage
 from amodal.datagen.rules import RULES, Context, Fault, RuleSettings, check_duplicate, check_pair
+from amodal.datagen.store.manifest import Manifest
+from amodal.datagen.store.records import Draft, Pair, PairState, WorkImage
+from amodal.io.progress import bar
 
 EXAMPLES = 3  # of each rule in a report
 WHO = "check"

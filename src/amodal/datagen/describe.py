@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from amodal.data.images import load_image
 from amodal.data.samples import Box, ImageSample, ObjectSample
 from amodal.inference.draw import object_colour
+from amodal.io.images import load_image
 from amodal.ops.rle import rle_occlusion_rate
 
 Pixels = npt.NDArray[np.uint8]

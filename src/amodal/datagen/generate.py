@@ -15,12 +15,12 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import Progress
 
-from amodal.datagen.backends import Answer, Backend, BackendError, Task
+from amodal.datagen.backends.base import Answer, Backend, BackendError, Task
 from amodal.datagen.budget import Budget, Limits
-from amodal.datagen.manifest import Manifest
 from amodal.datagen.prompt import PAIRS_PER_IMAGE, Rejected, parse_response
-from amodal.datagen.records import Draft, WorkImage
-from amodal.datagen.requests_log import Prices, begin_request, end_request, forget_lost, has_answers, spent
+from amodal.datagen.store.manifest import Manifest
+from amodal.datagen.store.records import Draft, WorkImage
+from amodal.datagen.store.requests_log import Prices, begin_request, end_request, forget_lost, has_answers, spent
 from amodal.errors import InputError
 
 LOCK_FILE = "generate.lock"

@@ -13,8 +13,8 @@ import numpy as np
 
 from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
 from amodal.datagen.describe import hidden_share, is_hidden
-from amodal.datagen.manifest import Manifest
-from amodal.datagen.records import SplitName
+from amodal.datagen.store.manifest import Manifest
+from amodal.datagen.store.records import SplitName
 from amodal.errors import InputError
 from amodal.inference.scene import Scene, SceneObject
 from amodal.ops.boxes import xyxy_to_xywh

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from amodal.datagen.records import Draft
+from amodal.datagen.store.records import Draft
 from amodal.errors import InputError
 
 PROMPT_VERSION = "1"

@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from amodal.data.readers.reason_seg import check_question, parse_answer, plain_text
+from amodal.data.formats.reason_seg import check_question, parse_answer, plain_text
 from amodal.data.samples import ImageSample, ObjectSample
 from amodal.datagen.occlusion_claims import claims_in_text, states_in_text
-from amodal.datagen.records import Draft
-from amodal.datagen.synonyms import named_in, naming_words, words_in
+from amodal.datagen.store.records import Draft
 from amodal.errors import InputError
 from amodal.ops.rle import rle_area
+from amodal.questions.synonyms import named_in, naming_words, words_in
 
 _ENGLISH = frozenset(
     words_in(

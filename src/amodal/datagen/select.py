@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any, get_args
 from uuid import uuid4
 
-from amodal.data.files import appearing_folder, empty_folder
 from amodal.data.readers import read_dataset
 from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
 from amodal.datagen.annotation_file import write_annotations
 from amodal.datagen.describe import hidden_share
 from amodal.datagen.intake import WorkWriter, in_front
-from amodal.datagen.manifest import Manifest, create_work, open_work
-from amodal.datagen.records import SplitName
+from amodal.datagen.store.manifest import Manifest, create_work, open_work
+from amodal.datagen.store.records import SplitName
 from amodal.errors import InputError
+from amodal.io.files import appearing_folder, empty_folder
 from amodal.ops.rle import rle_area
 
 # Paper section 4.1: 1,125 of 3,143 images are for testing.

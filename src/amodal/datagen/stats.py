@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from amodal.datagen.agreement import agreement
 from amodal.datagen.describe import hidden_share, is_hidden
-from amodal.datagen.manifest import Manifest
-from amodal.datagen.records import PairState
-from amodal.datagen.requests_log import request_counts, spent
+from amodal.datagen.review.agreement import agreement
 from amodal.datagen.rules import object_ids
+from amodal.datagen.store.manifest import Manifest
+from amodal.datagen.store.records import PairState
+from amodal.datagen.store.requests_log import request_counts, spent
 
 BINS = 10  # of the occlusion histogram, equal shares of [0, 1]
 

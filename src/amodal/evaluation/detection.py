@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from amodal.data.progress import bar
 from amodal.data.samples import AnnotatedDataset, ImageSample
 from amodal.errors import InputError
 from amodal.evaluation.answers import Answer, Predictor, ask
@@ -21,6 +20,7 @@ from amodal.evaluation.report import EvaluationReport
 from amodal.evaluation.scoring import answer_of
 from amodal.evaluation.selection import Selection, digest
 from amodal.evaluation.summary import Resampling
+from amodal.io.progress import bar
 from amodal.metrics.amodal_ap import AveragePrecision, Instance, Kind
 from amodal.metrics.ranges import Range, range_indices
 from amodal.ops.rle import Rle, rle_area, rle_intersection

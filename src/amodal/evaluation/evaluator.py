@@ -9,8 +9,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from amodal.data.processes import in_processes
-from amodal.data.progress import bar
 from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
 from amodal.evaluation.answers import Predictor, check_threshold
@@ -24,6 +22,8 @@ from amodal.evaluation.selection import digest
 from amodal.evaluation.summary import Scored, Summary
 from amodal.evaluation.tally import PART_IMAGES, PartTally, Tally
 from amodal.evaluation.worst import Worst
+from amodal.io.processes import in_processes
+from amodal.io.progress import bar
 
 MAIN = "(main)"
 """Key of the row that the report is about; no row of the registry is called so."""

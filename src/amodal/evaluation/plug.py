@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from amodal.evaluation.answers import Answer, Boxes, Pixels, check_threshold
+from amodal.models.bases.sam import load_sam
 from amodal.models.plug import PlugConfig, PlugModel, PlugProcessor
 from amodal.models.plug.base import assemble
-from amodal.models.sam import load_sam
 from amodal.ops.masks import FloatMap, resize_probs
 from amodal.ops.rle import encode_window
 

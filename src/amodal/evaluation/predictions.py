@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amodal.data.files import appearing
-from amodal.data.readers.jsonfile import scan
-from amodal.data.readers.source import mask_rle
+from amodal.data.formats.source import mask_rle
 from amodal.errors import InputError
 from amodal.evaluation.answers import Answer
+from amodal.io.files import appearing
+from amodal.io.json_stream import scan
 from amodal.ops.rle import Rle, rle_union
 from amodal.ops.rle_batch import all_cover
 

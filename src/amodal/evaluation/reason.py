@@ -18,7 +18,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import Progress
 
-from amodal.data.readers.reason_seg import Conversation, ReasonDataset, ReasonTurn, plain_text
+from amodal.data.formats.reason_seg import Conversation, ReasonDataset, ReasonTurn, plain_text
 from amodal.errors import InputError
 from amodal.evaluation.reason_record import AnswerRecord, AnswersFile, digest
 from amodal.evaluation.reason_report import ReasonReport, report_of, text_quality

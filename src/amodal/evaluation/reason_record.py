@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from amodal.data.files import appearing
-from amodal.data.readers.reason_seg import ReasonDataset
+from amodal.data.formats.reason_seg import ReasonDataset
 from amodal.errors import InputError
+from amodal.io.files import appearing
 from amodal.metrics.reason import AnswerScore, Overlap, TrueObject
 
 

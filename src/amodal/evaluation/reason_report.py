@@ -12,10 +12,10 @@ import numpy as np
 from rich.table import Table
 
 import amodal
-from amodal.data.files import no_file, write_whole
 from amodal.errors import InputError
 from amodal.evaluation.reason_record import AnswerRecord
 from amodal.evaluation.report import as_text
+from amodal.io.files import no_file, write_whole
 from amodal.metrics.ranges import Range, range_indices, range_label
 from amodal.metrics.reason import AnswerScore, summarise
 

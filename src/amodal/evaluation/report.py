@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 import amodal
-from amodal.data.files import no_file, write_whole
 from amodal.errors import InputError
 from amodal.evaluation.baselines import ROWS
+from amodal.io.files import no_file, write_whole
 from amodal.metrics.ranges import range_label
 
 Figures = dict[str, Any]

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from amodal.data.progress import bar
 from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
 from amodal.errors import InputError
+from amodal.io.progress import bar
 
 Key = tuple[int, int]
 """(image id, annotation id)."""

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from amodal.data.images import ImageSource, load_image
 from amodal.errors import InputError
 from amodal.inference.scene import Scene, SceneObject
 from amodal.inference.segmenter import pick_device, pick_dtype
+from amodal.io.images import ImageSource, load_image
 from amodal.models.aura import AuraModel, AuraProcessor
 from amodal.models.aura.adapters import merge_adapters
 from amodal.models.aura.generation import Answers, Dialogue, OnPart

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from amodal.data.files import appearing, no_file, write_whole
 from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
+from amodal.io.files import appearing, no_file, write_whole
 from amodal.ops.rle import encode_mask
 
 Row = dict[str, Any]

@@ -16,8 +16,8 @@ from transformers import SamModel
 
 from amodal.errors import InputError
 from amodal.inference.segmenter import pick_dtype
+from amodal.models.bases.sam import load_sam
 from amodal.models.plug import PlugProcessor
-from amodal.models.sam import load_sam
 from amodal.nn.attention import use_folded_attention
 from amodal.ops.boxes import Boxes, Window, mask_to_box
 from amodal.ops.masks import crop_and_resize

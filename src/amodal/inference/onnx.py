@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from amodal.data.files import appearing, no_file
 from amodal.errors import InputError
+from amodal.io.files import appearing, no_file
+from amodal.models.increments import read_config
 from amodal.models.plug import PlugConfig, PlugModel, PlugOutput
-from amodal.models.storage import read_config
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 EMBEDDINGS = ("visible_embeddings", "amodal_embeddings")

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from amodal.data.files import no_file
 from amodal.errors import InputError
+from amodal.io.files import no_file
 from amodal.ops.boxes import Window, mask_to_box, xyxy_to_xywh
 from amodal.ops.masks import occlusion_rate, resize_probs
 from amodal.ops.rle import decode_mask, encode_window

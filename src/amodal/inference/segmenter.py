@@ -10,10 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from amodal.data.images import ImageSource, load_image
 from amodal.errors import InputError
 from amodal.inference.onnx import OnnxPlug, is_export
 from amodal.inference.scene import Scene, SceneObject
+from amodal.io.images import ImageSource, load_image
 from amodal.models.plug import PlugModel, PlugOutput, PlugProcessor
 from amodal.models.plug.base import at_input_size
 from amodal.models.plug.processing import PlugInputs

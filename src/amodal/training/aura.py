@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import create_model
 
-from amodal.data.conversations import PictureConversations, ReasonSource
-from amodal.data.features import FeatureCache
-from amodal.data.named_pictures import NamedPictures
-from amodal.data.readers.reason_seg import read_reason_seg
-from amodal.data.transforms import Augmentation
+from amodal.data.formats.reason_seg import read_reason_seg
 from amodal.errors import InputError
 from amodal.models.aura import AuraConfig, AuraModel
 from amodal.models.aura.base import LoadedMllm, mllm_config_for, plain_settings
 from amodal.models.aura.tiny import TinyMllmSizes, new_tiny_mllm, tiny_llava_config
-from amodal.models.sam import fingerprint, sam_config_for
+from amodal.models.bases.sam import fingerprint, sam_config_for
 from amodal.models.settings import sam_sizes
+from amodal.training.datasets.conversations import PictureConversations, ReasonSource
+from amodal.training.datasets.features import FeatureCache
+from amodal.training.datasets.named_pictures import NamedPictures
+from amodal.training.datasets.transforms import Augmentation
 from amodal.training.sections import NotNegative, Positive, Share, Strict, config_fields
 
 if TYPE_CHECKING:

@@ -11,17 +11,14 @@ import torch
 from torch import Tensor, nn
 from transformers import SamConfig
 
-from amodal.data.crops import ObjectCrops, Source
 from amodal.data.readers import read_dataset
 from amodal.data.samples import AnnotatedDataset
 from amodal.data.splits import select_split
 from amodal.errors import InputError
+from amodal.models.bases.sam import load_sam, new_sam
 from amodal.models.plug import PlugModel
-from amodal.models.sam import load_sam, new_sam
-from amodal.tasks.aura import AuraTask
-from amodal.tasks.plug import PlugTask
-from amodal.tasks.sam import SamTask
 from amodal.training.aura import AuraModelRecipe, build_aura
+from amodal.training.datasets.crops import ObjectCrops, Source
 from amodal.training.feeding import Samples
 from amodal.training.recipe import (
     DataRecipe,
@@ -31,6 +28,9 @@ from amodal.training.recipe import (
     SourceRecipe,
     TrainingRecipe,
 )
+from amodal.training.tasks.aura import AuraTask
+from amodal.training.tasks.plug import PlugTask
+from amodal.training.tasks.sam import SamTask
 
 
 class Task(Protocol):

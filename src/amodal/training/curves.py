@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from amodal.data.files import appearing
+from amodal.io.files import appearing
 
 Lines = list[dict[str, float]]
 

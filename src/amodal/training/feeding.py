@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from amodal.data.conversations import PictureConversations
-from amodal.data.crops import ObjectCrops, StepSampler, limit_threads
-from amodal.data.named_pictures import NamedPictures
+from amodal.training.datasets.conversations import PictureConversations
+from amodal.training.datasets.crops import ObjectCrops, StepSampler, limit_threads
+from amodal.training.datasets.named_pictures import NamedPictures
 from amodal.training.recipe import Recipe
 
 Batch = dict[str, Tensor]

@@ -22,9 +22,8 @@ from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from amodal.data.crops import ObjectCrops
-from amodal.data.files import write_whole
 from amodal.errors import InputError
+from amodal.io.files import write_whole
 from amodal.training.average import MovingAverage
 from amodal.training.build import Training, build, learning_rate_factor, total_steps
 from amodal.training.checkpoint import (
@@ -36,6 +35,7 @@ from amodal.training.checkpoint import (
     read_progress,
     save_checkpoint,
 )
+from amodal.training.datasets.crops import ObjectCrops
 from amodal.training.feeding import Batch, loader, step_sampler, to_device
 from amodal.training.meter import Meter
 from amodal.training.optimizers import new_optimizer

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from amodal.errors import InputError
+from amodal.models.bases.sam import sam_config_for
 from amodal.models.plug import PlugConfig, PlugModel
-from amodal.models.sam import sam_config_for
 from amodal.nn import kernels
-from amodal.tasks.plug import PlugTask
 from amodal.training.build import total_steps
 from amodal.training.recipe import PlugModelRecipe, Recipe
+from amodal.training.tasks.plug import PlugTask
 
 GIB = 2**30
 FLOAT = 4  # bytes; weights, gradients and AdamW's two moments stay in float32

@@ -11,10 +11,10 @@ import yaml
 from pydantic import Field, SerializeAsAny, ValidationError, create_model
 
 from amodal.data.splits import Split
-from amodal.data.transforms import Augmentation
 from amodal.errors import InputError
 from amodal.models.plug import PlugConfig
 from amodal.training.aura import AURA_MODEL, AuraDataRecipe, AuraModelRecipe, ReasonSourceRecipe
+from amodal.training.datasets.transforms import Augmentation
 from amodal.training.sections import NotNegative, Positive, Share, Strict, config_fields
 
 

@@ -16,8 +16,8 @@ import yaml
 from accelerate import Accelerator
 from PIL import Image
 
-from amodal.data.files import appearing, write_whole
 from amodal.errors import InputError
+from amodal.io.files import appearing, write_whole
 from amodal.training.curves import draw_curves
 from amodal.training.recipe import Recipe
 

@@ -8,12 +8,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from amodal.data.crops import Key, ObjectCrops, evaluation_keys
-from amodal.tasks.aura import AuraTask
 from amodal.training.aura import AuraSamples
 from amodal.training.build import PromptedTask
+from amodal.training.datasets.crops import Key, ObjectCrops, evaluation_keys
 from amodal.training.feeding import loader, to_device
 from amodal.training.state import settle
+from amodal.training.tasks.aura import AuraTask
 
 NAMES = ("visible", "full", "occ")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from amodal.data.readers import canonical, coco, cocoa, cocoa_cls, d2sa, kins2019, kins2020, masks
-from amodal.data.readers.build import build_index
-from amodal.data.readers.guess import guess_format
-from amodal.data.readers.index import Fault, Index, Report
-from amodal.data.readers.source import Format
+from amodal.data.formats import canonical, coco, cocoa, cocoa_cls, d2sa, kins2019, kins2020, masks
+from amodal.data.formats.build import build_index
+from amodal.data.formats.guess import guess_format
+from amodal.data.formats.source import Format
+from amodal.data.index import Fault, Index, Report
 from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
 

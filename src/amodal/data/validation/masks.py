@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from amodal.data.readers.index import Fault
-from amodal.data.readers.source import Stated, is_degenerate, is_number, mask_rle
+from amodal.data.formats.source import Stated, is_degenerate, is_number, mask_rle
+from amodal.data.index import Fault
 from amodal.errors import InputError
 from amodal.ops.rle import Rle, rle_area, rle_box_xyxy, rle_difference, rle_intersection, rle_occlusion_rate, rle_union
 

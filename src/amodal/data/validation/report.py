@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from amodal.data.readers.index import Fault
+from amodal.data.index import Fault
 
 WARNINGS = {
     "area_mismatch": "the stated area is not the mask's",

@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from amodal.data.images import image_size
-from amodal.data.progress import bar
+from amodal.data.formats.source import Stated, integer
+from amodal.data.index import Fault, ImageEntry, Index
 from amodal.data.readers import open_index
-from amodal.data.readers.index import Fault, ImageEntry, Index
-from amodal.data.readers.source import Stated, integer
 from amodal.data.validation.masks import ObjectMasks, check_object
 from amodal.data.validation.report import ValidationReport
 from amodal.errors import InputError
+from amodal.io.images import image_size
+from amodal.io.progress import bar
 from amodal.ops.rle import rle_area, rle_intersection
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from amodal.data.progress import bar
 from amodal.data.samples import AnnotatedDataset, ImageSample
 from amodal.data.writers import canonical, coco, cocoa_cls, kins2020
-from amodal.data.writers.jsonfile import annotation_file
 from amodal.data.writers.target import EVERYTHING, UNKNOWN_AMODAL, NotHeld, Placed, Target, placed_objects
 from amodal.errors import InputError
+from amodal.io.json_stream import annotation_file
+from amodal.io.progress import bar
 
 CocoMasks = Literal["amodal", "visible"]
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from amodal.data.synthetic.types import SyntheticObject
-from amodal.data.writers.jsonfile import annotation_file
+from amodal.io.json_stream import annotation_file
 from amodal.ops.boxes import mask_to_box, xyxy_to_xywh
 from amodal.ops.masks import occlusion_rate
 from amodal.ops.rle import encode_mask
+from amodal.synthetic.types import SyntheticObject
 
 
 def object_record(thing: SyntheticObject, index: int, category_id: int) -> dict[str, Any]:

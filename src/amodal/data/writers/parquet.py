@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from amodal.data.images import image_size
 from amodal.data.samples import AnnotatedDataset, ImageSample
 from amodal.data.writers.target import Placed, xywh
 from amodal.errors import InputError
+from amodal.io.images import image_size
 
 BATCH_BYTES = 16 << 20
 """Of images in a row group: what a streaming reader holds at a time."""

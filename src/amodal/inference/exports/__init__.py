@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from amodal.data.files import appearing_folder, empty_folder
 from amodal.errors import InputError
 from amodal.inference.exports import coco, cvat, fiftyone, label_studio, labelme, layers, supervision, table
 from amodal.inference.scene import Scene
+from amodal.io.files import appearing_folder, empty_folder
 
 Writer = Callable[[Scene, str, Path], None]
 

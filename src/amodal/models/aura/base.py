@@ -26,7 +26,7 @@ from amodal.models.aura.adapters import is_adapter
 from amodal.models.aura.configuration import AuraConfig
 from amodal.models.aura.processing import AuraProcessor
 from amodal.models.aura.prompts import seg_token_id
-from amodal.models.sam import (
+from amodal.models.bases.sam import (
     LoadedSam,
     fit_encoder_weights,
     load_sam,

@@ -15,8 +15,8 @@ from amodal.models.aura.base import LoadedMllm, add_seg_token, load_mllm, load_s
 from amodal.models.aura.configuration import AuraConfig
 from amodal.models.aura.processing import AuraProcessor
 from amodal.models.aura.prompts import seg_token_id
-from amodal.models.sam import load_sam
-from amodal.models.storage import (
+from amodal.models.bases.sam import load_sam
+from amodal.models.increments import (
     INCREMENT,
     WHOLE,
     check_fingerprint,

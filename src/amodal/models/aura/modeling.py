@@ -30,10 +30,10 @@ from amodal.models.aura.base import build_mllm
 from amodal.models.aura.configuration import AuraConfig
 from amodal.models.aura.pointing import BoxReader
 from amodal.models.aura.states import seg_states
+from amodal.models.bases.sam import SingleMaskDecoder
 from amodal.models.plug.modeling import Float32PositionalEmbedding
-from amodal.models.sam import SingleMaskDecoder
 from amodal.nn.attention import use_folded_attention
-from amodal.nn.occlusion import OcclusionConditionEncoder, SpatialOcclusionEncoder
+from amodal.nn.occlusion_encoders import OcclusionConditionEncoder, SpatialOcclusionEncoder
 
 if TYPE_CHECKING:
     from transformers import SamConfig

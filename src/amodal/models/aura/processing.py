@@ -197,7 +197,7 @@ class AuraProcessor(PushToHubMixin):
         Raises:
             InputError: nothing there, or a tokenizer without the mask token.
         """
-        from amodal.models.storage import resolve_folder
+        from amodal.models.increments import resolve_folder
 
         folder = resolve_folder(name, revision)
         try:

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 from transformers import SamConfig, SamModel
 
-from amodal.models.plug.configuration import PlugConfig
-from amodal.models.sam import (
+from amodal.models.bases.sam import (
     LoadedSam,
     fit_encoder_weights,
     load_sam,
     new_sam,
     single_mask_decoder_weights,
 )
+from amodal.models.plug.configuration import PlugConfig
 from amodal.models.settings import sam_sizes
 
 if TYPE_CHECKING:

@@ -9,11 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from amodal.models.plug.base import assemble
-from amodal.models.plug.configuration import PlugConfig
-from amodal.models.plug.processing import PlugProcessor
-from amodal.models.sam import load_sam
-from amodal.models.storage import (
+from amodal.models.bases.sam import load_sam
+from amodal.models.increments import (
     INCREMENT,
     WHOLE,
     check_fingerprint,
@@ -25,6 +22,9 @@ from amodal.models.storage import (
     resolve_folder,
     stored_weights,
 )
+from amodal.models.plug.base import assemble
+from amodal.models.plug.configuration import PlugConfig
+from amodal.models.plug.processing import PlugProcessor
 
 if TYPE_CHECKING:
     from amodal.models.plug.modeling import PlugModel

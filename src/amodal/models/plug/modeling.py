@@ -26,8 +26,8 @@ from transformers.models.sam.modeling_sam import (
 )
 from transformers.utils import ModelOutput
 
+from amodal.models.bases.sam import SingleMaskDecoder
 from amodal.models.plug.configuration import PlugConfig
-from amodal.models.sam import SingleMaskDecoder
 from amodal.nn.attention import use_folded_attention
 from amodal.nn.lora import ParallelLora
 from amodal.nn.refine import RefineModule

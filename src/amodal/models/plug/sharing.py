@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from amodal.errors import InputError
+from amodal.models.increments import INCREMENT, load_exactly, read_config, read_tensors, resolve_folder
 from amodal.models.plug.checkpoint import increment_state
 from amodal.models.plug.configuration import PlugConfig
 from amodal.models.plug.modeling import PlugModel
-from amodal.models.storage import INCREMENT, load_exactly, read_config, read_tensors, resolve_folder
 
 
 def load_beside(name: str | Path, other: PlugModel, revision: str | None = None) -> PlugModel:

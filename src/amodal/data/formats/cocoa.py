@@ -1,0 +1,207 @@
+"""COCOA in its original form (BSDS-A alike): a record holds all regions one annotator drew.
+
+Regions have neither ids nor categories. Region k (from 1) of annotation n is object
+`n * MAX_REGIONS + k`, so that the number can be read back; names, without blanks at their ends and
+in lower case, become categories.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from amodal.data.formats.build import build_index
+from amodal.data.formats.source import Format, Record, Stated, integer, rest
+from amodal.data.index import Fault, ImageEntry, Index, Report
+from amodal.errors import InputError
+from amodal.io.images import image_size
+
+MAX_REGIONS = 1000
+
+_REGION_USED = frozenset({"segmentation", "visible_mask", "invisible_mask", "area", "isStuff", "occlude_rate", "order"})
+_PAIR = re.compile(r"(\d+)-(\d+)")
+_SNIPPET_KEYS = ("id", "image_id", "regions")
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def constraint_pairs(text: Any, num_regions: int) -> list[tuple[int, int]]:
+    """Pairs (front, behind) of 1-based region numbers from `depth_constraint`.
+
+    Raises:
+        InputError: anything but "i-j,k-l" with numbers of regions.
+    """
+    if not isinstance(text, str):
+        raise InputError(f"expected depth_constraint as 'i-j,k-l', got {text!r:.60}")
+    pairs = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        match = _PAIR.fullmatch(part)
+        if match is None:
+            raise InputError(f"expected depth_constraint as 'i-j,k-l', got {part!r:.60}")
+        front, behind = int(match[1]), int(match[2])
+        if not (1 <= front <= num_regions and 1 <= behind <= num_regions and front != behind):
+            raise InputError(f"expected depth_constraint with two of {num_regions} regions, got {part!r:.60}")
+        pairs.append((front, behind))
+    return pairs
+
+
+def read_index(path: Path, folder: Path, format_: Format, report: Report) -> Index:
+    """The index of a whole COCOA file, of a single record, or of a folder of single records.
+
+    Raises:
+        InputError: none of these.
+    """
+    if path.is_dir():
+        files = sorted(path.glob("*.json"))
+        if not files:
+            raise InputError(f"annotations: expected a folder of JSON files with COCOA records, got {str(path)!r}")
+        return _of_snippets(path, files, folder, format_, report)
+    if _is_snippet(path):
+        return _of_snippets(path, [path], folder, format_, report)
+    return build_index(path, folder, format_, report)
+
+
+def _names(record: Record) -> list[str]:
+    regions = record["regions"]
+    if not isinstance(regions, list) or not all(isinstance(region, dict) for region in regions):
+        raise InputError(f"expected the regions of annotation {record['id']!r:.20} as a list of objects")
+    if len(regions) >= MAX_REGIONS:
+        raise InputError(f"expected fewer than {MAX_REGIONS} regions an annotation, got {len(regions)}")
+    return [_name(region) for region in regions]
+
+
+def _name(region: Record) -> str:
+    return " ".join(str(region.get("name", "")).split()).lower() or "unnamed"
+
+
+def _state(record: Record) -> list[Stated]:
+    regions, number = record["regions"], integer(record["id"], "id of each annotation")
+    first = number * MAX_REGIONS
+    in_front: dict[int, list[int]] | None = None
+    if record.get("depth_constraint") is not None:
+        in_front = {}
+        for front, behind in constraint_pairs(record["depth_constraint"], len(regions)):
+            in_front.setdefault(behind, []).append(first + front)
+    common = {key: record[key] for key in ("author", "url", "size") if key in record}
+    return [
+        Stated(
+            id=first + k,
+            category=_name(region),
+            amodal=_outline(region.get("segmentation")),
+            visible=region.get("visible_mask"),
+            invisible=region.get("invisible_mask"),
+            area=region.get("area"),
+            occlude_rate=region.get("occlude_rate"),
+            occluders=None if in_front is None else in_front.get(k, []),
+            is_stuff=region.get("isStuff"),
+            annotator=record.get("author"),
+            order=region.get("order"),
+            order_group=number,
+            attributes=common | rest(region, _REGION_USED),
+        )
+        for k, region in enumerate(regions, start=1)
+    ]
+
+
+def _outline(segmentation: Any) -> Any:
+    """One flat polygon, as COCO's list of polygons."""
+    flat = isinstance(segmentation, list) and not any(isinstance(part, list) for part in segmentation)
+    return [segmentation] if flat else segmentation
+
+
+def _is_snippet(path: Path) -> bool:
+    """Whether a file is one bare record: it starts with other keys than a whole dataset does."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    return b'"regions"' in head and b'"images"' not in head and b'"annotations"' not in head
+
+
+def _of_snippets(path: Path, files: list[Path], folder: Path, format_: Format, report: Report) -> Index:
+    """Several annotators of one image come together, whatever files they are in."""
+    groups: dict[int, list[Record]] = {}
+    images: dict[int, ImageEntry] = {}
+    names: set[str] = set()
+    for file in files:
+        record = _snippet(file, report)
+        if record is None:
+            continue
+        number = integer(record["image_id"], "image_id of each annotation")
+        if number not in images:
+            images[number] = _image(file, folder, number, record)
+        groups.setdefault(number, []).append(record)
+        names.update(_names(record))
+    records = [record for number in images for record in groups[number]]
+    starts = [0]
+    for number in images:
+        starts.append(starts[-1] + len(groups[number]))
+    return Index(
+        format_,
+        path,
+        folder,
+        list(images.values()),
+        {i + 1: name for i, name in enumerate(sorted(names))},
+        {},
+        records,
+        starts,
+        [sum(len(record["regions"]) for record in groups[number]) for number in images],
+    )
+
+
+def _snippet(file: Path, report: Report) -> Record | None:
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"annotations {file}: expected JSON, got broken text ({error})") from error
+    missing = [key for key in _SNIPPET_KEYS if not isinstance(record, dict) or key not in record]
+    if missing:
+        report(Fault("missing_key", f"expected a COCOA record, got {file.name} without {', '.join(missing)}"))
+        return None
+    _names(record)
+    return record
+
+
+def _image(file: Path, folder: Path, number: int, record: Record) -> ImageEntry:
+    """The image of a bare record: the one beside it, or the one its address names."""
+    listed = Path(str(record.get("url", ""))).name
+    beside = [file.with_suffix(suffix).name for suffix in _IMAGE_SUFFIXES]
+    found = next((name for name in [*beside, listed] if name and (folder / name).is_file()), None)
+    size = None if found is None else _size_of(folder / found)
+    if size is None:
+        sizes = [region["visible_mask"]["size"] for region in record["regions"] if "visible_mask" in region]
+        if not sizes:
+            raise InputError(
+                f"images: expected {listed or beside[0]} in {str(folder)!r}: record {file.name} does not say its size"
+            )
+        size = (int(sizes[0][0]), int(sizes[0][1]))
+    extras = {key: record[key] for key in ("url",) if key in record}
+    return ImageEntry(number, found or listed or beside[0], size, extras)
+
+
+def _size_of(path: Path) -> tuple[int, int] | None:
+    try:
+        return image_size(path)
+    except InputError:
+        return None
+
+
+FORMAT = Format(
+    name="cocoa",
+    title="COCOA in its original form; BSDS-A alike",
+    files=(
+        "COCO_amodal_train2014.json",
+        "COCO_amodal_val2014.json",
+        "COCO_amodal_test2014.json",
+        "BSDS_amodal_train.json",
+        "BSDS_amodal_test.json",
+    ),
+    masks="visible and amodal",
+    order="depth_constraint, order",
+    keys=("regions",),
+    state=_state,
+    names=_names,
+    marks=frozenset({"regions", "depth_constraint"}),
+    foreign=frozenset({"a_segm", "inmodal_seg"}),
+)

@@ -1,0 +1,114 @@
+"""A folder of masks, one picture an object and part: the form any tool can write.
+
+    annotations/
+      street/                     the image's name without its suffix
+        car_1_visible.png         CATEGORY_NUMBER_visible
+        car_1_amodal.png          without it the whole object is unknown
+        car_2_visible.png
+        wine glass_3_amodal.png
+        wine glass_3_occluded.png in place of the visible mask: what is hidden
+
+A pixel belongs to the mask where it is not 0. `Scene.save` names its masks like this.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from amodal.data.formats.source import Format, Record, Stated
+from amodal.data.index import Fault, ImageEntry, Index, Report
+from amodal.errors import InputError
+from amodal.io.images import image_size, opened_image
+from amodal.ops.rle import encode_mask
+
+PARTS = ("visible", "amodal", "occluded")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+_MASK = re.compile(r"(?P<category>.+)_(?P<number>\d+)_(?P<part>visible|amodal|occluded)\.png")
+
+
+def read_index(path: Path, folder: Path, format_: Format, report: Report) -> Index:
+    """The index of a folder of folders of masks.
+
+    Objects are numbered from 1, in the order of image names, categories and numbers.
+
+    Raises:
+        InputError: no such folder, or one without masks.
+    """
+    if not path.is_dir():
+        raise InputError(f"annotations: expected a folder of folders of masks, got {str(path)!r}")
+    by_stem = {p.stem: p.name for p in sorted(folder.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES}
+    images, records, starts, counts = list[ImageEntry](), list[Record](), [0], list[int]()
+    for inner in sorted(p for p in path.iterdir() if p.is_dir()):
+        objects = _objects(inner, report)
+        if not objects:
+            continue
+        number = len(images) + 1
+        files = next(iter(objects.values()))
+        size = image_size(next(iter(files.values())))
+        images.append(ImageEntry(number, by_stem.get(inner.name, f"{inner.name}.jpg"), size, {}))
+        for (category, stated_number), parts in objects.items():
+            complete = {"id": len(records) + 1, "image_id": number, "category": category, "number": stated_number}
+            records.append(complete | {part: str(file) for part, file in parts.items()})
+        starts.append(len(records))
+        counts.append(len(objects))
+    if not records:
+        raise InputError(f"annotations {path}: expected masks NAME/CATEGORY_NUMBER_visible.png, got none")
+    names = sorted({record["category"] for record in records})
+    categories = {i + 1: name for i, name in enumerate(names)}
+    return Index(format_, path, folder, images, categories, {}, records, starts, counts)
+
+
+def _objects(inner: Path, report: Report) -> dict[tuple[str, int], dict[str, Path]]:
+    """Files of each object of an image by part."""
+    found: dict[tuple[str, int], dict[str, Path]] = {}
+    for file in inner.glob("*.png"):
+        match = _MASK.fullmatch(file.name)
+        if match is not None:
+            found.setdefault((match["category"], int(match["number"])), {})[match["part"]] = file
+    objects: dict[tuple[str, int], dict[str, Path]] = {}
+    for key in sorted(found):
+        if "visible" in found[key] or {"amodal", "occluded"} <= found[key].keys():
+            objects[key] = found[key]
+        else:
+            label = f"{key[0]}_{key[1]}"
+            expected = f"expected {inner.name}/{label}_visible.png, or _amodal.png with _occluded.png"
+            report(Fault("missing_key", f"{expected}, got {', '.join(sorted(found[key]))} alone"))
+    return objects
+
+
+def _state(record: Record) -> list[Stated]:
+    masks = {part: _segmentation(Path(record[part])) for part in PARTS if part in record}
+    return [
+        Stated(
+            id=record["id"],
+            category=record["category"],
+            amodal=masks.get("amodal"),
+            visible=masks.get("visible"),
+            invisible=masks.get("occluded"),
+            attributes={"number": record["number"]},
+        )
+    ]
+
+
+def _segmentation(path: Path) -> dict[str, Any]:
+    with opened_image(path) as image:
+        pixels: npt.NDArray[Any] = np.asarray(image)
+    return encode_mask(np.asarray(pixels.any(axis=2) if pixels.ndim == 3 else pixels != 0, bool))
+
+
+FORMAT = Format(
+    name="masks",
+    title="a folder of masks, one PNG an object and part",
+    files=("IMAGE/CATEGORY_NUMBER_{visible,amodal,occluded}.png",),
+    masks="visible; amodal where given",
+    order="none: derived from the masks",
+    keys=(),
+    state=_state,
+    names=lambda record: [record["category"]],
+)

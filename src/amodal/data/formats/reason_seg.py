@@ -1,0 +1,248 @@
+"""Questions about pictures, answered with objects: a canonical annotation file and a question file.
+
+The question file is a JSON list, one conversation a record:
+
+    {"id": 7, "image_id": 3, "question": "What could I drink from?",
+     "answer": "You could use <p>the mug</p> {seg:12}, which <p>the book</p> {seg:15} partly hides."}
+
+`{seg:ID}` stands where the model writes its `[SEG]` and names an annotation of the same image;
+`<p>...</p>` right before one or several placeholders holds the words that name them. In a
+conversation of several turns `question` and `answer` are lists of the same length. `kind`, a word of
+the writer's own for the sort of question or a list of one a turn, is optional; other keys are left
+alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from amodal.data.formats.canonical import read_canonical
+from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
+from amodal.errors import InputError
+from amodal.ops.rle import rle_area
+
+MAX_QUESTION_LENGTH = 1000
+"""Characters; a longer question is more likely a file put in the wrong place."""
+
+PLACEHOLDER = re.compile(r"\{seg:(\d+)\}")
+_PHRASE = re.compile(r"<p>([^<>]*)</p>(?=\s*\{seg:)")
+_TOKEN = re.compile(r"<p>([^<>]*)</p>(?=\s*\{seg:)|\{seg:(\d+)\}|(\S)")
+_LEFT_OVER = re.compile(r"\{\s*seg[^}]*\}?|\[SEG\]|</?p>", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ReasonTurn:
+    """One question and its answer.
+
+    Attributes:
+        question: what is asked, one line.
+        answer: text with `{seg:ID}` placeholders and phrase markup.
+        objects: in the order of the placeholders; empty where nothing in the picture answers.
+        phrases: words that name each object, or None where the answer marks none.
+        kind: what sort of question it is, if the file says.
+    """
+
+    question: str
+    answer: str
+    objects: tuple[ObjectSample, ...]
+    phrases: tuple[str | None, ...]
+    kind: str | None = None
+
+    def with_token(self, token: str) -> str:
+        """The answer with `token` at each placeholder, phrase markup kept: what a model learns to write."""
+        return PLACEHOLDER.sub(lambda _: token, self.answer)
+
+    @property
+    def text(self) -> str:
+        """The answer as people read it, without placeholders and markup."""
+        return plain_text(self.answer)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """An image and one or more turns about it.
+
+    Attributes:
+        id: the record's own.
+        image: the picture with all its objects.
+        turns: in order.
+    """
+
+    id: int | str
+    image: ImageSample
+    turns: tuple[ReasonTurn, ...]
+
+
+@dataclass(frozen=True)
+class ReasonDataset:
+    """Conversations in file order, and the names of the objects' categories."""
+
+    conversations: tuple[Conversation, ...]
+    categories: dict[int, str]
+
+    @property
+    def num_turns(self) -> int:
+        """Question-answer pairs in all conversations."""
+        return sum(len(conversation.turns) for conversation in self.conversations)
+
+    def head(self, count: int) -> ReasonDataset:
+        """The first `count` conversations."""
+        return replace(self, conversations=self.conversations[:count])
+
+
+def read_reason_seg(
+    questions: str | Path, annotations: str | Path | AnnotatedDataset, images: str | Path | None = None
+) -> ReasonDataset:
+    """Read a question file and the annotations it names.
+
+    Args:
+        questions: JSON list of conversations.
+        annotations: canonical annotation file, or a dataset already read.
+        images: folder of the images; `images/` beside the annotations if None.
+
+    Raises:
+        InputError: a file is missing or of another form, an image or annotation that does not exist or
+            does not belong together, lists of unequal length, an empty or too long question, an empty
+            answer, broken markup, or an answer with more placeholders than masks.
+    """
+    path = Path(questions)
+    records = _read_list(path)
+    if not isinstance(annotations, AnnotatedDataset):
+        annotations = read_canonical(Path(annotations), None if images is None else Path(images))
+    by_image = {image.id: image for image in annotations.images}
+    owner = {thing.id: image.id for image in by_image.values() for thing in image.objects}
+    conversations, seen = list[Conversation](), set[str]()
+    for position, record in enumerate(records):
+        label = f"questions {path}: question {record.get('id', f'at position {position}')}"
+        try:
+            conversation = _conversation(record, by_image, owner)
+        except InputError as error:
+            raise InputError(f"{label}: {error}") from error
+        if str(conversation.id) in seen:
+            raise InputError(f"{label}: expected questions of different ids, got the same twice")
+        seen.add(str(conversation.id))
+        conversations.append(conversation)
+    if not conversations:
+        raise InputError(f"questions {path}: expected at least one question, got an empty list")
+    return ReasonDataset(tuple(conversations), annotations.categories)
+
+
+def check_question(question: Any) -> str:
+    """A question as one line of text.
+
+    Raises:
+        InputError: no text, empty, too long, or with characters that only answers may hold.
+    """
+    if not isinstance(question, str):
+        raise InputError(f"expected the question as text, got {type(question).__name__}")
+    line = " ".join(question.split())
+    if not line:
+        raise InputError("expected a question, got an empty one")
+    if len(line) > MAX_QUESTION_LENGTH:
+        raise InputError(f"expected a question of at most {MAX_QUESTION_LENGTH} characters, got {len(line)}")
+    found = _LEFT_OVER.search(line)
+    if found:
+        raise InputError(f"expected a question without placeholders and markup, got {found.group()!r}")
+    return line
+
+
+def parse_answer(answer: Any) -> list[tuple[int, str | None]]:
+    """Annotation id and phrase of each placeholder, in order.
+
+    Raises:
+        InputError: no text, empty, a placeholder without an id or met twice, or a phrase that no
+            placeholder follows.
+    """
+    if not isinstance(answer, str):
+        raise InputError(f"expected the answer as text, got {type(answer).__name__}")
+    if not plain_text(answer):
+        raise InputError(f"expected an answer in words, got {answer!r}")
+    found = _LEFT_OVER.search(PLACEHOLDER.sub(" ", _PHRASE.sub(" ", answer)))
+    if found:
+        raise InputError(
+            f"expected {{seg:ANNOTATION_ID}} for each object, with <p>words</p> at most right before it, "
+            f"got {found.group()!r}"
+        )
+    mentions, phrase = list[tuple[int, str | None]](), None
+    for words, number, other in _TOKEN.findall(answer):
+        if number:
+            mentions.append((int(number), phrase))
+        else:
+            phrase = " ".join(words.split()) or None if not other else None
+    distinct = {number for number, _ in mentions}
+    if len(distinct) < len(mentions):
+        raise InputError(f"expected one placeholder a mask, got {len(mentions)} placeholders for {len(distinct)} masks")
+    return mentions
+
+
+def plain_text(answer: str) -> str:
+    """An answer without placeholders and markup, spaces and stops in order."""
+    words = re.sub(r"</?p>", "", PLACEHOLDER.sub("", answer))
+    return re.sub(r"\s+([,.;:!?])", r"\1", " ".join(words.split()))
+
+
+def _conversation(record: dict[str, Any], images: dict[int, ImageSample], owner: dict[int, int]) -> Conversation:
+    missing = [key for key in ("id", "image_id", "question", "answer") if key not in record]
+    if missing:
+        raise InputError(f"expected id, image_id, question and answer, got no {', '.join(missing)}")
+    if not isinstance(record["id"], (int, str)):
+        raise InputError(f"expected a number or text as id, got {record['id']!r}")
+    image = images.get(record["image_id"]) if isinstance(record["image_id"], int) else None
+    if image is None:
+        raise InputError(f"expected image_id of an image in the annotations, got {record['image_id']!r}")
+    asked, answered = _listed(record["question"]), _listed(record["answer"])
+    several = isinstance(record["question"], list), isinstance(record["answer"], list)
+    if len(asked) != len(answered) or several[0] != several[1] or not asked:
+        raise InputError(
+            f"expected as many answers as questions, got {len(asked)} questions and {len(answered)} answers"
+        )
+    things = {thing.id: thing for thing in image.objects}
+    texts = zip(asked, answered, _kinds(record.get("kind"), len(asked)), strict=True)
+    return Conversation(record["id"], image, tuple(_turn(*text, image.id, things, owner) for text in texts))
+
+
+def _kinds(kind: Any, count: int) -> list[str | None]:
+    """One kind a turn; a single one is that of all turns."""
+    kinds: list[Any] = kind if isinstance(kind, list) else [kind] * count
+    if len(kinds) != count or not all(k is None or isinstance(k, str) for k in kinds):
+        raise InputError(f"expected kind as text, or as a list of one a turn, got {kind!r}")
+    return kinds
+
+
+def _turn(
+    question: Any, answer: Any, kind: str | None, image_id: int, things: dict[int, ObjectSample], owner: dict[int, int]
+) -> ReasonTurn:
+    question = check_question(question)
+    mentions = parse_answer(answer)
+    for number, _ in mentions:
+        if number not in owner:
+            raise InputError(f"expected placeholders that name annotations, got {{seg:{number}}}, which names none")
+        if number not in things:
+            raise InputError(f"expected annotations of image {image_id}, got {{seg:{number}}} of image {owner[number]}")
+        amodal = things[number].amodal_rle
+        if amodal is None or rle_area(amodal) == 0:
+            raise InputError(f"expected a mask for each placeholder, got {{seg:{number}}}, whose amodal mask is empty")
+    objects = tuple(things[number] for number, _ in mentions)
+    return ReasonTurn(question, answer, objects, tuple(phrase for _, phrase in mentions), kind)
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _read_list(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        fault = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"questions: expected a file, got {str(path)!r}, which {fault}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"questions {path}: expected JSON, got broken text ({error})") from error
+    if not isinstance(content, list) or not all(isinstance(record, dict) for record in content):
+        raise InputError(f"questions {path}: expected a list of questions, got other content")
+    return content

@@ -1,0 +1,333 @@
+"""Reviews in Label Studio: pairs out as tasks with both masks of every object, verdicts back in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote
+from xml.etree import ElementTree
+
+from amodal.datagen.review.items import Items, picture_path
+from amodal.datagen.review.label_studio_masks import PARTS, labelled_masks, masks_changed
+from amodal.datagen.review.markup import from_editable, reason_for_people, to_editable
+from amodal.datagen.review.review import Policy, reviewer_name, submit
+from amodal.datagen.rules import object_ids
+from amodal.datagen.store.manifest import Manifest
+from amodal.datagen.store.records import Pair, Review, Verdict, WorkImage
+from amodal.errors import InputError
+from amodal.inference.draw import object_colour
+from amodal.io.files import appearing_folder
+from amodal.io.progress import bar
+
+Record = dict[str, Any]
+
+MODEL_VERSION = "amodal"
+TASKS_A_FILE = 500  # with ten objects a picture some 30 MB
+_NOTHING_YET = "None yet."
+
+
+def export_label_studio(
+    work: Manifest,
+    policy: Policy,
+    out: str | Path,
+    *,
+    picture_url: str,
+    mentioned_only: bool = False,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Write the pairs that wait for people: `tasks-*.json`, `config.xml` and `images/`.
+
+    Args:
+        work: work folder.
+        policy: says which pairs wait.
+        out: new folder.
+        picture_url: what stands before a picture's name in the tasks.
+        mentioned_only: leave out the masks of objects that the answer does not mention.
+        progress: show how far it is.
+
+    Returns:
+        `tasks`, `images` and `objects` (the most on one picture).
+
+    Raises:
+        InputError: the folder exists, nothing waits, or a picture is missing or outside the work
+            folder.
+    """
+    folder = Path(out)
+    if folder.exists():
+        raise InputError(f"out: expected a new folder, got {str(folder)!r}, which exists")
+    images = {pair.image_id for pair in work.pairs(policy.states)}
+    if not images:
+        raise InputError(f"work {work.folder}: expected pairs that wait for people, got none")
+    largest = max(len(work.object_records(image_id)) for image_id in images)
+    with appearing_folder(folder) as unfinished:
+        (unfinished / "config.xml").write_text(labeling_config(largest), encoding="utf-8")
+        shown = bar(sorted(images), "pictures", progress)
+        tasks = _tasks(work, policy, shown, unfinished / "images", picture_url, mentioned_only)
+        count = _write_parts(tasks, unfinished)
+    return {"tasks": count, "images": len(images), "objects": largest}
+
+
+def labeling_config(num_objects: int) -> str:
+    """The labeling interface: picture and masks, the objects in words, editable texts, the verdict.
+
+    Args:
+        num_objects: most objects on one picture; each gets a label for either mask.
+    """
+    view = ElementTree.Element("View")
+    _add(view, "Image", name="image", value="$image", zoom="true", zoomControl="true")
+    labels = _add(view, "BrushLabels", name="masks", toName="image", showInline="true", opacity="0.4")
+    for number in range(1, num_objects + 1):
+        colour = "#" + "".join(f"{part:02x}" for part in object_colour(number - 1))
+        for part in PARTS:
+            _add(labels, "Label", value=f"{number} {part}", background=colour)
+    for title, name in (("Objects", "objects"), ("What others said", "earlier")):
+        _add(view, "Header", value=title, size="5")
+        _add(view, "Text", name=name, value=f"${name}")
+    for title, name in (("Question", "question"), ("Answer; [words #2] names object 2", "answer")):
+        _add(view, "Header", value=title, size="5")
+        _add(
+            view, "TextArea",
+            name=name, toName="image", editable="true", required="true", maxSubmissions="1", rows="3",
+        )  # fmt: skip
+    choices = _add(view, "Choices", name="verdict", toName="image", choice="single", required="true", showInline="true")
+    for verdict, key in (("accept", "a"), ("fix", "f"), ("reject", "r")):
+        _add(choices, "Choice", value=verdict, hotkey=key)
+    _add(
+        view, "TextArea",
+        name="note", toName="image", editable="true", maxSubmissions="1", placeholder="Why, in a few words",
+    )  # fmt: skip
+    ElementTree.indent(view)
+    return ElementTree.tostring(view, encoding="unicode")
+
+
+def import_label_studio(work: Manifest, policy: Policy, annotated: str | Path) -> dict[str, Any]:
+    """Take over the verdicts of a Label Studio export ("JSON").
+
+    Masks are the dataset's: what people drew is compared and reported, not taken over.
+
+    Args:
+        work: work folder.
+        policy: how verdicts add up.
+        annotated: the exported file.
+
+    Returns:
+        Counts `taken`, `known` (imported before) and `empty` (skipped or without a verdict),
+        `refused`: a line for each verdict not taken over and why, and `masks_changed`: ids of pairs
+        whose masks were drawn over.
+
+    Raises:
+        InputError: the file is missing or of another form.
+    """
+    counts, refused, changed = Counter[str](), list[str](), set[int]()
+    items = Items(work)
+    masks_of = lru_cache(maxsize=8)(lambda image_id: labelled_masks(work.object_records(image_id)))
+    for task in _read_tasks(Path(annotated)):
+        try:
+            pair = _pair_of(work, task)
+        except InputError as error:
+            refused.append(str(error))
+            continue
+        for annotation in task["annotations"]:
+            if masks_changed(annotation.get("result") or [], masks_of(pair.image_id)):
+                changed.add(pair.id)
+            try:
+                counts[_take(work, items, policy, task, annotation)] += 1
+            except InputError as error:
+                line = " ".join(str(error).split())
+                refused.append(line if line.startswith("pair ") else f"pair {pair.id}: {line}")
+    taken = {name: counts[name] for name in ("taken", "known", "empty")}
+    return {**taken, "refused": refused, "masks_changed": sorted(changed)}
+
+
+def _write_parts(tasks: Iterable[Record], folder: Path) -> int:
+    """`tasks-001.json` and so on, each small enough to be imported; returns how many tasks there are."""
+    count = 0
+    rest = iter(tasks)
+    while part := list(islice(rest, TASKS_A_FILE)):
+        number = count // TASKS_A_FILE + 1
+        (folder / f"tasks-{number:03d}.json").write_text(json.dumps(part), encoding="utf-8")
+        count += len(part)
+    return count
+
+
+def _tasks(
+    work: Manifest, policy: Policy, images: Iterable[int], folder: Path, picture_url: str, mentioned_only: bool
+) -> Iterator[Record]:
+    """A task for each pair, an image after the other; copies the pictures on the way."""
+    folder.mkdir()
+    for image_id in images:
+        image = work.image(image_id)
+        name = _copy_picture(work, image, folder)
+        records = work.object_records(image_id)
+        ids = [record["id"] for record in records]
+        regions = _regions(records, image)
+        data = {"image": picture_url + quote(name), "objects": _in_words(records, work.categories())}
+        for pair in work.pairs(policy.states, image_id):
+            numbers = {ids.index(i) + 1 for i in object_ids(pair.answer) if i in ids}
+            kept = [r for r in regions if not mentioned_only or int(r["id"].partition("-")[0]) in numbers]
+            yield _task(work, pair, ids, data, kept)
+
+
+def _copy_picture(work: Manifest, image: WorkImage, folder: Path) -> str:
+    source = picture_path(work, image)
+    if not source.is_file():
+        raise InputError(f"image {image.id}: expected the picture {str(source)!r}, which does not exist")
+    name = f"{image.id}{source.suffix.lower()}"
+    shutil.copyfile(source, folder / name)
+    return name
+
+
+def _regions(records: Sequence[Record], image: WorkImage) -> list[Record]:
+    return [
+        {
+            "id": label.replace(" ", "-"),
+            "from_name": "masks",
+            "to_name": "image",
+            "type": "brushlabels",
+            "original_width": image.width,
+            "original_height": image.height,
+            "image_rotation": 0,
+            "readonly": True,
+            "value": {"format": "rle", "rle": encoded, "brushlabels": [label]},
+        }
+        for label, (_, encoded) in labelled_masks(records).items()
+    ]
+
+
+def _task(work: Manifest, pair: Pair, ids: Sequence[int], data: Record, regions: Sequence[Record]) -> Record:
+    answer = to_editable(pair.answer, ids)
+    texts = [_text_region("question", pair.question), _text_region("answer", answer)]
+    earlier = [_verdict_in_words(r, ids) for r in work.reviews(pair.id)] if pair.state == "cross_checked" else []
+    if pair.state == "failed":
+        earlier = [f"The automatic check: {reason_for_people(pair.reason or '', ids)}"]
+    return {
+        "data": {
+            **data,
+            "pair": pair.id,
+            "tries": pair.tries,
+            "question": pair.question,
+            "answer": answer,
+            "earlier": "\n".join(earlier) or _NOTHING_YET,
+        },
+        "predictions": [{"model_version": MODEL_VERSION, "result": [*regions, *texts]}],
+    }
+
+
+def _text_region(name: str, text: str) -> Record:
+    return {"id": name, "from_name": name, "to_name": "image", "type": "textarea", "value": {"text": [text]}}
+
+
+def _in_words(records: Sequence[Record], categories: dict[int, str]) -> str:
+    """`#1 lamp, 19% hidden behind #2`, a line an object."""
+    number = {record["id"]: i + 1 for i, record in enumerate(records)}
+    lines = []
+    for record in records:
+        name = categories.get(record["category_id"], f"category {record['category_id']}")
+        front = ", ".join(f"#{number[i]}" for i in record["occluders"] if i in number)
+        hidden = f", {record['occlude_rate']:.0%} hidden" if record["occlude_rate"] else ", not hidden"
+        lines.append(f"#{number[record['id']]} {name}{hidden}{f' behind {front}' if front else ''}")
+    return "\n".join(lines)
+
+
+def _verdict_in_words(review: Review, ids: Sequence[int]) -> str:
+    texts = [review.question, None if review.answer is None else to_editable(review.answer, ids), review.note]
+    return ": ".join([review.verdict, *(text for text in texts if text)])
+
+
+def _read_tasks(path: Path) -> list[Record]:
+    if not path.is_file():
+        raise InputError(f"annotated: expected a file, got {str(path)!r}, which is none")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"annotated {path}: expected JSON, got broken text ({error})") from error
+    if not isinstance(content, list) or not all(_is_task(task) for task in content):
+        raise InputError(f"annotated {path}: expected Label Studio's JSON export, tasks with annotations, got another")
+    return content
+
+
+def _is_task(task: Any) -> bool:
+    return (
+        isinstance(task, dict)
+        and isinstance(task.get("data"), dict)
+        and isinstance(task.get("annotations"), list)
+        and all(isinstance(a, dict) and isinstance(a.get("result") or [], list) for a in task["annotations"])
+        and all(isinstance(r, dict) for a in task["annotations"] for r in a.get("result") or [])
+    )
+
+
+def _pair_of(work: Manifest, task: Record) -> Pair:
+    """The pair a task was made of; it must ask what the task asked."""
+    number, question = task["data"].get("pair"), task["data"].get("question")
+    if not isinstance(number, int):
+        raise InputError(f"task {task.get('id')}: expected the number of a pair, got {number!r}")
+    pair = work.pair(number)
+    if question not in {event.question for event in work.history(number)}:
+        raise InputError(f"pair {number}: expected a task of this work folder, got another question")
+    return pair
+
+
+def _take(work: Manifest, items: Items, policy: Policy, task: Record, annotation: Record) -> str:
+    """Take one annotation over: `taken`, `known` or `empty`."""
+    values = _values(annotation)
+    verdict = values.get("verdict")
+    if annotation.get("was_cancelled") or verdict is None:
+        return "empty"
+    pair = work.pair(task["data"]["pair"])
+    name = reviewer_name(work, _annotator(annotation.get("completed_by")))
+    question, answer = _edits(values, task["data"])
+    full = None if answer is None else from_editable(answer, items.object_ids(pair.image_id))
+    before = next((r for r in work.reviews(pair.id) if r.reviewer == name), None)
+    if before is not None:
+        same = before.verdict == verdict and (verdict != "fix" or (before.question, before.answer) == (question, full))
+        if same:
+            return "known"
+        raise InputError(f"expected the verdict {name} gave before ({before.verdict}), got another ({verdict})")
+    if verdict == "accept" and (question, answer) != (None, None):
+        raise InputError(f"expected fix where texts were edited, got accept by {name}")
+    submit(
+        work, pair.id, name, cast(Verdict, verdict), policy,  # submit checks it
+        question=question, answer=full, note=values.get("note", ""), tries=task["data"].get("tries"),
+    )  # fmt: skip
+    return "taken"
+
+
+def _edits(values: dict[str, str], data: Record) -> tuple[str | None, str | None]:
+    """Question and answer where they differ from what was exported."""
+    edited = []
+    for name in ("question", "answer"):
+        text = " ".join(values.get(name, "").split())
+        edited.append(None if not text or text == " ".join(str(data.get(name)).split()) else text)
+    return edited[0], edited[1]
+
+
+def _values(annotation: Record) -> dict[str, str]:
+    """What was chosen and written, by control; of several texts the last."""
+    values = {}
+    for region in annotation.get("result") or []:
+        value = region.get("value")
+        for key in ("choices", "text"):
+            content = value.get(key) if isinstance(value, dict) else None
+            last = content[-1] if isinstance(content, list) and content else content
+            if isinstance(last, str):
+                values[str(region.get("from_name"))] = last
+    return values
+
+
+def _annotator(completed_by: Any) -> str:
+    """A name for who made an annotation: e-mail address, or the number Label Studio gave them."""
+    if isinstance(completed_by, dict):
+        completed_by = completed_by.get("email") or completed_by.get("id")
+    if completed_by is None:
+        raise InputError("expected to know who annotated, got no completed_by")
+    return completed_by if isinstance(completed_by, str) else f"annotator {completed_by}"
+
+
+def _add(parent: ElementTree.Element, tag: str, **attributes: str) -> ElementTree.Element:
+    return ElementTree.SubElement(parent, tag, attributes)

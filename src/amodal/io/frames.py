@@ -1,0 +1,128 @@
+"""Pictures one after the other: a folder of them, or the frames of a video."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from amodal.errors import InputError
+from amodal.io.files import appearing
+from amodal.io.images import load_image
+
+Pixels = npt.NDArray[np.uint8]
+
+IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+VIDEO_ENDINGS = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".gif"})
+FOLDER_RATE = 10  # frames a second of a video made from a folder
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Where frames come from.
+
+    Attributes:
+        source: folder of images or video file.
+        names: of the images of a folder, in order; None for a video.
+        total: number of frames; None if a video does not say.
+        rate: frames a second.
+    """
+
+    source: Path
+    names: tuple[str, ...] | None
+    total: int | None
+    rate: Fraction
+
+    def __iter__(self) -> Iterator[tuple[str, Pixels]]:
+        """(name without ending, (H, W, 3) uint8 RGB) of each frame; damaged ones raise `InputError`."""
+        if self.names is not None:
+            for name in self.names:
+                yield Path(name).stem, load_image(self.source / name)
+            return
+        av = _av()
+        try:
+            with av.open(str(self.source)) as container:
+                for index, frame in enumerate(container.decode(video=0)):
+                    yield f"{index:06d}", frame.to_ndarray(format="rgb24")
+        except av.error.FFmpegError as error:
+            raise InputError(f"video {self.source}: expected a whole video, got a damaged one ({error})") from error
+
+
+def is_many(source: Path) -> bool:
+    """Whether a path is a folder or a video, not a single image."""
+    return source.is_dir() or (source.is_file() and source.suffix.lower() in VIDEO_ENDINGS)
+
+
+def open_frames(source: Path) -> Frames:
+    """Look at a folder or a video.
+
+    Raises:
+        InputError: a folder without images or with two of one stem, or a file that is no video.
+    """
+    if source.is_dir():
+        names = sorted(p.name for p in source.iterdir() if p.suffix.lower() in IMAGE_ENDINGS)
+        if not names:
+            raise InputError(f"frames: expected a folder with images, got none in {str(source)!r}")
+        if len({Path(name).stem for name in names}) < len(names):
+            raise InputError(f"frames: expected images of different stems, got two of one in {str(source)!r}")
+        return Frames(source, tuple(names), len(names), Fraction(FOLDER_RATE))
+    av = _av()
+    try:
+        with av.open(str(source)) as container:
+            stream = container.streams.video[0]
+            return Frames(source, None, stream.frames or None, Fraction(stream.average_rate or FOLDER_RATE))
+    except (av.error.FFmpegError, IndexError) as error:
+        raise InputError(f"video: expected a video file, got {str(source)!r} ({error})") from error
+
+
+class VideoWriter:
+    """Writes an MP4 of pictures of one size, complete or not at all. Use as a context.
+
+    Args:
+        path: file to write.
+        rate: frames a second.
+    """
+
+    def __init__(self, path: Path, rate: Fraction) -> None:
+        self.path, self.rate = path, rate
+        self.container: Any = None
+        self._open = ExitStack()
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def add(self, picture: Pixels) -> None:
+        """Append (h, w, 3) uint8 RGB; an odd last row or column is left out, as the codec asks."""
+        av = _av()
+        height, width = (side // 2 * 2 for side in picture.shape[:2])
+        if self.container is None:
+            temporary = self._open.enter_context(appearing(self.path))
+            self.container = self._open.enter_context(av.open(str(temporary), "w", format="mp4"))
+            self.stream = self.container.add_stream("h264", rate=self.rate)
+            self.stream.width, self.stream.height, self.stream.pix_fmt = width, height, "yuv420p"
+            self._open.push(self._end)
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width]), format="rgb24")
+        if (width, height) != (self.stream.width, self.stream.height):
+            frame = frame.reformat(self.stream.width, self.stream.height)
+        self.container.mux(self.stream.encode(frame))
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
+
+    def _end(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.container.mux(self.stream.encode(None))
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise InputError("video: expected the package av, got none (pip install 'amodal[video]')") from error
+    return av

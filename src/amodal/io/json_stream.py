@@ -1,0 +1,227 @@
+"""Reading a large JSON file record by record, in memory that does not grow with it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from amodal.errors import InputError
+from amodal.io.files import appearing
+
+CHUNK_BYTES = 8 << 20
+MAX_RECORD_BYTES = 64 << 20
+"""Of one record; the largest genuine ones (all regions of a COCOA image) stay below 1 MiB."""
+
+LONGEST_WORD = 16
+"""Characters; longer than any of JSON's words and escapes."""
+
+_NOT_BLANK = re.compile(r"[^ \t\n\r]")
+_DECODER = json.JSONDecoder()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A member of the top-level object, or one item of such a member that is a list.
+
+    Attributes:
+        section: name of the member; empty for the items of a file that is a list.
+        record: the parsed value; None for the entry that announces a list.
+        offset: first byte in the file.
+        length: bytes.
+        kind: `list` announces a list, whose items follow as `item`; `value` is a member of
+            another type.
+    """
+
+    section: str
+    record: Any
+    offset: int
+    length: int
+    kind: str
+
+
+def scan(path: Path) -> Iterator[Entry]:
+    """Go through a JSON file once.
+
+    Args:
+        path: file whose top level is an object or a list.
+
+    Raises:
+        InputError: no file, broken JSON, a top level of another type, or a single record beyond
+            `MAX_RECORD_BYTES`.
+    """
+    if not path.is_file():
+        fault = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"annotations: expected a file, got {str(path)!r}, which {fault}")
+    with path.open("rb") as file:
+        window = _Window(file, path)
+        start = window.peek()
+        if start == "[":
+            window.skip(1)
+            yield from _items(window, "")
+        elif start == "{":
+            window.skip(1)
+            yield from _members(window)
+        else:
+            raise window.broken("expected { or [")
+        if window.peek():
+            raise window.broken("text after the end")
+
+
+def _members(window: _Window) -> Iterator[Entry]:
+    if window.peek() == "}":
+        window.skip(1)
+        return
+    while True:
+        if window.peek() != '"':
+            raise window.broken("expected a name in quotes")
+        section = window.value()[0]
+        window.expect(":")
+        if window.peek() == "[":
+            yield Entry(section, None, window.offset, 1, "list")
+            window.skip(1)
+            yield from _items(window, section)
+        else:
+            yield Entry(section, *window.value(), "value")
+        if window.expect(",}") == "}":
+            return
+
+
+def _items(window: _Window, section: str) -> Iterator[Entry]:
+    if window.peek() == "]":
+        window.skip(1)
+        return
+    while True:
+        yield Entry(section, *window.value(), "item")
+        if window.expect(",]") == "]":
+            return
+
+
+class _Window:
+    """A stretch of the file as text, one character a byte.
+
+    Latin-1 maps each byte to one character, so places in the text are places in the file. JSON's
+    own signs are ASCII, which no byte of a longer UTF-8 character can be mistaken for; values
+    that hold other characters are parsed again as the UTF-8 they are.
+    """
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file, self._path = file, path
+        self._text, self._at, self._start, self._ended = "", 0, 0, False
+        if file.read(3) == b"\xef\xbb\xbf":  # a byte order mark
+            self._start = 3
+        else:
+            file.seek(0)
+
+    @property
+    def offset(self) -> int:
+        """Byte in the file of the next character."""
+        return self._start + self._at
+
+    def peek(self) -> str:
+        """The next character that is not blank, or nothing at the end."""
+        while True:
+            found = _NOT_BLANK.search(self._text, self._at)
+            self._at = len(self._text) if found is None else found.start()
+            if found is not None or not self._more():
+                return self._text[self._at : self._at + 1]
+
+    def skip(self, count: int) -> None:
+        """Go past characters."""
+        self._at += count
+
+    def expect(self, characters: str) -> str:
+        """Go past one of `characters` and return it."""
+        found = self.peek()
+        if not found or found not in characters:
+            raise self.broken(f"expected {' or '.join(characters)}")
+        self._at += 1
+        return found
+
+    def value(self) -> tuple[Any, int, int]:
+        """The next value, its first byte and its length."""
+        self.peek()
+        while True:
+            try:
+                record, end = _DECODER.raw_decode(self._text, self._at)
+            except RecursionError as error:
+                raise self.broken("nested too deeply") from error
+            except json.JSONDecodeError as error:
+                if self._cut_off(error) and self._more():
+                    continue
+                self._at = error.pos
+                raise self.broken(error.msg) from error
+            except ValueError as error:  # an integer of thousands of digits
+                raise self.broken("a number too long") from error
+            if end + 3 <= len(self._text) or not self._more():  # "1" may go on in the next chunk, as may "1." and "1e-"
+                break
+        start, self._at = self._at, end
+        raw = self._text[start:end]
+        if not raw.isascii():
+            try:
+                record = json.loads(raw.encode("latin-1"))
+            except ValueError as error:
+                raise self.broken("not UTF-8") from error
+        return record, self._start + start, end - start
+
+    def broken(self, what: str) -> InputError:
+        """The error for text that is not JSON."""
+        place = f"byte {self.offset}"
+        return InputError(
+            f"annotations {self._path}: expected JSON, got broken text ({what.removesuffix(' at')} at {place})"
+        )
+
+    def _cut_off(self, error: json.JSONDecodeError) -> bool:
+        """Whether the text may only be broken because it ends where the chunk does."""
+        return error.msg.startswith("Unterminated string") or error.pos >= len(self._text) - LONGEST_WORD
+
+    def _more(self) -> bool:
+        """Read on, dropping what was gone past; at the end of the file nothing changes and it is False."""
+        if self._ended:
+            return False
+        left = self._text[self._at :]
+        if len(left) > MAX_RECORD_BYTES:
+            limit = f"{MAX_RECORD_BYTES >> 20} MiB"
+            raise InputError(
+                f"annotations {self._path}: expected records of at most {limit}, got a longer one at byte {self.offset}"
+            )
+        chunk = self._file.read(max(CHUNK_BYTES, len(left)))
+        self._ended = not chunk
+        if chunk:
+            self._start, self._text, self._at = self.offset, left + chunk.decode("latin-1"), 0
+        return not self._ended
+
+
+@contextmanager
+def annotation_file(path: Path, members: dict[str, Any]) -> Iterator[Callable[[dict[str, Any], list[Any]], None]]:
+    """A COCO-like file, written annotation by annotation.
+
+    Args:
+        path: file.
+        members: top-level members besides `annotations` and `images`.
+
+    Yields:
+        A function that takes an image record and its annotation records.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    images: list[dict[str, Any]] = []
+    with appearing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        first = "".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in members.items())
+        file.write("{" + first + '"annotations": [')
+        separator = "\n"
+
+        def add(image: dict[str, Any], annotations: list[Any]) -> None:
+            nonlocal separator
+            images.append(image)
+            for record in annotations:
+                file.write(separator + json.dumps(record))
+                separator = ",\n"
+
+        yield add
+        file.write(f'\n],\n"images": {json.dumps(images)}}}\n')

@@ -1,0 +1,155 @@
+"""Making a dataset of synthetic pictures on disk, resumable and the same for the same seed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+
+from amodal.data.readers import read_dataset
+from amodal.data.splits import Split, select_split
+from amodal.data.writers import object_record, write_canonical
+from amodal.errors import InputError
+from amodal.io.files import write_whole
+from amodal.io.processes import in_processes
+from amodal.io.progress import bar
+from amodal.synthetic.paste import PastedOccluders
+from amodal.synthetic.scenes import render_scene
+from amodal.synthetic.shapes import THINGS
+from amodal.synthetic.types import SyntheticImage
+
+Kind = Literal["scenes", "paste"]
+JPEG_QUALITY = 92
+PARTS = ".parts"  # records of finished pictures, until the annotation file is written
+
+
+def synthesize(
+    kind: Kind,
+    count: int,
+    seed: int,
+    out: Path,
+    *,
+    sources: Sequence[tuple[Path, Path | None]] = (),
+    split: Split = "all",
+    exclude_categories: Sequence[str] = (),
+    workers: int = 1,
+    progress: bool = True,
+) -> Path:
+    """Write `out/images/` and `out/annotations.json` (canonical form).
+
+    Picture i depends on (seed, i) alone. A run that was interrupted goes on where it stopped and
+    ends with the same bytes.
+
+    Args:
+        kind: procedural `scenes`, or `paste` for photographs with pasted occluders.
+        count: pictures.
+        seed: seed of the set.
+        out: folder to create; may hold an interrupted run of the same settings.
+        sources: COCO annotation files and image folders (`paste` only).
+        split: side of the photographs' split to use.
+        exclude_categories: kinds to leave out of `paste`.
+        workers: processes; with more than one, scripts call this under `if __name__ == "__main__"`.
+        progress: show a bar on stderr.
+
+    Returns:
+        Path of the annotation file.
+
+    Raises:
+        InputError: settings that do not fit together, unreadable sources, or a folder that
+            holds something else.
+    """
+    if kind not in ("scenes", "paste"):
+        raise InputError(f"kind: expected 'scenes' or 'paste', got {kind!r}")
+    for name, number, least in (("count", count, 1), ("seed", seed, 0), ("workers", workers, 1)):
+        if number < least:
+            raise InputError(f"{name}: expected {least} or more, got {number}")
+    if (kind == "paste") != bool(sources):
+        raise InputError("annotations: expected with --kind paste and only there")
+    if kind == "scenes" and (split != "all" or exclude_categories):
+        raise InputError("split, exclude_categories: expected with --kind paste only, scenes have no photographs")
+    settings = {
+        "kind": kind, "count": count, "seed": seed, "split": split,
+        "exclude_categories": sorted(exclude_categories), "sources": [[str(p) for p in source] for source in sources],
+    }  # fmt: skip
+    painter = _Painter(kind, seed, out, sources, split, tuple(exclude_categories))
+    _prepare(out, settings)
+    todo = [i for i in range(count) if not _part(out, i).exists()]
+    steps = in_processes(painter, todo, workers)
+    for _ in bar(steps, kind, progress, len(todo)):
+        pass
+    info = {"description": f"amodal {kind}", **{k: settings[k] for k in ("kind", "seed", "split", "count")}}
+    write_canonical(out / "annotations.json", info, painter.categories, _records(out, count))
+    for index in range(count):  # the settings go last: a run killed here still counts as interrupted
+        _part(out, index).unlink()
+    shutil.rmtree(out / PARTS)
+    return out / "annotations.json"
+
+
+class _Painter:
+    """Draws and stores picture i; sent once to each process."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        seed: int,
+        out: Path,
+        sources: Sequence[tuple[Path, Path | None]],
+        split: Split,
+        exclude: tuple[str, ...],
+    ) -> None:
+        self.seed, self.out = seed, out
+        self._render: Callable[[Sequence[int]], SyntheticImage] = render_scene
+        self.categories = list(THINGS)
+        if kind == "paste":
+            datasets = [select_split(read_dataset("coco", *source), split) for source in sources]
+            maker = PastedOccluders(datasets, exclude)
+            self._render, self.categories = maker.render, maker.categories
+
+    def __call__(self, index: int) -> int:
+        picture = self._render((self.seed, index))
+        name = f"{index:06d}.jpg"
+        bgr = cv2.cvtColor(picture.image, cv2.COLOR_RGB2BGR)
+        _, code = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        height, width = picture.image.shape[:2]
+        record = {
+            "image": {"file_name": name, "height": height, "width": width},
+            "objects": [
+                object_record(thing, i, 1 + self.categories.index(thing.category))
+                for i, thing in enumerate(picture.objects)
+            ],
+        }
+        write_whole(self.out / "images" / name, code.tobytes())
+        write_whole(_part(self.out, index), json.dumps(record))
+        return index
+
+
+def _prepare(out: Path, settings: dict[str, Any]) -> None:
+    """Create the folder, or check that it holds an interrupted run of the same settings."""
+    marker = out / PARTS / "settings.json"
+    if marker.exists():
+        found = json.loads(marker.read_text())
+        if found != settings:
+            differing = {key: found.get(key) for key in settings if found.get(key) != settings[key]}
+            wanted = {key: settings[key] for key in differing}
+            raise InputError(f"out {out}: expected an interrupted run of {wanted}, got {differing}")
+    elif out.exists() and not out.is_dir():
+        raise InputError(f"out: expected a new or empty folder, got the file {str(out)!r}")
+    elif out.exists() and any(path.name != PARTS for path in out.iterdir()):
+        raise InputError(f"out: expected a new or empty folder, got {str(out)!r}, which holds files")
+    (out / PARTS).mkdir(parents=True, exist_ok=True)
+    write_whole(marker, json.dumps(settings))
+    (out / "images").mkdir(exist_ok=True)
+
+
+def _records(out: Path, count: int) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    for index in range(count):
+        record = json.loads(_part(out, index).read_text())
+        yield record["image"], record["objects"]
+
+
+def _part(out: Path, index: int) -> Path:
+    return out / PARTS / f"{index:06d}.json"
