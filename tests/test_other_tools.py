@@ -1,7 +1,12 @@
-"""Tests with tools that `make install` leaves out: each tool gets an environment of its own."""
+"""Tests with tools that `make install` leaves out: each tool gets an environment of its own.
+
+`make test-tools` runs this file. It needs a package registry. A test that needs a tool has the marker
+`@pytest.mark.tools("name of the package")`, and `pytest --tool NAME` selects it.
+"""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sysconfig
 import venv
@@ -10,26 +15,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# Tool, and the tests that skip where it is missing.
-TOOLS = {
-    "fiftyone": ["tests/inference/exports/test_exports.py::test_a_fiftyone_sample_holds_both_parts"],
-    "labelme": ["tests/inference/exports/test_exports.py::test_labelme_opens_its_file"],
-    "supervision": ["tests/inference/exports/test_exports.py::test_supervision_has_masks_boxes_and_rates"],
-    "label-studio-sdk": [
-        "tests/inference/exports/test_exports.py::test_label_studio_validates_config_and_predictions",
-        "tests/ops/test_brush_rle.py",
-        "tests/datagen/test_label_studio.py",
-    ],
-    "wandb": ["tests/training/test_record.py::test_trackers_take_values_and_pictures[wandb]"],
-    "trackio": ["tests/training/test_record.py::test_trackers_take_values_and_pictures[trackio]"],
-}
+TOOLS = ("fiftyone", "labelme", "supervision", "label-studio-sdk", "wandb", "trackio")
 
 
 def environment_with(tool: str, folder: Path) -> Path:
-    """Python of a new environment that has the tool, and behind it everything of this one.
+    """Return the Python of a new environment that has the tool, and behind it everything of this environment.
 
-    Several tools bring the OpenCV that needs a display's libraries; it is taken out again, so that
-    the headless one of this environment is found.
+    Several tools install the OpenCV build that needs a display. It is removed again, so that the headless build of
+    this environment is found.
     """
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
@@ -42,12 +35,12 @@ def environment_with(tool: str, folder: Path) -> Path:
     return python
 
 
-@pytest.mark.slow
+@pytest.mark.tools
 @pytest.mark.parametrize("tool", TOOLS)
-def test_with_the_tool(tool: str, tmp_path: Path) -> None:
+def test_tests_that_need_the_tool_pass_where_it_is_installed(tool: str, tmp_path: Path) -> None:
     python = environment_with(tool, tmp_path / "environment")
     result = subprocess.run(
-        [str(python), "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", *TOOLS[tool]],
+        [str(python), "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--tool", tool],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -55,3 +48,10 @@ def test_with_the_tool(tool: str, tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "skipped" not in result.stdout and "passed" in result.stdout, result.stdout
+
+
+def test_every_tool_that_a_test_needs_has_an_environment() -> None:
+    marked = re.compile(r'pytest\.mark\.tools\("([a-z-]+)"\)')
+    files = [path for path in Path(__file__).parent.rglob("test_*.py") if path != Path(__file__)]
+    named = {name for path in files for name in marked.findall(path.read_text())}
+    assert named and named <= set(TOOLS)
