@@ -1,18 +1,11 @@
-"""Overlap, shapes, and the way from image to crop and back."""
+"""Overlap, convex hull, and the way from image to crop and back."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from amodal.ops.masks import (
-    convex_hull_mask,
-    crop_and_resize,
-    crop_mask,
-    mask_iou,
-    occlusion_rate,
-    paste_probs,
-)
+from amodal.ops.masks import convex_hull_mask, crop_and_resize, crop_mask, iou_of_counts, mask_iou, paste_probs
 from tests.drawing import mask
 
 
@@ -26,15 +19,13 @@ from tests.drawing import mask
         ("#...", "....", 0.0),
     ],
 )
-def test_iou(a: str, b: str, iou: float) -> None:
+def test_mask_iou(a: str, b: str, iou: float) -> None:
     assert mask_iou(mask(a), mask(b)) == pytest.approx(iou)
 
 
-def test_occlusion_rate() -> None:
-    assert occlusion_rate(mask("#..."), mask("####")) == 0.75
-    assert occlusion_rate(mask("####"), mask("####")) == 0
-    assert occlusion_rate(mask("...."), mask("....")) == 0
-    assert occlusion_rate(mask("####"), mask("##..")) == 0  # truth that spills is not negative
+def test_iou_of_counts_is_one_where_both_masks_are_empty() -> None:
+    assert iou_of_counts([0, 1, 3], [0, 4, 3]).tolist() == [1, 0.25, 1]
+    assert iou_of_counts(np.zeros((2, 0)), np.zeros((2, 0))).shape == (2, 0)
 
 
 def test_hull_fills_the_corner_of_an_l() -> None:
@@ -55,7 +46,7 @@ def test_crop_keeps_a_mask_that_fits() -> None:
     assert doubled.mean() == pytest.approx(0.25, abs=0.02)
 
 
-def test_probabilities_come_back_to_their_place() -> None:
+def test_probabilities_are_pasted_into_their_window() -> None:
     probs = np.full((8, 8), 0.7, np.float32)
     full = paste_probs(probs, (3, 2, 9, 5), (10, 12))
     assert full.shape == (10, 12)

@@ -1,4 +1,4 @@
-"""Masks survive their encoding; foreign forms are refused with a reason."""
+"""Encoding keeps every pixel, windows are decoded alone, and invalid segmentations raise a clear error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from amodal.errors import InputError
-from amodal.ops.rle import decode_mask, decode_window, encode_mask, rle_area, rle_box_xyxy, segmentation_to_rle
+from amodal.ops.rle import (
+    are_complete,
+    decode_mask,
+    decode_window,
+    encode_mask,
+    rle_area,
+    rle_box_xyxy,
+    segmentation_to_rle,
+)
 from tests.drawing import mask
 
 masks = arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))
@@ -28,14 +36,14 @@ def test_round_trip_keeps_every_bit(original: np.ndarray) -> None:
 
 
 @given(masks, st.data())
-def test_a_window_is_cut_without_decoding_the_rest(original: np.ndarray, data: st.DataObject) -> None:
+def test_decoding_a_window_equals_cropping_the_mask(original: np.ndarray, data: st.DataObject) -> None:
     height, width = original.shape
     x0, y0 = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
     x1, y1 = data.draw(st.integers(x0 + 1, width)), data.draw(st.integers(y0 + 1, height))
     assert np.array_equal(decode_window(encode_mask(original), (x0, y0, x1, y1)), original[y0:y1, x0:x1])
 
 
-def test_a_window_of_a_huge_mask_costs_no_memory_for_the_rest() -> None:
+def test_decoding_a_window_of_a_huge_mask_needs_little_memory() -> None:
     runs = {"size": [40_000, 40_000], "counts": [800_000_000, 5, 799_999_995]}
     rle = segmentation_to_rle(runs, 40_000, 40_000)
     tracemalloc.start()
@@ -48,7 +56,7 @@ def test_a_window_of_a_huge_mask_costs_no_memory_for_the_rest() -> None:
 
 
 def test_long_masks_round_trip() -> None:
-    """Runs of several characters, and differences below zero."""
+    """Masks with run lengths of several characters and negative differences."""
     rng = np.random.default_rng(0)
     for height, width in ((1, 5000), (3000, 7), (400, 300)):
         original = np.repeat(rng.random((height, width)) < 0.5, 1 + width // 9, axis=1)[:, :width]
@@ -60,7 +68,7 @@ def test_box_of_an_encoded_mask() -> None:
     assert rle_box_xyxy(encode_mask(mask("....", ".##.", "..#."))) == (1, 1, 3, 3)
 
 
-def test_polygons_and_both_kinds_of_rle_are_read() -> None:
+def test_polygons_and_both_kinds_of_rle_are_converted() -> None:
     square = segmentation_to_rle([[1, 1, 3, 1, 3, 3, 1, 3]], 4, 4)
     assert decode_mask(square).sum() == 4
     assert segmentation_to_rle(square, 4, 4) == square
@@ -87,6 +95,77 @@ def test_polygons_and_both_kinds_of_rle_are_read() -> None:
         ("abc", "expected polygons or an RLE, got str"),
     ],
 )
-def test_other_content_is_refused(segmentation: Any, message: str) -> None:
+def test_invalid_segmentations_raise(segmentation: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         segmentation_to_rle(segmentation, 4, 4)
+
+
+SIZE = (30, 41)
+
+
+def varied_rles(seed: int, count: int) -> list[dict[str, Any]]:
+    """RLEs of noise, blocks, empty and full masks: long and short runs, odd and even numbers of runs."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for i in range(count):
+        mask = np.zeros(SIZE, bool)
+        if i % 4 == 0:
+            mask = rng.random(SIZE) < rng.random()
+        elif i % 4 == 1:
+            y, x = rng.integers(0, 20, 2)
+            mask[y : y + rng.integers(1, 20), x : x + rng.integers(1, 21)] = True
+        elif i % 4 == 2:
+            mask[:] = rng.random() < 0.5
+        else:
+            mask[rng.integers(30), rng.integers(41)] = True
+        found.append(encode_mask(mask))
+    return found
+
+
+def is_complete(rle: Any) -> bool:
+    try:
+        segmentation_to_rle(rle, *SIZE)
+    except InputError:
+        return False
+    return True
+
+
+def test_valid_rles_are_complete() -> None:
+    for seed in range(50):
+        assert are_complete(varied_rles(seed, 9), SIZE)
+    assert are_complete([], SIZE)
+
+
+def test_a_damaged_rle_among_valid_ones_is_found() -> None:
+    """The result for thousands of changed RLEs among valid ones equals that of `segmentation_to_rle` for each alone."""
+    rng = np.random.default_rng(1)
+    good, verdicts = varied_rles(0, 6), [0, 0]
+    for trial in range(4000):
+        rle = varied_rles(trial % 40, 4)[int(rng.integers(4))]
+        text, at = rle["counts"], int(rng.integers(len(rle["counts"])))
+        damage = (text[:at] + chr(int(rng.integers(40, 116))) + text[at + 1 :], text[:at], text[:at] + text[at + 1 :])
+        changed = {"size": list(SIZE), "counts": damage[int(rng.integers(3))]}
+        place = int(rng.integers(7))
+        expected = is_complete(changed)
+        assert are_complete([*good[:place], changed, *good[place:]], SIZE) == expected, changed
+        verdicts[expected] += 1
+    assert min(verdicts) > 20  # both occur, because a changed RLE can be valid too
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"size": [41, 30], "counts": "0"},
+        {"size": list(SIZE), "counts": ""},
+        {"size": list(SIZE), "counts": [30 * 41]},
+        {"size": list(SIZE), "counts": "ä"},
+        {"size": list(SIZE), "counts": "oooooooo0"},
+        {"size": list(SIZE), "counts": None},
+        {"size": list(SIZE)},
+        {"size": None, "counts": "0"},
+        {},
+    ],
+)
+def test_other_content_is_not_complete(wrong: dict[str, Any]) -> None:
+    assert not are_complete([wrong], SIZE)
+    assert not are_complete([*varied_rles(0, 3), wrong, *varied_rles(1, 3)], SIZE)

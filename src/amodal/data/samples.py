@@ -12,10 +12,9 @@ import numpy.typing as npt
 
 from amodal.errors import InputError
 from amodal.io.images import load_image
+from amodal.ops.arrays import Box, Mask
+from amodal.ops.occlusion import rle_occlusion_rate
 from amodal.ops.rle import Rle, decode_mask
-
-Mask = npt.NDArray[np.bool_]
-Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,10 @@ class ObjectSample:
     def amodal_mask(self) -> Mask | None:
         """(H, W) bool, or None where unknown."""
         return None if self.amodal_rle is None else decode_mask(self.amodal_rle)
+
+    def occlusion_rate(self) -> float:
+        """Occlusion rate in [0, 1]; 0 where the amodal mask is unknown."""
+        return 0.0 if self.amodal_rle is None else rle_occlusion_rate(self.visible_rle, self.amodal_rle)
 
 
 @dataclass(frozen=True)

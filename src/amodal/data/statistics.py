@@ -1,4 +1,4 @@
-"""Figures about a dataset, gathered in one pass."""
+"""Statistics of a dataset, computed in one pass over its objects."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from typing import Any
 
 import numpy as np
 
-from amodal.data.relations import with_occluders
+from amodal.data.relations import derive_occluders
 from amodal.data.samples import AnnotatedDataset, ImageSample
 from amodal.errors import InputError
 from amodal.io.files import appearing
 from amodal.io.progress import bar
-from amodal.ops.rle import rle_area, rle_occlusion_rate
+from amodal.ops.occlusion import rle_occlusion_rate
+from amodal.ops.rle import rle_area
 
 EDGES = tuple(i / 10 for i in range(11))
-"""Borders of the histogram's ranges, each open at its lower end; a rate of exactly 0 has its own."""
+"""Borders of the histogram's ranges; each range excludes its lower end, and a rate of exactly 0 has its own range."""
 
 PLOTTED_CATEGORIES = 25
 
 
 @dataclass
-class CategoryFigures:
-    """Objects of a category.
+class CategoryStatistics:
+    """Counts of one category.
 
     Attributes:
-        objects: all of them.
-        amodal: those whose amodal mask is known.
-        occluded: those of which something is hidden.
-        rate_sum: sum of the occlusion rates of those with amodal masks.
+        objects: number of objects.
+        amodal: number of objects whose amodal mask is kncategory.
+        occluded: number of objects with an occlusion rate above 0.
+        rate_sum: sum of the occlusion rates of the objects with amodal masks.
     """
 
     objects: int = 0
@@ -40,32 +41,32 @@ class CategoryFigures:
     rate_sum: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Counts and the mean rate, None where no amodal mask is known."""
+        """Counts and the mean occlusion rate, None where no amodal mask is kncategory."""
         mean = self.rate_sum / self.amodal if self.amodal else None
         return {"objects": self.objects, "occluded": self.occluded, "mean_occlusion_rate": mean}
 
 
 @dataclass
-class Statistics:
-    """Figures about a dataset.
+class DatasetStatistics:
+    """Statistics of a dataset.
 
     Attributes:
-        format: of the dataset.
-        num_images: in the dataset.
-        num_objects: in all images.
-        num_amodal: objects whose amodal mask is known; rates are of these.
-        num_occluded: objects of which something is hidden.
-        num_relations: pairs of an object and one in front of it, stated or derived.
+        format: name of the dataset's format.
+        num_images: number of images.
+        num_objects: number of objects in all images.
+        num_amodal: objects whose amodal mask is known; occlusion rates are measured on these.
+        num_occluded: objects with an occlusion rate above 0.
+        num_relations: pairs of an object and its occluder, stated or derived.
         num_stuff: regions flagged as stuff.
         num_crowd: regions flagged as crowds.
-        rate_sum: sum of the occlusion rates of those with amodal masks.
-        annotators: objects of each.
-        categories: by name, the most frequent first.
-        zero: objects with a rate of 0.
-        histogram: the other objects, by range.
+        rate_sum: sum of the occlusion rates of the objects with amodal masks.
+        annotators: number of objects per annotator.
+        categories: statistics per category name, the most frequent category first.
+        zero: objects with an occlusion rate of 0.
+        histogram: number of the other objects per range of `EDGES`.
         areas: pixels of each visible mask.
-        sizes: images by (H, W).
-        most_objects: of one image.
+        sizes: number of images per (H, W).
+        most_objects: largest number of objects in one image.
     """
 
     format: str
@@ -78,7 +79,7 @@ class Statistics:
     num_crowd: int = 0
     rate_sum: float = 0.0
     annotators: Counter[str] = field(default_factory=Counter)
-    categories: dict[str, CategoryFigures] = field(default_factory=dict)
+    categories: dict[str, CategoryStatistics] = field(default_factory=dict)
     zero: int = 0
     histogram: list[int] = field(default_factory=lambda: [0] * (len(EDGES) - 1))
     areas: list[int] = field(default_factory=list)
@@ -86,12 +87,12 @@ class Statistics:
     most_objects: int = 0
 
     def ranges(self) -> list[tuple[str, int]]:
-        """Label and count of each range of occlusion rates."""
+        """Label and number of objects of each range of occlusion rates."""
         labels = [f"{round(low * 100)}-{round(high * 100)} %" for low, high in pairwise(EDGES)]
         return [("0 %", self.zero), *zip(labels, self.histogram, strict=True)]
 
     def to_json(self) -> dict[str, Any]:
-        """The machine-readable form."""
+        """Machine-readable form."""
         areas = np.array(self.areas or [0])
         return {
             "format": self.format,
@@ -111,80 +112,84 @@ class Statistics:
             "visible_area": {"min": int(areas.min()), "median": float(np.median(areas)), "max": int(areas.max())},
             "image_sizes": [{"size": list(size), "images": count} for size, count in self.sizes.most_common(10)],
             "occlusion_rates": [{"range": label, "objects": count} for label, count in self.ranges()],
-            "categories": {name: figures.to_json() for name, figures in self.categories.items()},
+            "categories": {name: category.to_json() for name, category in self.categories.items()},
         }
 
 
-def gather(dataset: AnnotatedDataset, *, progress: bool = False) -> Statistics:
-    """Go through a dataset once.
+def compute_statistics(dataset: AnnotatedDataset, *, progress: bool = False) -> DatasetStatistics:
+    """Compute the statistics of a dataset.
+
+    Args:
+        dataset: any dataset that was read.
+        progress: show a progress bar.
 
     Raises:
-        InputError: an object that cannot be read.
+        InputError: an object cannot be read.
     """
-    figures = Statistics(dataset.format, num_images=len(dataset.images))
+    statistics = DatasetStatistics(dataset.format, num_images=len(dataset.images))
     for name in dataset.categories.values():
-        figures.categories.setdefault(name, CategoryFigures())
+        statistics.categories.setdefault(name, CategoryStatistics())
     for image in bar(dataset.images, "stats", progress):
-        _add(figures, with_occluders(image), dataset.categories)
-    figures.categories = dict(sorted(figures.categories.items(), key=lambda item: -item[1].objects))
-    return figures
+        _add(statistics, derive_occluders(image), dataset.categories)
+    statistics.categories = dict(sorted(statistics.categories.items(), key=lambda item: -item[1].objects))
+    return statistics
 
 
-def plot(figures: Statistics, path: Path) -> None:
+def plot_statistics(statistics: DatasetStatistics, path: Path) -> None:
     """Draw the histogram of occlusion rates and the most frequent categories.
 
     Args:
-        figures: from `gather`.
-        path: picture to write (.png, .pdf or .svg).
+        statistics: from `compute_statistics`.
+        path: file to write (.png, .pdf or .svg).
 
     Raises:
-        InputError: a file of another kind, or one that cannot be written.
+        InputError: the file has another ending or cannot be written.
     """
     from matplotlib.figure import Figure
 
     if path.suffix not in (".png", ".pdf", ".svg"):
         raise InputError(f"plot: expected a .png, .pdf or .svg file, got {str(path)!r}")
-    shown = list(figures.categories.items())[:PLOTTED_CATEGORIES]
-    picture = Figure(figsize=(11, max(4.0, 1.2 + 0.22 * len(shown))), layout="constrained")
-    left, right = picture.subplots(1, 2)
-    labels, counts = zip(*figures.ranges(), strict=True)
+    shown = list(statistics.categories.items())[:PLOTTED_CATEGORIES]
+    figure = Figure(figsize=(11, max(4.0, 1.2 + 0.22 * len(shown))), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    labels, counts = zip(*statistics.ranges(), strict=True)
     left.bar(labels, counts, color=["#9aa5b1"] + ["#c44e52"] * (len(labels) - 1))
     left.set(title="Occlusion rate", ylabel="objects")
     left.tick_params(axis="x", rotation=60)
     names = [name for name, _ in shown]
     right.barh(names, [f.objects for _, f in shown], color="#9aa5b1", label="all")
-    right.barh(names, [f.occluded for _, f in shown], color="#c44e52", label="partly hidden")
+    right.barh(names, [f.occluded for _, f in shown], color="#c44e52", label="occluded")
     right.invert_yaxis()
-    right.set(title=f"Categories ({len(shown)} of {len(figures.categories)})", xlabel="objects")
+    right.set(title=f"Categories ({len(shown)} of {len(statistics.categories)})", xlabel="objects")
     right.legend()
     with appearing(path, "plot") as temporary:
-        picture.savefig(temporary, dpi=120)
+        figure.savefig(temporary, dpi=120)
 
 
-def _add(figures: Statistics, image: ImageSample, categories: dict[int, str]) -> None:
-    figures.sizes[image.size] += 1
-    figures.most_objects = max(figures.most_objects, len(image.objects))
-    for thing in image.objects:
-        name = categories.get(thing.category_id, str(thing.category_id))
-        own = figures.categories.setdefault(name, CategoryFigures())
-        figures.num_objects += 1
-        own.objects += 1
-        figures.num_stuff += thing.is_stuff
-        figures.num_crowd += thing.iscrowd
-        figures.num_relations += len(thing.occluders)
-        figures.areas.append(rle_area(thing.visible_rle))
-        if thing.annotator is not None:
-            figures.annotators[thing.annotator] += 1
-        if thing.amodal_rle is None:
+def _add(statistics: DatasetStatistics, image: ImageSample, categories: dict[int, str]) -> None:
+    statistics.sizes[image.size] += 1
+    statistics.most_objects = max(statistics.most_objects, len(image.objects))
+    for obj in image.objects:
+        name = categories.get(obj.category_id, str(obj.category_id))
+        category = statistics.categories.setdefault(name, CategoryStatistics())
+        statistics.num_objects += 1
+        category.objects += 1
+        statistics.num_stuff += obj.is_stuff
+        statistics.num_crowd += obj.iscrowd
+        statistics.num_relations += len(obj.occluders)
+        statistics.areas.append(rle_area(obj.visible_rle))
+        if obj.annotator is not None:
+            statistics.annotators[obj.annotator] += 1
+        if obj.amodal_rle is None:
             continue
-        rate = rle_occlusion_rate(thing.visible_rle, thing.amodal_rle)
-        for part in (figures, own):
+        rate = rle_occlusion_rate(obj.visible_rle, obj.amodal_rle)
+        for part in (statistics, category):
             part.rate_sum += rate
-        figures.num_amodal += 1
-        own.amodal += 1
+        statistics.num_amodal += 1
+        category.amodal += 1
         if rate == 0:
-            figures.zero += 1
+            statistics.zero += 1
             continue
-        figures.num_occluded += 1
-        own.occluded += 1
-        figures.histogram[int(np.searchsorted(EDGES, rate)) - 1] += 1
+        statistics.num_occluded += 1
+        category.occluded += 1
+        statistics.histogram[int(np.searchsorted(EDGES, rate)) - 1] += 1

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from amodal.errors import InputError
 from amodal.io.files import appearing
 from amodal.io.images import load_image
-
-Pixels = npt.NDArray[np.uint8]
+from amodal.ops.arrays import ImageArray
 
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEO_ENDINGS = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".gif"})
@@ -39,7 +37,7 @@ class Frames:
     total: int | None
     rate: Fraction
 
-    def __iter__(self) -> Iterator[tuple[str, Pixels]]:
+    def __iter__(self) -> Iterator[tuple[str, ImageArray]]:
         """(name without ending, (H, W, 3) uint8 RGB) of each frame; damaged ones raise `InputError`."""
         if self.names is not None:
             for name in self.names:
@@ -97,7 +95,7 @@ class VideoWriter:
     def __enter__(self) -> VideoWriter:
         return self
 
-    def add(self, picture: Pixels) -> None:
+    def add(self, picture: ImageArray) -> None:
         """Append (h, w, 3) uint8 RGB; an odd last row or column is left out, as the codec asks."""
         av = _av()
         height, width = (side // 2 * 2 for side in picture.shape[:2])

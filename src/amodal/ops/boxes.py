@@ -1,4 +1,4 @@
-"""Boxes: xyxy in pixels, right and bottom edge exclusive."""
+"""Operations on boxes, which are xyxy in pixels with the right and bottom edge exclusive unless a name says xywh."""
 
 from __future__ import annotations
 
@@ -7,46 +7,56 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-Boxes = npt.NDArray[np.float64]
-Window = tuple[int, int, int, int]
+from amodal.ops.arrays import Box, Boxes, Window
 
 
 def mask_to_box(mask: npt.NDArray[np.bool_]) -> Boxes:
-    """Tight box (4,) xyxy of a (H, W) mask; zeros for an empty one."""
+    """Tight box (4,) xyxy of an (H, W) mask; zeros for an empty mask."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if len(rows) == 0:
         return np.zeros(4)
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=np.float64)
 
 
-def xyxy_to_xywh(boxes: Boxes) -> Boxes:
-    """(..., 4) corners to COCO's corner and size."""
-    return np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
+def xyxy_to_xywh(box_xyxy: Sequence[float]) -> list[float]:
+    """One box from corners to COCO's corner and size, as JSON takes it."""
+    x0, y0, x1, y1 = box_xyxy
+    return [x0, y0, x1 - x0, y1 - y0]
 
 
-def xywh_to_xyxy(boxes: Boxes) -> Boxes:
-    """(..., 4) COCO's corner and size to corners."""
-    return np.concatenate([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], axis=-1)
+def xywh_to_xyxy(box_xywh: Sequence[float]) -> Box:
+    """One box from COCO's corner and size to corners."""
+    x, y, w, h = box_xywh
+    return (x, y, x + w, y + h)
+
+
+def box_iou(a: Boxes, b: Boxes) -> Boxes:
+    """Intersection over union of (N, 4) with (M, 4) xyxy boxes, (N, M) in [0, 1]; 0 for a box without area."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    intersection = np.clip(high - low, 0, None).prod(-1)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(-1) for boxes in (a, b)]
+    return np.asarray(intersection / np.maximum(areas[0][:, None] + areas[1] - intersection, 1e-12), np.float64)
 
 
 def boxes_meet(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether two xyxy boxes have more than an edge in common."""
+    """Whether two xyxy boxes share an area, not only an edge."""
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def crop_window(box_xyxy: Boxes, size: tuple[int, int], scale: float = 2.0) -> Window:
-    """Window around a box by C2F-Seg's pixel rule, which PLUG follows (section 4.2).
+    """Crop window around a box by C2F-Seg's pixel rule, which PLUG follows (section 4.2).
 
-    centre = (min + max) // 2 an axis, length = int(extent * scale), window = centre ±
-    length // 2, clipped to the image, no padding. At least one pixel.
+    Per axis, centre = (min + max) // 2, length = int(extent * scale), window = centre ± length // 2. The window is
+    clipped to the image without padding and has at least one pixel.
 
     Args:
-        box_xyxy: (4,) in image pixels.
+        box_xyxy: (4,) box in image pixels.
         size: (H, W) of the image.
-        scale: length of the window relative to the box.
+        scale: side of the window relative to the side of the box.
 
     Returns:
-        (x0, y0, x1, y1) integers, x1 and y1 exclusive, inside the image.
+        (x0, y0, x1, y1) integers inside the image, x1 and y1 exclusive.
     """
     x = _span(float(box_xyxy[0]), float(box_xyxy[2]), size[1], scale)
     y = _span(float(box_xyxy[1]), float(box_xyxy[3]), size[0], scale)
@@ -54,7 +64,7 @@ def crop_window(box_xyxy: Boxes, size: tuple[int, int], scale: float = 2.0) -> W
 
 
 def boxes_to_crop(boxes_xyxy: Boxes, window: Window, crop_size: int) -> Boxes:
-    """(N, 4) boxes in image pixels to the frame of the window resized to a square."""
+    """Convert (N, 4) boxes from image pixels to the frame of a window that is resized to a square."""
     x0, y0, x1, y1 = window
     scale = np.array([crop_size / (x1 - x0), crop_size / (y1 - y0)] * 2)
     moved = (np.asarray(boxes_xyxy, dtype=np.float64) - np.array([x0, y0, x0, y0])) * scale

@@ -1,11 +1,12 @@
-"""Label Studio's run-length form of painted masks, which is not COCO's.
+"""Label Studio's run-length encoding of brush masks, which differs from COCO's.
 
-A stream of bits: the number of values (32 bits), the bits a value has less one (5), four run-length
-widths less one (4 each), then blocks of: 1 for a run or 0 for single values, which width (2 bits),
-length less one, value or values. The values are the image's pixels row by row, four channels each.
+The encoding is a stream of bits: the number of values (32 bits), the number of bits per value minus one (5 bits), four
+widths of run lengths minus one (4 bits each), then blocks. A block is 1 for a run or 0 for single values, the index of
+the width (2 bits), the length minus one, and the value or values. Values are the pixels of the image row by row with
+four channels each.
 
-Written here although Label Studio's SDK has it, because the SDK brings an OpenCV that needs a
-display's libraries over the headless one; the tests compare the two.
+Label Studio's SDK has this code too, but it replaces the headless OpenCV by one that needs display libraries. The tests
+compare the two.
 """
 
 from __future__ import annotations
@@ -14,17 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from amodal.errors import InputError
-
-Mask = npt.NDArray[np.bool_]
+from amodal.ops.arrays import Mask
 
 CHANNELS = 4
 VALUE_BITS = 8
-WIDTHS = (3, 4, 8, 16)  # bits of a run's length
+WIDTHS = (3, 4, 8, 16)  # bits of a run length
 SET = 255
 
 
 def encode_brush(mask: Mask) -> list[int]:
-    """(H, W) bool to Label Studio's `rle`, bytes as numbers."""
+    """Encode an (H, W) bool mask as Label Studio's `rle`, a list of byte values."""
     flat = mask.ravel()
     changes = np.flatnonzero(np.diff(flat.view(np.int8))) + 1
     starts = np.concatenate([[0], changes])
@@ -37,10 +37,10 @@ def encode_brush(mask: Mask) -> list[int]:
 
 
 def decode_brush(rle: list[int], size: tuple[int, int]) -> Mask:
-    """Label Studio's `rle` to (H, W) bool; a pixel is set where its last channel is not 0.
+    """Decode Label Studio's `rle` to an (H, W) bool mask; a pixel is set if its last channel is not 0.
 
     Raises:
-        InputError: not such a list, or one of another size.
+        InputError: the list is invalid or encodes another size.
     """
     H, W = size
     expected = H * W * CHANNELS
@@ -58,7 +58,7 @@ def decode_brush(rle: list[int], size: tuple[int, int]) -> Mask:
 
 
 def _run(length: int, value: int) -> str:
-    """Blocks of one run; those longer than the widest length are split."""
+    """The blocks of one run; a run that is longer than the widest length allows is split."""
     longest = 2 ** WIDTHS[-1]
     full, rest = divmod(length, longest)
     text = f"1{len(WIDTHS) - 1:02b}{longest - 1:0{WIDTHS[-1]}b}{value:0{VALUE_BITS}b}" * full

@@ -1,4 +1,4 @@
-"""Masks: overlap, simple shapes, and the way between image and crop."""
+"""Operations on masks: overlap, convex hull, cropping, and pasting crops back into the image."""
 
 from __future__ import annotations
 
@@ -8,26 +8,30 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from amodal.ops.boxes import Window
+from amodal.ops.arrays import FloatMap, Mask, Window
 
-Mask = npt.NDArray[np.bool_]
-FloatMap = npt.NDArray[np.float32]
+
+def iou_of_counts(intersection: npt.ArrayLike, union: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Intersection over union from numbers of pixels.
+
+    Args:
+        intersection: (...) pixels of both masks.
+        union: (...) pixels of either mask.
+
+    Returns:
+        (...) float64 in [0, 1]; 1 where the union is empty, because two empty masks agree.
+    """
+    intersection, union = np.asarray(intersection, np.float64), np.asarray(union, np.float64)
+    return np.divide(intersection, union, out=np.ones(np.broadcast(intersection, union).shape), where=union > 0)
 
 
 def mask_iou(a: Mask, b: Mask) -> float:
     """Intersection over union of two (H, W) masks; 1 if both are empty."""
-    union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else 1.0
-
-
-def occlusion_rate(visible: Mask, amodal: Mask) -> float:
-    """1 - |visible| / |amodal| in [0, 1]; 0 for an empty amodal mask."""
-    area = np.count_nonzero(amodal)
-    return float(np.clip(1 - np.count_nonzero(visible) / area, 0, 1)) if area else 0.0
+    return float(iou_of_counts(np.count_nonzero(a & b), np.count_nonzero(a | b)))
 
 
 def convex_hull_mask(mask: Mask) -> Mask:
-    """Smallest convex region (H, W) that covers the mask's pixels."""
+    """Smallest convex mask (H, W) that covers the pixels of a mask."""
     points = np.argwhere(mask)[:, ::-1].astype(np.int32)
     filled = np.zeros(mask.shape, np.uint8)
     if len(points):
@@ -41,13 +45,13 @@ def crop_and_resize(
     crop_size: int,
     interpolation: Literal["area", "linear", "nearest"] = "area",
 ) -> npt.NDArray[np.uint8]:
-    """Cut a window and resize it to a square, aspect not kept.
+    """Crop a window and resize it to a square without keeping the aspect ratio.
 
     Args:
         array: (H, W) or (H, W, C) uint8.
         window: (x0, y0, x1, y1) inside the image.
-        crop_size: side of the result.
-        interpolation: `area` averages where the window shrinks and is linear where it grows.
+        crop_size: side S of the result.
+        interpolation: `area` averages pixels if the window shrinks and interpolates linearly if it grows.
 
     Returns:
         (S, S) or (S, S, C) uint8.
@@ -64,20 +68,20 @@ def crop_and_resize(
 
 
 def crop_mask(mask: Mask, window: Window, crop_size: int) -> Mask:
-    """Cut a window out of a mask and resize it to (S, S); a pixel is set where half is."""
+    """Crop a window of a mask and resize it to (S, S); a pixel is set if at least half of it is covered."""
     grey = mask.view(np.uint8) * np.uint8(255)
     return crop_and_resize(grey, window, crop_size, "area") >= 128
 
 
 def resize_probs(probs: FloatMap, window: Window) -> FloatMap:
-    """(S, S) probabilities of a crop to the window's own (h, w), bilinear."""
+    """Resize the (S, S) probabilities of a crop to the (h, w) of its window, bilinear."""
     x0, y0, x1, y1 = window
     resized = cv2.resize(probs, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
     return np.asarray(resized, np.float32)
 
 
 def paste_probs(probs: FloatMap, window: Window, size: tuple[int, int]) -> FloatMap:
-    """Probabilities of a crop in the whole (H, W) image; outside the window 0."""
+    """Paste the (S, S) probabilities of a crop into an (H, W) image that is 0 outside the window."""
     x0, y0, x1, y1 = window
     full = np.zeros(size, np.float32)
     full[y0:y1, x0:x1] = resize_probs(probs, window)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from amodal.ops.masks import Mask
+from amodal.ops.arrays import Mask
 from amodal.ops.rle import Rle, rle_area, rle_intersection
 
 MIN_OCCLUDER_SHARE = 0.1

@@ -12,9 +12,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from amodal.data.formats.build import build_index
-from amodal.data.formats.source import Format, Record, Stated, integer, rest
-from amodal.data.index import Fault, ImageEntry, Index, Report
+from amodal.data.formats.base import Format, RawAnnotation, Record, integer, other_keys
+from amodal.data.index import DatasetFault, FaultHandler, ImageEntry, Index, build_index
 from amodal.errors import InputError
 from amodal.io.images import image_size
 
@@ -46,7 +45,7 @@ def constraint_pairs(text: Any, num_regions: int) -> list[tuple[int, int]]:
     return pairs
 
 
-def read_index(path: Path, folder: Path, format_: Format, report: Report) -> Index:
+def read_index(path: Path, folder: Path, format_: Format, report: FaultHandler) -> Index:
     """The index of a whole COCOA file, of a single record, or of a folder of single records.
 
     Raises:
@@ -75,7 +74,7 @@ def _name(region: Record) -> str:
     return " ".join(str(region.get("name", "")).split()).lower() or "unnamed"
 
 
-def _state(record: Record) -> list[Stated]:
+def _parse(record: Record) -> list[RawAnnotation]:
     regions, number = record["regions"], integer(record["id"], "id of each annotation")
     first = number * MAX_REGIONS
     in_front: dict[int, list[int]] | None = None
@@ -85,7 +84,7 @@ def _state(record: Record) -> list[Stated]:
             in_front.setdefault(behind, []).append(first + front)
     common = {key: record[key] for key in ("author", "url", "size") if key in record}
     return [
-        Stated(
+        RawAnnotation(
             id=first + k,
             category=_name(region),
             amodal=_outline(region.get("segmentation")),
@@ -98,7 +97,7 @@ def _state(record: Record) -> list[Stated]:
             annotator=record.get("author"),
             order=region.get("order"),
             order_group=number,
-            attributes=common | rest(region, _REGION_USED),
+            attributes=common | other_keys(region, _REGION_USED),
         )
         for k, region in enumerate(regions, start=1)
     ]
@@ -119,7 +118,7 @@ def _is_snippet(path: Path) -> bool:
     return b'"regions"' in head and b'"images"' not in head and b'"annotations"' not in head
 
 
-def _of_snippets(path: Path, files: list[Path], folder: Path, format_: Format, report: Report) -> Index:
+def _of_snippets(path: Path, files: list[Path], folder: Path, format_: Format, report: FaultHandler) -> Index:
     """Several annotators of one image come together, whatever files they are in."""
     groups: dict[int, list[Record]] = {}
     images: dict[int, ImageEntry] = {}
@@ -150,14 +149,14 @@ def _of_snippets(path: Path, files: list[Path], folder: Path, format_: Format, r
     )
 
 
-def _snippet(file: Path, report: Report) -> Record | None:
+def _snippet(file: Path, report: FaultHandler) -> Record | None:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"annotations {file}: expected JSON, got broken text ({error})") from error
     missing = [key for key in _SNIPPET_KEYS if not isinstance(record, dict) or key not in record]
     if missing:
-        report(Fault("missing_key", f"expected a COCOA record, got {file.name} without {', '.join(missing)}"))
+        report(DatasetFault("missing_key", f"expected a COCOA record, got {file.name} without {', '.join(missing)}"))
         return None
     _names(record)
     return record
@@ -200,7 +199,7 @@ FORMAT = Format(
     masks="visible and amodal",
     order="depth_constraint, order",
     keys=("regions",),
-    state=_state,
+    parse=_parse,
     names=_names,
     marks=frozenset({"regions", "depth_constraint"}),
     foreign=frozenset({"a_segm", "inmodal_seg"}),

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from amodal.data.formats.source import Format, Record, Stated
-from amodal.data.index import Fault, ImageEntry, Index, Report
+from amodal.data.formats.base import Format, RawAnnotation, Record
+from amodal.data.index import DatasetFault, FaultHandler, ImageEntry, Index
 from amodal.errors import InputError
 from amodal.io.images import image_size, opened_image
 from amodal.ops.rle import encode_mask
@@ -32,7 +32,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _MASK = re.compile(r"(?P<category>.+)_(?P<number>\d+)_(?P<part>visible|amodal|occluded)\.png")
 
 
-def read_index(path: Path, folder: Path, format_: Format, report: Report) -> Index:
+def read_index(path: Path, folder: Path, format_: Format, report: FaultHandler) -> Index:
     """The index of a folder of folders of masks.
 
     Objects are numbered from 1, in the order of image names, categories and numbers.
@@ -52,8 +52,8 @@ def read_index(path: Path, folder: Path, format_: Format, report: Report) -> Ind
         files = next(iter(objects.values()))
         size = image_size(next(iter(files.values())))
         images.append(ImageEntry(number, by_stem.get(inner.name, f"{inner.name}.jpg"), size, {}))
-        for (category, stated_number), parts in objects.items():
-            complete = {"id": len(records) + 1, "image_id": number, "category": category, "number": stated_number}
+        for (category, number_in_name), parts in objects.items():
+            complete = {"id": len(records) + 1, "image_id": number, "category": category, "number": number_in_name}
             records.append(complete | {part: str(file) for part, file in parts.items()})
         starts.append(len(records))
         counts.append(len(objects))
@@ -64,7 +64,7 @@ def read_index(path: Path, folder: Path, format_: Format, report: Report) -> Ind
     return Index(format_, path, folder, images, categories, {}, records, starts, counts)
 
 
-def _objects(inner: Path, report: Report) -> dict[tuple[str, int], dict[str, Path]]:
+def _objects(inner: Path, report: FaultHandler) -> dict[tuple[str, int], dict[str, Path]]:
     """Files of each object of an image by part."""
     found: dict[tuple[str, int], dict[str, Path]] = {}
     for file in inner.glob("*.png"):
@@ -78,14 +78,14 @@ def _objects(inner: Path, report: Report) -> dict[tuple[str, int], dict[str, Pat
         else:
             label = f"{key[0]}_{key[1]}"
             expected = f"expected {inner.name}/{label}_visible.png, or _amodal.png with _occluded.png"
-            report(Fault("missing_key", f"{expected}, got {', '.join(sorted(found[key]))} alone"))
+            report(DatasetFault("missing_key", f"{expected}, got {', '.join(sorted(found[key]))} alone"))
     return objects
 
 
-def _state(record: Record) -> list[Stated]:
+def _parse(record: Record) -> list[RawAnnotation]:
     masks = {part: _segmentation(Path(record[part])) for part in PARTS if part in record}
     return [
-        Stated(
+        RawAnnotation(
             id=record["id"],
             category=record["category"],
             amodal=masks.get("amodal"),
@@ -109,6 +109,6 @@ FORMAT = Format(
     masks="visible; amodal where given",
     order="none: derived from the masks",
     keys=(),
-    state=_state,
+    parse=_parse,
     names=lambda record: [record["category"]],
 )

@@ -16,17 +16,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from amodal.data.formats.canonical import read_canonical
+from amodal.data.datasets import read_dataset
 from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
-from amodal.errors import InputError
+from amodal.errors import MAX_QUESTION_LENGTH, InputError
+from amodal.io.files import appearing
 from amodal.ops.rle import rle_area
 
-MAX_QUESTION_LENGTH = 1000
 """Characters; a longer question is more likely a file put in the wrong place."""
 
 PLACEHOLDER = re.compile(r"\{seg:(\d+)\}")
@@ -113,7 +113,7 @@ def read_reason_seg(
     path = Path(questions)
     records = _read_list(path)
     if not isinstance(annotations, AnnotatedDataset):
-        annotations = read_canonical(Path(annotations), None if images is None else Path(images))
+        annotations = read_dataset("canonical", annotations, images)
     by_image = {image.id: image for image in annotations.images}
     owner = {thing.id: image.id for image in by_image.values() for thing in image.objects}
     conversations, seen = list[Conversation](), set[str]()
@@ -130,6 +130,33 @@ def read_reason_seg(
     if not conversations:
         raise InputError(f"questions {path}: expected at least one question, got an empty list")
     return ReasonDataset(tuple(conversations), annotations.categories)
+
+
+def write_questions(path: Path, records: Iterable[dict[str, Any]]) -> Path:
+    """Write a question file (see `readers.reason_seg`), one record a line, under a temporary name first.
+
+    Args:
+        path: file to write; its folder is created.
+        records: conversations.
+
+    Returns:
+        `path`.
+
+    Raises:
+        InputError: a path that cannot be written, or no record.
+    """
+    if path.is_dir():
+        raise InputError(f"out: expected a file for the questions, got the folder {str(path)!r}")
+    with appearing(path) as temporary:
+        separator = "[\n"
+        with temporary.open("w", encoding="utf-8") as file:
+            for record in records:
+                file.write(separator + json.dumps(record, ensure_ascii=False))
+                separator = ",\n"
+            file.write("\n]\n")
+        if separator == "[\n":
+            raise InputError("questions: expected at least one to write, got none")
+    return path
 
 
 def check_question(question: Any) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from amodal.data.index import Fault
+from amodal.data.index import DatasetFault
 
 WARNINGS = {
     "area_mismatch": "the stated area is not the mask's",
@@ -76,7 +76,7 @@ class ValidationReport:
     annotations: str
     num_images: int = 0
     num_objects: int = 0
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[DatasetFault] = field(default_factory=list)
 
     @property
     def num_errors(self) -> int:
@@ -107,7 +107,7 @@ class ValidationReport:
         }
 
 
-def _to_json(fault: Fault) -> dict[str, Any]:
+def _to_json(fault: DatasetFault) -> dict[str, Any]:
     record = {
         "kind": fault.kind,
         "severity": severity(fault.kind),

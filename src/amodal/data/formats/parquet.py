@@ -12,10 +12,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from amodal.data.formats.base import ObjectInImage
 from amodal.data.samples import AnnotatedDataset, ImageSample
-from amodal.data.writers.target import Placed, xywh
 from amodal.errors import InputError
 from amodal.io.images import image_size
+from amodal.ops.boxes import xyxy_to_xywh
 
 BATCH_BYTES = 16 << 20
 """Of images in a row group: what a streaming reader holds at a time."""
@@ -42,7 +43,11 @@ width, height. `occluders` are ids of objects in front; null where that is unkno
 
 
 def write_parquet(
-    steps: Iterable[tuple[ImageSample, list[Placed]]], dataset: AnnotatedDataset, out: Path, split: str, limit: int
+    steps: Iterable[tuple[ImageSample, list[ObjectInImage]]],
+    dataset: AnnotatedDataset,
+    out: Path,
+    split: str,
+    limit: int,
 ) -> list[Path]:
     """Write `data/SPLIT-NNNNN-of-NNNNN.parquet`, `dataset.json` and `README.md`.
 
@@ -96,7 +101,7 @@ def features() -> Any:
     except ImportError as error:
         raise InputError("to: expected `pip install amodal[parquet]` for parquet, got no `datasets`") from error
     mask = {"size": [Value("int32")], "counts": Value("string")}
-    thing = {
+    obj = {
         "id": Value("int64"),
         "category_id": Value("int64"),
         "category": Value("string"),
@@ -120,7 +125,7 @@ def features() -> Any:
             "file_name": Value("string"),
             "height": Value("int32"),
             "width": Value("int32"),
-            "objects": [thing],
+            "objects": [obj],
             "attributes": Value("string"),
         }
     )
@@ -169,7 +174,7 @@ class _Shards:
         self.writer, self.written = None, 0
 
 
-def _row(image: ImageSample, objects: list[Placed]) -> dict[str, Any]:
+def _row(image: ImageSample, objects: list[ObjectInImage]) -> dict[str, Any]:
     return {
         "image": {"bytes": _image_bytes(image), "path": Path(image.file_name).name},
         "image_id": image.id,
@@ -181,24 +186,24 @@ def _row(image: ImageSample, objects: list[Placed]) -> dict[str, Any]:
     }
 
 
-def _object(placed: Placed) -> dict[str, Any]:
-    thing = placed.thing
+def _object(placed: ObjectInImage) -> dict[str, Any]:
+    obj = placed.obj
     return {
-        "id": thing.id,
-        "category_id": thing.category_id,
+        "id": obj.id,
+        "category_id": obj.category_id,
         "category": placed.category,
-        "visible_mask": thing.visible_rle,
-        "amodal_mask": thing.amodal_rle,
-        "visible_bbox": xywh(thing.visible_box_xyxy),
-        "amodal_bbox": None if thing.amodal_box_xyxy is None else xywh(thing.amodal_box_xyxy),
+        "visible_mask": obj.visible_rle,
+        "amodal_mask": obj.amodal_rle,
+        "visible_bbox": xyxy_to_xywh(obj.visible_box_xyxy),
+        "amodal_bbox": None if obj.amodal_box_xyxy is None else xyxy_to_xywh(obj.amodal_box_xyxy),
         "occlude_rate": placed.rate,
-        "occluders": list(thing.occluders) if thing.occluders_known else None,
-        "iscrowd": thing.iscrowd,
-        "is_stuff": thing.is_stuff,
-        "annotator": thing.annotator,
-        "order": thing.order,
-        "order_group": thing.order_group,
-        "attributes": json.dumps(thing.attributes),
+        "occluders": list(obj.occluders) if obj.occluders_known else None,
+        "iscrowd": obj.iscrowd,
+        "is_stuff": obj.is_stuff,
+        "annotator": obj.annotator,
+        "order": obj.order,
+        "order_group": obj.order_group,
+        "attributes": json.dumps(obj.attributes),
     }
 
 

@@ -1,0 +1,148 @@
+"""All dataset formats by name: reading a dataset and guessing its format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+from amodal.data.formats import cocoa, masks
+from amodal.data.formats.base import Format, Record
+from amodal.data.formats.canonical import FORMAT as CANONICAL
+from amodal.data.formats.coco import FORMAT as COCO
+from amodal.data.formats.cocoa_cls import COCOA_CLS, D2SA
+from amodal.data.formats.kins import KINS2019, KINS2020
+from amodal.data.index import DatasetFault, FaultHandler, Index, build_index
+from amodal.data.samples import AnnotatedDataset
+from amodal.errors import InputError
+from amodal.io.json_stream import scan
+
+FORMATS: dict[str, Format] = {
+    format_.name: format_
+    for format_ in (KINS2019, KINS2020, cocoa.FORMAT, COCOA_CLS, D2SA, COCO, CANONICAL, masks.FORMAT)
+}
+
+_INDEXERS: dict[str, Callable[[Path, Path, Format, FaultHandler], Index]] = {
+    "cocoa": cocoa.read_index,
+    "masks": masks.read_index,
+}
+
+TOLERATED_FAULTS = frozenset({"duplicate_annotation_id", "duplicate_category_id", "unknown_image"})
+"""Kinds of faults with which a file can still be read."""
+
+WRONG_FORMAT_FAULTS = frozenset({"missing_key", "mixed_formats"})
+"""Kinds of faults that every record has if the file is of another format than the one named."""
+
+NUM_GUESS_RECORDS = 50
+"""Annotations that are read to guess a format; keys such as `invisible_mask` are missing for unoccluded objects."""
+
+
+def read_dataset(format_name: str, annotations: str | Path, images: str | Path | None = None) -> AnnotatedDataset:
+    """Read a dataset of any supported format.
+
+    The file is scanned once; objects are read on access, so that memory does not grow with the dataset beyond an
+    index, and an invalid mask is reported when the objects of its image are read.
+
+    Args:
+        format_name: one of `FORMATS`.
+        annotations: file, or folder for `masks` and for single COCOA records.
+        images: folder of the images; if None, `images/` beside the annotations, or the annotations' own folder if
+            there is no such folder.
+
+    Raises:
+        InputError: the format is unknown, or the files are not of that format.
+    """
+    path = Path(annotations)
+
+    def refuse(fault: DatasetFault) -> None:
+        if fault.kind not in TOLERATED_FAULTS:
+            raise InputError(f"annotations {path}: {fault.message}{_hint(fault, path, format_name)}")
+
+    return open_index(format_name, path, images, refuse).dataset()
+
+
+def open_index(format_name: str, annotations: str | Path, images: str | Path | None, report: FaultHandler) -> Index:
+    """Build the index of a dataset and pass its faults to `report`.
+
+    Args:
+        format_name: one of `FORMATS`.
+        annotations: as for `read_dataset`.
+        images: as for `read_dataset`.
+        report: called with each fault; records with a fault are left out unless it raises.
+
+    Raises:
+        InputError: the format is unknown, the file or folder does not exist, or its content is of another kind,
+            such as another format.
+    """
+    if format_name not in FORMATS:
+        raise InputError(f"format: expected one of {', '.join(FORMATS)}, got {format_name!r}")
+    path = Path(annotations)
+    if not path.exists():
+        raise InputError(f"annotations: expected a file, got {str(path)!r}, which does not exist")
+    folder = _image_folder(path, None if images is None else Path(images))
+    wrong_format: list[DatasetFault] = []
+
+    def collect(fault: DatasetFault) -> None:
+        if fault.kind in WRONG_FORMAT_FAULTS and not wrong_format:
+            wrong_format.append(fault)
+        report(fault)
+
+    index = _INDEXERS.get(format_name, build_index)(path, folder, FORMATS[format_name], collect)
+    if wrong_format and not sum(index.num_objects):
+        hint = _hint(wrong_format[0], path, format_name)
+        if hint:
+            raise InputError(f"annotations {path}: {wrong_format[0].message}{hint}")
+    return index
+
+
+def guess_format(annotations: str | Path) -> str | None:
+    """Guess the format of a file or folder from the keys of its first annotations; None if it fits no format.
+
+    Raises:
+        InputError: the file does not exist, or is broken JSON.
+    """
+    path = Path(annotations)
+    if path.is_dir():
+        if any(path.glob("*.json")):
+            first = guess_format(sorted(path.glob("*.json"))[0])
+            return first if first == "cocoa" else None
+        return "masks" if any(path.glob("*/*.png")) else None
+    entries = (e for e in scan(path) if e.section in ("annotations", "regions"))
+    records = list(islice((e.record for e in entries if e.kind == "item"), NUM_GUESS_RECORDS))
+    return _guess([record for record in records if isinstance(record, dict)])
+
+
+def _guess(records: list[Record]) -> str | None:
+    keys = frozenset[str]().union(*records)
+    if not keys:
+        return None
+    if "isStuff" in keys and "segmentation" in keys:  # regions of a single COCOA record
+        return "cocoa"
+    if COCOA_CLS.marks & keys and any(isinstance(record.get("iscrowd"), bool) for record in records):
+        return "d2sa"
+    scores = {name: len(format_.marks & keys) for name, format_ in FORMATS.items() if not format_.foreign & keys}
+    best = max(scores, key=lambda name: scores[name], default=None)
+    if best is not None and scores[best]:
+        return best
+    if "visible_mask" in keys:
+        return "cocoa_cls"
+    return "coco" if "segmentation" in keys else None
+
+
+def _hint(fault: DatasetFault, path: Path, format_name: str) -> str:
+    if fault.kind not in WRONG_FORMAT_FAULTS:
+        return ""
+    other = guess_format(path)
+    return "" if other in (None, format_name) else f" (the file looks like {other})"
+
+
+def _image_folder(annotations: Path, images: Path | None) -> Path:
+    if images is None:
+        beside = annotations.parent / "images"
+        if beside.is_dir():
+            return beside
+        return annotations if annotations.is_dir() else annotations.parent
+    if not images.is_dir():
+        state = "is a file" if images.exists() else "does not exist"
+        raise InputError(f"images: expected a folder, got {str(images)!r}, which {state}")
+    return images

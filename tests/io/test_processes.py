@@ -1,0 +1,75 @@
+"""The command line keeps freed memory, unless its user said otherwise; the library does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from amodal.io import processes as allocator
+
+# Page faults of a call on eight objects once buffers have found their places, and what children see.
+PROGRAM = """
+import json, os, resource, statistics, sys
+import numpy as np
+import amodal
+from amodal.io.processes import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+segmenter = amodal.AmodalSegmenter.from_pretrained("plug-tiny")
+picture, boxes = np.zeros((256, 256, 3), np.uint8), [[10 + i, 20, 90 + i, 120] for i in range(8)]
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    segmenter(picture, boxes)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+found = statistics.median([faults() for _ in range(9)][4:])
+print(json.dumps([found, {n: v for n, v in os.environ.items() if n.startswith("MALLOC")}]))
+"""
+
+
+def run(argument: str) -> tuple[float, dict[str, str]]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC")}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, argument], env=clean, check=True, capture_output=True, text=True
+    )
+    faults, seen = json.loads(done.stdout)
+    return faults, seen
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux" or not os.confstr("CS_GNU_LIBC_VERSION"), reason="glibc's own setting")
+def test_freed_buffers_are_used_again() -> None:
+    kept, variables = run("keep")
+    assert set(variables) == set(allocator.SETTINGS)
+    given_back, variables = run("leave")
+    assert kept < given_back / 4 and not variables, "importing the library must change nothing"
+
+
+class FakeLibrary:
+    """A C library that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: dict[int, int] = {}
+
+    def mallopt(self, parameter: int, value: int) -> int:
+        self.told[parameter] = value
+        return 1
+
+
+def test_what_the_user_set_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = FakeLibrary()
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(os, "environ", {"MALLOC_TRIM_THRESHOLD_": "8192"})
+    allocator.keep_freed_memory()
+    assert library.told == {-3: 2**25}
+    assert os.environ == {"MALLOC_TRIM_THRESHOLD_": "8192", "MALLOC_MMAP_THRESHOLD_": str(2**25)}
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())
+    monkeypatch.setattr(os, "environ", {})
+    allocator.keep_freed_memory()
+    assert not os.environ
