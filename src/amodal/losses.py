@@ -9,6 +9,16 @@ from torch import Tensor
 from amodal.nn.uncertainty import sample_points, uncertainty_map
 
 
+def mask_ious(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of bool masks (..., H, W), (...) float; 1 where both are empty, as in `ops.masks`."""
+    union = (a | b).sum((-2, -1))
+    return torch.where(union > 0, (a & b).sum((-2, -1)) / union.clamp_min(1), 1.0)
+
+
+IGNORE_INDEX = -100
+"""Label of a token that the text loss leaves out; torch's and transformers' default."""
+
+
 def object_mean(values: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean over objects, those that are not `valid` left out; 0 if none is.
 

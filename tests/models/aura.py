@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from amodal.losses import IGNORE_INDEX
 from amodal.models.aura import AuraConfig, AuraModel
-from amodal.models.aura.base import LoadedMllm
-from amodal.models.aura.tiny import TinyMllmSizes, new_tiny_mllm
+from amodal.models.aura.mllm import LoadedMllm
+from amodal.models.aura.tiny_mllm import TinyMllmSizes, new_tiny_mllm
 from amodal.models.bases.sam import new_sam
 from tests.models.conftest import small_sam_config
 
@@ -100,10 +101,10 @@ def training_batch(model: AuraModel, answers: tuple[str, ...] = (ANSWER, "There 
     for index, answer in enumerate(answers):
         row = processor.first_turn(picture(index), "What could I drink from?")
         length, said = row["input_ids"].shape[1], torch.tensor([processor.answer_tokens(answer)])
-        row["labels"] = torch.cat([torch.full((1, length), -100), said], dim=1)
+        row["labels"] = torch.cat([torch.full((1, length), IGNORE_INDEX), said], dim=1)
         row["input_ids"] = torch.cat([row["input_ids"], said], dim=1)
         row["attention_mask"] = torch.ones_like(row["input_ids"])
         rows.append(row)
     batch = pad_rows(rows, processor.pad_token_id, front=False)
-    batch["sam_pixel_values"] = torch.cat([processor.sam_pixels(picture(i)) for i in range(len(answers))])
+    batch["pixel_values_sam"] = torch.cat([processor.pixels_sam(picture(i)) for i in range(len(answers))])
     return batch

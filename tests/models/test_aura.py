@@ -11,13 +11,11 @@ from transformers import AutoModelForImageTextToText
 
 from amodal.errors import InputError
 from amodal.models.aura import AuraConfig, AuraModel, AuraProcessor
-from amodal.models.aura.adapters import merge_adapters
-from amodal.models.aura.base import parameter_counts
-from amodal.models.aura.checkpoint import increment_state
 from amodal.models.aura.generation import Dialogue
-from amodal.models.aura.pointing import BoxReader
-from amodal.models.aura.states import seg_states
-from amodal.models.increments import INCREMENT
+from amodal.models.aura.heads import BoxReader, seg_states
+from amodal.models.aura.mllm import merge_adapters
+from amodal.models.aura.modeling import parameter_counts
+from amodal.models.increments import INCREMENT, increment_state
 from tests.models.aura import (
     ANSWER,
     moved,
@@ -88,11 +86,11 @@ def test_training_reads_the_states_that_generation_reads(tmp_path: Path, boxes: 
     dialogue.begin(dict(processor([picture()], [QUESTION]).mllm))
     made = dialogue.answer(40, given=[ANSWER])
     with torch.no_grad():
-        features = model.encode_image(batch["sam_pixel_values"])
+        features = model.encode_image(batch["pixel_values_sam"])
         read = None if made.image_tokens is None else model.point(made.states, made.image_tokens, made.rows)[0]
         masks = model.decode(made.states, features, made.rows, read)
     assert (read is None) == (boxes == 0)
-    torch.testing.assert_close(read, output.boxes, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(read, output.boxes_xyxy_sam, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(masks.amodal_logits, output.masks.amodal_logits, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(masks.rates, output.masks.rates, atol=1e-5, rtol=1e-5)
 
@@ -128,7 +126,7 @@ def test_chosen_masks_are_those_of_all_and_all_point(tmp_path: Path) -> None:
         everything = model(**batch)
         some = model(**batch, chosen=torch.tensor([True, False, True]))
     torch.testing.assert_close(some.masks.visible_logits, everything.masks.visible_logits[[0, 2]], atol=1e-5, rtol=1e-5)
-    assert torch.equal(some.pointing, everything.pointing) and len(some.pointing) == 3
+    assert torch.equal(some.pointing_logits, everything.pointing_logits) and len(some.pointing_logits) == 3
 
 
 def test_boxes_are_embedded_as_sam_does(tmp_path: Path) -> None:
@@ -160,16 +158,16 @@ def test_a_hinted_box_takes_the_place_of_the_read_one(tmp_path: Path) -> None:
         out = model(**batch)
         free = out.masks
         hints = torch.full((3, 4), torch.nan)
-        torch.testing.assert_close(model(**batch, box_hints=hints).masks.amodal_logits, free.amodal_logits)
-        same = model(**batch, box_hints=out.boxes).masks
+        torch.testing.assert_close(model(**batch, box_hints_xyxy_sam=hints).masks.amodal_logits, free.amodal_logits)
+        same = model(**batch, box_hints_xyxy_sam=out.boxes_xyxy_sam).masks
         hints[1] = torch.tensor([0.2, 0.2, 0.4, 0.4])
-        hinted = model(**batch, box_hints=hints)
+        hinted = model(**batch, box_hints_xyxy_sam=hints)
         other = hinted.masks
     torch.testing.assert_close(same.amodal_logits, free.amodal_logits)
     changed = (other.visible_logits - free.visible_logits).abs().amax((1, 2)) > 1e-4
     assert changed.tolist() == [False, True, False]
-    assert torch.equal(hinted.boxes, out.boxes)
-    assert out.boxes.shape == (3, 4) and (out.boxes[:, :2] <= out.boxes[:, 2:]).all()
+    assert torch.equal(hinted.boxes_xyxy_sam, out.boxes_xyxy_sam)
+    assert out.boxes_xyxy_sam.shape == (3, 4) and (out.boxes_xyxy_sam[:, :2] <= out.boxes_xyxy_sam[:, 2:]).all()
 
 
 def test_a_box_is_read_where_the_state_points() -> None:
@@ -332,11 +330,11 @@ def test_damaged_models_are_refused(tmp_path: Path) -> None:
     (folder / INCREMENT).write_bytes(b"not tensors")
     with pytest.raises(InputError, match="expected a safetensors file"):
         AuraModel.from_pretrained(folder)
-    (folder / INCREMENT).unlink()
-    with pytest.raises(InputError, match="got neither"):
-        AuraModel.from_pretrained(folder)
     (folder / "aura_processor.json").unlink()
     with pytest.raises(InputError, match="expected an AURA processor"):
+        AuraModel.from_pretrained(folder)
+    (folder / INCREMENT).unlink()
+    with pytest.raises(InputError, match="got neither"):
         AuraModel.from_pretrained(folder)
     (folder / "config.json").write_text('{"model_type": "plug"}')
     with pytest.raises(InputError, match="expected model_type 'aura', got 'plug'"):
@@ -380,7 +378,7 @@ def test_masks_go_to_the_backbones_frame_and_back(tmp_path: Path) -> None:
 
     mask = np.zeros((40, 80), bool)
     mask[10:30, 20:60] = True
-    framed = processor.sam_mask(mask)
+    framed = processor.mask_sam(mask)
     assert framed.shape == (64, 64)
     assert not framed[32:].any()  # padding below
     back = processor.image_probs(framed.astype(np.float32), (40, 80)) > 0.5

@@ -11,9 +11,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from amodal.inference.assistant import AmodalAssistant
 from amodal.models.aura import AuraModel
-from amodal.models.aura.base import LoadedMllm
-from amodal.models.aura.states import seg_states
-from amodal.models.aura.tiny import tiny_processor
+from amodal.models.aura.heads import seg_states
+from amodal.models.aura.mllm import LoadedMllm
+from amodal.models.aura.tiny_mllm import tiny_processor
 from tests.models.aura import ANSWER, SIZES, TEXTS, moved, picture, scatter, small_config
 from tests.models.conftest import small_sam_config
 
@@ -51,7 +51,7 @@ def assistant(monkeypatch: pytest.MonkeyPatch) -> AmodalAssistant:
     )
     mllm: Any = AutoModelForImageTextToText.from_config(config)
     scatter(mllm, 0.1)
-    base = LoadedMllm(mllm.eval(), processor, None, None, None)
+    base = LoadedMllm(mllm.eval(), processor)
     return AmodalAssistant(moved(AuraModel.from_base(base, small_sam_config(), small_config())))
 
 

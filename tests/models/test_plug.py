@@ -10,10 +10,9 @@ import torch
 from transformers import SamModel
 
 from amodal.errors import InputError
-from amodal.models.increments import INCREMENT
+from amodal.models.increments import INCREMENT, increment_state
 from amodal.models.plug import PlugConfig, PlugModel
-from amodal.models.plug.base import parameter_counts
-from amodal.models.plug.checkpoint import increment_state
+from amodal.models.plug.modeling import parameter_counts
 from tests.models.conftest import small_sam_config
 
 BOXES = torch.tensor([[[8.0, 8.0, 40.0, 48.0], [20.0, 4.0, 60.0, 30.0]]])

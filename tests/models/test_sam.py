@@ -100,7 +100,7 @@ def test_plug_on_a_meta_checkpoint_predicts_metas_mask(meta_sam: Any, tmp_path: 
         expected = torch.nn.functional.interpolate(logits, size=(64, 64), mode="bilinear")
         got = model(pixels, box[None]).pred_masks
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
-    assert load_sam(path).fingerprint == model.config.base["fingerprint"]
+    assert load_sam(path).origin.fingerprint == model.config.base["fingerprint"]
 
 
 def test_broken_meta_checkpoints_are_refused(meta_sam: Any, tmp_path: Path) -> None:

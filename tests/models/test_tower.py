@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from amodal.models.aura import AuraModel, ResNetTower
-from amodal.models.aura.tiny import new_tiny_mllm
+from amodal.models.aura.tiny_mllm import new_tiny_mllm
 from tests.models.aura import STAGES, TEXTS, moved, picture, small_config, training_batch, write_sam
 
 

@@ -8,8 +8,7 @@ from transformers import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionLayer
 
 from amodal.nn import kernels
-from amodal.nn.attention import FoldedLayer, padding_logit
-from amodal.nn.windows import join_groups, window_groups
+from amodal.nn.attention import FoldedLayer, join_groups, padding_logit, window_groups
 
 GRIDS = [(8, 8), (7, 7), (5, 9), (3, 2), (8, 6), (4, 7)]
 

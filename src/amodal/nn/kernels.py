@@ -9,6 +9,7 @@ Axes: B batch, n heads, T queries, K keys, D width of q and k, E width of v.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -27,6 +28,19 @@ BLOCK_BYTES_PER_THREAD = 2 * 2**20
 HEAD_BYTES_PER_THREAD = 8 * 2**20
 # Up to this many keys softmax runs across the rows of logits: along them torch's vectors would stay half empty.
 FEW_KEYS = 32
+
+_forced_kernel: Kernel | None = None
+
+
+@contextmanager
+def forced_kernel(kernel: Kernel) -> Iterator[None]:
+    """Within the context every attention uses this kernel, whatever the device and the sizes."""
+    global _forced_kernel
+    previous, _forced_kernel = _forced_kernel, kernel
+    try:
+        yield
+    finally:
+        _forced_kernel = previous
 
 
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -50,6 +64,8 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def choose_kernel(q: Tensor, k: Tensor) -> Kernel:
     """The rule: two plain products on a processor, unless its matrix units serve torch's fused attention."""
+    if _forced_kernel is not None:
+        return _forced_kernel
     if q.device.type != "cpu":
         return "fused"
     if _few(q, k):

@@ -1,8 +1,9 @@
 """AURA: image and question to an answer with visible and amodal masks."""
 
 from amodal.models.aura.configuration import AuraConfig
-from amodal.models.aura.modeling import AuraModel, AuraOutput, MaskOutput
+from amodal.models.aura.heads import AuraOutput, MaskOutput
+from amodal.models.aura.modeling import AuraModel
 from amodal.models.aura.processing import AuraProcessor
-from amodal.models.aura.tower import ResNetTower, ResNetTowerConfig
+from amodal.models.aura.tiny_mllm import ResNetTower, ResNetTowerConfig
 
 __all__ = ["AuraConfig", "AuraModel", "AuraOutput", "AuraProcessor", "MaskOutput", "ResNetTower", "ResNetTowerConfig"]

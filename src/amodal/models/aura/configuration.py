@@ -6,7 +6,8 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig, SamConfig
 
-from amodal.models.settings import check_settings, sam_at_size
+from amodal.errors import check_settings
+from amodal.models.bases.sam import sam_at_size
 
 _WEIGHTS = (
     "text_weight", "bce_weight", "dice_weight", "rate_weight", "map_weight", "iou_weight", "naming_weight",

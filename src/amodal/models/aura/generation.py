@@ -19,9 +19,9 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessor, Logits
 from transformers.generation.streamers import BaseStreamer
 
 from amodal.errors import InputError
+from amodal.models.aura.heads import seg_states
 from amodal.models.aura.processing import AuraProcessor, pad_rows
 from amodal.models.aura.prompts import TextPart, answer_parts
-from amodal.models.aura.states import seg_states
 
 if TYPE_CHECKING:
     from amodal.models.aura.modeling import AuraModel

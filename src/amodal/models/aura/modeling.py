@@ -1,158 +1,62 @@
-"""AURA: a question about a picture, answered in words with a visible and an amodal mask an object.
+"""AURA: a question about an image, answered in words with a visible and an amodal mask per object.
 
 Reads as the paper's section 3.2: multi-modal LLM and vision backbone, prompt encoder from a
 `[SEG]` state to e_r, visible mask decoder on e_r, Occlusion Condition Encoder to e_oa and rate,
 amodal mask decoder on e_oa, Spatial Occlusion Encoder on both masks.
 
+Two square frames meet here. `_sam` marks the vision backbone's input, whose side is `S_sam` pixels:
+the image at the top left, padding below and to the right. `_mllm` marks the LLM's input, whose side
+is `S_mllm` pixels: the image in the middle of a square.
+
 Axes: B conversations (one image each), T tokens, K last positions whose logits are kept, N
-`[SEG]`s of the whole batch, D width of the LLM, C channels, S side of the backbone's input, h w
-feature cells.
+`[SEG]`s of the whole batch, D width of the LLM, n image tokens of the LLM, C channels, h w feature
+cells.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, SamConfig, SamModel
 from transformers.models.sam.modeling_sam import SamVisionEncoder
-from transformers.utils import ModelOutput
 
 from amodal.errors import InputError
-from amodal.models.aura.adapters import add_adapters, is_adapter
-from amodal.models.aura.base import build_mllm
+from amodal.losses import IGNORE_INDEX
 from amodal.models.aura.configuration import AuraConfig
-from amodal.models.aura.pointing import BoxReader
-from amodal.models.aura.states import seg_states
-from amodal.models.bases.sam import SingleMaskDecoder
-from amodal.models.plug.modeling import Float32PositionalEmbedding
+from amodal.models.aura.heads import AuraOutput, MaskOutput, NamingHead, SegPromptEncoder, seg_states
+from amodal.models.aura.mllm import (
+    LoadedMllm,
+    add_adapters,
+    add_seg_token,
+    build_mllm,
+    is_adapter,
+    is_replaced_row,
+    load_mllm,
+    load_recorded_mllm,
+    merged_state,
+    plain_settings,
+)
+from amodal.models.aura.processing import AuraProcessor
+from amodal.models.aura.prompts import seg_token_id
+from amodal.models.bases.sam import (
+    LoadedSam,
+    SingleMaskDecoder,
+    load_decoders,
+    load_encoder,
+    load_sam,
+    sam_sizes,
+)
+from amodal.models.increments import Origin, SavedModel, count_parameters, increment_state, save_model, upload
 from amodal.nn.attention import use_folded_attention
 from amodal.nn.occlusion_encoders import OcclusionConditionEncoder, SpatialOcclusionEncoder
 
-if TYPE_CHECKING:
-    from transformers import SamConfig
-
-    from amodal.models.aura.base import LoadedMllm
-    from amodal.models.aura.processing import AuraProcessor
-
 _TOWERS = ("model.vision_tower.", "model.visual.")  # of LLaVA's and Qwen's classes
-IGNORED = -100
-"""Label of a token that the text loss leaves out."""
-
-
-@dataclass
-class MaskOutput(ModelOutput):
-    """What is decoded from `[SEG]` states.
-
-    Attributes:
-        visible_logits: (N, S, S) in the backbone's frame; amodal_logits likewise.
-        rates: (N,) predicted occlusion rates in [0, 1]; None without condition encoder.
-        map_logits: (N, 3, S, S) background, visible, hidden; None without spatial encoder.
-        iou_scores: (N,) predicted quality of the amodal mask, about [0, 1].
-    """
-
-    visible_logits: Tensor | None = None
-    amodal_logits: Tensor | None = None
-    rates: Tensor | None = None
-    map_logits: Tensor | None = None
-    iou_scores: Tensor | None = None
-
-
-@dataclass
-class AuraOutput(ModelOutput):
-    """What `AuraModel` predicts.
-
-    Attributes:
-        logits: (B, K, vocabulary) next-token logits, from the first labelled token on.
-        targets: (B, K) the token each of them predicts, -100 where it does not count.
-        masks: of the `[SEG]`s among the targets, row by row; of the chosen ones only.
-        boxes: (N, 4) visible boxes xyxy in [0, 1] of the backbone's frame, of all of them; None without
-            `box_weight`.
-        pointing: (N, n) logits of the image tokens they were read at; None likewise.
-        naming_logits: (B, image tokens, classes) what stands under each image token; None without
-            naming head.
-        naming_boxes: (B, image tokens, 4) its visible box, xyxy in [0, 1] of the LLM's square picture.
-        meaning_logits: (N, classes) what each `[SEG]` means, of all of them; None likewise.
-    """
-
-    logits: Tensor | None = None
-    targets: Tensor | None = None
-    masks: MaskOutput | None = None
-    boxes: Tensor | None = None
-    pointing: Tensor | None = None
-    naming_logits: Tensor | None = None
-    naming_boxes: Tensor | None = None
-    meaning_logits: Tensor | None = None
-
-
-class SegPromptEncoder(nn.Module):
-    """`[SEG]` state to the refined embedding e_r, and what SAM's prompt encoder adds for the decoders.
-
-    Two layers bring the state to the decoders' width, as in LISA; the paper names SAM's prompt
-    encoder here, whose dense embedding ("no mask given") and Fourier features are kept.
-
-    Args:
-        width: D of the LLM.
-        sam: configuration of the backbone.
-        with_boxes: read a box too (`BoxReader`), and embed its corners as SAM does. Differs from the
-            paper: a small model learns where an object is long before what a box is good for, which
-            the backbone's decoder knows already.
-    """
-
-    def __init__(self, width: int, sam: SamConfig, with_boxes: bool = False) -> None:
-        super().__init__()
-        channels = sam.prompt_encoder_config.hidden_size
-        self.cells: int = sam.prompt_encoder_config.image_embedding_size
-        self.half_pixel: float = 0.5 / sam.prompt_encoder_config.image_size
-        self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, channels))
-        self.no_mask_embed = nn.Embedding(1, channels)
-        self.positions = Float32PositionalEmbedding(sam.vision_config)
-        self.box_reader = BoxReader(width) if with_boxes else None
-        if with_boxes:
-            self.corner_embed = nn.Embedding(2, channels)
-
-    def forward(self, states: Tensor) -> Tensor:
-        """(N, D) states to (N, C) refined embeddings e_r."""
-        return self.projection(states)
-
-    def corners(self, boxes: Tensor) -> Tensor:
-        """(N, 4) boxes to SAM's embeddings (N, 2, C) of their corners; no gradient reaches the boxes."""
-        return self.positions(boxes.detach().unflatten(-1, (2, 2)) + self.half_pixel) + self.corner_embed.weight
-
-    def dense(self) -> Tensor:
-        """(1, C, h, w) dense embedding of a prompt without mask."""
-        return self.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(-1, -1, self.cells, self.cells)
-
-    def image_positions(self) -> Tensor:
-        """(1, C, h, w) Fourier features of the cell centres, float32."""
-        place = self.positions.positional_embedding.device
-        centres = (torch.arange(self.cells, device=place, dtype=torch.float32) + 0.5) / self.cells
-        y, x = torch.meshgrid(centres, centres, indexing="ij")
-        return self.positions(torch.stack([x, y], dim=-1)).permute(2, 0, 1)[None]
-
-
-class NamingHead(nn.Module):
-    """What stands under each image token of the LLM, and where; in training only.
-
-    Args:
-        width: D of the LLM.
-        classes: number of names, background among them.
-    """
-
-    def __init__(self, width: int, classes: int) -> None:
-        super().__init__()
-        self.name = nn.Linear(width, classes)
-        self.box = nn.Linear(width, 4)
-
-    def forward(self, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Image tokens (B, n, D) to logits (B, n, classes) and boxes (B, n, 4)."""
-        return self.name(image_tokens), self.box(image_tokens).float().sigmoid()
 
 
 class AuraModel(PreTrainedModel):
@@ -207,64 +111,68 @@ class AuraModel(PreTrainedModel):
             scored = config.iou_weight > 0 and decoder is self.amodal_decoder
             decoder.iou_prediction_head.requires_grad_(scored)
 
-    def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
-        """Let the LLM compute activations a second time instead of keeping them."""
-        self.mllm.gradient_checkpointing_enable(**kwargs)
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """Let the LLM compute activations a second time in the backward pass instead of keeping them in memory.
+
+        Args:
+            gradient_checkpointing_kwargs: keywords of `torch.utils.checkpoint.checkpoint`.
+        """
+        self.mllm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs)
 
     def decoders(self) -> list[SingleMaskDecoder]:
         """Visible and amodal mask decoder."""
         return [self.visible_decoder, self.amodal_decoder]
 
-    def encode_image(self, sam_pixel_values: Tensor) -> Tensor:
-        """Image features F_I.
+    def encode_image(self, pixel_values_sam: Tensor) -> Tensor:
+        """Compute image features F_I.
 
         Args:
-            sam_pixel_values: (B, 3, S, S) normalised by the processor.
+            pixel_values_sam: (B, 3, S_sam, S_sam) normalised by the processor.
 
         Returns:
             (B, C, h, w).
         """
         weights = self.vision_encoder.patch_embed.projection.weight
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.train_vision):
-            features: Tensor = self.vision_encoder(sam_pixel_values.to(weights.dtype)).last_hidden_state
+            features: Tensor = self.vision_encoder(pixel_values_sam.to(weights.dtype)).last_hidden_state
         return features
 
     def image_tokens(self, pixel_values: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) of the LLM's processor to the tokens (B, n, D) that the LLM reads.
+        """Images (B, 3, S_mllm, S_mllm) of the LLM's processor to the tokens (B, n, D) that the LLM reads.
 
         Raises:
-            InputError: an LLM that gives its pictures different numbers of tokens.
+            InputError: the LLM makes different numbers of tokens of different images.
         """
-        read = self.mllm.get_image_features(pixel_values=pixel_values, return_dict=True)
-        return _stacked(read.pooler_output, len(pixel_values))
+        features = self.mllm.get_image_features(pixel_values=pixel_values, return_dict=True)
+        return _stacked(features.pooler_output, len(pixel_values))
 
     def point(self, states: Tensor, image_tokens: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
-        """Where mask tokens point, for a model that reads boxes.
+        """Predict the visible box of each `[SEG]`, in a model with a `BoxReader`.
 
         Args:
             states: (N, D) of the `[SEG]`s.
-            image_tokens: (B, n, D) as of `image_tokens`.
-            image_index: (N,) which of the images each belongs to.
+            image_tokens: (B, n, D) of `image_tokens`.
+            image_index: (N,) index of each `[SEG]`'s image.
 
         Returns:
-            (N, 4) visible boxes xyxy in [0, 1] and (N, n) logits of the image tokens.
+            (N, 4) boxes xyxy in [0, 1] of the backbone's frame, and (N, n) logits of the image tokens.
         """
         reader = self.prompt_encoder.box_reader
         assert reader is not None
         dtype = self.prompt_encoder.no_mask_embed.weight.dtype
-        boxes, logits = reader(states.to(dtype), image_tokens.to(dtype)[image_index])
-        return boxes, logits
+        boxes_xyxy_sam, logits = reader(states.to(dtype), image_tokens.to(dtype)[image_index])
+        return boxes_xyxy_sam, logits
 
     def decode(
-        self, states: Tensor, image_embeddings: Tensor, image_index: Tensor, boxes: Tensor | None = None
+        self, states: Tensor, image_embeddings: Tensor, image_index: Tensor, boxes_xyxy_sam: Tensor | None = None
     ) -> MaskOutput:
-        """All masks of a batch, one call of each decoder.
+        """Decode all masks of a batch with one call of each decoder.
 
         Args:
             states: (N, D) of the `[SEG]`s.
-            image_embeddings: (B, C, h, w).
-            image_index: (N,) which of the images each belongs to.
-            boxes: (N, 4) as of `point`, for a model that reads them.
+            image_embeddings: (B, C, h, w) of `encode_image`.
+            image_index: (N,) index of each `[SEG]`'s image.
+            boxes_xyxy_sam: (N, 4) of `point`, for a model that predicts them.
 
         Returns:
             `MaskOutput`; with N = 0, empty tensors.
@@ -274,7 +182,7 @@ class AuraModel(PreTrainedModel):
         aware, rates = (refined, None) if self.condition_encoder is None else self.condition_encoder(refined)
         if not len(states):
             return self._no_masks(states)
-        corners = None if boxes is None else self.prompt_encoder.corners(boxes)
+        corners = None if boxes_xyxy_sam is None else self.prompt_encoder.corners(boxes_xyxy_sam)
         features = image_embeddings.to(dtype)[image_index]  # (N, C, h, w)
         visible, _ = self._decode_with(self.visible_decoder, refined, corners, features)
         amodal, quality = self._decode_with(self.amodal_decoder, aware, corners, features)
@@ -303,12 +211,12 @@ class AuraModel(PreTrainedModel):
         return logits[:, 0], quality[:, 0]
 
     def _upsample(self, logits: Tensor) -> Tensor:
-        size = (self.config.image_size, self.config.image_size)
-        return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        S_sam = self.config.image_size
+        return F.interpolate(logits, size=(S_sam, S_sam), mode="bilinear", align_corners=False)
 
     def _no_masks(self, states: Tensor) -> MaskOutput:
-        S = self.config.image_size
-        empty = states.new_zeros(0, S, S)
+        S_sam = self.config.image_size
+        empty = states.new_zeros(0, S_sam, S_sam)
         return MaskOutput(
             visible_logits=empty,
             amodal_logits=empty,
@@ -320,22 +228,22 @@ class AuraModel(PreTrainedModel):
         self,
         input_ids: Tensor | None = None,
         labels: Tensor | None = None,
-        sam_pixel_values: Tensor | None = None,
+        pixel_values_sam: Tensor | None = None,
         image_embeddings: Tensor | None = None,
         chosen: Tensor | None = None,
-        box_hints: Tensor | None = None,
+        box_hints_xyxy_sam: Tensor | None = None,
         **mllm_inputs: Any,
     ) -> AuraOutput:
-        """Read whole conversations, the answers given (teacher forcing).
+        """Read whole conversations with the true answers in them (teacher forcing).
 
         Args:
             input_ids: (B, T) conversations, padded at the end; None reads no words and names the
                 image tokens only.
-            labels: (B, T) the same tokens where an answer stands, -100 elsewhere.
-            sam_pixel_values: (B, 3, S, S) for the vision backbone, or
-            image_embeddings: (B, C, h, w), its features, where they are known already.
-            chosen: (number of `[SEG]`s) bool, those whose masks are decoded, in reading order; all if None.
-            box_hints: (number of the chosen, 4) boxes that the decoders get in the place of the
+            labels: (B, T) the same tokens where an answer stands, `IGNORE_INDEX` elsewhere.
+            pixel_values_sam: (B, 3, S_sam, S_sam) for the vision backbone; None with `image_embeddings`.
+            image_embeddings: (B, C, h, w) features of the backbone, if they are known already.
+            chosen: (number of `[SEG]`s,) bool, those whose masks are decoded, in reading order; all if None.
+            box_hints_xyxy_sam: (number of the chosen, 4) boxes that the decoders get instead of the
                 predicted ones, NaN where there is none; in training.
             mllm_inputs: what the LLM's processor made of image and text (attention mask, pixels).
 
@@ -346,8 +254,8 @@ class AuraModel(PreTrainedModel):
             return self._named(AuraOutput(), self.image_tokens(mllm_inputs["pixel_values"]))
         assert labels is not None
         if image_embeddings is None:
-            assert sam_pixel_values is not None
-            image_embeddings = self.encode_image(sam_pixel_values)
+            assert pixel_values_sam is not None
+            image_embeddings = self.encode_image(pixel_values_sam)
         start = _first_label(labels)
         with self.recorded_states() as recorded:
             read = self.mllm(
@@ -364,25 +272,27 @@ class AuraModel(PreTrainedModel):
         boxes = None
         if self.prompt_encoder.box_reader is not None:
             assert tokens is not None
-            boxes, output.pointing = self.point(states, tokens, rows)
-            output.boxes = boxes
+            boxes, output.pointing_logits = self.point(states, tokens, rows)
+            output.boxes_xyxy_sam = boxes
         if self.meaning_head is not None and self.training:
             output.meaning_logits = self.meaning_head(states)
         if chosen is not None:
             states, rows, boxes = states[chosen], rows[chosen], None if boxes is None else boxes[chosen]
-        output.masks = self.decode(states, image_embeddings, rows, None if boxes is None else _hinted(boxes, box_hints))
+        if boxes is not None and box_hints_xyxy_sam is not None:
+            boxes = torch.where(box_hints_xyxy_sam.isnan(), boxes, box_hints_xyxy_sam)
+        output.masks = self.decode(states, image_embeddings, rows, boxes)
         return self._named(output, tokens) if names else output
 
     def _named(self, output: AuraOutput, tokens: Tensor | None) -> AuraOutput:
         assert self.naming_head is not None and tokens is not None
-        output.naming_logits, output.naming_boxes = self.naming_head(tokens)
+        output.naming_logits, output.naming_boxes_xyxy_mllm = self.naming_head(tokens)
         return output
 
     @contextmanager
     def recorded_states(self) -> Iterator[list[Tensor]]:
-        """Collects the LLM's last hidden states, as its output layer gets them, one tensor a call.
+        """Collect the LLM's last hidden states as its output layer gets them, one tensor per call.
 
-        Training and generation take their `[SEG]` states from here, so both mean the same.
+        Training and generation both take their `[SEG]` states from here.
         """
         recorded: list[Tensor] = []
         layer = self.mllm.get_output_embeddings()
@@ -392,21 +302,35 @@ class AuraModel(PreTrainedModel):
         finally:
             handle.remove()
 
+    def is_base_tensor(self, name: str) -> bool:
+        """Whether a tensor comes with one of the frozen bases."""
+        if name == "prompt_encoder.positions.positional_embedding" or is_replaced_row(name):
+            return True
+        if name.startswith("vision_encoder."):
+            return not self.config.train_vision
+        return name.startswith("mllm.") and not self.config.train_mllm and not is_adapter(name)
+
     @classmethod
     def from_base(
         cls,
         mllm: LoadedMllm | str | Path,
-        sam: str | Path | SamConfig,
+        sam: str | Path | SamConfig | LoadedSam,
         config: AuraConfig | None = None,
-        **options: Any,
+        *,
+        revision: str | None = None,
+        mllm_revision: str | None = None,
+        mllm_dtype: torch.dtype | None = None,
     ) -> AuraModel:
-        """A new, untrained AURA on its bases.
+        """Make a new, untrained AURA: the LLM with `[SEG]` and adapters, backbone and decoders from the SAM.
 
         Args:
             mllm: hub id or folder of an image-text model of transformers, or one in memory.
-            sam: bundled name, hub id, folder or `.pth` of a SAM, or a `SamConfig` for random weights.
-            config: settings; what only the bases know is filled in.
-            options: `revision` of the SAM, `mllm_revision` of the LLM, `mllm_dtype` of its frozen weights.
+            sam: bundled name, hub id, folder or `.pth` of a SAM, a `SamConfig` for random weights, or a
+                SAM in memory.
+            config: settings; the fields that depend on the bases are filled in.
+            revision: commit of the SAM's hub repository.
+            mllm_revision: commit of the LLM's hub repository.
+            mllm_dtype: of the LLM's frozen weights; their own if None.
 
         Returns:
             The model; its `processor` has the new token.
@@ -414,58 +338,146 @@ class AuraModel(PreTrainedModel):
         Raises:
             InputError: a base cannot be found or read, or the new token is not one token.
         """
-        from amodal.models.aura.base import build_on_bases
+        base = load_sam(sam, revision)
+        llm = mllm if isinstance(mllm, LoadedMllm) else load_mllm(mllm, mllm_revision, mllm_dtype)
+        settings = (config or AuraConfig()).to_dict()
+        number = add_seg_token(llm.model, llm.processor, settings["seg_token"])  # before the LLM's sizes are read
+        settings |= {
+            "seg_token_id": number,
+            "mllm": plain_settings(llm.model.config),
+            "mllm_base": llm.origin.record(),
+            "sam": sam_sizes(base.model.config),
+            "base": base.origin.record(),
+        }
+        model = cls(AuraConfig.from_dict(settings), mllm=llm.model)
+        model.load_sam(base.model)
+        model.processor = AuraProcessor.from_config(model.config, llm.processor)
+        return model.eval()
 
-        return build_on_bases(cls, mllm, sam, config or AuraConfig(), **options)
+    def load_sam(self, sam: SamModel) -> None:
+        """Copy the encoder, the decoders and a part of the prompt encoder from a SAM."""
+        load_encoder(self.vision_encoder, sam)
+        self.prompt_encoder.load_sam(sam)
+        load_decoders(self.decoders(), sam)
 
-    def save_pretrained(self, save_directory: str | Path, *args: Any, merged: bool = False, **kwargs: Any) -> None:
-        """Write the increment (what was trained, and which bases it is for), or the whole.
-
-        The model's `processor` is written along.
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        merged: bool = False,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        max_shard_size: int | str | None = None,
+    ) -> None:
+        """Write the increment: the trained tensors, the processor, and the names of both bases.
 
         Args:
             save_directory: folder to create or fill.
-            merged: write bases and increment together, adapters folded into the LLM.
+            merged: write bases and increment together, with the adapters folded into the LLM.
+            push_to_hub: upload the folder as well.
+            repo_id: hub repository to upload to; named as the folder if None.
+            max_shard_size: passed by transformers' `push_to_hub`; has no effect, weights are one file.
         """
-        from amodal.models.aura.checkpoint import save_model
-
-        save_model(self, Path(save_directory), merged=merged, **kwargs)
+        folder, config, tensors = Path(save_directory), self.config, increment_state(self)
+        if merged:
+            config = AuraConfig.from_dict(config.to_dict() | {"train_mllm": True, "lora_rank": 0})
+            tensors = {k: v for k, v in self.state_dict().items() if not k.startswith("mllm.")}
+            tensors |= {f"mllm.{name}": tensor for name, tensor in merged_state(self.mllm).items()}
+        save_model(folder, tensors, config, self.processor, is_whole=merged)
+        if push_to_hub:
+            upload(folder, repo_id)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> AuraModel:
-        """Load an incremental or merged model.
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        mllm: str | Path | None = None,
+        base: str | Path | None = None,
+        revision: str | None = None,
+        dtype: torch.dtype | None = None,
+        mllm_dtype: torch.dtype | None = None,
+    ) -> AuraModel:
+        """Load an increment or a merged model.
 
         Args:
             pretrained_model_name_or_path: bundled name, folder or hub id.
-            kwargs: `mllm`, another place of the same LLM; `base`, another place of the same SAM
-                (their weights must have the fingerprints the increment was trained on); `revision`;
-                `dtype` of everything, `mllm_dtype` of the frozen LLM.
+            mllm: another place of the same LLM; its weights must have the fingerprint that the
+                increment was trained on.
+            base: another place of the same SAM, likewise.
+            revision: commit of the hub repository.
+            dtype: of all weights; as stored if None.
+            mllm_dtype: of the frozen LLM; `dtype` if None.
 
         Raises:
-            InputError: nothing there, tensors missing or foreign, another base, or no mask token.
+            InputError: there is no such model, tensors are missing or foreign, a base is another one,
+                or the processor lacks the `[SEG]` token.
         """
-        from amodal.models.aura.checkpoint import load_model
+        saved = SavedModel.find(pretrained_model_name_or_path, AuraConfig, revision)
+        config = saved.config
+        processor = AuraProcessor.from_pretrained(saved.folder)
+        number = seg_token_id(processor.tokenizer, config.seg_token)
+        if number != config.seg_token_id:
+            raise InputError(
+                f"model {saved.folder}: expected {config.seg_token!r} as token {config.seg_token_id}, got {number}"
+            )
+        if saved.is_whole:
+            model = cls(config)
+        else:
+            llm = None if config.train_mllm else load_recorded_mllm(config, mllm, mllm_dtype or dtype)
+            model = cls(config, mllm=llm)
+            origin = Origin.from_record(config.base)
+            loaded = load_sam(*origin.location(base, "base"))
+            origin.check(loaded.origin, "base")
+            model.load_sam(loaded.model)
+        saved.load_into(model)
+        model.processor = processor
+        return (model if dtype is None else model.to(dtype)).eval()
 
-        return load_model(cls, pretrained_model_name_or_path, **kwargs)
+
+def parameter_counts(config: AuraConfig) -> dict[str, int]:
+    """Count parameters by part, on the meta device.
+
+    Returns:
+        `mllm` (without adapters), `vision_encoder`, `lora`, `token_rows`, `prompt_encoder`,
+        `mask_decoders`, `condition_encoder`, `spatial_encoder`; `total`, the sum of these; and
+        `trainable`.
+    """
+    if config.seg_token_id is None:  # a recipe, whose tokenizer has not been seen: the next free row
+        vocabulary = config.mllm_config().get_text_config().vocab_size
+        config = AuraConfig.from_dict(config.to_dict() | {"seg_token_id": vocabulary - 1})
+    with torch.device("meta"):
+        model = AuraModel(config)
+    llm = list(model.mllm.named_parameters())
+    lora = sum(p.numel() for name, p in llm if ".lora_" in name)
+    adapters = sum(p.numel() for name, p in llm if is_adapter(name))
+    counts = {
+        "mllm": sum(p.numel() for _, p in llm) - adapters,
+        "vision_encoder": count_parameters(model.vision_encoder),
+        "lora": lora,
+        "token_rows": adapters - lora,
+        "prompt_encoder": count_parameters(model.prompt_encoder),
+        "mask_decoders": sum(count_parameters(decoder) for decoder in model.decoders()),
+        "condition_encoder": count_parameters(model.condition_encoder),
+        "spatial_encoder": count_parameters(model.spatial_encoder),
+    }
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return counts | {"total": sum(counts.values()), "trainable": trainable}
 
 
 def _stacked(features: Any, batch: int) -> Tensor:
-    """Image features as an LLM hands them out, one tensor or one a picture, to (B, n, D)."""
+    """Image features as an LLM returns them, one tensor or one per image, to (B, n, D)."""
     if features is None:
-        raise InputError("naming_weight, box_weight: expected 0 for an LLM that hands out no image features, got more")
+        raise InputError("naming_weight, box_weight: expected 0 for an LLM that returns no image features, got more")
     joined: Tensor = torch.cat([*features]) if isinstance(features, list | tuple) else features
     if len({len(part) for part in features}) > 1:
         raise InputError(
-            "naming_weight, box_weight: expected 0 for an LLM that gives pictures different numbers of tokens, got more"
+            "naming_weight, box_weight: expected 0 for an LLM with different numbers of tokens per image, got more"
         )
     return joined.reshape(batch, -1, joined.shape[-1])
 
 
-def _hinted(boxes: Tensor, hints: Tensor | None) -> Tensor:
-    return boxes if hints is None else torch.where(hints.isnan(), boxes, hints)
-
-
 def _first_label(labels: Tensor) -> int:
     """First column with a labelled token; the logits before it are never needed."""
-    labelled = (labels != IGNORED).any(0).nonzero()
+    labelled = (labels != IGNORE_INDEX).any(0).nonzero()
     return max(int(labelled[0]) if len(labelled) else labels.shape[1] - 1, 1)

@@ -17,18 +17,16 @@ from torch import Tensor
 from transformers import AutoProcessor
 from transformers.utils import PushToHubMixin
 
-from amodal.errors import InputError
+from amodal.errors import MAX_QUESTION_LENGTH, InputError
+from amodal.losses import IGNORE_INDEX
 from amodal.models.aura.configuration import AuraConfig
 from amodal.models.aura.prompts import TurnTemplate, seg_token_id, special_tokens, turn_template
+from amodal.models.increments import resolve_folder
 from amodal.models.plug.processing import IMAGE_MEAN, IMAGE_STD
-
-Pixels = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
+from amodal.ops.arrays import ImageArray, Mask
 
 FOLDER = "processor"
 SETTINGS = "aura_processor.json"
-MAX_QUESTION = 1000
-"""Characters; longer is a mistake (a file's content, say), not a question."""
 
 
 @dataclass
@@ -38,18 +36,18 @@ class AuraInputs:
     Attributes:
         mllm: what the LLM reads: `input_ids` and `attention_mask` (B, T), pixels, and what else
             its processor makes.
-        sam_pixel_values: (B, 3, S, S) for the vision backbone.
+        pixel_values_sam: (B, 3, S, S) for the vision backbone.
         sizes: (H, W) of each image.
     """
 
     mllm: dict[str, Tensor]
-    sam_pixel_values: Tensor
+    pixel_values_sam: Tensor
     sizes: list[tuple[int, int]]
 
     def to(self, device: torch.device) -> AuraInputs:
         """On another device."""
         mllm = {name: tensor.to(device) for name, tensor in self.mllm.items()}
-        return AuraInputs(mllm, self.sam_pixel_values.to(device), self.sizes)
+        return AuraInputs(mllm, self.pixel_values_sam.to(device), self.sizes)
 
 
 class AuraProcessor(PushToHubMixin):
@@ -95,7 +93,7 @@ class AuraProcessor(PushToHubMixin):
         pad = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad is None else pad)
 
-    def __call__(self, images: Sequence[Pixels], questions: Sequence[str]) -> AuraInputs:
+    def __call__(self, images: Sequence[ImageArray], questions: Sequence[str]) -> AuraInputs:
         """First questions about images.
 
         Args:
@@ -106,27 +104,27 @@ class AuraProcessor(PushToHubMixin):
             `AuraInputs`, padded at the front, as generation needs.
         """
         rows = [self.first_turn(image, question) for image, question in zip(images, questions, strict=True)]
-        sam = torch.cat([self.sam_pixels(image) for image in images])
+        sam = torch.cat([self.pixels_sam(image) for image in images])
         return AuraInputs(pad_rows(rows, self.pad_token_id, front=True), sam, [i.shape[:2] for i in images])
 
-    def first_turn(self, image: Pixels, question: str) -> dict[str, Tensor]:
+    def first_turn(self, image: ImageArray, question: str) -> dict[str, Tensor]:
         """What the LLM reads first: image and question; tensors with a batch of one."""
         text = self._begin + self.template.prompt(check_question(question, self.seg_token), first=True)
         made = self.mllm(images=self._padded(image), text=text, add_special_tokens=False, return_tensors="pt")
         return {name: value for name, value in made.items() if isinstance(value, Tensor)}
 
-    def mllm_picture(self, image: Pixels) -> Pixels:
+    def pixels_mllm(self, image: ImageArray) -> ImageArray:
         """(S, S, 3) uint8: the picture as the LLM gets it, before it is normalised."""
         made = self.mllm.image_processor(self._padded(image), do_rescale=False, do_normalize=False, return_tensors="np")
         return np.ascontiguousarray(made["pixel_values"][0].transpose(1, 2, 0), np.uint8)
 
     def normalised(self, pictures: Tensor) -> Tensor:
-        """(B, S, S, 3) uint8 of `mllm_picture` to the (B, 3, S, S) float32 that the LLM reads."""
+        """(B, S, S, 3) uint8 of `pixels_mllm` to the (B, 3, S, S) float32 that the LLM reads."""
         settings = self.mllm.image_processor
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (settings.image_mean, settings.image_std))
         return (pictures.permute(0, 3, 1, 2).float() * settings.rescale_factor - mean) / std
 
-    def _padded(self, image: Pixels) -> Image.Image:
+    def _padded(self, image: ImageArray) -> Image.Image:
         """A square where the LLM's processor would cut the borders off."""
         picture, settings = Image.fromarray(image), self.mllm.image_processor
         return pad_to_square(picture, settings) if _crops(settings) else picture
@@ -149,7 +147,7 @@ class AuraProcessor(PushToHubMixin):
         kept = [t for t in tokens if t not in self._silent]
         return str(self.tokenizer.decode(kept, clean_up_tokenization_spaces=False))
 
-    def sam_pixels(self, image: Pixels) -> Tensor:
+    def pixels_sam(self, image: ImageArray) -> Tensor:
         """(1, 3, S, S) float32, normalised, padding zero."""
         S = self.image_size
         h, w = self.fitted(image.shape[:2])
@@ -160,7 +158,7 @@ class AuraProcessor(PushToHubMixin):
         padded[0, :, :h, :w] = (torch.from_numpy(resized).permute(2, 0, 1).float() / 255 - mean) / std
         return padded
 
-    def sam_mask(self, mask: Mask) -> Mask:
+    def mask_sam(self, mask: Mask) -> Mask:
         """A true mask (H, W) in the backbone's frame (S, S); a pixel is set where half is."""
         S = self.image_size
         h, w = self.fitted(mask.shape)
@@ -197,8 +195,6 @@ class AuraProcessor(PushToHubMixin):
         Raises:
             InputError: nothing there, or a tokenizer without the mask token.
         """
-        from amodal.models.increments import resolve_folder
-
         folder = resolve_folder(name, revision)
         try:
             settings = json.loads((folder / SETTINGS).read_text())
@@ -214,13 +210,13 @@ def check_question(question: str, seg_token: str = "[SEG]") -> str:
     """A question without blanks around it.
 
     Raises:
-        InputError: empty, longer than `MAX_QUESTION`, or with the mask token in it.
+        InputError: empty, longer than `MAX_QUESTION_LENGTH`, or with the mask token in it.
     """
     text = " ".join(question.split())
     if not text:
         raise InputError("question: expected words, got an empty one")
-    if len(text) > MAX_QUESTION:
-        raise InputError(f"question: expected at most {MAX_QUESTION} characters, got {len(text)}")
+    if len(text) > MAX_QUESTION_LENGTH:
+        raise InputError(f"question: expected at most {MAX_QUESTION_LENGTH} characters, got {len(text)}")
     if seg_token in text:
         raise InputError(f"question: expected text without {seg_token!r}, which only answers have")
     return text
@@ -230,7 +226,7 @@ def pad_rows(rows: Sequence[dict[str, Tensor]], pad: int, *, front: bool) -> dic
     """Rows of different lengths as one batch.
 
     Tensors of a row that are as long as its `input_ids` are padded (those with `pad`, `labels`
-    with -100, others with 0); all others, pixels for instance, are joined along their first axis.
+    with `IGNORE_INDEX`, others with 0); all others, pixels for instance, are joined along their first axis.
 
     Args:
         rows: tensors by name, each with a batch of one.
@@ -238,7 +234,7 @@ def pad_rows(rows: Sequence[dict[str, Tensor]], pad: int, *, front: bool) -> dic
         front: pad before the tokens (generation) or after them (training).
     """
     longest = max(row["input_ids"].shape[1] for row in rows)
-    fill = {"input_ids": pad, "labels": -100}
+    fill = {"input_ids": pad, "labels": IGNORE_INDEX}
     batch = {}
     for name in rows[0]:
         parts = []

@@ -14,11 +14,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
-from transformers.models.sam.modeling_sam import SamMaskDecoder
+from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPositionalEmbedding
 from transformers.utils import logging
 
 from amodal.errors import InputError
-from amodal.models.bundled import bundled_models
+from amodal.models.increments import Origin, bundled_models
 from amodal.nn.attention import resize_relative_positions
 from amodal.nn.decoding import decode_one_mask
 
@@ -50,14 +50,15 @@ HUB_IDS = {
 }
 
 
-@dataclass
+_PARTS = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
+
+
+@dataclass(frozen=True)
 class LoadedSam:
-    """A base in memory: its model, where it came from and what identifies its weights."""
+    """A base in memory, and where its weights came from."""
 
     model: SamModel
-    name_or_path: str | None
-    revision: str | None
-    fingerprint: str
+    origin: Origin
 
 
 def sam_config_for(name: str | Path) -> SamConfig:
@@ -80,16 +81,42 @@ def sam_config_for(name: str | Path) -> SamConfig:
         raise _unknown_base(name) from error
 
 
-def load_sam(name: str | Path, revision: str | None = None) -> LoadedSam:
+def sam_at_size(sam: dict[str, Any], image_size: int) -> SamConfig:
+    """A SAM's configuration for square inputs of `image_size` pixels."""
+    parts = {key: dict(sam[key]) for key in _PARTS}
+    patch = parts["vision_config"].get("patch_size", 16)
+    parts["vision_config"]["image_size"] = image_size
+    parts["prompt_encoder_config"] |= {
+        "image_size": image_size,
+        "patch_size": patch,
+        "image_embedding_size": image_size // patch,
+    }
+    return SamConfig(**parts)
+
+
+def sam_sizes(config: SamConfig) -> dict[str, dict[str, object]]:
+    """The part of a SAM configuration that defines sizes, without transformers' bookkeeping."""
+    return {
+        name: {k: v for k, v in getattr(config, name).to_diff_dict().items() if k != "transformers_version"}
+        for name in _PARTS
+    }
+
+
+def load_sam(name: str | Path | SamConfig | LoadedSam, revision: str | None = None) -> LoadedSam:
     """Load a base with its weights.
 
     Args:
-        name: bundled name, folder or hub id of a transformers SAM, or a Meta `.pth` file.
+        name: bundled name, folder or hub id of a transformers SAM, or a Meta `.pth` file; a
+            `SamConfig` for random weights; a base in memory is returned as it is.
         revision: commit of the hub repository.
 
     Raises:
-        InputError: nothing there, or tensors are missing, foreign or unreadable.
+        InputError: there is no such base, or tensors are missing, foreign or unreadable.
     """
+    if isinstance(name, LoadedSam):
+        return name
+    if isinstance(name, SamConfig):
+        return LoadedSam(new_sam(name), Origin(fingerprint=""))
     path = Path(name)
     if path.suffix == ".pth":
         model = load_meta_checkpoint(path)
@@ -106,7 +133,7 @@ def load_sam(name: str | Path, revision: str | None = None) -> LoadedSam:
         if any(wrong.values()):
             raise InputError(f"base {name}: expected the tensors of a SAM, got {wrong}")
         revision = getattr(model.config, "_commit_hash", None) or revision
-    return LoadedSam(model, str(name), revision, fingerprint(model.vision_encoder))
+    return LoadedSam(model, Origin(str(name), revision, fingerprint(model.vision_encoder)))
 
 
 def new_sam(config: SamConfig, seed: int = 0) -> SamModel:
@@ -305,6 +332,42 @@ def single_mask_decoder_weights(decoder: SamMaskDecoder) -> dict[str, Tensor]:
             continue
         weights[name] = tensor[:1] if name.startswith("iou_prediction_head.proj_out.") else tensor
     return weights
+
+
+class Float32PositionalEmbedding(SamPositionalEmbedding):
+    """SAM's random Fourier features in float32, also in a cast model and under autocast.
+
+    In bfloat16 a coordinate has eight bits: neighbouring pixels of a 512 input would coincide.
+    """
+
+    def forward(self, input_coords: Tensor, input_shape: tuple[int, int] | None = None) -> Tensor:
+        """Features of points (..., 2), in pixels of `input_shape` or in [0, 1]; see transformers."""
+        with torch.autocast(input_coords.device.type, enabled=False):
+            return super().forward(input_coords.float(), input_shape)
+
+    def image_positions(self, cells: int) -> Tensor:
+        """(1, C, cells, cells) features of the cell centres of a square image, float32."""
+        device = self.positional_embedding.device
+        centres = (torch.arange(cells, device=device, dtype=torch.float32) + 0.5) / cells
+        y, x = torch.meshgrid(centres, centres, indexing="ij")
+        return self(torch.stack([x, y], dim=-1)).permute(2, 0, 1)[None]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        self.positional_embedding.data = self.positional_embedding.data.float()
+        return self
+
+
+def load_encoder(encoder: nn.Module, sam: SamModel) -> None:
+    """Copy the base's vision encoder into `encoder`, fitted to its input size; adapters stay as they are."""
+    own = encoder.state_dict()
+    encoder.load_state_dict(own | fit_encoder_weights(sam.vision_encoder.state_dict(), own))
+
+
+def load_decoders(decoders: list[SingleMaskDecoder], sam: SamModel) -> None:
+    """Start every decoder from the base's mask decoder."""
+    for decoder in decoders:
+        decoder.load_state_dict(single_mask_decoder_weights(sam.mask_decoder))
 
 
 def _rename_mlp_layers(name: str, state: dict[str, Tensor]) -> str:

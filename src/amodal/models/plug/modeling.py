@@ -12,29 +12,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
-from transformers.models.sam.modeling_sam import (
-    SamPositionalEmbedding,
-    SamPromptEncoder,
-    SamVisionEncoder,
-)
+from transformers import PreTrainedModel, SamConfig
+from transformers.models.sam.modeling_sam import SamPromptEncoder, SamVisionEncoder
 from transformers.utils import ModelOutput
 
-from amodal.models.bases.sam import SingleMaskDecoder
+from amodal.models.bases.sam import (
+    Float32PositionalEmbedding,
+    LoadedSam,
+    SingleMaskDecoder,
+    load_decoders,
+    load_encoder,
+    load_sam,
+    sam_sizes,
+)
+from amodal.models.increments import Origin, SavedModel, count_parameters, increment_state, save_model, upload
 from amodal.models.plug.configuration import PlugConfig
+from amodal.models.plug.processing import PlugProcessor
 from amodal.nn.attention import use_folded_attention
 from amodal.nn.lora import ParallelLora
 from amodal.nn.refine import RefineModule
 from amodal.nn.uncertainty import uncertainty_map
-
-if TYPE_CHECKING:
-    from transformers import SamConfig
 
 
 @dataclass
@@ -71,23 +74,6 @@ class BoxPrompts:
     sparse: Tensor
     dense: Tensor
     positions: Tensor
-
-
-class Float32PositionalEmbedding(SamPositionalEmbedding):
-    """SAM's random Fourier features in float32, also in a cast model and under autocast.
-
-    In bfloat16 a coordinate has eight bits: neighbouring pixels of a 512 input would coincide.
-    """
-
-    def forward(self, input_coords: Tensor, input_shape: tuple[int, int] | None = None) -> Tensor:
-        """Features of points (..., 2), in pixels of `input_shape` or in [0, 1]; see transformers."""
-        with torch.autocast(input_coords.device.type, enabled=False):
-            return super().forward(input_coords.float(), input_shape)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        super()._apply(fn, recurse)
-        self.positional_embedding.data = self.positional_embedding.data.float()
-        return self
 
 
 class PlugModel(PreTrainedModel):
@@ -157,6 +143,14 @@ class PlugModel(PreTrainedModel):
             scored = self.config.iou_weight > 0 and decoder is self.amodal_decoder
             decoder.iou_prediction_head.requires_grad_(scored)
 
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """Compute activations a second time in the backward pass instead of keeping them in memory.
+
+        Args:
+            gradient_checkpointing_kwargs: keywords of `torch.utils.checkpoint.checkpoint`.
+        """
+        super().gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs)
+
     def get_input_embeddings(self) -> None:
         """None: there are no word embeddings, for which FSDP2 and others ask every transformers model."""
         return None
@@ -197,7 +191,9 @@ class PlugModel(PreTrainedModel):
         sparse, dense = self.prompt_encoder(
             input_points=None, input_labels=None, input_boxes=boxes.float(), input_masks=None
         )
-        return BoxPrompts(sparse.to(dtype), dense.to(dtype), self._image_positions().to(dtype))
+        cells = self.prompt_encoder.image_embedding_size[0]
+        positions = self.prompt_encoder.shared_embedding.image_positions(cells)
+        return BoxPrompts(sparse.to(dtype), dense.to(dtype), positions.to(dtype))
 
     def decode(self, decoder: SingleMaskDecoder, embeddings: Tensor, prompts: BoxPrompts) -> tuple[Tensor, Tensor]:
         """Decode all prompts of all images in one call (Eq. 5).
@@ -215,7 +211,7 @@ class PlugModel(PreTrainedModel):
         size = (self.config.image_size, self.config.image_size)
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=False), quality
 
-    def forward(self, pixel_values: Tensor, input_boxes: Tensor, **_: Any) -> PlugOutput:
+    def forward(self, pixel_values: Tensor, input_boxes: Tensor) -> PlugOutput:
         """Predict visible and amodal masks.
 
         Args:
@@ -285,60 +281,118 @@ class PlugModel(PreTrainedModel):
     def _uncertainty(self, logits: Tensor) -> Tensor:
         return uncertainty_map(logits.float().sigmoid(), self.config.epsilon)
 
-    def _image_positions(self) -> Tensor:
-        """(1, C, h, w) Fourier features of the cell centres, float32."""
-        cells = self.prompt_encoder.image_embedding_size[0]
-        centres = (torch.arange(cells, device=self.device, dtype=torch.float32) + 0.5) / cells
-        y, x = torch.meshgrid(centres, centres, indexing="ij")
-        positions = self.prompt_encoder.shared_embedding(torch.stack([x, y], dim=-1))
-        return positions.permute(2, 0, 1)[None]
+    def is_base_tensor(self, name: str) -> bool:
+        """Whether a tensor comes with the frozen base: the encoder without adapters, and the Fourier features."""
+        if name == "prompt_encoder.shared_embedding.positional_embedding":
+            return True
+        return name.startswith("vision_encoder.") and ".attn.lora." not in name and not self.config.train_base
 
     @classmethod
     def from_base(
         cls,
-        sam: str | Path | SamConfig,
+        base: str | Path | SamConfig | LoadedSam,
         config: PlugConfig | None = None,
         *,
         revision: str | None = None,
     ) -> PlugModel:
-        """A new, untrained PLUG on a base.
+        """Make a new, untrained PLUG whose encoder, prompt encoder and decoders start from a base (Eq. 5).
 
         Args:
-            sam: bundled name, hub id or folder of a transformers SAM, a Meta `.pth` file, or a
-                `SamConfig` for random weights.
+            base: bundled name, hub id or folder of a transformers SAM, a Meta `.pth` file, a
+                `SamConfig` for random weights, or a base in memory.
             config: settings; its `sam` and `base` are filled in from the base.
             revision: commit of the hub repository.
 
         Raises:
             InputError: the base cannot be found or read.
         """
-        from amodal.models.plug.base import build_on_base
+        loaded = load_sam(base, revision)
+        sam = loaded.model
+        settings = (config or PlugConfig()).to_dict()
+        settings |= {"sam": sam_sizes(sam.config), "base": loaded.origin.record()}
+        model = cls(PlugConfig.from_dict(settings))
+        load_encoder(model.vision_encoder, sam)
+        model.prompt_encoder.load_state_dict(sam.prompt_encoder.state_dict())
+        load_decoders(model.decoders(), sam)
+        return model.eval()
 
-        return build_on_base(cls, sam, config or PlugConfig(), revision)
-
-    def save_pretrained(self, save_directory: str | Path, *args: Any, merged: bool = False, **kwargs: Any) -> None:
-        """Write the increment (what was trained, and which base it is for), or the whole.
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        merged: bool = False,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        max_shard_size: int | str | None = None,
+    ) -> None:
+        """Write the increment: the trained tensors and the name of the base they belong to.
 
         Args:
             save_directory: folder to create or fill.
-            merged: write base and increment together, loadable without the base.
+            merged: write base and increment together, so that the model loads without the base.
+            push_to_hub: upload the folder as well.
+            repo_id: hub repository to upload to; named as the folder if None.
+            max_shard_size: passed by transformers' `push_to_hub`; has no effect, weights are one file.
         """
-        from amodal.models.plug.checkpoint import save_model
-
-        save_model(self, Path(save_directory), merged=merged, **kwargs)
+        folder = Path(save_directory)
+        tensors = self.state_dict() if merged else increment_state(self)
+        save_model(folder, tensors, self.config, PlugProcessor.from_config(self.config), is_whole=merged)
+        if push_to_hub:
+            upload(folder, repo_id)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> PlugModel:
-        """Load an incremental or merged model.
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        base: str | Path | None = None,
+        revision: str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> PlugModel:
+        """Load an increment or a merged model.
 
         Args:
             pretrained_model_name_or_path: bundled name, folder or hub id.
-            base: another place of the same base (folder, `.pth` file); its weights must have
-                the fingerprint the increment was trained on.
+            base: another place of the same base (folder, `.pth` file); its weights must have the
+                fingerprint that the increment was trained on.
+            revision: commit of the hub repository.
+            dtype: of the weights; float32 if None.
 
         Raises:
-            InputError: nothing there, tensors missing or foreign, or another base.
+            InputError: there is no such model, tensors are missing or foreign, or the base is another one.
         """
-        from amodal.models.plug.checkpoint import load_model
+        saved = SavedModel.find(pretrained_model_name_or_path, PlugConfig, revision)
+        if saved.is_whole:
+            model = cls(saved.config)
+        else:
+            origin = Origin.from_record(saved.config.base)
+            loaded = load_sam(*origin.location(base, "base"))
+            origin.check(loaded.origin, "base")
+            model = cls.from_base(loaded, saved.config)
+        saved.load_into(model)
+        return (model if dtype is None else model.to(dtype)).eval()
 
-        return load_model(cls, pretrained_model_name_or_path, **kwargs)
+
+def parameter_counts(config: PlugConfig) -> dict[str, int]:
+    """Count parameters by part, on the meta device.
+
+    Returns:
+        `lora`, `prompt_encoder`, `mask_decoders`, `refine`; `base` (the encoder without adapters);
+        `total`, the sum of these; `incremental`, the number that an increment stores: all but the
+        base, or all of it if the base is trained along.
+    """
+    with torch.device("meta"):
+        model = PlugModel(config)
+    encoder = dict(model.vision_encoder.named_parameters())
+    lora = sum(p.numel() for name, p in encoder.items() if ".attn.lora." in name)
+    base = sum(p.numel() for p in encoder.values()) - lora
+    features = model.prompt_encoder.shared_embedding.positional_embedding.numel()
+    counts = {
+        "lora": lora,
+        "prompt_encoder": count_parameters(model.prompt_encoder) - features,
+        "mask_decoders": sum(count_parameters(decoder) for decoder in model.decoders()),
+        "refine": count_parameters(model.refine_module),
+    }
+    trained = sum(counts.values())
+    incremental = trained + (base if config.train_base else 0)
+    return counts | {"incremental": incremental, "base": base, "total": trained + base}

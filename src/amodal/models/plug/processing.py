@@ -12,14 +12,13 @@ from torch import Tensor
 from transformers.image_processing_base import ImageProcessingMixin
 
 from amodal.models.plug.configuration import PlugConfig
+from amodal.ops.arrays import Window
 from amodal.ops.boxes import boxes_to_crop, crop_window
 from amodal.ops.masks import crop_and_resize
 
 # ImageNet mean and deviation on the 0-1 scale, as SAM was trained with.
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
-
-Window = tuple[int, int, int, int]
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Several increments on one base in memory: the frozen encoder exists once (PLUG section 4.3)."""
+"""Models that use the weights of one in memory: further increments on its base, or another input size."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 
 from amodal.errors import InputError
-from amodal.models.increments import INCREMENT, load_exactly, read_config, read_tensors, resolve_folder
-from amodal.models.plug.checkpoint import increment_state
+from amodal.models.bases.sam import fit_encoder_weights
+from amodal.models.increments import INCREMENT, SavedModel, increment_state
 from amodal.models.plug.configuration import PlugConfig
 from amodal.models.plug.modeling import PlugModel
 
 
 def load_beside(name: str | Path, other: PlugModel, revision: str | None = None) -> PlugModel:
-    """Load an increment onto the base of a model that is in memory; only the increment takes memory.
+    """Load an increment onto the base of a model in memory; only the increment takes memory (PLUG section 4.3).
 
     Args:
         name: bundled name, folder or hub id of an increment.
@@ -22,16 +22,16 @@ def load_beside(name: str | Path, other: PlugModel, revision: str | None = None)
         revision: commit of the hub repository.
 
     Returns:
-        A model of its own whose base's tensors are those of `other`, on the same device.
+        A second model that uses the base tensors of `other`, on the same device.
 
     Raises:
-        InputError: not an increment, on another base or at another input size, or one of the two
+        InputError: the model is not an increment, has another base or input size, or one of the two
             has a base that was trained along.
     """
-    folder = resolve_folder(name, revision)
-    config = read_config(folder, PlugConfig)
-    if not (folder / INCREMENT).is_file():
-        raise InputError(f"model {name}: expected an increment, which has {INCREMENT}, got none in {folder}")
+    saved = SavedModel.find(name, PlugConfig, revision)
+    config = saved.config
+    if saved.is_whole:
+        raise InputError(f"model {name}: expected an increment, which has {INCREMENT}, got none in {saved.folder}")
     if config.train_base or other.config.train_base:
         raise InputError(f"model {name}: expected two models on a frozen base, got one whose base was trained along")
     for what, ours, theirs in (
@@ -39,14 +39,28 @@ def load_beside(name: str | Path, other: PlugModel, revision: str | None = None)
         ("image_size", other.config.image_size, config.image_size),
     ):
         if ours != theirs:
-            raise InputError(f"model {name}: expected {what} {ours} as the model it is to stand beside, got {theirs}")
+            raise InputError(f"model {name}: expected {what} {ours} of the model that is in memory, got {theirs}")
     with torch.device("meta"):
         model = PlugModel(config)
-    own = increment_state(model)
-    tensors = read_tensors(folder / INCREMENT)
-    shared = {k: v for k, v in other.state_dict().items() if k in model.state_dict() and k not in own}
-    load_exactly(model, tensors, own, folder, shared=shared)
+    stored, own = increment_state(model), model.state_dict()
+    shared = {k: v for k, v in other.state_dict().items() if k in own and k not in stored}
+    saved.load_into(model, shared=shared)
     for layer, theirs in zip(model.vision_encoder.layers, other.vision_encoder.layers, strict=True):
         layer.mlp = theirs.mlp  # with the form of its weights that was prepared for inference
     model.set_trainable()
     return model.to(other.device).eval()
+
+
+def at_input_size(model: PlugModel, image_size: int) -> PlugModel:
+    """Return the same weights for another input size, with interpolated positions; the model itself if it fits.
+
+    Raises:
+        InputError: the size is not a multiple of the patch size.
+    """
+    if image_size == model.config.image_size:
+        return model
+    resized = type(model)(PlugConfig.from_dict(model.config.to_dict() | {"image_size": image_size}))
+    encoder = fit_encoder_weights(model.vision_encoder.state_dict(), resized.vision_encoder.state_dict())
+    state = model.state_dict() | {f"vision_encoder.{name}": tensor for name, tensor in encoder.items()}
+    resized.load_state_dict(state)
+    return resized.to(device=model.device, dtype=model.dtype).train(model.training)

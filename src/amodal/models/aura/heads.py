@@ -1,0 +1,184 @@
+"""AURA's outputs, the layers between the LLM and the mask decoders, and the heads of the auxiliary losses.
+
+Axes: N `[SEG]` tokens of the whole batch, B conversations, n image tokens of the LLM, D width of the
+LLM, C channels of the mask decoders, h w feature cells of the vision backbone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import SamConfig, SamModel
+from transformers.utils import ModelOutput
+
+from amodal.models.bases.sam import Float32PositionalEmbedding
+
+
+@dataclass
+class MaskOutput(ModelOutput):
+    """What is decoded from `[SEG]` states, in the backbone's frame.
+
+    Attributes:
+        visible_logits: (N, S_sam, S_sam); `amodal_logits` likewise.
+        rates: (N,) predicted occlusion rates in [0, 1]; None without condition encoder.
+        map_logits: (N, 3, S_sam, S_sam) background, visible, occluded; None without spatial encoder.
+        iou_scores: (N,) predicted quality of the amodal mask, about [0, 1].
+    """
+
+    visible_logits: Tensor | None = None
+    amodal_logits: Tensor | None = None
+    rates: Tensor | None = None
+    map_logits: Tensor | None = None
+    iou_scores: Tensor | None = None
+
+
+@dataclass
+class AuraOutput(ModelOutput):
+    """What `AuraModel` predicts. N counts all `[SEG]`s among the targets; masks may be of fewer.
+
+    Attributes:
+        logits: (B, K, vocabulary) next-token logits, from the first labelled token on.
+        targets: (B, K) the token that each of them predicts, `IGNORE_INDEX` where it does not count.
+        masks: of the `[SEG]`s that were chosen, row by row.
+        boxes_xyxy_sam: (N, 4) visible boxes in [0, 1] of the backbone's frame; None without `box_weight`.
+        pointing_logits: (N, n) attention of each `[SEG]` to the image tokens; None likewise.
+        naming_logits: (B, n, classes) category under each image token; None without naming head.
+        naming_boxes_xyxy_mllm: (B, n, 4) its visible box in [0, 1] of the LLM's frame; None likewise.
+        meaning_logits: (N, classes) category that each `[SEG]` stands for; None likewise.
+    """
+
+    logits: Tensor | None = None
+    targets: Tensor | None = None
+    masks: MaskOutput | None = None
+    boxes_xyxy_sam: Tensor | None = None
+    pointing_logits: Tensor | None = None
+    naming_logits: Tensor | None = None
+    naming_boxes_xyxy_mllm: Tensor | None = None
+    meaning_logits: Tensor | None = None
+
+
+def seg_states(states: Tensor, tokens: Tensor, seg_token_id: int) -> tuple[Tensor, Tensor]:
+    """Select the states at the positions that predict a `[SEG]`, in reading order.
+
+    Training and generation both call this function, so that the embedding of a `[SEG]` is the same.
+
+    Args:
+        states: (B, K, D) last hidden states.
+        tokens: (B, K) the token that each of them predicts.
+        seg_token_id: id of the `[SEG]` token.
+
+    Returns:
+        (N, D) states and (N,) the conversation of each.
+    """
+    rows, positions = (tokens == seg_token_id).nonzero(as_tuple=True)
+    return states[rows, positions], rows
+
+
+class SegPromptEncoder(nn.Module):
+    """`[SEG]` state to the refined embedding e_r, and what SAM's prompt encoder adds for the decoders.
+
+    Two layers bring the state to the decoders' width, as in LISA. The paper names SAM's prompt
+    encoder here, whose dense embedding ("no mask given") and Fourier features are kept.
+
+    Args:
+        width: D.
+        sam: configuration of the backbone.
+        with_boxes: also predict a box (`BoxReader`) and embed its corners as SAM does. Differs from
+            the paper: because a small LLM learns where an object is long before its embedding says so
+            to the decoders, which know already how to use a box.
+    """
+
+    def __init__(self, width: int, sam: SamConfig, with_boxes: bool = False) -> None:
+        super().__init__()
+        channels = sam.prompt_encoder_config.hidden_size
+        self.cells: int = sam.prompt_encoder_config.image_embedding_size
+        self.half_pixel: float = 0.5 / sam.prompt_encoder_config.image_size
+        self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, channels))
+        self.no_mask_embed = nn.Embedding(1, channels)
+        self.positions = Float32PositionalEmbedding(sam.vision_config)
+        self.box_reader = BoxReader(width) if with_boxes else None
+        if with_boxes:
+            self.corner_embed = nn.Embedding(2, channels)
+
+    def load_sam(self, sam: SamModel) -> None:
+        """Copy what SAM's prompt encoder knows: the dense embedding, Fourier features and corners."""
+        theirs = sam.prompt_encoder
+        self.no_mask_embed.load_state_dict(theirs.no_mask_embed.state_dict())
+        self.positions.load_state_dict(theirs.shared_embedding.state_dict())
+        if self.box_reader is not None:
+            corners = [embed.weight for embed in theirs.point_embed[2:4]]
+            self.corner_embed.load_state_dict({"weight": torch.cat(corners)})
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(N, D) states to (N, C) refined embeddings e_r."""
+        return self.projection(states)
+
+    def corners(self, boxes_xyxy_sam: Tensor) -> Tensor:
+        """(N, 4) boxes in [0, 1] to SAM's embeddings (N, 2, C) of their corners; boxes get no gradient."""
+        points = boxes_xyxy_sam.detach().unflatten(-1, (2, 2)) + self.half_pixel
+        return self.positions(points) + self.corner_embed.weight
+
+    def dense(self) -> Tensor:
+        """(1, C, h, w) dense embedding of a prompt without mask."""
+        return self.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(-1, -1, self.cells, self.cells)
+
+    def image_positions(self) -> Tensor:
+        """(1, C, h, w) Fourier features of the cell centres, float32."""
+        return self.positions.image_positions(self.cells)
+
+
+class BoxReader(nn.Module):
+    """Predicts the visible box of the object that a `[SEG]` state stands for.
+
+    The state attends to the image tokens that the LLM read; the box is predicted from the state and
+    what it attended to. Differs from the paper, which has no box: because a small LLM learns which
+    image tokens to attend to ten times sooner than how to say in one vector where they are.
+
+    Args:
+        width: D.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+        self.key = nn.Linear(width, width)
+        self.box = nn.Sequential(
+            nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4)
+        )
+
+    def forward(self, states: Tensor, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict a box per state.
+
+        Args:
+            states: (N, D).
+            image_tokens: (N, n, D) of each state's image.
+
+        Returns:
+            (N, 4) boxes xyxy in [0, 1] of the backbone's frame, and (N, n) attention logits, float32.
+        """
+        tokens = self.norm(image_tokens)
+        logits = (self.key(tokens) @ self.query(states)[..., None])[..., 0].float() * states.shape[-1] ** -0.5
+        attended = (logits.softmax(-1).to(tokens.dtype)[:, None] @ tokens)[:, 0]
+        centre, size = self.box(torch.cat([states, attended], dim=-1)).float().sigmoid().split(2, dim=-1)
+        return torch.cat([centre - size / 2, centre + size / 2], dim=-1).clamp(0, 1), logits
+
+
+class NamingHead(nn.Module):
+    """Predicts the category and the visible box under each image token of the LLM; in training only.
+
+    Args:
+        width: D.
+        classes: number of categories, background among them.
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.name = nn.Linear(width, classes)
+        self.box = nn.Linear(width, 4)
+
+    def forward(self, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Image tokens (B, n, D) to logits (B, n, classes) and boxes (B, n, 4) in [0, 1] of the LLM's frame."""
+        return self.name(image_tokens), self.box(image_tokens).float().sigmoid()
