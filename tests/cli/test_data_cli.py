@@ -1,4 +1,4 @@
-"""`amodal data`: what it prints, what it writes, and the codes it exits with."""
+"""`amodal data`: output, written files and exit codes."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from PIL import Image
 
 from amodal.cli.data_draw import TILE, sheet, tile
 from amodal.cli.main import main
-from amodal.data.readers import FORMATS, read_dataset
-from amodal.data.relations import with_occluders
+from amodal.data.datasets import FORMATS, read_dataset
+from amodal.data.relations import derive_occluders
 from tests.data import written
 from tests.data.toy import write_toy
 from tests.data.written import FILES, write, write_masks
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> Any:
-    """Run `amodal data ... --json`; what it printed."""
+    """Run `amodal data ... --json` and return the parsed output."""
     assert main(["data", *(str(a) for a in arguments), "--json"]) == code
     captured = capsys.readouterr()
     assert captured.err == ""
     return json.loads(captured.out)
 
 
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """Run a command that has to be refused; the one line it says."""
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run a command that must fail and return its one-line error message."""
     assert main(["data", *(str(a) for a in arguments)]) == 2
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1 and "Traceback" not in captured.err
@@ -42,7 +42,7 @@ def test_formats(capsys: pytest.CaptureFixture[str]) -> None:
     assert {f["name"] for f in listed if f["write"]} == {"canonical", "cocoa_cls", "kins2020", "coco", "parquet"}
     assert main(["data", "formats"]) == 0
     printed = capsys.readouterr().out
-    assert all(name in printed for f in listed for name in f["files"]), "each file name whole, on any terminal"
+    assert all(name in printed for f in listed for name in f["files"]), "file names are not wrapped on narrow terminals"
 
 
 @pytest.mark.parametrize("name", [*FILES, "masks"])
@@ -58,12 +58,12 @@ def test_inspect(capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str) 
     assert f"format         {name}\n" in capsys.readouterr().out
 
 
-def test_inspect_a_named_object(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_inspect_object_by_id(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = write(tmp_path, written.cocoa())
     shown = run(capsys, "inspect", "--annotations", path, "--object", 7002)["object"]
     assert (shown["category"], shown["occluders"], shown["is_stuff"]) == ("car", [7001], True)
     assert shown["occlusion_rate"] == pytest.approx(written.RATE)
-    assert "expected an annotation id of the file" in refused(capsys, "inspect", "--annotations", path, "--object", 9)
+    assert "expected an annotation id of the file" in error_of(capsys, "inspect", "--annotations", path, "--object", 9)
     empty = write(tmp_path, {"images": [], "annotations": []})
     assert run(capsys, "inspect", "--annotations", empty, "--format", "coco")["object"] is None
 
@@ -75,7 +75,7 @@ def test_validate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     content["categories"].append({"id": 9, "name": "rider"})
     path = write(tmp_path, content)
     found = run(capsys, "validate", "--annotations", path, "--format", "canonical")
-    assert (found["num_errors"], found["num_warnings"]) == (0, 1), "warnings alone exit with 0"
+    assert (found["num_errors"], found["num_warnings"]) == (0, 1), "warnings only: exit code 0"
     content["annotations"][0]["occlude_rate"] = 0.9
     path = write(tmp_path, content)
     found = run(capsys, "validate", "--annotations", path, "--report", tmp_path / "report.json", code=1)
@@ -104,13 +104,13 @@ def test_stats(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 def test_convert(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = write(tmp_path, written.cocoa())
     out = tmp_path / "made" / "cls.json"
-    done = run(capsys, "convert", "--from", "cocoa", "--annotations", path, "--to", "cocoa_cls", "--out", out)
+    done = run(capsys, "convert", "--format", "cocoa", "--annotations", path, "--to", "cocoa_cls", "--out", out)
     assert done["files"] == [str(out)] and done["num_objects"] == 4 and done["num_occluders_derived"] == 2
     assert done["not_held"]["annotators"] == {"objects": 4}
     assert run(capsys, "validate", "--annotations", out, "--images", tmp_path / "images")["num_errors"] == 0
     options = ["--annotations", str(path), "--to", "coco", "--masks", "visible", "--out", str(tmp_path / "folder")]
     assert main(["data", "convert", *options]) == 0
-    assert "Not held by coco: amodal masks, 2 objects" in capsys.readouterr().out
+    assert "Cannot be stored in coco: amodal masks, 2 objects" in capsys.readouterr().out
     assert (tmp_path / "folder" / "annotations.json").is_file()
 
 
@@ -121,67 +121,70 @@ def test_draw(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         for name in ("a.png", "b.png")
     )
     assert first["objects"] == again["objects"] and len(first["objects"]) == 4
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.width > 3 * TILE and picture.height > 2 * TILE
-    hidden = run(capsys, "draw", "--annotations", path, "--out", tmp_path / "c.jpg", "--occluded")["objects"]
-    assert sorted(o["annotation_id"] for o in hidden) == [1, 3, 5]
+    with Image.open(tmp_path / "a.png") as sheet_image:
+        assert sheet_image.width > 3 * TILE and sheet_image.height > 2 * TILE
+    occluded = run(capsys, "draw", "--annotations", path, "--out", tmp_path / "c.jpg", "--occluded")["objects"]
+    assert sorted(o["annotation_id"] for o in occluded) == [1, 3, 5]
     named = ["--object", 6, "--object", 1]
     drawn = run(capsys, "draw", "--annotations", path, "--out", tmp_path / "d.png", *named)["objects"]
     assert drawn == [{"image_id": 3, "annotation_id": 6}, {"image_id": 1, "annotation_id": 1}]
 
 
-def test_a_tile_shows_visible_hidden_and_front(tmp_path: Path) -> None:
+def test_tiles_and_sheet(tmp_path: Path) -> None:
     dataset = read_dataset("canonical", write_toy(tmp_path / "toy", 1))
-    image = with_occluders(dataset.images[0])
+    image = derive_occluders(dataset.images[0])
     whole, alone = tile(dataset, image, image.objects[0]), tile(dataset, image, image.objects[1])
     assert whole.shape == alone.shape and not np.array_equal(whole, alone)
     assert sheet([whole] * 5, 2).shape[0] > 3 * TILE
     paper = np.array([250, 250, 248])
-    assert (whole[:44] != paper).any(axis=2).sum() > 200, "a caption"
+    assert (whole[:44] != paper).any(axis=2).sum() > 200, "the caption is drawn"
 
 
 @pytest.mark.parametrize("command", ["inspect", "validate", "stats", "convert", "draw"])
-def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str) -> None:
-    more = {"convert": ["--to", "canonical", "--out", tmp_path / "o.json"], "draw": ["--out", tmp_path / "o.png"]}
-    extra = more.get(command, [])
-    name = "--from" if command == "convert" else "--format"
+def test_invalid_input_prints_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str) -> None:
+    required = {"convert": ["--to", "canonical", "--out", tmp_path / "o.json"], "draw": ["--out", tmp_path / "o.png"]}
+    extra = required.get(command, [])
     broken = write(tmp_path, '{"images": [', "broken.json")
-    assert "expected JSON" in refused(capsys, command, "--annotations", broken, *extra)
+    assert "expected JSON" in error_of(capsys, command, "--annotations", broken, *extra)
     nothing = tmp_path / "none.json"
-    assert "does not exist" in refused(capsys, command, "--annotations", nothing, *extra)
+    assert "does not exist" in error_of(capsys, command, "--annotations", nothing, *extra)
     good = write(tmp_path, written.kins2020())
-    assert "expected one of" in refused(capsys, command, "--annotations", good, name, "voc", *extra)
-    alien = write(tmp_path, {"images": [], "annotations": []}, "alien.json")
-    assert "resembles no known one" in refused(capsys, command, "--annotations", alien, *extra)
+    assert "expected one of" in error_of(capsys, command, "--annotations", good, "--format", "voc", *extra)
+    unknown = write(tmp_path, {"images": [], "annotations": []}, "unknown.json")
+    assert "resembles no known format" in error_of(capsys, command, "--annotations", unknown, *extra)
     folder = ["--images", tmp_path / "nowhere"]
-    assert "images: expected a folder" in refused(capsys, command, "--annotations", good, *folder, *extra)
-    assert "the file looks like kins2020" in refused(capsys, command, "--annotations", good, name, "kins2019", *extra)
+    assert "images: expected a folder" in error_of(capsys, command, "--annotations", good, *folder, *extra)
+    assert "the file looks like kins2020" in error_of(
+        capsys, command, "--annotations", good, "--format", "kins2019", *extra
+    )
     if command in ("stats", "convert", "draw"):
         content = written.kins2020()
         content["annotations"][0]["a_segm"] = [[1, 1, 5, 1, float("nan"), 4]]
-        said = refused(capsys, command, "--annotations", write(tmp_path, content), *extra)
-        assert "annotation 1: segmentation: expected finite coordinates" in said
-    assert not list(tmp_path.glob("o.*")), "nothing is written"
+        message = error_of(capsys, command, "--annotations", write(tmp_path, content), *extra)
+        assert "annotation 1: segmentation: expected finite coordinates" in message
+    assert not list(tmp_path.glob("o.*")), "no file is written"
 
 
-def test_a_missing_image_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_missing_image_prints_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = write(tmp_path, written.canonical())
     (tmp_path / "images" / "a.png").unlink()
     options = ["--annotations", path, "--out"]
-    assert "does not exist" in refused(capsys, "draw", *options, tmp_path / "o.png")
-    assert "does not exist" in refused(capsys, "convert", *options, tmp_path / "o", "--to", "parquet")
+    assert "does not exist" in error_of(capsys, "draw", *options, tmp_path / "o.png")
+    assert "does not exist" in error_of(capsys, "convert", *options, tmp_path / "o", "--to", "parquet")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["annotations.json", "images"]
 
 
-def test_wrong_places_and_names(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_invalid_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = write_toy(tmp_path / "toy", 1)
     draw = ["draw", "--annotations", path, "--out"]
-    assert "expected a .png or .jpg" in refused(capsys, *draw, tmp_path / "o.txt")
-    assert "expected annotation ids of the file, got [77]" in refused(capsys, *draw, tmp_path / "o.png", "--object", 77)
-    assert "expected a file to write" in refused(capsys, *draw, path / "o.png")
+    assert "expected a .png or .jpg" in error_of(capsys, *draw, tmp_path / "o.txt")
+    assert "expected annotation ids of the file, got [77]" in error_of(
+        capsys, *draw, tmp_path / "o.png", "--object", 77
+    )
+    assert "expected a file to write" in error_of(capsys, *draw, path / "o.png")
     convert = ["convert", "--annotations", path, "--to", "coco", "--out"]
-    assert "expected another file than the annotations" in refused(capsys, *convert, path)
-    assert "masks: expected amodal or visible" in refused(capsys, *convert, tmp_path / "o.json", "--masks", "x")
+    assert "expected another file than the annotations" in error_of(capsys, *convert, path)
+    assert "masks: expected amodal or visible" in error_of(capsys, *convert, tmp_path / "o.json", "--masks", "x")
     empty = write(tmp_path, {"images": [], "annotations": []})
     options = ["--annotations", empty, "--format", "coco", "--out", tmp_path / "o.png"]
-    assert "expected objects to draw" in refused(capsys, "draw", *options)
+    assert "expected objects to draw" in error_of(capsys, "draw", *options)

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from amodal.data.formats import guess
-from amodal.data.readers import read_dataset
-from amodal.data.relations import with_occluders
+from amodal.data.datasets import guess_format, read_dataset
+from amodal.data.relations import derive_occluders
 from amodal.data.validation.validate import validate
 
 FOLDER = Path(os.environ.get("AMODAL_SAMPLE_DATA", Path(__file__).parents[2] / "data" / "photos")) / "cocoa"
@@ -21,7 +20,7 @@ pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the genuine records
 
 
 def test_they_are_read() -> None:
-    assert guess(FOLDER) == "cocoa"
+    assert guess_format(FOLDER) == "cocoa"
     dataset = read_dataset("cocoa", FOLDER)
     assert [(i.file_name, i.id, len(i.objects)) for i in dataset.images] == [
         ("1.jpg", 188819, 2),
@@ -59,7 +58,7 @@ def test_they_have_no_fault() -> None:
 def test_who_hides_whom_is_derived_and_follows_the_order() -> None:
     """The records lack `depth_constraint`; what is hidden is explained by the objects in front."""
     for image in read_dataset("cocoa", FOLDER).images:
-        objects = {thing.id: thing for thing in with_occluders(image).objects}
+        objects = {thing.id: thing for thing in derive_occluders(image).objects}
         for thing in objects.values():
             amodal = thing.amodal_mask()
             assert amodal is not None and thing.order is not None

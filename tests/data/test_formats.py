@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from amodal.data.formats import guess
+from amodal.data.datasets import FORMATS, guess_format, read_dataset
 from amodal.data.formats.cocoa import constraint_pairs
-from amodal.data.readers import FORMATS, read_dataset
 from amodal.data.samples import ObjectSample
 from amodal.errors import InputError
 from tests.data import written
@@ -47,13 +46,13 @@ def test_the_format_is_guessed(tmp_path: Path, name: str) -> None:
         path = write_masks(tmp_path, "a", {"car_1_visible": SEEN})
     else:
         path = write(tmp_path, FILES[name]())
-    assert guess(path) == name
+    assert guess_format(path) == name
 
 
 def test_no_format_is_guessed_where_there_is_none(tmp_path: Path) -> None:
-    assert guess(write(tmp_path, {"images": [], "annotations": []})) is None
-    assert guess(write(tmp_path, {"images": [], "annotations": [{"id": 1}]})) is None
-    assert guess(tmp_path / "images") is None
+    assert guess_format(write(tmp_path, {"images": [], "annotations": []})) is None
+    assert guess_format(write(tmp_path, {"images": [], "annotations": [{"id": 1}]})) is None
+    assert guess_format(tmp_path / "images") is None
 
 
 def test_kins2020_keeps_its_order(tmp_path: Path) -> None:
@@ -119,7 +118,7 @@ def test_constraints() -> None:
 def test_single_cocoa_records(tmp_path: Path) -> None:
     record = written.cocoa()["annotations"][0]
     path = write(tmp_path, record)
-    assert guess(path) == "cocoa"
+    assert guess_format(path) == "cocoa"
     image = read_dataset("cocoa", path).images[0]
     assert image.file_name == "a.png" and image.id == 5 and len(image.objects) == 2
     (tmp_path / "many").mkdir()
@@ -167,7 +166,7 @@ def test_d2sa_has_a_file_of_images_alone(tmp_path: Path) -> None:
     content = written.d2sa()
     del content["annotations"]
     path = write(tmp_path, content)
-    assert read_dataset("d2sa", path).num_objects == 0 and guess(path) is None
+    assert read_dataset("d2sa", path).num_objects == 0 and guess_format(path) is None
     with pytest.raises(InputError, match="no 'annotations'"):
         read_dataset("cocoa_cls", path)
 
@@ -276,7 +275,7 @@ def test_huge_images_are_refused(tmp_path: Path) -> None:
 def test_objects_are_read_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = read_dataset("canonical", write(tmp_path, written.canonical()))
     calls: list[int] = []
-    reader = FORMATS["canonical"].state
+    reader = FORMATS["canonical"].parse
     monkeypatch.setattr("amodal.data.index.to_sample", lambda *a: calls.append(1) or reader)
     assert dataset.num_objects == 2 and not calls
     assert dataset.images[0].objects[0] is reader and len(calls) == 2

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from amodal.data.formats.canonical import read_canonical
-from amodal.data.formats.reason_seg import MAX_QUESTION_LENGTH, ReasonDataset, plain_text, read_reason_seg
-from amodal.errors import InputError
+from amodal.data.datasets import read_dataset
+from amodal.data.formats.reason_seg import ReasonDataset, plain_text, read_reason_seg
+from amodal.errors import MAX_QUESTION_LENGTH, InputError
 from tests.data.toy import write_toy
 
 GOOD: dict[str, Any] = {
@@ -73,7 +73,7 @@ def test_a_phrase_names_all_placeholders_right_after_it(annotations: Path, tmp_p
 def test_annotations_read_before_can_be_given(annotations: Path, tmp_path: Path) -> None:
     path = tmp_path / "questions.json"
     path.write_text(json.dumps([GOOD]))
-    assert read_reason_seg(path, read_canonical(annotations)) == read_reason_seg(str(path), str(annotations))
+    assert read_reason_seg(path, read_dataset("canonical", annotations)) == read_reason_seg(str(path), str(annotations))
 
 
 def test_plain_text_keeps_the_stops_where_they_belong() -> None:
@@ -87,7 +87,7 @@ def test_plain_text_keeps_the_stops_where_they_belong() -> None:
     [
         ({"answer": "It is {seg:9}."}, r"question 1: expected placeholders that name annotations, got \{seg:9\}"),
         ({"answer": "It is {seg:3}."}, r"expected annotations of image 1, got \{seg:3\} of image 2"),
-        ({"answer": "{seg:1} and {seg:1} again"}, "one placeholder a mask, got 2 placeholders for 1 masks"),
+        ({"answer": "{seg:1} and {seg:1} again"}, "one placeholder per mask, got 2 placeholders for 1 masks"),
         ({"answer": "It is {seg}."}, r"expected \{seg:ANNOTATION_ID\} for each object.* got '\{seg\}'"),
         ({"answer": "It is [SEG]."}, r"got '\[SEG\]'"),
         ({"answer": "It is <p>red</p>."}, "at most right before it, got '<p>'"),
@@ -105,8 +105,8 @@ def test_plain_text_keeps_the_stops_where_they_belong() -> None:
         ({"image_id": 7}, "expected image_id of an image in the annotations, got 7"),
         ({"image_id": [1]}, r"expected image_id of an image in the annotations, got \[1\]"),
         ({"id": None}, "expected a number or text as id, got None"),
-        ({"kind": 2}, "expected kind as text, or as a list of one a turn, got 2"),
-        ({"kind": ["a", "b"]}, r"as a list of one a turn, got \['a', 'b'\]"),
+        ({"kind": 2}, "expected kind as text, or as a list with one per turn, got 2"),
+        ({"kind": ["a", "b"]}, r"as a list with one per turn, got \['a', 'b'\]"),
     ],
 )
 def test_mistakes_are_named(annotations: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:

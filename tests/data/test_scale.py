@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from amodal.data.readers import read_dataset
+from amodal.data.datasets import read_dataset
 from amodal.errors import InputError
 from amodal.io import json_stream as jsonfile
 from tests.data import written
@@ -20,7 +20,7 @@ NUM_IMAGES, NUM_OBJECTS = 7_500, 100_000
 # prints CPU seconds of opening, MiB that opening and a look at all objects of some images added
 MEASURE = """
 import resource, sys, time
-from amodal.data.readers import read_dataset
+from amodal.data.datasets import read_dataset
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before, start = peak(), time.process_time()
 dataset = read_dataset("kins2020", sys.argv[1])

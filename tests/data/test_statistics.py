@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from amodal.data.readers import read_dataset
-from amodal.data.statistics import gather, plot
+from amodal.data.datasets import read_dataset
+from amodal.data.statistics import compute_statistics, plot_statistics
 from amodal.errors import InputError
 from tests.data import written
 from tests.data.toy import write_toy
@@ -18,7 +18,9 @@ from tests.data.written import write
 
 def test_the_toy_is_counted(tmp_path: Path) -> None:
     """Three pictures: a square of 24 x 24 hidden by a quarter, another one whole."""
-    content = json.loads(json.dumps(gather(read_dataset("canonical", write_toy(tmp_path / "toy", 3))).to_json()))
+    content = json.loads(
+        json.dumps(compute_statistics(read_dataset("canonical", write_toy(tmp_path / "toy", 3))).to_json())
+    )
     assert (content["num_images"], content["num_objects"], content["num_with_amodal_mask"]) == (3, 6, 6)
     assert (content["num_occluded"], content["num_occlusion_relations"]) == (3, 3)
     assert content["mean_occlusion_rate"] == pytest.approx(0.125)
@@ -30,14 +32,14 @@ def test_the_toy_is_counted(tmp_path: Path) -> None:
 
 
 def test_stuff_annotators_and_derived_relations(tmp_path: Path) -> None:
-    figures = gather(read_dataset("cocoa", write(tmp_path, written.cocoa())))
+    figures = compute_statistics(read_dataset("cocoa", write(tmp_path, written.cocoa())))
     assert figures.annotators == {"ann": 2, "bob": 2} and figures.num_stuff == 2
     assert figures.num_relations == 2, "one stated, one derived"
     assert list(figures.categories) == ["car", "van"]
 
 
 def test_modal_masks_have_no_rates(tmp_path: Path) -> None:
-    content = gather(read_dataset("coco", write(tmp_path, written.coco()))).to_json()
+    content = compute_statistics(read_dataset("coco", write(tmp_path, written.coco()))).to_json()
     assert content["num_objects"] == 2 and content["num_with_amodal_mask"] == 0
     assert content["mean_occlusion_rate"] is None
     assert content["categories"]["car"]["mean_occlusion_rate"] is None
@@ -50,22 +52,22 @@ def test_borders_of_the_ranges(tmp_path: Path) -> None:
     visible[2, 3:15] = False  # 12 of 120 pixels
     content["annotations"][0]["visible_mask"] = written.rle(visible)
     content["annotations"][1]["visible_mask"] = written.rle(written.BACK & ~written.BACK)
-    ranges = dict(gather(read_dataset("canonical", write(tmp_path, content))).ranges())
+    ranges = dict(compute_statistics(read_dataset("canonical", write(tmp_path, content))).ranges())
     assert ranges["0-10 %"] == 1 and ranges["90-100 %"] == 1 and sum(ranges.values()) == 2
 
 
 def test_an_empty_dataset(tmp_path: Path) -> None:
-    content = gather(read_dataset("coco", write(tmp_path, {"images": [], "annotations": []}))).to_json()
+    content = compute_statistics(read_dataset("coco", write(tmp_path, {"images": [], "annotations": []}))).to_json()
     assert content["num_objects"] == 0 and content["objects_per_image"]["mean"] == 0
 
 
 def test_the_plot(tmp_path: Path) -> None:
-    figures = gather(read_dataset("canonical", write_toy(tmp_path / "toy", 3)))
-    plot(figures, tmp_path / "made" / "stats.png")
+    figures = compute_statistics(read_dataset("canonical", write_toy(tmp_path / "toy", 3)))
+    plot_statistics(figures, tmp_path / "made" / "stats.png")
     with Image.open(tmp_path / "made" / "stats.png") as picture:
         assert picture.width > 800
     with pytest.raises(InputError, match="plot: expected a .png, .pdf or .svg file"):
-        plot(figures, tmp_path / "stats.txt")
+        plot_statistics(figures, tmp_path / "stats.txt")
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="plot: expected a file to write"):
-        plot(figures, tmp_path / "file" / "stats.png")
+        plot_statistics(figures, tmp_path / "file" / "stats.png")

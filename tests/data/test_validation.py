@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from amodal.data.index import Fault
-from amodal.data.readers import FORMATS
-from amodal.data.validation.report import ERRORS, WARNINGS, ValidationReport, severity
-from amodal.data.validation.validate import validate
+from amodal.data.datasets import FORMATS
+from amodal.data.index import DatasetFault
+from amodal.data.validation.validate import ERRORS, WARNINGS, ValidationReport, severity, validate
 from amodal.errors import InputError
 from tests.data import written
 from tests.data.toy import write_toy
@@ -35,7 +34,7 @@ def clean(name: str) -> Content:
     return content
 
 
-def found(name: str, path: Path) -> list[Fault]:
+def found(name: str, path: Path) -> list[DatasetFault]:
     return validate(name, path).faults
 
 
@@ -257,7 +256,11 @@ def test_what_is_nothing_like_the_format_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_report() -> None:
-    faults = [Fault("empty_category", "w"), Fault("rle_size", "e", 3, 4), Fault("swapped_masks", "e", 3, 5, 12)]
+    faults = [
+        DatasetFault("empty_category", "w"),
+        DatasetFault("rle_size", "e", 3, 4),
+        DatasetFault("swapped_masks", "e", 3, 5, 12),
+    ]
     report = ValidationReport("canonical", "x.json", 1, 2, faults)
     assert (report.num_errors, report.num_warnings) == (2, 1)
     assert list(report.kinds()) == ["rle_size", "swapped_masks", "empty_category"]

@@ -7,8 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from amodal.data.writers import object_record, write_canonical
-from amodal.synthetic.types import SyntheticObject
+from amodal.data.formats.canonical import write_canonical
+from amodal.synthetic.generate import object_record
+from amodal.synthetic.scenes import SyntheticObject
 
 BACK_VISIBLE = 24 * 24 - 12 * 12
 

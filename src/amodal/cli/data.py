@@ -1,62 +1,142 @@
-"""`amodal data`: look at datasets, check them, bring them into another form, make them."""
+"""`amodal data`: list formats, inspect, validate, convert, draw and synthesize datasets."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
-from amodal.cli.data_convert import convert
 from amodal.cli.data_draw import draw
-from amodal.cli.data_look import formats, inspect, stats
-from amodal.cli.data_validate import validate
+from amodal.cli.data_inspect import inspect, stats, validate
+from amodal.cli.options import Annotations, AsJson, FormatName, Images, open_dataset
 from amodal.errors import InputError
 
 if TYPE_CHECKING:
-    from amodal.questions.scene_lists import Lists
-    from amodal.questions.scene_wording import Words
+    from amodal.data.convert import CocoMasks
+    from amodal.questions.list_forms import Lists
+    from amodal.questions.wording import Words
 
 data_app = typer.Typer(no_args_is_help=True)
-for command in (formats, inspect, validate, stats, draw, convert):
-    data_app.command()(command)
 
 
 @data_app.callback()
 def _group() -> None:
-    """Datasets."""
+    """Inspect, validate, convert, draw and synthesize datasets."""
+
+
+@data_app.command()
+def formats(as_json: AsJson = False) -> None:
+    """List the formats that can be read and written.
+
+    Example: amodal data formats
+    """
+    from rich.console import Console
+
+    from amodal.data.convert import TARGETS
+    from amodal.data.datasets import FORMATS
+
+    listed: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "title": format_.title,
+            "files": list(format_.files),
+            "masks": format_.masks,
+            "order": format_.order,
+            "read": True,
+            "write": name in TARGETS,
+        }
+        for name, format_ in FORMATS.items()
+    ]
+    parquet = {"name": "parquet", "title": "Parquet shards with the images inside", "files": ["data/*.parquet"]}
+    more = {"masks": "visible and amodal", "order": "occluders", "read": False, "write": True}
+    listed.append(parquet | more)
+    if as_json:
+        typer.echo(json.dumps(listed))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for row in listed:
+        ways = " and ".join(way for way in ("read", "write") if row[way])
+        console.print(f"[bold]{row['name']}[/bold]: {row['title']} ({ways})")
+        console.print(f"  masks {row['masks']}; order {row['order']}")
+        console.print(f"  files {', '.join(row['files'])}", markup=False)
+
+
+for _command in (inspect, validate, stats, draw):
+    data_app.command()(_command)
+
+
+@data_app.command()
+def convert(
+    annotations: Annotations,
+    to: Annotated[str, typer.Option("--to", help="Target format: canonical, cocoa_cls, kins2020, coco or parquet.")],
+    out: Annotated[Path, typer.Option(help="File (.json) or folder to write; a folder for parquet.")],
+    format_: FormatName = None,
+    images: Images = None,
+    masks: Annotated[str, typer.Option(help="Mask of each object that coco gets: amodal or visible.")] = "amodal",
+    split: Annotated[str, typer.Option(help="Name of the split in the names of the Parquet files.")] = "train",
+    shard_mb: Annotated[int, typer.Option(min=1, help="Size of a Parquet file in MiB.")] = 256,
+    as_json: AsJson = False,
+) -> None:
+    """Convert a dataset to another format, and list what that format cannot store.
+
+    Example: amodal data convert --format cocoa --annotations COCO_amodal_val2014.json --to canonical --out cocoa.json
+    """
+    from amodal.data.convert import convert as convert_dataset
+
+    if annotations.exists() and out.exists() and out.samefile(annotations):
+        raise InputError(f"out: expected another file than the annotations, got {str(out)!r}")
+    done = convert_dataset(
+        open_dataset(annotations, format_, images), to, out,
+        coco_masks=cast("CocoMasks", masks),  # checked in convert
+        split=split, shard_bytes=shard_mb << 20, progress=not as_json,
+    )  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps(done.to_json()))
+        return
+    for file in done.files:
+        typer.echo(f"Written: {file}")
+    typer.echo(f"{done.num_images} images, {done.num_objects} objects; occluders derived for {done.num_derived}")
+    for kind, lost in done.lost.to_json().items():
+        names = f" ({', '.join(lost['names'])})" if lost.get("names") else ""
+        typer.echo(f"Cannot be stored in {to}: {kind}{names}, {lost['objects']} objects")
 
 
 @data_app.command()
 def synthesize(
-    kind: Annotated[str, typer.Option(help="scenes (procedural), paste (photographs) or questions (about scenes).")],
-    out: Annotated[
-        Path, typer.Option(help="New folder, or one of an interrupted run; the file to write for questions.")
+    kind: Annotated[
+        str,
+        typer.Option(help="What to make: scenes (procedural), paste (onto photographs) or questions (about scenes)."),
     ],
-    count: Annotated[int | None, typer.Option(help="Pictures to make, or to ask about (all by default).")] = None,
+    out: Annotated[
+        Path, typer.Option(help="New folder, or folder of an interrupted run to resume; for questions, the file.")
+    ],
+    count: Annotated[
+        int | None, typer.Option(help="Number of images to make, or to ask about (questions; default: all).")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
     annotations: Annotated[
         list[Path] | None,
-        typer.Option(help="COCO file to paste from; repeat for more (paste). Scenes to ask about (questions)."),
+        typer.Option(help="COCO file to paste from, may be repeated (paste); scenes to ask about (questions)."),
     ] = None,
-    images: Annotated[list[Path] | None, typer.Option(help="Folder of its images, in the same order.")] = None,
-    split: Annotated[str, typer.Option(help="all, train or validation photographs.")] = "all",
+    images: Annotated[list[Path] | None, typer.Option(help="Folder of the images, once per annotation file.")] = None,
+    split: Annotated[str, typer.Option(help="Photographs to use: all, train or validation (paste).")] = "all",
     exclude_category: Annotated[
-        list[str] | None, typer.Option(help="Kind to leave out; repeat for more (paste).")
+        list[str] | None, typer.Option(help="Category to leave out, may be repeated (paste).")
     ] = None,
-    words: Annotated[str, typer.Option(help="train or held_out wording (questions).")] = "train",
+    words: Annotated[str, typer.Option(help="Wording to use: train or held_out (questions).")] = "train",
     present: Annotated[
         float | None,
-        typer.Option(help="Share of questions for a thing or a purpose that the scene can answer (questions). [0.85]"),
+        typer.Option(help="Share of questions whose answer is in the scene; default: 0.85 (questions)."),
     ] = None,
     lists: Annotated[
-        str | None, typer.Option(help="Lists to go through, as drill for a model: kinds or all (questions).")
+        str | None, typer.Option(help="Write these lists instead of single questions: kinds or all (questions).")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
+    as_json: AsJson = False,
 ) -> None:
-    """Make pictures whose visible and amodal masks are known exactly, or questions about them.
+    """Make images whose visible and amodal masks are known exactly, or questions about such images.
 
     Example: amodal data synthesize --kind scenes --count 100 --seed 1 --out data/scenes
     """
@@ -67,12 +147,12 @@ def synthesize(
         typer.echo(json.dumps({"questions": str(path)}) if as_json else f"Written: {path}")
         return
     if count is None:
-        raise InputError("count: expected a number of pictures to make, got none")
+        raise InputError("count: expected the number of images to make, got none")
     if words != "train" or present is not None or lists is not None:
         raise InputError("words, present, lists: expected with --kind questions only")
     from amodal.data.splits import Split
     from amodal.synthetic.generate import Kind
-    from amodal.synthetic.generate import synthesize as make
+    from amodal.synthetic.generate import synthesize as synthesize_images
 
     kinds: tuple[Kind, ...] = get_args(Kind)
     splits: tuple[Split, ...] = get_args(Split)
@@ -84,7 +164,7 @@ def synthesize(
     if folders and len(folders) != len(files):
         raise InputError(f"images: expected one folder for each of {len(files)} annotation files, got {len(folders)}")
     sources = [(f, folders[i] if folders else None) for i, f in enumerate(files)]
-    path = make(
+    path = synthesize_images(
         kind, count, seed, out, sources=sources, split=split, exclude_categories=exclude_category or (),
         workers=workers, progress=not as_json,
     )  # fmt: skip
@@ -106,14 +186,14 @@ def _questions(
 
     if len(annotations) != 1 or len(images) > 1:
         beside = f" and {len(images)} folders of images" if len(images) > 1 else ""
-        raise InputError(f"annotations: expected the one file to ask about, got {len(annotations)}{beside}")
+        raise InputError(f"annotations: expected one file to ask about, got {len(annotations)}{beside}")
     return synthesize_questions(
         annotations[0],
         out,
         seed=seed,
-        words=cast("Words", words),  # checked there
+        words=cast("Words", words),  # checked in synthesize_questions
         present=present,
-        lists=cast("Lists | None", lists),  # likewise
+        lists=cast("Lists | None", lists),  # checked there too
         images=images[0] if images else None,
         count=count,
         progress=progress,

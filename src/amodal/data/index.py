@@ -21,27 +21,27 @@ from amodal.errors import InputError
 from amodal.io.images import MAX_PIXELS
 from amodal.io.json_stream import Entry, scan
 
-CACHED_IMAGES = 256
-"""Images whose objects are kept: programs look at the objects of one image several times in a row."""
+MAX_CACHED_IMAGES = 256
+"""Number of images whose objects are cached, because programs access the objects of an image several times in a row."""
 
 IMAGE_KEYS = ("id", "file_name", "height", "width")
 
 Numbers = npt.NDArray[np.int64]
 
 ByteRange = tuple[int, int]
-"""First byte of a record and its length."""
+"""Position of the first byte of a record, and its length."""
 
 
 @dataclass(frozen=True)
 class DatasetFault:
-    """Something wrong with a file.
+    """A fault of an annotation file.
 
     Attributes:
         kind: short name, as `amodal data validate` reports it.
-        message: what was expected and what came.
-        image_id: image it concerns, if any.
-        annotation_id: annotation it concerns, if any.
-        pixels: how many pixels are wrong, where that can be said.
+        message: what was expected and what was found.
+        image_id: image that has the fault, if any.
+        annotation_id: annotation that has the fault, if any.
+        pixels: number of wrong pixels, if it can be counted.
     """
 
     kind: str
@@ -57,13 +57,13 @@ FaultHandler = Callable[[DatasetFault], None]
 
 @dataclass(frozen=True)
 class ImageEntry:
-    """An image as the file lists it.
+    """An image record of the file.
 
     Attributes:
         id: image id.
-        file_name: relative to the folder of the images.
+        file_name: name relative to the folder of the images.
         size: (H, W).
-        attributes: what else is said about it.
+        attributes: other fields of the record.
     """
 
     id: int
@@ -73,25 +73,25 @@ class ImageEntry:
 
 
 class RecordSequence(Protocol):
-    """Records by position: a list, or `FileRecords`."""
+    """Records by position: a list or `FileRecords`."""
 
     def __getitem__(self, position: int, /) -> Record: ...
 
 
 @dataclass
 class Index:
-    """What a pass over a file leaves in memory.
+    """What is kept in memory of an annotation file.
 
     Attributes:
-        format: of the file.
+        format: format of the file.
         path: the file.
-        folder: of the images.
-        images: in file order.
+        folder: folder of the images.
+        images: image records in file order.
         categories: names by id.
-        extras: other members of the top level.
-        all_records: of all images, those of an image next to each other.
-        starts: position in `all_records` of each image's first record, and the end of the last.
-        num_objects: objects of each image.
+        extras: other top-level members of the file.
+        all_records: annotation records, those of one image next to each other.
+        starts: position in `all_records` of the first record of each image, and the number of all records.
+        num_objects: number of objects of each image.
     """
 
     format: Format
@@ -109,30 +109,30 @@ class Index:
         return self.__dict__ | {"_cache": OrderedDict()}
 
     def dataset(self) -> AnnotatedDataset:
-        """The images, whose objects are read when asked for."""
+        """The dataset, whose objects are read on access."""
         images = tuple(self._image(position, entry) for position, entry in enumerate(self.images))
         return AnnotatedDataset(images, self.categories, self.format.name, self.extras)
 
     def records(self, position: int) -> Iterator[Record]:
-        """The records of an image, in file order."""
+        """Yield the annotation records of an image in file order."""
         for i in range(self.starts[position], self.starts[position + 1]):
             yield self.all_records[i]
 
     def raw_annotations(self, position: int) -> Iterator[RawAnnotation]:
-        """What the records of an image state, unchecked."""
+        """Yield the annotations of an image, unchecked."""
         for record in self.records(position):
             yield from self.format.parse(record)
 
     @cached_property
     def numbers(self) -> dict[str, int]:
-        """Category ids by name, for formats that write names."""
+        """Category ids by name, for formats that have names instead of ids."""
         return {name: number for number, name in self.categories.items()} if self.format.names else {}
 
     def objects(self, position: int) -> tuple[ObjectSample, ...]:
-        """The objects of an image.
+        """Read the objects of an image.
 
         Raises:
-            InputError: a record that cannot be read, or the file is not the one that was opened.
+            InputError: a record cannot be read, or the file has changed since it was indexed.
         """
         if position in self._cache:
             self._cache.move_to_end(position)
@@ -143,7 +143,7 @@ class Index:
         except InputError as error:
             raise InputError(f"annotations {self.path}: {error}") from error
         self._cache[position] = found
-        if len(self._cache) > CACHED_IMAGES:
+        if len(self._cache) > MAX_CACHED_IMAGES:
             self._cache.popitem(last=False)
         return found
 
@@ -154,7 +154,7 @@ class Index:
 
 
 class RecordFile:
-    """A file whose records are read by their place; can be sent to other processes."""
+    """A file whose records are read by their byte range; it can be sent to other processes."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._stamp = path, _stamp(path)
@@ -163,33 +163,33 @@ class RecordFile:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_map": None}
 
-    def at(self, place: ByteRange) -> Record:
-        """The record at a place.
+    def read(self, byte_range: ByteRange) -> Record:
+        """Read the record in a byte range.
 
         Raises:
-            InputError: the file has changed since it was opened.
+            InputError: the file has changed since it was indexed.
         """
         if self._map is None:
             if not self._path.is_file() or _stamp(self._path) != self._stamp:
                 raise InputError(f"annotations {self._path}: expected the file as it was opened, got a changed one")
             with self._path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        record: Record = json.loads(self._map[place[0] : place[0] + place[1]])
+        record: Record = json.loads(self._map[byte_range[0] : byte_range[0] + byte_range[1]])
         return record
 
 
 class FileRecords:
-    """Records that stay in their file until they are asked for."""
+    """Records that are read from their file on access."""
 
     def __init__(self, file: RecordFile, offsets: Numbers, lengths: Numbers) -> None:
         self._file, self._offsets, self._lengths = file, offsets, lengths
 
     def __getitem__(self, position: int) -> Record:
-        return self._file.at((int(self._offsets[position]), int(self._lengths[position])))
+        return self._file.read((int(self._offsets[position]), int(self._lengths[position])))
 
 
 class LazyObjects(Sequence[ObjectSample]):
-    """The objects of one image, read when asked for."""
+    """The objects of one image, read on access."""
 
     def __init__(self, read: Callable[[int], tuple[ObjectSample, ...]], position: int, count: int) -> None:
         self._read, self._position, self._count = read, position, count
@@ -214,13 +214,13 @@ class LazyObjects(Sequence[ObjectSample]):
 
 
 class LazyAttributes(Mapping[str, Any]):
-    """What an image record says beyond id, name and size, read when asked for."""
+    """The fields of an image record besides id, name and size, read on access."""
 
-    def __init__(self, file: RecordFile, place: ByteRange) -> None:
-        self._file, self._place = file, place
+    def __init__(self, file: RecordFile, byte_range: ByteRange) -> None:
+        self._file, self._byte_range = file, byte_range
 
     def _load(self) -> Record:
-        return {k: v for k, v in self._file.at(self._place).items() if k not in IMAGE_KEYS}
+        return {k: v for k, v in self._file.read(self._byte_range).items() if k not in IMAGE_KEYS}
 
     def __getitem__(self, key: str) -> Any:
         return self._load()[key]
@@ -238,25 +238,25 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def build_index(path: Path, folder: Path, format_: Format, report: FaultHandler) -> Index:
-    """Go through a file with `images`, `annotations` and, if it has them, `categories`.
+    """Index a COCO-like file with `images`, `annotations` and, optionally, `categories`.
 
     Args:
         path: JSON file.
-        folder: of the images.
-        format_: what the annotations should be.
-        report: told of each fault; records with one are left out unless it raises.
+        folder: folder of the images.
+        format_: expected format of the annotations.
+        report: called with each fault; records with a fault are left out unless it raises.
 
     Raises:
-        InputError: broken JSON, or a file that has no such members.
+        InputError: the JSON is broken, or the file lacks these members.
     """
-    collected = _IndexBuilder(format_, path, report)
+    builder = _IndexBuilder(format_, path, report)
     for entry in scan(path):
-        collected.take(entry)
-    return collected.index(folder)
+        builder.add(entry)
+    return builder.build(folder)
 
 
 class _IndexBuilder:
-    """The index while the file is being read."""
+    """Collects the index while the file is read."""
 
     def __init__(self, format_: Format, path: Path, report: FaultHandler) -> None:
         self.format, self.path, self.report = format_, path, report
@@ -269,8 +269,8 @@ class _IndexBuilder:
         self.seen: set[int] = set()
         self.owners, self.offsets, self.lengths, self.counts = (array("q") for _ in range(4))
 
-    def take(self, entry: Entry) -> None:
-        """One entry of the file."""
+    def add(self, entry: Entry) -> None:
+        """Add one entry of the file."""
         handle = _HANDLERS.get(entry.section)
         if handle is not None and entry.kind != "value":
             self.sections.add(entry.section)
@@ -283,8 +283,8 @@ class _IndexBuilder:
         else:
             self.extras[entry.section] = entry.record
 
-    def index(self, folder: Path) -> Index:
-        """What was collected, the records of an image brought together."""
+    def build(self, folder: Path) -> Index:
+        """Build the index, with the records of each image next to each other."""
         self._check_sections()
         position = {number: i for i, number in enumerate(self.images)}
         for number, count in sorted(Counter(n for n in self.owners if n not in position).items()):
@@ -292,7 +292,7 @@ class _IndexBuilder:
             self.report(DatasetFault("unknown_image", message, number))
         owners = np.array([position.get(number, -1) for number in self.owners], np.int64)
         order = np.argsort(owners, kind="stable")
-        order = order[np.searchsorted(owners[order], 0) :]  # -1: of no listed image
+        order = order[np.searchsorted(owners[order], 0) :]  # -1: the image is not listed
         owners = owners[order]
         offsets, lengths, counts = (np.array(a, np.int64)[order] for a in (self.offsets, self.lengths, self.counts))
         if self.format.names is not None:
@@ -309,8 +309,8 @@ class _IndexBuilder:
             np.bincount(owners, weights=counts, minlength=len(position)).astype(int).tolist(),
         )
 
-    def image(self, entry: Entry) -> None:
-        """A record of `images`."""
+    def add_image(self, entry: Entry) -> None:
+        """Add a record of `images`."""
         record = entry.record
         if not self._has("images", record, IMAGE_KEYS):
             return
@@ -330,8 +330,8 @@ class _IndexBuilder:
             attributes = LazyAttributes(self.file, (entry.offset, entry.length))
             self.images[number] = ImageEntry(number, str(record["file_name"]), (height, width), attributes)
 
-    def annotation(self, entry: Entry) -> None:
-        """A record of `annotations`."""
+    def add_annotation(self, entry: Entry) -> None:
+        """Add a record of `annotations`."""
         record, format_ = entry.record, self.format
         if not self._has("annotations", record, ("id", "image_id", *format_.keys)):
             return
@@ -364,8 +364,8 @@ class _IndexBuilder:
         self.lengths.append(entry.length)
         self.counts.append(1 if names is None else len(names))
 
-    def category(self, entry: Entry) -> None:
-        """A record of `categories`."""
+    def add_category(self, entry: Entry) -> None:
+        """Add a record of `categories`."""
         record = entry.record
         if not self._has("categories", record, ("id", "name")):
             return
@@ -410,14 +410,14 @@ class _IndexBuilder:
 
 
 _HANDLERS: dict[str, Callable[[_IndexBuilder, Entry], None]] = {
-    "images": _IndexBuilder.image,
-    "annotations": _IndexBuilder.annotation,
-    "categories": _IndexBuilder.category,
+    "images": _IndexBuilder.add_image,
+    "annotations": _IndexBuilder.add_annotation,
+    "categories": _IndexBuilder.add_category,
 }
 
 
 def _ids(section: str, record: Record) -> tuple[Any, Any]:
-    """(image id, annotation id) as far as a record has them."""
+    """(image id, annotation id) of a record, None for an id that it lacks."""
     if section == "annotations":
         return (record.get("image_id"), record.get("id"))
     return (record.get("id") if section == "images" else None, None)

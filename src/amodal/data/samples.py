@@ -1,4 +1,4 @@
-"""The one sample type every reader yields."""
+"""Datasets in memory: images and their annotated objects, whatever format they were read from."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from amodal.ops.rle import Rle, decode_mask
 
 @dataclass(frozen=True)
 class ObjectSample:
-    """One annotated object. Masks stay encoded until asked for.
+    """One annotated object, whose masks are kept as RLEs.
 
     Attributes:
         id: annotation id.
         category_id: key into the dataset's categories.
         visible_rle: visible mask, COCO compressed RLE.
-        amodal_rle: amodal mask, or None where the source does not know it (modal datasets).
+        amodal_rle: amodal mask, or None if the source does not know it (modal datasets).
         visible_box_xyxy: tight box of the visible mask, image pixels.
         amodal_box_xyxy: tight box of the amodal mask, or None.
-        occluders: annotation ids of the objects in front of this one.
-        iscrowd: a region of many objects rather than one.
-        attributes: what else the source says, under the source's own names.
-        occluders_known: the source says what hides this object (which may be nothing); where it
-            does not, `relations.with_occluders` derives it from the masks.
-        is_stuff: a region without a countable shape (sky, floor) rather than a thing.
-        annotator: who drew it, where several people annotated the same image.
-        order: the source's own order from front to back: within one `order_group` an object
-            never stands in front of one with a smaller number.
-        order_group: objects of the same image and group can be compared by `order`.
+        occluders: annotation ids of its occluders.
+        iscrowd: it is a region of many objects instead of one object.
+        attributes: other fields of the source, under the source's own names.
+        occluders_known: the source states the occluders (there may be none); otherwise
+            `relations.derive_occluders` derives them from the masks.
+        is_stuff: it is a region without a countable shape (sky, floor), "stuff" instead of a "thing" in COCO's terms.
+        annotator: who drew it, if several people annotated the same image.
+        order: the source's own order from front to back: within one `order_group` an object never occludes an object
+            with a smaller number.
+        order_group: group of objects of the image within which `order` can be compared.
     """
 
     id: int
@@ -56,11 +56,11 @@ class ObjectSample:
     order_group: int | None = None
 
     def visible_mask(self) -> Mask:
-        """(H, W) bool."""
+        """Decode the visible mask, (H, W) bool."""
         return decode_mask(self.visible_rle)
 
     def amodal_mask(self) -> Mask | None:
-        """(H, W) bool, or None where unknown."""
+        """Decode the amodal mask, (H, W) bool; None if it is unknown."""
         return None if self.amodal_rle is None else decode_mask(self.amodal_rle)
 
     def occlusion_rate(self) -> float:
@@ -74,14 +74,13 @@ class ImageSample:
 
     Attributes:
         id: image id.
-        path: file of the pixels; it need not exist until they are loaded.
-        height: H in pixels.
-        width: W in pixels.
-        objects: in file order. Readers hand out sequences that read an image's records when they
-            are asked for, and only then find out that one of them is broken.
-        file_name: as the source writes it, relative to the folder of the images; the path's last
-            part if left out.
-        attributes: what else the source says about the image (licence, address ...).
+        path: image file; it need not exist until `load` is called.
+        height: H of the image.
+        width: W of the image.
+        objects: in file order. Datasets that were read from a file have lazy sequences, which read and check the
+            records of an image on access.
+        file_name: name in the source, relative to the folder of the images; default: the last part of the path.
+        attributes: other fields of the source about the image (licence, address ...).
     """
 
     id: int
@@ -102,10 +101,10 @@ class ImageSample:
         return (self.height, self.width)
 
     def load(self) -> npt.NDArray[np.uint8]:
-        """(H, W, 3) uint8 RGB.
+        """Load the pixels, (H, W, 3) uint8 RGB.
 
         Raises:
-            InputError: the file cannot be read, or has another size than its annotations say.
+            InputError: the file cannot be read, or its size is not the annotated one.
         """
         pixels = load_image(self.path)
         if pixels.shape[:2] != self.size:
@@ -119,10 +118,10 @@ class AnnotatedDataset:
     """Images, their objects, and the names of the categories.
 
     Attributes:
-        images: in file order; light, as objects are read when asked for.
+        images: in file order; objects are read on access.
         categories: names by id.
         format: name of the format it was read from.
-        extras: what else the source says about the whole (`info`, `licenses` ...).
+        extras: other fields of the source about the whole dataset (`info`, `licenses` ...).
     """
 
     images: tuple[ImageSample, ...]
@@ -132,5 +131,5 @@ class AnnotatedDataset:
 
     @property
     def num_objects(self) -> int:
-        """Objects in all images."""
+        """Number of objects in all images."""
         return sum(len(image.objects) for image in self.images)

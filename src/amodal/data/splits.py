@@ -1,4 +1,4 @@
-"""Training and validation by image, the same on every machine."""
+"""Splitting a dataset into training and validation images, in the same way on every machine."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ VALIDATION_SHARE = 0.1
 
 
 def is_validation(file_name: str, share: float = VALIDATION_SHARE) -> bool:
-    """Whether an image belongs to validation, by the CRC-32 of its base name."""
+    """Whether an image belongs to the validation split, by the CRC-32 of its base name."""
     return zlib.crc32(Path(file_name).name.encode()) % 10_000 < share * 10_000
 
 
 def select_split(dataset: AnnotatedDataset, split: Split) -> AnnotatedDataset:
-    """The images of one side; an image is never on both.
+    """Return the images of one split; an image is never in both.
 
     Raises:
-        InputError: unknown split.
+        InputError: the split is unknown.
     """
     if split not in get_args(Split):
         raise InputError(f"split: expected one of {', '.join(get_args(Split))}, got {split!r}")

@@ -12,11 +12,11 @@ from amodal.errors import InputError
 
 @contextmanager
 def appearing(path: Path, what: str = "out") -> Iterator[Path]:
-    """A name to write to, in the same folder and with the same suffix, which becomes `path` at the end.
+    """Yield a temporary path beside `path`, with the same suffix, and rename it to `path` at the end.
 
     Args:
-        path: file to appear; its folder is made.
-        what: option the error speaks of.
+        path: file to write; its folder is created.
+        what: name of the option in the error message.
 
     Raises:
         InputError: the file cannot be written.
@@ -34,7 +34,16 @@ def appearing(path: Path, what: str = "out") -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: str | bytes, what: str = "out") -> Path:
-    """Write a file by `appearing`; text as UTF-8. Returns `path`."""
+    """Write a whole file, text as UTF-8, which appears complete or not at all, and return `path`.
+
+    Args:
+        path: file to write; its folder is created.
+        content: text or bytes.
+        what: name of the option in the error message.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     with appearing(path, what) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
@@ -42,12 +51,12 @@ def write_whole(path: Path, content: str | bytes, what: str = "out") -> Path:
 
 @contextmanager
 def appearing_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` to fill, which takes its place at the end.
+    """Yield a temporary folder beside `folder`, and rename it to `folder` at the end.
 
-    What a killed run has left is removed. `empty_folder` says whether the place is free.
+    Remains of a killed run are removed. `empty_folder` checks that `folder` can be written.
 
     Args:
-        folder: not there, or empty.
+        folder: folder that is missing or empty.
     """
     unfinished = folder.with_name(f".writing_{folder.name}")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -63,14 +72,22 @@ def appearing_folder(folder: Path) -> Iterator[Path]:
 
 
 def no_file(folder: Path, what: str = "out") -> Path:
-    """The folder itself, there or not. Raises `InputError`, which speaks of the option `what`, if it is a file."""
+    """Return the folder, which may not exist yet.
+
+    Raises:
+        InputError: it is a file; the message names the option `what`.
+    """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{what}: expected a folder, got the file {str(folder)!r}")
     return folder
 
 
 def empty_folder(folder: Path, what: str) -> Path:
-    """The folder itself. Raises `InputError`, which speaks of the option `what`, if it holds something."""
+    """Return the folder, which is missing or empty.
+
+    Raises:
+        InputError: it is a file or has content; the message names the option `what`.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{what}: expected a new or empty folder, got {str(folder)!r}, which holds something")
+        raise InputError(f"{what}: expected a new or empty folder, got {str(folder)!r}, which is not empty")
     return folder

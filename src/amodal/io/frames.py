@@ -1,4 +1,4 @@
-"""Pictures one after the other: a folder of them, or the frames of a video."""
+"""Sequences of images: a folder of images or the frames of a video, and writing videos."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from amodal.ops.arrays import ImageArray
 
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEO_ENDINGS = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".gif"})
-FOLDER_RATE = 10  # frames a second of a video made from a folder
+FOLDER_RATE = 10  # frames per second of a video that is made from a folder
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Where frames come from.
+    """The frames of a folder of images or of a video.
 
     Attributes:
         source: folder of images or video file.
-        names: of the images of a folder, in order; None for a video.
-        total: number of frames; None if a video does not say.
-        rate: frames a second.
+        names: file names of the images of a folder, in order; None for a video.
+        total: number of frames; None if a video does not state it.
+        rate: frames per second.
     """
 
     source: Path
@@ -38,7 +38,11 @@ class Frames:
     rate: Fraction
 
     def __iter__(self) -> Iterator[tuple[str, ImageArray]]:
-        """(name without ending, (H, W, 3) uint8 RGB) of each frame; damaged ones raise `InputError`."""
+        """Yield the name without suffix and the (H, W, 3) uint8 RGB pixels of each frame.
+
+        Raises:
+            InputError: a frame is damaged.
+        """
         if self.names is not None:
             for name in self.names:
                 yield Path(name).stem, load_image(self.source / name)
@@ -52,16 +56,16 @@ class Frames:
             raise InputError(f"video {self.source}: expected a whole video, got a damaged one ({error})") from error
 
 
-def is_many(source: Path) -> bool:
-    """Whether a path is a folder or a video, not a single image."""
+def is_frame_source(source: Path) -> bool:
+    """Whether a path is a folder or a video instead of a single image."""
     return source.is_dir() or (source.is_file() and source.suffix.lower() in VIDEO_ENDINGS)
 
 
 def open_frames(source: Path) -> Frames:
-    """Look at a folder or a video.
+    """Open a folder of images or a video.
 
     Raises:
-        InputError: a folder without images or with two of one stem, or a file that is no video.
+        InputError: the folder has no images or two images of the same stem, or the file is not a video.
     """
     if source.is_dir():
         names = sorted(p.name for p in source.iterdir() if p.suffix.lower() in IMAGE_ENDINGS)
@@ -80,11 +84,11 @@ def open_frames(source: Path) -> Frames:
 
 
 class VideoWriter:
-    """Writes an MP4 of pictures of one size, complete or not at all. Use as a context.
+    """Context manager that writes images as an MP4 video, which appears complete or not at all.
 
     Args:
         path: file to write.
-        rate: frames a second.
+        rate: frames per second.
     """
 
     def __init__(self, path: Path, rate: Fraction) -> None:
@@ -95,17 +99,20 @@ class VideoWriter:
     def __enter__(self) -> VideoWriter:
         return self
 
-    def add(self, picture: ImageArray) -> None:
-        """Append (h, w, 3) uint8 RGB; an odd last row or column is left out, as the codec asks."""
+    def add(self, image: ImageArray) -> None:
+        """Append an (H, W, 3) uint8 RGB image; an odd last row or column is dropped, as the codec needs even sides.
+
+        Images of another size than the first one are resized to it.
+        """
         av = _av()
-        height, width = (side // 2 * 2 for side in picture.shape[:2])
+        height, width = (side // 2 * 2 for side in image.shape[:2])
         if self.container is None:
             temporary = self._open.enter_context(appearing(self.path))
             self.container = self._open.enter_context(av.open(str(temporary), "w", format="mp4"))
             self.stream = self.container.add_stream("h264", rate=self.rate)
             self.stream.width, self.stream.height, self.stream.pix_fmt = width, height, "yuv420p"
             self._open.push(self._end)
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width]), format="rgb24")
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), format="rgb24")
         if (width, height) != (self.stream.width, self.stream.height):
             frame = frame.reformat(self.stream.width, self.stream.height)
         self.container.mux(self.stream.encode(frame))

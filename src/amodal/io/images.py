@@ -1,4 +1,4 @@
-"""Any image a user has, as (H, W, 3) uint8 RGB."""
+"""Loading images of any kind as (H, W, 3) uint8 RGB arrays."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from amodal.errors import InputError
+from amodal.ops.arrays import ImageArray
 
-ImageSource = str | Path | Image.Image | npt.NDArray[np.uint8]
+ImageSource = str | Path | Image.Image | ImageArray
 
-# Above this a file is more likely an attack or a mistake than a photograph; a 12,000 x 9,000
-# picture has 108 million pixels.
+# A larger file is more likely an attack or a mistake than a photograph; an image of 12,000 x 9,000 has 108 million
+# pixels.
 MAX_PIXELS = 400_000_000
 
 
-def load_image(source: ImageSource) -> npt.NDArray[np.uint8]:
-    """Read an image and make it RGB, upright, eight bits.
+def load_image(source: ImageSource) -> ImageArray:
+    """Load an image as upright 8-bit RGB.
 
-    Greyscale, palette, CMYK and 16-bit images are converted, transparency is laid on white, and
-    the EXIF orientation is applied.
+    Greyscale, palette, CMYK and 16-bit images are converted, transparent pixels are blended with white, and the EXIF
+    orientation is applied.
 
     Args:
-        source: path, PIL image, or array ((H, W, 3) uint8 is taken as it is).
+        source: path, PIL image, or (H, W, 3) uint8 array, which is returned unchanged.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        InputError: no file, an empty, truncated or foreign file, or an array of another form.
+        InputError: the file is missing, empty, truncated or of another kind, or the array has another form.
     """
     if isinstance(source, np.ndarray):
         if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
@@ -45,24 +45,24 @@ def load_image(source: ImageSource) -> npt.NDArray[np.uint8]:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) that `load_image` gives, looked up without decoding the pixels.
+    """The (H, W) of the image that `load_image` returns, read without decoding the pixels.
 
     Raises:
-        InputError: no file, or an empty or foreign one.
+        InputError: the file is missing, empty or of another kind.
     """
     with opened_image(path) as image:
-        # a PNG without orientation would be decoded to look for one behind its pixels
+        # Pillow would decode a PNG file without orientation to look for one after its pixels.
         orientation = image.getexif().get(ExifTags.Base.Orientation) if "exif" in image.info else None
-        turned = orientation in (5, 6, 7, 8)  # by a quarter, mirrored or not
+        turned = orientation in (5, 6, 7, 8)  # by 90 degrees, mirrored or not
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
 @contextmanager
 def opened_image(path: Path) -> Iterator[Image.Image]:
-    """An image file as it is stored, not decoded yet; what goes wrong with it inside is an `InputError` too.
+    """Open an image file without decoding it; errors that occur inside the context become `InputError` too.
 
     Raises:
-        InputError: no file, an empty, truncated or foreign file, or more than `MAX_PIXELS`.
+        InputError: the file is missing, empty, truncated or of another kind, or has more than `MAX_PIXELS`.
     """
     if path.is_dir():
         raise InputError(f"image: expected a file, got the folder {str(path)!r}")
@@ -88,9 +88,9 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def _to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+def _to_rgb(image: Image.Image) -> ImageArray:
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more
+    if image.mode.startswith("I") or image.mode == "F":  # 16 bits or more
         values = np.asarray(image, dtype=np.float64)
         top = 65535.0 if values.max(initial=0) > 255 else 255.0
         image = Image.fromarray(np.clip(values / top * 255, 0, 255).astype(np.uint8))

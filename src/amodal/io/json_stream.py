@@ -1,4 +1,4 @@
-"""Reading a large JSON file record by record, in memory that does not grow with it."""
+"""Reading and writing large JSON files record by record, in memory that does not grow with the file."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from amodal.io.files import appearing
 
 CHUNK_BYTES = 8 << 20
 MAX_RECORD_BYTES = 64 << 20
-"""Of one record; the largest genuine ones (all regions of a COCOA image) stay below 1 MiB."""
+"""Maximum size of one record; the largest real records (all regions of a COCOA image) are below 1 MiB."""
 
-LONGEST_WORD = 16
-"""Characters; longer than any of JSON's words and escapes."""
+MAX_TOKEN_CHARACTERS = 16
+"""Number of characters that is larger than that of any word or escape of JSON."""
 
 _NOT_BLANK = re.compile(r"[^ \t\n\r]")
 _DECODER = json.JSONDecoder()
@@ -26,15 +26,14 @@ _DECODER = json.JSONDecoder()
 
 @dataclass(frozen=True)
 class Entry:
-    """A member of the top-level object, or one item of such a member that is a list.
+    """A member of the top-level object, or one item of a member that is a list.
 
     Attributes:
-        section: name of the member; empty for the items of a file that is a list.
+        section: name of the member; empty for the items of a top-level list.
         record: the parsed value; None for the entry that announces a list.
-        offset: first byte in the file.
-        length: bytes.
-        kind: `list` announces a list, whose items follow as `item`; `value` is a member of
-            another type.
+        offset: position of its first byte in the file.
+        length: number of bytes.
+        kind: `list` announces a list, whose items follow as `item`; `value` is a member of another type.
     """
 
     section: str
@@ -45,13 +44,13 @@ class Entry:
 
 
 def scan(path: Path) -> Iterator[Entry]:
-    """Go through a JSON file once.
+    """Yield the entries of a JSON file in one pass.
 
     Args:
         path: file whose top level is an object or a list.
 
     Raises:
-        InputError: no file, broken JSON, a top level of another type, or a single record beyond
+        InputError: the file is missing, is broken JSON, has a top level of another type, or has a record of more than
             `MAX_RECORD_BYTES`.
     """
     if not path.is_file():
@@ -102,11 +101,10 @@ def _items(window: _Window, section: str) -> Iterator[Entry]:
 
 
 class _Window:
-    """A stretch of the file as text, one character a byte.
+    """A part of the file as text with one character per byte.
 
-    Latin-1 maps each byte to one character, so places in the text are places in the file. JSON's
-    own signs are ASCII, which no byte of a longer UTF-8 character can be mistaken for; values
-    that hold other characters are parsed again as the UTF-8 they are.
+    Latin-1 maps each byte to one character, so positions in the text are positions in the file. The syntax of JSON is
+    ASCII, and no byte of a longer UTF-8 character is ASCII. Values with other characters are parsed again as UTF-8.
     """
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
@@ -119,11 +117,11 @@ class _Window:
 
     @property
     def offset(self) -> int:
-        """Byte in the file of the next character."""
+        """Position in the file of the next character."""
         return self._start + self._at
 
     def peek(self) -> str:
-        """The next character that is not blank, or nothing at the end."""
+        """Return the next character that is not blank, or an empty string at the end."""
         while True:
             found = _NOT_BLANK.search(self._text, self._at)
             self._at = len(self._text) if found is None else found.start()
@@ -131,11 +129,11 @@ class _Window:
                 return self._text[self._at : self._at + 1]
 
     def skip(self, count: int) -> None:
-        """Go past characters."""
+        """Skip characters."""
         self._at += count
 
     def expect(self, characters: str) -> str:
-        """Go past one of `characters` and return it."""
+        """Skip one of `characters` and return it."""
         found = self.peek()
         if not found or found not in characters:
             raise self.broken(f"expected {' or '.join(characters)}")
@@ -143,7 +141,7 @@ class _Window:
         return found
 
     def value(self) -> tuple[Any, int, int]:
-        """The next value, its first byte and its length."""
+        """Parse the next value; return it, the position of its first byte and its length."""
         self.peek()
         while True:
             try:
@@ -157,7 +155,7 @@ class _Window:
                 raise self.broken(error.msg) from error
             except ValueError as error:  # an integer of thousands of digits
                 raise self.broken("a number too long") from error
-            if end + 3 <= len(self._text) or not self._more():  # "1" may go on in the next chunk, as may "1." and "1e-"
+            if end + 3 <= len(self._text) or not self._more():  # "1", "1." and "1e-" may continue in the next chunk
                 break
         start, self._at = self._at, end
         raw = self._text[start:end]
@@ -169,18 +167,18 @@ class _Window:
         return record, self._start + start, end - start
 
     def broken(self, what: str) -> InputError:
-        """The error for text that is not JSON."""
+        """Return the error for text that is not JSON."""
         place = f"byte {self.offset}"
         return InputError(
             f"annotations {self._path}: expected JSON, got broken text ({what.removesuffix(' at')} at {place})"
         )
 
     def _cut_off(self, error: json.JSONDecodeError) -> bool:
-        """Whether the text may only be broken because it ends where the chunk does."""
-        return error.msg.startswith("Unterminated string") or error.pos >= len(self._text) - LONGEST_WORD
+        """Whether the text may be broken only because the chunk ends."""
+        return error.msg.startswith("Unterminated string") or error.pos >= len(self._text) - MAX_TOKEN_CHARACTERS
 
     def _more(self) -> bool:
-        """Read on, dropping what was gone past; at the end of the file nothing changes and it is False."""
+        """Read the next chunk and drop the text already parsed; return False at the end of the file."""
         if self._ended:
             return False
         left = self._text[self._at :]
@@ -198,14 +196,14 @@ class _Window:
 
 @contextmanager
 def annotation_file(path: Path, members: dict[str, Any]) -> Iterator[Callable[[dict[str, Any], list[Any]], None]]:
-    """A COCO-like file, written annotation by annotation.
+    """Write a COCO-like file image by image; it appears complete or not at all.
 
     Args:
-        path: file.
+        path: file to write.
         members: top-level members besides `annotations` and `images`.
 
     Yields:
-        A function that takes an image record and its annotation records.
+        A function that adds an image record with its annotation records.
 
     Raises:
         InputError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""A bar on stderr that leaves nothing behind: what is printed is the result, or one line of error."""
+"""A progress bar on stderr that disappears at the end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ Item = TypeVar("Item")
 
 
 def bar(items: Iterable[Item], what: str, shown: bool, total: int | None = None) -> Iterable[Item]:
-    """The items, with a bar if it is to be shown and somebody is there to see it."""
+    """Yield the items and show a progress bar if `shown` is set and stderr is a terminal.
+
+    Args:
+        items: items to iterate over.
+        what: label of the bar.
+        shown: show the bar.
+        total: number of items, if `items` has no length.
+    """
     console = Console(stderr=True)
     hidden = not (shown and console.is_terminal)
     return track(items, what, total, console=console, transient=True, disable=hidden)

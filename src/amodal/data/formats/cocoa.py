@@ -1,8 +1,7 @@
-"""COCOA in its original form (BSDS-A alike): a record holds all regions one annotator drew.
+"""COCOA in its original form, which BSDS-A shares: a record holds all regions that one annotator drew in an image.
 
-Regions have neither ids nor categories. Region k (from 1) of annotation n is object
-`n * MAX_REGIONS + k`, so that the number can be read back; names, without blanks at their ends and
-in lower case, become categories.
+Regions have neither ids nor categories. Region k (from 1) of annotation n becomes object `n * MAX_REGIONS + k`, so that
+both numbers can be recovered from the id; names in lower case, without surrounding blanks, become categories.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ MAX_REGIONS = 1000
 
 _REGION_USED = frozenset({"segmentation", "visible_mask", "invisible_mask", "area", "isStuff", "occlude_rate", "order"})
 _PAIR = re.compile(r"(\d+)-(\d+)")
-_SNIPPET_KEYS = ("id", "image_id", "regions")
+_RECORD_KEYS = ("id", "image_id", "regions")
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def constraint_pairs(text: Any, num_regions: int) -> list[tuple[int, int]]:
-    """Pairs (front, behind) of 1-based region numbers from `depth_constraint`.
+    """Parse `depth_constraint` to pairs (front, behind) of 1-based region numbers.
 
     Raises:
-        InputError: anything but "i-j,k-l" with numbers of regions.
+        InputError: the text is not of the form "i-j,k-l" with numbers of regions.
     """
     if not isinstance(text, str):
         raise InputError(f"expected depth_constraint as 'i-j,k-l', got {text!r:.60}")
@@ -46,18 +45,24 @@ def constraint_pairs(text: Any, num_regions: int) -> list[tuple[int, int]]:
 
 
 def read_index(path: Path, folder: Path, format_: Format, report: FaultHandler) -> Index:
-    """The index of a whole COCOA file, of a single record, or of a folder of single records.
+    """Index a whole COCOA file, a single record, or a folder of single records.
+
+    Args:
+        path: file or folder.
+        folder: folder of the images.
+        format_: the format.
+        report: called with each fault.
 
     Raises:
-        InputError: none of these.
+        InputError: `path` is none of these.
     """
     if path.is_dir():
         files = sorted(path.glob("*.json"))
         if not files:
             raise InputError(f"annotations: expected a folder of JSON files with COCOA records, got {str(path)!r}")
-        return _of_snippets(path, files, folder, format_, report)
-    if _is_snippet(path):
-        return _of_snippets(path, [path], folder, format_, report)
+        return _index_single_records(path, files, folder, format_, report)
+    if _is_single_record(path):
+        return _index_single_records(path, [path], folder, format_, report)
     return build_index(path, folder, format_, report)
 
 
@@ -66,7 +71,7 @@ def _names(record: Record) -> list[str]:
     if not isinstance(regions, list) or not all(isinstance(region, dict) for region in regions):
         raise InputError(f"expected the regions of annotation {record['id']!r:.20} as a list of objects")
     if len(regions) >= MAX_REGIONS:
-        raise InputError(f"expected fewer than {MAX_REGIONS} regions an annotation, got {len(regions)}")
+        raise InputError(f"expected fewer than {MAX_REGIONS} regions per annotation, got {len(regions)}")
     return [_name(region) for region in regions]
 
 
@@ -77,11 +82,11 @@ def _name(region: Record) -> str:
 def _parse(record: Record) -> list[RawAnnotation]:
     regions, number = record["regions"], integer(record["id"], "id of each annotation")
     first = number * MAX_REGIONS
-    in_front: dict[int, list[int]] | None = None
+    occluders: dict[int, list[int]] | None = None
     if record.get("depth_constraint") is not None:
-        in_front = {}
+        occluders = {}
         for front, behind in constraint_pairs(record["depth_constraint"], len(regions)):
-            in_front.setdefault(behind, []).append(first + front)
+            occluders.setdefault(behind, []).append(first + front)
     common = {key: record[key] for key in ("author", "url", "size") if key in record}
     return [
         RawAnnotation(
@@ -92,7 +97,7 @@ def _parse(record: Record) -> list[RawAnnotation]:
             invisible=region.get("invisible_mask"),
             area=region.get("area"),
             occlude_rate=region.get("occlude_rate"),
-            occluders=None if in_front is None else in_front.get(k, []),
+            occluders=None if occluders is None else occluders.get(k, []),
             is_stuff=region.get("isStuff"),
             annotator=record.get("author"),
             order=region.get("order"),
@@ -104,13 +109,13 @@ def _parse(record: Record) -> list[RawAnnotation]:
 
 
 def _outline(segmentation: Any) -> Any:
-    """One flat polygon, as COCO's list of polygons."""
+    """The segmentation of a region, with a single flat polygon as COCO's list of polygons."""
     flat = isinstance(segmentation, list) and not any(isinstance(part, list) for part in segmentation)
     return [segmentation] if flat else segmentation
 
 
-def _is_snippet(path: Path) -> bool:
-    """Whether a file is one bare record: it starts with other keys than a whole dataset does."""
+def _is_single_record(path: Path) -> bool:
+    """Whether a file is a single record: it starts with other keys than a whole dataset."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -118,13 +123,13 @@ def _is_snippet(path: Path) -> bool:
     return b'"regions"' in head and b'"images"' not in head and b'"annotations"' not in head
 
 
-def _of_snippets(path: Path, files: list[Path], folder: Path, format_: Format, report: FaultHandler) -> Index:
-    """Several annotators of one image come together, whatever files they are in."""
+def _index_single_records(path: Path, files: list[Path], folder: Path, format_: Format, report: FaultHandler) -> Index:
+    """Index single records; those of several annotators of one image are joined."""
     groups: dict[int, list[Record]] = {}
     images: dict[int, ImageEntry] = {}
     names: set[str] = set()
     for file in files:
-        record = _snippet(file, report)
+        record = _read_record(file, report)
         if record is None:
             continue
         number = integer(record["image_id"], "image_id of each annotation")
@@ -149,12 +154,12 @@ def _of_snippets(path: Path, files: list[Path], folder: Path, format_: Format, r
     )
 
 
-def _snippet(file: Path, report: FaultHandler) -> Record | None:
+def _read_record(file: Path, report: FaultHandler) -> Record | None:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"annotations {file}: expected JSON, got broken text ({error})") from error
-    missing = [key for key in _SNIPPET_KEYS if not isinstance(record, dict) or key not in record]
+    missing = [key for key in _RECORD_KEYS if not isinstance(record, dict) or key not in record]
     if missing:
         report(DatasetFault("missing_key", f"expected a COCOA record, got {file.name} without {', '.join(missing)}"))
         return None
@@ -163,7 +168,7 @@ def _snippet(file: Path, report: FaultHandler) -> Record | None:
 
 
 def _image(file: Path, folder: Path, number: int, record: Record) -> ImageEntry:
-    """The image of a bare record: the one beside it, or the one its address names."""
+    """The image of a single record: the file beside the record, or the file that its address names."""
     listed = Path(str(record.get("url", ""))).name
     beside = [file.with_suffix(suffix).name for suffix in _IMAGE_SUFFIXES]
     found = next((name for name in [*beside, listed] if name and (folder / name).is_file()), None)
@@ -188,7 +193,7 @@ def _size_of(path: Path) -> tuple[int, int] | None:
 
 FORMAT = Format(
     name="cocoa",
-    title="COCOA in its original form; BSDS-A alike",
+    title="COCOA in its original form, and BSDS-A",
     files=(
         "COCO_amodal_train2014.json",
         "COCO_amodal_val2014.json",

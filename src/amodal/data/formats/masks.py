@@ -1,14 +1,14 @@
-"""A folder of masks, one picture an object and part: the form any tool can write.
+"""A folder of masks with one PNG file per object and part, which any tool can write.
 
     annotations/
       street/                     the image's name without its suffix
         car_1_visible.png         CATEGORY_NUMBER_visible
-        car_1_amodal.png          without it the whole object is unknown
+        car_1_amodal.png          without it, the amodal mask is unknown
         car_2_visible.png
         wine glass_3_amodal.png
-        wine glass_3_occluded.png in place of the visible mask: what is hidden
+        wine glass_3_occluded.png occluded part, instead of the visible mask
 
-A pixel belongs to the mask where it is not 0. `Scene.save` names its masks like this.
+A pixel belongs to the mask if it is not 0. `Scene.save` writes masks with the same parts.
 """
 
 from __future__ import annotations
@@ -33,12 +33,18 @@ _MASK = re.compile(r"(?P<category>.+)_(?P<number>\d+)_(?P<part>visible|amodal|oc
 
 
 def read_index(path: Path, folder: Path, format_: Format, report: FaultHandler) -> Index:
-    """The index of a folder of folders of masks.
+    """Index a folder of folders of masks.
 
-    Objects are numbered from 1, in the order of image names, categories and numbers.
+    Objects are numbered from 1 in the order of image names, categories and numbers.
+
+    Args:
+        path: folder with one folder of masks per image.
+        folder: folder of the images.
+        format_: the format.
+        report: called with each fault.
 
     Raises:
-        InputError: no such folder, or one without masks.
+        InputError: `path` is not a folder, or has no masks.
     """
     if not path.is_dir():
         raise InputError(f"annotations: expected a folder of folders of masks, got {str(path)!r}")
@@ -65,7 +71,7 @@ def read_index(path: Path, folder: Path, format_: Format, report: FaultHandler) 
 
 
 def _objects(inner: Path, report: FaultHandler) -> dict[tuple[str, int], dict[str, Path]]:
-    """Files of each object of an image by part."""
+    """The mask files of each object of an image by part."""
     found: dict[tuple[str, int], dict[str, Path]] = {}
     for file in inner.glob("*.png"):
         match = _MASK.fullmatch(file.name)
@@ -104,7 +110,7 @@ def _segmentation(path: Path) -> dict[str, Any]:
 
 FORMAT = Format(
     name="masks",
-    title="a folder of masks, one PNG an object and part",
+    title="a folder of masks with one PNG file per object and part",
     files=("IMAGE/CATEGORY_NUMBER_{visible,amodal,occluded}.png",),
     masks="visible; amodal where given",
     order="none: derived from the masks",

@@ -1,6 +1,6 @@
-"""Parquet shards with the images inside, as Hugging Face `datasets` reads and streams them.
+"""Writing Parquet shards with the images inside, which Hugging Face `datasets` reads and streams.
 
-One row an image. Masks are COCO's compressed RLEs; what has no column of its own is JSON text.
+There is one row per image. Masks are COCO's compressed RLEs; fields without a column of their own are JSON text.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from amodal.errors import InputError
 from amodal.io.images import image_size
 from amodal.ops.boxes import xyxy_to_xywh
 
-BATCH_BYTES = 16 << 20
-"""Of images in a row group: what a streaming reader holds at a time."""
+ROW_GROUP_BYTES = 16 << 20
+"""Size of the images in a row group, which a streaming reader keeps in memory at a time."""
 
 CARD = """---
 configs:
@@ -37,33 +37,33 @@ configs:
     rows = load_dataset("parquet", data_files="data/{split}-*.parquet", streaming=True)["{split}"]
 
 A mask is COCO's compressed RLE: `pycocotools.mask.decode(row["objects"][0]["amodal_mask"])`. Boxes are x, y,
-width, height. `occluders` are ids of objects in front; null where that is unknown, as is `amodal_mask`.
-`attributes` are JSON text. `dataset.json` lists the categories and what else the source says about the whole.
+width, height. `occluders` are ids of the objects in front. `occluders` and `amodal_mask` are null where they are
+unknown. `attributes` are JSON text. `dataset.json` lists the categories and other fields of the source.
 """
 
 
 def write_parquet(
-    steps: Iterable[tuple[ImageSample, list[ObjectInImage]]],
+    images: Iterable[tuple[ImageSample, list[ObjectInImage]]],
     dataset: AnnotatedDataset,
     out: Path,
     split: str,
-    limit: int,
+    shard_bytes: int,
 ) -> list[Path]:
     """Write `data/SPLIT-NNNNN-of-NNNNN.parquet`, `dataset.json` and `README.md`.
 
     Args:
-        steps: images with their objects.
-        dataset: what they come from.
-        out: folder, without Parquet files.
+        images: images with their objects.
+        dataset: dataset that they come from.
+        out: folder without Parquet files.
         split: name of the split.
-        limit: bytes of images at which a file is closed.
+        shard_bytes: size of the images at which a file is closed and the next one is started.
 
     Returns:
         The Parquet files.
 
     Raises:
-        InputError: `datasets` is not installed, the folder has Parquet files or cannot be written, or
-            an image is missing or of another size.
+        InputError: `datasets` is not installed, the folder has Parquet files or cannot be written, or an image is
+            missing or of another size.
     """
     if not split.isalnum():
         raise InputError(f"split: expected letters and digits, got {split!r}")
@@ -75,13 +75,13 @@ def write_parquet(
     except OSError as error:
         raise InputError(f"out: expected a folder to write to, got {str(out)!r} ({error.strerror})") from error
     try:
-        shards = _Shards(folder, limit)
+        shards = _ShardWriter(folder, shard_bytes)
         num_images = num_objects = 0
-        for image, objects in steps:
+        for image, objects in images:
             shards.add(_row(image, objects))
             num_images, num_objects = num_images + 1, num_objects + len(objects)
         files = shards.close()
-        _describe(folder, dataset, split, num_images, num_objects)
+        _write_description(folder, dataset, split, num_images, num_objects)
         return _move(folder, files, out, split)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -90,7 +90,7 @@ def write_parquet(
 
 
 def features() -> Any:
-    """Columns as `datasets.Features`.
+    """The columns as `datasets.Features`.
 
     Raises:
         InputError: `datasets` is not installed.
@@ -101,7 +101,7 @@ def features() -> Any:
     except ImportError as error:
         raise InputError("to: expected `pip install amodal[parquet]` for parquet, got no `datasets`") from error
     mask = {"size": [Value("int32")], "counts": Value("string")}
-    obj = {
+    object_columns = {
         "id": Value("int64"),
         "category_id": Value("int64"),
         "category": Value("string"),
@@ -125,32 +125,32 @@ def features() -> Any:
             "file_name": Value("string"),
             "height": Value("int32"),
             "width": Value("int32"),
-            "objects": [obj],
+            "objects": [object_columns],
             "attributes": Value("string"),
         }
     )
 
 
-class _Shards:
-    """Files that grow to a limit, in row groups."""
+class _ShardWriter:
+    """Writes rows in row groups to files of a limited size."""
 
-    def __init__(self, folder: Path, limit: int) -> None:
-        self.folder, self.limit = folder, limit
+    def __init__(self, folder: Path, shard_bytes: int) -> None:
+        self.folder, self.shard_bytes = folder, shard_bytes
         self.schema = features().arrow_schema
         self.files: list[Path] = []
         self.rows: list[dict[str, Any]] = []
         self.writer: Any = None
-        self.waiting = self.written = 0
+        self.num_waiting = self.num_written = 0
 
     def add(self, row: dict[str, Any]) -> None:
-        """One row."""
+        """Add one row."""
         self.rows.append(row)
-        self.waiting += len(row["image"]["bytes"])
-        if self.waiting >= min(BATCH_BYTES, self.limit):
+        self.num_waiting += len(row["image"]["bytes"])
+        if self.num_waiting >= min(ROW_GROUP_BYTES, self.shard_bytes):
             self._flush()
 
     def close(self) -> list[Path]:
-        """Write what waits; returns the files."""
+        """Write the remaining rows and return the files."""
         if self.rows or not self.files:
             self._flush()
         self._end()
@@ -164,14 +164,14 @@ class _Shards:
             self.files.append(self.folder / f"{len(self.files):05d}.parquet")
             self.writer = pq.ParquetWriter(self.files[-1], self.schema, compression="zstd")
         self.writer.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
-        self.written, self.waiting, self.rows = self.written + self.waiting, 0, []
-        if self.written >= self.limit:
+        self.num_written, self.num_waiting, self.rows = self.num_written + self.num_waiting, 0, []
+        if self.num_written >= self.shard_bytes:
             self._end()
 
     def _end(self) -> None:
         if self.writer is not None:
             self.writer.close()
-        self.writer, self.written = None, 0
+        self.writer, self.num_written = None, 0
 
 
 def _row(image: ImageSample, objects: list[ObjectInImage]) -> dict[str, Any]:
@@ -208,14 +208,14 @@ def _object(placed: ObjectInImage) -> dict[str, Any]:
 
 
 def _image_bytes(image: ImageSample) -> bytes:
-    """The file as it is, having checked that it is the picture the annotations speak of."""
+    """The bytes of the image file, after a check that the image has the annotated size."""
     size = image_size(image.path)
     if size != image.size:
         raise InputError(f"image {image.path}: expected size {image.size} as annotated, got {size}")
     return image.path.read_bytes()
 
 
-def _describe(folder: Path, dataset: AnnotatedDataset, split: str, num_images: int, num_objects: int) -> None:
+def _write_description(folder: Path, dataset: AnnotatedDataset, split: str, num_images: int, num_objects: int) -> None:
     whole = {
         "format": dataset.format,
         "categories": [{"id": number, "name": name} for number, name in dataset.categories.items()],

@@ -1,15 +1,14 @@
-"""Questions about pictures, answered with objects: a canonical annotation file and a question file.
+"""Question files: conversations about images whose answers name objects of a canonical annotation file.
 
-The question file is a JSON list, one conversation a record:
+A question file is a JSON list with one record per conversation:
 
     {"id": 7, "image_id": 3, "question": "What could I drink from?",
      "answer": "You could use <p>the mug</p> {seg:12}, which <p>the book</p> {seg:15} partly hides."}
 
-`{seg:ID}` stands where the model writes its `[SEG]` and names an annotation of the same image;
-`<p>...</p>` right before one or several placeholders holds the words that name them. In a
-conversation of several turns `question` and `answer` are lists of the same length. `kind`, a word of
-the writer's own for the sort of question or a list of one a turn, is optional; other keys are left
-alone.
+`{seg:ID}` is a placeholder for the model's `[SEG]` token and names an annotation of the same image; `<p>...</p>` right
+before one or several placeholders marks the phrase that names them. In a conversation of several turns, `question` and
+`answer` are lists of the same length. The optional `kind` is the writer's own name for the sort of question, or a list
+with one name per turn. Other keys are ignored.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from amodal.errors import MAX_QUESTION_LENGTH, InputError
 from amodal.io.files import appearing
 from amodal.ops.rle import rle_area
 
-"""Characters; a longer question is more likely a file put in the wrong place."""
+"""Maximum number of characters; a longer question is more likely a file that was passed by mistake."""
 
 PLACEHOLDER = re.compile(r"\{seg:(\d+)\}")
 _PHRASE = re.compile(r"<p>([^<>]*)</p>(?=\s*\{seg:)")
@@ -40,11 +39,11 @@ class ReasonTurn:
     """One question and its answer.
 
     Attributes:
-        question: what is asked, one line.
+        question: one line of text.
         answer: text with `{seg:ID}` placeholders and phrase markup.
-        objects: in the order of the placeholders; empty where nothing in the picture answers.
-        phrases: words that name each object, or None where the answer marks none.
-        kind: what sort of question it is, if the file says.
+        objects: objects in the order of the placeholders; empty if no object of the image answers the question.
+        phrases: phrase that names each object, or None if the answer marks none.
+        kind: sort of the question, if the file states it.
     """
 
     question: str
@@ -54,12 +53,12 @@ class ReasonTurn:
     kind: str | None = None
 
     def with_token(self, token: str) -> str:
-        """The answer with `token` at each placeholder, phrase markup kept: what a model learns to write."""
+        """The answer with `token` instead of each placeholder and with phrase markup, which a model learns to write."""
         return PLACEHOLDER.sub(lambda _: token, self.answer)
 
     @property
     def text(self) -> str:
-        """The answer as people read it, without placeholders and markup."""
+        """The answer without placeholders and markup, for people."""
         return plain_text(self.answer)
 
 
@@ -68,8 +67,8 @@ class Conversation:
     """An image and one or more turns about it.
 
     Attributes:
-        id: the record's own.
-        image: the picture with all its objects.
+        id: id of the record.
+        image: the image with all its objects.
         turns: in order.
     """
 
@@ -87,35 +86,35 @@ class ReasonDataset:
 
     @property
     def num_turns(self) -> int:
-        """Question-answer pairs in all conversations."""
+        """Number of question-answer pairs in all conversations."""
         return sum(len(conversation.turns) for conversation in self.conversations)
 
     def head(self, count: int) -> ReasonDataset:
-        """The first `count` conversations."""
+        """Return the dataset with the first `count` conversations only."""
         return replace(self, conversations=self.conversations[:count])
 
 
 def read_reason_seg(
     questions: str | Path, annotations: str | Path | AnnotatedDataset, images: str | Path | None = None
 ) -> ReasonDataset:
-    """Read a question file and the annotations it names.
+    """Read a question file and the annotations that it names.
 
     Args:
-        questions: JSON list of conversations.
-        annotations: canonical annotation file, or a dataset already read.
+        questions: question file.
+        annotations: canonical annotation file, or a dataset that was already read.
         images: folder of the images; `images/` beside the annotations if None.
 
     Raises:
-        InputError: a file is missing or of another form, an image or annotation that does not exist or
-            does not belong together, lists of unequal length, an empty or too long question, an empty
-            answer, broken markup, or an answer with more placeholders than masks.
+        InputError: a file is missing or has another form, an image or annotation does not exist or belongs to another
+            image, lists have unequal lengths, a question is empty or too long, or an answer is empty, has broken
+            markup or has several placeholders for one mask.
     """
     path = Path(questions)
     records = _read_list(path)
     if not isinstance(annotations, AnnotatedDataset):
         annotations = read_dataset("canonical", annotations, images)
     by_image = {image.id: image for image in annotations.images}
-    owner = {thing.id: image.id for image in by_image.values() for thing in image.objects}
+    owner = {obj.id: image.id for image in by_image.values() for obj in image.objects}
     conversations, seen = list[Conversation](), set[str]()
     for position, record in enumerate(records):
         label = f"questions {path}: question {record.get('id', f'at position {position}')}"
@@ -133,17 +132,17 @@ def read_reason_seg(
 
 
 def write_questions(path: Path, records: Iterable[dict[str, Any]]) -> Path:
-    """Write a question file (see `readers.reason_seg`), one record a line, under a temporary name first.
+    """Write a question file with one record per line; it appears complete or not at all.
 
     Args:
         path: file to write; its folder is created.
-        records: conversations.
+        records: one record per conversation.
 
     Returns:
         `path`.
 
     Raises:
-        InputError: a path that cannot be written, or no record.
+        InputError: the path cannot be written, or there is no record.
     """
     if path.is_dir():
         raise InputError(f"out: expected a file for the questions, got the folder {str(path)!r}")
@@ -160,10 +159,10 @@ def write_questions(path: Path, records: Iterable[dict[str, Any]]) -> Path:
 
 
 def check_question(question: Any) -> str:
-    """A question as one line of text.
+    """Check a question and return it as one line of text.
 
     Raises:
-        InputError: no text, empty, too long, or with characters that only answers may hold.
+        InputError: the question is not text, is empty or too long, or has markup that only answers may have.
     """
     if not isinstance(question, str):
         raise InputError(f"expected the question as text, got {type(question).__name__}")
@@ -172,28 +171,28 @@ def check_question(question: Any) -> str:
         raise InputError("expected a question, got an empty one")
     if len(line) > MAX_QUESTION_LENGTH:
         raise InputError(f"expected a question of at most {MAX_QUESTION_LENGTH} characters, got {len(line)}")
-    found = _LEFT_OVER.search(line)
-    if found:
-        raise InputError(f"expected a question without placeholders and markup, got {found.group()!r}")
+    leftover = _LEFT_OVER.search(line)
+    if leftover:
+        raise InputError(f"expected a question without placeholders and markup, got {leftover.group()!r}")
     return line
 
 
 def parse_answer(answer: Any) -> list[tuple[int, str | None]]:
-    """Annotation id and phrase of each placeholder, in order.
+    """Parse an answer to the annotation id and phrase of each placeholder, in order.
 
     Raises:
-        InputError: no text, empty, a placeholder without an id or met twice, or a phrase that no
-            placeholder follows.
+        InputError: the answer is not text or is empty, a placeholder has no id or occurs twice, or no placeholder
+            follows a phrase.
     """
     if not isinstance(answer, str):
         raise InputError(f"expected the answer as text, got {type(answer).__name__}")
     if not plain_text(answer):
         raise InputError(f"expected an answer in words, got {answer!r}")
-    found = _LEFT_OVER.search(PLACEHOLDER.sub(" ", _PHRASE.sub(" ", answer)))
-    if found:
+    leftover = _LEFT_OVER.search(PLACEHOLDER.sub(" ", _PHRASE.sub(" ", answer)))
+    if leftover:
         raise InputError(
             f"expected {{seg:ANNOTATION_ID}} for each object, with <p>words</p> at most right before it, "
-            f"got {found.group()!r}"
+            f"got {leftover.group()!r}"
         )
     mentions, phrase = list[tuple[int, str | None]](), None
     for words, number, other in _TOKEN.findall(answer):
@@ -203,12 +202,14 @@ def parse_answer(answer: Any) -> list[tuple[int, str | None]]:
             phrase = " ".join(words.split()) or None if not other else None
     distinct = {number for number, _ in mentions}
     if len(distinct) < len(mentions):
-        raise InputError(f"expected one placeholder a mask, got {len(mentions)} placeholders for {len(distinct)} masks")
+        raise InputError(
+            f"expected one placeholder per mask, got {len(mentions)} placeholders for {len(distinct)} masks"
+        )
     return mentions
 
 
 def plain_text(answer: str) -> str:
-    """An answer without placeholders and markup, spaces and stops in order."""
+    """The text of an answer without placeholders and markup, with regular spaces and punctuation."""
     words = re.sub(r"</?p>", "", PLACEHOLDER.sub("", answer))
     return re.sub(r"\s+([,.;:!?])", r"\1", " ".join(words.split()))
 
@@ -222,40 +223,50 @@ def _conversation(record: dict[str, Any], images: dict[int, ImageSample], owner:
     image = images.get(record["image_id"]) if isinstance(record["image_id"], int) else None
     if image is None:
         raise InputError(f"expected image_id of an image in the annotations, got {record['image_id']!r}")
-    asked, answered = _listed(record["question"]), _listed(record["answer"])
+    questions, answers = _listed(record["question"]), _listed(record["answer"])
     several = isinstance(record["question"], list), isinstance(record["answer"], list)
-    if len(asked) != len(answered) or several[0] != several[1] or not asked:
+    if len(questions) != len(answers) or several[0] != several[1] or not questions:
         raise InputError(
-            f"expected as many answers as questions, got {len(asked)} questions and {len(answered)} answers"
+            f"expected as many answers as questions, got {len(questions)} questions and {len(answers)} answers"
         )
-    things = {thing.id: thing for thing in image.objects}
-    texts = zip(asked, answered, _kinds(record.get("kind"), len(asked)), strict=True)
-    return Conversation(record["id"], image, tuple(_turn(*text, image.id, things, owner) for text in texts))
+    objects = {obj.id: obj for obj in image.objects}
+    texts = zip(questions, answers, _kinds(record.get("kind"), len(questions)), strict=True)
+    return Conversation(record["id"], image, tuple(_turn(*text, image.id, objects, owner) for text in texts))
 
 
 def _kinds(kind: Any, count: int) -> list[str | None]:
-    """One kind a turn; a single one is that of all turns."""
+    """The kind of each turn; a single kind holds for all turns."""
     kinds: list[Any] = kind if isinstance(kind, list) else [kind] * count
     if len(kinds) != count or not all(k is None or isinstance(k, str) for k in kinds):
-        raise InputError(f"expected kind as text, or as a list of one a turn, got {kind!r}")
+        raise InputError(f"expected kind as text, or as a list with one per turn, got {kind!r}")
     return kinds
 
 
 def _turn(
-    question: Any, answer: Any, kind: str | None, image_id: int, things: dict[int, ObjectSample], owner: dict[int, int]
+    question: Any,
+    answer: Any,
+    kind: str | None,
+    image_id: int,
+    objects: dict[int, ObjectSample],
+    owner: dict[int, int],
 ) -> ReasonTurn:
     question = check_question(question)
     mentions = parse_answer(answer)
     for number, _ in mentions:
         if number not in owner:
             raise InputError(f"expected placeholders that name annotations, got {{seg:{number}}}, which names none")
-        if number not in things:
+        if number not in objects:
             raise InputError(f"expected annotations of image {image_id}, got {{seg:{number}}} of image {owner[number]}")
-        amodal = things[number].amodal_rle
+        amodal = objects[number].amodal_rle
         if amodal is None or rle_area(amodal) == 0:
             raise InputError(f"expected a mask for each placeholder, got {{seg:{number}}}, whose amodal mask is empty")
-    objects = tuple(things[number] for number, _ in mentions)
-    return ReasonTurn(question, answer, objects, tuple(phrase for _, phrase in mentions), kind)
+    return ReasonTurn(
+        question,
+        answer,
+        tuple(objects[number] for number, _ in mentions),
+        tuple(phrase for _, phrase in mentions),
+        kind,
+    )
 
 
 def _listed(value: Any) -> Sequence[Any]:

@@ -1,4 +1,4 @@
-"""Checks of one object: its masks, and what is stated about them."""
+"""Checking one object: its masks, and the boxes, area and occlusion rate that its record states."""
 
 from __future__ import annotations
 
@@ -14,47 +14,46 @@ from amodal.ops.occlusion import rle_occlusion_rate
 from amodal.ops.rle import Rle, rle_area, rle_box_xyxy, rle_difference, rle_intersection, rle_union
 
 BOX_TOLERANCE = 2.0
-"""Pixels an edge may lie off: boxes of polygons are not those of the pixels they cover."""
+"""Largest distance in pixels between the edges of a box and of its mask; polygons extend beyond their pixels."""
 
 RATE_TOLERANCE = 0.01
-REACH = 2.0
-"""Pixels a polygon may leave the image by: annotators click on its border."""
+POLYGON_TOLERANCE = 2.0
+"""Largest distance in pixels of a polygon's point from the image; annotators click on the border."""
 
 
 @dataclass
 class AnnotationMasks:
-    """The masks of an object that can be read; None where there is none or it is broken."""
+    """The masks of an annotation; None for a mask that is missing or cannot be read."""
 
     amodal: Rle | None = None
     visible: Rle | None = None
     invisible: Rle | None = None
 
 
-def check_object(stated: RawAnnotation, size: tuple[int, int], faults: list[DatasetFault]) -> AnnotationMasks:
-    """Check an object on its own.
+def check_object(raw: RawAnnotation, size: tuple[int, int], faults: list[DatasetFault]) -> AnnotationMasks:
+    """Check one object without regard to the other objects.
 
     Args:
-        stated: what its record says.
+        raw: fields of its record.
         size: (H, W) of its image.
-        faults: receives what is wrong, without the ids of image and annotation.
+        faults: list that receives the faults, without the ids of image and annotation.
 
     Returns:
-        Its masks; where the record gives the hidden part only, or no part, the visible mask
-        follows from it.
+        Its masks. If the record has no visible mask, it follows from the amodal and the invisible mask.
     """
-    if stated.amodal is None and stated.visible is None:
+    if raw.amodal is None and raw.visible is None:
         faults.append(DatasetFault("missing_key", "expected a visible or an amodal mask, got none"))
     masks = AnnotationMasks(
-        *(_read(name, getattr(stated, name), size, faults) for name in ("amodal", "visible", "invisible"))
+        *(_read(name, getattr(raw, name), size, faults) for name in ("amodal", "visible", "invisible"))
     )
-    if masks.amodal is not None and stated.visible is None:
-        if stated.invisible is None:
+    if masks.amodal is not None and raw.visible is None:
+        if raw.invisible is None:
             masks.visible = masks.amodal
         elif masks.invisible is not None:
             masks.visible = rle_difference(masks.amodal, masks.invisible)
-    faults += _areas(stated, masks)
-    faults += _boxes(stated, masks, size)
-    faults += _agreement(stated, masks)
+    faults += _areas(raw, masks)
+    faults += _boxes(raw, masks, size)
+    faults += _agreement(raw, masks)
     return masks
 
 
@@ -78,7 +77,7 @@ def _read(name: str, segmentation: Any, size: tuple[int, int], faults: list[Data
 
 
 def _broken(segmentation: Any) -> str:
-    """Kind of fault of a segmentation that cannot be read."""
+    """Kind of the fault that a segmentation cannot be read."""
     if isinstance(segmentation, list):
         return "bad_polygon"
     is_rle = isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys()
@@ -95,33 +94,33 @@ def _polygon_faults(name: str, polygons: list[Any], size: tuple[int, int]) -> It
             yield DatasetFault("degenerate_polygon", f"{name}: expected three points or more, got {len(polygon) // 2}")
         else:
             out = max(-min(polygon), max(polygon[0::2]) - size[1], max(polygon[1::2]) - size[0])
-            if out > REACH:
+            if out > POLYGON_TOLERANCE:
                 yield DatasetFault(
                     "outside_image", f"{name}: expected a polygon in the {size} image, got one {out:.0f} px out"
                 )
 
 
-def _areas(stated: RawAnnotation, masks: AnnotationMasks) -> Iterator[DatasetFault]:
-    whole = masks.visible if stated.amodal is None else masks.amodal
-    if stated.amodal is not None and masks.amodal is not None and not rle_area(masks.amodal):
+def _areas(raw: RawAnnotation, masks: AnnotationMasks) -> Iterator[DatasetFault]:
+    whole = masks.visible if raw.amodal is None else masks.amodal
+    if raw.amodal is not None and masks.amodal is not None and not rle_area(masks.amodal):
         yield DatasetFault("empty_amodal", "expected an amodal mask with pixels, got an empty one")
     elif masks.visible is not None and not rle_area(masks.visible):
         yield DatasetFault("empty_visible", "expected a visible mask with pixels, got an empty one")
-    if stated.area is None or whole is None:
+    if raw.area is None or whole is None:
         return
     measured = rle_area(whole)
     x0, y0, x1, y1 = rle_box_xyxy(whole)
-    exact = isinstance(stated.visible if stated.amodal is None else stated.amodal, dict)
-    # the area inside a polygon differs from its pixels by up to about half of its outline
+    exact = isinstance(raw.visible if raw.amodal is None else raw.amodal, dict)
+    # The area inside a polygon differs from the number of its pixels by up to about half the length of its outline.
     tolerance = 1 + 0.01 * measured if exact else 1 + 0.1 * measured + 2 * (x1 - x0 + y1 - y0)
-    if not is_number(stated.area) or abs(stated.area - measured) > tolerance:
-        yield DatasetFault("area_mismatch", f"area: expected {measured} as measured, got {stated.area!r:.40}")
+    if not is_number(raw.area) or abs(raw.area - measured) > tolerance:
+        yield DatasetFault("area_mismatch", f"area: expected {measured} as measured, got {raw.area!r:.40}")
 
 
-def _boxes(stated: RawAnnotation, masks: AnnotationMasks, size: tuple[int, int]) -> Iterator[DatasetFault]:
-    for name, box, mask, drawn in (
-        ("amodal box", stated.amodal_bbox, masks.amodal, stated.amodal),
-        ("visible box", stated.visible_bbox, masks.visible, stated.visible),
+def _boxes(raw: RawAnnotation, masks: AnnotationMasks, size: tuple[int, int]) -> Iterator[DatasetFault]:
+    for name, box, mask, segmentation in (
+        ("amodal box", raw.amodal_bbox, masks.amodal, raw.amodal),
+        ("visible box", raw.visible_bbox, masks.visible, raw.visible),
     ):
         if box is None:
             continue
@@ -136,47 +135,51 @@ def _boxes(stated: RawAnnotation, masks: AnnotationMasks, size: tuple[int, int])
             )
         if mask is not None and rle_area(mask):
             tight = rle_box_xyxy(mask)
-            if min(_distance(corners, tight), _distance(corners, _extent(drawn))) > BOX_TOLERANCE:
+            if min(_distance(corners, tight), _distance(corners, _extent(segmentation))) > BOX_TOLERANCE:
                 want = [tight[0], tight[1], tight[2] - tight[0], tight[3] - tight[1]]
                 yield DatasetFault("box_mismatch", f"{name}: expected {want} as its mask has, got {box}")
 
 
 def _distance(a: tuple[float, ...], b: tuple[float, ...] | None) -> float:
-    """Pixels the farthest edge of two boxes lies off."""
+    """Largest distance in pixels between the same edges of two boxes."""
     return math.inf if b is None else max(abs(x - y) for x, y in zip(a, b, strict=True))
 
 
 def _extent(segmentation: Any) -> tuple[float, ...] | None:
-    """Box of polygons: a thin tip reaches beyond the pixels it covers."""
+    """Box of the points of polygons; a thin tip extends beyond the pixels that it covers."""
     if not isinstance(segmentation, list):
         return None
     x, y = ([v for polygon in segmentation for v in polygon[axis::2]] for axis in (0, 1))
     return (min(x), min(y), max(x), max(y))
 
 
-def _agreement(stated: RawAnnotation, masks: AnnotationMasks) -> Iterator[DatasetFault]:
-    """What the masks say about each other, and the rate about both."""
+def _agreement(raw: RawAnnotation, masks: AnnotationMasks) -> Iterator[DatasetFault]:
+    """Check that the masks and the stated occlusion rate agree."""
     amodal, visible = masks.amodal, masks.visible
     if amodal is None or visible is None:
         return
     whole, shared = rle_area(amodal), rle_area(rle_intersection(amodal, visible))
     spill = rle_area(visible) - shared
     if spill and shared == whole:
-        message = f"expected the amodal mask to be the larger one, got a visible one with {spill} px more (swapped?)"
+        message = (
+            f"expected an amodal mask larger than the visible mask, got a visible mask with {spill} px more (swapped?)"
+        )
         yield DatasetFault("swapped_masks", message, pixels=spill)
     elif spill:
-        message = f"expected the visible mask inside the amodal one, got {spill} px outside"
+        message = f"expected the visible mask inside the amodal mask, got {spill} px outside"
         yield DatasetFault("visible_outside_amodal", message, pixels=spill)
-    if masks.invisible is not None and stated.visible is not None:
-        hidden = rle_difference(amodal, visible)
-        either, both = rle_union(hidden, masks.invisible), rle_intersection(hidden, masks.invisible)
-        wrong = rle_area(either) - rle_area(both)
-        if wrong:
-            message = f"expected the hidden mask to be amodal without visible, got {wrong} px that differ"
-            yield DatasetFault("invisible_mismatch", message, pixels=wrong)
-    if stated.occlude_rate is not None and whole:
+    if masks.invisible is not None and raw.visible is not None:
+        occluded = rle_difference(amodal, visible)
+        either, both = rle_union(occluded, masks.invisible), rle_intersection(occluded, masks.invisible)
+        num_wrong = rle_area(either) - rle_area(both)
+        if num_wrong:
+            message = (
+                f"expected the invisible mask to be the amodal without the visible mask, got {num_wrong} px that differ"
+            )
+            yield DatasetFault("invisible_mismatch", message, pixels=num_wrong)
+    if raw.occlude_rate is not None and whole:
         rate = rle_occlusion_rate(visible, amodal)
-        if not is_number(stated.occlude_rate) or abs(stated.occlude_rate - rate) > RATE_TOLERANCE:
+        if not is_number(raw.occlude_rate) or abs(raw.occlude_rate - rate) > RATE_TOLERANCE:
             yield DatasetFault(
-                "rate_mismatch", f"occlude_rate: expected {rate:.4f} as measured, got {stated.occlude_rate!r:.40}"
+                "rate_mismatch", f"occlude_rate: expected {rate:.4f} as measured, got {raw.occlude_rate!r:.40}"
             )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from amodal.data.readers import read_dataset
+from amodal.data.datasets import read_dataset
 from amodal.data.samples import ObjectSample
 from amodal.errors import InputError
 from amodal.ops.rle import encode_mask

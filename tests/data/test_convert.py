@@ -8,23 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from amodal.data.readers import read_dataset
+from amodal.data.convert import TARGETS, convert
+from amodal.data.datasets import read_dataset
 from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
 from amodal.data.validation.validate import validate
-from amodal.data.writers import TARGETS, convert
 from amodal.errors import InputError
+from amodal.ops.arrays import Mask
 from amodal.ops.rle import decode_mask, encode_mask, rle_box_xyxy, segmentation_to_rle
 from tests.data import written
 from tests.data.written import BACK, FILES, FRONT, SEEN, write, write_masks
 
-Mask = npt.NDArray[np.bool_]
 Pair = tuple[Mask, Mask]
 """Visible and amodal."""
 
@@ -190,7 +189,7 @@ def test_the_canonical_form_keeps_everything(tmp_path: Path, name: str) -> None:
         content["categories"][0]["supercategory"] = "vehicle"
     dataset = read_dataset(name, write(tmp_path, content))
     done = convert(dataset, "canonical", tmp_path / "out.json")
-    assert done.not_held.to_json() == {}
+    assert done.lost.to_json() == {}
     back = read_dataset("canonical", tmp_path / "out.json", tmp_path / "images")
     assert back.extras == dataset.extras and back.categories == dataset.categories
     assert dict(back.images[0].attributes) == dict(dataset.images[0].attributes)
@@ -234,7 +233,7 @@ def test_an_object_that_overlaps_nothing_has_order_0(tmp_path: Path) -> None:
 def test_what_a_target_cannot_hold_is_named(tmp_path: Path) -> None:
     dataset = read_dataset("cocoa", write(tmp_path, written.cocoa()))
     lost = {
-        (target, which): convert(dataset, target, tmp_path / "out.json", coco_masks=which).not_held.to_json()
+        (target, which): convert(dataset, target, tmp_path / "out.json", coco_masks=which).lost.to_json()
         for target, which in (("cocoa_cls", "amodal"), ("kins2020", "amodal"), ("coco", "amodal"), ("coco", "visible"))
     }
     attributes = {"objects": 4, "names": ["author", "name", "size", "url"]}
@@ -251,7 +250,7 @@ def test_objects_without_amodal_mask_are_left_out_and_counted(tmp_path: Path) ->
     dataset = AnnotatedDataset((image,), {1: "cup", 2: "plate"}, "made")
     done = convert(dataset, "cocoa_cls", tmp_path / "out.json")
     assert (done.num_objects, done.num_left_out) == (1, 1)
-    assert done.not_held.to_json() == {"objects whose amodal mask is unknown": {"objects": 1}}
+    assert done.lost.to_json() == {"objects whose amodal mask is unknown": {"objects": 1}}
     done = convert(dataset, "canonical", tmp_path / "out.json")
     back = read_dataset("canonical", tmp_path / "out.json", tmp_path).images[0].objects[1]
     assert done.num_left_out == 0 and back.amodal_rle is None and not back.occluders_known
