@@ -1,327 +1,270 @@
-"""Forms of questions that can be asked about any picture with annotated objects."""
+"""Families of questions about any image with annotated objects: purposes, occlusion, places and sizes.
+
+A family writes every question of its kind that the annotation answers clearly. All texts stand in
+`texts/image_forms.yaml`.
+"""
 
 from __future__ import annotations
 
 import math
 import random
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
-from amodal.data.samples import ObjectSample
-from amodal.datagen.describe import hidden_share, is_hidden
-from amodal.datagen.store.records import Draft
-from amodal.ops.boxes import boxes_meet
-from amodal.questions.image_facts import MAX_LISTED, Facts, area, centre, centre_x
-from amodal.questions.image_purposes import PURPOSES
+from amodal.questions.facts import Facts
+from amodal.questions.wording import IMAGE_FORMS, Question, capitalized, wishes_for
 
-CLEAR = 1.3  # how many times larger the first must be than the second to be called the largest
-CLEAR_SHARE = 0.05  # of difference in what is hidden, to call one thing more hidden than another
-CLEAR_PIXELS = 4  # of difference in place, to call one thing nearer than another
+MAX_LISTED = 4  # objects in one answer
+CLEAR_RATIO = 1.3  # of two areas, from which the larger one is called the largest
+CLEAR_RATE = 0.05  # difference of occlusion rates from which one object is called more occluded than another
+CLEAR_PIXELS = 4  # difference of distances from which one object is called nearer than another
+CLEAR_WIDTH = 8  # pixels between the outermost centres from which objects lie to either side
 
-
-def all_questions(facts: Facts, rng: random.Random) -> Iterator[Draft]:
-    """All that can be asked, in several wordings, in no particular order."""
-    for form in (
-        _purposes,
-        _hidden_things,
-        _orders,
-        _whole,
-        _extremes,
-        _halves,
-        _sizes,
-        _pairs_of_things,
-        _places,
-        _nearest,
-    ):
-        yield from form(facts, rng)
+SIDES = (("left", 0, 1), ("right", 2, -1), ("top", 1, 1), ("bottom", 3, -1))
+"""Sides of an image: name, index of the box edge that faces it, and 1 where that edge grows away from it."""
+CORNERS = ((0.5, 0.5), (0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
+"""The middle and the corners of an image, (x, y) in shares of its sides."""
 
 
-def _purposes(facts: Facts, rng: random.Random) -> Iterator[Draft]:
-    for kind in sorted({facts.kind(thing) for thing in facts.things}):
-        fitting = [thing for thing in facts.things if facts.kind(thing) == kind]
-        phrases = PURPOSES.get(kind.lower(), ())
-        for phrase in rng.sample(phrases, len(phrases)):
-            question = rng.choice(_WISHES).format(phrase)
+def image_questions(facts: Facts, rng: random.Random) -> Iterator[Question]:
+    """Write every question that the annotation answers, family by family."""
+    for family in (_purposes, _occluded, _obstacles, _whole, _edges, _halves, _sizes, _pairs, _row, _threes, _nearest):
+        yield from family(facts, rng)
+
+
+def inventory_questions(facts: Facts, rng: random.Random) -> list[Question]:
+    """Write questions whose answer lists all objects, for images that allow few others; none for many objects."""
+    if len(facts) > MAX_LISTED:
+        return []
+    texts = IMAGE_FORMS["everything"].questions
+    objects = facts.listing(range(len(facts)))
+    return [_write(rng, "everything", {"objects": objects}, text=text) for text in rng.sample(texts, len(texts))]
+
+
+def _write(
+    rng: random.Random,
+    name: str,
+    slots: dict[str, str],
+    claims: Sequence[tuple[int, int]] = (),
+    *,
+    text: str | None = None,
+    answer: str | None = None,
+) -> Question:
+    """Fill a form in.
+
+    Args:
+        rng: draws one of several texts.
+        name: key of `IMAGE_FORMS`.
+        slots: texts for the slots of the form.
+        claims: (occluder, occluded) annotation ids of what the answer says about occlusion.
+        text: the question to use; one of the form's if None.
+        answer: name of another form that has the answer.
+    """
+    text = _draw(rng, IMAGE_FORMS[name].questions) if text is None else text
+    filled = _draw(rng, IMAGE_FORMS[answer or name].answers).format(**slots)
+    return Question(name, capitalized(text.format(**slots)), capitalized(filled), claims=tuple(claims))
+
+
+def _draw(rng: random.Random, texts: Sequence[str]) -> str:
+    return texts[0] if len(texts) == 1 else rng.choice(texts)
+
+
+def _clause(
+    facts: Facts, index: int, *, joint: str = " ", leave: Sequence[int] = ()
+) -> tuple[str, list[tuple[int, int]]]:
+    """An object and whether it is occluded, and the claims in that.
+
+    Args:
+        facts: facts about the image.
+        index: the object.
+        joint: text between the object and "is ...", such as ", which ".
+        leave: objects that the sentence mentions elsewhere.
+    """
+    front = facts.in_front_of(index)
+    if front and len(front) <= MAX_LISTED and not any(i in leave for i in front):
+        state = f"partly hidden behind {facts.listing(front)}"
+        return f"{facts.mention(index)}{joint}is {state}", _claims(facts, front, [index])
+    state = "partly hidden" if index in facts.occluded() else "fully visible"
+    return f"{facts.mention(index)}{joint}is {state}", []
+
+
+def _claims(facts: Facts, front: Sequence[int], behind: Sequence[int]) -> list[tuple[int, int]]:
+    """Annotation ids: each of `front` occludes each of `behind`."""
+    return [(facts.objects[i].id, facts.objects[j].id) for i in front for j in behind]
+
+
+def _purposes(facts: Facts, rng: random.Random) -> Iterator[Question]:
+    for kind in sorted(set(facts.kinds)):
+        fitting, wishes = facts.of_kinds(frozenset([kind])), wishes_for(kind)
+        for wish in rng.sample(wishes, len(wishes)):
+            text = _draw(rng, IMAGE_FORMS["purpose"].questions)
             if len(fitting) == 1:
-                clause, claims = facts.aside(fitting[0], joint=", which ")
-                yield _draft(question, f"{rng.choice(_HELPS)} {clause}.", claims)
+                clause, claims = _clause(facts, fitting[0], joint=", which ")
+                yield _write(rng, "purpose", {"wish": wish, "clause": clause}, claims, text=text)
             elif len(fitting) <= MAX_LISTED:
-                yield _draft(question, _choice(facts, fitting))
+                best, *rest = sorted(fitting, key=lambda i: facts.rates[i])
+                slots = {"wish": wish, "objects": facts.listing(fitting)}
+                answer = "purpose_choice"
+                if facts.rates[rest[0]] - facts.rates[best] >= CLEAR_RATE:
+                    slots |= {"objects": facts.listing(rest), "object": facts.mention(best)}
+                    answer = "purpose_best"
+                yield _write(rng, "purpose", slots, text=text, answer=answer)
 
 
-def _choice(facts: Facts, fitting: Sequence[ObjectSample]) -> str:
-    """An answer that names several of a kind, and the one that is seen best if one is."""
-    best, *rest = sorted(fitting, key=hidden_share)
-    if hidden_share(rest[0]) - hidden_share(best) < CLEAR_SHARE:
-        return f"There is a choice of {facts.mentions(fitting)}."
-    return f"{facts.mentions(rest)} would do, and so would {facts.mention(best)}, which shows most of itself."
-
-
-_WISHES = (
-    "I want to {}. What in this picture could I use or turn to?",
-    "Suppose someone would like to {}. Where should they look?",
-    "What here would suit somebody who wants to {}?",
-    "My plan is to {}. Does anything in view fit that?",
-)
-_HELPS = ("That would be", "The thing for it is", "Turn to")
-
-
-def _hidden_things(facts: Facts, rng: random.Random) -> Iterator[Draft]:
-    hidden = [thing for thing in facts.things if is_hidden(thing)]
-    for thing in hidden:
-        front = facts.in_front(thing)
+def _occluded(facts: Facts, rng: random.Random) -> Iterator[Question]:
+    occluded = facts.occluded()
+    for index in occluded:
+        front = facts.in_front_of(index)
         if not front or len(front) > MAX_LISTED:
             continue
-        claims = [(one.id, thing.id) for one in front]
-        where = _where(thing, hidden)
+        where = facts.place(index, occluded)
         if where is None:
             continue
-        names, others = facts.mention(thing), facts.mentions(front)
-        yield _draft(
-            f"{_capital(where)} something cannot be seen whole. What is it, and what keeps it from view?",
-            f"It is {names}, which is partly hidden behind {others}.", claims)  # fmt: skip
-        yield _draft(
-            f"If I wanted to take out what is partly covered {where}, what would be in my way?",
-            f"{others} would be in your way, in front of {names}.", claims)  # fmt: skip
-    if len(hidden) > 1:
-        first, second = sorted(hidden, key=hidden_share, reverse=True)[:2]
-        if hidden_share(first) - hidden_share(second) > CLEAR_SHARE:
-            clause, claims = facts.aside(first)
-            yield _draft(
-                rng.choice(("What would be hardest to recognise here because so little of it can be seen?",
-                            "Which shape would I have to guess the most of?")),
-                f"{clause}, more so than anything else, while {facts.mention(second)} comes next."
-                if second not in facts.in_front(first) else f"{clause}, more so than anything else.",
-                claims)  # fmt: skip
-    if 1 < len(hidden) <= MAX_LISTED:
-        yield _draft(
-            "What would I have to complete in my mind, since parts of it are out of sight?",
-            f"Parts of {facts.mentions(hidden)} are out of sight.")  # fmt: skip
+        slots = {"where": where, "object": facts.mention(index), "objects": facts.listing(front)}
+        yield _write(rng, "hidden_what", slots, _claims(facts, front, [index]))
+        yield _write(rng, "hidden_in_my_way", slots, _claims(facts, front, [index]))
+    if len(occluded) > 1:
+        first, second = sorted(occluded, key=lambda i: facts.rates[i], reverse=True)[:2]
+        if facts.rates[first] - facts.rates[second] > CLEAR_RATE:
+            clause, claims = _clause(facts, first)
+            slots = {"clause": clause, "other": facts.mention(second)}
+            answer = "hidden_most" if second in facts.in_front_of(first) else "hidden_most_and_next"
+            yield _write(rng, "hidden_most", slots, claims, answer=answer)
+    if 1 < len(occluded) <= MAX_LISTED:
+        yield _write(rng, "hidden_all", {"objects": facts.listing(occluded)})
 
 
-def _orders(facts: Facts, rng: random.Random) -> Iterator[Draft]:
-    blockers = [thing for thing in facts.things if facts.behind(thing)]
-    for thing in blockers:
-        behind, where = facts.behind(thing), _where(thing, blockers)
+def _obstacles(facts: Facts, rng: random.Random) -> Iterator[Question]:
+    occluders = [i for i in range(len(facts)) if facts.behind(i)]
+    for index in occluders:
+        behind, where = facts.behind(index), facts.place(index, occluders)
         if where is None or len(behind) > MAX_LISTED:
             continue
-        question = rng.choice((f"What would I see more of if the obstacle {where} were gone?",
-                               f"What does the thing that is in the way {where} keep me from seeing?"))  # fmt: skip
-        claims = [(thing.id, one.id) for one in behind]
-        yield _draft(question, f"{facts.mention(thing)} covers part of {facts.mentions(behind)}.", claims)
-    if 1 < len(blockers) <= MAX_LISTED:
-        yield _draft(
-            rng.choice(("What gets in the way of seeing other things?",
-                        "Which of these would I move aside to see everything else better?")),
-            f"{facts.mentions(blockers)} each stand before something else.")  # fmt: skip
-    if blockers:
-        most = max(blockers, key=lambda thing: len(facts.behind(thing)))
+        slots = {"where": where, "object": facts.mention(index), "objects": facts.listing(behind)}
+        yield _write(rng, "obstacle", slots, _claims(facts, [index], behind))
+    if 1 < len(occluders) <= MAX_LISTED:
+        yield _write(rng, "obstacles", {"objects": facts.listing(occluders)})
+    if occluders:
+        most = max(occluders, key=lambda i: len(facts.behind(i)))
         behind = facts.behind(most)
-        if len(behind) > 1 and len(behind) <= MAX_LISTED:
-            yield _draft(
-                "Taking away one single thing, which would clear the view the most?",
-                f"{facts.mention(most)}, because it covers part of {facts.mentions(behind)}.",
-                [(most.id, one.id) for one in behind])  # fmt: skip
+        if 1 < len(behind) <= MAX_LISTED:
+            slots = {"object": facts.mention(most), "objects": facts.listing(behind)}
+            yield _write(rng, "obstacle_of_most", slots, _claims(facts, [most], behind))
 
 
-def _whole(facts: Facts, rng: random.Random) -> Iterator[Draft]:
-    whole = [thing for thing in facts.things if not is_hidden(thing)]
+def _whole(facts: Facts, rng: random.Random) -> Iterator[Question]:
+    occluded = facts.occluded()
+    whole = [i for i in range(len(facts)) if i not in occluded]
     if 0 < len(whole) <= MAX_LISTED:
-        verb = "are" if len(whole) > 1 else "is"
-        yield _draft(
-            rng.choice(("What could I draw from here without guessing any of its outline?",
-                        "What could I pick up without moving anything else first?",
-                        "Whose outline is complete in this view?")),
-            f"Nothing stands before {facts.mentions(whole)}, so {'they' if verb == 'are' else 'it'} {verb} "
-            f"seen in full.")  # fmt: skip
+        they_are = "they are" if len(whole) > 1 else "it is"
+        yield _write(rng, "whole", {"objects": facts.listing(whole), "they_are": they_are})
 
 
-def _extremes(facts: Facts, rng: random.Random) -> Iterator[Draft]:
-    questions = rng.sample(_EDGE_QUESTIONS, len(_EDGE_QUESTIONS))  # each side another: they would sound alike
-    sides = (("left", 0, 1), ("right", 2, -1), ("top", 1, 1), ("bottom", 3, -1))
-    for question, (side, edge, sign) in zip(questions, sides, strict=True):
-        ordered = sorted(facts.things, key=lambda thing: sign * thing.visible_box_xyxy[edge])
-        first, others = ordered[0], ordered[1:2]
-        if others and abs(others[0].visible_box_xyxy[edge] - first.visible_box_xyxy[edge]) < CLEAR_PIXELS:
+def _edges(facts: Facts, rng: random.Random) -> Iterator[Question]:
+    texts = IMAGE_FORMS["edges"].questions
+    boxes = [obj.visible_box_xyxy for obj in facts.objects]
+    for text, (side, edge, sign) in zip(rng.sample(texts, len(texts)), SIDES, strict=True):
+        first, *others = sorted(range(len(facts)), key=lambda i: sign * boxes[i][edge])[:2]
+        if others and abs(boxes[others[0]][edge] - boxes[first][edge]) < CLEAR_PIXELS:
             continue
-        clause, claims = facts.aside(first, leave=others)
-        rest = f"; the next one is {facts.mention(others[0])}" if others and not claims else ""
-        yield _draft(question.format(side), f"{clause}{rest}.", claims)
+        clause, claims = _clause(facts, first, leave=others)
+        slots = {"side": side, "clause": clause, "other": facts.mention(others[0]) if others else ""}
+        answer = "edges_and_next" if others and not claims else "edges"
+        yield _write(rng, "edges", slots, claims, text=text, answer=answer)
 
 
-_EDGE_QUESTIONS = (
-    "Walking in from the {} edge of the picture, what would I come upon first, and is anything in front of it?",
-    "Something rolls in from the {} border. What does it meet before all else?",
-    "What is nearest to the {} side of the frame, and how much of it can be seen?",
-    "The photographer crops the {} of the print more and more. What loses a part of itself soonest?",
-)
+def _halves(facts: Facts, rng: random.Random) -> Iterator[Question]:
+    """What remains of the image without one of its halves, by the visible parts."""
+    height, width = facts.size
+    texts = IMAGE_FORMS["halves"].questions
+    halves = (("right", 2, width, 1), ("left", 0, width, -1), ("lower", 3, height, 1), ("upper", 1, height, -1))
+    for text, (side, edge, length, sign) in zip(rng.sample(texts, len(texts)), halves, strict=True):
+        kept = [i for i, obj in enumerate(facts.objects) if sign * obj.visible_box_xyxy[edge] <= sign * length / 2]
+        if 0 < len(kept) <= MAX_LISTED and len(kept) < len(facts):
+            yield _write(rng, "halves", {"side": side, "objects": facts.listing(kept)}, text=text)
 
 
-def _halves(facts: Facts, rng: random.Random) -> Iterator[Draft]:
-    """What stays of the picture when one half of it is gone, by the visible parts."""
-    height, width = facts.things[0].visible_rle["size"]
-    questions = rng.sample(_HALF_QUESTIONS, len(_HALF_QUESTIONS))
-    halves = (
-        ("right", 2, width, True),
-        ("left", 0, width, False),
-        ("lower", 3, height, True),
-        ("upper", 1, height, False),
-    )
-    for question, (gone, edge, side, below) in zip(questions, halves, strict=True):
-        kept = [t for t in facts.things if (t.visible_box_xyxy[edge] <= side / 2 if below else
-                                            t.visible_box_xyxy[edge] >= side / 2)]  # fmt: skip
-        if 0 < len(kept) <= MAX_LISTED and len(kept) < len(facts.things):
-            yield _draft(question.format(gone), f"All that can be seen of {facts.mentions(kept)} would be left.")
-
-
-_HALF_QUESTIONS = (
-    "If the {} half of the print were torn off, what would not lose anything that is seen of it now?",
-    "A curtain falls over the {} half of the view. What remains for the audience to look at without any loss?",
-    "Suppose my {} field of vision failed here. What would look to me just as it does now?",
-    "Ink runs over the {} half of this photograph. What does it spare altogether?",
-)
-
-
-def _sizes(facts: Facts, rng: random.Random) -> Iterator[Draft]:
-    if len(facts.things) < 2:
+def _sizes(facts: Facts, rng: random.Random) -> Iterator[Question]:
+    if len(facts) < 2:
         return
-    by_area = sorted(facts.things, key=area, reverse=True)
-    if area(by_area[0]) > CLEAR * area(by_area[1]):
-        clause, claims = facts.aside(by_area[0])
-        yield _draft(
-            rng.choice(("Counting hidden parts too, what takes up the most room?",
-                        "Which outline would be the largest if everything could be seen through?")),
-            f"{clause}, and its whole outline is larger than any other.", claims)  # fmt: skip
-    if area(by_area[-2]) > CLEAR * area(by_area[-1]):
-        clause, claims = facts.aside(by_area[-1])
-        yield _draft(
-            rng.choice(("What would be easiest to overlook because it takes up so little room?",
-                        "Which of these would fit into the smallest parcel, judging by its whole outline here?")),
-            f"{clause}, and its whole outline is smaller than any other.", claims)  # fmt: skip
+    areas, ordered = facts.areas, _by_area(facts)
+    if areas[ordered[0]] > CLEAR_RATIO * areas[ordered[1]]:
+        clause, claims = _clause(facts, ordered[0])
+        yield _write(rng, "largest", {"clause": clause}, claims)
+    if areas[ordered[-2]] > CLEAR_RATIO * areas[ordered[-1]]:
+        clause, claims = _clause(facts, ordered[-1])
+        yield _write(rng, "smallest", {"clause": clause}, claims)
 
 
-def _pairs_of_things(facts: Facts, rng: random.Random) -> Iterator[Draft]:
-    """Two things told apart by where they are."""
-    ordered = sorted(facts.things, key=centre_x)
-    if len(ordered) >= 2 and centre_x(ordered[-1]) - centre_x(ordered[0]) > 8:
-        left, right = ordered[0], ordered[-1]
-        difference = hidden_share(left) - hidden_share(right)
-        if abs(difference) > CLEAR_SHARE:
-            more, less = (left, right) if difference > 0 else (right, left)
-            yield _draft(
-                "Comparing what is farthest to either side, which of the two keeps more of itself from view?",
-                f"More is out of sight of {facts.mention(more)} than of {facts.mention(less)}.")  # fmt: skip
-    alike = [(a, b) for a in facts.things for b in facts.behind(a) if facts.kind(a) == facts.kind(b)]
+def _pairs(facts: Facts, rng: random.Random) -> Iterator[Question]:
+    """Two objects that are told apart by where they are."""
+    ordered = facts.left_to_right()
+    left, right = ordered[:1], ordered[-1:]
+    if left and facts.centres[right[0]][0] - facts.centres[left[0]][0] > CLEAR_WIDTH:
+        more, less = sorted((left[0], right[0]), key=lambda i: -facts.rates[i])
+        if facts.rates[more] - facts.rates[less] > CLEAR_RATE:
+            yield _write(rng, "outer_two", {"object": facts.mention(more), "other": facts.mention(less)})
+    alike = [(i, j) for i in range(len(facts)) for j in facts.behind(i) if facts.kinds[i] == facts.kinds[j]]
     if len(alike) == 1:
-        front, behind = alike[0]
-        yield _draft(
-            "Two of a kind overlap here: which one is nearer to me, and which one lies beyond it?",
-            f"{facts.mention(front)} is nearer and covers part of {facts.mention(behind)}.",
-            [(front.id, behind.id)])  # fmt: skip
+        ((front, behind),) = alike
+        slots = {"object": facts.mention(front), "other": facts.mention(behind)}
+        yield _write(rng, "two_of_a_kind", slots, _claims(facts, [front], [behind]))
 
 
-def _places(facts: Facts, rng: random.Random) -> Iterator[Draft]:
-    """Places in a row and distances, for pictures with many objects."""
-    things, count = sorted(facts.things, key=centre_x), len(facts.things)
-    centres = [centre_x(thing) for thing in things]
-    middle = count // 2
-    if (
-        count >= 3
-        and count % 2
-        and min(abs(centres[middle + step] - centres[middle]) for step in (-1, 1)) > CLEAR_PIXELS
+def _row(facts: Facts, rng: random.Random) -> Iterator[Question]:
+    """The middle of the row from left to right, and distances."""
+    row = facts.left_to_right()
+    if len(row) < 3:
+        return
+    gaps, middle = _gaps(facts, row), len(row) // 2
+    if len(row) % 2 and min(gaps[middle - 1 : middle + 1]) > CLEAR_PIXELS:
+        clause, claims = _clause(facts, row[middle], joint=", which ")
+        yield _write(rng, "middle_of_row", {"clause": clause}, claims)
+    spans = sorted(
+        ((math.dist(facts.centres[i], facts.centres[j]), (i, j)) for n, i in enumerate(row) for j in row[n + 1 :]),
+        key=lambda span: span[0],
+    )
+    if spans[-1][0] - spans[-2][0] > CLEAR_PIXELS:
+        yield _write(rng, "farthest_two", {"objects": facts.listing(spans[-1][1])})
+    if spans[1][0] - spans[0][0] > CLEAR_PIXELS:
+        yield _write(rng, "closest_two", {"objects": facts.listing(spans[0][1])})
+
+
+def _threes(facts: Facts, rng: random.Random) -> Iterator[Question]:
+    """Three of many objects, by size and by place."""
+    if len(facts) <= MAX_LISTED:
+        return
+    areas, ordered = facts.areas, _by_area(facts)
+    for name, three, following in (
+        ("largest_three", ordered[:3], ordered[3]),
+        ("smallest_three", ordered[-3:], ordered[-4]),
     ):
-        clause, claims = facts.aside(things[middle], joint=", which ")
-        yield _draft("As much is to its left as to its right. What is in the middle of this row?",
-                     f"It must be {clause}.", claims)  # fmt: skip
-    if count >= 3:
-        spans = sorted(((_distance(a, b), a, b) for i, a in enumerate(things) for b in things[i + 1 :]),
-                       key=lambda span: span[0])  # fmt: skip
-        if spans[-1][0] - spans[-2][0] > CLEAR_PIXELS:
-            yield _draft("Between which two would the longest string have to be stretched, from middle to middle?",
-                         f"The string would run from {facts.mentions(spans[-1][1:])}.")  # fmt: skip
-        if spans[1][0] - spans[0][0] > CLEAR_PIXELS:
-            yield _draft("Which two keep each other the closest company, measured from middle to middle?",
-                         f"Closest together are {facts.mentions(spans[0][1:])}.")  # fmt: skip
-    if count > MAX_LISTED:
-        by_area = sorted(facts.things, key=area, reverse=True)
-        for question, leading, following in (
-            ("Sorted by whole outline, which three would lead the list?", by_area[:3], by_area[3]),
-            ("Which three could be packed into the least paper?", by_area[-3:], by_area[-4]),
-        ):
-            ratio = area(leading[-1]) / area(following)
-            if ratio > CLEAR or area(following) / area(leading[0]) > CLEAR:
-                yield _draft(question, f"The three are {facts.mentions(leading)}.")
-        for question, three in (
-            ("Reading the picture like a line of text, what are the first three words, so to speak?", things[:3]),
-            ("Going through it all against the reading direction, which three do I pass to begin with?", things[-3:]),
-        ):
-            edge = centres[3] - centres[2] if three == things[:3] else centres[-3] - centres[-4]
-            if edge > CLEAR_PIXELS:
-                yield _draft(question, f"One passes {facts.mentions(three)}.")
-        if centres[1] - centres[0] > CLEAR_PIXELS and centres[-1] - centres[-2] > CLEAR_PIXELS:
-            yield _draft("If they held hands in a row, who would have one hand free?",
-                         f"At the two ends are {facts.mentions([things[0], things[-1]])}.")  # fmt: skip
+        if max(areas[three[-1]] / areas[following], areas[following] / areas[three[0]]) > CLEAR_RATIO:
+            yield _write(rng, name, {"objects": facts.listing(three)})
+    row = facts.left_to_right()
+    gaps = _gaps(facts, row)
+    for name, three, gap in (("first_three", row[:3], gaps[2]), ("last_three", row[-3:], gaps[-3])):
+        if gap > CLEAR_PIXELS:
+            yield _write(rng, name, {"objects": facts.listing(three)})
+    if min(gaps[0], gaps[-1]) > CLEAR_PIXELS:
+        yield _write(rng, "row_ends", {"objects": facts.listing([row[0], row[-1]])})
 
 
-def fillers(facts: Facts, rng: random.Random) -> list[Draft]:
-    """Questions answered by all there is, for pictures that give little else; none where that is too much."""
-    if len(facts.things) > MAX_LISTED:
-        return []
-    answer = f"There is {facts.mentions(facts.things)}."
-    return [_draft(question, answer) for question in rng.sample(_EVERYTHING, len(_EVERYTHING))]
+def _by_area(facts: Facts) -> list[int]:
+    """Objects from the largest amodal mask to the smallest."""
+    return sorted(range(len(facts)), key=lambda i: facts.areas[i], reverse=True)
 
 
-def _nearest(facts: Facts, rng: random.Random) -> Iterator[Draft]:
-    for question, x, y in _NEAREST:
-        first, *others = sorted(facts.things, key=lambda thing: facts.distance(thing, x, y))
-        if others and facts.distance(others[0], x, y) - facts.distance(first, x, y) < CLEAR_PIXELS:
+def _gaps(facts: Facts, row: Sequence[int]) -> list[float]:
+    """Pixels between the centres of neighbours in a row from left to right."""
+    return [facts.centres[j][0] - facts.centres[i][0] for i, j in pairwise(row)]
+
+
+def _nearest(facts: Facts, rng: random.Random) -> Iterator[Question]:
+    for text, (x, y) in zip(IMAGE_FORMS["nearest"].questions, CORNERS, strict=True):
+        distances = [facts.distance(i, x, y) for i in range(len(facts))]
+        first, *others = sorted(range(len(facts)), key=distances.__getitem__)
+        if others and distances[others[0]] - distances[first] < CLEAR_PIXELS:
             continue
-        clause, claims = facts.aside(first, joint=", which ")
-        yield _draft(question, f"That would be {clause}.", claims)
-
-
-_EVERYTHING = (
-    "Somebody who cannot see asks what they would touch here. What do you tell them?",
-    "What should go on an inventory of this scene?",
-    "If I had to pack up all that is here, what would end up in my boxes?",
-    "Which separate shapes would a painter have to sketch before adding any colour?",
-    "The scene is to be rebuilt for a film. What must the crew bring along?",
-)
-
-
-_NEAREST = (
-    ("A camera always focuses on the middle of its view. What would come out sharpest?", 0.5, 0.5),
-    ("A sticker is put on the upper left corner of the print. What does it come closest to?", 0.0, 0.0),
-    ("Light falls in from the upper right corner only. What does it reach first?", 1.0, 0.0),
-    ("A spill spreads from the lower left corner of the picture. What should be saved first?", 0.0, 1.0),
-    ("An ant enters at the lower right corner and looks for the nearest place to climb. Where does it go?", 1.0, 1.0),
-)
-
-
-def _where(thing: ObjectSample, rivals: Sequence[ObjectSample]) -> str | None:
-    """The ninth of the picture an object's middle is in; None if a rival reaches into it."""
-    height, width = thing.visible_rle["size"]
-    x, y = centre(thing)
-    column, row = int(min(3 * x // width, 2)), int(min(3 * y // height, 2))
-    cell = (column * width / 3, row * height / 3, (column + 1) * width / 3, (row + 1) * height / 3)
-    if any(boxes_meet(rival.visible_box_xyxy, cell) for rival in rivals if rival is not thing):
-        return None
-    across, down = ("left", "middle", "right")[column], ("upper", "middle", "lower")[row]
-    if across == down:
-        return "in the very middle"
-    if down == "middle":
-        return f"at the {across}"
-    return f"in the {down} part" if across == "middle" else f"at the {down} {across}"
-
-
-def _draft(question: str, answer: str, claims: Sequence[tuple[int, int]] = ()) -> Draft:
-    return Draft(question, _capital(answer), tuple(claims))
-
-
-def _capital(text: str) -> str:
-    """First letter as a capital, also where a phrase comes first."""
-    start = 3 if text.startswith("<p>") else 0
-    return text[:start] + text[start : start + 1].upper() + text[start + 1 :]
-
-
-def _distance(a: ObjectSample, b: ObjectSample) -> float:
-    return math.dist(centre(a), centre(b))
+        clause, claims = _clause(facts, first, joint=", which ")
+        yield _write(rng, "nearest", {"clause": clause}, claims, text=text)

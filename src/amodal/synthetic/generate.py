@@ -1,4 +1,4 @@
-"""Making a dataset of synthetic pictures on disk, resumable and the same for the same seed."""
+"""Writing a dataset of synthetic images to disk; resumable, and the same for the same seed."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any, Literal
 
 import cv2
 
-from amodal.data.readers import read_dataset
+from amodal.data.datasets import read_dataset
+from amodal.data.formats.canonical import canonical_record, write_canonical
 from amodal.data.splits import Split, select_split
-from amodal.data.writers import object_record, write_canonical
 from amodal.errors import InputError
 from amodal.io.files import write_whole
 from amodal.io.processes import in_processes
 from amodal.io.progress import bar
+from amodal.ops.rle import encode_mask
 from amodal.synthetic.paste import PastedOccluders
-from amodal.synthetic.scenes import render_scene
-from amodal.synthetic.shapes import THINGS
-from amodal.synthetic.types import SyntheticImage
+from amodal.synthetic.scenes import SyntheticImage, SyntheticObject, render_scene
+from amodal.synthetic.shapes import SHAPES
 
 Kind = Literal["scenes", "paste"]
 JPEG_QUALITY = 92
-PARTS = ".parts"  # records of finished pictures, until the annotation file is written
+PARTS = ".parts"  # records of finished images, until the annotation file is written
 
 
 def synthesize(
@@ -39,28 +39,26 @@ def synthesize(
     workers: int = 1,
     progress: bool = True,
 ) -> Path:
-    """Write `out/images/` and `out/annotations.json` (canonical form).
+    """Write synthetic images to `out/images/` and their canonical annotations to `out/annotations.json`.
 
-    Picture i depends on (seed, i) alone. A run that was interrupted goes on where it stopped and
-    ends with the same bytes.
+    Image i depends on (seed, i) alone. An interrupted run resumes and ends with the same bytes.
 
     Args:
         kind: procedural `scenes`, or `paste` for photographs with pasted occluders.
-        count: pictures.
-        seed: seed of the set.
-        out: folder to create; may hold an interrupted run of the same settings.
+        count: number of images.
+        seed: seed of the dataset.
+        out: folder to create; it may hold an interrupted run with the same settings.
         sources: COCO annotation files and image folders (`paste` only).
-        split: side of the photographs' split to use.
-        exclude_categories: kinds to leave out of `paste`.
-        workers: processes; with more than one, scripts call this under `if __name__ == "__main__"`.
+        split: part of the photographs to use (`paste` only).
+        exclude_categories: names of categories to leave out (`paste` only).
+        workers: number of processes; with more than one, a script must call this under `if __name__ == "__main__"`.
         progress: show a bar on stderr.
 
     Returns:
         Path of the annotation file.
 
     Raises:
-        InputError: settings that do not fit together, unreadable sources, or a folder that
-            holds something else.
+        InputError: the settings do not fit together, a source cannot be read, or the folder holds something else.
     """
     if kind not in ("scenes", "paste"):
         raise InputError(f"kind: expected 'scenes' or 'paste', got {kind!r}")
@@ -83,14 +81,14 @@ def synthesize(
         pass
     info = {"description": f"amodal {kind}", **{k: settings[k] for k in ("kind", "seed", "split", "count")}}
     write_canonical(out / "annotations.json", info, painter.categories, _records(out, count))
-    for index in range(count):  # the settings go last: a run killed here still counts as interrupted
+    for index in range(count):  # the settings are deleted last, so that a run that is killed here can resume
         _part(out, index).unlink()
     shutil.rmtree(out / PARTS)
     return out / "annotations.json"
 
 
 class _Painter:
-    """Draws and stores picture i; sent once to each process."""
+    """Renders and stores one image; sent to each process once."""
 
     def __init__(
         self,
@@ -103,28 +101,46 @@ class _Painter:
     ) -> None:
         self.seed, self.out = seed, out
         self._render: Callable[[Sequence[int]], SyntheticImage] = render_scene
-        self.categories = list(THINGS)
+        self.categories = list(SHAPES)
         if kind == "paste":
             datasets = [select_split(read_dataset("coco", *source), split) for source in sources]
             maker = PastedOccluders(datasets, exclude)
             self._render, self.categories = maker.render, maker.categories
 
     def __call__(self, index: int) -> int:
-        picture = self._render((self.seed, index))
+        made = self._render((self.seed, index))
         name = f"{index:06d}.jpg"
-        bgr = cv2.cvtColor(picture.image, cv2.COLOR_RGB2BGR)
+        bgr = cv2.cvtColor(made.image, cv2.COLOR_RGB2BGR)
         _, code = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-        height, width = picture.image.shape[:2]
+        height, width = made.image.shape[:2]
         record = {
             "image": {"file_name": name, "height": height, "width": width},
             "objects": [
-                object_record(thing, i, 1 + self.categories.index(thing.category))
-                for i, thing in enumerate(picture.objects)
+                object_record(obj, i, 1 + self.categories.index(obj.category)) for i, obj in enumerate(made.objects)
             ],
         }
         write_whole(self.out / "images" / name, code.tobytes())
         write_whole(_part(self.out, index), json.dumps(record))
         return index
+
+
+def object_record(obj: SyntheticObject, index: int, category_id: int) -> dict[str, Any]:
+    """The canonical record of a synthetic object whose ids are positions in its image, as `write_canonical` takes it.
+
+    Args:
+        obj: object with exact masks.
+        index: its position in the image.
+        category_id: key of its category.
+    """
+    return canonical_record(
+        index,
+        0,
+        category_id,
+        encode_mask(obj.visible_mask),
+        encode_mask(obj.amodal_mask),
+        occluders=obj.occluders,
+        attributes=obj.attributes,
+    )
 
 
 def _prepare(out: Path, settings: dict[str, Any]) -> None:

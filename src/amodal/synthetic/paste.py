@@ -1,7 +1,7 @@
-"""Real photographs made amodal: instances pasted over complete instances.
+"""Amodal images from modal datasets: object instances of photographs pasted over complete instances.
 
-A complete instance (clear of the border, nothing in front) has an amodal mask equal to its
-modal one. Pasting other instances over it keeps that truth and hides a known part.
+The amodal mask of a complete instance (away from the border, no occluder) equals its modal mask. Pasting other
+instances over it does not change that amodal mask and occludes a known part of it.
 """
 
 from __future__ import annotations
@@ -17,51 +17,50 @@ import numpy.typing as npt
 
 from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
 from amodal.errors import InputError
+from amodal.ops.arrays import ImageArray, Mask
+from amodal.ops.occlusion import occluders_of, occlusion_rate
 from amodal.ops.rle import rle_area
-from amodal.synthetic.types import SyntheticImage, SyntheticObject, occluders_of
-
-Rng = np.random.Generator
-Mask = npt.NDArray[np.bool_]
-Image = npt.NDArray[np.uint8]
+from amodal.synthetic.scenes import SyntheticImage, SyntheticObject
+from amodal.synthetic.shapes import Rng
 
 MAX_SIDE = 384
-BORDER = 2.0  # px an instance must stay clear of the frame to count as complete
-MIN_AREA, MAX_AREA = 0.015, 0.6  # of the picture
+BORDER = 2.0  # pixels between a complete instance and the image border
+MIN_AREA, MAX_AREA = 0.015, 0.6  # of the image
 MIN_VISIBLE_PIXELS = 60
 MIN_OCCLUSION, MAX_OCCLUSION = 0.05, 0.75
 WANTED_OCCLUSION = (0.1, 0.6)
-FREE_SHARE = 0.15  # of pictures in which nothing is hidden
+FREE_SHARE = 0.15  # of the images in which nothing is occluded
 MAX_TRIES = 30
-MAX_ROUNDS = 40  # of so many tries before a picture counts as impossible
+MAX_ROUNDS = 40  # of `MAX_TRIES` each, before an image counts as impossible
 
 
 @dataclass(frozen=True)
 class _Instance:
-    """A complete instance and its name."""
+    """A complete instance and the name of its category."""
 
     image: ImageSample
-    thing: ObjectSample
+    obj: ObjectSample
     category: str
 
 
 @dataclass
 class _Cutout:
-    """An instance lifted out of its photograph: pixels and mask of its box."""
+    """An instance cut out of its photograph: pixels and mask within its box."""
 
-    pixels: Image
+    pixels: ImageArray
     mask: Mask
     category: str
 
 
 class PastedOccluders:
-    """Makes amodal pictures out of modal datasets.
+    """Makes amodal images from modal datasets.
 
     Args:
         datasets: photographs with modal instance masks.
-        exclude_categories: names that are neither target nor occluder.
+        exclude_categories: names of categories that are used neither as target nor as occluder.
 
     Raises:
-        InputError: no complete instance in the datasets, or a name that none of them has.
+        InputError: the datasets have no complete instance, or no category of a given name.
     """
 
     def __init__(self, datasets: Sequence[AnnotatedDataset], exclude_categories: Sequence[str] = ()) -> None:
@@ -72,28 +71,28 @@ class PastedOccluders:
         groups: dict[tuple[int, str], list[_Instance]] = {}
         for index, dataset in enumerate(datasets):
             for image in dataset.images:
-                for thing in image.objects:
-                    name = dataset.categories.get(thing.category_id, str(thing.category_id))
-                    if name not in exclude_categories and is_complete(image, thing):
-                        groups.setdefault((index, name), []).append(_Instance(image, thing, name))
+                for obj in image.objects:
+                    name = dataset.categories.get(obj.category_id, str(obj.category_id))
+                    if name not in exclude_categories and is_complete(image, obj):
+                        groups.setdefault((index, name), []).append(_Instance(image, obj, name))
         if not groups:
             raise InputError("annotations: expected complete instances to paste on, got none")
         self._groups = [groups[key] for key in sorted(groups)]
-        # square root of the frequency: common kinds lead without drowning the rare ones
+        # square root of the frequency: common categories come more often, but rare ones come too
         weights = np.sqrt([len(group) for group in self._groups])
         self._weights = weights / weights.sum()
 
     @property
     def categories(self) -> list[str]:
-        """Names of the kinds that occur, sorted."""
+        """Names of the categories that occur, sorted."""
         return sorted({group[0].category for group in self._groups})
 
     def render(self, seed: int | Sequence[int]) -> SyntheticImage:
-        """Make one picture; the same seed gives the same bytes.
+        """Make one image; the same seed gives the same bytes.
 
         Returns:
-            Picture (H, W, 3) with its long side at most `MAX_SIDE`; the target first, then what
-            was pasted, in the order it was pasted. Attributes: `pasted`.
+            Image (H, W, 3) with its long side at most `MAX_SIDE`. The first object is the target, then come the
+            pasted ones in the order in which they were pasted. Attributes: `pasted`.
 
         Raises:
             InputError: no two instances fit over each other, or a photograph cannot be read.
@@ -102,9 +101,9 @@ class PastedOccluders:
         for round_ in range(MAX_ROUNDS):
             rng = np.random.default_rng([*entropy, *[1] * round_])
             for _ in range(MAX_TRIES):
-                picture = self._attempt(rng)
-                if picture is not None:
-                    return picture
+                made = self._attempt(rng)
+                if made is not None:
+                    return made
         raise InputError("annotations: expected instances that fit over each other, got none in many tries")
 
     def _draw(self, rng: Rng) -> _Instance:
@@ -121,67 +120,66 @@ class PastedOccluders:
             return None
         area = int(np.count_nonzero(amodal))
         wanted = 0.0 if rng.random() < FREE_SHARE else float(rng.uniform(*WANTED_OCCLUSION))
-        things = [SyntheticObject(target.category, amodal.copy(), amodal, attributes={"pasted": False})]
+        objects = [SyntheticObject(target.category, amodal.copy(), amodal, attributes={"pasted": False})]
         for _ in range(int(rng.integers(1, 4))):
             cutout = _lift(rng, self._draw(rng), area)
             if cutout is None:
                 continue
-            hidden = 1 - np.count_nonzero(things[0].visible_mask) / area
-            if wanted > 0 and hidden > wanted - 0.05:
+            rate = occlusion_rate(objects[0].visible_mask, amodal)
+            if wanted > 0 and rate > wanted - 0.05:
                 break
-            place = _place(rng, cutout.mask, things[0].visible_mask, (wanted - hidden) * area)
+            place = _place(rng, cutout.mask, objects[0].visible_mask, (wanted - rate) * area)
             if place is None:
                 continue
             pasted = _paste(rng, canvas, cutout, place)
-            for thing in things:
-                thing.visible_mask = thing.visible_mask & ~pasted
-            things.append(SyntheticObject(cutout.category, pasted.copy(), pasted, attributes={"pasted": True}))
-        if len(things) == 1 or not all(_is_fair(thing) for thing in things):
+            for obj in objects:
+                obj.visible_mask = obj.visible_mask & ~pasted
+            objects.append(SyntheticObject(cutout.category, pasted.copy(), pasted, attributes={"pasted": True}))
+        if len(objects) == 1 or not all(_is_fair(obj) for obj in objects):
             return None
-        visible = [thing.visible_mask for thing in things]
-        for index, thing in enumerate(things):
-            thing.occluders = occluders_of(index, visible, thing.amodal_mask & ~thing.visible_mask)
-        return SyntheticImage(canvas, things)
+        visible = [obj.visible_mask for obj in objects]
+        for index, obj in enumerate(objects):
+            obj.occluders = occluders_of(index, visible, obj.amodal_mask & ~obj.visible_mask)
+        return SyntheticImage(canvas, objects)
 
 
-def is_complete(image: ImageSample, thing: ObjectSample) -> bool:
-    """Whether an instance shows its whole shape: sized, off the border, no neighbour's box on it.
+def is_complete(image: ImageSample, obj: ObjectSample) -> bool:
+    """Whether an instance is visible as a whole: fitting in size, clear of the border, touched by no other box.
 
-    A neighbour may stand behind, but one whose box reaches into the instance's may also stand in
-    front, and modal annotations do not say which: such instances are left out, unless the
-    neighbour is so small (area under 5 % of the instance's) that it hides next to nothing.
+    Modal annotations do not say whether a neighbour is in front of an instance or behind it. An instance with a
+    touching neighbour therefore does not count as complete, unless the neighbour's area is below 5 % of its own.
     """
-    x0, y0, x1, y1 = thing.visible_box_xyxy
-    share = rle_area(thing.visible_rle) / (image.height * image.width)
-    if thing.iscrowd or not MIN_AREA <= share <= MAX_AREA:
+    x0, y0, x1, y1 = obj.visible_box_xyxy
+    share = rle_area(obj.visible_rle) / (image.height * image.width)
+    if obj.iscrowd or not MIN_AREA <= share <= MAX_AREA:
         return False
     if x0 < BORDER or y0 < BORDER or x1 > image.width - BORDER or y1 > image.height - BORDER:
         return False
     for other in image.objects:
-        if other is thing:
+        if other is obj:
             continue
         a0, b0, a1, b1 = other.visible_box_xyxy
         apart = a0 > x1 + BORDER or a1 < x0 - BORDER or b0 > y1 + BORDER or b1 < y0 - BORDER
-        if not apart and rle_area(other.visible_rle) > 0.05 * rle_area(thing.visible_rle):
+        if not apart and rle_area(other.visible_rle) > 0.05 * rle_area(obj.visible_rle):
             return False
     return True
 
 
 @lru_cache(maxsize=64)
-def _photograph(path: Path, size: tuple[int, int]) -> Image:
+def _photograph(path: Path, size: tuple[int, int]) -> ImageArray:
     return ImageSample(0, path, *size, ()).load()
 
 
-def _shrunk(instance: _Instance) -> tuple[Image, Mask]:
-    """Photograph and mask with the long side at most `MAX_SIDE`."""
-    pixels, mask = _photograph(instance.image.path, instance.image.size), instance.thing.visible_mask()
+def _shrunk(instance: _Instance) -> tuple[ImageArray, Mask]:
+    """Photograph and mask, shrunk so that the long side is at most `MAX_SIDE`."""
+    pixels, mask = _photograph(instance.image.path, instance.image.size), instance.obj.visible_mask()
     factor = MAX_SIDE / max(mask.shape)
     if factor >= 1:
         return pixels, mask
     return _resized(pixels, mask, factor)
 
 
-def _resized(pixels: Image, mask: Mask, factor: float) -> tuple[Image, Mask]:
+def _resized(pixels: ImageArray, mask: Mask, factor: float) -> tuple[ImageArray, Mask]:
     size = (max(round(mask.shape[1] * factor), 1), max(round(mask.shape[0] * factor), 1))
     how = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
     grey = mask.astype(np.uint8) * np.uint8(255)
@@ -191,8 +189,8 @@ def _resized(pixels: Image, mask: Mask, factor: float) -> tuple[Image, Mask]:
 
 def _lift(rng: Rng, instance: _Instance, target_area: int) -> _Cutout | None:
     """Cut an instance out and scale it relative to the target."""
-    pixels, mask = _photograph(instance.image.path, instance.image.size), instance.thing.visible_mask()
-    x0, y0, x1, y1 = (int(v) for v in instance.thing.visible_box_xyxy)
+    pixels, mask = _photograph(instance.image.path, instance.image.size), instance.obj.visible_mask()
+    x0, y0, x1, y1 = (int(v) for v in instance.obj.visible_box_xyxy)
     pixels, mask = pixels[y0:y1, x0:x1], mask[y0:y1, x0:x1]
     wanted_area = target_area * float(rng.uniform(0.25, 1.6))
     factor = float((wanted_area / max(int(np.count_nonzero(mask)), 1)) ** 0.5)
@@ -207,9 +205,9 @@ def _lift(rng: Rng, instance: _Instance, target_area: int) -> _Cutout | None:
 
 
 def _place(rng: Rng, mask: Mask, visible: Mask, wanted: float) -> tuple[int, int] | None:
-    """Top-left corner where the cutout hides about `wanted` pixels of the target.
+    """Top left corner at which the cutout occludes about `wanted` pixels of the target, or None.
 
-    The cutout stays inside the frame, so that its own shape is complete.
+    The cutout stays inside the image, so that its own mask is complete.
     """
     h, w = mask.shape
     H, W = visible.shape
@@ -229,8 +227,8 @@ def _place(rng: Rng, mask: Mask, visible: Mask, wanted: float) -> tuple[int, int
     return best if best_gap <= tolerance else None
 
 
-def _paste(rng: Rng, canvas: Image, cutout: _Cutout, place: tuple[int, int]) -> Mask:
-    """Blend a cutout into the picture in place; returns its mask in the picture."""
+def _paste(rng: Rng, canvas: ImageArray, cutout: _Cutout, place: tuple[int, int]) -> Mask:
+    """Blend a cutout into the image in place and return its mask in the image."""
     x, y = place
     h, w = cutout.mask.shape
     below = canvas[y : y + h, x : x + w].astype(np.float32)
@@ -247,7 +245,7 @@ def _paste(rng: Rng, canvas: Image, cutout: _Cutout, place: tuple[int, int]) -> 
 
 
 def _match_colours(rng: Rng, cutout: _Cutout, below: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Move brightness and contrast of the cutout part of the way to its surroundings."""
+    """Move brightness and contrast of the cutout part of the way towards its surroundings."""
     pixels = cutout.pixels.astype(np.float32)
     inside = pixels[cutout.mask]
     share = float(rng.uniform(0, 0.5))
@@ -264,10 +262,9 @@ def _one_piece(mask: Mask) -> bool:
     return count > 1 and bool(areas.max() >= 0.95 * areas.sum())
 
 
-def _is_fair(thing: SyntheticObject) -> bool:
-    """Enough to see, and hidden either not at all or more than a sliver."""
-    area, visible = int(np.count_nonzero(thing.amodal_mask)), int(np.count_nonzero(thing.visible_mask))
-    if visible < MIN_VISIBLE_PIXELS:
+def _is_fair(obj: SyntheticObject) -> bool:
+    """Whether enough of the object is visible, and either nothing of it or more than a sliver is occluded."""
+    if np.count_nonzero(obj.visible_mask) < MIN_VISIBLE_PIXELS:
         return False
-    hidden = 1 - visible / area
-    return hidden == 0 or MIN_OCCLUSION <= hidden <= MAX_OCCLUSION
+    rate = occlusion_rate(obj.visible_mask, obj.amodal_mask)
+    return rate == 0 or MIN_OCCLUSION <= rate <= MAX_OCCLUSION

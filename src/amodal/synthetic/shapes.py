@@ -1,8 +1,8 @@
-"""Everyday things as parametric silhouettes with parts.
+"""Everyday objects as parametric shapes that are made of parts.
 
-Each kind is a function of a random generator that returns its parts back to front, in a frame
-where the thing spans about [-1, 1] in x and y, y down. A part is a path and a tone; the tone says
-which of the thing's colours fills it. The union of all parts is the silhouette.
+Each category is a function of a random generator. It returns the parts from back to front, in a coordinate system in
+which the object spans about [-1, 1] in x and y, with y pointing down. A part is a path and a tone; the tone says which
+of the object's colours fills it. The union of all parts is the silhouette.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Part:
 
 
 def polygon(points: Sequence[Point]) -> skia.Path:
-    """Closed straight-edged path."""
+    """Closed path with straight edges."""
     builder = skia.Path()
     builder.moveTo(*points[0])
     for point in points[1:]:
@@ -81,7 +81,7 @@ def line(points: Sequence[Point], width: float, curved: bool = False) -> skia.Pa
 
 
 def ring(x: float, y: float, rx: float, ry: float, width: float) -> skia.Path:
-    """Elliptic ring with an open middle."""
+    """Outline of an ellipse, as a filled path that is open in the middle."""
     paint = skia.Paint(Style=skia.Paint.kStroke_Style, StrokeWidth=width)
     return _filled(ellipse(x, y, rx, ry), paint)
 
@@ -397,7 +397,7 @@ def _butterfly(r: Rng) -> list[Part]:
     return [*wings, Part(ellipse(0, 0, 0.09, 0.6), "dark")]
 
 
-THINGS: dict[str, Callable[[Rng], list[Part]]] = {
+SHAPES: dict[str, Callable[[Rng], list[Part]]] = {
     "apple": _apple, "backpack": _backpack, "ball": _ball, "banana": _banana, "bird": _bird,
     "book": _book, "boot": _boot, "bottle": _bottle, "bus": _bus, "butterfly": _butterfly,
     "car": _car, "cat": _cat, "chair": _chair, "clock": _clock, "fish": _fish, "guitar": _guitar,
@@ -406,4 +406,4 @@ THINGS: dict[str, Callable[[Rng], list[Part]]] = {
     "scissors": _scissors, "spoon": _spoon, "table": _table, "teapot": _teapot, "tree": _tree,
     "umbrella": _umbrella, "wine glass": _wine_glass,
 }  # fmt: skip
-"""Kinds by name; the order is part of the seed's meaning."""
+"""Shapes by category name. What a seed draws depends on their order."""

@@ -1,4 +1,4 @@
-"""Backgrounds, and what a camera adds at the end."""
+"""Backgrounds of synthetic scenes, and the effects of a camera on the finished image."""
 
 from __future__ import annotations
 
@@ -6,38 +6,39 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-Rng = np.random.Generator
-Image = npt.NDArray[np.uint8]
+from amodal.ops.arrays import ImageArray
+from amodal.synthetic.shapes import Rng
+
 FloatImage = npt.NDArray[np.float32]
 Colour = npt.NDArray[np.float32]
 
 
 def random_colour(rng: Rng) -> Colour:
-    """RGB in [0, 255] with hue, saturation and value drawn apart, so that greys occur too."""
+    """RGB in [0, 255]; hue, saturation and value are drawn separately, so that greys occur too."""
     hsv = np.array([[[rng.uniform(0, 360), rng.uniform(0.05, 0.95), rng.uniform(0.2, 1)]]], np.float32)
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0] * 255, np.float32)
 
 
 def smooth_noise(rng: Rng, size: tuple[int, int], cells: int) -> npt.NDArray[np.float32]:
-    """(H, W) noise in about [-1, 1] whose features are 1 / `cells` of the picture wide."""
+    """(H, W) noise in about [-1, 1] whose features are 1 / `cells` of the image wide."""
     coarse = rng.uniform(-1, 1, (cells, cells)).astype(np.float32)
     return np.asarray(cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC), np.float32)
 
 
-def background(rng: Rng, size: tuple[int, int]) -> Image:
-    """(H, W, 3) surroundings: wall and floor, gradient, tiles, stripes or blotches, with clutter."""
+def background(rng: Rng, size: tuple[int, int]) -> ImageArray:
+    """(H, W, 3) background: room, gradient, tiles, stripes or blotches, with clutter."""
     kind = rng.choice(["gradient", "room", "tiles", "stripes", "blotches"])
     colours = [random_colour(rng) * 0.6 + 70 for _ in range(3)]
     canvas = _BASES[str(kind)](rng, size, colours)
     for cells, strength in ((4, 18.0), (24, rng.uniform(0, 14))):
         canvas += smooth_noise(rng, size, cells)[..., None] * strength
-    picture: Image = np.ascontiguousarray(np.clip(canvas, 0, 255).astype(np.uint8))
-    _scatter_clutter(rng, picture)
-    return picture
+    image: ImageArray = np.ascontiguousarray(np.clip(canvas, 0, 255).astype(np.uint8))
+    _scatter_clutter(rng, image)
+    return image
 
 
-def camera(rng: Rng, image: Image) -> Image:
-    """Colour cast, vignette, blur, sensor noise and JPEG, each mild and each only sometimes."""
+def camera(rng: Rng, image: ImageArray) -> ImageArray:
+    """Add colour cast, vignette, blur, sensor noise and JPEG artefacts, each mild and only sometimes."""
     result = image.astype(np.float32)
     size = image.shape[:2]
     result *= rng.uniform(0.85, 1.12) * (1 + rng.uniform(-0.08, 0.08, 3).astype(np.float32))
@@ -100,8 +101,8 @@ def _blotches(rng: Rng, size: tuple[int, int], colours: list[Colour]) -> FloatIm
 _BASES = {"gradient": _gradient, "room": _room, "tiles": _tiles, "stripes": _stripes, "blotches": _blotches}
 
 
-def _scatter_clutter(rng: Rng, canvas: Image) -> None:
-    """Strokes, discs and boxes that are no objects, in place."""
+def _scatter_clutter(rng: Rng, canvas: ImageArray) -> None:
+    """Draw strokes, discs and boxes that do not count as objects, in place."""
     height, width = canvas.shape[:2]
     for _ in range(int(rng.integers(0, 14))):
         colour = tuple(int(v) for v in random_colour(rng))

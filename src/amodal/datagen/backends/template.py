@@ -1,8 +1,7 @@
-"""The offline writer: questions by form, answers right by construction.
+"""The offline writer: fills in question templates, so that the answers are correct by construction.
 
-It knows what common kinds of objects are for (`purposes`), where objects are, how large they are and
-what hides what. That gives enough to ask about any picture, also of unknown kinds; for pictures of
-procedural scenes it also asks what `data.synthetic.questions` knows to ask.
+The templates ask about purposes, places, sizes and occlusion, which works for any image, also with unknown kinds of
+objects. If all objects are kinds of procedural scenes, the writer also asks the questions of `questions.scene_forms`.
 """
 
 from __future__ import annotations
@@ -13,56 +12,58 @@ from itertools import chain
 
 import numpy as np
 
-from amodal.datagen.backends.base import Answer, Estimate, Task
+from amodal.datagen.backends.base import BackendReply, UsageEstimate, WritingTask
 from amodal.datagen.prompt import to_response
-from amodal.datagen.rules import Context, check_duplicate, check_pair, object_ids
+from amodal.datagen.rules import RuleContext, check_duplicate, check_pair, object_ids
 from amodal.datagen.store.records import Draft
-from amodal.questions.image_facts import Facts
-from amodal.questions.image_forms import all_questions, fillers
-from amodal.questions.scene_facts import SceneFacts
-from amodal.synthetic.questions import questions_about
-from amodal.synthetic.shapes import THINGS
+from amodal.questions.facts import Facts
+from amodal.questions.image_forms import image_questions, inventory_questions
+from amodal.questions.scene_forms import scene_conversations
+from amodal.questions.wording import SCENE_KINDS, Question
 
-SCENE_SHARE = 0.4  # of the pairs of a procedural scene, from its own questions
-SCENE_DRAWS = 4  # times about ten scene questions are drawn, as most name what they ask for
+SCENE_SHARE = 0.4  # of the pairs about a procedural scene that come from its own questions
+SCENE_ROUNDS = 4  # rounds of about ten scene questions; the rules reject most, as they name what they ask for
 
 
 class TemplateBackend:
-    """Writes without any model, the same for the same seed and image.
+    """Writes pairs without a model. The same seed and image give the same pairs.
 
     Args:
-        seed: of the choices.
+        seed: seed of all random choices.
     """
 
     def __init__(self, seed: int = 0) -> None:
         self.name = "template"
         self._seed = seed
 
-    def estimate(self, task: Task) -> Estimate:
-        """Nothing: it is free."""
-        return Estimate()
+    def estimate(self, task: WritingTask) -> UsageEstimate:
+        """Estimate no tokens: this backend is free."""
+        return UsageEstimate()
 
-    async def ask(self, task: Task) -> Answer:
-        """Write at once."""
+    async def ask(self, task: WritingTask) -> BackendReply:
+        """Write the pairs at once."""
         text = to_response(self.write(task))
-        return Answer(text, text)
+        return BackendReply(text, text)
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is nothing to close."""
 
-    def write(self, task: Task) -> list[Draft]:
-        """At most `task.count` pairs that keep to the rules; fewer where the picture gives no more."""
+    def write(self, task: WritingTask) -> list[Draft]:
+        """Write at most `task.count` pairs that satisfy the rules; fewer if the image does not allow more."""
         rng = random.Random(f"{self._seed} {task.image.id} {task.round}")
-        context = Context(task.image, task.categories)
+        context = RuleContext(task.image, task.categories)
         facts = Facts(task.image, task.categories)
-        rest = fillers(facts, rng)
-        general = [*all_questions(facts, rng), *rest[:1]]
+        inventory = [_draft(question) for question in inventory_questions(facts, rng)]
+        general = [*map(_draft, image_questions(facts, rng)), *inventory[:1]]
         rng.shuffle(general)
         general = _mixed(general)
-        scene = self._scene_questions(task)
+        scene = self._scene_drafts(task, facts)
         kept: list[Draft] = []
-        taken = [Draft(question, "") for question in (*task.kept, *(one.question for one in task.rejected))]
-        for limit, drafts in ((round(task.count * SCENE_SHARE), scene), (task.count, chain(general, scene, rest[1:]))):
+        taken = [Draft(question, "") for question in (*task.kept, *(pair.question for pair in task.rejected))]
+        for limit, drafts in (
+            (round(task.count * SCENE_SHARE), scene),
+            (task.count, chain(general, scene, inventory[1:])),
+        ):
             for draft in drafts:
                 if len(kept) >= limit:
                     break
@@ -72,17 +73,19 @@ class TemplateBackend:
         rng.shuffle(kept)
         return kept
 
-    def _scene_questions(self, task: Task) -> Iterator[Draft]:
-        kinds = {task.categories.get(thing.category_id) for thing in task.image.objects}
-        if not kinds <= set(THINGS):
+    def _scene_drafts(self, task: WritingTask, facts: Facts) -> Iterator[Draft]:
+        if not set(facts.kinds) <= set(SCENE_KINDS):
             return
-        facts = SceneFacts(task.image, task.categories)
-        for draw in range(SCENE_DRAWS):
-            rng = np.random.default_rng((self._seed, task.image.id, task.round, draw))
-            for conversation in questions_about(facts, rng, "train"):
-                first = conversation[0]  # later turns lean on it
+        for repetition in range(SCENE_ROUNDS):
+            rng = np.random.default_rng((self._seed, task.image.id, task.round, repetition))
+            for conversation in scene_conversations(facts, rng, "train"):
+                first = conversation[0]  # later turns depend on it
                 if "{seg:" in first.answer:
-                    yield Draft(first.question, first.answer)
+                    yield _draft(first)
+
+
+def _draft(question: Question) -> Draft:
+    return Draft(question.text, question.answer, question.claims)
 
 
 def _mixed(drafts: list[Draft]) -> list[Draft]:

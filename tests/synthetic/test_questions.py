@@ -1,0 +1,169 @@
+"""Question files about procedural scenes: reading them back, settings and the command."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from amodal.cli.main import main
+from amodal.data.datasets import read_dataset
+from amodal.data.formats.reason_seg import plain_text, read_reason_seg, write_questions
+from amodal.data.samples import AnnotatedDataset
+from amodal.errors import InputError
+from amodal.questions.wording import SCENE_KINDS
+from amodal.synthetic.generate import synthesize
+from amodal.synthetic.questions import question_records, synthesize_questions
+from amodal.synthetic.shapes import SHAPES
+
+NUM_SCENES = 28
+
+
+@pytest.fixture(scope="module")
+def annotations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthesize("scenes", NUM_SCENES, 77, tmp_path_factory.mktemp("made") / "scenes", progress=False)
+
+
+@pytest.fixture(scope="module")
+def dataset(annotations: Path) -> AnnotatedDataset:
+    return read_dataset("canonical", annotations)
+
+
+def test_training_and_held_out_questions_differ(dataset: AnnotatedDataset) -> None:
+    sides = {}
+    for words in ("train", "held_out"):
+        records = [r for group in question_records(dataset, 0, words) for r in group]
+        sides[words] = {
+            q for r in records for q in ([r["question"]] if isinstance(r["question"], str) else r["question"])
+        }
+    assert len(sides["train"]) > 200
+    assert not sides["train"] & sides["held_out"]
+
+
+def test_a_file_reads_back_and_is_the_same_for_the_same_seed(annotations: Path, tmp_path: Path) -> None:
+    path = synthesize_questions(annotations, tmp_path / "new" / "a.json", seed=4, progress=False)
+    again = synthesize_questions(annotations, tmp_path / "b.json", seed=4, progress=False)
+    other = synthesize_questions(annotations, tmp_path / "c.json", seed=5, progress=False)
+    assert path.read_bytes() == again.read_bytes() != other.read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b.json", "c.json", "new"]
+    read = read_reason_seg(path, annotations)
+    assert 8.5 < read.num_turns / NUM_SCENES < 11.5
+    turns = [turn for c in read.conversations for turn in c.turns]
+    assert 0.12 < sum(not t.objects for t in turns) / len(turns) < 0.3
+    assert sum(len(t.objects) > 1 for t in turns) / len(turns) > 0.1
+    assert {len(c.turns) for c in read.conversations} == {1, 2, 3, 4, 5}
+    assert {t.kind for t in turns} >= {"use", "need", "most_hidden", "it_hides", "them_most"}
+    per_image = Counter((c.image.id, t.question) for c in read.conversations for t in c.turns)
+    assert max(per_image.values()) == 1
+    answers = Counter((c.image.id, t.answer) for c in read.conversations for t in c.turns if t.objects)
+    assert max(answers.values()) == 1
+
+
+def test_an_image_does_not_depend_on_the_others(dataset: AnnotatedDataset) -> None:
+    alone = replace(dataset, images=dataset.images[5:6])
+    (records,) = question_records(alone, 3, "train")
+    among = list(question_records(dataset, 3, "train"))[5]
+    assert [(r["question"], r["answer"]) for r in records] == [(r["question"], r["answer"]) for r in among]
+    assert len(list(question_records(dataset, 3, "train", 2))) == 2
+
+
+def test_the_share_of_present_kinds_can_be_set(dataset: AnnotatedDataset) -> None:
+    shares = []
+    for present in (0.0, 0.5, 1.0):
+        records = [r for group in question_records(dataset, 0, "train", present=present) for r in group]
+        where = [r["answer"] for r in records if r["kind"] == "where"]
+        shares.append(sum("{seg:" in answer for answer in where) / len(where))
+    assert shares[0] == 0 and shares[2] == 1 and 0.2 < shares[1] < 0.8
+
+
+def test_texts_are_well_formed(dataset: AnnotatedDataset) -> None:
+    for group in question_records(dataset, 1, "train"):
+        for record in group:
+            for key in ("question", "answer"):
+                texts = record[key] if isinstance(record[key], list) else [record[key]]
+                for text in map(plain_text, texts):
+                    assert text[0].isupper() and text[-1] in ".?!"
+                    assert not re.search(r"[{}<>]|\s\s|\ba [aeio]|\ban [^aeiou]", text), text
+                    assert key == "question" or not re.search(r"\b[Mm]y\b", text), text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"words": "test"}, "words: expected one of train, held_out, got 'test'"),
+        ({"seed": -1}, "seed: expected 0 or more, got -1"),
+        ({"count": 0}, "count: expected 1 or more, got 0"),
+        ({"lists": "some"}, "lists: expected one of kinds, all, got 'some'"),
+        ({"lists": "all", "words": "held_out"}, "words: expected 'train' for lists, got 'held_out'"),
+    ],
+)
+def test_invalid_settings_are_refused(annotations: Path, tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        synthesize_questions(annotations, tmp_path / "q.json", progress=False, **changes)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_annotations_are_not_overwritten(annotations: Path) -> None:
+    before = annotations.read_bytes()
+    with pytest.raises(InputError, match="out: expected another file than the annotations"):
+        synthesize_questions(annotations, annotations, progress=False)
+    assert annotations.read_bytes() == before
+
+
+def test_the_command(annotations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ask = ["data", "synthesize", "--kind", "questions", "--out", str(tmp_path / "q.json")]
+    given = ["--annotations", str(annotations)]
+    assert main([*ask, *given, "--words", "held_out", "--count", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"questions": str(tmp_path / "q.json")}
+    assert {c.image.id for c in read_reason_seg(tmp_path / "q.json", annotations).conversations} == {1, 2, 3}
+    assert main([*ask, *given, "--lists", "all", "--count", "3"]) == 0
+    lists = read_reason_seg(tmp_path / "q.json", annotations)
+    assert {turn.kind for c in lists.conversations for turn in c.turns} >= {"list_kinds", "list_uses"}
+    capsys.readouterr()
+    for wrong, message in (
+        ([], "annotations: expected one file to ask about, got 0"),
+        ([*given, "--split", "train"], "split, exclude_category: expected with --kind paste only"),
+        ([*given, "--words", "new"], "words: expected one of train, held_out, got 'new'"),
+        ([*given, "--present", "0.5", "--lists", "all"], "present: expected without lists, got 0.5"),
+        ([*given, "--present", "1.5"], "present: expected a share in [0, 1], got 1.5"),
+    ):
+        assert main([*ask, *wrong]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["data", "synthesize", "--kind", "scenes", "--out", str(tmp_path / "new")]) == 2
+    assert "count: expected the number of images to make, got none" in capsys.readouterr().err
+    scenes = ["data", "synthesize", "--kind", "scenes", "--count", "1", "--out", str(tmp_path / "new")]
+    for wrong in (["--present", "0.5"], ["--lists", "all"]):
+        assert main([*scenes, *wrong]) == 2
+        assert "words, present, lists: expected with --kind questions only" in capsys.readouterr().err
+
+
+def test_datasets_without_the_needed_truth_are_refused(dataset: AnnotatedDataset) -> None:
+    with pytest.raises(InputError, match="expected kinds of procedural scenes, got couch"):
+        question_records(replace(dataset, categories={1: "couch"}), 0, "train")
+    with pytest.raises(InputError, match="image 1: expected categories with names, got"):
+        list(question_records(replace(dataset, categories={}), 0, "train"))
+    image = dataset.images[0]
+    modal = replace(image, objects=tuple(replace(obj, amodal_rle=None) for obj in image.objects))
+    with pytest.raises(InputError, match="image 1: expected objects with amodal masks, got one without"):
+        list(question_records(replace(dataset, images=(modal,)), 0, "train"))
+
+
+def test_question_files_are_written_completely_or_not_at_all(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected at least one to write, got none"):
+        write_questions(tmp_path / "q.json", [])
+    with pytest.raises(InputError, match="expected a file for the questions, got the folder"):
+        write_questions(tmp_path, [{}])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="out: expected a file to write, got"):
+        write_questions(tmp_path / "file" / "q.json", [{}])
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    write_questions(tmp_path / "q.json", [{"id": 1, "question": "Où?"}, {"id": 2}])
+    assert json.loads((tmp_path / "q.json").read_text(encoding="utf-8")) == [{"id": 1, "question": "Où?"}, {"id": 2}]
+
+
+def test_the_wording_knows_every_category_of_a_scene() -> None:
+    assert list(SHAPES) == list(SCENE_KINDS), "what a seed asks depends on the order"
