@@ -1,10 +1,9 @@
-"""Attention alone: relative positions folded into q and k against the additive bias, by token count.
+"""Compare attention with folded relative positions and with an additive bias, by number of tokens.
 
 Command: python benchmarks/attention.py
 
-Both get the same q, k, v and tables (12 heads of 64, a batch of 2, as PLUG's two branches have);
-`bias` is what transformers' fused attention does. Memory is the growth of a fresh process's
-largest resident size.
+Both get the same queries, keys, values and tables (12 heads of 64 and a batch of 2, as in PLUG's two branches). `bias`
+is what transformers' fused attention does. Memory is the growth of the peak resident size of a new process.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def main() -> None:
-    """All sizes, both precisions, with and without gradients."""
+    """Measure all sizes in both precisions, with and without gradients."""
     options = arguments(__doc__)
     sides = [8, 14] if options.quick else [8, 14, 16, 32, 48]
     rows = []
@@ -50,7 +49,7 @@ def main() -> None:
 
 
 def contender(kind: str, side: int, dtype: str, gradients: bool) -> Callable[[], None]:
-    """One call, with its backward pass if asked for."""
+    """Return a function that runs one call, with its backward pass if `gradients`."""
     torch.manual_seed(0)
     shape = (BATCH, HEADS, side * side, WIDTH)
     tensors = [torch.randn(shape).to(DTYPES[dtype]) for _ in range(3)]
@@ -69,13 +68,13 @@ def contender(kind: str, side: int, dtype: str, gradients: bool) -> Callable[[],
 
 
 def folded(q: Tensor, k: Tensor, v: Tensor, table_h: Tensor, table_w: Tensor, side: int) -> Tensor:
-    """Ours."""
+    """Compute attention with folded relative positions."""
     rows, columns = relative_position_grid(table_h, side), relative_position_grid(table_w, side)
     return folded_attention(q, k, v, rows, columns, (side, side))
 
 
 def additive(q: Tensor, k: Tensor, v: Tensor, table_h: Tensor, table_w: Tensor, side: int) -> Tensor:
-    """The bias as a mask of torch's fused attention."""
+    """Compute attention with the bias as a mask of PyTorch's fused attention."""
     rows, columns = relative_position_grid(table_h, side), relative_position_grid(table_w, side)
     grid = q.unflatten(2, (side, side))
     bias_h = torch.einsum("bnhwd,hkd->bnhwk", grid, rows)
@@ -85,13 +84,13 @@ def additive(q: Tensor, k: Tensor, v: Tensor, table_h: Tensor, table_w: Tensor, 
 
 
 def memory(kind: str, side: int, dtype: str, gradients: bool, threads: int) -> float:
-    """MiB that one call adds to a fresh process."""
+    """Return the MiB that one call adds to a new process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(growth, (kind, side, dtype, gradients, threads))
 
 
 def growth(kind: str, side: int, dtype: str, gradients: bool, threads: int) -> float:
-    """In the fresh process: warm up on a small grid, then measure."""
+    """Warm up on a small grid in the new process, then measure."""
     torch.set_num_threads(threads)
     contender(kind, 4, dtype, gradients)()
     run, before = contender(kind, side, dtype, gradients), peak_mib()

@@ -1,9 +1,9 @@
-"""AURA with LLaVA-1.5 7B and SAM ViT-H in bfloat16, random weights: one short answer with its masks.
+"""Measure AURA with LLaVA-1.5 7B and SAM ViT-H in bfloat16 and random weights: one short answer with its masks.
 
-    python benchmarks/aura_full_size.py            # needs about 18 GiB of memory that is free
+    python benchmarks/aura_full_size.py            # needs about 18 GiB of free memory
     python benchmarks/aura_full_size.py --quick
 
-Where the memory is not there, it says so and what would be needed, and runs nothing.
+Where less memory is free, it prints how much is needed and runs nothing.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from transformers.initialization import no_init_weights
 
 from amodal.inference.assistant import AmodalAssistant
 from amodal.models.aura import AuraConfig, AuraModel, AuraProcessor
-from amodal.models.aura.base import mllm_config_for, parameter_counts, plain_settings, sam_sizes
-from amodal.models.aura.tiny import TinyMllmSizes, tiny_llava_config, tiny_processor
-from amodal.models.bases.sam import sam_config_for
+from amodal.models.aura.mllm import mllm_config_for, plain_settings
+from amodal.models.aura.modeling import parameter_counts
+from amodal.models.aura.tiny_mllm import TinyMllmSizes, tiny_llava_config, tiny_processor
+from amodal.models.bases.sam import sam_config_for, sam_sizes
 
 ANSWER = "It is <p>the mug</p> [SEG]."
 GIB = 2**30
-OVERHEAD = 2.5  # GiB for activations, the cache and Python
+OVERHEAD = 2.5  # GiB for activations, the key-value cache and Python
 
 
 def main() -> None:
     """Build, answer once, print JSON."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="small sizes: shows that it runs, proves nothing")
+    parser.add_argument("--quick", action="store_true", help="use small sizes, to check that the benchmark runs")
     quick = parser.parse_args().quick
     config, processor = _config(quick)
     counts = parameter_counts(config)
@@ -45,23 +46,23 @@ def main() -> None:
     model = _build(config)
     model.processor = processor
     built = time.perf_counter() - start
-    chat = AmodalAssistant(model, dtype=torch.bfloat16).chat(_picture())
+    chat = AmodalAssistant(model, dtype=torch.bfloat16).chat(_noise_image())
     parts, started = [], time.perf_counter()
     reply = chat.ask("What could I drink from?", answer=ANSWER, on_part=lambda part: parts.append(time.perf_counter()))
-    thing = reply.scene.objects[0]
+    obj = reply.scene.objects[0]
     result |= {
         "ran": True,
         "build_seconds": round(built, 1),
         "first_words_seconds": round(parts[0] - started, 1),
         "answer_seconds": round(time.perf_counter() - started, 1),
-        "masks": [list(thing.visible_mask.shape), list(thing.amodal_mask.shape)],
+        "masks": [list(obj.visible_mask.shape), list(obj.amodal_mask.shape)],
         "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     }
     print(json.dumps(result))
 
 
 def _config(quick: bool) -> tuple[AuraConfig, AuraProcessor]:
-    """The configuration, and a processor of the LLM's picture size with a small vocabulary."""
+    """Return the configuration, and a processor with the LLM's image size and a small vocabulary."""
     sizes = TinyMllmSizes(vision_image_size=64 if quick else 336, vision_patch_size=8 if quick else 14)
     own = tiny_processor(sizes, ["What could I drink from?", ANSWER] * 3)
     own.tokenizer.add_tokens(["[SEG]"], special_tokens=True)
@@ -80,7 +81,7 @@ def _config(quick: bool) -> tuple[AuraConfig, AuraProcessor]:
 
 
 def _build(config: AuraConfig) -> AuraModel:
-    """Random weights, quickly: one block of normal values over and over."""
+    """Build the model with random weights; repeating one block of normal values saves time."""
     torch.set_default_dtype(torch.bfloat16)
     try:
         with no_init_weights():
@@ -97,7 +98,7 @@ def _build(config: AuraConfig) -> AuraModel:
     return model.to(torch.bfloat16).eval()
 
 
-def _picture() -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _noise_image() -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
 
 

@@ -1,12 +1,13 @@
-"""Five questions about the same picture: kept features and cache against re-running everything.
+"""Measure later questions of a conversation: with cached features, and with everything computed again.
 
     python benchmarks/chat.py                    # SAM ViT-B at 1,024 px, LLaVA-form LLM, random weights
     python benchmarks/chat.py --model aura-tiny
     python benchmarks/chat.py --quick
 
-All contenders give the same answer of the same length (the words are given, weights may be random), so
-what differs is what is computed. "everything again" is what peers do: both vision encoders, and the
-whole history from the first token. Aim: turn 2 at most 0.35 of that.
+The conversation asks five questions about one image. All contenders produce the same answer of the same length (the
+words are given, weights may be random), so they differ only in what they compute. "Everything again" runs both vision
+encoders and the whole history from the first token, as other implementations do. Goal: turn 2 takes at most 0.35 of
+that.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from amodal.inference.assistant import AmodalAssistant
 from amodal.models.aura import AuraConfig, AuraModel
 from amodal.models.aura.generation import Dialogue
-from amodal.models.aura.tiny import TinyMllmSizes, new_tiny_mllm
+from amodal.models.aura.tiny_mllm import TinyMllmSizes, new_tiny_mllm
 from amodal.models.bases.sam import sam_config_for
 
 TURNS = (
@@ -32,11 +33,11 @@ TURNS = (
     ("How much of it is hidden?", "About a third of <p>the lamp</p> [SEG] is hidden."),
     ("Is there anything to sit on?", "No, there is nothing to sit on."),
 )
-AIM = 0.35
+GOAL = 0.35
 
 
 def random_model(quick: bool) -> AuraModel:
-    """LLaVA's form at a size that two cores can wait for: 576 image tokens as LLaVA-1.5 has."""
+    """Build a LLaVA-form model small enough for two cores, with 576 image tokens as LLaVA-1.5 has."""
     sizes = TinyMllmSizes(
         vision_image_size=64 if quick else 336,
         vision_patch_size=8 if quick else 14,
@@ -53,13 +54,13 @@ def random_model(quick: bool) -> AuraModel:
     return AuraModel.from_base(new_tiny_mllm(sizes, [text for turn in TURNS for text in turn]), sam, config)
 
 
-class Later:
-    """A later turn, computed in two ways.
+class LaterTurn:
+    """A later turn of the conversation, which can be computed in two ways.
 
     Args:
-        assistant: answers.
-        image: asked about.
-        number: of the turn, from 2.
+        assistant: the assistant that answers.
+        image: the image that the questions are about.
+        number: number of the turn, from 2.
     """
 
     def __init__(self, assistant: AmodalAssistant, image: npt.NDArray[np.uint8], number: int) -> None:
@@ -72,19 +73,19 @@ class Later:
         self.dialogue: Dialogue = dialogue
         self.before = dialogue.tokens, dialogue.attention, dialogue.first, dialogue.cache.get_seq_length()
 
-    def kept(self) -> str:
-        """The conversation goes on."""
+    def cached(self) -> str:
+        """Answer with the cached features and tokens of the earlier turns."""
         reply = self.chat.ask(self.question, answer=self.answer)
         *state, length = self.before
         self.dialogue.tokens, self.dialogue.attention, self.dialogue.first = state
         self.dialogue.cache.crop(length - self.dialogue.cache.get_seq_length())
         return reply.text
 
-    def again(self) -> str:
-        """Everything computed anew."""
+    def recomputed(self) -> str:
+        """Answer after computing everything again."""
         assistant = self.assistant
         inputs = assistant.processor([self.image], [TURNS[0][0]]).to(assistant.device)
-        features = assistant.encode(inputs.sam_pixel_values)
+        features = assistant.encode(inputs.pixel_values_sam)
         dialogue = Dialogue(assistant.model, assistant.processor)
         dialogue.begin(inputs.mllm | {"input_ids": self.before[0], "attention_mask": self.before[1]})
         later = torch.tensor([assistant.processor.later_turn(self.question)])
@@ -95,8 +96,8 @@ class Later:
 
 
 def main() -> None:
-    """Time the three in turns, print a table and JSON."""
-    model = {"default": None, "help": "bundled name, folder or hub id; random weights if not given"}
+    """Time all turns alternately and print a table and JSON."""
+    model = {"default": None, "help": "bundled name, folder or hub id; default: random weights"}
     options = measure.arguments(__doc__, model=model, dtype={"default": "float32"})
     if options.model is None:
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[options.dtype]
@@ -106,19 +107,19 @@ def main() -> None:
     image = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
     question, answer = TURNS[0]
     contenders: dict[str, Callable[[], object]] = {"turn 1": lambda: assistant.chat(image).ask(question, answer=answer)}
-    later = {number: Later(assistant, image, number) for number in range(2, len(TURNS) + 1)}
+    later = {number: LaterTurn(assistant, image, number) for number in range(2, len(TURNS) + 1)}
     for number, turn in later.items():
-        assert turn.kept() == turn.again()
-        contenders |= {f"turn {number}, kept": turn.kept, f"turn {number}, everything again": turn.again}
+        assert turn.cached() == turn.recomputed()
+        contenders |= {f"turn {number}, cached": turn.cached, f"turn {number}, everything again": turn.recomputed}
     times = measure.interleave(contenders, options.rounds)
     rows = [{"what": name, **row} for name, row in times.items()]
     shares = {
-        number: times[f"turn {number}, kept"]["seconds"] / times[f"turn {number}, everything again"]["seconds"]
+        number: times[f"turn {number}, cached"]["seconds"] / times[f"turn {number}, everything again"]["seconds"]
         for number in later
     }
     tokens = {number: int(turn.before[0].shape[1]) for number, turn in later.items()}
     facts = {"shares": shares, "tokens_before": tokens, "model": options.model or "random weights"}
-    measure.finish("chat", options, rows, {"x": "what", "y": "seconds"}, share=shares[2], aim=AIM, **facts)
+    measure.finish("chat", options, rows, {"x": "what", "y": "seconds"}, share=shares[2], goal=GOAL, **facts)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What `torch.compile` and torchao would add: the encoder as it is beside its compiled forms, cache cold and warm.
+"""Measure what `torch.compile` and torchao add to the encoder, with a cold and a warm compilation cache.
 
 Command: python benchmarks/compiled.py [--base vit-b]
 
-Every contender runs in two processes after one another that share a cache folder which starts empty:
-`first_cold` and `first_warm` are the seconds to the first answer, building the model not counted.
-Compiled forms compute on the weights as they are (adapters beside them); the plain ones on weights
-prepared for inference. torchao's 8-bit products are among them where it is installed.
+Each contender runs in two processes, one after the other, that share a cache folder which starts empty. `first_cold`
+and `first_warm` are the seconds to the first result without building the model. Compiled contenders use the weights as
+they are, with separate adapters; the others use weights prepared for inference. torchao takes part where it is
+installed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from amodal.models.plug import PlugConfig, PlugModel
 from amodal.nn.attention import use_int8
 from amodal.nn.packing import can_use_int8
 
-# name -> (precision, compiled, 8-bit products of)
+# name -> (precision, compiled, implementation of 8-bit products)
 CONTENDERS = {
     "ours float32": (torch.float32, False, None),
     "ours bfloat16": (torch.bfloat16, False, None),
@@ -42,7 +42,7 @@ CONTENDERS = {
 
 
 def main() -> None:
-    """All contenders that can run here, or one of them for its parent."""
+    """Measure all contenders that can run here, or only `--contender` on behalf of the parent process."""
     options = arguments(__doc__, base={"default": "sam-tiny"}, contender={"choices": list(CONTENDERS)})
     if options.contender is not None:
         print(json.dumps(measure(options.contender, options)))
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def measure(name: str, options: Any) -> dict[str, float]:
-    """In this process: seconds to the first answer, and of a later one."""
+    """Measure one contender in this process: seconds to the first result, and of a later one."""
     run = build(name, options.base)
     begun = time.perf_counter()
     run()
@@ -86,7 +86,7 @@ def measure(name: str, options: Any) -> dict[str, float]:
 
 
 def build(name: str, base: str) -> Callable[[], object]:
-    """One contender's encoder, ready to be called."""
+    """Build one contender's encoder, ready to be called."""
     dtype, is_compiled, int8 = CONTENDERS[name]
     torch.manual_seed(0)
     size = 128 if base == "sam-tiny" else 512

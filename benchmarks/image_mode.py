@@ -1,13 +1,12 @@
-"""One encoding for the whole picture against one a crop: time by number of boxes, accuracy of both.
+"""Compare one encoding per image with one encoding per crop: time by number of boxes, and accuracy.
 
 Command: python benchmarks/image_mode.py [--annotations data/scenes-test/annotations.json]
-         python benchmarks/image_mode.py --base vit-b --picture-sizes 512 1024
+         python benchmarks/image_mode.py --base vit-b --image-sizes 512 1024
 
-Time: whole calls of the segmenter (resizing and masks included) on one picture of the set with its
-boxes repeated or cut to the number wanted; `overtakes` in the result is the smallest of these numbers
-from which on a mode is faster than crops. Accuracy: protocol `strict` over the set, box of the true
-visible mask. Without `--annotations` scenes are drawn first; with `--base` weights are random, and
-only time is measured.
+Time: whole calls of the segmenter, including resizing and masks, on one image of the dataset whose boxes are repeated
+or cut to the required number. `overtakes` in the result is the smallest number of boxes from which on a mode is faster
+than crops. Accuracy: protocol `strict` on the dataset, prompted by the box of the true visible mask. Without
+`--annotations`, scenes are drawn first. With `--base`, weights are random and only time is measured.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from measure import arguments, finish, interleave
-from pictures import annotations
+from scenes import annotations
 
 from amodal import AmodalSegmenter
-from amodal.data.readers import read_dataset
+from amodal.data.datasets import read_dataset
 from amodal.inference.segmenter import pick_dtype
-from amodal.metrics.strict import StrictIoU
+from amodal.metrics.mask_protocols import StrictIoU
 from amodal.models.bases.sam import sam_config_for
 from amodal.models.plug import PlugConfig, PlugModel
 
@@ -31,15 +30,15 @@ NUM_BOXES = (1, 2, 3, 4, 6, 8, 16)
 
 
 def main() -> None:
-    """Time, score, print."""
+    """Measure time and accuracy and print them."""
     options = arguments(
         __doc__,
         model={"default": "plug-tiny"},
         base={"help": "time random weights on this SAM instead of a model"},
         dtype={"default": "auto"},
         annotations={"type": Path},
-        images={"type": int, "default": 100, "help": "pictures to score"},
-        picture_sizes={"type": int, "nargs": "+", "default": [128, 256]},
+        images={"type": int, "default": 100, "help": "number of images to score"},
+        image_sizes={"type": int, "nargs": "+", "default": [128, 256]},
     )
     count = 2 if options.quick else options.images
     with annotations(options.annotations, count) as file:
@@ -55,13 +54,13 @@ def main() -> None:
         {"x": "boxes", "y": "seconds", "series": "mode"},
         model=options.base or options.model,
         overtakes={name: overtakes(rows, name) for name in segmenters if name != "crop"},
-        pictures=count,
+        images=count,
         accuracy=scores,
     )
 
 
 def load(options: Any) -> dict[str, AmodalSegmenter]:
-    """One segmenter a mode, on the same weights."""
+    """Return one segmenter per mode, all with the same weights."""
     if options.base:
         model = PlugModel(PlugConfig(sam=sam_config_for(options.base)))
     else:
@@ -69,21 +68,21 @@ def load(options: Any) -> dict[str, AmodalSegmenter]:
     place = torch.device("cpu")
     precision = pick_dtype(options.dtype, place)
     whole = {
-        f"image {size}": AmodalSegmenter(model, place, precision, mode="image", picture_size=size)
-        for size in options.picture_sizes
+        f"image {size}": AmodalSegmenter(model, place, precision, mode="image", image_size=size)
+        for size in options.image_sizes
     }
     return {"crop": AmodalSegmenter(model, place, precision), **whole}
 
 
 def overtakes(rows: list[dict[str, Any]], mode: str) -> int | None:
-    """Smallest number of boxes from which on the mode is faster than crops; None if it never is."""
+    """Return the smallest number of boxes from which on the mode is faster than crops, or None."""
     slower = [row["boxes"] for row in rows if row["mode"] == mode and row["speed_of_crop"] <= 1]
     faster = [row["boxes"] for row in rows if row["mode"] == mode and row["boxes"] > max(slower, default=0)]
     return min(faster, default=None)
 
 
 def timed(segmenters: dict[str, AmodalSegmenter], dataset: Any, num_boxes: int, rounds: int) -> list[dict[str, Any]]:
-    """Rows of one number of boxes."""
+    """Measure all modes with this number of boxes and return their rows."""
     image = max(dataset.images, key=lambda i: len(i.objects))
     pixels = image.load()
     own = np.array([o.visible_box_xyxy for o in image.objects if o.visible_box_xyxy[2] > o.visible_box_xyxy[0]])
@@ -104,13 +103,13 @@ def timed(segmenters: dict[str, AmodalSegmenter], dataset: Any, num_boxes: int, 
 
 @torch.inference_mode()
 def accuracy(segmenter: AmodalSegmenter, dataset: Any, count: int) -> dict[str, float]:
-    """Figures of protocol `strict` on the first `count` pictures."""
+    """Return the metrics of protocol `strict` on the first `count` images."""
     scores = StrictIoU()
     for image in dataset.images[:count]:
-        things = [o for o in image.objects if o.visible_mask().any()]
-        answers = segmenter.predict(image.load(), np.array([o.visible_box_xyxy for o in things]))
-        for answer, thing in zip(answers, things, strict=True):
-            scores.update(answer.amodal_mask, thing.amodal_mask(), thing.visible_mask(), answer.visible_mask)
+        annotated = [o for o in image.objects if o.visible_mask().any()]
+        predictions = segmenter(image.load(), np.array([o.visible_box_xyxy for o in annotated])).objects
+        for predicted, truth in zip(predictions, annotated, strict=True):
+            scores.update(predicted.amodal_mask, truth.amodal_mask(), truth.visible_mask(), predicted.visible_mask)
     return {key: float(value) for key, value in scores.compute().items()}
 
 

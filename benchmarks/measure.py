@@ -1,7 +1,7 @@
-"""What every benchmark here shares: interleaved timing, the machine's own rates, one form of result.
+"""Shared by all benchmarks: interleaved timing, the machine's own rates, and the form of a result.
 
-Contenders take turns, so that a neighbour on the machine slows all of them; the smallest time of
-each is what the machine can do, the median what it did. Results are ratios inside one run.
+Contenders take turns, so that other load on the machine slows all of them alike. The smallest time of each shows what
+the machine can do, the median what it did. Compare only results of the same run.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ Row = dict[str, Any]
 
 
 def arguments(description: str | None, **further: dict[str, Any]) -> argparse.Namespace:
-    """`--quick` (small sizes, to see that it runs), `--threads`, `--rounds`, `--out FILE`, and further ones.
+    """Parse `--quick`, `--threads`, `--rounds`, `--out FILE` and further options.
 
     Args:
-        description: the script's docstring.
-        further: settings of `argparse.add_argument` by name.
+        description: the script's docstring, whose first line is the description.
+        further: arguments of `argparse.add_argument` by name of the option.
     """
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="small sizes: shows that it runs, proves nothing")
+    parser.add_argument("--quick", action="store_true", help="use small sizes, to check that the benchmark runs")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path, help="file for the JSON")
+    parser.add_argument("--out", type=Path, help="file to write the JSON to")
     for name, settings in further.items():
         parser.add_argument(f"--{name.replace('_', '-')}", **settings)
     options = parser.parse_args()
@@ -43,10 +43,10 @@ def arguments(description: str | None, **further: dict[str, Any]) -> argparse.Na
 
 
 def interleave(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Row]:
-    """Time contenders in turns, after one call each that is not counted.
+    """Time the contenders alternately, after one call each that does not count.
 
     Returns:
-        For each: `seconds` (smallest), `median`, and `cpu_seconds` (smallest, all threads).
+        For each contender `seconds` (smallest), `median`, and `cpu_seconds` (smallest, summed over threads).
     """
     walls: dict[str, list[float]] = {name: [] for name in contenders}
     works: dict[str, list[float]] = {name: [] for name in contenders}
@@ -65,7 +65,7 @@ def interleave(contenders: Mapping[str, Callable[[], object]], rounds: int) -> d
 
 
 def gemm(dtype: torch.dtype, rows: int = 2048, inner: int = 768, columns: int = 3072) -> Callable[[], object]:
-    """One product of the size of ViT-B's MLP; in bfloat16 with a packed weight, the faster way."""
+    """Return a matrix product of the size of ViT-B's MLP; in bfloat16 with a packed weight, which is faster."""
     x, weight = torch.randn(rows, inner).to(dtype), torch.randn(columns, inner).to(dtype)
     if dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
@@ -78,7 +78,7 @@ COPY_BYTES = 64 * 2**20
 
 
 def rate_contenders() -> dict[str, Callable[[], object]]:
-    """The machine's limits as contenders: two products and a copy."""
+    """Return the machine's limits as contenders: two matrix products and a copy."""
     source = torch.ones(COPY_BYTES, dtype=torch.uint8)
     target = torch.empty_like(source)
     return {
@@ -89,7 +89,7 @@ def rate_contenders() -> dict[str, Callable[[], object]]:
 
 
 def rates(times: Mapping[str, Row]) -> Row:
-    """Rates from the times of `rate_contenders`: GFLOP/s, and GB/s read plus written."""
+    """Convert the times of `rate_contenders` to GFLOP/s, and to GB/s read plus written."""
     return {
         "gemm_float32_gflops": GEMM_FLOP / times["gemm_float32"]["seconds"] / 1e9,
         "gemm_bfloat16_gflops": GEMM_FLOP / times["gemm_bfloat16"]["seconds"] / 1e9,
@@ -98,7 +98,7 @@ def rates(times: Mapping[str, Row]) -> Row:
 
 
 def machine() -> Row:
-    """What ran this, without names."""
+    """Describe the machine without naming it."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return {
         "processor": platform.machine(),
@@ -109,20 +109,20 @@ def machine() -> Row:
 
 
 def peak_mib() -> float:
-    """Largest resident size of this process so far."""
+    """Return the peak resident size of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def finish(name: str, options: argparse.Namespace, rows: list[Row], plot: Row | None = None, **facts: Any) -> None:
-    """Print a table on stderr and the result as one line of JSON on stdout.
+    """Print a table to stderr and the result as one line of JSON to stdout.
 
     Args:
-        name: of the benchmark.
-        options: from `arguments`.
-        rows: one a contender, all with the same keys.
-        plot: how `amodal bench` draws it: keys `x` and `y`, optionally `series`.
-        facts: further entries of the result; `limits` are the machine's own rates if they were measured
-            along with the contenders, else they are measured now.
+        name: name of the benchmark.
+        options: result of `arguments`.
+        rows: one row per contender, all with the same keys.
+        plot: how `suite.py` plots the rows: keys `x` and `y`, optionally `series`.
+        facts: further entries of the result. `limits` are the machine's own rates if they were measured
+            together with the contenders; otherwise they are measured now.
     """
     limits = facts.pop("limits", None) or rates(interleave(rate_contenders(), 3))
     result = {

@@ -1,12 +1,11 @@
-"""PLUG an image with 1, 4 and 16 boxes: ours beside a straightforward reference.
+"""Measure PLUG on one image with 1, 4 and 16 boxes, compared with a straightforward reference.
 
 Command: python benchmarks/objects.py [--base vit-b] [--c2f-seg CHECKOUT]
 
-The reference is what one writes with the libraries as they are: transformers' SamModel with eager
-attention, one PEFT adapter set a branch, two passes, one crop at a time, float32. It has no
-refine module and no uncertainty, so it does less than PLUG. Weights are random: they do not
-change the time. Network calls alone; crops are made beforehand. C2F-Seg's network, one object at a
-time as its test script has it, takes part where a checkout of its repository is named.
+The reference uses the libraries as they are: transformers' SamModel with eager attention, one PEFT adapter set per
+branch, two passes, one crop at a time, float32. It has no refine module and no uncertainty map, so it does less than
+PLUG. Weights are random, which does not change the time. Only forward passes are timed; crops are made beforehand. With
+`--c2f-seg`, the network of C2F-Seg takes part, one object at a time as in its test script.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ RANK = 16
 
 
 def main() -> None:
-    """Take turns at each number of boxes."""
+    """Time all contenders alternately for each number of boxes."""
     options = arguments(
         __doc__,
         base={"default": "sam-tiny"},
         boxes={"type": int, "nargs": "+", "default": [1, 4, 16]},
-        c2f_seg={"type": Path, "help": "folder of its repository"},
+        c2f_seg={"type": Path, "help": "checkout of the C2F-Seg repository"},
     )
     sam = sam_config_for(options.base)
     size = 128 if options.base == "sam-tiny" else 512
@@ -48,7 +47,7 @@ def main() -> None:
     for count in options.boxes:
         pixels = torch.randn(count, 3, size, size)
         contenders: dict[str, Callable[[], object]] = {
-            "reference float32": lambda p=pixels: reference_answer(reference, p, boxes),
+            "reference float32": lambda p=pixels: reference_masks(reference, p, boxes),
             "ours float32": lambda p=pixels, n=count: ours(p, boxes.expand(n, -1, -1)),
             "ours bfloat16": lambda p=pixels, n=count: narrow(p, boxes.expand(n, -1, -1)),
             "ours bfloat16, one encoding": lambda p=pixels, n=count: narrow(p[:1], boxes.expand(1, n, -1)),
@@ -74,7 +73,7 @@ def main() -> None:
 
 
 def build_reference(config: PlugConfig) -> Any:
-    """A SAM with two adapter sets by PEFT."""
+    """Build a SAM with two adapter sets by PEFT."""
     from peft import LoraConfig, get_peft_model
 
     sam = config.sam_config()
@@ -85,18 +84,18 @@ def build_reference(config: PlugConfig) -> Any:
     return model.eval()
 
 
-def reference_answer(model: Any, pixels: Tensor, boxes: Tensor) -> list[Tensor]:
-    """Two passes an object, one a branch."""
-    answers = []
+def reference_masks(model: Any, pixels: Tensor, boxes: Tensor) -> list[Tensor]:
+    """Run two passes per object, one per branch."""
+    masks = []
     for crop in pixels:
         for branch in ("visible", "amodal"):
             model.set_adapter(branch)
-            answers.append(model(pixel_values=crop[None], input_boxes=boxes, multimask_output=False).pred_masks)
-    return answers
+            masks.append(model(pixel_values=crop[None], input_boxes=boxes, multimask_output=False).pred_masks)
+    return masks
 
 
 def one_by_one(network: Callable[[Tensor, Tensor], Tensor], count: int) -> list[Tensor]:
-    """C2F-Seg's answers about so many objects."""
+    """Run C2F-Seg on this number of objects, one at a time."""
     return [network(torch.randn(1, 3, SIDE, SIDE), torch.ones(1, 1, SIDE, SIDE)) for _ in range(count)]
 
 

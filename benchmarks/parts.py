@@ -1,4 +1,4 @@
-"""One list of jobs for several processes, each of which writes its results as files."""
+"""Divide one list of jobs among several processes, each of which writes its results to files."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ Job = TypeVar("Job")
 
 @dataclass(frozen=True)
 class Part:
-    """Process `number` of `count`, from 0."""
+    """The share of process `number` of `count` processes, counted from 0."""
 
     number: int
     count: int
 
     def of(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        """This process's jobs: together the parts do every job once."""
+        """Return the jobs of this process; together the parts contain every job once."""
         return jobs[self.number :: self.count]
 
 
 def add_part(parser: argparse.ArgumentParser) -> None:
-    """Let a script be started several times over, one part each: `--part 0/2`, `--part 1/2`."""
-    parser.add_argument("--part", type=_part, default=Part(0, 1), help="K/N: every N-th job from the K-th")
+    """Add `--part K/N`, so that a script can run in several processes: `--part 0/2` and `--part 1/2`."""
+    parser.add_argument("--part", type=_part, default=Part(0, 1), help="K/N: run every N-th job, starting with job K")
 
 
 def _part(text: str) -> Part:

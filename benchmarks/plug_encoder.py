@@ -1,12 +1,11 @@
-"""PLUG's image encoder, ViT-B, one 512 input, both branches: ours beside transformers', Meta's and the limit.
+"""Compare PLUG's image encoder (ViT-B, one 512-pixel input, both branches) with transformers', Meta's and the limit.
 
 Command: python benchmarks/plug_encoder.py
 
-The references get the batch doubled by hand and no adapters, which is less work than PLUG needs. Meta's own
-code is among them where its package `segment-anything` is installed.
-The floor is the encoder's arithmetic at the bfloat16 rate of one large product measured in the
-same run; 8-bit products may pass below it. Where neighbours take turns on the cores, compare
-processor seconds (`--threads 1`).
+The references get a doubled batch and have no adapters, which is less work than PLUG needs. Meta's own code takes part
+where its package `segment-anything` is installed. The floor is the time of the encoder's arithmetic at the rate of one
+large bfloat16 product, measured in the same run; 8-bit products can be faster. On a machine with other load, compare
+CPU seconds (`--threads 1`).
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from amodal.nn.packing import can_use_int8
 
 
 def main() -> None:
-    """Build, take turns, print."""
+    """Build all contenders, time them alternately and print the result."""
     options = arguments(__doc__)
     torch.manual_seed(0)
     config = PlugConfig(sam=sam_config_for("vit-b"), image_size=224 if options.quick else 512)
@@ -41,7 +40,7 @@ def main() -> None:
     vision = config.sam_config().vision_config
     eager = reference(vision, "eager", torch.float32)
     fused32, fused = reference(vision, "sdpa", torch.float32), reference(vision, "sdpa", torch.bfloat16)
-    narrow8 = in_8_bits(narrow)  # not in inference mode: tensors made there are never prepared
+    narrow8 = in_8_bits(narrow)  # outside inference mode, because tensors created in it are never prepared
     pixels = torch.randn(1, 3, config.image_size, config.image_size)
     short, doubled = pixels.bfloat16(), pixels.repeat(2, 1, 1, 1)
     meta32, meta = meta_encoder(vision, torch.float32), meta_encoder(vision, torch.bfloat16)
@@ -83,7 +82,7 @@ def main() -> None:
 
 
 def in_8_bits(model: PlugModel) -> PlugModel | None:
-    """A copy of the model with 8-bit linear maps, where the processor has the products."""
+    """Return a copy of the model with 8-bit linear layers, or None where the CPU has no 8-bit products."""
     if not can_use_int8():
         return None
     narrow = copy.deepcopy(model)
@@ -92,16 +91,16 @@ def in_8_bits(model: PlugModel) -> PlugModel | None:
 
 
 def reference(vision: SamVisionConfig, attention: str, dtype: torch.dtype) -> nn.Module:
-    """transformers' encoder as it is."""
+    """Build transformers' encoder."""
     vision._attn_implementation = attention
     return randomised(SamVisionEncoder(vision)).to(dtype).eval()
 
 
 def meta_encoder(vision: SamVisionConfig, dtype: torch.dtype) -> nn.Module | None:
-    """The original code's encoder of the same sizes; None where the package is missing."""
+    """Build the original code's encoder with the same sizes, or return None where the package is missing."""
     for name in ("torchvision", "torchvision.ops", "torchvision.ops.boxes", "torchvision.transforms",
                  "torchvision.transforms.functional"):  # fmt: skip
-        stub = types.ModuleType(name)  # imported by the package's predictor, of no use to its encoder
+        stub = types.ModuleType(name)  # the package's predictor imports it, its encoder does not use it
         stub.batched_nms = stub.box_area = stub.resize = stub.to_pil_image = None  # type: ignore[attr-defined]
         sys.modules.setdefault(name, stub)
     try:
@@ -119,7 +118,7 @@ def meta_encoder(vision: SamVisionConfig, dtype: torch.dtype) -> nn.Module | Non
 
 
 def randomised(model: nn.Module) -> nn.Module:
-    """Weights of a usual size: the time of a product can depend on denormal numbers."""
+    """Initialise weights with usual values, because denormal numbers can slow down products."""
     for parameter in model.parameters():
         if parameter.dim() > 1:
             nn.init.normal_(parameter, std=0.02)
@@ -127,7 +126,7 @@ def randomised(model: nn.Module) -> nn.Module:
 
 
 def encoder_flop(vision: SamVisionConfig, branches: int) -> int:
-    """Multiply-adds, twice, that SAM's encoder needs on the tokens there are (padding not counted)."""
+    """Return the FLOP of SAM's encoder without padded tokens; one multiply-add counts as two."""
     side, C, window = vision.image_size // vision.patch_size, vision.hidden_size, vision.window_size
     tokens, out = side * side, vision.output_channels
     linear = tokens * C * (4 * C + 2 * vision.mlp_dim)

@@ -1,4 +1,4 @@
-"""Start of the command line: `amodal --help` beside an empty interpreter, and what a model costs to load.
+"""Measure how long `amodal --help`, imports and loading a model take, compared with an empty interpreter.
 
 Command: python benchmarks/start_up.py
 """
@@ -20,7 +20,7 @@ PROGRAMS = {
 
 
 def main() -> None:
-    """Fresh interpreters in turns."""
+    """Start a new interpreter for each program, alternately."""
     options = arguments(__doc__)
 
     def start(code: str) -> None:

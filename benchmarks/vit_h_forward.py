@@ -1,12 +1,11 @@
-"""One forward of PLUG on SAM ViT-H, 512, both branches: does it fit, in how much memory, how long?
+"""Measure memory and time of one forward pass of PLUG on SAM ViT-H, 512 pixels, both branches.
 
 Command: python benchmarks/vit_h_forward.py
 
-Random weights. The reference is transformers' `SamModel` with eager attention, one PEFT adapter set a
-branch, two passes; it has neither refine module nor uncertainty. Each contender runs in a process of
-its own, so that its peak memory is its own; of one call each, the first, in which weights are prepared
-too. Prepared weights are copies (folded adapters, packed matrices); a model that is built under
-`torch.inference_mode` goes without them.
+Weights are random. The reference is transformers' `SamModel` with eager attention, one PEFT adapter set per branch, and
+two passes; it has neither refine module nor uncertainty map. Each contender runs in a process of its own, so that its
+peak memory is its own. The first call is measured, which also prepares the weights. Prepared weights are copies (folded
+adapters, packed matrices); a model that is built under `torch.inference_mode` has none.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any
 
 import torch
 from measure import arguments, finish, peak_mib
-from objects import build_reference, reference_answer
+from objects import build_reference, reference_masks
 
 from amodal.models.bases.sam import sam_config_for
 from amodal.models.plug import PlugConfig, PlugModel
@@ -33,7 +32,7 @@ CONTENDERS = {
 
 
 def main() -> None:
-    """One process a contender, then the table."""
+    """Measure each contender in its own process, then print the table."""
     options = arguments(__doc__, base={"default": "vit-h"})
     base = "vit-b" if options.quick else options.base
     rows = []
@@ -47,7 +46,7 @@ def main() -> None:
 
 
 def measure(kind: str, dtype: torch.dtype, prepares: bool, base: str, threads: int) -> dict[str, Any]:
-    """In a fresh process: build in this precision, answer one box."""
+    """Build the model in this precision in a new process and predict masks for one box."""
     torch.set_num_threads(threads)
     config = PlugConfig(sam=sam_config_for(base))
     empty = peak_mib()
@@ -59,9 +58,9 @@ def measure(kind: str, dtype: torch.dtype, prepares: bool, base: str, threads: i
     with torch.inference_mode():
         pixels, boxes = torch.randn(1, 3, size, size).to(dtype), torch.tensor([[[0.25, 0.25, 0.75, 0.75]]]) * size
         start = time.perf_counter()
-        answer = model(pixels, boxes).pred_masks if kind == "ours" else reference_answer(model, pixels, boxes)[-1]
+        masks = model(pixels, boxes).pred_masks if kind == "ours" else reference_masks(model, pixels, boxes)[-1]
         seconds = time.perf_counter() - start
-    assert answer.isfinite().all()
+    assert masks.isfinite().all()
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "seconds": seconds,

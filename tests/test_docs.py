@@ -1,4 +1,4 @@
-"""The documents tell the truth: commands exist, recipes exist, nothing is left to fill in."""
+"""The documentation is correct: commands, recipes, links and named code exist, and Python in it runs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ import typer
 from amodal.cli.main import app
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+SOURCE = ROOT / "src" / "amodal"
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+DOCUMENTS = [*(ROOT / name for name in PAGES), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def shell_lines(path: Path) -> list[str]:
-    """Lines of the shell blocks of a document, or what a recipe's header says."""
+    """Return the lines of a document's shell blocks, or the commands in a recipe's header."""
     text = path.read_text()
     if path.suffix == ".yaml":
         return re.findall(r"^# Command: (.*)$", text, re.M)
@@ -30,7 +32,7 @@ def shell_lines(path: Path) -> list[str]:
 
 
 def commands() -> list[tuple[str, list[str]]]:
-    """Every `amodal ...` line of the documents' shell blocks and the recipes' headers."""
+    """Return every `amodal ...` command of the documents and the recipes' headers, with the file's name."""
     found = []
     for path in [*DOCUMENTS, *sorted((ROOT / "recipes").rglob("*.yaml"))]:
         for line in shell_lines(path):
@@ -39,7 +41,7 @@ def commands() -> list[tuple[str, list[str]]]:
     return found
 
 
-def test_there_are_commands_to_check() -> None:
+def test_documents_contain_commands_to_check() -> None:
     assert len(commands()) > 8
 
 
@@ -47,8 +49,6 @@ def test_there_are_commands_to_check() -> None:
 def test_commands_parse(document: str, arguments: list[str]) -> None:
     command = typer.main.get_command(app)
     while isinstance(getattr(command, "commands", None), dict):
-        if command.invoke_without_command and arguments[0].startswith("-"):
-            break  # a group that is a command too
         command = command.commands[arguments[0]]
         arguments = arguments[1:]
     command.make_context("amodal", list(arguments), resilient_parsing=False)
@@ -56,7 +56,7 @@ def test_commands_parse(document: str, arguments: list[str]) -> None:
         assert (ROOT / path).is_file(), f"{document}: {path}"
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_is_left_to_fill_in_and_links_lead_somewhere(path: Path) -> None:
     text = path.read_text()
     assert "TODO" not in text
@@ -83,7 +83,7 @@ def test_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (tmp_path / "street" / "overlay.png").is_file()
 
 
-def test_the_site_builds(tmp_path: Path) -> None:
+def test_site_builds_without_warnings(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -91,7 +91,33 @@ def test_the_site_builds(tmp_path: Path) -> None:
     assert (tmp_path / "site" / "index.html").is_file()
 
 
-def test_every_document_is_in_the_sites_menu() -> None:
+def test_every_page_says_the_same_sentence_about_the_package() -> None:
+    sentence = (
+        "Amodal segmentation: predict the complete shape of every object, including the parts that other objects hide."
+    )
+    for name in (
+        "README.md",
+        "CITATION.cff",
+        "pyproject.toml",
+        "mkdocs.yml",
+        "docs/index.md",
+        "src/amodal/__init__.py",
+    ):
+        assert sentence in (ROOT / name).read_text(), name
+
+
+def test_files_and_names_in_the_architecture_exist() -> None:
+    """Each row of a walk names a file and, behind it, definitions of that file."""
+    rows = re.findall(r"^\| \d+ \| `([\w/]+\.py)` \| ([^|]*) \|", (ROOT / "docs" / "architecture.md").read_text(), re.M)
+    assert len(rows) > 30
+    for file, names in rows:
+        text = (SOURCE / file).read_text()
+        for name in re.findall(r"`([\w.]+)`", names):
+            for part in name.split("."):
+                assert re.search(rf"^\s*(?:async def|def|class) {part}\b", text, re.M), f"{file}: {name}"
+
+
+def test_every_document_is_in_the_menu_of_the_site() -> None:
     menu = (ROOT / "mkdocs.yml").read_text()
     for path in (ROOT / "docs").rglob("*.md"):
         assert f"{path.relative_to(ROOT / 'docs')}\n" in menu + "\n", path
@@ -99,8 +125,8 @@ def test_every_document_is_in_the_sites_menu() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("document", ["index", "segment", "exports", "label"])
-def test_how_tos_run(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their commands in turn, on drawn pictures, but for those that need a hub or wait for visitors."""
+def test_commands_of_the_how_tos_run(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run their commands in order on drawn images, except those that need a hub or serve until stopped."""
     from PIL import Image
 
     from amodal.cli.main import main

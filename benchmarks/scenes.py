@@ -1,4 +1,4 @@
-"""Pictures for benchmarks: a dataset that is given, or scenes that are drawn for the occasion."""
+"""Images for benchmarks: a dataset that the user names, or temporary drawn scenes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SEED = 7
 
 @contextmanager
 def annotations(given: Path | None, count: int) -> Iterator[Path]:
-    """The annotation file that was given; without one, of `count` scenes in a folder that goes away."""
+    """Yield the given annotation file, or that of `count` drawn scenes in a temporary folder."""
     if given is not None:
         yield given
         return
