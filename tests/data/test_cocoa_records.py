@@ -1,4 +1,4 @@
-"""Three genuine COCOA records: read, found without fault, masks and outlines in agreement."""
+"""Three real COCOA records are read and validated, and their masks and outlines agree."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from amodal.data.validation.validate import validate
 
 FOLDER = Path(os.environ.get("AMODAL_SAMPLE_DATA", Path(__file__).parents[2] / "data" / "photos")) / "cocoa"
 
-pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the genuine records are not part of the repository")
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the real records are not part of the repository")
 
 
-def test_they_are_read() -> None:
+def test_real_records_are_read() -> None:
     assert guess_format(FOLDER) == "cocoa"
     dataset = read_dataset("cocoa", FOLDER)
     assert [(i.file_name, i.id, len(i.objects)) for i in dataset.images] == [
@@ -28,43 +28,43 @@ def test_they_are_read() -> None:
         ("3.jpg", 6608, 19),
     ]
     assert all(image.load().shape[:2] == image.size for image in dataset.images)
-    assert sum(thing.is_stuff for image in dataset.images for thing in image.objects) == 1
-    assert "espresso cup" in dataset.categories.values(), "written with a blank at its end"
+    assert sum(obj.is_stuff for image in dataset.images for obj in image.objects) == 1
+    assert "espresso cup" in dataset.categories.values(), "the name in the file ends with a blank"
 
 
 def test_outline_and_masks_agree() -> None:
-    """`visible_mask` and `invisible_mask`, where they are present, make up the outlined region exactly."""
+    """`visible_mask` and `invisible_mask`, where they are present, are the parts of the outlined region."""
     compared = 0
     for image in read_dataset("cocoa", FOLDER).images:
         record = json.loads(image.path.with_suffix(".json").read_text())
-        for thing, region in zip(image.objects, record["regions"], strict=True):
-            amodal, visible = thing.amodal_mask(), thing.visible_mask()
+        for obj, region in zip(image.objects, record["regions"], strict=True):
+            amodal, visible = obj.amodal_mask(), obj.visible_mask()
             assert amodal is not None and amodal.sum() == region["area"]
             if "visible_mask" not in region:
                 assert np.array_equal(visible, amodal) and region["occlude_rate"] == 0
                 continue
             compared += 1
-            hidden = coco_mask.decode(region["invisible_mask"]).astype(bool)
+            occluded = coco_mask.decode(region["invisible_mask"]).astype(bool)
             assert np.array_equal(visible, coco_mask.decode(region["visible_mask"]).astype(bool))
-            assert np.array_equal(visible | hidden, amodal) and not (visible & hidden).any()
+            assert np.array_equal(visible | occluded, amodal) and not (visible & occluded).any()
     assert compared == 16
 
 
-def test_they_have_no_fault() -> None:
+def test_real_records_have_no_fault() -> None:
     report = validate("cocoa", FOLDER)
     assert (report.num_images, report.num_objects, report.faults) == (3, 32, [])
 
 
-def test_who_hides_whom_is_derived_and_follows_the_order() -> None:
-    """The records lack `depth_constraint`; what is hidden is explained by the objects in front."""
+def test_derived_occluders_follow_the_order() -> None:
+    """The records lack `depth_constraint`; the derived occluders cover nearly all occluded pixels."""
     for image in read_dataset("cocoa", FOLDER).images:
-        objects = {thing.id: thing for thing in derive_occluders(image).objects}
-        for thing in objects.values():
-            amodal = thing.amodal_mask()
-            assert amodal is not None and thing.order is not None
-            hidden = amodal & ~thing.visible_mask()
-            assert bool(thing.occluders) == bool(hidden.any())
-            fronts = [objects[number] for number in thing.occluders]
-            assert all(front.order is not None and front.order < thing.order for front in fronts)
-            covered = np.logical_or.reduce([front.visible_mask() for front in fronts] or [hidden])
-            assert (hidden & covered).sum() >= 0.98 * hidden.sum()
+        objects = {obj.id: obj for obj in derive_occluders(image).objects}
+        for obj in objects.values():
+            amodal = obj.amodal_mask()
+            assert amodal is not None and obj.order is not None
+            occluded = amodal & ~obj.visible_mask()
+            assert bool(obj.occluders) == bool(occluded.any())
+            fronts = [objects[number] for number in obj.occluders]
+            assert all(front.order is not None and front.order < obj.order for front in fronts)
+            covered = np.logical_or.reduce([front.visible_mask() for front in fronts] or [occluded])
+            assert (occluded & covered).sum() >= 0.98 * occluded.sum()

@@ -1,4 +1,4 @@
-"""Masks written in any form come back bit by bit; what a form cannot hold is named."""
+"""Masks survive a round trip through every format, and information that a format cannot store is reported."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.data import written
 from tests.data.written import BACK, FILES, FRONT, SEEN, write, write_masks
 
 Pair = tuple[Mask, Mask]
-"""Visible and amodal."""
+"""Visible and amodal mask."""
 
 QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @st.composite
 def images(draw: st.DrawFn) -> list[list[Pair]]:
-    """One to three images of 0 to 4 objects each; visible masks may be empty, amodal ones may not."""
+    """One to three images of 0 to 4 objects each; visible masks may be empty, amodal masks may not."""
     sizes = draw(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=3))
     return [draw(st.lists(pairs(size), min_size=i == 0, max_size=4)) for i, size in enumerate(sizes)]
 
@@ -69,8 +69,8 @@ def masks_of(dataset: AnnotatedDataset) -> list[list[tuple[int, int, Mask, Mask 
 def assert_same(found: Any, wanted: Any) -> None:
     assert [[o[:2] for o in image] for image in found] == [[o[:2] for o in image] for image in wanted]
     for image, other in zip(found, wanted, strict=True):
-        for thing, like in zip(image, other, strict=True):
-            for mask, same in zip(thing[2:], like[2:], strict=True):
+        for obj, like in zip(image, other, strict=True):
+            for mask, same in zip(obj[2:], like[2:], strict=True):
                 assert (mask is None) == (same is None)
                 assert mask is None or (mask.shape == same.shape and np.array_equal(mask, same))
 
@@ -78,7 +78,7 @@ def assert_same(found: Any, wanted: Any) -> None:
 @pytest.mark.parametrize("target", ["canonical", "cocoa_cls", "kins2020"])
 @QUICK
 @given(content=images())
-def test_both_masks_come_back(tmp_path: Path, target: str, content: list[list[Pair]]) -> None:
+def test_both_masks_round_trip(tmp_path: Path, target: str, content: list[list[Pair]]) -> None:
     dataset = dataset_of(content, tmp_path)
     done = convert(dataset, target, tmp_path / "out.json")
     back = read_dataset(target, done.files[0], tmp_path)
@@ -87,13 +87,13 @@ def test_both_masks_come_back(tmp_path: Path, target: str, content: list[list[Pa
     assert back.categories == dataset.categories
     report = validate(target, done.files[0], tmp_path)
     harmless = {"empty_visible", "duplicate_object", "empty_category"}
-    assert set(report.kinds()) <= harmless, "what is written has no fault of the writer's"
+    assert set(report.kinds()) <= harmless, "the writer adds no fault"
 
 
 @pytest.mark.parametrize("which", ["amodal", "visible"])
 @QUICK
 @given(content=images())
-def test_either_mask_comes_back_from_coco(tmp_path: Path, which: Any, content: list[list[Pair]]) -> None:
+def test_one_mask_round_trips_through_coco(tmp_path: Path, which: Any, content: list[list[Pair]]) -> None:
     dataset = dataset_of(content, tmp_path)
     done = convert(dataset, "coco", tmp_path / "out.json", coco_masks=which)
     place = 3 if which == "amodal" else 2
@@ -103,13 +103,15 @@ def test_either_mask_comes_back_from_coco(tmp_path: Path, which: Any, content: l
 
 @settings(QUICK, max_examples=10)
 @given(content=images())
-def test_both_masks_come_back_from_parquet(tmp_path_factory: pytest.TempPathFactory, content: list[list[Pair]]) -> None:
+def test_both_masks_round_trip_through_parquet(
+    tmp_path_factory: pytest.TempPathFactory, content: list[list[Pair]]
+) -> None:
     import pyarrow.parquet as parquet
 
     folder = tmp_path_factory.mktemp("parquet")
     dataset = dataset_of(content, folder)
     done = convert(dataset, "parquet", folder / "out", shard_bytes=1)
-    assert len(done.files) == len(dataset.images), "a shard an image at this limit"
+    assert len(done.files) == len(dataset.images), "one shard per image at this limit"
     rows = [row for file in done.files for row in parquet.read_table(file).to_pylist()]
     keys = ("id", "category_id")
     found = [
@@ -121,8 +123,10 @@ def test_both_masks_come_back_from_parquet(tmp_path_factory: pytest.TempPathFact
 
 @QUICK
 @given(content=images())
-def test_masks_in_the_forms_that_are_only_read(tmp_path_factory: pytest.TempPathFactory, content: Any) -> None:
-    """KINS 2019 and D2SA with RLEs, and a folder of pictures."""
+def test_masks_round_trip_through_formats_without_a_writer(
+    tmp_path_factory: pytest.TempPathFactory, content: Any
+) -> None:
+    """KINS 2019 and D2SA with RLEs, and a folder of masks."""
     folder = tmp_path_factory.mktemp("read")
     dataset = dataset_of(content, folder)
     wanted = masks_of(dataset)
@@ -149,7 +153,7 @@ POLYGON = st.lists(st.floats(0, 12, width=16), min_size=6, max_size=12).filter(l
 
 @QUICK
 @given(outlines=st.lists(st.tuples(POLYGON, arrays(bool, (10, 12))), min_size=1, max_size=4))
-def test_cocoa_outlines_and_masks_come_back(tmp_path: Path, outlines: list[tuple[list[float], Mask]]) -> None:
+def test_cocoa_outlines_and_masks_are_read(tmp_path: Path, outlines: list[tuple[list[float], Mask]]) -> None:
     regions, wanted = [], []
     for polygon, noise in outlines:
         amodal = decode_mask(segmentation_to_rle([polygon], 10, 12))
@@ -162,8 +166,8 @@ def test_cocoa_outlines_and_masks_come_back(tmp_path: Path, outlines: list[tuple
     image = {"id": 1, "file_name": "a.png", "height": 10, "width": 12}
     content = {"images": [image], "annotations": [{"id": 3, "image_id": 1, "regions": regions}]}
     (tmp_path / "cocoa.json").write_text(json.dumps(content))
-    for thing, pair in zip(read_dataset("cocoa", tmp_path / "cocoa.json").images[0].objects, wanted, strict=True):
-        found = (thing.visible_mask(), thing.amodal_mask())
+    for obj, pair in zip(read_dataset("cocoa", tmp_path / "cocoa.json").images[0].objects, wanted, strict=True):
+        found = (obj.visible_mask(), obj.amodal_mask())
         assert all(mask is not None and np.array_equal(mask, same) for mask, same in zip(found, pair, strict=True))
 
 
@@ -174,7 +178,7 @@ def test_any_format_to_any_target(tmp_path: Path, name: str, target: str) -> Non
     if name == "coco" and target not in ("canonical", "parquet"):
         with pytest.raises(InputError, match=f"expected objects with amodal masks, as {target} needs them, got none"):
             convert(dataset, target, tmp_path / "out")
-        assert not list(tmp_path.rglob("*.json*"))[1:], "nothing but the source is there"
+        assert not list(tmp_path.rglob("*.json*"))[1:], "nothing is written"
         return
     done = convert(dataset, target, tmp_path / "out")
     assert (done.num_images, done.num_objects, done.num_left_out) == (1, dataset.num_objects, 0)
@@ -183,7 +187,7 @@ def test_any_format_to_any_target(tmp_path: Path, name: str, target: str) -> Non
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_canonical_form_keeps_everything(tmp_path: Path, name: str) -> None:
+def test_the_canonical_format_keeps_everything(tmp_path: Path, name: str) -> None:
     content = {"info": {"year": 2014}} | FILES[name]()
     if "categories" in content:
         content["categories"][0]["supercategory"] = "vehicle"
@@ -193,23 +197,23 @@ def test_the_canonical_form_keeps_everything(tmp_path: Path, name: str) -> None:
     back = read_dataset("canonical", tmp_path / "out.json", tmp_path / "images")
     assert back.extras == dataset.extras and back.categories == dataset.categories
     assert dict(back.images[0].attributes) == dict(dataset.images[0].attributes)
-    for thing, other in zip(back.images[0].objects, dataset.images[0].objects, strict=True):
-        known = {"occluders": thing.occluders, "occluders_known": thing.occluders_known}
-        assert thing == replace(other, **known), "only who hides it has been added"
+    for obj, other in zip(back.images[0].objects, dataset.images[0].objects, strict=True):
+        known = {"occluders": obj.occluders, "occluders_known": obj.occluders_known}
+        assert obj == replace(other, **known), "only the occluders are added"
 
 
 @pytest.mark.parametrize("name", ["kins2019", "kins2020", "cocoa", "cocoa_cls"])
-def test_occluders_are_derived_where_absent(tmp_path: Path, name: str) -> None:
+def test_occluders_are_derived_where_they_are_not_stated(tmp_path: Path, name: str) -> None:
     content = FILES[name]()
     for target in ("canonical", "cocoa_cls", "kins2020"):
         done = convert(read_dataset(name, write(tmp_path, content)), target, tmp_path / "out.json")
-        assert done.num_derived == 2, "cocoa: of its second annotator"
+        assert done.num_derived == 2, "cocoa: those of its second annotator"
         things = read_dataset(target, tmp_path / "out.json", tmp_path / "images").images[0].objects
         back, front = [things[i] for i in ((3, 2) if name == "cocoa" else (0, 1))]
         assert back.occluders == (front.id,) and front.occluders == () and back.occluders_known
 
 
-def test_orders_are_computed_and_those_of_the_source_kept(tmp_path: Path) -> None:
+def test_orders_are_computed_unless_the_source_has_them(tmp_path: Path) -> None:
     def records(name: str, target: str) -> list[dict[str, Any]]:
         convert(read_dataset(name, write(tmp_path, FILES[name]())), target, tmp_path / "out.json")
         found: list[dict[str, Any]] = json.loads((tmp_path / "out.json").read_text())["annotations"]
@@ -230,7 +234,7 @@ def test_an_object_that_overlaps_nothing_has_order_0(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out.json").read_text())["annotations"][0]["ico_id"] == 0
 
 
-def test_what_a_target_cannot_hold_is_named(tmp_path: Path) -> None:
+def test_lost_information_is_reported(tmp_path: Path) -> None:
     dataset = read_dataset("cocoa", write(tmp_path, written.cocoa()))
     lost = {
         (target, which): convert(dataset, target, tmp_path / "out.json", coco_masks=which).lost.to_json()
@@ -257,7 +261,7 @@ def test_objects_without_amodal_mask_are_left_out_and_counted(tmp_path: Path) ->
     assert validate("canonical", tmp_path / "out.json").num_errors == 0
 
 
-def test_datasets_streams_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_datasets_library_streams_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     import datasets
 
@@ -279,21 +283,21 @@ def test_datasets_streams_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["categories"][0] == {"id": 1, "name": "car"}
 
 
-def test_parquet_needs_its_images(tmp_path: Path) -> None:
+def test_parquet_needs_the_images(tmp_path: Path) -> None:
     dataset = read_dataset("canonical", write(tmp_path, written.canonical()))
     Image.new("RGB", (7, 7)).save(tmp_path / "images" / "a.png")
     with pytest.raises(InputError, match=r"expected size \(20, 30\) as annotated, got \(7, 7\)"):
         convert(dataset, "parquet", tmp_path / "out")
-    (tmp_path / "images" / "a.png").write_text("no picture")
+    (tmp_path / "images" / "a.png").write_text("no image")
     with pytest.raises(InputError, match="expected an image, got a file of another kind"):
         convert(dataset, "parquet", tmp_path / "out")
     (tmp_path / "images" / "a.png").unlink()
     with pytest.raises(InputError, match="which does not exist"):
         convert(dataset, "parquet", tmp_path / "out")
-    assert not (tmp_path / "out").exists(), "nothing half written"
+    assert not (tmp_path / "out").exists(), "no unfinished files"
 
 
-def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+def test_unwritable_targets_raise(tmp_path: Path) -> None:
     dataset = read_dataset("canonical", write(tmp_path, written.canonical()))
     (tmp_path / "file").touch()
     for target in ("canonical", "parquet"):
@@ -306,7 +310,7 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
         convert(dataset, "parquet", tmp_path / "other", split="a/b")
 
 
-def test_targets_that_do_not_exist(tmp_path: Path) -> None:
+def test_unknown_targets_raise(tmp_path: Path) -> None:
     dataset = read_dataset("canonical", write(tmp_path, written.canonical()))
     with pytest.raises(InputError, match="to: expected one of canonical, .* got 'voc'"):
         convert(dataset, "voc", tmp_path / "out")
@@ -314,7 +318,7 @@ def test_targets_that_do_not_exist(tmp_path: Path) -> None:
         convert(dataset, "coco", tmp_path / "out", coco_masks="both")
 
 
-def test_nothing_is_left_of_a_conversion_that_fails(tmp_path: Path) -> None:
+def test_a_failed_conversion_leaves_no_files(tmp_path: Path) -> None:
     content = written.canonical()
     content["annotations"][1]["visible_mask"]["counts"] = "1"
     (tmp_path / "out.json").write_text("old")

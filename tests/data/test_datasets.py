@@ -1,4 +1,4 @@
-"""Annotation files: what they say is read, what is wrong with them is said in one line."""
+"""Reading annotation files, and the one-line errors of invalid files."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ def write(folder: Path, content: Any) -> Path:
 
 
 def read_objects(format_name: str, path: Path) -> list[ObjectSample]:
-    return [thing for image in read_dataset(format_name, path).images for thing in image.objects]
+    return [obj for image in read_dataset(format_name, path).images for obj in image.objects]
 
 
-def test_coco_knows_visible_masks_only(tmp_path: Path) -> None:
+def test_coco_has_visible_masks_only(tmp_path: Path) -> None:
     dataset = read_dataset("coco", write(tmp_path, COCO))
     assert [image.id for image in dataset.images] == [7, 3]
     assert dataset.images[0].path == tmp_path / "images" / "a" / "b.png"
     assert dataset.images[0].size == (6, 8)
     assert dataset.categories == {2: "cup", 5: "plate"}
-    assert dataset.num_objects == 3, "one more has no image"
+    assert dataset.num_objects == 3, "one more annotation has no listed image"
     square, crowd = dataset.images[0].objects
     assert square.visible_box_xyxy == (1, 1, 5, 4)
     assert square.visible_mask().sum() == 12
@@ -66,7 +66,7 @@ def test_coco_knows_visible_masks_only(tmp_path: Path) -> None:
     assert np.array_equal(np.flatnonzero(crowd.visible_mask().any(axis=0)), [0])
 
 
-def test_canonical_knows_both_masks(tmp_path: Path) -> None:
+def test_canonical_has_both_masks(tmp_path: Path) -> None:
     dataset = read_dataset("canonical", write_toy(tmp_path / "toy", count=2))
     assert dataset.categories == {1: "red", 2: "green"}
     back, front = dataset.images[1].objects
@@ -78,7 +78,7 @@ def test_canonical_knows_both_masks(tmp_path: Path) -> None:
     assert back.amodal_box_xyxy == (7, 8, 31, 32)
 
 
-def test_a_coco_tool_opens_the_canonical_form(tmp_path: Path) -> None:
+def test_pycocotools_opens_the_canonical_file(tmp_path: Path) -> None:
     from pycocotools import coco as pycocotools
 
     coco = pycocotools.COCO(str(write_toy(tmp_path / "toy", count=2)))
@@ -113,9 +113,7 @@ def set_in(*path: Any, to: Any) -> Callable[[dict[str, Any]], None]:
         (set_in("annotations", 0, "segmentation", to="x"), "annotation 1: segmentation: expected polygons or an RLE"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_coco_is_said(
-    tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str
-) -> None:
+def test_invalid_coco_files_raise(tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str) -> None:
     content = copy.deepcopy(COCO)
     change(content)
     with pytest.raises(InputError, match=message) as caught:
@@ -135,7 +133,7 @@ def test_what_is_wrong_with_coco_is_said(
         ("attributes", [1], "annotation 1: expected attributes by name, got"),
     ],
 )
-def test_what_is_wrong_with_the_canonical_form_is_said(tmp_path: Path, key: str, value: Any, message: str) -> None:
+def test_invalid_canonical_files_raise(tmp_path: Path, key: str, value: Any, message: str) -> None:
     path = write_toy(tmp_path / "toy", count=1)
     content = json.loads(path.read_text())
     content["annotations"][0][key] = value
@@ -144,7 +142,7 @@ def test_what_is_wrong_with_the_canonical_form_is_said(tmp_path: Path, key: str,
         read_objects("canonical", path)
 
 
-def test_missing_and_broken_files_are_refused(tmp_path: Path) -> None:
+def test_missing_and_broken_files_raise(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="annotations: expected a file, got .*none.json', which does not exist"):
         read_dataset("coco", tmp_path / "none.json")
     with pytest.raises(InputError, match="annotations: expected a file, got .* which is a folder"):

@@ -1,4 +1,4 @@
-"""Each dataset's form becomes the same samples, with everything its source knows."""
+"""Every dataset format is read into the same samples, with all information of the source."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tests.data.written import BACK, BOTH_MASKS, FILES, FRONT, HIDDEN, SEEN, wri
 
 
 def objects(format_name: str, path: Path) -> list[ObjectSample]:
-    return [thing for image in read_dataset(format_name, path).images for thing in image.objects]
+    return [obj for image in read_dataset(format_name, path).images for obj in image.objects]
 
 
-def amodal(thing: ObjectSample) -> Any:
-    mask = thing.amodal_mask()
+def amodal(obj: ObjectSample) -> Any:
+    mask = obj.amodal_mask()
     assert mask is not None
     return mask
 
@@ -49,49 +49,51 @@ def test_the_format_is_guessed(tmp_path: Path, name: str) -> None:
     assert guess_format(path) == name
 
 
-def test_no_format_is_guessed_where_there_is_none(tmp_path: Path) -> None:
+def test_no_format_is_guessed_without_annotations(tmp_path: Path) -> None:
     assert guess_format(write(tmp_path, {"images": [], "annotations": []})) is None
     assert guess_format(write(tmp_path, {"images": [], "annotations": [{"id": 1}]})) is None
     assert guess_format(tmp_path / "images") is None
 
 
-def test_kins2020_keeps_its_order(tmp_path: Path) -> None:
+def test_kins2020_order(tmp_path: Path) -> None:
     back, front = objects("kins2020", write(tmp_path, written.kins2020()))
     assert (back.order, back.order_group, front.order, front.order_group) == (2, 0, 1, 0)
     assert back.attributes["ico_id"] == 2 and not back.occluders_known
 
 
-def test_kins2019_keeps_what_it_says_about_images(tmp_path: Path) -> None:
+def test_kins2019_image_attributes(tmp_path: Path) -> None:
     dataset = read_dataset("kins2019", write(tmp_path, written.kins2019()))
     assert set(dataset.images[0].attributes) == {"amodal_full"}
     assert dataset.images[0].attributes["amodal_full"]["size"] == [20, 30]
 
 
-def test_cocoa_names_become_categories_and_annotators_are_kept_apart(tmp_path: Path) -> None:
+def test_cocoa_names_become_categories_and_annotators_are_kept(tmp_path: Path) -> None:
     dataset = read_dataset("cocoa", write(tmp_path, written.cocoa()))
     assert dataset.categories == {1: "car", 2: "van"}
     assert dataset.images[0].attributes == {"license": "?", "data_captured": "2013-11-14"}
     front, back, other_front, other_back = dataset.images[0].objects
-    assert [thing.id for thing in dataset.images[0].objects] == [7001, 7002, 8001, 8002]
+    assert [obj.id for obj in dataset.images[0].objects] == [7001, 7002, 8001, 8002]
     assert [front.annotator, other_front.annotator] == ["ann", "bob"]
     assert np.array_equal(amodal(back), BACK) and np.array_equal(back.visible_mask(), SEEN)
-    assert np.array_equal(amodal(front), FRONT) and np.array_equal(front.visible_mask(), FRONT), "no masks: all is seen"
+    assert np.array_equal(amodal(front), FRONT) and np.array_equal(front.visible_mask(), FRONT), (
+        "without masks, the object is fully visible"
+    )
     assert (front.category_id, back.category_id) == (2, 1) and front.attributes["name"] == "Van "
     assert (front.is_stuff, back.is_stuff) == (False, True)
     assert (front.order, back.order, back.order_group, other_back.order_group) == (1, 4, 7, 8)
     assert back.occluders == (7001,) and back.occluders_known
-    assert other_back.occluders == () and not other_back.occluders_known, "no depth_constraint: not known"
+    assert other_back.occluders == () and not other_back.occluders_known, "unknown without depth_constraint"
     assert back.attributes["size"] == 3
 
 
-def test_cocoa_with_an_empty_constraint_knows_that_nothing_is_hidden(tmp_path: Path) -> None:
+def test_an_empty_cocoa_constraint_states_that_nothing_is_occluded(tmp_path: Path) -> None:
     content = written.cocoa()
     content["annotations"][0]["depth_constraint"] = ""
     back = objects("cocoa", write(tmp_path, content))[1]
     assert back.occluders == () and back.occluders_known
 
 
-def test_cocoa_with_only_the_hidden_mask_sees_the_rest(tmp_path: Path) -> None:
+def test_cocoa_visible_mask_follows_from_the_invisible_mask(tmp_path: Path) -> None:
     content = written.cocoa()
     del content["annotations"][0]["regions"][1]["visible_mask"]
     assert np.array_equal(objects("cocoa", write(tmp_path, content))[1].visible_mask(), SEEN)
@@ -101,7 +103,7 @@ def test_cocoa_with_only_the_hidden_mask_sees_the_rest(tmp_path: Path) -> None:
     ("text", "message"),
     [("1>2", "as 'i-j,k-l'"), ("1-3", "two of 2 regions"), ("0-1", "two of 2"), ("2-2", "two of 2"), (7, "as 'i-j")],
 )
-def test_constraints_that_make_no_sense(tmp_path: Path, text: Any, message: str) -> None:
+def test_invalid_constraints_raise(tmp_path: Path, text: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         constraint_pairs(text, 2)
     content = written.cocoa()
@@ -130,7 +132,7 @@ def test_single_cocoa_records(tmp_path: Path) -> None:
     assert dataset.num_objects == 4 and dataset.images[0].attributes == {"url": "http://x/a.png"}
 
 
-def test_single_cocoa_records_that_cannot_be_used(tmp_path: Path) -> None:
+def test_invalid_single_cocoa_records_raise(tmp_path: Path) -> None:
     record = written.cocoa()["annotations"][0]
     with pytest.raises(InputError, match="without id"):
         read_dataset("cocoa", write(tmp_path, {k: v for k, v in record.items() if k != "id"}))
@@ -149,20 +151,20 @@ def test_single_cocoa_records_that_cannot_be_used(tmp_path: Path) -> None:
     ("regions", "message"),
     [({}, "regions of annotation 7 as a list"), ([1], "as a list of objects"), ([{}] * 1000, "fewer than 1000")],
 )
-def test_regions_that_make_no_sense(tmp_path: Path, regions: Any, message: str) -> None:
+def test_invalid_regions_raise(tmp_path: Path, regions: Any, message: str) -> None:
     content = written.cocoa()
     content["annotations"][0]["regions"] = regions
     with pytest.raises(InputError, match=message):
         read_dataset("cocoa", write(tmp_path, content))
 
 
-def test_cocoa_cls_keeps_depth_and_stuff(tmp_path: Path) -> None:
+def test_cocoa_cls_depth_and_stuff(tmp_path: Path) -> None:
     back, front = objects("cocoa_cls", write(tmp_path, written.cocoa_cls()))
     assert (back.order, front.order) == (1, 0)
     assert back.is_stuff and back.attributes["amodal_region"]["order"] == 4
 
 
-def test_d2sa_has_a_file_of_images_alone(tmp_path: Path) -> None:
+def test_d2sa_file_without_annotations(tmp_path: Path) -> None:
     content = written.d2sa()
     del content["annotations"]
     path = write(tmp_path, content)
@@ -172,7 +174,7 @@ def test_d2sa_has_a_file_of_images_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_mask_that_is_null_is_not_an_unknown_one(tmp_path: Path, name: str) -> None:
+def test_a_mask_of_null_raises(tmp_path: Path, name: str) -> None:
     content = FILES[name]()
     key = {"kins2020": "a_segm", "cocoa": "regions"}.get(name, "segmentation")
     content["annotations"][0][key] = None
@@ -180,7 +182,7 @@ def test_a_mask_that_is_null_is_not_an_unknown_one(tmp_path: Path, name: str) ->
         read_dataset(name, write(tmp_path, content))
 
 
-def test_coco_knows_no_amodal_mask(tmp_path: Path) -> None:
+def test_coco_has_no_amodal_mask(tmp_path: Path) -> None:
     back, front = objects("coco", write(tmp_path, written.coco()))
     assert back.amodal_mask() is None and np.array_equal(front.visible_mask(), FRONT)
 
@@ -203,7 +205,7 @@ def test_a_folder_of_masks(tmp_path: Path) -> None:
     assert dataset.images[1].objects[0].attributes == {"number": 7}
 
 
-def test_folders_without_usable_masks(tmp_path: Path) -> None:
+def test_folders_without_usable_masks_raise(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected a folder of folders of masks"):
         read_dataset("masks", write(tmp_path, {}))
     with pytest.raises(InputError, match="expected masks NAME/CATEGORY_NUMBER_visible.png, got none"):
@@ -211,33 +213,33 @@ def test_folders_without_usable_masks(tmp_path: Path) -> None:
     folder = write_masks(tmp_path, "a", {"car_1_amodal": BACK})
     with pytest.raises(InputError, match="expected a/car_1_visible.png, or _amodal.png with _occluded.png, got amodal"):
         read_dataset("masks", folder)
-    (folder / "a" / "car_1_visible.png").write_text("no picture")
+    (folder / "a" / "car_1_visible.png").write_text("no image")
     with pytest.raises(InputError, match="car_1_visible.png: expected an image, got a file of another kind"):
         objects("masks", folder)
 
 
 @pytest.mark.parametrize("wrong", [name for name in FORMATS if name != "masks"])
 @pytest.mark.parametrize("name", FILES)
-def test_a_wrongly_named_format_is_refused_or_means_the_same(tmp_path: Path, name: str, wrong: str) -> None:
-    """COCOA-cls, D2SA and the canonical form share their keys, so each is read as the others are."""
+def test_a_wrong_format_raises_or_reads_the_same(tmp_path: Path, name: str, wrong: str) -> None:
+    """COCOA-cls, D2SA and the canonical format share their keys, so each can be read as the others."""
     path = write(tmp_path, FILES[name]())
     same = {"cocoa_cls", "d2sa", "canonical"}
     if wrong == name or {wrong, name} <= same:
-        masks = [thing.visible_mask() for thing in objects(wrong, path)]
+        masks = [obj.visible_mask() for obj in objects(wrong, path)]
         assert np.array_equal(masks[:2], [FRONT, SEEN] if name == "cocoa" else [SEEN, FRONT])
     else:
         with pytest.raises(InputError, match=rf"the file looks like {name}\b"):
             read_dataset(wrong, path)
 
 
-def test_the_two_generations_of_kins_in_one_file(tmp_path: Path) -> None:
+def test_records_of_both_kins_releases_in_one_file_raise(tmp_path: Path) -> None:
     content = written.kins2020()
     content["annotations"][1] |= {"inmodal_seg": written.kins2019()["annotations"][1]["inmodal_seg"]}
     with pytest.raises(InputError, match="got annotation 2 with inmodal_seg"):
         read_dataset("kins2020", write(tmp_path, content))
 
 
-def test_a_polygon_of_two_points_has_no_pixel(tmp_path: Path) -> None:
+def test_polygons_of_two_points_are_skipped(tmp_path: Path) -> None:
     content = written.kins2019()
     content["annotations"][0]["segmentation"].append([1, 1, 2, 2])
     content["annotations"][1]["segmentation"] = [[1, 1, 2, 2]]
@@ -255,7 +257,7 @@ def test_a_polygon_of_two_points_has_no_pixel(tmp_path: Path) -> None:
         ("everything", "expected polygons or an RLE, got str"),
     ],
 )
-def test_masks_that_cannot_be_read(tmp_path: Path, segmentation: Any, message: str) -> None:
+def test_invalid_masks_raise_on_access(tmp_path: Path, segmentation: Any, message: str) -> None:
     content = written.kins2019()
     content["annotations"][0]["segmentation"] = segmentation
     path = write(tmp_path, content)
@@ -265,24 +267,24 @@ def test_masks_that_cannot_be_read(tmp_path: Path, segmentation: Any, message: s
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_huge_images_are_refused(tmp_path: Path) -> None:
+def test_huge_images_raise(tmp_path: Path) -> None:
     content = written.coco()
     content["images"][0] |= {"height": 10**6, "width": 10**6}
     with pytest.raises(InputError, match="expected image 5 to have 1 to 400000000 pixels"):
         read_dataset("coco", write(tmp_path, content))
 
 
-def test_objects_are_read_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objects_are_read_on_access(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = read_dataset("canonical", write(tmp_path, written.canonical()))
     calls: list[int] = []
     reader = FORMATS["canonical"].parse
     monkeypatch.setattr("amodal.data.index.to_sample", lambda *a: calls.append(1) or reader)
     assert dataset.num_objects == 2 and not calls
     assert dataset.images[0].objects[0] is reader and len(calls) == 2
-    assert dataset.images[0].objects[1] is reader and len(calls) == 2, "kept for the next look at the image"
+    assert dataset.images[0].objects[1] is reader and len(calls) == 2, "the objects of the image are cached"
 
 
-def test_a_dataset_goes_to_other_processes(tmp_path: Path) -> None:
+def test_a_dataset_can_be_pickled(tmp_path: Path) -> None:
     dataset = read_dataset("cocoa_cls", write(tmp_path, written.cocoa_cls()))
     assert dataset.images[0].objects[0].id == 1
     copy = pickle.loads(pickle.dumps(dataset))
@@ -290,7 +292,7 @@ def test_a_dataset_goes_to_other_processes(tmp_path: Path) -> None:
     assert copy.images[0].objects[-1].id == 2 and [o.id for o in copy.images[0].objects[:1]] == [1]
 
 
-def test_a_file_that_changed_since_it_was_opened(tmp_path: Path) -> None:
+def test_a_changed_file_raises(tmp_path: Path) -> None:
     path = write(tmp_path, written.coco())
     dataset = read_dataset("coco", path)
     path.write_text(path.read_text() + " ")
@@ -298,7 +300,7 @@ def test_a_file_that_changed_since_it_was_opened(tmp_path: Path) -> None:
         dataset.images[0].objects[0]
 
 
-def test_ids_written_as_digits(tmp_path: Path) -> None:
+def test_ids_stored_as_text_or_floats(tmp_path: Path) -> None:
     content = written.coco()
     content["annotations"][0]["image_id"] = "5"
     content["images"][0]["id"] = 5.0
@@ -308,7 +310,7 @@ def test_ids_written_as_digits(tmp_path: Path) -> None:
         read_dataset("coco", write(tmp_path, content))
 
 
-def test_what_is_known_beyond_the_objects(tmp_path: Path) -> None:
+def test_extras_of_a_dataset(tmp_path: Path) -> None:
     content = {"info": {"year": 2014}, "licenses": [{"id": 1}], "empty": []} | written.coco()
     content["categories"] = [{"id": 1, "name": "car", "supercategory": "vehicle"}, 3]
     with pytest.raises(InputError, match="'categories' to be a list of objects, got one int"):

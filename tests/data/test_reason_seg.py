@@ -1,4 +1,4 @@
-"""Question files: what they say, and every way they can be wrong."""
+"""Reading question files, and every error that they can have."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GOOD: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def annotations(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two pictures: annotations 1 (red, behind) and 2 (green) on the first, 3 and 4 on the second."""
+    """Two images: annotations 1 (red, behind) and 2 (green) on the first, 3 and 4 on the second."""
     return write_toy(tmp_path_factory.mktemp("toy"), count=2)
 
 
@@ -39,14 +39,14 @@ def test_one_turn(annotations: Path, tmp_path: Path) -> None:
     (turn,) = conversation.turns
     assert (conversation.id, turn.kind, conversation.image.id) == (1, "hidden", 1)
     assert conversation.image.load().shape == (64, 64, 3)
-    assert [thing.id for thing in turn.objects] == [1, 2]
+    assert [obj.id for obj in turn.objects] == [1, 2]
     assert turn.phrases == ("The red square", "a green one")
     assert turn.text == "The red square is, behind a green one."
     assert turn.with_token("[SEG]") == "<p>The red square</p> [SEG] is, behind <p>a green one</p> [SEG]."
     assert dataset.categories == {1: "red", 2: "green"}
 
 
-def test_several_turns_and_answers_without_an_object(annotations: Path, tmp_path: Path) -> None:
+def test_several_turns_and_answers_without_objects(annotations: Path, tmp_path: Path) -> None:
     record = GOOD | {"question": ["And blue?", " Both,\n please. "], "answer": ["None is.", "{seg:2} then {seg:1}"]}
     record["kind"] = ["colour", None]
     dataset = read(annotations, tmp_path, [record, GOOD | {"id": "b", "image_id": 2, "answer": "No."}])
@@ -55,7 +55,7 @@ def test_several_turns_and_answers_without_an_object(annotations: Path, tmp_path
     assert dataset.head(1).num_turns == 2
     assert first.objects == () and first.phrases == ()
     assert second.question == "Both, please."
-    assert [thing.id for thing in second.objects] == [2, 1]
+    assert [obj.id for obj in second.objects] == [2, 1]
     assert second.phrases == (None, None)
     assert (first.kind, second.kind) == ("colour", None)
     both = read(annotations, tmp_path, [record | {"kind": "talk"}]).conversations[0].turns
@@ -70,13 +70,13 @@ def test_a_phrase_names_all_placeholders_right_after_it(annotations: Path, tmp_p
     assert turn.phrases == ("two squares", None)
 
 
-def test_annotations_read_before_can_be_given(annotations: Path, tmp_path: Path) -> None:
+def test_a_dataset_can_be_passed_instead_of_a_file(annotations: Path, tmp_path: Path) -> None:
     path = tmp_path / "questions.json"
     path.write_text(json.dumps([GOOD]))
     assert read_reason_seg(path, read_dataset("canonical", annotations)) == read_reason_seg(str(path), str(annotations))
 
 
-def test_plain_text_keeps_the_stops_where_they_belong() -> None:
+def test_plain_text_has_regular_punctuation() -> None:
     assert plain_text("<p>A mug</p> {seg:3}, and <p>a pear</p> {seg:4} ; no more {seg:5} !") == (
         "A mug, and a pear; no more!"
     )
@@ -109,7 +109,7 @@ def test_plain_text_keeps_the_stops_where_they_belong() -> None:
         ({"kind": ["a", "b"]}, r"as a list with one per turn, got \['a', 'b'\]"),
     ],
 )
-def test_mistakes_are_named(annotations: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_invalid_records_raise(annotations: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         read(annotations, tmp_path, [GOOD | changes])
     assert "\n" not in str(caught.value)
@@ -127,19 +127,19 @@ def test_mistakes_are_named(annotations: Path, tmp_path: Path, changes: dict[str
         ([{}], "question at position 0: expected id"),
     ],
 )
-def test_files_of_another_form(annotations: Path, tmp_path: Path, content: object, message: str) -> None:
+def test_invalid_files_raise(annotations: Path, tmp_path: Path, content: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read(annotations, tmp_path, content)
 
 
-def test_a_missing_file_and_a_folder(annotations: Path, tmp_path: Path) -> None:
+def test_a_missing_file_or_a_folder_raises(annotations: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"questions: expected a file, got .*nothing\.json', which does not exist"):
         read_reason_seg(tmp_path / "nothing.json", annotations)
     with pytest.raises(InputError, match="which is a folder"):
         read_reason_seg(tmp_path, annotations)
 
 
-def test_an_object_without_a_mask(tmp_path: Path) -> None:
+def test_an_empty_amodal_mask_raises(tmp_path: Path) -> None:
     path = write_toy(tmp_path, count=1)
     content = json.loads(path.read_text())
     content["annotations"][0]["segmentation"] = {"size": [64, 64], "counts": [64 * 64]}

@@ -1,4 +1,4 @@
-"""Figures of a dataset small enough to count by hand."""
+"""Statistics of datasets that are small enough to count by hand."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.data.toy import write_toy
 from tests.data.written import write
 
 
-def test_the_toy_is_counted(tmp_path: Path) -> None:
-    """Three pictures: a square of 24 x 24 hidden by a quarter, another one whole."""
+def test_counts_of_a_small_dataset(tmp_path: Path) -> None:
+    """Three images, each with a square of 24 x 24 that is occluded by a quarter and a square that is not occluded."""
     content = json.loads(
         json.dumps(compute_statistics(read_dataset("canonical", write_toy(tmp_path / "toy", 3))).to_json())
     )
@@ -32,10 +32,10 @@ def test_the_toy_is_counted(tmp_path: Path) -> None:
 
 
 def test_stuff_annotators_and_derived_relations(tmp_path: Path) -> None:
-    figures = compute_statistics(read_dataset("cocoa", write(tmp_path, written.cocoa())))
-    assert figures.annotators == {"ann": 2, "bob": 2} and figures.num_stuff == 2
-    assert figures.num_relations == 2, "one stated, one derived"
-    assert list(figures.categories) == ["car", "van"]
+    statistics = compute_statistics(read_dataset("cocoa", write(tmp_path, written.cocoa())))
+    assert statistics.annotators == {"ann": 2, "bob": 2} and statistics.num_stuff == 2
+    assert statistics.num_relations == 2, "one stated, one derived"
+    assert list(statistics.categories) == ["car", "van"]
 
 
 def test_modal_masks_have_no_rates(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_modal_masks_have_no_rates(tmp_path: Path) -> None:
 
 
 def test_borders_of_the_ranges(tmp_path: Path) -> None:
-    """A rate of exactly 10 % belongs to the lower range; one of 100 % to the last."""
+    """A rate of exactly 10 % belongs to the lower range, a rate of 100 % to the last range."""
     content = written.canonical()
     visible = written.BACK.copy()
     visible[2, 3:15] = False  # 12 of 120 pixels
@@ -62,12 +62,12 @@ def test_an_empty_dataset(tmp_path: Path) -> None:
 
 
 def test_the_plot(tmp_path: Path) -> None:
-    figures = compute_statistics(read_dataset("canonical", write_toy(tmp_path / "toy", 3)))
-    plot_statistics(figures, tmp_path / "made" / "stats.png")
-    with Image.open(tmp_path / "made" / "stats.png") as picture:
-        assert picture.width > 800
+    statistics = compute_statistics(read_dataset("canonical", write_toy(tmp_path / "toy", 3)))
+    plot_statistics(statistics, tmp_path / "made" / "stats.png")
+    with Image.open(tmp_path / "made" / "stats.png") as image:
+        assert image.width > 800
     with pytest.raises(InputError, match="plot: expected a .png, .pdf or .svg file"):
-        plot_statistics(figures, tmp_path / "stats.txt")
+        plot_statistics(statistics, tmp_path / "stats.txt")
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="plot: expected a file to write"):
-        plot_statistics(figures, tmp_path / "file" / "stats.png")
+        plot_statistics(statistics, tmp_path / "file" / "stats.png")

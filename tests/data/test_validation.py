@@ -1,4 +1,4 @@
-"""Every planted fault is found and named, and a clean file has none."""
+"""Every kind of fault is found, and a valid file has none."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Content = dict[str, Any]
 NOTHING = np.zeros(written.SIZE, bool)
 
 
-def clean(name: str) -> Content:
-    """The file with names that no category is without, and one annotator where two drew the same."""
+def valid(name: str) -> Content:
+    """A valid file of the format, without the second annotator of `cocoa` and the amodal box of `coco`."""
     content = copy.deepcopy(FILES[name]())
     if name == "cocoa":
         del content["annotations"][1]
@@ -39,20 +39,20 @@ def found(name: str, path: Path) -> list[DatasetFault]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_clean_file_has_no_fault(tmp_path: Path, name: str) -> None:
-    report = validate(name, write(tmp_path, clean(name)))
+def test_a_valid_file_has_no_fault(tmp_path: Path, name: str) -> None:
+    report = validate(name, write(tmp_path, valid(name)))
     assert report.faults == []
     assert (report.num_images, report.num_objects, report.num_errors, report.num_warnings) == (1, 2, 0, 0)
 
 
-def test_clean_masks_and_generated_files_have_no_fault(tmp_path: Path) -> None:
+def test_valid_masks_and_synthetic_files_have_no_fault(tmp_path: Path) -> None:
     write(tmp_path, {})
     assert found("masks", write_masks(tmp_path, "a", {"car_1_visible": SEEN, "car_1_amodal": BACK})) == []
     assert found("canonical", write_toy(tmp_path / "toy")) == []
 
 
 def on(index: int, **changes: Any) -> Callable[[Content], None]:
-    """Change an annotation; None takes a key away."""
+    """Change an annotation; None removes a key."""
 
     def change(content: Content) -> None:
         record = content["annotations"][index]
@@ -82,7 +82,7 @@ MORE[12, 3:9] = True
 OTHER_IMAGE = written.IMAGE | {"id": 6, "file_name": "b.png"}
 A_BACK, A_FRONT = written.canonical()["annotations"]
 
-PLANTED: list[tuple[str, str, Callable[[Content], None], int | None]] = [
+FAULTS: list[tuple[str, str, Callable[[Content], None], int | None]] = [
     ("area_mismatch", "canonical", on(0, area=60), 1),
     ("bad_box", "canonical", on(0, bbox=[3, 2, 12]), 1),
     ("bad_box", "canonical", on(0, visible_bbox=[3, 2, -12, 10]), 1),
@@ -145,11 +145,11 @@ PLANTED: list[tuple[str, str, Callable[[Content], None], int | None]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "name", "change", "number"), PLANTED)
-def test_a_planted_fault_is_found(
+@pytest.mark.parametrize(("kind", "name", "change", "number"), FAULTS)
+def test_a_fault_is_found(
     tmp_path: Path, kind: str, name: str, change: Callable[[Content], None], number: int | None
 ) -> None:
-    content = clean(name)
+    content = valid(name)
     change(content)
     faults = [fault for fault in found(name, write(tmp_path, content)) if fault.kind == kind]
     assert faults, f"{kind} not found"
@@ -157,22 +157,22 @@ def test_a_planted_fault_is_found(
     assert all(fault.message and "\n" not in fault.message and len(fault.message) < 300 for fault in faults)
 
 
-def test_every_kind_is_planted() -> None:
+def test_every_kind_of_fault_is_tested() -> None:
     elsewhere = {"unreadable_image", "images_not_checked"}
-    assert {kind for kind, *_ in PLANTED} | elsewhere == set(ERRORS) | set(WARNINGS)
+    assert {kind for kind, *_ in FAULTS} | elsewhere == set(ERRORS) | set(WARNINGS)
     assert not set(ERRORS) & set(WARNINGS)
 
 
 def test_all_faults_of_one_file_are_found_at_once(tmp_path: Path) -> None:
-    """Twenty kinds in one corrupted copy, each in records of its own."""
-    content: Content = {"images": [], "annotations": [], "categories": clean("canonical")["categories"]}
+    """Twenty kinds of faults in one file, each in its own records."""
+    content: Content = {"images": [], "annotations": [], "categories": valid("canonical")["categories"]}
     wanted = []
-    for i, (kind, name, change, _) in enumerate(PLANTED):
-        alone = clean("canonical")
+    for i, (kind, name, change, _) in enumerate(FAULTS):
+        alone = valid("canonical")
         if name != "canonical" or kind in ("no_objects", "no_categories") or kind in wanted:
             continue
         change(alone)
-        if len(alone["images"]) > 1 or alone["categories"] != clean("canonical")["categories"]:
+        if len(alone["images"]) > 1 or alone["categories"] != valid("canonical")["categories"]:
             continue
         ids = {1: 10 * i + 1, 2: 10 * i + 2}
         for record in alone["annotations"]:
@@ -187,38 +187,40 @@ def test_all_faults_of_one_file_are_found_at_once(tmp_path: Path) -> None:
         content["annotations"] += alone["annotations"]
         wanted.append(kind)
     path = write(tmp_path, content)
-    for i in range(len(PLANTED)):
+    for i in range(len(FAULTS)):
         Image.fromarray(np.zeros((*written.SIZE, 3), np.uint8)).save(tmp_path / "images" / f"{i}.png")
     kinds = validate("canonical", path).kinds()
     assert len(wanted) >= 20 and set(wanted) <= set(kinds)
 
 
-def test_pixels_are_counted(tmp_path: Path) -> None:
-    content = clean("canonical")
+def test_wrong_pixels_are_counted(tmp_path: Path) -> None:
+    content = valid("canonical")
     on(0, visible_mask=rle(SPILLED))(content)
     on(1, segmentation=rle(FRONT & ~BACK), visible_mask=rle(FRONT))(content)
     pixels = {fault.kind: fault.pixels for fault in found("canonical", write(tmp_path, content))}
     assert pixels["visible_outside_amodal"] == 6
     assert pixels["swapped_masks"] == (FRONT & BACK).sum()
-    content = clean("cocoa_cls")
+    content = valid("cocoa_cls")
     on(0, invisible_mask=rle(BACK))(content)
     assert {f.pixels for f in found("cocoa_cls", write(tmp_path, content))} == {SEEN.sum()}
 
 
 def test_tolerances(tmp_path: Path) -> None:
-    """What rounding and rasterising cause is no fault."""
-    content = clean("kins2019")
+    """Differences that rounding and rasterising cause are no faults."""
+    content = valid("kins2019")
     on(0, bbox=[2.4, 1.2, 13.1, 10.9], area=118.5)(content)
     assert found("kins2019", write(tmp_path, content)) == []
-    content = clean("kins2019")
+    content = valid("kins2019")
     thin = [3, 2, 15, 2, 15, 12, 3, 12, 3, 7.5, -1.5, 7.4]
     on(0, segmentation=[thin], bbox=[-1.5, 2, 16.5, 10])(content)
-    assert "box_mismatch" not in {f.kind for f in found("kins2019", write(tmp_path, content))}, "the tip's extent"
+    assert "box_mismatch" not in {f.kind for f in found("kins2019", write(tmp_path, content))}, (
+        "the tip extends the box"
+    )
 
 
 def test_images(tmp_path: Path) -> None:
-    path = write(tmp_path, clean("canonical"))
-    (tmp_path / "images" / "a.png").write_text("no picture")
+    path = write(tmp_path, valid("canonical"))
+    (tmp_path / "images" / "a.png").write_text("no image")
     assert [(f.kind, f.image_id) for f in found("canonical", path)] == [("unreadable_image", 5)]
     (tmp_path / "images" / "a.png").unlink()
     assert [(f.kind, f.image_id) for f in found("canonical", path)] == [("missing_image", 5)]
@@ -230,8 +232,8 @@ def test_images(tmp_path: Path) -> None:
         validate("canonical", path, tmp_path / "nowhere")
 
 
-def test_a_photograph_stored_on_its_side_has_the_size_it_is_loaded_with(tmp_path: Path) -> None:
-    path = write(tmp_path, clean("canonical"))
+def test_the_size_of_a_rotated_photograph_is_the_loaded_one(tmp_path: Path) -> None:
+    path = write(tmp_path, valid("canonical"))
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", written.SIZE).save(tmp_path / "images" / "a.png", exif=exif)
@@ -240,13 +242,13 @@ def test_a_photograph_stored_on_its_side_has_the_size_it_is_loaded_with(tmp_path
     assert [f.kind for f in found("canonical", path)] == ["image_size"]
 
 
-def test_masks_alone(tmp_path: Path) -> None:
+def test_an_occluded_mask_without_amodal_mask(tmp_path: Path) -> None:
     write(tmp_path, {})
     folder = write_masks(tmp_path, "a", {"car_1_visible": SEEN, "car_2_occluded": FRONT})
     assert [f.kind for f in found("masks", folder)] == ["missing_key"]
 
 
-def test_what_is_nothing_like_the_format_is_refused(tmp_path: Path) -> None:
+def test_content_of_another_kind_raises(tmp_path: Path) -> None:
     for name in FORMATS:
         message = "expected a folder of folders of masks" if name == "masks" else "expected JSON, got broken text"
         with pytest.raises(InputError, match=message):

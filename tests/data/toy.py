@@ -1,4 +1,4 @@
-"""A dataset small enough for unit tests: one square in front of another on each picture."""
+"""A dataset that is small enough for unit tests: each image has one square in front of another."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ BACK_VISIBLE = 24 * 24 - 12 * 12
 
 
 def write_toy(folder: Path, count: int = 4, size: int = 64) -> Path:
-    """Write `count` pictures with two objects each; returns the annotation file."""
+    """Write `count` images with two objects each, and return the annotation file."""
     (folder / "images").mkdir(parents=True)
-    pictures = []
+    images = []
     for i in range(count):
         x, y = 4 + 3 * i, 6 + 2 * i
         back, front = np.zeros((size, size), bool), np.zeros((size, size), bool)
@@ -28,8 +28,8 @@ def write_toy(folder: Path, count: int = 4, size: int = 64) -> Path:
         name = f"{i:06d}.png"
         cv2.imwrite(str(folder / "images" / name), image[..., ::-1])
         objects = [SyntheticObject("red", back & ~front, back, [1]), SyntheticObject("green", front, front)]
-        records = [object_record(thing, j, j + 1) for j, thing in enumerate(objects)]
-        pictures.append(({"file_name": name, "height": size, "width": size}, records))
+        records = [object_record(obj, j, j + 1) for j, obj in enumerate(objects)]
+        images.append(({"file_name": name, "height": size, "width": size}, records))
     path = folder / "annotations.json"
-    write_canonical(path, {}, ["red", "green"], pictures)
+    write_canonical(path, {}, ["red", "green"], images)
     return path

@@ -1,4 +1,4 @@
-"""The same two objects as each dataset writes them: a square partly hidden by another."""
+"""The same two objects, a square occluded by another square, in the file of each dataset format."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ BOTH_MASKS = [name for name in FILES if name not in ("cocoa", "coco")]
 
 
 def write(folder: Path, content: Any, name: str = "annotations.json") -> Path:
-    """The file beside a folder of images that has the one image."""
+    """Write the file beside a folder with its one image, and return its path."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((*SIZE, 3), 90, np.uint8)).save(folder / "images" / "a.png")
     path = folder / name
@@ -118,7 +118,7 @@ def write(folder: Path, content: Any, name: str = "annotations.json") -> Path:
 
 
 def write_masks(folder: Path, stem: str, masks: dict[str, npt.NDArray[np.bool_]]) -> Path:
-    """A folder of masks, by file name without suffix; returns the folder to read."""
+    """Write masks by file name without suffix, and return the folder to read."""
     inner = folder / "masks" / stem
     inner.mkdir(parents=True, exist_ok=True)
     for name, mask in masks.items():

@@ -1,4 +1,4 @@
-"""Every kind of image becomes upright RGB; every broken one is refused in a line."""
+"""Every kind of image is loaded as upright RGB, and every invalid one raises a one-line error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GRADIENT = np.tile(np.arange(0, 250, 10, dtype=np.uint8), (20, 1))
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1", "YCbCr"])
-def test_modes_become_rgb(tmp_path: Path, mode: str) -> None:
+def test_modes_are_converted_to_rgb(tmp_path: Path, mode: str) -> None:
     suffix = {"CMYK": "tif", "YCbCr": "jpg"}.get(mode, "png")  # Pillow cannot read the YCbCr TIFF it writes
     Image.fromarray(GRADIENT).convert("RGB").convert(mode).save(tmp_path / f"x.{suffix}")
     pixels = load_image(tmp_path / f"x.{suffix}")
@@ -30,7 +30,7 @@ def test_sixteen_bits_keep_their_range(tmp_path: Path) -> None:
     np.testing.assert_allclose(load_image(tmp_path / "x.png")[..., 0], GRADIENT, atol=1)
 
 
-def test_transparency_lies_on_white(tmp_path: Path) -> None:
+def test_transparency_is_blended_with_white(tmp_path: Path) -> None:
     Image.new("RGBA", (3, 3), (0, 0, 0, 0)).save(tmp_path / "x.png")
     assert (load_image(tmp_path / "x.png") == 255).all()
 
@@ -38,51 +38,51 @@ def test_transparency_lies_on_white(tmp_path: Path) -> None:
 def test_exif_rotation_is_applied(tmp_path: Path) -> None:
     image = Image.fromarray(np.dstack([GRADIENT] * 3))
     exif = Image.Exif()
-    exif[0x0112] = 6  # stored on its side
+    exif[0x0112] = 6  # rotated by 90 degrees
     image.save(tmp_path / "x.jpg", exif=exif)
     assert load_image(tmp_path / "x.jpg").shape == (25, 20, 3)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
 @pytest.mark.parametrize("orientation", [None, 1, 3, 5, 6, 8])
-def test_the_size_is_that_of_the_loaded_picture(tmp_path: Path, suffix: str, orientation: int | None) -> None:
+def test_the_size_is_that_of_the_loaded_image(tmp_path: Path, suffix: str, orientation: int | None) -> None:
     exif = Image.Exif()
     if orientation is not None:
         exif[0x0112] = orientation
     path = tmp_path / f"x.{suffix}"
-    # Pillow reads the turned TIFF it writes only if it is compressed
+    # Pillow reads a rotated TIFF that it wrote only if it is compressed.
     Image.fromarray(GRADIENT).save(path, exif=exif, **{"compression": "tiff_lzw"} if suffix == "tif" else {})
     assert image_size(path) == load_image(path).shape[:2]
     assert image_size(path) == ((25, 20) if orientation in (5, 6, 8) else (20, 25))
 
 
-def test_the_size_is_looked_up_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_is_read_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(GRADIENT).save(tmp_path / "x.png")
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
     assert image_size(tmp_path / "x.png") == (20, 25)
 
 
-def test_a_size_that_only_pillow_minds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow's own limit lies below ours; a picture between the two is read and not called broken."""
+def test_an_image_above_the_limit_of_pillow_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's own limit is lower than ours."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     Image.fromarray(GRADIENT).save(tmp_path / "x.png")
     assert image_size(tmp_path / "x.png") == load_image(tmp_path / "x.png").shape[:2]
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
-def test_pil_images_and_arrays_are_taken() -> None:
+def test_pil_images_and_arrays_are_accepted() -> None:
     assert load_image(Image.fromarray(GRADIENT)).shape == (20, 25, 3)
     array = np.zeros((4, 5, 3), np.uint8)
     assert load_image(array) is array
 
 
 @pytest.mark.parametrize("array", [np.zeros((4, 5), np.uint8), np.zeros((4, 5, 3)), np.zeros((4, 5, 4), np.uint8)])
-def test_other_arrays_are_refused(array: np.ndarray) -> None:
+def test_other_arrays_raise(array: np.ndarray) -> None:
     with pytest.raises(InputError, match=r"expected an \(H, W, 3\) uint8 array, got"):
         load_image(array)
 
 
-def test_broken_files_are_refused(tmp_path: Path) -> None:
+def test_invalid_files_raise(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="which does not exist"):
         load_image(tmp_path / "missing.png")
     with pytest.raises(InputError, match="expected a file, got the folder"):

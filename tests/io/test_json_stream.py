@@ -1,4 +1,4 @@
-"""A file read record by record says what the whole file says."""
+"""A JSON file that is read record by record has the same content as when it is read as a whole."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from amodal.errors import InputError
-from amodal.io import json_stream as jsonfile
+from amodal.io import json_stream
 from amodal.io.json_stream import scan
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
@@ -19,8 +19,8 @@ VALUES = st.recursive(SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionari
 FILES = st.dictionaries(st.text(max_size=6), VALUES, max_size=4)
 
 
-def together(path: Path) -> dict[str, Any]:
-    """The file put together again from its entries, each read from its place."""
+def content_of(path: Path) -> dict[str, Any]:
+    """Build the content of the file from its entries, each read from its byte range."""
     content: dict[str, Any] = {}
     raw = path.read_bytes()
     for entry in scan(path):
@@ -41,13 +41,13 @@ def together(path: Path) -> dict[str, Any]:
 def test_any_file_in_chunks_of_any_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: Any, ascii_only: bool, indent: Any, chunk: int
 ) -> None:
-    monkeypatch.setattr(jsonfile, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(json_stream, "CHUNK_BYTES", chunk)
     path = tmp_path / "x.json"
     path.write_text(json.dumps(content, ensure_ascii=ascii_only, indent=indent), encoding="utf-8")
-    assert together(path) == content
+    assert content_of(path) == content
 
 
-def test_a_list_at_the_top_and_a_byte_order_mark(tmp_path: Path) -> None:
+def test_a_top_level_list_and_a_byte_order_mark(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(b'\xef\xbb\xbf [{"a": 1}, {"b": [2]}] \n')
     assert [(e.section, e.record) for e in scan(path)] == [("", {"a": 1}), ("", {"b": [2]})]
@@ -63,7 +63,7 @@ def test_a_list_at_the_top_and_a_byte_order_mark(tmp_path: Path) -> None:
         '{"a": ' + "9" * 5000 + "}",
     ],
 )  # fmt: skip
-def test_broken_text(tmp_path: Path, text: str) -> None:
+def test_broken_json_raises(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(text)
     with pytest.raises(InputError, match="expected JSON, got broken text") as caught:
@@ -71,30 +71,30 @@ def test_broken_text(tmp_path: Path, text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_text_that_is_not_utf8(tmp_path: Path) -> None:
+def test_text_that_is_not_utf8_raises(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(b'{"a": "\xff"}')
     with pytest.raises(InputError, match="not UTF-8"):
         list(scan(path))
 
 
-def test_an_endless_record_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jsonfile, "CHUNK_BYTES", 1 << 10)
-    monkeypatch.setattr(jsonfile, "MAX_RECORD_BYTES", 1 << 20)
+def test_a_record_above_the_limit_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_stream, "CHUNK_BYTES", 1 << 10)
+    monkeypatch.setattr(json_stream, "MAX_RECORD_BYTES", 1 << 20)
     path = tmp_path / "x.json"
     path.write_text('{"annotations": [{"counts": "' + "0" * (8 << 20) + '"}]}')
     with pytest.raises(InputError, match="expected records of at most 1 MiB, got a longer one at byte 17"):
         list(scan(path))
 
 
-def test_a_mistake_far_from_the_end_is_said_at_once(tmp_path: Path) -> None:
+def test_a_fault_is_reported_at_its_position(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text('{"annotations": [{"a": 1}, {"b" 2}' + ', {"c": 3}' * 1000 + "]}")
     with pytest.raises(InputError, match="Expecting ':' delimiter at byte 32"):
         list(scan(path))
 
 
-def test_a_text_that_is_cut_off_says_where(tmp_path: Path) -> None:
+def test_a_truncated_file_raises(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text('{"images": [{"file_name": "stre')
     with pytest.raises(InputError, match=r"\(Unterminated string starting at byte 26\)"):

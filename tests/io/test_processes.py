@@ -1,4 +1,4 @@
-"""The command line keeps freed memory, unless its user said otherwise; the library does not."""
+"""The command line keeps freed memory unless the user set it otherwise; importing the library does not."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from amodal.io import processes as allocator
+from amodal.io import processes
 
-# Page faults of a call on eight objects once buffers have found their places, and what children see.
+# Prints the page faults of a call with eight objects after a few calls, and the variables that child processes see.
 PROGRAM = """
 import json, os, resource, statistics, sys
 import numpy as np
@@ -20,10 +20,10 @@ from amodal.io.processes import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 segmenter = amodal.AmodalSegmenter.from_pretrained("plug-tiny")
-picture, boxes = np.zeros((256, 256, 3), np.uint8), [[10 + i, 20, 90 + i, 120] for i in range(8)]
+image, boxes = np.zeros((256, 256, 3), np.uint8), [[10 + i, 20, 90 + i, 120] for i in range(8)]
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    segmenter(picture, boxes)
+    segmenter(image, boxes)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 found = statistics.median([faults() for _ in range(9)][4:])
 print(json.dumps([found, {n: v for n, v in os.environ.items() if n.startswith("MALLOC")}]))
@@ -40,36 +40,36 @@ def run(argument: str) -> tuple[float, dict[str, str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux" or not os.confstr("CS_GNU_LIBC_VERSION"), reason="glibc's own setting")
-def test_freed_buffers_are_used_again() -> None:
+@pytest.mark.skipif(sys.platform != "linux" or not os.confstr("CS_GNU_LIBC_VERSION"), reason="a setting of glibc")
+def test_freed_buffers_are_reused() -> None:
     kept, variables = run("keep")
-    assert set(variables) == set(allocator.MALLOC_SETTINGS)
+    assert set(variables) == set(processes.MALLOC_SETTINGS)
     given_back, variables = run("leave")
-    assert kept < given_back / 4 and not variables, "importing the library must change nothing"
+    assert kept < given_back / 4 and not variables, "importing the library must not change the setting"
 
 
 class FakeLibrary:
-    """A C library that notes what it is told."""
+    """A C library that records the parameters that are set."""
 
     def __init__(self) -> None:
-        self.told: dict[int, int] = {}
+        self.parameters: dict[int, int] = {}
 
     def mallopt(self, parameter: int, value: int) -> int:
-        self.told[parameter] = value
+        self.parameters[parameter] = value
         return 1
 
 
-def test_what_the_user_set_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_the_user_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     library = FakeLibrary()
-    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(processes.ctypes, "CDLL", lambda name: library)
     monkeypatch.setattr(os, "environ", {"MALLOC_TRIM_THRESHOLD_": "8192"})
-    allocator.keep_freed_memory()
-    assert library.told == {-3: 2**25}
+    processes.keep_freed_memory()
+    assert library.parameters == {-3: 2**25}
     assert os.environ == {"MALLOC_TRIM_THRESHOLD_": "8192", "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 
 
-def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())
+def test_other_c_libraries_are_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes.ctypes, "CDLL", lambda name: object())
     monkeypatch.setattr(os, "environ", {})
-    allocator.keep_freed_memory()
+    processes.keep_freed_memory()
     assert not os.environ

@@ -74,8 +74,8 @@ def occluders_of(index: int, visible_masks: Sequence[Mask], occluded_mask: Mask)
         visible_masks: (H, W) bool of every object.
         occluded_mask: (H, W) bool, occluded pixels of the object.
     """
-    total = np.count_nonzero(occluded_mask)
-    covered = [np.count_nonzero(mask & occluded_mask) for mask in visible_masks]
+    total = int(np.count_nonzero(occluded_mask))
+    covered = [int(np.count_nonzero(mask & occluded_mask)) for mask in visible_masks]
     return [i for i, count in enumerate(covered) if i != index and is_occluder(count, total)]
 
 
