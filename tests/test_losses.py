@@ -1,4 +1,4 @@
-"""Losses against literal computations."""
+"""Losses equal literal computations."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_dice_is_zero_for_the_truth_and_near_one_for_its_opposite() -> None:
     assert mask_dice(-logits, truth).item() > 0.99
 
 
-def test_objects_that_are_not_valid_do_not_count() -> None:
+def test_invalid_objects_do_not_count() -> None:
     logits, truth = torch.randn(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
     valid = torch.tensor([[True, False, True], [False, False, False]])
     for loss in (mask_bce, mask_dice):
@@ -48,7 +48,7 @@ def test_box_loss_is_detrs() -> None:
     assert box_loss(torch.zeros(1, 4, requires_grad=True), torch.zeros(1, 4)).isfinite()
 
 
-def test_point_loss_is_equation_10_at_the_drawn_points() -> None:
+def test_point_loss_is_equation_10_at_the_sampled_points() -> None:
     torch.manual_seed(0)
     logits, truth = torch.randn(2, 9, 9), torch.rand(2, 9, 9).round()
     loss = point_loss(logits, truth, **SETTINGS, generator=torch.Generator().manual_seed(5))
@@ -75,7 +75,7 @@ def test_both_terms_of_the_point_loss_reach_the_logits() -> None:
 
 
 def test_gradient_of_the_point_loss_is_that_of_equation_10() -> None:
-    """With every pixel drawn the points do not move when a logit does."""
+    """With every pixel sampled, the points do not depend on the logits."""
     truth = torch.rand(1, 4, 4).round()
     every = SETTINGS | {"num_points": 16, "oversample": 1}
     logits = torch.randn(1, 4, 4, requires_grad=True)
@@ -87,7 +87,7 @@ def test_gradient_of_the_point_loss_is_that_of_equation_10() -> None:
     torch.testing.assert_close(logits.grad, exact.grad.float(), atol=1e-6, rtol=1e-5)
 
 
-def test_point_loss_is_the_same_by_prompts_and_under_autocast() -> None:
+def test_point_loss_is_the_same_with_a_prompt_axis_and_under_autocast() -> None:
     logits, truth = torch.randn(2, 3, 9, 9), torch.rand(2, 3, 9, 9).round()
     flat = point_loss(logits.flatten(0, 1), truth.flatten(0, 1), **SETTINGS, generator=torch.Generator().manual_seed(1))
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -96,14 +96,14 @@ def test_point_loss_is_the_same_by_prompts_and_under_autocast() -> None:
     assert torch.equal(flat, prompts)
 
 
-def test_point_loss_punishes_doubt() -> None:
-    """With the same sign everywhere right, clearer logits cost less."""
+def test_point_loss_is_lower_for_certain_logits() -> None:
+    """Of two predictions that are right everywhere, the more certain one costs less."""
     truth = torch.ones(1, 9, 9)
-    doubtful, clear = (point_loss(torch.full((1, 9, 9), v), truth, **SETTINGS) for v in (0.1, 4.0))
-    assert clear < doubtful
+    uncertain, certain = (point_loss(torch.full((1, 9, 9), v), truth, **SETTINGS) for v in (0.1, 4.0))
+    assert certain < uncertain
 
 
-def test_point_loss_takes_huge_bfloat16_logits() -> None:
+def test_point_loss_of_huge_bfloat16_logits_is_finite() -> None:
     logits = torch.tensor([[[300.0, -300.0], [0.0, 300.0]]], dtype=torch.bfloat16).repeat(1, 4, 4).requires_grad_()
     loss = point_loss(logits, torch.ones(1, 8, 8), **SETTINGS)
     loss.backward()

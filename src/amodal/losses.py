@@ -1,4 +1,4 @@
-"""Losses on mask logits. All are means over objects and run in float32."""
+"""Losses on mask logits and boxes. All are means over objects and run in float32."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ IGNORE_INDEX = -100
 
 
 def object_mean(values: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Mean over objects, those that are not `valid` left out; 0 if none is.
+    """Mean over the valid objects; 0 if there is none.
 
     Args:
-        values: any shape, one value an object.
+        values: any shape, one value per object.
         valid: same shape, bool; None means all.
     """
     if valid is None:
@@ -32,19 +32,19 @@ def object_mean(values: Tensor, valid: Tensor | None = None) -> Tensor:
 
 
 def mask_bce(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy L_b of PLUG Eq. 9, mean over pixels.
+    """Compute the binary cross-entropy L_b of PLUG Eq. 9, a mean over pixels.
 
     Args:
         logits: (..., H, W).
         targets: (..., H, W) in [0, 1].
-        valid: (...) bool, objects that count.
+        valid: (...) bool, the objects that count; None means all.
     """
     losses = F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none")
     return object_mean(losses.mean((-2, -1)), valid)
 
 
 def mask_dice(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Dice loss, 1 - 2 |P·G| / (|P| + |G|) with one pixel of smoothing. Arguments as `mask_bce`."""
+    """Compute the Dice loss, 1 - 2 |P·G| / (|P| + |G|), with one pixel of smoothing. Arguments as in `mask_bce`."""
     probs, targets = logits.float().sigmoid(), targets.float()
     overlap = 2 * (probs * targets).sum((-2, -1)) + 1
     total = probs.sum((-2, -1)) + targets.sum((-2, -1)) + 1
@@ -52,13 +52,13 @@ def mask_dice(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> T
 
 
 def box_loss(boxes: Tensor, targets: Tensor) -> Tensor:
-    """DETR's box loss (Carion et al. 2020): 5 times the L1 distance plus 2 times (1 - generalised IoU).
+    """Compute DETR's box loss (Carion et al. 2020): 5 times the L1 distance plus 2 times (1 - generalised IoU).
 
     Args:
-        boxes: (N, 4) xyxy, in [0, 1]; targets likewise.
+        boxes: (N, 4) xyxy in [0, 1]; `targets` likewise.
 
     Returns:
-        Scalar; 0 where N is 0.
+        Scalar; 0 if N is 0.
     """
     boxes, targets = boxes.float(), targets.float()
     if not len(boxes):
@@ -71,7 +71,7 @@ def box_loss(boxes: Tensor, targets: Tensor) -> Tensor:
 
 
 def _area(low: Tensor, high: Tensor) -> Tensor:
-    """Areas of boxes between corners (N, 2); 0 where they cross."""
+    """Areas of boxes between corners (N, 2); 0 where low is above high."""
     return (high - low).clamp_min(0).prod(-1)
 
 
@@ -88,22 +88,22 @@ def point_loss(
     generator: torch.Generator | None = None,
     valid: Tensor | None = None,
 ) -> Tensor:
-    """PLUG Eq. 10 at K points an object: mean of alpha * l_e(x) + beta * u(x).
+    """Compute PLUG Eq. 10 at K points per object: the mean of alpha * l_e(x) + beta * u(x).
 
-    l_e is a binary cross-entropy at full resolution, u the uncertainty of Eq. 6; both carry a
-    gradient. Points are drawn as in Fig. 3b.
+    l_e is a binary cross-entropy at full resolution and u the uncertainty of Eq. 6; both carry a
+    gradient. Points are sampled as in Fig. 3b.
 
     Args:
         logits: (..., H, W) at full resolution.
         targets: (..., H, W) in [0, 1].
-        epsilon: neighbourhood of the uncertainty.
+        epsilon: size of the neighbourhood of the uncertainty (Eq. 7).
         num_points: K.
-        oversample: n, candidates are n * K.
-        importance: c, share of K taken by uncertainty.
+        oversample: n; there are n * K candidates.
+        importance: c, share of the K points chosen by uncertainty.
         alpha: weight of l_e.
         beta: weight of u.
-        generator: source of randomness for the points.
-        valid: (...) bool, objects that count.
+        generator: random generator for the points.
+        valid: (...) bool, the objects that count; None means all.
 
     Returns:
         Scalar.
@@ -120,7 +120,7 @@ def point_loss(
         )
         at_points = logits.flatten(0, -3).flatten(1).gather(1, points)
         truth = targets.flatten(0, -3).flatten(1).gather(1, points).float()
-        extra = F.binary_cross_entropy_with_logits(at_points, truth, reduction="none")
-        doubt = uncertainty.flatten(1).gather(1, points)
-        losses = (alpha * extra + beta * doubt).mean(1)
+        bce = F.binary_cross_entropy_with_logits(at_points, truth, reduction="none")
+        uncertain = uncertainty.flatten(1).gather(1, points)
+        losses = (alpha * bce + beta * uncertain).mean(1)
         return object_mean(losses, None if valid is None else valid.flatten())

@@ -1,4 +1,4 @@
-"""Any number of increments stand on one base in memory."""
+"""Several increments share one base in memory."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from amodal.models.plug.sharing import load_beside
 from tests.training.tiny import tiny_base
 
 BOXES = [[8, 8, 30, 40]]
-ATOL = 1e-6  # of an uncertainty up to ln 2 in float32; one bit of it is 6e-8
+ATOL = 1e-6  # for an uncertainty of at most ln 2 in float32, whose last bit is 6e-8
 
 
 def increment(folder: Path, name: str, seed: int, base: str | Path, **settings: object) -> Path:
-    """An increment whose trained tensors are random."""
+    """Save an increment with random trained tensors."""
     options = {"image_size": 32, "lora_rank": 2, "refine_channels": 8} | settings
     model = PlugModel.from_base(base, PlugConfig(**options))
     generator = torch.Generator().manual_seed(seed)
@@ -31,25 +31,25 @@ def increment(folder: Path, name: str, seed: int, base: str | Path, **settings: 
 
 
 @pytest.fixture
-def picture() -> np.ndarray:
+def image() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
 
-def probabilities(segmenter: AmodalSegmenter, picture: np.ndarray) -> np.ndarray:
-    return segmenter(picture, BOXES).objects[0].uncertainty
+def probabilities(segmenter: AmodalSegmenter, image: np.ndarray) -> np.ndarray:
+    return segmenter(image, BOXES).objects[0].uncertainty
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_switching_answers_as_each_model_alone(tmp_path: Path, picture: np.ndarray, dtype: str) -> None:
+def test_switching_gives_the_same_results_as_each_model_alone(tmp_path: Path, image: np.ndarray, dtype: str) -> None:
     base = tiny_base(tmp_path)
     a, b = increment(tmp_path, "a", 1, base), increment(tmp_path, "b", 2, base, lora_rank=4)
-    alone = [probabilities(AmodalSegmenter.from_pretrained(m, dtype=dtype, device="cpu"), picture) for m in (a, b)]
+    alone = [probabilities(AmodalSegmenter.from_pretrained(m, dtype=dtype, device="cpu"), image) for m in (a, b)]
     both = AmodalSegmenter.from_pretrained(a, dtype=dtype, device="cpu")
     both.add("b", b)
-    found = [probabilities(both.use(name), picture) for name in ("first", "b", "first")]
+    found = [probabilities(both.use(name), image) for name in ("first", "b", "first")]
     assert not np.allclose(alone[0], alone[1])
     for one, two in zip(found, (alone[0], alone[1], alone[0]), strict=True):
-        # Without AVX-512 the order of a sum depends on where its operands lie in memory: the last bits differ.
+        # Without AVX-512 the order of a sum depends on the memory addresses of its operands, so the last bits differ.
         np.testing.assert_allclose(one, two, rtol=0, atol=ATOL)
 
 
@@ -64,7 +64,7 @@ def test_the_base_exists_once(tmp_path: Path) -> None:
     assert {n for n, p in ours.items() if p.requires_grad} == {n for n, p in theirs.items() if p.requires_grad}
 
 
-def test_what_cannot_share_a_base_is_a_mistake(tmp_path: Path) -> None:
+def test_models_that_cannot_share_a_base_are_refused(tmp_path: Path) -> None:
     base = tiny_base(tmp_path)
     segmenter = AmodalSegmenter.from_pretrained(increment(tmp_path, "a", 1, base), device="cpu")
     with pytest.raises(InputError, match="expected two models on a frozen base"):
@@ -74,11 +74,11 @@ def test_what_cannot_share_a_base_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected one of first, got 'b'"):
         segmenter.use("b")
     segmenter.add("d", increment(tmp_path, "d", 3, base))
-    with pytest.raises(InputError, match=r"expected one that is not taken \(first, d\), got 'd'"):
+    with pytest.raises(InputError, match=r"expected a name that is not taken \(first, d\), got 'd'"):
         segmenter.add("d", tmp_path / "d")
 
 
-def test_another_base_is_a_mistake(tmp_path: Path) -> None:
+def test_another_base_is_refused(tmp_path: Path) -> None:
     from amodal.models.bases.sam import new_sam
     from amodal.training.build import sam_config
     from amodal.training.recipe import SamModelRecipe

@@ -1,4 +1,4 @@
-"""One mask a prompt, as transformers' SAM gives it."""
+"""One mask per prompt equals that of transformers' SAM."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_any_number_of_layers() -> None:
     )
 
 
-def test_the_image_tokens_of_the_first_layer_are_projected_once_for_all_prompts() -> None:
+def test_first_layer_projects_image_tokens_once_for_all_prompts() -> None:
     _, single = theirs_and_ours()
     seen = []
     first = single.transformer.layers[0].cross_attn_token_to_image.k_proj

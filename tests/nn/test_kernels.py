@@ -1,4 +1,4 @@
-"""Both kernels give softmax attention; the rule follows size, precision, gradients and processor."""
+"""Both kernels compute softmax attention; the choice depends on size, precision, gradients and CPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from amodal.nn import kernels
 from amodal.nn.kernels import choose_kernel, softmax_attention
 
-# Bytes that a block of logits may take, and those of one head before it is cut into rows.
+# Maximum bytes of a block of logits, and of one head before it is split into rows.
 BUDGETS = pytest.mark.parametrize("budgets", [(1, 1), (1, 10**9), (10**9, 10**9), (3 * 11 * 4, 1)])
 
 
@@ -35,7 +35,7 @@ def test_kernels_agree_with_the_definition(
 
 
 @BUDGETS
-def test_probabilities_computed_again_give_the_same_gradients(
+def test_recomputed_probabilities_give_the_same_gradients(
     budgets: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels, "choose_kernel", lambda q, k: "products")
@@ -52,7 +52,7 @@ def test_probabilities_computed_again_give_the_same_gradients(
 
 @pytest.mark.parametrize("values", [torch.bfloat16, torch.float32])
 def test_bfloat16_in_training_stays_close_to_float64(values: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under autocast, where values may come in another precision than queries."""
+    """Under autocast, values may have another precision than queries."""
     monkeypatch.setattr(kernels, "has_amx", lambda: False)
     torch.manual_seed(0)
     shape = (1, 2, 300, 16)
@@ -83,7 +83,7 @@ def test_bfloat16_in_training_stays_close_to_float64(values: torch.dtype, monkey
         (4096, torch.bfloat16, False, True, "fused"),
     ],
 )
-def test_the_rule(
+def test_choice_of_kernel(
     tokens: int, dtype: torch.dtype, gradients: bool, amx: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels, "has_amx", lambda: amx)
@@ -93,11 +93,11 @@ def test_the_rule(
         assert choose_kernel(q.to("meta"), q.to("meta")) == "fused"
 
 
-def test_few_tokens_may_meet_many() -> None:
+def test_few_queries_or_keys_use_products() -> None:
     few, many = torch.empty(1, 1, 7, 4), torch.empty(1, 1, 4096, 4)
     assert choose_kernel(few, many) == choose_kernel(many, few) == "products"
 
 
-def test_features_of_a_torch_that_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_without_capabilities_reports_no_features(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert not kernels.has_amx()

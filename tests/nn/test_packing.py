@@ -1,4 +1,4 @@
-"""Weights prepared for inference give what the layer itself gives, and follow its weights."""
+"""Weights prepared for inference compute what the layer computes, and follow changes of its weights."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from amodal.nn import packing
 from amodal.nn.attention import FoldedLayer, use_int8
 from amodal.nn.lora import ParallelLora
 from amodal.nn.packing import Int8Linear, PackedLinear, Prepared, can_use_int8, may_prepare, prepared_linear
-from tests.nn.test_windows import padded_layer
+from tests.nn.test_attention import padded_layer
 
 
-def adapted_layer(*, branches: int = 2, parts_here: bool = False) -> FoldedLayer:
+def adapted_layer(*, branches: int = 2, splits_branches: bool = False) -> FoldedLayer:
     layer = FoldedLayer(padded_layer(4)).eval()
-    lora = ParallelLora(24, 3, alpha=6, num_branches=branches, parts_here=parts_here)
+    lora = ParallelLora(24, 3, alpha=6, num_branches=branches, splits_branches=splits_branches)
     nn.init.normal_(lora.up, std=0.3)
     layer.attn.lora = lora.eval()
     return layer
@@ -30,9 +30,9 @@ def tolerance(dtype: torch.dtype) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("branches", [1, 2])
-@pytest.mark.parametrize("parts_here", [False, True])
-def test_folded_adapters_equal_the_low_rank_product(branches: int, parts_here: bool) -> None:
-    layer = adapted_layer(branches=branches, parts_here=parts_here)
+@pytest.mark.parametrize("splits_branches", [False, True])
+def test_folded_adapters_equal_the_low_rank_product(branches: int, splits_branches: bool) -> None:
+    layer = adapted_layer(branches=branches, splits_branches=splits_branches)
     x = torch.randn(2, 5, 6, 24)
     plain = layer.attn(x, 4)[0].detach()  # gradients on: nothing prepared
     with torch.no_grad():
@@ -51,7 +51,7 @@ def test_folded_adapters_in_bfloat16_are_no_further_from_float32() -> None:
     assert (folded - exact).abs().mean() < 1.2 * (plain - exact).abs().mean()
 
 
-def test_under_autocast_the_product_is_narrow() -> None:
+def test_product_under_autocast_is_bfloat16() -> None:
     layer = adapted_layer()
     x = torch.randn(2, 5, 6, 24)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
@@ -61,7 +61,7 @@ def test_under_autocast_the_product_is_narrow() -> None:
 
 
 @pytest.mark.parametrize("change", ["in place", "data", "load", "adapter", "optimizer"])
-def test_a_changed_weight_is_noticed(change: str) -> None:
+def test_changed_weight_is_noticed(change: str) -> None:
     layer, other = adapted_layer(), adapted_layer()
     x = torch.randn(2, 5, 6, 24)
     with torch.no_grad():
@@ -89,8 +89,8 @@ def test_a_changed_weight_is_noticed(change: str) -> None:
     assert not torch.allclose(after, before, atol=1e-3)
 
 
-def test_an_address_used_again_is_another_tensor() -> None:
-    """Adapters that come and go may lie where the one before lay."""
+def test_new_tensor_at_an_old_address_is_noticed() -> None:
+    """A new adapter may be allocated where the previous one was."""
     layer = adapted_layer()
     x = torch.randn(2, 5, 6, 24)
     for seed in range(20):
@@ -104,7 +104,7 @@ def test_an_address_used_again_is_another_tensor() -> None:
         torch.testing.assert_close(got, layer.attn(x, 4)[0].detach(), atol=1e-4, rtol=1e-4)
 
 
-def test_training_and_copies_start_without() -> None:
+def test_training_and_copies_start_without_prepared_weights() -> None:
     layer = adapted_layer()
     with torch.no_grad():
         layer(torch.randn(2, 5, 6, 24))
@@ -117,7 +117,7 @@ def test_training_and_copies_start_without() -> None:
     assert all(p._value is None for p in layer.mlp._prepared)
 
 
-def test_only_inference_prepares() -> None:
+def test_only_inference_prepares_weights() -> None:
     layer, x = adapted_layer(), torch.randn(2, 5, 6, 24)
     assert not may_prepare(layer, x)
     with torch.no_grad():
@@ -125,9 +125,9 @@ def test_only_inference_prepares() -> None:
         assert not may_prepare(layer.train(), x)
         assert not may_prepare(layer.eval(), x.to("meta"))
     with torch.inference_mode():
-        made_here = adapted_layer()
-        assert not may_prepare(made_here, x)  # its tensors do not count their changes
-        made_here(x)
+        layer_of_inference_mode = adapted_layer()
+        assert not may_prepare(layer_of_inference_mode, x)  # its tensors do not count their changes
+        layer_of_inference_mode(x)
 
 
 @pytest.mark.parametrize("packs", [True, False])
@@ -153,14 +153,14 @@ def test_activations_are_those_of_the_module(name: str) -> None:
         torch.testing.assert_close(got, ACT2FN[name](linear(x)), atol=1e-5, rtol=1e-5)
 
 
-needs_int8 = pytest.mark.skipif(not can_use_int8(), reason="no 8-bit dot products here")
+needs_int8 = pytest.mark.skipif(not can_use_int8(), reason="CPU without 8-bit dot products")
 
 
 @needs_int8
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shift", [0.0, 3.0, -3.0])
-def test_8_bits_are_as_close_as_rounding_allows(dtype: torch.dtype, bias: bool, shift: float) -> None:
+def test_8_bit_product_is_within_the_rounding_error(dtype: torch.dtype, bias: bool, shift: float) -> None:
     linear = nn.Linear(64, 32, bias=bias)
     x = torch.randn(2, 5, 64) + shift
     exact = linear(x).detach()
@@ -168,14 +168,14 @@ def test_8_bits_are_as_close_as_rounding_allows(dtype: torch.dtype, bias: bool, 
     assert got.shape == exact.shape and got.dtype == dtype
     step_x = float(x.max().clamp_min(0) - x.min().clamp_max(0)) / 254
     step_w = linear.weight.abs().amax(dim=1) / 127
-    # each of the K products is off by at most half a step of either side
+    # each of the K products has an error of at most half a step of either factor
     bound = (step_x * linear.weight.abs().sum(1) + step_w * x.abs().sum(-1, keepdim=True).amax()).detach()
     assert ((got.float() - exact).abs() <= bound + 0.02).all()
     assert (got.float() - exact).std() < 0.02 * exact.std() + 0.02
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 33), (3, packing.BLOCK_ELEMENTS), (2 * packing.BLOCK_ELEMENTS // 5, 5)])
-def test_rounding_to_8_bits_takes_the_nearest(shape: tuple[int, int]) -> None:
+def test_rounding_to_8_bits_is_to_the_nearest_step(shape: tuple[int, int]) -> None:
     step, zero = 0.037, 91
     x = (torch.rand(shape) * 255 - zero) * step
     x.flatten()[0], x.flatten()[-1] = -zero * step, (255 - zero) * step
@@ -185,16 +185,16 @@ def test_rounding_to_8_bits_takes_the_nearest(shape: tuple[int, int]) -> None:
 
 
 @needs_int8
-def test_8_bits_of_nothing_are_the_bias() -> None:
+def test_8_bit_product_of_zeros_is_the_bias() -> None:
     linear = nn.Linear(8, 4)
     got = Int8Linear(linear.weight, linear.bias, torch.float32, rows=3)(torch.zeros(3, 8))
     torch.testing.assert_close(got, linear.bias.detach().expand(3, 4))
-    nothing = Int8Linear(torch.zeros(4, 8), None, torch.float32, rows=3)(torch.randn(3, 8))
-    torch.testing.assert_close(nothing, torch.zeros(3, 4))
+    zeros = Int8Linear(torch.zeros(4, 8), None, torch.float32, rows=3)(torch.randn(3, 8))
+    torch.testing.assert_close(zeros, torch.zeros(3, 4))
 
 
 @needs_int8
-def test_8_bits_fuse_the_gelu() -> None:
+def test_8_bit_product_with_gelu() -> None:
     linear, x = nn.Linear(16, 16), torch.randn(3, 16)
     packed = Int8Linear(linear.weight, linear.bias, torch.float32, rows=3)
     torch.testing.assert_close(packed(x, gelu=True), nn.functional.gelu(packed(x)), atol=1e-5, rtol=1e-4)
@@ -202,7 +202,7 @@ def test_8_bits_fuse_the_gelu() -> None:
 
 @needs_int8
 @pytest.mark.parametrize("branches", [1, 2])
-def test_a_layer_changes_to_8_bits_and_back(branches: int) -> None:
+def test_layer_switches_to_8_bits_and_back(branches: int) -> None:
     layer, x = adapted_layer(branches=branches), torch.randn(2, 5, 6, 24)
     with torch.no_grad():
         plain = layer(x)
@@ -215,7 +215,7 @@ def test_a_layer_changes_to_8_bits_and_back(branches: int) -> None:
     assert isinstance(layer.mlp._prepared[0]._value, PackedLinear)
 
 
-def test_8_bits_want_dot_products(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_8_bits_need_dot_products(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "cpu_has", lambda feature: feature == "amx_int8")
     assert can_use_int8()
     monkeypatch.setattr(packing, "cpu_has", lambda feature: False)

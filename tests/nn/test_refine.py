@@ -1,4 +1,4 @@
-"""The refine module starts as no correction and treats objects one by one."""
+"""The refine module starts without a correction and treats objects independently."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def inputs(count: int) -> tuple[torch.Tensor, ...]:
     return (torch.randn(count, 3, 8, 6), *(torch.rand(count, 1, 8, 6) for _ in range(4)))
 
 
-def test_starts_as_no_correction() -> None:
+def test_starts_without_correction() -> None:
     assert torch.equal(RefineModule(channels=8)(*inputs(2)), torch.zeros(2, 1, 8, 6))
 
 
-def test_an_object_does_not_depend_on_its_neighbours_in_the_batch() -> None:
+def test_object_is_independent_of_the_others_in_the_batch() -> None:
     module = RefineModule(num_blocks=2, channels=8)
     torch.nn.init.normal_(module.head.weight)
     maps = inputs(3)
@@ -31,7 +31,7 @@ def test_blocks_and_width_are_configurable() -> None:
     assert sizes[0] < sizes[1] < sizes[2]
 
 
-def test_pieces_that_fit_the_cache_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_that_fit_the_cache_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     module = RefineModule(num_blocks=1, channels=8)
     torch.nn.init.normal_(module.head.weight)
     maps = inputs(5)

@@ -1,4 +1,4 @@
-"""Uncertainty against a literal double loop over PLUG Eq. 6-8, and the sampling of Fig. 3b."""
+"""Uncertainty equals a literal loop over PLUG Eq. 6-8; points are sampled as in Fig. 3b."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from amodal.nn.uncertainty import binary_entropy, sample_points, uncertainty_map
 
 
 def literal_uncertainty(probs: Tensor, epsilon: int) -> Tensor:
-    """Eq. 6-8 pixel by pixel; outside the map counts as 0."""
+    """Eq. 6-8 pixel by pixel; pixels outside the map count as 0."""
     H, W = probs.shape
     result = torch.zeros(H, W, dtype=probs.dtype)
     for x1 in range(H):
@@ -29,7 +29,7 @@ def literal_uncertainty(probs: Tensor, epsilon: int) -> Tensor:
 
 
 @pytest.mark.parametrize("epsilon", [1, 2, 3, 5])
-def test_equals_the_equations_borders_included(epsilon: int) -> None:
+def test_equals_the_equations_up_to_the_border(epsilon: int) -> None:
     torch.manual_seed(epsilon)
     probs = torch.rand(9, 7, dtype=torch.float64)
     probs[0, 0], probs[4, 3] = 0.0, 1.0
@@ -38,7 +38,7 @@ def test_equals_the_equations_borders_included(epsilon: int) -> None:
     )
 
 
-def test_certain_pixels_have_none_at_all() -> None:
+def test_certain_pixels_have_exactly_no_uncertainty() -> None:
     probs = torch.tensor([[0.0, 1.0], [1.0, 0.0]], requires_grad=True)
     entropy = binary_entropy(probs)
     assert torch.equal(entropy, torch.zeros(2, 2))
@@ -73,7 +73,7 @@ def test_leading_dimensions_are_batches() -> None:
 @pytest.mark.parametrize(
     ("num_points", "oversample", "importance"), [(256, 4, 0.75), (10, 3, 0.0), (10, 3, 1.0), (7, 2, 0.5)]
 )
-def test_points_are_as_many_as_asked_and_never_twice(num_points: int, oversample: int, importance: float) -> None:
+def test_points_have_the_requested_number_and_are_distinct(num_points: int, oversample: int, importance: float) -> None:
     points = sample_points(torch.rand(5, 40, 40), num_points=num_points, oversample=oversample, importance=importance)
     assert points.shape == (5, num_points)
     for row in points:
@@ -91,7 +91,7 @@ def test_important_points_are_the_most_uncertain_candidates() -> None:
 
 
 def test_share_of_important_points_is_exact_where_floats_are_not() -> None:
-    """0.29 * 100 is 28.999... in floats; the top 29 pixels must be in every draw."""
+    """0.29 * 100 is 28.999... in floats; the top 29 pixels must be in every sample."""
     uncertainty = torch.arange(400.0).reshape(1, 20, 20)
     points = sample_points(uncertainty, num_points=100, oversample=4, importance=0.29)[0]
     assert set(points[:29].tolist()) == set(range(371, 400))

@@ -1,16 +1,18 @@
-"""Attention with decomposed relative positions, folded so that fused kernels run.
+"""SAM's windowed attention with decomposed relative positions, by kernels that need no additive mask.
 
 SAM adds to every attention logit a bias q·R_h[y, y'] + q·R_w[x, x']. As an additive mask the
-bias is a (heads, T, T) tensor that needs a gradient, and torch leaves its fused attention. The
+bias is a (heads, T, T) tensor that needs a gradient, for which torch has no fused attention. The
 same logit is an inner product of longer vectors:
 
     q' = [q * scale, q·R_h, q·R_w]        k' = [k, onehot(y'), onehot(x')]
 
 so plain attention over q', k' (with v padded to their width) gives the same result.
 
-SAM also pads the grid with zeros to whole windows. A padded token's key and value are the
-projection's bias, the same for all of them, so they act as one key whose logit is the
-log-sum-exp of theirs; nothing of them is projected or queried.
+SAM also pads the token grid with zeros to whole windows. Here a window at the border keeps only its
+real tokens, so windows come in up to four shapes: whole ones, a narrow column at the right, a low
+row at the bottom and one in the corner (`window_groups`). All padded tokens have the same key and
+value, the bias of the projection. They act as one key whose logit is the log-sum-exp of theirs
+(`padding_logit`), and none of them is projected or queried.
 
 Axes: B batch (windows count as batch), n heads, H W the token grid, h w the real tokens of one
 window and S its side with padding, T = h * w, D head width.
@@ -47,8 +49,8 @@ def resize_relative_positions(table: Tensor, size: int) -> Tensor:
     """Interpolate a relative-position table to another grid size.
 
     Args:
-        table: (2 * old - 1, D), one row a signed distance.
-        size: cells along the axis of the new grid.
+        table: (2 * old - 1, D), one row per signed distance.
+        size: number of cells along the axis of the new grid.
 
     Returns:
         (2 * size - 1, D), linear interpolation as in SAM's `get_rel_pos`.
@@ -61,11 +63,11 @@ def resize_relative_positions(table: Tensor, size: int) -> Tensor:
 
 
 def relative_position_grid(table: Tensor, size: int) -> Tensor:
-    """Rows of the table for every (query cell, key cell) pair of one axis.
+    """Select the rows of the table for every (query cell, key cell) pair of one axis.
 
     Args:
         table: (L, D) relative-position table; interpolated if L != 2 * size - 1.
-        size: cells along the axis.
+        size: number of cells along the axis.
 
     Returns:
         (size, size, D); entry [i, j] belongs to distance i - j.
@@ -84,16 +86,16 @@ def folded_attention(
     grid: tuple[int, int],
     padding: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Attention with decomposed relative positions and no additive bias.
+    """Compute attention with decomposed relative positions and without an additive bias.
 
     Args:
         q: (B, n, T, D) queries, unscaled.
         k: (B, n, T, D) keys.
         v: (B, n, T, D) values.
-        rel_h: (h, S, D) rows by `relative_position_grid`; S > h where rows are missing.
+        rel_h: (h, S, D) rows of `relative_position_grid`; S > h if the window has padded rows.
         rel_w: (w, S, D) likewise.
         grid: (h, w) with h * w = T, tokens in row-major order.
-        padding: key and value of a missing token, (n, D) each; needed where S > h or S > w.
+        padding: key and value of a padded token, (n, D) each; needed if S > h or S > w.
 
     Returns:
         (B, n, T, D).
@@ -111,22 +113,24 @@ def folded_attention(
         assert padding is not None
         key, value = (x.to(q.dtype) for x in padding)
         long.append(padding_logit(q, key, q_rows, q_cols, grid))
-        k_long = F.pad(k_long, (0, 1, 0, 1))  # one more key, which sees the last column alone
+        k_long = F.pad(
+            k_long, (0, 1, 0, 1)
+        )  # one more key, for the padded tokens
         k_long[..., -1, -1] = 1
         v = torch.cat([v, value[:, None].expand(v.shape[0], -1, 1, -1)], dim=2)
     return softmax_attention(torch.cat(long, dim=-1), k_long, v)
 
 
 def padding_logit(q: Tensor, key: Tensor, q_rows: Tensor, q_cols: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Logit of the one key that stands for all missing tokens of a window.
+    """Compute the logit of the one key that stands for all padded tokens of a window.
 
-    The missing tokens are all columns of the rows below the grid, and the columns right of it in
+    The padded tokens are all columns of the rows below the grid, and the columns right of it in
     the grid's own rows. Their logits q·key * scale + rows[y'] + cols[x'] differ by position only,
     and over a rectangle the log-sum-exp of rows[y'] + cols[x'] is a sum of two.
 
     Args:
         q: (B, n, T, D) queries.
-        key: (n, D) of a missing token.
+        key: (n, D) of a padded token.
         q_rows: (B, n, T, S) relative logits of the window's rows, real ones first.
         q_cols: (B, n, T, S) likewise of its columns.
         grid: (h, w) real tokens.
@@ -146,11 +150,73 @@ def padding_logit(q: Tensor, key: Tensor, q_rows: Tensor, q_cols: Tensor, grid: 
     return (own + positions).to(q.dtype)[..., None]
 
 
+@dataclass(frozen=True)
+class WindowGroup:
+    """A part of the token grid that divides into windows of one shape.
+
+    Attributes:
+        rows: rows of the grid they cover.
+        columns: columns of the grid they cover.
+        shape: (h, w) real tokens of each.
+    """
+
+    rows: slice
+    columns: slice
+    shape: tuple[int, int]
+
+    def split(self, x: Tensor) -> Tensor:
+        """Cut (B, H, W, n, D) of the whole grid into (B * windows, n, h * w, D) of this group."""
+        h, w = self.shape
+        part = x[:, self.rows, self.columns].unflatten(2, (-1, w)).unflatten(1, (-1, h))
+        part = part.permute(0, 1, 3, 5, 2, 4, 6)  # (B, rows, columns, n, h, w, D)
+        return part.reshape(-1, x.shape[3], h * w, x.shape[4])
+
+    def join(self, x: Tensor, batch: int) -> Tensor:
+        """Join (B * windows, n, h * w, D) to the (B, rows, columns, n * D) part of the grid."""
+        h, w = self.shape
+        down = (self.rows.stop - self.rows.start) // h
+        part = x.reshape(batch, down, -1, x.shape[1], h, w, x.shape[-1])
+        part = part.permute(0, 1, 4, 2, 5, 3, 6)  # (B, down, h, across, w, n, D)
+        return part.flatten(5).flatten(3, 4).flatten(1, 2)
+
+
+def window_groups(grid: tuple[int, int], window_size: int) -> list[list[WindowGroup]]:
+    """Divide the grid into groups, as SAM's padded windows do.
+
+    Args:
+        grid: (H, W).
+        window_size: side of a whole window; with 0 the whole grid is one window.
+
+    Returns:
+        Bands from top to bottom, each a list of groups from left to right.
+    """
+    H, W = grid
+    if window_size == 0:
+        return [[WindowGroup(slice(0, H), slice(0, W), grid)]]
+    return [
+        [WindowGroup(rows, columns, (h, w)) for columns, w in _pieces(W, window_size)]
+        for rows, h in _pieces(H, window_size)
+    ]
+
+
+def join_groups(parts: list[list[Tensor]]) -> Tensor:
+    """Join parts of the grid, in the order of `window_groups`, to (B, H, W, C)."""
+    bands = [band[0] if len(band) == 1 else torch.cat(band, dim=2) for band in parts]
+    return bands[0] if len(bands) == 1 else torch.cat(bands, dim=1)
+
+
+def _pieces(length: int, window: int) -> list[tuple[slice, int]]:
+    """The part that whole windows cover and the rest, each with the length of its windows."""
+    whole = length // window * window
+    pieces = [(slice(0, whole), window), (slice(whole, length), length - whole)]
+    return [(part, side) for part, side in pieces if part.stop > part.start]
+
+
 class FoldedAttention(nn.Module):
-    """Drop-in for transformers' `SamVisionAttention`: same tensors, same names, fused kernels.
+    """Replaces transformers' `SamVisionAttention`: same tensors and names, faster kernels.
 
     Takes over the weights of `attention`. With `lora` set, Q and V get the low-rank terms of
-    PLUG Eq. 3-4; K stays as SAM made it.
+    PLUG Eq. 3-4; K stays as in SAM.
     """
 
     def __init__(self, attention: SamVisionAttention) -> None:
@@ -168,7 +234,7 @@ class FoldedAttention(nn.Module):
         self._prepared_proj: Prepared[PackedLinear | Int8Linear] = Prepared()
 
     def train(self, mode: bool = True) -> FoldedAttention:
-        """As torch's; training needs the memory of what was prepared for inference."""
+        """Set the mode; training frees the weights that were prepared for inference."""
         if mode:
             self._prepared_qkv.clear()
             self._prepared_proj.clear()
@@ -178,13 +244,13 @@ class FoldedAttention(nn.Module):
         """Attend within each window of the grid of tokens.
 
         Args:
-            hidden_states: (B, H, W, C). With adapters for several branches the batch is either
-                branch-major already, or (for the layer where the branches part) shared by all.
+            hidden_states: (B, H, W, C). With adapters for several branches the batch is branch-major,
+                except in the first layer that processes the branches separately, where they share it.
             window_size: side of SAM's windows; 0 attends within the whole grid.
 
         Returns:
-            (B', H, W, C) with B' = branches * B where the branches part here, else B; and None
-            in the place of the attention weights, which fused kernels do not give.
+            (B', H, W, C) with B' = branches * B in the layer that separates the branches, else B; and
+            None instead of the attention weights, which fused kernels do not compute.
         """
         H, W = hidden_states.shape[1:3]
         q, k, v = (self._split_heads(x) for x in self._project(hidden_states))  # (B', H, W, n, D)
@@ -195,7 +261,7 @@ class FoldedAttention(nn.Module):
         return self._project_out(join_groups(bands)), None
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Queries, keys and values (B', H, W, C); without gradients by weights that hold the adapters."""
+        """Queries, keys and values (B', H, W, C); without gradients from weights with the adapters added."""
         if may_prepare(self, x):
             return self._project_prepared(x)
         q, k, v = self.qkv(x).chunk(3, dim=-1)
@@ -214,7 +280,7 @@ class FoldedAttention(nn.Module):
                 (dtype, self.int8, lora.scale),
                 lambda: [prepare(w) for w in lora.folded(weight)],
             )
-            inputs = [x] * len(branches) if lora.parts_here else list(x.chunk(len(branches)))
+            inputs = [x] * len(branches) if lora.splits_branches else list(x.chunk(len(branches)))
         projected = [branch(part) for branch, part in zip(branches, inputs, strict=True)]
         return (projected[0] if len(projected) == 1 else torch.cat(projected)).chunk(3, dim=-1)
 
@@ -247,7 +313,7 @@ class FoldedAttention(nn.Module):
 
 
 class FoldedMlp(nn.Module):
-    """Drop-in for transformers' `SamMLPBlock` that packs its weights for inference."""
+    """Replaces transformers' `SamMLPBlock`; packs its weights for inference."""
 
     def __init__(self, mlp: SamMLPBlock) -> None:
         super().__init__()
@@ -257,7 +323,7 @@ class FoldedMlp(nn.Module):
         self._prepared = Prepared(), Prepared()
 
     def train(self, mode: bool = True) -> FoldedMlp:
-        """As torch's; training needs the memory of what was prepared for inference."""
+        """Set the mode; training frees the weights that were prepared for inference."""
         if mode:
             for prepared in self._prepared:
                 prepared.clear()
@@ -272,10 +338,10 @@ class FoldedMlp(nn.Module):
 
 
 class FoldedLayer(GradientCheckpointingLayer):
-    """Drop-in for transformers' `SamVisionLayer` that never pads: same steps, same names.
+    """Replaces transformers' `SamVisionLayer`: same steps and names, but no padding.
 
-    The branches part inside the first attention with `ParallelLora.parts_here`; what comes before
-    it is computed once.
+    PLUG's branches separate inside the attention whose `ParallelLora.splits_branches` is set; what
+    comes before it is computed once.
     """
 
     def __init__(self, layer: SamVisionLayer) -> None:
@@ -286,17 +352,17 @@ class FoldedLayer(GradientCheckpointingLayer):
         self.window_size: int = layer.window_size
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to (B', H, W, C); B' = branches * B where the branches part, else B."""
+        """(B, H, W, C) to (B', H, W, C); B' = branches * B in the layer that separates them, else B."""
         attended, _ = self.attn(self.layer_norm1(x), self.window_size)
         lora = self.attn.lora
-        if lora is not None and lora.parts_here:
+        if lora is not None and lora.splits_branches:
             x = x.repeat(lora.num_branches, 1, 1, 1)
         x = x + attended
         return x + self.mlp(self.layer_norm2(x))
 
 
 def use_folded_attention(encoder: SamVisionEncoder) -> SamVisionEncoder:
-    """Replace every layer in place by one that folds; weights and their names stay the same."""
+    """Replace every layer in place by a `FoldedLayer`; weights and their names stay the same."""
     for index, layer in enumerate(encoder.layers):
         if not isinstance(layer, FoldedLayer):
             encoder.layers[index] = FoldedLayer(layer)
@@ -304,69 +370,7 @@ def use_folded_attention(encoder: SamVisionEncoder) -> SamVisionEncoder:
 
 
 def use_int8(encoder: nn.Module, on: bool = True) -> None:
-    """Compute the folded layers' linear maps in 8 bits at inference on a processor, or no longer."""
+    """Switch 8-bit products on or off for the folded layers, at inference on a CPU."""
     for module in encoder.modules():
         if isinstance(module, FoldedAttention | FoldedMlp):
             module.int8 = on
-
-
-@dataclass(frozen=True)
-class WindowGroup:
-    """Neighbouring windows of one shape.
-
-    Attributes:
-        rows: rows of the grid they cover.
-        columns: columns of the grid they cover.
-        shape: (h, w) real tokens of each.
-    """
-
-    rows: slice
-    columns: slice
-    shape: tuple[int, int]
-
-    def split(self, x: Tensor) -> Tensor:
-        """(B, H, W, n, D) of the whole grid to (B * windows, n, h * w, D) of this group."""
-        h, w = self.shape
-        part = x[:, self.rows, self.columns].unflatten(2, (-1, w)).unflatten(1, (-1, h))
-        part = part.permute(0, 1, 3, 5, 2, 4, 6)  # (B, rows, columns, n, h, w, D)
-        return part.reshape(-1, x.shape[3], h * w, x.shape[4])
-
-    def join(self, x: Tensor, batch: int) -> Tensor:
-        """(B * windows, n, h * w, D) to the (B, rows, columns, n * D) part of the grid."""
-        h, w = self.shape
-        down = (self.rows.stop - self.rows.start) // h
-        part = x.reshape(batch, down, -1, x.shape[1], h, w, x.shape[-1])
-        part = part.permute(0, 1, 4, 2, 5, 3, 6)  # (B, down, h, across, w, n, D)
-        return part.flatten(5).flatten(3, 4).flatten(1, 2)
-
-
-def window_groups(grid: tuple[int, int], window_size: int) -> list[list[WindowGroup]]:
-    """Groups that tile the grid as SAM's padded windows do.
-
-    Args:
-        grid: (H, W).
-        window_size: side of a whole window; 0 makes the grid one window.
-
-    Returns:
-        Bands from top to bottom, each a list of groups from left to right.
-    """
-    H, W = grid
-    if window_size == 0:
-        return [[WindowGroup(slice(0, H), slice(0, W), grid)]]
-    return [
-        [WindowGroup(rows, columns, (h, w)) for columns, w in _pieces(W, window_size)]
-        for rows, h in _pieces(H, window_size)
-    ]
-
-
-def join_groups(parts: list[list[Tensor]]) -> Tensor:
-    """Parts of the grid in the order of `window_groups` to (B, H, W, C)."""
-    bands = [band[0] if len(band) == 1 else torch.cat(band, dim=2) for band in parts]
-    return bands[0] if len(bands) == 1 else torch.cat(bands, dim=1)
-
-
-def _pieces(length: int, window: int) -> list[tuple[slice, int]]:
-    """The stretch of whole windows and what is left of it, each with its window's length."""
-    whole = length // window * window
-    pieces = [(slice(0, whole), window), (slice(whole, length), length - whole)]
-    return [(stretch, side) for stretch, side in pieces if stretch.stop > stretch.start]

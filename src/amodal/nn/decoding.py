@@ -1,12 +1,12 @@
-"""SAM's mask decoder for one mask a prompt, without doing the same for every prompt.
+"""SAM's mask decoder for one mask per prompt, with the work that all prompts of an image share done once.
 
-Same tensors and same result as transformers' `SamMaskDecoder`, whose image tokens are copied for
-every prompt before its first layer and whose upscaling turns them from tokens into planes and
-back. Here the first layer projects the tokens of an image once for all of its prompts, and the two
-transposed convolutions, whose windows do not overlap, are linear maps of tokens; pixels take their
-place at the very end, when one number of each is left.
+Same tensors and same result as transformers' `SamMaskDecoder`. That one copies the image tokens for
+every prompt before its first layer, and rearranges tokens to planes and back for its upscaling.
+Here the first layer projects the tokens of an image once for all of its prompts. The two transposed
+convolutions, whose windows do not overlap, are linear maps of tokens; the pixels are put in their
+order at the end, when one value per pixel is left.
 
-Axes: B images, P prompts an image, Q tokens a prompt, T = h * w image tokens, C channels.
+Axes: B images, P prompts per image, Q tokens per prompt, T = h * w image tokens, C channels.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 def decode_one_mask(
     decoder: SamMaskDecoder, image_embeddings: Tensor, positions: Tensor, sparse: Tensor, dense: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The mask of the decoder's first mask token.
+    """Decode the mask of the decoder's first mask token.
 
     Args:
         decoder: SAM's.
         image_embeddings: (B, C, h, w).
         positions: (B, C, h, w) of the image tokens.
-        sparse: (B, P, n, C) embeddings of the prompts.
-        dense: (B, C, h, w) embedding of a mask, or of none.
+        sparse: (B, P, n, C) embeddings of the prompts, n per prompt.
+        dense: (B, C, h, w) embedding of a mask prompt, or of no mask.
 
     Returns:
         Logits (B, P, 4h, 4w) and predicted quality (B, P).
@@ -50,17 +50,17 @@ def decode_one_mask(
     attended = attend(last.final_attn_token_to_image, queries + tokens, keys + places, keys)
     queries = last.layer_norm_final_attn(queries + attended)
     quality = decoder.iou_prediction_head(queries[:, :, 0])[..., 0]
-    with torch.autocast(keys.device.type, enabled=False):  # in bfloat16 outlines move by hundredths of a mask
+    with torch.autocast(keys.device.type, enabled=False):  # bfloat16 would change some hundredths of a mask
         mixture = decoder.output_hypernetworks_mlps[0](queries[:, :, 1].to(own.dtype))  # (B, P, C / 8)
         return _masks(decoder, keys, mixture, grid), quality
 
 
 def attend(attention: SamAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """SAM's attention, where either side may be the same for all prompts of an image.
+    """Apply SAM's attention, where queries or keys may be shared by all prompts of an image.
 
     Args:
-        attention: its projections.
-        query: (B, P, Q, C), or (B, 1, Q, C) for the same queries at all prompts.
+        attention: module with the projections.
+        query: (B, P, Q, C), or (B, 1, Q, C) if all prompts share the queries.
         key: (B, P, T, C), or (B, 1, T, C) likewise; `value` likewise.
 
     Returns:
@@ -86,7 +86,7 @@ def _heads(x: Tensor, heads: int) -> Tensor:
 def _two_way(
     layer: SamTwoWayAttentionBlock, queries: Tensor, keys: Tensor, tokens: Tensor, places: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """One layer: tokens among themselves, tokens to image, image to tokens."""
+    """One layer: self-attention of the tokens, attention from tokens to image, and from image to tokens."""
     if layer.skip_first_layer_pe:
         queries = attend(layer.self_attn, queries, queries, queries)
     else:
@@ -102,7 +102,7 @@ def _two_way(
 
 
 def _masks(decoder: SamMaskDecoder, image_tokens: Tensor, mixture: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Image tokens (B, P, T, C) upscaled four times, each pixel's channels weighed by `mixture`: (B, P, 4h, 4w)."""
+    """Image tokens (B, P, T, C) upscaled four times, each pixel's channels weighted by `mixture`: (B, P, 4h, 4w)."""
     norm: Any = decoder.upscale_layer_norm
     fine = _upscaled(decoder.upscale_conv1, _wide(image_tokens))  # (B, P, T, 4, C / 4)
     fine = F.layer_norm(fine, norm.normalized_shape, _wide(norm.weight), _wide(norm.bias), norm.eps)
@@ -113,7 +113,7 @@ def _masks(decoder: SamMaskDecoder, image_tokens: Tensor, mixture: Tensor, grid:
 
 
 def _upscaled(convolution: nn.ConvTranspose2d, x: Tensor) -> Tensor:
-    """(..., C) to (..., 4, C'): the four pixels, row by row, that each token becomes; as precise as `x`."""
+    """(..., C) to (..., 4, C'): the four pixels, row by row, that each token becomes; in the precision of `x`."""
     weight = _wide(convolution.weight).permute(2, 3, 1, 0).flatten(0, 2)  # (2 * 2 * C', C)
     bias = None if convolution.bias is None else _wide(convolution.bias).repeat(4)
     return F.linear(x, weight, bias).unflatten(-1, (4, -1))

@@ -1,7 +1,7 @@
-"""Softmax attention by the faster of two ways, chosen by size, precision and processor.
+"""Softmax attention by the faster of two implementations, chosen by size, precision and CPU.
 
-The figures behind the rule are in docs/speed.md; they are of processors, on a GPU torch's fused
-attention is always taken.
+The measurements behind the rule are in docs/speed.md. They are of CPUs; on a GPU torch's fused
+attention is always used.
 
 Axes: B batch, n heads, T queries, K keys, D width of q and k, E width of v.
 """
@@ -18,15 +18,15 @@ from torch import Tensor
 
 Kernel = Literal["products", "fused"]
 
-# With gradients the products keep their (T, K) probabilities up to this: worth it for windows, and where few
-# tokens meet many. The sizes are those of a square of logits.
+# With gradients, plain products keep all (T, K) probabilities in memory up to this side of a square of logits:
+# worth it for windows, and where few tokens attend to many.
 MAX_TOKENS_KEPT = 256
-# Beyond, and without gradients, in blocks of heads whose logits stay in cache, and of the queries of one head
-# where its logits alone are too many. Torch's fused attention computes in float32 unless the processor has AMX,
-# and is slower in float32 too.
+# Beyond that size, and without gradients, products run in blocks of heads whose logits stay in cache, or in
+# blocks of queries if the logits of one head are too many. Torch's fused attention computes in float32 unless
+# the CPU has AMX, and is slower in float32 too.
 BLOCK_BYTES_PER_THREAD = 2 * 2**20
 HEAD_BYTES_PER_THREAD = 8 * 2**20
-# Up to this many keys softmax runs across the rows of logits: along them torch's vectors would stay half empty.
+# Up to this many keys softmax runs across the rows of logits; along them torch's vectors would be half empty.
 FEW_KEYS = 32
 
 _forced_kernel: Kernel | None = None
@@ -44,7 +44,7 @@ def forced_kernel(kernel: Kernel) -> Iterator[None]:
 
 
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T) v in the precision of q; scale the queries before.
+    """Compute softmax(q k^T) v in the precision of q. The caller scales the queries.
 
     Args:
         q: (B, n, T, D).
@@ -58,36 +58,36 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if choose_kernel(q, k) == "products":
         return _products(q, k, v)
     E = v.shape[-1]
-    v = F.pad(v, (0, q.shape[-1] - E))  # fused kernels want one width for q, k and v
+    v = F.pad(v, (0, q.shape[-1] - E))  # fused kernels need one width for q, k and v
     return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :E]
 
 
 def choose_kernel(q: Tensor, k: Tensor) -> Kernel:
-    """The rule: two plain products on a processor, unless its matrix units serve torch's fused attention."""
+    """Choose two plain products on a CPU, unless its matrix units make torch's fused attention faster."""
     if _forced_kernel is not None:
         return _forced_kernel
     if q.device.type != "cpu":
         return "fused"
     if _few(q, k):
         return "products"
-    if torch.is_grad_enabled() and is_recorded():  # blocks are not; all probabilities would be kept
+    if torch.is_grad_enabled() and is_recorded():  # a trace has no blocks; all probabilities would be kept
         return "fused"
     return "fused" if q.dtype == torch.bfloat16 and has_amx() else "products"
 
 
 def has_amx() -> bool:
-    """Whether the processor has matrix units for bfloat16."""
+    """Whether the CPU has matrix units for bfloat16."""
     return cpu_has("amx_bf16")
 
 
 def cpu_has(feature: str) -> bool:
-    """Whether torch finds an instruction set, e.g. `amx_bf16`, `avx512_bf16`, on this processor."""
+    """Whether torch finds an instruction set, e.g. `amx_bf16` or `avx512_bf16`, on this CPU."""
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell
     return bool(capabilities.get(feature, False))
 
 
 def is_recorded() -> bool:
-    """Whether this call is compiled or traced, so that its branches are taken once for all inputs."""
+    """Whether this call is being compiled or traced, so that its branches are fixed for all later inputs."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
@@ -104,14 +104,14 @@ def _products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _mixed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The definition, (..., T, D), (..., K, D), (..., K, E) to (..., T, E)."""
+    """Attention by its definition, (..., T, D), (..., K, D), (..., K, E) to (..., T, E)."""
     if k.shape[-2] <= FEW_KEYS < q.shape[-2]:
         return (k @ q.transpose(-2, -1)).softmax(-2).transpose(-2, -1) @ v
     return (q @ k.transpose(-2, -1)).softmax(-1) @ v
 
 
 class _Blocks(torch.autograd.Function):
-    """Attention (M, T, D), (M, K, D), (M, K, E) of M heads in blocks; the backward pass has its probabilities anew."""
+    """Attention (M, T, D), (M, K, D), (M, K, E) of M heads in blocks; backward recomputes probabilities."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ class _Blocks(torch.autograd.Function):
         q, k, v, mixed = ctx.saved_tensors
         wide = torch.promote_types(q.dtype, torch.float32)
         grads = torch.empty_like(q), k.new_zeros(k.shape, dtype=wide), v.new_zeros(v.shape, dtype=wide)
-        # The softmax takes from each logit's gradient what its row has in sum, which is also this:
+        # The softmax subtracts from each logit's gradient the sum over its row, which equals this:
         sums = (grad.to(wide) * mixed).sum(-1, keepdim=True).to(q.dtype)
         for heads, rows in _blocks(q, k):
             own_q, own_k, own_v, own_grad = q[heads, rows], k[heads], v[heads], grad[heads, rows]
@@ -148,7 +148,7 @@ def _in_blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _blocks(q: Tensor, k: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Heads, and rows of queries, to compute at once: as many as have their logits in cache."""
+    """Heads, and rows of queries, to compute at once: as many as fit with their logits into the cache."""
     row = k.shape[1] * q.element_size()
     head, threads = q.shape[1] * row, torch.get_num_threads()
     is_large = head > HEAD_BYTES_PER_THREAD * threads

@@ -12,16 +12,16 @@ class ParallelLora(nn.Module):
     """Low-rank updates of Q and V for one or more branches that share all other weights.
 
     PLUG Eq. 3-4: Q_b = W_Q I_b + B_{Q,b} A_{Q,b} I_b, and the same for V, for the branches
-    b in {v (inmodal), a (amodal)}. K is untouched. A is Kaiming-initialised and B zero, so a
+    b in {v (visible), a (amodal)}. K is untouched. A is Kaiming-initialised and B zero, so a
     new adapter changes nothing; the update is scaled by alpha / rank as in LoRA.
 
     Args:
         width: C, input and output width of each of Q and V.
         rank: r, inner width of each update.
-        alpha: scale numerator; `None` means `rank`, a scale of one.
-        num_branches: adapter sets side by side (2 for PLUG, 1 for plain LoRA).
-        parts_here: the incoming batch is still shared by all branches and leaves this layer
-            once per branch, branch-major; what lies before is thus computed once.
+        alpha: scale numerator; None means `rank`, a scale of one.
+        num_branches: number of adapter sets (2 for PLUG, 1 for plain LoRA).
+        splits_branches: the incoming batch is shared by all branches and leaves this layer once per
+            branch, branch-major. Set in the first layer, so that what comes before is computed once.
     """
 
     def __init__(
@@ -31,11 +31,11 @@ class ParallelLora(nn.Module):
         *,
         alpha: float | None = None,
         num_branches: int = 2,
-        parts_here: bool = False,
+        splits_branches: bool = False,
     ) -> None:
         super().__init__()
         self.num_branches = num_branches
-        self.parts_here = parts_here
+        self.splits_branches = splits_branches
         self.scale = (rank if alpha is None else alpha) / rank
         # (branches, Q and V, r, C) and (branches, Q and V, C, r)
         self.down = nn.Parameter(torch.empty(num_branches, 2, rank, width))
@@ -43,25 +43,25 @@ class ParallelLora(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Kaiming-uniform A (as nn.Linear's default), zero B."""
+        """Initialise A as nn.Linear does (Kaiming uniform) and B with zeros."""
         bound = 1 / math.sqrt(self.down.shape[-1])
         nn.init.uniform_(self.down, -bound, bound)
         nn.init.zeros_(self.up)
 
     def forward(self, hidden_states: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Add the updates.
+        """Add the updates to Q and V.
 
         Args:
             hidden_states: (B, H, W, C) input of the projection, branch-major unless
-                `parts_here`.
+                `splits_branches`.
             q: (B, H, W, C) base projection; k and v likewise.
 
         Returns:
-            q, k, v, each (B', H, W, C), branch-major; B' = branches * B if `parts_here`.
+            q, k, v, each (B', H, W, C), branch-major; B' = branches * B if `splits_branches`.
         """
         G, _, r, C = self.down.shape
         flat = hidden_states.reshape(-1, C)
-        if self.parts_here:
+        if self.splits_branches:
             # (G * 2r, C) at once on the shared input -> (G, tokens, 2r)
             low = (flat @ self.down.flatten(0, 2).to(flat.dtype).T).unflatten(-1, (G, 2 * r))
             low = low.transpose(0, 1)
@@ -76,7 +76,7 @@ class ParallelLora(nn.Module):
 
     @torch.no_grad()
     def folded(self, weight: Tensor) -> Tensor:
-        """The fused projection of each branch with its update added: W + scale * B A for Q and V.
+        """Add each branch's update to the fused projection: W + scale * B A for Q and V.
 
         Args:
             weight: (3C, C) of the fused q, k, v projection.

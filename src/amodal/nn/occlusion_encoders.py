@@ -8,16 +8,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-BACKGROUND, VISIBLE, HIDDEN = 0, 1, 2
+BACKGROUND, VISIBLE, OCCLUDED = 0, 1, 2
 """Classes of the occlusion-aware spatial map M_sp."""
 
 
 class OcclusionConditionEncoder(nn.Module):
     """Refined embedding e_r to occlusion-aware embedding e_oa and occlusion rate (Fig. 3a).
 
-    The paper states inputs and outputs, no layers. Here a residual two-layer perceptron makes
-    e_oa, its last layer zero at first, so that a new model's amodal decoder starts from e_r; a
-    second perceptron reads the rate off e_oa.
+    The paper states inputs and outputs but no layers. Here a residual two-layer perceptron computes
+    e_oa. Its last layer starts at zero, so that a new model's amodal decoder starts from e_r. A second
+    perceptron predicts the rate from e_oa.
 
     Args:
         width: C of the embeddings.
@@ -32,14 +32,14 @@ class OcclusionConditionEncoder(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start from e_oa = e_r."""
+        """Initialise such that e_oa = e_r."""
         last = self.update[-1]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 
     def forward(self, refined: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode the occlusion condition.
+        """Predict embedding and rate.
 
         Args:
             refined: (N, C) embeddings e_r.
@@ -54,9 +54,9 @@ class OcclusionConditionEncoder(nn.Module):
 class SpatialOcclusionEncoder(nn.Module):
     """Both predicted masks to the occlusion-aware spatial map M_sp (Fig. 3b).
 
-    Differs from the paper only in what it leaves open: three convolutions read the masks'
-    probabilities at the decoders' resolution. Its gradient reaches both decoders, which is what
-    ties the two masks together; at inference nothing needs it.
+    The paper leaves the layers open; here three convolutions read the masks' probabilities at the
+    decoders' resolution. The loss on the map trains both decoders together; at inference the map is
+    not needed.
 
     Args:
         channels: width of the hidden layers.
@@ -79,14 +79,14 @@ class SpatialOcclusionEncoder(nn.Module):
             visible_logits: (N, h, w) of the visible masks; amodal_logits likewise.
 
         Returns:
-            (N, 3, h, w) logits of background, visible and hidden.
+            (N, 3, h, w) logits of background, visible and occluded.
         """
         masks = torch.stack([visible_logits.sigmoid(), amodal_logits.sigmoid()], dim=1)
         return self.layers(masks)
 
 
 def occlusion_map(visible_masks: Tensor, amodal_masks: Tensor) -> Tensor:
-    """True M_sp: 1 where visible, 2 where amodal but not visible, 0 elsewhere (section 3.3).
+    """Compute the true M_sp: 1 where visible, 2 where occluded, 0 elsewhere (section 3.3).
 
     Args:
         visible_masks: (..., H, W) bool; amodal_masks likewise.
@@ -94,11 +94,11 @@ def occlusion_map(visible_masks: Tensor, amodal_masks: Tensor) -> Tensor:
     Returns:
         (..., H, W) int64.
     """
-    hidden = amodal_masks & ~visible_masks
-    return visible_masks.long() * VISIBLE + hidden.long() * HIDDEN
+    occluded = amodal_masks & ~visible_masks
+    return visible_masks.long() * VISIBLE + occluded.long() * OCCLUDED
 
 
 def occlusion_rates(visible_masks: Tensor, amodal_masks: Tensor) -> Tensor:
-    """True rates 1 - |visible| / |amodal|, (...) float32 in [0, 1]; 0 for an empty amodal mask."""
+    """Compute true rates per object, (...) float32 in [0, 1]: `ops.occlusion.occlusion_rate` for tensors."""
     visible, amodal = (m.flatten(-2).sum(-1).float() for m in (visible_masks, amodal_masks))
     return torch.where(amodal > 0, 1 - visible / amodal.clamp_min(1), 0.0).clamp(0, 1)

@@ -1,8 +1,8 @@
-"""Weights rearranged once for inference on a processor: adapters folded in, matrices pre-packed.
+"""Weights rearranged once for inference on a CPU: adapters added in, matrices pre-packed.
 
-Nothing here changes what a layer computes, but for `Int8Linear`, which has to be asked for. A
-rearranged copy is made at the first call without gradients and made anew when a weight it came from
-changed, so that loading, training and switching adapters need not know of it.
+Nothing here changes what a layer computes, except `Int8Linear`, which the user has to choose. A
+rearranged copy is made at the first call without gradients. It is made again when a weight it was
+made from has changed, so that loading, training and switching adapters need no extra step.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from amodal.nn.kernels import cpu_has, is_recorded
 
 Value = TypeVar("Value")
-BLOCK_ELEMENTS = 2**18  # of an input that is rounded to 8 bits at a time
-WHOLE_NUMBERS = 1.5 * 2**23  # float32 are whole from here to 2**24, their lowest bits those of an integer
-TINY = 1e-12  # a scale of a row or an input that is zero throughout
+BLOCK_ELEMENTS = 2**18  # number of input elements that are rounded to 8 bits at a time
+WHOLE_NUMBERS = 1.5 * 2**23  # from here to 2**24 float32 holds integers, in its lowest bits
+TINY = 1e-12  # scale of a row or an input of zeros
 
 
 class Prepared(Generic[Value]):
-    """A value made from tensors; copies and pickles of the holder start without it."""
+    """A value computed from tensors and kept until one of them changes; copies and pickles start without it."""
 
     def __init__(self) -> None:
         self._key: object = None
@@ -31,23 +31,25 @@ class Prepared(Generic[Value]):
         self._value: Value | None = None
 
     def get(self, sources: Sequence[Tensor | None], setting: object, make: Callable[[], Value]) -> Value:
-        """The value for these tensors as they are now.
+        """Return the value for these tensors, computed again if one has changed.
 
         Args:
-            sources: tensors it is made from; each change of one makes it anew.
-            setting: what else it depends on.
-            make: computes it.
+            sources: tensors that the value depends on.
+            setting: what else the value depends on.
+            make: computes the value.
         """
         key = (setting, *(None if s is None else (s.data_ptr(), s._version, s.dtype, s.shape) for s in sources))
         if key != self._key or self._value is None:
             with torch.no_grad(), torch.autocast("cpu", enabled=False):
                 self._value = make()
             self._key = key
-            self._held = [s.detach() for s in sources if s is not None]  # else an address could come back
+            self._held = [
+                s.detach() for s in sources if s is not None
+            ]  # else a new tensor could get an old address
         return self._value
 
     def clear(self) -> None:
-        """Forget the value."""
+        """Discard the value."""
         self._key = self._value = None
         self._held = []
 
@@ -59,16 +61,16 @@ class Prepared(Generic[Value]):
 
 
 class PackedLinear:
-    """A linear map whose matrix lies as the processor's product wants it.
+    """A linear map whose matrix has the memory layout of the CPU's fastest product.
 
-    In bfloat16 oneDNN's packed product is used, which can apply GELU before it writes; in float32
-    the plain product is as fast.
+    In bfloat16 this is oneDNN's packed product, which can also apply GELU; in float32 the plain
+    product is as fast.
 
     Args:
         weight: (N, K).
         bias: (N,) or None.
         dtype: of the product.
-        rows: rows of the inputs to expect.
+        rows: number of input rows to expect.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, rows: int) -> None:
@@ -79,7 +81,7 @@ class PackedLinear:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, rows)
 
     def __call__(self, x: Tensor, *, gelu: bool = False) -> Tensor:
-        """(..., K) to (..., N), followed by the exact GELU if asked for."""
+        """(..., K) to (..., N), followed by the exact GELU on request."""
         x = x.to(self.weight.dtype)
         if self.is_packed:
             kind, form = ("gelu", "none") if gelu else ("none", "")
@@ -90,16 +92,17 @@ class PackedLinear:
 
 
 class Int8Linear:
-    """A linear map in 8 bits: weights by output, inputs by call, sums in 32 bits (oneDNN).
+    """A linear map in 8 bits with 32-bit sums (oneDNN).
 
-    Weights are rounded to [-127, 127] with one scale an output; the inputs of each call to 8 bits
-    with one scale and one zero point, from their own extremes. Nothing has to be calibrated.
+    Weights are rounded to [-127, 127] with one scale per output. The inputs of each call are rounded
+    to 8 bits with one scale and one zero point, from their minimum and maximum. Nothing has to be
+    calibrated.
 
     Args:
         weight: (N, K).
         bias: (N,) or None.
         dtype: of the result.
-        rows: rows of the inputs to expect.
+        rows: number of input rows to expect.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, rows: int) -> None:
@@ -112,10 +115,10 @@ class Int8Linear:
         self.bias = None if bias is None else bias.detach().float()
 
     def __call__(self, x: Tensor, *, gelu: bool = False) -> Tensor:
-        """(..., K) to (..., N), followed by the exact GELU if asked for."""
+        """(..., K) to (..., N), followed by the exact GELU on request."""
         low, high = (float(v) for v in x.aminmax())
         low, high = min(low, 0.0), max(high, 0.0)
-        step = max((high - low) / 254, TINY)  # one level is left for the rounding of the zero point
+        step = max((high - low) / 254, TINY)  # one level is reserved for the rounding of the zero point
         zero = round(-low / step)
         narrow = round_to_8_bits(x.flatten(0, -2), step, zero)
         out: Tensor = torch.ops.onednn.qlinear_pointwise(
@@ -126,15 +129,15 @@ class Int8Linear:
 
 
 def round_to_8_bits(x: Tensor, step: float, zero: int) -> Tensor:
-    """round(x / step + zero) as uint8, in pieces whose float32 copies stay in cache.
+    """Compute round(x / step + zero) as uint8, in pieces whose float32 copies stay in cache.
 
-    A large constant added to a small float leaves it rounded to an integer, in two's complement in
-    its lowest bits. Torch converts floats to uint8 without vectors, five times as slowly as integers.
+    Adding a large constant to a small float rounds it to an integer, in two's complement in its lowest
+    bits. Torch converts floats to uint8 without vector instructions, five times slower than integers.
 
     Args:
-        x: (M, K) with all values from -zero to 255 - zero steps.
+        x: (M, K) with values between -zero and 255 - zero steps.
         step: size of a step.
-        zero: what stands for 0.
+        zero: the integer that stands for 0.
 
     Returns:
         (M, K).
@@ -151,7 +154,7 @@ def round_to_8_bits(x: Tensor, step: float, zero: int) -> Tensor:
 def prepare_linear(
     weight: Tensor, bias: Tensor | None, dtype: torch.dtype, rows: int, *, int8: bool
 ) -> PackedLinear | Int8Linear:
-    """The map in the form to compute with."""
+    """Pack a linear map for its products."""
     return (Int8Linear if int8 else PackedLinear)(weight, bias, dtype, rows)
 
 
@@ -163,11 +166,11 @@ def prepared_linear(
     *,
     int8: bool = False,
 ) -> Tensor:
-    """`activation(linear(x))` by the linear's packed weights, with a GELU fused into the product.
+    """Compute `activation(linear(x))` from packed weights, with a GELU fused into the product.
 
     Args:
-        prepared: where this linear keeps its packed form.
-        linear: the map.
+        prepared: holds the packed form of `linear`.
+        linear: the linear map.
         x: (..., K).
         activation: applied to the result; transformers' exact GELU is recognised.
         int8: compute the product in 8 bits.
@@ -190,21 +193,21 @@ def prepared_linear(
 
 
 def may_prepare(module: nn.Module, x: Tensor) -> bool:
-    """Whether this call can use prepared weights: on a processor, without gradients, not traced."""
+    """Whether this call can use prepared weights: on a CPU, without gradients, not traced."""
     if module.training or torch.is_grad_enabled() or x.device.type != "cpu":
         return False
     return not is_recorded() and not any(p.is_inference() for p in module.parameters())
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """Precision in which a product with `x` runs, autocast taken into account."""
+    """Precision in which a product with `x` runs, under autocast if that is on."""
     if torch.is_autocast_enabled(x.device.type):
         return torch.get_autocast_dtype(x.device.type)
     return x.dtype
 
 
 def can_use_int8() -> bool:
-    """Whether this torch has the products of `Int8Linear` and this processor is fast at them."""
+    """Whether this torch has the products of `Int8Linear` and this CPU runs them fast."""
     return hasattr(torch.ops.onednn, "qlinear_pointwise") and any(
         cpu_has(feature) for feature in ("avx512_vnni", "avx_vnni", "amx_int8")
     )

@@ -1,4 +1,4 @@
-"""Refine module (PLUG Eq. 11): coarse masks, their uncertainty and the image to a correction."""
+"""Refine module (PLUG Eq. 11): corrects the amodal mask from both masks, their uncertainty and the image."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ CACHE_BYTES_PER_THREAD = 2**20
 class ResidualBlock(nn.Module):
     """ResNet's basic block.
 
-    Differs from ResNet: GroupNorm in the place of batch normalisation, because statistics over a
-    batch would make an object's mask depend on which other objects are predicted along with it.
+    Differs from ResNet: GroupNorm instead of batch normalisation, because statistics over a batch
+    would make an object's mask depend on the other objects in the batch.
     """
 
     def __init__(self, channels: int) -> None:
@@ -36,8 +36,8 @@ class RefineModule(nn.Module):
     The last layer starts at zero, so that an untrained module changes nothing.
 
     Args:
-        num_blocks: residual blocks; the paper uses one and allows more.
-        channels: their width.
+        num_blocks: number of residual blocks; the paper uses one and allows more.
+        channels: width of the blocks.
     """
 
     def __init__(self, num_blocks: int = 1, channels: int = 64) -> None:
@@ -57,7 +57,7 @@ class RefineModule(nn.Module):
         visible_uncertainty: Tensor,
         amodal_uncertainty: Tensor,
     ) -> Tensor:
-        """Predict the correction.
+        """Predict the correction of the amodal logits.
 
         Args:
             image: (N, 3, H, W) normalised crop.
@@ -70,7 +70,7 @@ class RefineModule(nn.Module):
         x = torch.cat([image, visible_probs, amodal_probs, visible_uncertainty, amodal_uncertainty], dim=1)
         if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._correct(x)
-        # On a processor: channels last, and as many objects at once as stay in cache.
+        # On a CPU: channels last, and as many objects at once as fit into the cache.
         x = x.to(memory_format=torch.channels_last)
         size = self.stem.out_channels * x.shape[2] * x.shape[3] * x.element_size()
         objects = max(1, CACHE_BYTES_PER_THREAD * torch.get_num_threads() // size)

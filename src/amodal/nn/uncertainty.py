@@ -1,4 +1,4 @@
-"""Uncertainty of a predicted mask, and points drawn by it (PLUG section 3.4)."""
+"""Uncertainty of a predicted mask, and points sampled by it (PLUG section 3.4)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def binary_entropy(probs: Tensor) -> Tensor:
-    """PLUG Eq. 8: -(m log m + (1 - m) log(1 - m)), natural logarithm.
+    """Compute PLUG Eq. 8: -(m log m + (1 - m) log(1 - m)), natural logarithm.
 
     Exactly 0 where a probability is exactly 0 or 1, with a gradient that stays finite there.
 
@@ -27,7 +27,7 @@ def binary_entropy(probs: Tensor) -> Tensor:
 
 
 def uncertainty_map(probs: Tensor, epsilon: int) -> Tensor:
-    """PLUG Eq. 6-8: entropy averaged over the (2 * epsilon - 1)² window around each pixel.
+    """Compute PLUG Eq. 6-8: entropy averaged over the (2 * epsilon - 1)² window around each pixel.
 
     Pixels outside the map count as 0 and the divisor of Eq. 6 stays constant at the border.
     Eq. 8 calls m logits; a logarithm needs probabilities, so m is the sigmoid of the logit.
@@ -41,7 +41,7 @@ def uncertainty_map(probs: Tensor, epsilon: int) -> Tensor:
     """
     H, W = probs.shape[-2:]
     side = 2 * epsilon - 1
-    # Sums of shifted copies, along one axis after the other: ten times faster on a processor than pooling.
+    # Sums of shifted copies, along one axis after the other: ten times faster on a CPU than pooling.
     padded = F.pad(binary_entropy(probs), [epsilon - 1] * 4)
     rows = _sum(padded[..., shift : shift + W] for shift in range(side))
     return _sum(rows[..., shift : shift + H, :] for shift in range(side)) / side**2
@@ -59,7 +59,7 @@ def sample_points(
     importance: float,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draw points as PLUG Fig. 3b: n·K candidates at random, c·K by uncertainty, the rest at random.
+    """Sample points as in PLUG Fig. 3b: of n·K random candidates the c·K most uncertain, the rest at random.
 
     Differs from the figure for maps of fewer than n·K pixels: all pixels are candidates then.
 
@@ -68,10 +68,10 @@ def sample_points(
         num_points: K.
         oversample: n.
         importance: c in [0, 1].
-        generator: source of randomness, on the device of `uncertainty`.
+        generator: random generator, on the device of `uncertainty`.
 
     Returns:
-        (N, num_points) flat indices into H * W, none twice in a row.
+        (N, num_points) flat indices into H * W, all different within a map.
 
     Raises:
         ValueError: a map has fewer than `num_points` pixels.

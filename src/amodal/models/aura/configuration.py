@@ -1,4 +1,4 @@
-"""Configuration of AURA: every choice of the paper, with its value as default where it states one."""
+"""Configuration of AURA: every choice of the paper, with the paper's value as default if it states one."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from transformers import AutoConfig, PreTrainedConfig, SamConfig
 
 from amodal.errors import check_settings
 from amodal.models.bases.sam import sam_at_size
+from amodal.models.increments import Origin
 
 _WEIGHTS = (
     "text_weight", "bce_weight", "dice_weight", "rate_weight", "map_weight", "iou_weight", "naming_weight",
     "box_weight",
 )  # fmt: skip
-_NO_BASE = {"name_or_path": None, "revision": None, "fingerprint": None}
 
 
 class AuraConfig(PreTrainedConfig):
     """Settings of an `AuraModel`.
 
-    Rows of AURA's table 2: `condition_encoder` and `spatial_encoder` off and on; table 3:
-    `lora_rank=0`; tables 4 and 5: another `mllm` or `sam`. The paper says that the LLM is
-    "equipped with LoRA" and no more; rank, alpha, dropout and targets are LISA's, on which its
-    baselines build.
+    The rows of AURA's table 2 are `condition_encoder` and `spatial_encoder` on and off; those of
+    table 3 have `lora_rank=0`, those of tables 4 and 5 another `mllm` or `sam`. The paper only says
+    that the LLM is "equipped with LoRA"; rank, alpha, dropout and targets are those of LISA, which
+    its baselines build on.
 
     Args:
         mllm: configuration of the multi-modal LLM, any image-text model of transformers.
@@ -30,15 +30,15 @@ class AuraConfig(PreTrainedConfig):
         sam: configuration of the vision backbone (`SamConfig` or its dictionary).
         base: where the backbone came from, likewise.
         image_size: side of the backbone's square input in pixels.
-        seg_token: text of the token that stands for a mask; one token of the tokenizer.
-        seg_token_id: its number, filled in by `AuraModel.from_base`.
-        lora_rank: rank of the adapters in the LLM; 0 leaves the LLM without.
+        seg_token: text of the token that stands for a mask; must be one token of the tokenizer.
+        seg_token_id: id of this token, filled in by `AuraModel.from_base`.
+        lora_rank: rank of the adapters in the LLM; 0 for none.
         lora_alpha: LoRA scale numerator.
         lora_dropout: dropout before the adapters in training.
         lora_targets: names of the projections that get adapters.
-        condition_encoder: predict e_oa and the occlusion rate; off, the amodal decoder gets e_r.
+        condition_encoder: predict e_oa and the occlusion rate; without it the amodal decoder gets e_r.
         spatial_encoder: predict the occlusion-aware spatial map from both masks.
-        spatial_channels: its width.
+        spatial_channels: width of the spatial encoder.
         text_weight: weight of Eq. 1.
         bce_weight: weight of both cross-entropies of Eq. 2.
         dice_weight: weight of both Dice losses of Eq. 2.
@@ -46,19 +46,19 @@ class AuraConfig(PreTrainedConfig):
         map_weight: weight of the cross-entropy of Eq. 3.
         iou_weight: weight of SAM's mask-quality loss, which makes scores meaningful (0 in the
             paper, which reports no score).
-        naming_weight: weight of auxiliary losses that name the object under each image token of the
-            LLM, find its visible box, and name what each `[SEG]` state means (0 in the paper, whose
-            LLM has learned to see and to speak before). Where this is the only weight above 0, nothing
-            else is computed: a first stage in which the LLM's eyes learn to see.
-        naming_classes: how many names there are.
-        box_weight: weight of two auxiliary losses, on the image tokens that the `[SEG]` state points at
-            and on the visible box read there, which both decoders then get beside e_r, as SAM's
-            corners (0 in the paper: no such box).
-        train_mllm: train the whole LLM, as a small one from scratch must be.
-        train_tower: and its vision tower; off, as LLaVA does once the tower has learned to see.
-        train_vision: train the vision backbone along (the paper freezes it).
+        naming_weight: weight of auxiliary losses: on the category and the visible box of the object
+            under each image token of the LLM, and on the category that each `[SEG]` stands for (0 in
+            the paper, whose LLM is pretrained). If this is the only weight above 0, nothing else is
+            computed: a first stage that trains the LLM's vision tower.
+        naming_classes: number of categories, background among them.
+        box_weight: weight of two auxiliary losses: on the image tokens that each `[SEG]` attends to,
+            and on the visible box predicted from them, which both decoders get in addition to e_r, as
+            the corners of a SAM box (0 in the paper, which has no such box).
+        train_mllm: train the whole LLM, as a small one from scratch needs.
+        train_tower: whether that includes its vision tower; LLaVA freezes a tower that is pretrained.
+        train_vision: also train the vision backbone (the paper freezes it).
         mask_threshold: probability above which a pixel is foreground.
-        max_new_tokens: longest answer.
+        max_new_tokens: maximum length of an answer in tokens.
     """
 
     model_type = "aura"
@@ -96,9 +96,9 @@ class AuraConfig(PreTrainedConfig):
         **kwargs: Any,
     ) -> None:
         self.mllm = mllm.to_dict() if isinstance(mllm, PreTrainedConfig) else (mllm or {"model_type": "llava"})
-        self.mllm_base = mllm_base or dict(_NO_BASE)
+        self.mllm_base = mllm_base or Origin().record()
         self.sam = sam.to_dict() if isinstance(sam, SamConfig) else (sam or SamConfig().to_dict())
-        self.base = base or dict(_NO_BASE)
+        self.base = base or Origin().record()
         self.image_size = image_size
         self.seg_token = seg_token
         self.seg_token_id = seg_token_id
@@ -127,17 +127,17 @@ class AuraConfig(PreTrainedConfig):
         self._check()
 
     def mllm_config(self) -> Any:
-        """The LLM's configuration as its own class."""
+        """Return the LLM's configuration as an object of its own class."""
         settings = dict(self.mllm)
         return AutoConfig.for_model(settings.pop("model_type"), **settings)
 
     @property
     def names_only(self) -> bool:
-        """Whether only the LLM's vision tower is trained, on what is under its tokens."""
+        """Whether only the LLM's vision tower is trained, on the categories under its tokens."""
         return self.naming_weight > 0 and not any(getattr(self, n) for n in _WEIGHTS if n != "naming_weight")
 
     def sam_config(self) -> SamConfig:
-        """The backbone's configuration at this model's input size."""
+        """Return the backbone's configuration at this model's input size."""
         return sam_at_size(self.sam, self.image_size)
 
     def _check(self) -> None:

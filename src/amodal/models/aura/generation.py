@@ -1,7 +1,7 @@
-"""Answers, written by the LLM token by token, with the state behind each mask token.
+"""Generating AURA's answers token by token, with the state that predicts each mask token.
 
-Conversations go on from a key-value cache: a later question costs its own tokens and those of the
-answer, nothing of the picture or of what was said before.
+Conversations continue from a key-value cache: for a later question the LLM reads only that question
+and generates its answer; it does not read the image or earlier turns again.
 
 Axes: B conversations, T tokens so far, A tokens of an answer, D width of the LLM.
 """
@@ -31,13 +31,13 @@ OnPart = Callable[[TextPart], None]
 
 @dataclass
 class Answers:
-    """What was written in one turn.
+    """The answers of one turn.
 
     Attributes:
         tokens: of each conversation's answer, without its end token.
         states: (N, D) of the mask tokens, conversation by conversation.
-        rows: (N,) which conversation each belongs to.
-        image_tokens: (B, n, D) of the pictures, kept from the first turn; None where no box is read.
+        rows: (N,) index of each mask token's conversation.
+        image_tokens: (B, n, D) of the images, kept from the first turn; None for a model without boxes.
     """
 
     tokens: list[list[int]]
@@ -47,11 +47,11 @@ class Answers:
 
 
 class Dialogue:
-    """B conversations that take their turns together, one picture each.
+    """B conversations in one batch, each about one image.
 
     Args:
         model: in evaluation mode.
-        processor: that belongs to it.
+        processor: of this model.
     """
 
     def __init__(self, model: AuraModel, processor: AuraProcessor) -> None:
@@ -64,7 +64,7 @@ class Dialogue:
 
     @torch.inference_mode()
     def begin(self, inputs: dict[str, Tensor]) -> None:
-        """Take in pictures and first questions, padded at the front.
+        """Read images and first questions, padded at the front.
 
         Args:
             inputs: `AuraInputs.mllm`.
@@ -78,7 +78,7 @@ class Dialogue:
 
     @contextmanager
     def undone_on_error(self) -> Iterator[None]:
-        """Leaves the history as it was where a turn is refused or broken off."""
+        """Restore the history if a turn is refused or interrupted."""
         before = self.tokens, self.attention, self.first
         length = self.cache.get_seq_length()
         try:
@@ -91,7 +91,7 @@ class Dialogue:
             raise
 
     def follow(self, questions: Sequence[str]) -> None:
-        """Take in later questions, one a conversation."""
+        """Read later questions, one per conversation."""
         later = [torch.tensor([self.processor.later_turn(question)]) for question in questions]
         rows = pad_rows(
             [{"input_ids": t, "attention_mask": torch.ones_like(t)} for t in later],
@@ -104,42 +104,42 @@ class Dialogue:
     def answer(
         self, max_new_tokens: int, *, given: Sequence[str] | None = None, on_part: OnPart | None = None
     ) -> Answers:
-        """Let the LLM answer what was asked last; greedy.
+        """Generate the answers to the latest questions, greedily.
 
         Args:
-            max_new_tokens: longest answer.
-            given: the words to say, with mask tokens and markup, in the place of the LLM's own.
-            on_part: called with pieces of the answer as they are written (one conversation).
+            max_new_tokens: maximum length of an answer.
+            given: answers to write instead of the LLM's own, with mask tokens and markup.
+            on_part: called with each part of the answer during generation (one conversation only).
 
         Returns:
-            Tokens, and the states behind the mask tokens.
+            Tokens, and the states that predict the mask tokens.
 
         Raises:
-            InputError: the conversation has grown longer than the LLM can read.
+            InputError: the conversation is longer than the LLM can read.
         """
         forced = None if given is None else [self.processor.answer_tokens(text) for text in given]
         if forced is not None:
             max_new_tokens = max(map(len, forced))
         self._check_length(max_new_tokens)
-        asked = self.tokens.shape[1]
+        prompt_length = self.tokens.shape[1]
         with self.model.recorded_states() as recorded:
             written = self.model.mllm.generate(
                 input_ids=self.tokens,
                 attention_mask=self.attention,
                 past_key_values=self.cache,
                 generation_config=self._settings(max_new_tokens),
-                logits_processor=LogitsProcessorList([] if forced is None else [_Say(forced, asked)]),
-                streamer=None if on_part is None else _Pieces(self.processor, on_part),
+                logits_processor=LogitsProcessorList([] if forced is None else [_ForcedAnswers(forced, prompt_length)]),
+                streamer=None if on_part is None else _TokenStreamer(self.processor, on_part),
                 **self.first,
             )
-        answered = written[:, asked:]  # (B, A)
+        answered = written[:, prompt_length:]  # (B, A)
         states = torch.cat([state[:, -1:] for state in recorded], dim=1)  # (B, A, D)
-        spoken = self._spoken(answered)
-        self._remember(answered, spoken)
-        picked, rows = seg_states(states, answered.where(spoken > 0, -1), self.processor.seg_token_id)
+        answer_mask = self._answer_mask(answered)
+        self._remember(answered, answer_mask)
+        picked, rows = seg_states(states, answered.where(answer_mask > 0, -1), self.processor.seg_token_id)
         ends = set(self.processor.end_token_ids)
-        said = [row[mask > 0].tolist() for row, mask in zip(answered, spoken, strict=True)]
-        return Answers([[token for token in row if token not in ends] for row in said], picked, rows, self.image_tokens)
+        kept = [row[mask > 0].tolist() for row, mask in zip(answered, answer_mask, strict=True)]
+        return Answers([[token for token in row if token not in ends] for row in kept], picked, rows, self.image_tokens)
 
     def _settings(self, max_new_tokens: int) -> GenerationConfig:
         return GenerationConfig(
@@ -158,16 +158,16 @@ class Dialogue:
                 f"{more}; begin a new one"
             )
 
-    def _spoken(self, answered: Tensor) -> Tensor:
-        """(B, A) 1 up to and with the end token of each answer, 0 for what only fills the batch."""
+    def _answer_mask(self, answered: Tensor) -> Tensor:
+        """(B, A) 1 up to and including the end token of each answer, 0 for padding."""
         ended = torch.isin(answered, torch.tensor(self.processor.end_token_ids, device=answered.device)).long()
         return ((ended.cumsum(1) - ended) == 0).long()
 
-    def _remember(self, answered: Tensor, spoken: Tensor) -> None:
-        """The history with the answers; one that was cut off gets its end token."""
-        self._append(answered, spoken)
+    def _remember(self, answered: Tensor, answer_mask: Tensor) -> None:
+        """Append the answers to the history; an answer that was cut off gets its end token."""
+        self._append(answered, answer_mask)
         ends = torch.tensor(self.processor.end_token_ids, device=answered.device)
-        cut = ~(torch.isin(answered, ends) & (spoken > 0)).any(1)
+        cut = ~(torch.isin(answered, ends) & (answer_mask > 0)).any(1)
         if cut.any():
             end = torch.where(cut, self.processor.end_token_id, self.processor.pad_token_id)
             self._append(end[:, None], cut.long()[:, None])
@@ -175,7 +175,7 @@ class Dialogue:
     def _append(self, tokens: Tensor, attention: Tensor) -> None:
         self.tokens = torch.cat([self.tokens, tokens], dim=1)
         self.attention = torch.cat([self.attention, attention], dim=1)
-        # Token types and the like are as long as the history; pixels are used up.
+        # Inputs like token types grow with the history; pixels are not needed any more.
         self.first = {
             name: torch.nn.functional.pad(value, (0, tokens.shape[1]))
             for name, value in self.first.items()
@@ -183,8 +183,8 @@ class Dialogue:
         }
 
 
-class _Say(LogitsProcessor):
-    """Leaves only the next token of given answers possible."""
+class _ForcedAnswers(LogitsProcessor):
+    """Allows only the next token of given answers."""
 
     def __init__(self, answers: Sequence[Sequence[int]], start: int) -> None:
         self.answers, self.start = answers, start
@@ -198,32 +198,32 @@ class _Say(LogitsProcessor):
 
 
 class AnswerStream:
-    """Turns a growing answer into pieces that stay as they are.
+    """Splits a growing answer into parts that later tokens do not change.
 
-    Words are passed on as they come; words that name an object together with its number, when
-    its mask token is there. Half-written markup is held back.
+    Words are passed on at once; words that name an object are passed on with its number, after its
+    mask token. Incomplete markup is held back.
 
     Args:
         seg_token: text of the mask token.
-        on_part: called with each piece.
+        on_part: called with each part.
     """
 
     def __init__(self, seg_token: str, on_part: OnPart) -> None:
         self.seg_token, self.on_part = seg_token, on_part
-        self._letters = self._objects = 0
+        self._num_letters = self._num_objects = 0
 
     def push(self, text: str, *, complete: bool = False) -> None:
-        """The answer so far, with mask tokens and markup."""
+        """Take the whole answer so far, with mask tokens and markup, and pass on what is new."""
         parts = answer_parts(text if complete else self._definite(text), self.seg_token)
         place = 0
         for part in parts:
-            words = part.text[max(self._letters - place, 0) :]
-            objects = tuple(number for number in part.objects if number >= self._objects)
+            words = part.text[max(self._num_letters - place, 0) :]
+            objects = tuple(number for number in part.objects if number >= self._num_objects)
             place += len(part.text)
             if words or objects:
                 self.on_part(TextPart(words, objects))
-        self._letters = max(self._letters, place)
-        self._objects = max(self._objects, sum(len(part.objects) for part in parts))
+        self._num_letters = max(self._num_letters, place)
+        self._num_objects = max(self._num_objects, sum(len(part.objects) for part in parts))
 
     def _definite(self, text: str) -> str:
         opened = text.rfind("<p>")
@@ -236,25 +236,25 @@ class AnswerStream:
         return text
 
 
-class _Pieces(BaseStreamer):
-    """Feeds an `AnswerStream` from generation."""
+class _TokenStreamer(BaseStreamer):
+    """Passes generated tokens to an `AnswerStream`."""
 
     def __init__(self, processor: AuraProcessor, on_part: OnPart) -> None:
         self.processor = processor
         self.stream = AnswerStream(processor.seg_token, on_part)
         self.tokens: list[int] = []
-        self.asked = False
+        self.has_prompt = False
 
     def put(self, value: Tensor) -> None:
-        """The prompt first, then each token."""
-        if not self.asked:
-            self.asked = True
+        """Take the prompt first, then each token."""
+        if not self.has_prompt:
+            self.has_prompt = True
             return
         self.tokens += [t for t in value.reshape(-1).tolist() if t not in self.processor.end_token_ids]
         text = self.processor.decode(self.tokens)
-        if not text.endswith("\ufffd"):  # half a character
+        if not text.endswith("\ufffd"):  # an incomplete character
             self.stream.push(text)
 
     def end(self) -> None:
-        """The answer is complete."""
+        """Pass on the rest of the complete answer."""
         self.stream.push(self.processor.decode(self.tokens), complete=True)

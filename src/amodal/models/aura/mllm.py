@@ -46,7 +46,7 @@ LLAVA: dict[str, dict[str, int]] = {
 }
 
 _SAMPLE = 4096
-"""Values of each tensor that the LLM's fingerprint looks at: all of 13 billion would take minutes."""
+"""Number of values per tensor in the LLM's fingerprint; all of 13 billion would take minutes."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def load_mllm(name: str | Path, revision: str | None = None, dtype: torch.dtype 
         dtype: of the weights; their own if None.
 
     Raises:
-        InputError: nothing there, or no image-text model.
+        InputError: there is no such model, or it is no image-text model.
     """
     try:
         model = AutoModelForImageTextToText.from_pretrained(str(name), revision=revision or "main", dtype="auto")
@@ -100,10 +100,10 @@ def load_recorded_mllm(config: AuraConfig, other: str | Path | None, dtype: torc
 
 
 def mllm_config_for(name: str | Path) -> Any:
-    """Configuration of an image-text model without its weights; LLaVA-1.5's needs no network.
+    """Read the configuration of an image-text model without its weights; LLaVA-1.5's needs no download.
 
     Raises:
-        InputError: nothing of that name, or no configuration.
+        InputError: there is no such model, or it has no configuration.
     """
     if str(name) in LLAVA:
         return _llava_config(**LLAVA[str(name)])
@@ -124,22 +124,22 @@ def _llava_config(**text: int) -> LlavaConfig:
         projection_dim=768,
     )
     heads = text["num_attention_heads"]
-    # 32,000 tokens of Llama, one for the image, one for padding, filled up to a multiple of 64
+    # Llama's 32,000 tokens, one for the image, one for padding, rounded up to a multiple of 64
     llama = LlamaConfig(vocab_size=32064, max_position_embeddings=4096, num_key_value_heads=heads, **text)
     return LlavaConfig(vision_config=vision, text_config=llama, image_token_index=32000)
 
 
 def build_mllm(config: AuraConfig) -> PreTrainedModel:
-    """The LLM by its configuration, weights as transformers initialises them."""
+    """Build the LLM from its configuration, with weights as transformers initialises them."""
     model: PreTrainedModel = AutoModelForImageTextToText.from_config(config.mllm_config())
     return model
 
 
 def sampled_fingerprint(module: nn.Module) -> str:
-    """SHA-256 over names, shapes and evenly spaced values of all tensors; 32 digits.
+    """SHA-256 over names, shapes and evenly spaced values of all tensors, the first 32 digits.
 
-    Unlike `models.sam.fingerprint` it reads a few thousand values of a tensor: it tells one
-    published model or fine-tuning from another, not one changed weight in billions.
+    Unlike `models.bases.sam.fingerprint` it reads only some thousand values per tensor. It
+    distinguishes published or fine-tuned models, not a single changed weight among billions.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
@@ -152,16 +152,16 @@ def sampled_fingerprint(module: nn.Module) -> str:
 
 @torch.no_grad()
 def add_seg_token(mllm: PreTrainedModel, processor: Any, token: str) -> int:
-    """Make the mask token one token of tokenizer and LLM.
+    """Add the mask token to the tokenizer and its rows to the LLM's embeddings.
 
-    A new row starts at the mean of the others, the same on every machine. A matrix that has rows
-    to spare (published ones are often padded) keeps its size.
+    A new row starts at the mean of the others, so that it is the same on every machine. A matrix with
+    unused rows (published ones are often padded) keeps its size.
 
     Returns:
-        The token's number.
+        The id of the token.
 
     Raises:
-        InputError: the tokenizer takes it apart all the same.
+        InputError: the tokenizer still splits it.
     """
     tokenizer = processor.tokenizer
     known = len(tokenizer)
@@ -178,7 +178,7 @@ def add_seg_token(mllm: PreTrainedModel, processor: Any, token: str) -> int:
 
 
 def plain_settings(config: Any) -> dict[str, Any]:
-    """A configuration as JSON values, without transformers' bookkeeping."""
+    """Return a configuration as JSON values, without transformers' bookkeeping."""
     settings: dict[str, Any] = config.to_dict()
     for key in ("transformers_version", "_name_or_path", "architectures", "dtype"):
         settings.pop(key, None)
@@ -186,14 +186,14 @@ def plain_settings(config: Any) -> dict[str, Any]:
 
 
 ADAPTER = "default"
-_MARKS = (".lora_A.", ".lora_B.", "trainable_tokens_delta")
+_ADAPTER_MARKS = (".lora_A.", ".lora_B.", "trainable_tokens_delta")
 
 
 def add_adapters(mllm: PreTrainedModel, config: AuraConfig) -> None:
-    """Put LoRA into the language model, and make the new token's rows trainable, in place.
+    """Add LoRA to the language model, and make the new token's rows trainable, in place.
 
-    The rows are those of the input and, where it is not the same matrix, the output embedding.
-    An LLM that is trained whole gets neither.
+    The rows are those of the input embedding and, if that is another matrix, the output embedding.
+    An LLM that is trained as a whole gets neither.
 
     Raises:
         InputError: the language model has no projection of the configured names.
@@ -207,7 +207,7 @@ def add_adapters(mllm: PreTrainedModel, config: AuraConfig) -> None:
     else:
         _add_lora(mllm, config, rows)
     for name, parameter in mllm.named_parameters():
-        if is_adapter(name):  # an optimiser's small steps vanish in half precision
+        if is_adapter(name):  # small optimiser steps would be lost in half precision
             parameter.data = parameter.data.float()
 
 
@@ -225,7 +225,7 @@ def _add_lora(mllm: PreTrainedModel, config: AuraConfig, rows: dict[str, list[in
 
 def is_adapter(name: str) -> bool:
     """Whether a tensor of this name belongs to an adapter."""
-    return any(mark in name for mark in _MARKS)
+    return any(mark in name for mark in _ADAPTER_MARKS)
 
 
 def is_replaced_row(name: str) -> bool:
@@ -234,7 +234,7 @@ def is_replaced_row(name: str) -> bool:
 
 
 def base_name(name: str) -> str:
-    """Name of a tensor of the LLM without what PEFT puts around its layers."""
+    """Return a tensor's name in the LLM without PEFT's wrappers."""
     for wrapper in (".token_adapter.base_layer.", ".original_module.", ".base_layer."):
         name = name.replace(wrapper, ".")
     return name
@@ -242,7 +242,7 @@ def base_name(name: str) -> str:
 
 @torch.no_grad()
 def merged_state(mllm: nn.Module) -> dict[str, Tensor]:
-    """State of the LLM without adapters, their effect folded into its weights; `mllm` stays as it is."""
+    """Return the LLM's state with the adapters merged into its weights; `mllm` stays as it is."""
     modules = dict(mllm.named_modules())
     state: dict[str, Tensor] = {}
     for name, tensor in mllm.state_dict().items():
@@ -261,7 +261,7 @@ def merged_state(mllm: nn.Module) -> dict[str, Tensor]:
 
 
 def merge_adapters(mllm: nn.Module) -> None:
-    """Fold the adapters into the LLM's weights in place, which makes generation faster."""
+    """Merge the adapters into the LLM's weights in place, which makes generation faster."""
     for module in mllm.modules():
         if isinstance(module, LoraLayer | TrainableTokensLayer):
             layer: Any = module
@@ -270,7 +270,7 @@ def merge_adapters(mllm: nn.Module) -> None:
 
 
 def _embedding_names(mllm: PreTrainedModel) -> list[str]:
-    """Full names of the input embedding and of an output embedding of its own."""
+    """Full names of the input embedding and, if it is another matrix, of the output embedding."""
     source, target = mllm.get_input_embeddings(), mllm.get_output_embeddings()
     wanted = [source] if target is None or target.weight is source.weight else [source, target]
     return [name for module in wanted for name, m in mllm.named_modules() if m is module]

@@ -66,7 +66,10 @@ class AuraModel(PreTrainedModel):
 
     Args:
         config: settings.
-        mllm: the LLM, if it is in memory already; built by the configuration otherwise.
+        mllm: the LLM, if it is in memory already; built from the configuration otherwise.
+
+    Attributes:
+        processor: prepares the inputs; None for a model made from a configuration alone.
     """
 
     config_class = AuraConfig
@@ -107,7 +110,7 @@ class AuraModel(PreTrainedModel):
         for name, parameter in self.mllm.named_parameters():
             whole = config.train_mllm and (config.train_tower or not name.startswith(_TOWERS))
             parameter.requires_grad_(whole or is_adapter(name))
-        for decoder in self.decoders():  # the visible mask's quality is never read
+        for decoder in self.decoders():  # the quality of the visible mask is not used
             scored = config.iou_weight > 0 and decoder is self.amodal_decoder
             decoder.iou_prediction_head.requires_grad_(scored)
 

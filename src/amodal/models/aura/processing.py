@@ -1,4 +1,10 @@
-"""Pixels and words in, token numbers and two views of the picture out, and masks back."""
+"""AURA's inputs: tokens of a conversation, and the image in two square frames; and masks back in the image.
+
+The vision backbone (`_sam`) sees the image with its longer side resized to `S_sam` pixels, padded below
+and to the right, as SAM was trained. The LLM (`_mllm`) sees a square of `S_mllm` pixels. Its own
+processor may cut an image to its centre; such an image is padded to a square in the processor's mean
+colour first, so that nothing is cut off.
+"""
 
 from __future__ import annotations
 
@@ -21,22 +27,22 @@ from amodal.errors import MAX_QUESTION_LENGTH, InputError
 from amodal.losses import IGNORE_INDEX
 from amodal.models.aura.configuration import AuraConfig
 from amodal.models.aura.prompts import TurnTemplate, seg_token_id, special_tokens, turn_template
-from amodal.models.increments import resolve_folder
-from amodal.models.plug.processing import IMAGE_MEAN, IMAGE_STD
+from amodal.models.bases.sam import IMAGE_MEAN, IMAGE_STD
+from amodal.models.increments import resolve_folder, upload
 from amodal.ops.arrays import ImageArray, Mask
 
-FOLDER = "processor"
-SETTINGS = "aura_processor.json"
+MLLM_FOLDER = "processor"
+SETTINGS_FILE = "aura_processor.json"
 
 
 @dataclass
 class AuraInputs:
-    """One or several conversations up to an answer, ready for the LLM.
+    """Inputs of B conversations up to their first answer.
 
     Attributes:
-        mllm: what the LLM reads: `input_ids` and `attention_mask` (B, T), pixels, and what else
-            its processor makes.
-        pixel_values_sam: (B, 3, S, S) for the vision backbone.
+        mllm: inputs of the LLM: `input_ids` and `attention_mask` (B, T), pixels, and whatever else
+            its processor returns.
+        pixel_values_sam: (B, 3, S_sam, S_sam) for the vision backbone.
         sizes: (H, W) of each image.
     """
 
@@ -45,21 +51,17 @@ class AuraInputs:
     sizes: list[tuple[int, int]]
 
     def to(self, device: torch.device) -> AuraInputs:
-        """On another device."""
+        """Copy to another device."""
         mllm = {name: tensor.to(device) for name, tensor in self.mllm.items()}
         return AuraInputs(mllm, self.pixel_values_sam.to(device), self.sizes)
 
 
 class AuraProcessor(PushToHubMixin):
-    """The LLM's own processor, the whole picture for it, and the backbone's view.
-
-    The backbone sees the picture with its longer side resized to S, padded below and to the
-    right, as SAM was trained. The LLM's processor may cut a picture to its centre; a picture is
-    padded to a square in the processor's mean colour before that, so that nothing is cut off.
+    """Prepares images and questions for both networks, around the LLM's own processor.
 
     Args:
-        mllm: processor of the LLM, its tokenizer with the mask token.
-        image_size: S.
+        mllm: processor of the LLM, whose tokenizer has the mask token.
+        image_size: S_sam.
         seg_token: text of the mask token.
 
     Raises:
@@ -79,26 +81,26 @@ class AuraProcessor(PushToHubMixin):
 
     @classmethod
     def from_config(cls, config: AuraConfig, mllm: Any) -> AuraProcessor:
-        """The processor that belongs to a model, around the LLM's own."""
+        """Make the processor that belongs to a model, around the LLM's own."""
         return cls(mllm, config.image_size, config.seg_token)
 
     @property
     def end_token_ids(self) -> list[int]:
-        """Tokens that end an answer."""
+        """Ids of the tokens that end an answer."""
         return sorted({self.end_token_id, int(self.tokenizer.eos_token_id)})
 
     @property
     def pad_token_id(self) -> int:
-        """Token that fills a batch."""
+        """Id of the token that pads a batch."""
         pad = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad is None else pad)
 
     def __call__(self, images: Sequence[ImageArray], questions: Sequence[str]) -> AuraInputs:
-        """First questions about images.
+        """Prepare the first questions about images.
 
         Args:
             images: B arrays (H, W, 3) uint8 RGB.
-            questions: one an image.
+            questions: one per image.
 
         Returns:
             `AuraInputs`, padded at the front, as generation needs.
@@ -108,109 +110,123 @@ class AuraProcessor(PushToHubMixin):
         return AuraInputs(pad_rows(rows, self.pad_token_id, front=True), sam, [i.shape[:2] for i in images])
 
     def first_turn(self, image: ImageArray, question: str) -> dict[str, Tensor]:
-        """What the LLM reads first: image and question; tensors with a batch of one."""
+        """Prepare an image and its first question for the LLM; tensors have a batch of one."""
         text = self._begin + self.template.prompt(check_question(question, self.seg_token), first=True)
         made = self.mllm(images=self._padded(image), text=text, add_special_tokens=False, return_tensors="pt")
         return {name: value for name, value in made.items() if isinstance(value, Tensor)}
 
     def pixels_mllm(self, image: ImageArray) -> ImageArray:
-        """(S, S, 3) uint8: the picture as the LLM gets it, before it is normalised."""
+        """Resize an image to the LLM's frame: (S_mllm, S_mllm, 3) uint8, not normalised yet."""
         made = self.mllm.image_processor(self._padded(image), do_rescale=False, do_normalize=False, return_tensors="np")
         return np.ascontiguousarray(made["pixel_values"][0].transpose(1, 2, 0), np.uint8)
 
-    def normalised(self, pictures: Tensor) -> Tensor:
-        """(B, S, S, 3) uint8 of `pixels_mllm` to the (B, 3, S, S) float32 that the LLM reads."""
+    def normalize_mllm(self, pixels_mllm: Tensor) -> Tensor:
+        """Normalise (B, S_mllm, S_mllm, 3) uint8 of `pixels_mllm` to the LLM's (B, 3, S_mllm, S_mllm) float32."""
         settings = self.mllm.image_processor
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (settings.image_mean, settings.image_std))
-        return (pictures.permute(0, 3, 1, 2).float() * settings.rescale_factor - mean) / std
+        return (pixels_mllm.permute(0, 3, 1, 2).float() * settings.rescale_factor - mean) / std
 
     def _padded(self, image: ImageArray) -> Image.Image:
-        """A square where the LLM's processor would cut the borders off."""
-        picture, settings = Image.fromarray(image), self.mllm.image_processor
-        return pad_to_square(picture, settings) if _crops(settings) else picture
+        """Pad to a square if the LLM's processor would cut the borders off."""
+        pil_image, settings = Image.fromarray(image), self.mllm.image_processor
+        return pad_to_square(pil_image, settings) if _crops(settings) else pil_image
 
     def later_turn(self, question: str) -> list[int]:
-        """Tokens of a later question, from after the end token of the answer before it."""
+        """Return the tokens of a later question, starting after the end token of the previous answer."""
         return self.tokens(self.template.prompt(check_question(question, self.seg_token), first=False))
 
     def answer_tokens(self, answer: str) -> list[int]:
-        """Tokens of an answer, mask tokens and phrase markup in it, with the end token."""
+        """Return the tokens of an answer with mask tokens and phrase markup, and the end token."""
         return [*self.tokens(answer), self.end_token_id]
 
     def tokens(self, text: str) -> list[int]:
-        """Tokens of a piece of a conversation."""
+        """Return the tokens of a part of a conversation."""
         numbers: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return numbers
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of an answer's tokens: mask tokens and markup kept, other special tokens dropped."""
+        """Return the text of an answer's tokens, with mask tokens and markup but no other special tokens."""
         kept = [t for t in tokens if t not in self._silent]
         return str(self.tokenizer.decode(kept, clean_up_tokenization_spaces=False))
 
     def pixels_sam(self, image: ImageArray) -> Tensor:
-        """(1, 3, S, S) float32, normalised, padding zero."""
-        S = self.image_size
-        h, w = self.fitted(image.shape[:2])
-        how = cv2.INTER_AREA if max(image.shape[:2]) > S else cv2.INTER_LINEAR
+        """Prepare an image for the backbone: (1, 3, S_sam, S_sam) float32, normalised, padded with zeros."""
+        S_sam = self.image_size
+        h, w = self.fitted_size_sam(image.shape[:2])
+        how = cv2.INTER_AREA if max(image.shape[:2]) > S_sam else cv2.INTER_LINEAR
         resized = cv2.resize(np.ascontiguousarray(image), (w, h), interpolation=how)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
-        padded = torch.zeros(1, 3, S, S)
+        padded = torch.zeros(1, 3, S_sam, S_sam)
         padded[0, :, :h, :w] = (torch.from_numpy(resized).permute(2, 0, 1).float() / 255 - mean) / std
         return padded
 
     def mask_sam(self, mask: Mask) -> Mask:
-        """A true mask (H, W) in the backbone's frame (S, S); a pixel is set where half is."""
-        S = self.image_size
-        h, w = self.fitted(mask.shape)
-        how = cv2.INTER_AREA if max(mask.shape) > S else cv2.INTER_LINEAR
+        """Resize a mask (H, W) to the backbone's frame (S_sam, S_sam); a pixel is set if half of it is covered."""
+        S_sam = self.image_size
+        h, w = self.fitted_size_sam(mask.shape)
+        how = cv2.INTER_AREA if max(mask.shape) > S_sam else cv2.INTER_LINEAR
         grey = cv2.resize(mask.view(np.uint8) * np.uint8(255), (w, h), interpolation=how)
-        padded = np.zeros((S, S), bool)
+        padded = np.zeros((S_sam, S_sam), bool)
         padded[:h, :w] = grey >= 128
         return padded
 
     def image_probs(self, probs: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
-        """Probabilities of the backbone's frame (S, S) in the image's own pixels (H, W), bilinear."""
-        h, w = self.fitted(size)
+        """Resize probabilities of the backbone's frame (S_sam, S_sam) to the image (H, W), bilinear."""
+        h, w = self.fitted_size_sam(size)
         return np.asarray(cv2.resize(probs[:h, :w], size[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
-    def fitted(self, size: tuple[int, ...]) -> tuple[int, int]:
-        """(h, w) of an image of (H, W) whose longer side is S."""
+    def fitted_size_sam(self, size: tuple[int, ...]) -> tuple[int, int]:
+        """Return the size (h, w) that an image of size (H, W) has in the backbone's frame."""
         scale = self.image_size / max(size[:2])
         return (max(round(size[0] * scale), 1), max(round(size[1] * scale), 1))
 
-    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Write the LLM's processor and the settings of this one."""
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        max_shard_size: int | str | None = None,
+    ) -> None:
+        """Write the LLM's processor and the settings of this one.
+
+        Args:
+            save_directory: folder to create or fill.
+            push_to_hub: upload the folder as well.
+            repo_id: hub repository to upload to; named as the folder if None.
+            max_shard_size: passed by transformers' `push_to_hub`; has no effect.
+        """
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        self.mllm.save_pretrained(folder / FOLDER)
+        self.mllm.save_pretrained(folder / MLLM_FOLDER)
         settings = {"image_size": self.image_size, "seg_token": self.seg_token}
-        (folder / SETTINGS).write_text(json.dumps(settings, indent=1))
+        (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=1))
         if push_to_hub:
-            self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
+            upload(folder, repo_id)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, revision: str | None = None) -> AuraProcessor:
         """Load the processor of a bundled name, folder or hub id.
 
         Raises:
-            InputError: nothing there, or a tokenizer without the mask token.
+            InputError: there is no processor, or its tokenizer lacks the mask token.
         """
         folder = resolve_folder(name, revision)
         try:
-            settings = json.loads((folder / SETTINGS).read_text())
-            mllm = AutoProcessor.from_pretrained(str(folder / FOLDER))
+            settings = json.loads((folder / SETTINGS_FILE).read_text())
+            mllm = AutoProcessor.from_pretrained(str(folder / MLLM_FOLDER))
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
-                f"model {folder}: expected an AURA processor in {SETTINGS} and {FOLDER}/, got none"
+                f"model {folder}: expected an AURA processor in {SETTINGS_FILE} and {MLLM_FOLDER}/, got none"
             ) from error
         return cls(mllm, **settings)
 
 
 def check_question(question: str, seg_token: str = "[SEG]") -> str:
-    """A question without blanks around it.
+    """Return a question with single spaces.
 
     Raises:
-        InputError: empty, longer than `MAX_QUESTION_LENGTH`, or with the mask token in it.
+        InputError: it is empty, longer than `MAX_QUESTION_LENGTH`, or contains the mask token.
     """
     text = " ".join(question.split())
     if not text:
@@ -223,15 +239,15 @@ def check_question(question: str, seg_token: str = "[SEG]") -> str:
 
 
 def pad_rows(rows: Sequence[dict[str, Tensor]], pad: int, *, front: bool) -> dict[str, Tensor]:
-    """Rows of different lengths as one batch.
+    """Join rows of different lengths to one batch.
 
-    Tensors of a row that are as long as its `input_ids` are padded (those with `pad`, `labels`
-    with `IGNORE_INDEX`, others with 0); all others, pixels for instance, are joined along their first axis.
+    Tensors that are as long as the row's `input_ids` are padded: `input_ids` with `pad`, `labels` with
+    `IGNORE_INDEX`, others with 0. All others, pixels for instance, are joined along their first axis.
 
     Args:
         rows: tensors by name, each with a batch of one.
-        pad: token that fills.
-        front: pad before the tokens (generation) or after them (training).
+        pad: id of the padding token.
+        front: pad before the tokens (generation) instead of after them (training).
     """
     longest = max(row["input_ids"].shape[1] for row in rows)
     fill = {"input_ids": pad, "labels": IGNORE_INDEX}
@@ -248,12 +264,12 @@ def pad_rows(rows: Sequence[dict[str, Tensor]], pad: int, *, front: bool) -> dic
     return batch
 
 
-def pad_to_square(picture: Image.Image, image_processor: Any) -> Image.Image:
-    """The picture in the middle of a square of the processor's mean colour."""
+def pad_to_square(image: Image.Image, image_processor: Any) -> Image.Image:
+    """Put an image in the middle of a square of the processor's mean colour."""
     mean = getattr(image_processor, "image_mean", None) or (0.5, 0.5, 0.5)
-    side = max(picture.size)
+    side = max(image.size)
     colour = tuple(int(255 * float(value)) for value in mean)
-    return picture if picture.width == picture.height else ImageOps.pad(picture, (side, side), color=colour)
+    return image if image.width == image.height else ImageOps.pad(image, (side, side), color=colour)
 
 
 def _crops(image_processor: Any) -> bool:
@@ -261,7 +277,7 @@ def _crops(image_processor: Any) -> bool:
 
 
 def _begin_text(tokenizer: Any, first: str) -> str:
-    """The begin token as text where the tokenizer adds one and the template does not write it."""
+    """Return the begin token as text if the tokenizer adds one and the template does not contain it."""
     begin = tokenizer.bos_token
     if begin is None or first.startswith(begin):
         return ""

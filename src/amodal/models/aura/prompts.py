@@ -1,7 +1,7 @@
-"""Conversations as text: what an LLM reads around questions and answers, and what its answers say.
+"""Conversations as text: the text around questions and answers, and the parts of an answer.
 
-The text around a question comes from the chat template of the LLM's own processor, so that no
-model needs code of its own here.
+The text around a question is derived from the chat template of the LLM's own processor, so that no
+LLM needs its own code here.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class TurnTemplate:
     """Text around the questions of a conversation.
 
     Attributes:
-        first: before the first question; holds the image token.
-        later: before each later question, after the answer before it and its end token.
-        answer: between a question and its answer.
+        first: text before the first question, with the image token.
+        later: text before each later question, after the previous answer and its end token.
+        answer: text between a question and its answer.
         end: text of the token that ends an answer.
     """
 
@@ -42,19 +42,19 @@ class TurnTemplate:
     end: str
 
     def prompt(self, question: str, *, first: bool) -> str:
-        """What the LLM reads from the end of the last answer up to the start of the next."""
+        """Return the text from the end of the previous answer to the start of the next."""
         return f"{self.first if first else self.later}{question}{self.answer}"
 
 
 def turn_template(processor: Any, chat_template: str | None = None) -> TurnTemplate:
-    """Read the text around questions off a chat template, by rendering a conversation of two turns.
+    """Derive the text around questions from a chat template, by rendering a conversation of two turns.
 
     Args:
         processor: a processor of transformers with a tokenizer.
-        chat_template: in the place of the processor's own.
+        chat_template: used instead of the processor's own.
 
     Raises:
-        InputError: no end token, or a template that drops or reorders what it is given.
+        InputError: there is no end token, or the template drops or reorders questions and answers.
     """
     tokenizer = processor.tokenizer
     if tokenizer.eos_token is None:
@@ -62,8 +62,8 @@ def turn_template(processor: Any, chat_template: str | None = None) -> TurnTempl
     image = {"type": "image"}
     messages = []
     for index, (question, answer) in enumerate(zip(_QUESTIONS, _ANSWERS, strict=True)):
-        asked = ([image] if index == 0 else []) + [{"type": "text", "text": question}]
-        messages.append({"role": "user", "content": asked})
+        content = ([image] if index == 0 else []) + [{"type": "text", "text": question}]
+        messages.append({"role": "user", "content": content})
         messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
     template = chat_template or processor.chat_template or tokenizer.chat_template
     text = tokenizer.apply_chat_template(
@@ -76,7 +76,7 @@ def turn_template(processor: Any, chat_template: str | None = None) -> TurnTempl
     if len(pieces) != 5 or pieces[1] != pieces[3]:
         raise InputError("processor: expected a chat template that keeps questions and answers in order, got another")
     first, answer, between, _, after = pieces
-    # The token that ends an answer, where the template writes one; the tokenizer's own otherwise.
+    # The token with which the template ends an answer; otherwise the tokenizer's own.
     end = _end_token(between, after, tokenizer)
     later = between.removeprefix(end) if between.startswith(end) else between
     return TurnTemplate(first, later, answer.rstrip(" "), end)
@@ -91,16 +91,16 @@ def _end_token(between: str, after: str, tokenizer: Any) -> str:
 
 
 def special_tokens(tokenizer: Any) -> dict[str, int]:
-    """Tokens that are no part of a text, by name; those that were added without a role among them."""
+    """Return the ids of all special tokens by name, including added ones without a role."""
     found = {str(token): number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     return found | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
 
 
 def seg_token_id(tokenizer: Any, token: str) -> int:
-    """Number of the mask token.
+    """Return the id of the mask token.
 
     Raises:
-        InputError: it is not one token.
+        InputError: the tokenizer does not know it as one token.
     """
     numbers = tokenizer(token, add_special_tokens=False)["input_ids"]
     if len(numbers) != 1 or numbers[0] == tokenizer.unk_token_id:
@@ -111,11 +111,11 @@ def seg_token_id(tokenizer: Any, token: str) -> int:
 
 @dataclass(frozen=True)
 class TextPart:
-    """A piece of an answer as people read it.
+    """A part of an answer without markup.
 
     Attributes:
         text: the words.
-        objects: numbers of the objects they name; empty for the words between.
+        objects: numbers of the objects that the words name; empty for the words in between.
     """
 
     text: str
@@ -123,18 +123,18 @@ class TextPart:
 
 
 def answer_parts(text: str, seg_token: str) -> list[TextPart]:
-    """Split what the LLM wrote into words and the objects they name.
+    """Split an answer of the LLM into words and the objects that they name.
 
-    Markup never survives: `<p>the mug</p> [SEG]` becomes the words "the mug" that name an
-    object. Several tokens in a row belong to the same words. A token without marked words names
-    its object with no words of its own.
+    All markup is removed: `<p>the mug</p> [SEG]` becomes the words "the mug", which name one object.
+    Several mask tokens in a row belong to the same words. A mask token without marked words makes a
+    part with an object and without words.
 
     Args:
         text: decoded answer with `seg_token`s and phrase markup.
         seg_token: text of the mask token.
 
     Returns:
-        Parts whose joined text is the answer; objects are numbered in their order.
+        Parts whose joined text is the answer; objects are numbered from 0 in their order.
     """
     parts: list[TextPart] = []
     pieces = text.split(seg_token)
@@ -154,7 +154,7 @@ def answer_parts(text: str, seg_token: str) -> list[TextPart]:
 
 
 def _tidied(parts: list[TextPart]) -> list[TextPart]:
-    """No blanks at either end, none doubled, none before a full stop."""
+    """Remove spaces at both ends, double spaces, and spaces before punctuation."""
     tidy: list[TextPart] = []
     for part in parts:
         text = re.sub(r"\s+", " ", part.text)
@@ -171,6 +171,6 @@ def _tidied(parts: list[TextPart]) -> list[TextPart]:
 
 
 def phrases(parts: list[TextPart]) -> list[str | None]:
-    """Words of each object in order; None where the answer marks none."""
+    """Return the words that name each object, in order; None for an object without marked words."""
     named = [(number, part.text or None) for part in parts for number in part.objects]
     return [phrase for _, phrase in sorted(named, key=lambda pair: pair[0])]

@@ -1,4 +1,4 @@
-"""The base: SAM from the hub, a folder, Meta's original checkpoint, or a configuration."""
+"""The SAM base: loaded from the hub, a folder or Meta's original checkpoint, or made from a configuration."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from amodal.models.increments import Origin, bundled_models
 from amodal.nn.attention import resize_relative_positions
 from amodal.nn.decoding import decode_one_mask
 
-# Vision sizes of the three published models (SAM, appendix A; ViT-B/L/H).
+# Sizes of the vision encoders of the three published models (SAM, appendix A; ViT-B/L/H).
 PRESETS: dict[str, dict[str, Any]] = {
     "vit-b": {
         "hidden_size": 768,
@@ -43,6 +43,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "global_attn_indexes": [7, 15, 23, 31],
     },
 }
+# ImageNet's mean and standard deviation of RGB in [0, 1], which SAM was trained with.
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
 HUB_IDS = {
     "facebook/sam-vit-base": "vit-b",
     "facebook/sam-vit-large": "vit-l",
@@ -62,13 +65,13 @@ class LoadedSam:
 
 
 def sam_config_for(name: str | Path) -> SamConfig:
-    """Configuration of a base without loading its weights.
+    """Read the configuration of a base without loading its weights.
 
     Args:
         name: preset (`vit-b`, `vit-l`, `vit-h`), hub id, bundled name, or folder.
 
     Raises:
-        InputError: no such base, or its configuration is unreadable.
+        InputError: there is no such base, or its configuration is unreadable.
     """
     preset = PRESETS.get(str(name)) or PRESETS.get(HUB_IDS.get(str(name), ""))
     if preset is not None:
@@ -82,7 +85,7 @@ def sam_config_for(name: str | Path) -> SamConfig:
 
 
 def sam_at_size(sam: dict[str, Any], image_size: int) -> SamConfig:
-    """A SAM's configuration for square inputs of `image_size` pixels."""
+    """Return a SAM's configuration for square inputs of `image_size` pixels."""
     parts = {key: dict(sam[key]) for key in _PARTS}
     patch = parts["vision_config"].get("patch_size", 16)
     parts["vision_config"]["image_size"] = image_size
@@ -95,7 +98,7 @@ def sam_at_size(sam: dict[str, Any], image_size: int) -> SamConfig:
 
 
 def sam_sizes(config: SamConfig) -> dict[str, dict[str, object]]:
-    """The part of a SAM configuration that defines sizes, without transformers' bookkeeping."""
+    """Return the part of a SAM configuration that defines sizes, without transformers' bookkeeping."""
     return {
         name: {k: v for k, v in getattr(config, name).to_diff_dict().items() if k != "transformers_version"}
         for name in _PARTS
@@ -123,7 +126,7 @@ def load_sam(name: str | Path | SamConfig | LoadedSam, revision: str | None = No
     else:
         source = bundled_models().get(str(name), path if path.is_dir() else str(name))
         try:
-            with _no_bars():  # a bar for a second of loading would drown what the caller says
+            with _hidden_progress_bars():  # loading takes a second; a bar would hide the caller's output
                 model, notes = SamModel.from_pretrained(
                     source, revision=revision or "main", output_loading_info=True, dtype=torch.float32
                 )
@@ -137,12 +140,13 @@ def load_sam(name: str | Path | SamConfig | LoadedSam, revision: str | None = No
 
 
 def new_sam(config: SamConfig, seed: int = 0) -> SamModel:
-    """A SAM with random weights that can be trained from scratch.
+    """Make a SAM with random weights that can be trained from scratch.
 
-    Differs from transformers' own initialisation, which is made to be overwritten: there the
-    vision encoder starts at 1e-10 and the Fourier features at a scale of half the encoder's
-    width. Here the encoder's linear maps start as ViT's (Xavier), the absolute positions at 0.02,
-    the features at SAM's scale of one, and everything else as in Meta's code, by torch's defaults.
+    Differs from transformers' initialisation: because that one only prepares for loading weights. It
+    starts the vision encoder at 1e-10 and the Fourier features at a scale of half the encoder's width.
+    Here the encoder's linear maps start as in ViT (Xavier), the absolute positions with a standard
+    deviation of 0.02, the Fourier features with SAM's scale of one, and all else as in Meta's code, by
+    torch's defaults.
     """
     torch.manual_seed(seed)
     model = SamModel(config)
@@ -163,7 +167,7 @@ def new_sam(config: SamConfig, seed: int = 0) -> SamModel:
 
 
 def fingerprint(module: nn.Module) -> str:
-    """SHA-256 over names, shapes and float32 bytes of all tensors; short form of 32 digits."""
+    """SHA-256 over names, shapes and float32 bytes of all tensors, the first 32 digits."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
@@ -172,11 +176,11 @@ def fingerprint(module: nn.Module) -> str:
 
 
 def fit_encoder_weights(weights: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Interpolate position embeddings to another input size; other tensors pass through.
+    """Interpolate position embeddings to another input size; other tensors stay as they are.
 
     Args:
         weights: state of a SAM vision encoder.
-        target: state of an encoder that differs in its input size only.
+        target: state of an encoder that differs only in its input size.
 
     Returns:
         `weights` in the shapes of `target`: absolute positions bicubic, tables of the global
@@ -196,16 +200,16 @@ def fit_encoder_weights(weights: dict[str, Tensor], target: dict[str, Tensor]) -
 
 
 def load_meta_checkpoint(path: Path) -> SamModel:
-    """Read an original `sam_vit_*.pth`; the sizes are read off its tensors.
+    """Read an original `sam_vit_*.pth`; the shapes of its tensors give the sizes.
 
     Raises:
-        InputError: not a file, unreadable, or not the tensors of a SAM.
+        InputError: there is no such file, it is unreadable, or it has other tensors than a SAM.
     """
     if not path.is_file():
         raise InputError(f"base: expected a Meta SAM checkpoint, got no file at {path}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen types for a broken file
+    except Exception as error:  # torch raises many types for a broken file
         raise InputError(f"base {path}: expected a torch checkpoint, got {error!r:.80}") from error
     if not isinstance(state, dict) or "image_encoder.patch_embed.proj.weight" not in state:
         raise InputError(f"base {path}: expected the tensors of Meta's SAM, got other content")
@@ -219,7 +223,7 @@ def load_meta_checkpoint(path: Path) -> SamModel:
 
 
 def config_from_meta(state: dict[str, Tensor]) -> SamConfig:
-    """Sizes of a Meta checkpoint from the shapes of its tensors."""
+    """Derive the sizes of a Meta checkpoint from the shapes of its tensors."""
     hidden, _, patch, _ = state["image_encoder.patch_embed.proj.weight"].shape
     grid = state["image_encoder.pos_embed"].shape[1]
     depth = 1 + max(_layer_numbers(state, r"image_encoder\.blocks\.(\d+)\."))
@@ -290,7 +294,7 @@ _RENAMES: tuple[tuple[str, str], ...] = (
 
 
 def convert_meta_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename Meta's tensors to transformers' names; values stay as they are."""
+    """Rename Meta's tensors to transformers' names."""
     converted = {}
     for name, tensor in state.items():
         for pattern, replacement in _RENAMES:
@@ -303,11 +307,11 @@ def convert_meta_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class SingleMaskDecoder(SamMaskDecoder):
-    """SAM's mask decoder that answers with the mask of its first token only.
+    """SAM's mask decoder that returns the mask of its first token only.
 
-    SAM's other three masks answer ambiguous clicks; a box is not ambiguous. Their tokens stay,
+    SAM's other three masks are for ambiguous clicks; a box is not ambiguous. Their tokens stay,
     because the tokens attend to each other: without them the first mask would change. What only
-    served their masks (hypernetworks, quality outputs) is left out.
+    their masks need (hypernetworks, quality outputs) is left out.
     """
 
     def __init__(self, config: SamMaskDecoderConfig) -> None:
@@ -325,7 +329,7 @@ class SingleMaskDecoder(SamMaskDecoder):
 
 
 def single_mask_decoder_weights(decoder: SamMaskDecoder) -> dict[str, Tensor]:
-    """State of a whole SAM mask decoder for a `SingleMaskDecoder`."""
+    """Select the tensors of a SAM mask decoder that a `SingleMaskDecoder` has."""
     weights = {}
     for name, tensor in decoder.state_dict().items():
         if re.match(r"output_hypernetworks_mlps\.[1-9]", name):
@@ -337,11 +341,11 @@ def single_mask_decoder_weights(decoder: SamMaskDecoder) -> dict[str, Tensor]:
 class Float32PositionalEmbedding(SamPositionalEmbedding):
     """SAM's random Fourier features in float32, also in a cast model and under autocast.
 
-    In bfloat16 a coordinate has eight bits: neighbouring pixels of a 512 input would coincide.
+    In bfloat16 a coordinate has eight bits, so neighbouring pixels of a 512 input would coincide.
     """
 
     def forward(self, input_coords: Tensor, input_shape: tuple[int, int] | None = None) -> Tensor:
-        """Features of points (..., 2), in pixels of `input_shape` or in [0, 1]; see transformers."""
+        """Encode points (..., 2), in pixels of `input_shape` or in [0, 1]; see transformers."""
         with torch.autocast(input_coords.device.type, enabled=False):
             return super().forward(input_coords.float(), input_shape)
 
@@ -371,7 +375,7 @@ def load_decoders(decoders: list[SingleMaskDecoder], sam: SamModel) -> None:
 
 
 def _rename_mlp_layers(name: str, state: dict[str, Tensor]) -> str:
-    """Meta numbers the layers of its small MLPs; transformers names the first and the last."""
+    """Meta numbers the layers of its MLPs; transformers names the first and the last."""
     match = re.match(r"(.*(?:output_hypernetworks_mlps\.\d+|iou_prediction_head))\.layers\.(\d+)\.(.*)", name)
     if match is None:
         return name
@@ -387,7 +391,7 @@ def _layer_numbers(state: dict[str, Tensor], pattern: str) -> list[int]:
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
+def _hidden_progress_bars() -> Iterator[None]:
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig, SamConfig
 
 from amodal.errors import check_settings
 from amodal.models.bases.sam import sam_at_size
+from amodal.models.increments import Origin
 
 
 class PlugConfig(PreTrainedConfig):
@@ -15,34 +16,35 @@ class PlugConfig(PreTrainedConfig):
 
     Paper defaults are those of PLUG section 4.2. The rows of its table 2 are: fine-tuning
     (`point_loss=False, refine=False, parallel_lora=False, visible_branch=False`), then
-    `point_loss`, `refine` (with `visible_branch`, which it fuses) and `parallel_lora` switched on
-    one after the other; pretrained SAM is `lora_rank=0` untrained, given the amodal box.
+    `point_loss`, `refine` (with `visible_branch`, whose mask it fuses) and `parallel_lora` switched
+    on one after the other. Its first row, pretrained SAM, is an untrained model with `lora_rank=0`
+    that gets the amodal box.
 
     Args:
         sam: configuration of the base (`SamConfig` or its dictionary).
         base: where the base came from: `name_or_path`, `revision`, `fingerprint`.
         image_size: side of the square network input in pixels.
-        lora_rank: rank of each adapter; 0 leaves the encoder as it is.
-        lora_alpha: LoRA scale numerator; `None` means the rank.
-        parallel_lora: one adapter set a branch instead of one for both.
-        visible_branch: predict the visible mask with a decoder of its own.
+        lora_rank: rank of each adapter; 0 for an encoder without adapters.
+        lora_alpha: LoRA scale numerator; None means the rank.
+        parallel_lora: one adapter set per branch instead of one for both.
+        visible_branch: predict the visible mask with its own decoder.
         point_loss: add Eq. 10 to the losses.
         refine: fuse both coarse masks in the refine module (Eq. 11).
-        refine_blocks: ResNet blocks in the refine module.
-        refine_channels: their width.
-        epsilon: neighbourhood of the uncertainty (Eq. 6-7).
-        num_points: K, points a mask in the point loss.
-        oversample: n, candidates are n * K.
+        refine_blocks: number of ResNet blocks in the refine module.
+        refine_channels: width of these blocks.
+        epsilon: size of the neighbourhood of the uncertainty (Eq. 6-7).
+        num_points: K, number of points per mask in the point loss.
+        oversample: n; there are n * K candidates.
         importance: c, share of the K points that are the most uncertain candidates.
         alpha: weight of the extra BCE in Eq. 10.
         beta: weight of the uncertainty in Eq. 10.
-        dice_weight: weight of a Dice loss beside BCE (0 in the paper).
+        dice_weight: weight of an additional Dice loss (0 in the paper).
         iou_weight: weight of SAM's mask-quality loss, which makes `iou_scores` meaningful
             (0 in the paper, which reports no score).
-        train_base: train the image encoder along (the paper freezes it).
+        train_base: also train the image encoder (the paper freezes it).
         crop_scale: side of the crop relative to the visible box.
         mask_threshold: probability above which a pixel is foreground.
-        box_source: box the model is prompted with, `"visible"` or `"amodal"` (table 2, row 1).
+        box_source: box that prompts the model, `"visible"` or `"amodal"` (table 2, row 1).
     """
 
     model_type = "plug"
@@ -75,7 +77,7 @@ class PlugConfig(PreTrainedConfig):
         **kwargs: Any,
     ) -> None:
         self.sam = sam.to_dict() if isinstance(sam, SamConfig) else (sam or SamConfig().to_dict())
-        self.base = base or {"name_or_path": None, "revision": None, "fingerprint": None}
+        self.base = base or Origin().record()
         self.image_size = image_size
         self.lora_rank = lora_rank
         self.lora_alpha = lora_alpha
@@ -102,11 +104,11 @@ class PlugConfig(PreTrainedConfig):
 
     @property
     def num_branches(self) -> int:
-        """Adapter sets that see the image: 2 with parallel LoRA, otherwise 1."""
+        """Number of adapter sets: 2 with parallel LoRA, otherwise 1."""
         return 2 if self.parallel_lora and self.visible_branch and self.lora_rank > 0 else 1
 
     def sam_config(self) -> SamConfig:
-        """The base's configuration at this model's input size."""
+        """Return the base's configuration at this model's input size."""
         return sam_at_size(self.sam, self.image_size)
 
     def _check(self) -> None:
@@ -120,7 +122,9 @@ class PlugConfig(PreTrainedConfig):
             "num_points: expected 1 or more": self.num_points >= 1,
             "oversample: expected 1 or more": self.oversample >= 1,
             "importance: expected a number in [0, 1]": 0 <= self.importance <= 1,
-            "refine: needs visible_branch=True, it fuses both masks": (self.visible_branch or not self.refine),
+            "refine: expected False without visible_branch, because it fuses both masks": (
+                self.visible_branch or not self.refine
+            ),
             "crop_scale: expected 1 or more": self.crop_scale >= 1,
             "mask_threshold: expected a number in (0, 1)": 0 < self.mask_threshold < 1,
             "box_source: expected 'visible' or 'amodal'": self.box_source in ("visible", "amodal"),

@@ -1,9 +1,9 @@
 """PLUG: visible and amodal masks of the objects in given boxes (PLUG section 3).
 
-Reads as the paper: image encoder with parallel LoRA (3.3), prompt encoder, two mask decoders
+The order is that of the paper: image encoder with parallel LoRA (3.3), prompt encoder, two mask decoders
 (Eq. 5), refine module guided by uncertainty (Eq. 6-8, 11).
 
-Axes: B images (or crops), P prompts (objects) an image, C channels, H W input pixels,
+Axes: B images (or crops), P prompts (objects) per image, C channels, H W input pixels,
 h w feature cells.
 """
 
@@ -45,11 +45,11 @@ class PlugOutput(ModelOutput):
     """What `PlugModel` predicts, at the full resolution of its input.
 
     Attributes:
-        pred_masks: (B, P, H, W) final amodal logits; refined if the model refines.
+        pred_masks: (B, P, H, W) final amodal logits; refined if the model has a refine module.
         coarse_amodal_logits: (B, P, H, W) from the amodal decoder.
-        visible_logits: (B, P, H, W) from the inmodal decoder; None without visible branch.
+        visible_logits: (B, P, H, W) from the visible decoder; None without visible branch.
         amodal_uncertainty: (B, P, H, W) in [0, ln 2] of the coarse amodal mask (Eq. 6).
-        visible_uncertainty: (B, P, H, W) likewise of the visible mask, or None.
+        visible_uncertainty: (B, P, H, W) of the visible mask likewise; None without visible branch.
         iou_scores: (B, P) predicted quality of the amodal mask, about [0, 1].
     """
 
@@ -63,11 +63,11 @@ class PlugOutput(ModelOutput):
 
 @dataclass(frozen=True)
 class BoxPrompts:
-    """Boxes as the mask decoders take them.
+    """Embedded boxes, the inputs of the mask decoders.
 
     Attributes:
         sparse: (B, P, 2, C) embeddings of the corners.
-        dense: (B, C, h, w) embedding of no mask.
+        dense: (B, C, h, w) embedding for "no mask prompt".
         positions: (1, C, h, w) of the image tokens.
     """
 
@@ -102,7 +102,7 @@ class PlugModel(PreTrainedModel):
                     config.lora_rank,
                     alpha=config.lora_alpha,
                     num_branches=config.num_branches,
-                    parts_here=index == 0,
+                    splits_branches=index == 0,
                 )
         self.prompt_encoder = SamPromptEncoder(sam)
         self.prompt_encoder.shared_embedding = Float32PositionalEmbedding(sam.vision_config)
@@ -116,7 +116,7 @@ class PlugModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Parts of ours and of SAM initialise themselves; `from_base` then loads the base."""
+        """All parts initialise themselves; `from_base` then loads the base."""
         if isinstance(module, ParallelLora):
             module.reset_parameters()
 
@@ -124,7 +124,7 @@ class PlugModel(PreTrainedModel):
         """Freeze the base; train adapters, prompt encoder, decoders and refine module.
 
         The Fourier features are fixed, as in SAM, and so are the parts of the prompt encoder
-        that a box does not reach (points and masks).
+        that serve points and masks.
         """
         self.requires_grad_(True)
         self.vision_encoder.requires_grad_(self.config.train_base)
@@ -139,7 +139,7 @@ class PlugModel(PreTrainedModel):
             *prompts.point_embed[:2],
         ):
             frozen.requires_grad_(False)
-        for decoder in self.decoders():  # the visible mask's quality is never read
+        for decoder in self.decoders():  # the quality of the visible mask is not used
             scored = self.config.iou_weight > 0 and decoder is self.amodal_decoder
             decoder.iou_prediction_head.requires_grad_(scored)
 
@@ -152,29 +152,29 @@ class PlugModel(PreTrainedModel):
         super().gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs)
 
     def get_input_embeddings(self) -> None:
-        """None: there are no word embeddings, for which FSDP2 and others ask every transformers model."""
+        """Return None: there are no word embeddings, which FSDP2 asks every transformers model for."""
         return None
 
     def decoders(self) -> list[SingleMaskDecoder]:
-        """The mask decoders that exist, inmodal first."""
+        """Return the mask decoders of this model, visible first."""
         return [d for d in (self.visible_decoder, self.amodal_decoder) if d is not None]
 
     def encode(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed images for both branches in one pass over a doubled batch.
+        """Encode images for both branches in one pass over a doubled batch.
 
         Args:
             pixel_values: (B, 3, H, W) normalised.
 
         Returns:
-            Inmodal and amodal image embeddings E_v, E_a, each (B, C, h, w); the same tensor
-            twice where one adapter set serves both.
+            Visible and amodal image embeddings E_v, E_a, each (B, C, h, w); the same tensor twice if
+            one adapter set serves both.
         """
         encoder = self.vision_encoder
         x = encoder.patch_embed(pixel_values)  # (B, h, w, C)
         if encoder.pos_embed is not None:
-            x = x + encoder.pos_embed.to(x.dtype)  # autocast: the residual stays narrow
+            x = x + encoder.pos_embed.to(x.dtype)  # under autocast the residual stays in half precision
         for layer in encoder.layers:
-            x = layer(x)  # (branches * B, h, w, C) from the first on, where the branches part
+            x = layer(x)  # (branches * B, h, w, C) from the first layer on, which separates the branches
         embeddings = encoder.neck(x)
         if self.config.num_branches == 1:
             return embeddings, embeddings
@@ -182,11 +182,11 @@ class PlugModel(PreTrainedModel):
         return visible, amodal
 
     def embed_boxes(self, boxes: Tensor, dtype: torch.dtype) -> BoxPrompts:
-        """What both decoders need to know of the boxes.
+        """Embed boxes for both decoders.
 
         Args:
-            boxes: (B, P, 4) xyxy in the network's frame.
-            dtype: of the image embeddings.
+            boxes: (B, P, 4) xyxy in pixels of the network's input.
+            dtype: that of the image embeddings.
         """
         sparse, dense = self.prompt_encoder(
             input_points=None, input_labels=None, input_boxes=boxes.float(), input_masks=None
@@ -199,12 +199,12 @@ class PlugModel(PreTrainedModel):
         """Decode all prompts of all images in one call (Eq. 5).
 
         Args:
-            decoder: inmodal or amodal decoder.
+            decoder: visible or amodal decoder.
             embeddings: (B, C, h, w).
-            prompts: of P boxes an image.
+            prompts: of P boxes per image.
 
         Returns:
-            logits (B, P, H, W) at input resolution and predicted quality (B, P).
+            Logits (B, P, H, W) at input resolution and predicted quality (B, P).
         """
         positions = prompts.positions.expand_as(embeddings)
         logits, quality = decoder(embeddings, positions, prompts.sparse, prompts.dense)
@@ -216,7 +216,7 @@ class PlugModel(PreTrainedModel):
 
         Args:
             pixel_values: (B, 3, H, W), H = W = `config.image_size`, normalised by the processor.
-            input_boxes: (B, P, 4) xyxy boxes of the visible parts in the same frame.
+            input_boxes: (B, P, 4) xyxy boxes of the visible parts in pixels of the same input.
 
         Returns:
             `PlugOutput`; all maps (B, P, H, W).
@@ -227,12 +227,12 @@ class PlugModel(PreTrainedModel):
     def predict(
         self, pixel_values: Tensor, visible_embeddings: Tensor, amodal_embeddings: Tensor, input_boxes: Tensor
     ) -> PlugOutput:
-        """What follows the encoder: both decoders, uncertainty, refine module.
+        """Run what follows the encoder: both decoders, uncertainty, refine module.
 
         Args:
             pixel_values: (B, 3, H, W) in the model's precision.
             visible_embeddings: (B, C, h, w) of `encode`; `amodal_embeddings` likewise.
-            input_boxes: (B, P, 4) as for `forward`; several calls can share one encoding.
+            input_boxes: (B, P, 4) as in `forward`; several calls can share one encoding.
 
         Returns:
             `PlugOutput`; all maps (B, P, H, W).
@@ -255,7 +255,7 @@ class PlugModel(PreTrainedModel):
         return output
 
     def _refine(self, module: RefineModule, image: Tensor, output: PlugOutput) -> Tensor:
-        """Eq. 11: a correction of the coarse amodal logits from all that is known so far."""
+        """Predict the correction of the coarse amodal logits (Eq. 11)."""
         assert output.visible_logits is not None and output.coarse_amodal_logits is not None
         assert output.visible_uncertainty is not None and output.amodal_uncertainty is not None
         B, P, H, W = output.visible_logits.shape
@@ -270,9 +270,9 @@ class PlugModel(PreTrainedModel):
         return correction.reshape(B, P, H, W)
 
     def _recomputed(self, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
-        """Call; with gradient checkpointing what lies inside is computed again in the backward pass.
+        """Call a function; with gradient checkpointing the backward pass computes it a second time.
 
-        The encoder's further layers do this by themselves, as transformers' layers do.
+        The encoder's layers do this themselves, as transformers' layers do.
         """
         if not (self.vision_encoder.gradient_checkpointing and self.training):
             return function(*inputs)

@@ -1,9 +1,10 @@
-"""Pixels in, pixels out: crops for PLUG's network and masks back in the photograph."""
+"""PLUG's inputs: crops around visible boxes, or a whole image, resized to the network's square."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,24 +12,23 @@ import torch
 from torch import Tensor
 from transformers.image_processing_base import ImageProcessingMixin
 
+from amodal.errors import InputError
+from amodal.models.bases.sam import IMAGE_MEAN, IMAGE_STD
+from amodal.models.increments import resolve_folder, upload
 from amodal.models.plug.configuration import PlugConfig
 from amodal.ops.arrays import Window
 from amodal.ops.boxes import boxes_to_crop, crop_window
 from amodal.ops.masks import crop_and_resize
 
-# ImageNet mean and deviation on the 0-1 scale, as SAM was trained with.
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
-
 
 @dataclass
 class PlugInputs:
-    """One crop a row, ready for `PlugModel`; a crop shows one object, a whole picture all of them.
+    """Inputs of `PlugModel`: N crops with one object each, or one whole image with P objects.
 
     Attributes:
         pixel_values: (N, 3, S, S) normalised crops.
-        input_boxes: (N, P, 4) visible boxes xyxy in the crop's S x S frame.
-        windows: N crop windows (x0, y0, x1, y1) in image pixels.
+        input_boxes: (N, P, 4) visible boxes xyxy in pixels of the S x S crop.
+        windows: N crop windows (x0, y0, x1, y1) in pixels of the image.
         size: (H, W) of the image.
     """
 
@@ -39,10 +39,10 @@ class PlugInputs:
 
 
 class PlugProcessor(ImageProcessingMixin):
-    """Cuts twice the visible box around each object, resized to the network's square.
+    """Crops a window of twice the visible box around each object and resizes it to the network's square.
 
     The pixel rule is C2F-Seg's, which PLUG section 4.2 follows: the window is clipped to the
-    image without padding and resized without keeping its aspect.
+    image without padding and resized without keeping its aspect ratio.
 
     Args:
         image_size: side of the network's square input.
@@ -65,20 +65,55 @@ class PlugProcessor(ImageProcessingMixin):
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
 
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        max_shard_size: int | str | None = None,
+    ) -> None:
+        """Write the settings to `preprocessor_config.json`.
+
+        Args:
+            save_directory: folder to create or fill.
+            push_to_hub: upload the folder as well.
+            repo_id: hub repository to upload to; named as the folder if None.
+            max_shard_size: passed by transformers' `push_to_hub`; has no effect.
+        """
+        super().save_pretrained(str(save_directory))
+        if push_to_hub:
+            upload(Path(save_directory), repo_id)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, revision: str | None = None
+    ) -> PlugProcessor:
+        """Load the processor of a bundled name, folder or hub id.
+
+        Raises:
+            InputError: there is no such model, or it has no `preprocessor_config.json`.
+        """
+        folder = resolve_folder(pretrained_model_name_or_path, revision)
+        try:
+            return super().from_pretrained(str(folder))
+        except OSError as error:
+            raise InputError(f"model {folder}: expected a processor in preprocessor_config.json, got none") from error
+
     @classmethod
     def from_config(cls, config: PlugConfig) -> PlugProcessor:
-        """The processor that belongs to a model."""
+        """Make the processor that belongs to a model."""
         return cls(image_size=config.image_size, crop_scale=config.crop_scale)
 
     def __call__(self, image: npt.NDArray[np.uint8], boxes_xyxy: npt.NDArray[np.floating]) -> PlugInputs:
-        """Prepare all objects of one image.
+        """Prepare all objects of one image, one crop per object.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            boxes_xyxy: (N, 4) visible boxes in image pixels, inside the image.
+            boxes_xyxy: (N, 4) visible boxes in pixels of the image, inside it.
 
         Returns:
-            `PlugInputs` with N rows.
+            `PlugInputs` with N crops.
         """
         size = (image.shape[0], image.shape[1])
         crops, boxes, windows = [], [], []
@@ -91,14 +126,14 @@ class PlugProcessor(ImageProcessingMixin):
         return PlugInputs(pixels, torch.from_numpy(np.stack(boxes)).float(), windows, size)
 
     def whole(self, image: npt.NDArray[np.uint8], boxes_xyxy: npt.NDArray[np.floating]) -> PlugInputs:
-        """Prepare a whole picture for all of its objects at once.
+        """Prepare a whole image for all of its objects at once.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            boxes_xyxy: (P, 4) visible boxes in image pixels, inside the image.
+            boxes_xyxy: (P, 4) visible boxes in pixels of the image, inside it.
 
         Returns:
-            `PlugInputs` with one row of P boxes.
+            `PlugInputs` with one crop, the whole image, and P boxes.
         """
         size = (image.shape[0], image.shape[1])
         window = (0, 0, size[1], size[0])
@@ -107,7 +142,7 @@ class PlugProcessor(ImageProcessingMixin):
         return PlugInputs(pixels, torch.from_numpy(boxes[None]).float(), [window], size)
 
     def normalize(self, crops: npt.NDArray[np.uint8]) -> Tensor:
-        """(N, S, S, 3) uint8 RGB to (N, 3, S, S) float32."""
+        """(N, S, S, 3) uint8 RGB to (N, 3, S, S) float32, normalised."""
         mean = torch.tensor(self.image_mean).view(3, 1, 1)
         std = torch.tensor(self.image_std).view(3, 1, 1)
         return (torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255 - mean) / std

@@ -1,3 +1,5 @@
+"""AURA's occlusion encoders, and the true map and rates that they learn."""
+
 from __future__ import annotations
 
 import pytest
@@ -18,7 +20,7 @@ def test_true_map_is_the_papers() -> None:
     assert truth.tolist() == [[1, 1, 2, 2], [1, 1, 0, 0]]
 
 
-def test_visible_that_spills_outside_amodal_stays_visible() -> None:
+def test_visible_pixels_outside_the_amodal_mask_stay_visible() -> None:
     truth = occlusion_map(torch.from_numpy(mask("##.")), torch.from_numpy(mask(".##")))
     assert truth.tolist() == [[1, 1, 2]]
 
@@ -31,7 +33,7 @@ def test_rates_by_hand() -> None:
     assert occlusion_rates(visible, amodal).tolist() == [0.75, 0.0, 0.0]
 
 
-def test_new_condition_encoder_passes_the_embedding_on() -> None:
+def test_new_condition_encoder_returns_the_embedding_unchanged() -> None:
     encoder = OcclusionConditionEncoder(8)
     refined = torch.randn(5, 8)
     aware, rates = encoder(refined)
@@ -59,7 +61,7 @@ def test_spatial_encoder_keeps_resolution(count: int) -> None:
     assert logits.shape == (count, 3, 9, 12)
 
 
-def test_spatial_encoder_pulls_at_both_masks() -> None:
+def test_spatial_encoder_trains_both_masks() -> None:
     visible, amodal = (torch.randn(2, 8, 8, requires_grad=True) for _ in range(2))
     encoder = SpatialOcclusionEncoder(4)
     torch.nn.functional.cross_entropy(encoder(visible, amodal), torch.ones(2, 8, 8, dtype=torch.long)).backward()
