@@ -1,4 +1,4 @@
-"""The bundled models: whole, small, quick, and as good as they say."""
+"""The bundled models: complete, small, fast, and as accurate as documented."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from transformers import SamModel
 from amodal import AmodalAssistant, AmodalSegmenter
 from amodal.cli.main import main
 from amodal.data.formats.reason_seg import read_reason_seg
-from amodal.evaluation.reason import AssistantAnswerer, evaluate_reason
+from amodal.evaluation.reason import evaluate_reason
 from amodal.inference.scene import Scene
-from amodal.metrics.strict import StrictIoU
-from amodal.models.bundled import WEIGHTS, bundled_models
-from amodal.models.increments import INCREMENT
+from amodal.metrics.mask_protocols import StrictIoU
+from amodal.models.increments import INCREMENT, WEIGHTS, bundled_models
 from amodal.ops.boxes import mask_to_box
 from amodal.synthetic.generate import synthesize
 from amodal.synthetic.questions import synthesize_questions
@@ -35,7 +34,7 @@ def segmenter() -> AmodalSegmenter:
     return AmodalSegmenter.from_pretrained("plug-tiny")
 
 
-def test_all_are_there_and_small() -> None:
+def test_all_models_are_there_and_small() -> None:
     assert bundled_models().keys() == {"aura-tiny", "plug-tiny", "sam-tiny"}
     size = {
         name: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -52,26 +51,26 @@ def test_sam_tiny_is_a_plain_transformers_model() -> None:
     assert model.config.vision_config.image_size == 128
 
 
-def test_held_out_scenes_score_as_before(segmenter: AmodalSegmenter) -> None:
-    """Golden: a floor well below the figures of docs/models.md, above every change by accident."""
+def test_held_out_scenes_reach_the_lower_bounds(segmenter: AmodalSegmenter) -> None:
+    """Lower bounds well below the scores in docs/models.md; an accidental change falls below them."""
     scores = StrictIoU()
     for seed in range(30_000, 30_012):
-        picture = render_scene(seed)
-        boxes = np.array([mask_to_box(thing.visible_mask) for thing in picture.objects])
-        for answer, thing in zip(segmenter.predict(picture.image, boxes), picture.objects, strict=True):
-            scores.update(answer.amodal_mask, thing.amodal_mask, thing.visible_mask, answer.visible_mask)
+        scene = render_scene(seed)
+        boxes = np.array([mask_to_box(obj.visible_mask) for obj in scene.objects])
+        for prediction, truth in zip(segmenter(scene.image, boxes).objects, scene.objects, strict=True):
+            scores.update(prediction.amodal_mask, truth.amodal_mask, truth.visible_mask, prediction.visible_mask)
     got = scores.compute()
     assert got["mIoU_full"] > FLOOR_FULL, got
     assert got["mIoU_visible"] > FLOOR_VISIBLE, got
 
 
-def test_an_object_takes_less_than_0_3_seconds(segmenter: AmodalSegmenter) -> None:
-    picture = render_scene(1)
-    boxes = np.array([mask_to_box(thing.visible_mask) for thing in picture.objects])
+def test_segmentation_takes_less_than_0_3_seconds_per_object(segmenter: AmodalSegmenter) -> None:
+    scene = render_scene(1)
+    boxes = np.array([mask_to_box(obj.visible_mask) for obj in scene.objects])
     seconds = []
-    for _ in range(4):  # the best of several: another process may hold the cores for a while
+    for _ in range(4):  # the best of several runs, because another process may occupy the cores
         start = time.perf_counter()
-        segmenter(picture.image, boxes)
+        segmenter(scene.image, boxes)
         seconds.append((time.perf_counter() - start) / len(boxes))
     assert min(seconds) < 0.3
 
@@ -79,9 +78,9 @@ def test_an_object_takes_less_than_0_3_seconds(segmenter: AmodalSegmenter) -> No
 def test_command_line_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from PIL import Image
 
-    picture = render_scene(7)
-    Image.fromarray(picture.image).save(tmp_path / "scene.png")
-    box = ",".join(f"{v:g}" for v in mask_to_box(picture.objects[0].visible_mask))
+    scene = render_scene(7)
+    Image.fromarray(scene.image).save(tmp_path / "scene.png")
+    box = ",".join(f"{v:g}" for v in mask_to_box(scene.objects[0].visible_mask))
     out = tmp_path / "out"
     assert main(["segment", str(tmp_path / "scene.png"), "--box", box, "--out", str(out), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
@@ -93,19 +92,19 @@ def test_command_line_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ]  # fmt: skip
 
 
-def test_aura_tiny_answers_held_out_questions_as_before(tmp_path: Path) -> None:
-    """Golden: fresh scenes, forms of asking that no training question used; floors well below docs/models.md."""
+def test_held_out_questions_reach_the_lower_bounds(tmp_path: Path) -> None:
+    """New scenes and question forms that no training question used; bounds well below docs/models.md."""
     annotations = synthesize("scenes", 15, 31_000, tmp_path / "scenes", progress=False)
     questions = tmp_path / "questions.json"
     synthesize_questions(annotations, questions, seed=5, words="held_out", progress=False)
     assistant = AmodalAssistant.from_pretrained("aura-tiny", dtype="float32")
-    answerer, dataset = AssistantAnswerer(assistant), read_reason_seg(questions, annotations)
-    got = evaluate_reason(answerer, dataset, max_conversations=60, progress=False).metrics
+    dataset = read_reason_seg(questions, annotations)
+    got = evaluate_reason(assistant, dataset, max_conversations=60, progress=False).metrics
     assert got["set_F1"] > FLOOR_F1, got
     assert got["gIoU_amodal"] > FLOOR_GIOU, got
 
 
-def test_ask_answers_offline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ask_works_offline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from PIL import Image
 
     Image.fromarray(render_scene(30_005).image).save(tmp_path / "scene.png")
@@ -117,7 +116,7 @@ def test_ask_answers_offline(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert (out / "overlay.png").is_file() and (out / "object_00_amodal.png").is_file()
 
 
-def test_info_counts_what_is_stored(capsys: pytest.CaptureFixture[str], segmenter: AmodalSegmenter) -> None:
+def test_info_counts_the_stored_parameters(capsys: pytest.CaptureFixture[str], segmenter: AmodalSegmenter) -> None:
     assert main(["info", "plug-tiny", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     stored = load_file(WEIGHTS / "plug-tiny" / INCREMENT)
@@ -127,6 +126,6 @@ def test_info_counts_what_is_stored(capsys: pytest.CaptureFixture[str], segmente
     assert printed["total"] == sum(tensor.numel() for tensor in everything.values()) - features
 
 
-def test_help_does_not_wait_for_torch() -> None:
+def test_help_does_not_import_torch() -> None:
     code = "import sys, amodal.cli.main; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'cv2')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

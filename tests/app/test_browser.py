@@ -1,4 +1,4 @@
-"""The demo in a real browser, and under load; needs a Chromium on this machine."""
+"""The demo in a real browser and under load; needs Chromium on this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import uvicorn
 from PIL import Image
 
 from amodal.app.demo import make_app
-from amodal.app.studio import Studio
+from amodal.app.images import DemoModels
 from amodal.inference.assistant import AmodalAssistant
 from amodal.inference.find import ObjectFinder
 from amodal.inference.segmenter import AmodalSegmenter
@@ -40,10 +40,10 @@ def address() -> Iterator[str]:
 
 @contextmanager
 def serving(assistant: Any) -> Iterator[str]:
-    """Address of a demo with the bundled segmenter and this assistant."""
+    """Serve a demo with the bundled segmenter and an assistant; yields its address."""
     segmenter = AmodalSegmenter.from_pretrained("plug-tiny", device="cpu")
-    studio = Studio(segmenter, ObjectFinder.from_pretrained(segmenter.base_name), assistant)
-    server = uvicorn.Server(uvicorn.Config(make_app(studio), port=0, log_level="warning"))
+    models = DemoModels(segmenter, ObjectFinder.from_pretrained(segmenter.base_name), assistant)
+    server = uvicorn.Server(uvicorn.Config(make_app(models), port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
@@ -73,19 +73,19 @@ def page(request: pytest.FixtureRequest, address: str) -> Iterator[Any]:
         browser.close()
 
 
-def idle(page: Any) -> None:
+def wait_until_idle(page: Any) -> None:
     page.wait_for_selector("#busy", state="hidden")
     page.wait_for_selector("#everything:not([disabled])")
 
 
-def example(page: Any) -> None:
+def open_example(page: Any) -> None:
     page.click("#examples button >> nth=0")
     page.wait_for_selector("#ink", state="visible")
-    idle(page)
+    wait_until_idle(page)
 
 
 def drag(page: Any, x0: float, y0: float, x1: float, y1: float) -> None:
-    """Draw a box, in shares of the picture."""
+    """Draw a box; the coordinates are shares of the image."""
     page.locator("#ink").scroll_into_view_if_needed()
     box = page.locator("#ink").bounding_box()
     page.mouse.move(box["x"] + x0 * box["width"], box["y"] + y0 * box["height"])
@@ -93,21 +93,21 @@ def drag(page: Any, x0: float, y0: float, x1: float, y1: float) -> None:
     page.mouse.move(box["x"] + x1 * box["width"], box["y"] + y1 * box["height"], steps=4)
     page.mouse.up()
     page.wait_for_timeout(100)
-    idle(page)
+    wait_until_idle(page)
 
 
 def test_boxes_and_points_become_objects(page: Any) -> None:
-    example(page)
+    open_example(page)
     drag(page, 0.1, 0.1, 0.5, 0.5)
     drag(page, 0.4, 0.4, 0.9, 0.9)
     page.click("#tool-point")
     box = page.locator("#ink").bounding_box()
     page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
     page.wait_for_timeout(100)
-    idle(page)
+    wait_until_idle(page)
     assert page.locator("#objects li").count() == 3
     page.click("#undo")
-    idle(page)
+    wait_until_idle(page)
     assert page.locator("#objects li").count() == 2
     page.click('[data-view="uncertainty"]')
     page.locator("#peel").fill("1")
@@ -116,14 +116,14 @@ def test_boxes_and_points_become_objects(page: Any) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_a_slip_is_no_box(page: Any) -> None:
-    example(page)
+def test_a_very_short_drag_makes_no_box(page: Any) -> None:
+    open_example(page)
     drag(page, 0.3, 0.3, 0.301, 0.5)
     assert page.locator("#objects li").count() == 0
 
 
-def test_what_is_downloaded_is_what_was_found(page: Any, tmp_path: Path) -> None:
-    example(page)
+def test_downloads_contain_the_scene(page: Any, tmp_path: Path) -> None:
+    open_example(page)
     drag(page, 0.2, 0.2, 0.7, 0.7)
     for form, file in (("scene", "scene.json"), ("coco", "annotations.json"), ("layers", "layers.json")):
         page.select_option("#form", form)
@@ -134,13 +134,13 @@ def test_what_is_downloaded_is_what_was_found(page: Any, tmp_path: Path) -> None
             assert json.loads(archive.read(file))
 
 
-def test_questions_are_answered_beside_the_picture(page: Any) -> None:
-    example(page)
+def test_questions_are_answered_beside_the_image(page: Any) -> None:
+    open_example(page)
     page.fill("#question", "What is <i>this</i>?")
     page.click("#send")
     page.wait_for_selector(".talk .it")
     assert page.inner_text(".talk .you") == "What is <i>this</i>?"
-    assert page.inner_text(".talk .it") == "Turn 1: it 0 <b>&"  # the server's text is never markup
+    assert page.inner_text(".talk .it") == "Turn 1: it 0 <b>&"  # text from the server is never markup
     assert page.locator(".talk .mark").count() == 1 and page.locator("#objects li").count() == 1
 
 
@@ -148,7 +148,7 @@ def test_the_bundled_assistant_answers_with_masks(page: Any) -> None:
     with serving(AmodalAssistant.from_pretrained("aura-tiny", device="cpu")) as place:
         page.goto(place)
         page.wait_for_selector("#examples button")
-        example(page)
+        open_example(page)
         page.fill("#question", "What is hidden most?")
         page.click("#send")
         page.wait_for_selector(".talk .it")
@@ -156,8 +156,8 @@ def test_the_bundled_assistant_answers_with_masks(page: Any) -> None:
         assert named >= 1 and page.locator("#objects li").count() == named
 
 
-def test_wrong_files_are_refused_in_words(page: Any, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("not a picture")
+def test_wrong_files_are_refused_with_a_message(page: Any, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("not an image")
     page.set_input_files("#file", tmp_path / "notes.txt")
     page.wait_for_selector("#message.bad")
     assert "expected an image file" in page.inner_text("#message")
@@ -171,13 +171,13 @@ def test_wrong_files_are_refused_in_words(page: Any, tmp_path: Path) -> None:
 
 
 def memory() -> int:
-    """Resident bytes of this process, which the server runs in."""
+    """Resident memory in bytes of this process, in which the server runs."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="needs /proc")
 def test_twenty_clients_at_once(address: str) -> None:
-    """No failure, a fair share for each, and memory that does not grow; AMODAL_LOAD_SECONDS=120 for longer."""
+    """No request fails, every client gets a fair share and memory does not grow; set AMODAL_LOAD_SECONDS for longer."""
     content = png((256, 256))
     deadline = time.monotonic() + LOAD_SECONDS
 
@@ -188,21 +188,19 @@ def test_twenty_clients_at_once(address: str) -> None:
                 files = {"image": ("a.png", content)}
                 answer = client.post("/api/segment", files=files, data={"prompts": '{"boxes": [[40, 40, 200, 200]]}'})
                 assert answer.status_code == 200, answer.text
-                key = client.post("/demo/pictures", files=files).json()["key"]
+                key = client.post("/demo/images", files=files).json()["key"]
                 prompts = {"boxes": [[60, 60, 180, 180]]}
-                assert client.post(f"/demo/pictures/{key}/segment", json=prompts).status_code == 200
-                assert client.get(f"/demo/pictures/{key}/view/overlay").status_code == 200
+                assert client.post(f"/demo/images/{key}/segment", json=prompts).status_code == 200
+                assert client.get(f"/demo/images/{key}/view/overlay").status_code == 200
                 served += 1
         return served
 
-    visit(99)  # caches and pools fill
+    visit(99)  # fills caches and memory pools
     before = memory()
     deadline = time.monotonic() + LOAD_SECONDS
     with ThreadPoolExecutor(20) as pool:
         served = list(pool.map(visit, range(20)))
     grown = memory() - before
-    print(
-        f"{sum(served)} rounds in {LOAD_SECONDS:g} s, {min(served)} to {max(served)} a client, {grown / 2**20:+.0f} MiB"
-    )
+    print(f"{sum(served)} rounds in {LOAD_SECONDS:g} s, {min(served)} to {max(served)} each, {grown / 2**20:+.0f} MiB")
     assert min(served) >= 1 and max(served) <= 2 * min(served) + 2
     assert grown < 200 * 2**20

@@ -1,4 +1,4 @@
-"""`amodal ask`: answers whose numbers are the overlay's, conversations, and refusals of one line."""
+"""`amodal ask`: answers with the numbers of the overlay, conversations, and errors of one line."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from amodal.cli.main import main
 from amodal.inference.scene import Scene
 from amodal.models.aura.generation import Dialogue
 from tests.cli.test_bad_input import refused
-from tests.models.aura import ANSWER, picture, small_aura
+from tests.models.aura import ANSWER, random_image, small_aura
 
 
 @pytest.fixture
-def photograph(tmp_path: Path) -> Path:
-    Image.fromarray(picture()).save(tmp_path / "photo.png")
+def image_file(tmp_path: Path) -> Path:
+    Image.fromarray(random_image()).save(tmp_path / "photo.png")
     return tmp_path / "photo.png"
 
 
@@ -32,7 +32,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def _spoken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The untrained model says `ANSWER` first, then that there is none."""
+    """Make the untrained model answer `ANSWER` in the first turn and "There is none." later."""
     answer = Dialogue.answer
 
     def say(self: Dialogue, longest: int, *, given: Any = None, on_part: Any = None) -> Any:
@@ -43,53 +43,53 @@ def _spoken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_spoken")
-def test_answer_has_the_numbers_of_the_overlay(
-    photograph: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_answer_has_the_numbers_of_the_overlay(
+    image_file: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    code = main(["ask", str(photograph), "What could I drink from?", "--model", str(model), "--out", str(out)])
+    code = main(["ask", str(image_file), "What could I drink from?", "--model", str(model), "--out", str(out)])
     shown = capsys.readouterr().out
     assert code == 0
     assert "You could use the mug [0], behind two books [1] [2]." in shown
     assert "3 objects" in shown
     scene = Scene.load(out)
-    assert [thing.phrase for thing in scene.objects] == ["the mug", "two books", "two books"]
+    assert [obj.phrase for obj in scene.objects] == ["the mug", "two books", "two books"]
     assert scene.question == "What could I drink from?"
     assert (out / "overlay.png").is_file()
     assert len(list(out.glob("object_*_amodal.png"))) == 3
 
 
 @pytest.mark.usefixtures("_spoken")
-def test_json_is_the_scene(photograph: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_the_scene(image_file: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    main(["ask", str(photograph), "What is it?", "--model", str(model), "--out", str(out), "--json"])
+    main(["ask", str(image_file), "What is it?", "--model", str(model), "--out", str(out), "--json"])
     content = json.loads(capsys.readouterr().out)
     assert content == json.loads((out / "scene.json").read_text())
     assert content["answer"] == "You could use the mug, behind two books."
 
 
 @pytest.mark.usefixtures("_spoken")
-def test_conversation_keeps_a_folder_a_turn(
-    photograph: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_conversation_has_one_folder_per_turn(
+    image_file: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = f"What could I drink from?\n\n{'x' * 1001}\nWhat else?\nexit\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(asked))
     out = tmp_path / "out"
-    assert main(["ask", str(photograph), "--model", str(model), "--out", str(out)]) == 0
+    assert main(["ask", str(image_file), "--model", str(model), "--out", str(out)]) == 0
     shown = capsys.readouterr().out
     assert sorted(folder.name for folder in out.iterdir()) == ["turn_01", "turn_02"]
     assert Scene.load(out / "turn_02").objects == []
     assert "There is none." in shown
-    assert "no object, no mask" in shown
+    assert "no objects" in shown
     assert "expected at most 1000 characters, got 1001" in re.sub(r"\s+", " ", shown)
 
 
-def test_mistakes_get_one_line(
-    photograph: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_invalid_inputs_get_one_line(
+    image_file: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    folder, photo = tmp_path, str(photograph)
+    (tmp_path / "broken.png").write_bytes(b"not an image")
+    folder, photo = tmp_path, str(image_file)
     monkeypatch.chdir(tmp_path)
     assert "question: expected words, got an empty one" in refused(capsys, folder, "ask", photo, " ")
     assert "question: expected at most 1000" in refused(capsys, folder, "ask", photo, "x" * 1001)

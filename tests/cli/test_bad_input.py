@@ -1,4 +1,4 @@
-"""A user's mistake gets one clear line on stderr, exit code 2, and nothing written."""
+"""Bad input gives one clear line on stderr and exit code 2, and nothing is written."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ training: {{steps: 2{training}}}
 
 
 @pytest.fixture
-def photograph(tmp_path: Path) -> Path:
+def image_file(tmp_path: Path) -> Path:
     Image.fromarray(np.full((60, 80, 3), 120, np.uint8)).save(tmp_path / "photo.png")
     return tmp_path / "photo.png"
 
 
 def refused(capsys: pytest.CaptureFixture[str], folder: Path, *arguments: str) -> str:
-    """Run the command line; returns the one line of a refusal, having checked that it is one."""
+    """Run the command line, check that it refuses the input, and return its line on stderr."""
     before = sorted(folder.rglob("*"))
     code = main(list(arguments))
     captured = capsys.readouterr()
@@ -50,15 +50,15 @@ def refused(capsys: pytest.CaptureFixture[str], folder: Path, *arguments: str) -
         ("200,10,300,40", "expected a box inside the 80 x 60 image"),
     ],
 )
-def test_boxes(capsys: pytest.CaptureFixture[str], photograph: Path, tmp_path: Path, box: str, message: str) -> None:
+def test_boxes(capsys: pytest.CaptureFixture[str], image_file: Path, tmp_path: Path, box: str, message: str) -> None:
     out = str(tmp_path / "out")
-    assert message in refused(capsys, tmp_path, "segment", str(photograph), "--box", box, "--out", out)
+    assert message in refused(capsys, tmp_path, "segment", str(image_file), "--box", box, "--out", out)
 
 
-def test_images(capsys: pytest.CaptureFixture[str], photograph: Path, tmp_path: Path) -> None:
+def test_images(capsys: pytest.CaptureFixture[str], image_file: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("hello")
-    whole = photograph.read_bytes()
+    whole = image_file.read_bytes()
     (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
     for name, message in {
         "missing.png": "does not exist",
@@ -71,8 +71,8 @@ def test_images(capsys: pytest.CaptureFixture[str], photograph: Path, tmp_path: 
         assert message in line
 
 
-def test_models(capsys: pytest.CaptureFixture[str], photograph: Path, tmp_path: Path) -> None:
-    common = ["segment", str(photograph), "--box", "1,1,30,30", "--out", str(tmp_path / "out")]
+def test_models(capsys: pytest.CaptureFixture[str], image_file: Path, tmp_path: Path) -> None:
+    common = ["segment", str(image_file), "--box", "1,1,30,30", "--out", str(tmp_path / "out")]
     assert "expected a bundled name" in refused(capsys, tmp_path, *common, "--model", "nonsense")
     assert "expected a bundled name" in refused(capsys, tmp_path, "info", "nonsense")
     (tmp_path / "model").mkdir()
@@ -106,7 +106,9 @@ def test_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         capsys, tmp_path, "data", "synthesize", "--kind", "scenes", "--count", "0", *out
     )
     (tmp_path / "broken.json").write_text("{")
-    assert "expected JSON" in refused(capsys, tmp_path, "evaluate", "--annotations", str(tmp_path / "broken.json"))
+    assert "expected JSON" in refused(
+        capsys, tmp_path, "evaluate", "masks", "--annotations", str(tmp_path / "broken.json")
+    )
 
 
 def test_usage(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -115,19 +117,19 @@ def test_usage(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "No such command" in refused(capsys, tmp_path, "paint")
 
 
-def test_anything_else_is_one_line_and_code_1(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, photograph: Path
+def test_any_other_error_gives_one_line_and_exit_code_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, image_file: Path
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("the disk is on fire")
 
     monkeypatch.setattr("amodal.io.images.load_image", broken)
-    assert main(["segment", str(photograph), "--box", "1,1,9,9"]) == 1
+    assert main(["segment", str(image_file), "--box", "1,1,9,9"]) == 1
     assert capsys.readouterr().err.splitlines() == [
-        "amodal: RuntimeError: the disk is on fire (AMODAL_DEBUG=1 shows where)"
+        "amodal: RuntimeError: the disk is on fire (set AMODAL_DEBUG=1 for the traceback)"
     ]
 
 
-def test_mode(capsys: pytest.CaptureFixture[str], photograph: Path, tmp_path: Path) -> None:
-    refusal = refused(capsys, tmp_path, "segment", str(photograph), "--box", "10,10,40,40", "--mode", "tiles")
+def test_mode(capsys: pytest.CaptureFixture[str], image_file: Path, tmp_path: Path) -> None:
+    refusal = refused(capsys, tmp_path, "segment", str(image_file), "--box", "10,10,40,40", "--mode", "tiles")
     assert "mode: expected one of crop, image, got 'tiles'" in refusal

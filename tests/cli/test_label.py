@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 
 from amodal.cli.main import main
-from amodal.data.readers import read_dataset
+from amodal.data.datasets import read_dataset
 from amodal.inference.exports.label_studio import from_task, to_tasks
 from amodal.inference.scene import Scene, SceneObject
 from tests.drawing import mask
 
 
-def photographs(folder: Path) -> Path:
+def save_images(folder: Path) -> Path:
     folder.mkdir()
     for name in ("a.png", "b.png"):
         Image.effect_noise((64, 48), 60).convert("RGB").save(folder / name)
@@ -25,7 +25,7 @@ def boxes_file(folder: Path) -> Path:
     content = {
         "images": [{"id": 1, "file_name": "a.png", "height": 48, "width": 64}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [8, 8, 30, 30]}],
-        "categories": [{"id": 1, "name": "thing"}],
+        "categories": [{"id": 1, "name": "object"}],
     }
     path = folder / "boxes.json"
     path.write_text(json.dumps(content))
@@ -39,8 +39,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return line
 
 
-def test_predictions_corrected_become_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    images = photographs(tmp_path / "photos")
+def test_corrected_predictions_become_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = save_images(tmp_path / "photos")
     tasks_file = tmp_path / "work" / "tasks.json"
     assert main(["label", "predict", str(images), "--out", str(tasks_file), "--boxes", str(boxes_file(tmp_path))]) == 0
     tasks = json.loads(tasks_file.read_text())
@@ -62,18 +62,18 @@ def test_predictions_corrected_become_a_dataset(tmp_path: Path, capsys: pytest.C
     assert dataset.categories[record.objects[0].category_id] == "shoe"
 
 
-def test_without_boxes_objects_are_looked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    images = photographs(tmp_path / "photos")
+def test_without_boxes_the_objects_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = save_images(tmp_path / "photos")
     assert main(["label", "predict", str(images), "--out", str(tmp_path / "t.json"), "--json"]) == 0
-    printed = json.loads(capsys.readouterr().out)  # and nothing of a bar
+    printed = json.loads(capsys.readouterr().out)  # without a progress bar
     tasks = json.loads((tmp_path / "t.json").read_text())
     parts = [r for t in tasks for r in t["predictions"][0]["result"] if r["type"] == "brushlabels"]
     assert printed["images"] == len(tasks) == 2
     assert 2 * printed["objects"] == len(parts)
 
 
-def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    images, out = photographs(tmp_path / "photos"), str(tmp_path / "out.json")
+def test_invalid_inputs_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, out = save_images(tmp_path / "photos"), str(tmp_path / "out.json")
     assert "folder: expected a folder" in refused(capsys, "label", "predict", str(tmp_path / "no"), "--out", out)
     both = ("--boxes", str(boxes_file(tmp_path)), "--detector", "x")
     assert "expected either --boxes or --detector" in refused(
@@ -91,11 +91,11 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrong.write_text('{"images": 3}')
     assert "expected a list of tasks" in refused(capsys, "label", "collect", str(wrong), "--out", out)
     wrong.write_text("{")
-    assert "export: expected Label Studio's JSON" in refused(capsys, "label", "collect", str(wrong), "--out", out)
-    wrong.write_text('[{"data": {"image": "a"}}]')
-    assert "expected tasks that someone annotated, got none among 1" in refused(
+    assert "expected a JSON file of Label Studio" in refused(
         capsys, "label", "collect", str(wrong), "--out", out
     )
+    wrong.write_text('[{"data": {"image": "a"}}]')
+    assert "expected annotated tasks, got none among 1" in refused(capsys, "label", "collect", str(wrong), "--out", out)
     assert not Path(out).exists()
 
 
@@ -105,7 +105,7 @@ def test_scenes_are_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     folder = Scene([SceneObject.from_masks(m, m)], (2, 4), pixels).save(tmp_path / "scene")
     Image.fromarray(pixels).save(tmp_path / "street.png")
     arguments = ["export", "scene", str(folder), "--to", "layers", "--out", str(tmp_path / "layers"), "--json"]
-    assert "expected one with its image" in refused(capsys, *arguments)
+    assert "expected a scene with its image" in refused(capsys, *arguments)
     assert main([*arguments, "--image", str(tmp_path / "street.png")]) == 0
     files = json.loads(capsys.readouterr().out)
     assert [Path(f).name for f in files] == ["00_object_00.png", "01_background.png", "layers.json"]

@@ -1,4 +1,4 @@
-"""`amodal segment` on several pictures."""
+"""`amodal segment` for folders of images, and its options."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ def test_a_folder_of_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out.startswith(f"Written: 2 frames and overlay.mp4 in {out}")
 
 
-def test_the_precision_reaches_the_segmenter(
+def test_the_precision_is_passed_to_the_segmenter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture = tmp_path / "a.png"
-    Image.effect_noise((48, 32), 60).convert("RGB").save(picture)
-    seen: list[torch.dtype] = []
-    answer = AmodalSegmenter.segment_batch
+    image = tmp_path / "a.png"
+    Image.effect_noise((48, 32), 60).convert("RGB").save(image)
+    dtypes: list[torch.dtype] = []
+    segment_batch = AmodalSegmenter.segment_batch
 
-    def note(self: AmodalSegmenter, *args: Any, **kwargs: Any) -> list[Scene]:
-        seen.append(self.dtype)
-        return answer(self, *args, **kwargs)
+    def record(self: AmodalSegmenter, *args: Any, **kwargs: Any) -> list[Scene]:
+        dtypes.append(self.dtype)
+        return segment_batch(self, *args, **kwargs)
 
-    monkeypatch.setattr(AmodalSegmenter, "segment_batch", note)
-    command = ["segment", str(picture), "--box", "5,5,30,30", "--out", str(tmp_path / "out"), "--dtype"]
+    monkeypatch.setattr(AmodalSegmenter, "segment_batch", record)
+    command = ["segment", str(image), "--box", "5,5,30,30", "--out", str(tmp_path / "out"), "--dtype"]
     for name in ("float32", "bfloat16"):
         assert main([*command, name]) == 0
-    assert seen == [torch.float32, torch.bfloat16]
+    assert dtypes == [torch.float32, torch.bfloat16]
     capsys.readouterr()
     assert main([*command, "int9"]) == 2
     assert capsys.readouterr().err == "amodal: dtype: expected one of auto, float32, bfloat16, int8, got 'int9'\n"

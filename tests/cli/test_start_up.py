@@ -1,4 +1,4 @@
-"""The command line starts without what only its commands need; modules are counted, not seconds."""
+"""The command line starts without importing the heavy modules that only its commands need."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ MODULES = sorted(path.stem for path in Path(amodal.cli.__file__).parent.glob("*.
 
 
 def loaded_by(code: str) -> set[str]:
-    """Top-level modules of a fresh interpreter that ran `code`."""
+    """Top-level modules that a new interpreter has imported after running `code`."""
     program = f"import sys, json\n{code}\nprint('\\n' + json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_no_module_of_the_command_line_imports_anything_heavy() -> None:
+def test_modules_of_the_command_line_import_nothing_heavy() -> None:
     assert "main" in MODULES
     found = loaded_by("\n".join(f"import amodal.cli.{name}" for name in MODULES))
     assert not found & HEAVY
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["segment", "--help"], ["data", "--help"], ["--version"]])
-def test_help_waits_for_nothing_heavy(arguments: list[str]) -> None:
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     found = loaded_by(f"from amodal.cli.main import main\nassert main({arguments!r}) == 0")
     assert "typer" in found
     assert not found & HEAVY

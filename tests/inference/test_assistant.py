@@ -1,4 +1,4 @@
-"""Conversations: nothing is read twice, markup never shows, a batch answers as one by one."""
+"""Conversations: nothing is encoded twice, markup is never shown, and a batch gives the same replies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from amodal.inference.assistant import AmodalAssistant, Reply
 from amodal.inference.scene import Scene
 from amodal.models.aura.generation import AnswerStream
 from amodal.models.aura.prompts import TextPart, answer_parts, phrases, turn_template
-from tests.models.aura import ANSWER, picture, small_aura, small_mllm
+from tests.models.aura import ANSWER, random_image, small_aura, small_mllm
 
 QUESTION = "What could I drink from?"
 SPOKEN = "You could use the mug, behind two books."
@@ -25,45 +25,45 @@ def assistant(tmp_path: Path) -> AmodalAssistant:
     return AmodalAssistant(small_aura(tmp_path))
 
 
-def counted(module: torch.nn.Module) -> list[int]:
-    """A list that grows by the batch size of each call of `module`."""
+def count_calls(module: torch.nn.Module) -> list[int]:
+    """A list to which the batch size of each call of `module` is appended."""
     calls: list[int] = []
     module.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0]) if inputs else 1))
     return calls
 
 
-def same(a: Reply, b: Reply) -> None:
+def assert_same(a: Reply, b: Reply) -> None:
     assert a.text == b.text
-    assert [thing.phrase for thing in a.scene.objects] == [thing.phrase for thing in b.scene.objects]
+    assert [obj.phrase for obj in a.scene.objects] == [obj.phrase for obj in b.scene.objects]
     for one, other in zip(a.scene.objects, b.scene.objects, strict=True):
         np.testing.assert_array_equal(one.amodal_mask, other.amodal_mask)
         np.testing.assert_array_equal(one.visible_mask, other.visible_mask)
 
 
-def test_reply_has_words_objects_and_phrases(assistant: AmodalAssistant) -> None:
-    reply = assistant.ask(picture(), QUESTION, answer=ANSWER)
+def test_a_reply_has_text_objects_and_phrases(assistant: AmodalAssistant) -> None:
+    reply = assistant.ask(random_image(), QUESTION, answer=ANSWER)
     assert reply.text == SPOKEN
-    assert [thing.phrase for thing in reply.scene.objects] == ["the mug", "two books", "two books"]
+    assert [obj.phrase for obj in reply.scene.objects] == ["the mug", "two books", "two books"]
     assert reply.scene.size == (40, 56)
     assert (reply.scene.question, reply.scene.answer) == (QUESTION, SPOKEN)
     assert reply.occlusion_rates is not None and len(reply.occlusion_rates) == 3
-    for thing in reply.scene.objects:
-        assert not (thing.visible_mask & ~thing.amodal_mask).any()
+    for obj in reply.scene.objects:
+        assert not (obj.visible_mask & ~obj.amodal_mask).any()
 
 
-def test_answer_without_an_object_has_no_mask(assistant: AmodalAssistant) -> None:
-    decoder = counted(assistant.model.amodal_decoder)
-    reply = assistant.ask(picture(), QUESTION, answer="There is none.")
+def test_an_answer_without_objects_has_no_masks(assistant: AmodalAssistant) -> None:
+    decoder = count_calls(assistant.model.amodal_decoder)
+    reply = assistant.ask(random_image(), QUESTION, answer="There is none.")
     assert (reply.text, reply.scene.objects, reply.occlusion_rates) == ("There is none.", [], ())
     assert decoder == []
 
 
-def test_later_turns_call_no_vision_encoder_and_read_only_what_is_new(assistant: AmodalAssistant) -> None:
+def test_later_turns_call_no_vision_encoder_and_process_new_tokens_only(assistant: AmodalAssistant) -> None:
     model = assistant.model
-    tower, backbone = counted(model.mllm.model.vision_tower), counted(model.vision_encoder)
+    tower, backbone = count_calls(model.mllm.model.vision_tower), count_calls(model.vision_encoder)
     widths: list[int] = []
     model.mllm.get_input_embeddings().register_forward_hook(lambda _, inputs, __: widths.append(inputs[0].shape[1]))
-    chat = assistant.chat(picture())
+    chat = assistant.chat(random_image())
     chat.ask(QUESTION, max_new_tokens=6)
     assert (len(tower), len(backbone)) == (1, 1)
     first = widths[0]
@@ -71,19 +71,19 @@ def test_later_turns_call_no_vision_encoder_and_read_only_what_is_new(assistant:
         widths.clear()
         chat.ask("What is behind it?", max_new_tokens=6)
         assert (len(tower), len(backbone)) == (1, 1)
-        assert max(widths) < first  # the picture's tokens are not among them
+        assert max(widths) < first  # no image tokens among them
         assert len(widths) <= 6
     assert len(chat.replies) == 4
 
 
-def test_a_kept_cache_answers_as_a_fresh_reading_would(assistant: AmodalAssistant) -> None:
-    """Turn 2 of a chat against one forward over the whole history."""
-    chat = assistant.chat(picture())
+def test_the_kept_cache_gives_the_same_answer_as_the_whole_history(assistant: AmodalAssistant) -> None:
+    """Turn 2 of a chat equals one forward pass over the whole history."""
+    chat = assistant.chat(random_image())
     chat.ask(QUESTION, answer=ANSWER)
     reply = chat.ask("What is behind it?", max_new_tokens=8)
     dialogue: Any = chat._dialogue
     history = dialogue.tokens
-    inputs = assistant.processor([picture()], [QUESTION]).mllm
+    inputs = assistant.processor([random_image()], [QUESTION]).mllm
     with torch.no_grad():
         logits = assistant.model.mllm(
             input_ids=history, attention_mask=torch.ones_like(history), pixel_values=inputs["pixel_values"]
@@ -96,40 +96,40 @@ def test_a_kept_cache_answers_as_a_fresh_reading_would(assistant: AmodalAssistan
     assert reply is chat.replies[1]
 
 
-def test_batch_answers_as_one_by_one(assistant: AmodalAssistant) -> None:
-    pairs = [(picture(0), QUESTION), (picture(1, 60, 30), "Is there anything to sit on, perhaps a chair?")]
+def test_a_batch_gives_the_same_replies_as_single_questions(assistant: AmodalAssistant) -> None:
+    pairs = [(random_image(0), QUESTION), (random_image(1, 60, 30), "Is there anything to sit on, perhaps a chair?")]
     for alone, together in zip(pairs, assistant.ask_batch(pairs, max_new_tokens=10), strict=True):
-        same(assistant.ask(*alone, max_new_tokens=10), together)
+        assert_same(assistant.ask(*alone, max_new_tokens=10), together)
     assert assistant.ask_batch([]) == []
 
 
-def test_conversations_of_different_lengths_side_by_side(assistant: AmodalAssistant) -> None:
-    asked = [(picture(0), [QUESTION, "What is behind it?", "And more?"]), (picture(1), ["What is it, and where?"])]
+def test_conversations_of_different_lengths_in_one_batch(assistant: AmodalAssistant) -> None:
+    asked = [(random_image(0), [QUESTION, "What is behind it?", "And more?"]), (random_image(1), ["What is it, and where?"])]
     together = assistant.converse(asked, max_new_tokens=7)
     assert [len(replies) for replies in together] == [3, 1]
     for (image, questions), replies in zip(asked, together, strict=True):
         chat = assistant.chat(image)
         for question, reply in zip(questions, replies, strict=True):
-            same(chat.ask(question, max_new_tokens=7), reply)
+            assert_same(chat.ask(question, max_new_tokens=7), reply)
 
 
-def test_given_answers_side_by_side(assistant: AmodalAssistant) -> None:
+def test_given_answers_in_one_batch(assistant: AmodalAssistant) -> None:
     answers = [[ANSWER, "It is <p>a mug</p> [SEG]."], ["There is none."]]
-    asked = [(picture(0), [QUESTION, "What is behind it?"]), (picture(1), [QUESTION])]
+    asked = [(random_image(0), [QUESTION, "What is behind it?"]), (random_image(1), [QUESTION])]
     together = assistant.converse(asked, answers=answers)
     assert [[len(r.scene.objects) for r in replies] for replies in together] == [[3, 1], [0]]
-    chat = assistant.chat(picture(0))
+    chat = assistant.chat(random_image(0))
     for question, answer, reply in zip(asked[0][1], answers[0], together[0], strict=True):
-        same(chat.ask(question, answer=answer), reply)
-    with pytest.raises(InputError, match=r"answers: expected one a question, got \[1\] for \[2\]"):
+        assert_same(chat.ask(question, answer=answer), reply)
+    with pytest.raises(InputError, match=r"answers: expected one per question, got \[1\] for \[2\]"):
         assistant.converse(asked[:1], answers=[[ANSWER]])
-    with pytest.raises(InputError, match="question: expected at least one a conversation"):
-        assistant.converse([(picture(), [])])
+    with pytest.raises(InputError, match="question: expected at least one per conversation"):
+        assistant.converse([(random_image(), [])])
 
 
-def test_streamed_parts_are_the_reply(assistant: AmodalAssistant) -> None:
+def test_streamed_parts_make_up_the_reply(assistant: AmodalAssistant) -> None:
     parts: list[TextPart] = []
-    reply = assistant.ask(picture(), QUESTION, answer=ANSWER, on_part=parts.append)
+    reply = assistant.ask(random_image(), QUESTION, answer=ANSWER, on_part=parts.append)
     assert "".join(part.text for part in parts) == reply.text == SPOKEN
     assert [number for part in parts for number in part.objects] == [0, 1, 2]
     named = {part.text: part.objects for part in parts if part.objects}
@@ -139,7 +139,7 @@ def test_streamed_parts_are_the_reply(assistant: AmodalAssistant) -> None:
 
 
 @pytest.mark.parametrize("step", [1, 3])
-def test_half_written_markup_is_held_back(step: int) -> None:
+def test_incomplete_markup_is_held_back(step: int) -> None:
     parts: list[TextPart] = []
     stream = AnswerStream("[SEG]", parts.append)
     for end in range(step, len(ANSWER) + step, step):
@@ -161,14 +161,14 @@ def test_half_written_markup_is_held_back(step: int) -> None:
         ("<p>a mug</p> alone", "a mug alone", []),
     ],
 )
-def test_markup_never_shows(text: str, spoken: str, named: list[str | None]) -> None:
+def test_markup_is_never_shown(text: str, spoken: str, named: list[str | None]) -> None:
     parts = answer_parts(text, "[SEG]")
     assert "".join(part.text for part in parts) == spoken
     assert phrases(parts) == named
 
 
-def test_refused_question_leaves_the_conversation_as_it_was(assistant: AmodalAssistant) -> None:
-    chat, other = assistant.chat(picture()), assistant.chat(picture())
+def test_a_refused_question_does_not_change_the_conversation(assistant: AmodalAssistant) -> None:
+    chat, other = assistant.chat(random_image()), assistant.chat(random_image())
     for one in (chat, other):
         one.ask(QUESTION, max_new_tokens=5)
     for bad, message in (
@@ -180,11 +180,11 @@ def test_refused_question_leaves_the_conversation_as_it_was(assistant: AmodalAss
             chat.ask(bad)
     with pytest.raises(InputError, match="conversation: expected at most 2048 tokens"):
         chat.ask("And more?", max_new_tokens=2040)
-    same(chat.ask("What is behind it?", max_new_tokens=5), other.ask("What is behind it?", max_new_tokens=5))
+    assert_same(chat.ask("What is behind it?", max_new_tokens=5), other.ask("What is behind it?", max_new_tokens=5))
 
 
-def test_interrupted_answer_leaves_the_conversation_as_it_was(assistant: AmodalAssistant) -> None:
-    chat, other = assistant.chat(picture()), assistant.chat(picture())
+def test_an_interrupted_answer_does_not_change_the_conversation(assistant: AmodalAssistant) -> None:
+    chat, other = assistant.chat(random_image()), assistant.chat(random_image())
     for one in (chat, other):
         one.ask(QUESTION, max_new_tokens=5)
 
@@ -193,7 +193,7 @@ def test_interrupted_answer_leaves_the_conversation_as_it_was(assistant: AmodalA
 
     with pytest.raises(KeyboardInterrupt):
         chat.ask("And more?", answer=ANSWER, on_part=stop)
-    same(chat.ask("What is behind it?", max_new_tokens=5), other.ask("What is behind it?", max_new_tokens=5))
+    assert_same(chat.ask("What is behind it?", max_new_tokens=5), other.ask("What is behind it?", max_new_tokens=5))
 
 
 def test_unreadable_image_and_missing_processor_are_refused(assistant: AmodalAssistant, tmp_path: Path) -> None:
@@ -204,22 +204,22 @@ def test_unreadable_image_and_missing_processor_are_refused(assistant: AmodalAss
         AmodalAssistant(assistant.model)
 
 
-def test_loaded_assistant_answers_as_before(assistant: AmodalAssistant, tmp_path: Path) -> None:
-    before = assistant.ask(picture(), QUESTION, max_new_tokens=8)
-    given = assistant.ask(picture(), QUESTION, answer=ANSWER)
+def test_a_loaded_assistant_gives_the_same_answers(assistant: AmodalAssistant, tmp_path: Path) -> None:
+    before = assistant.ask(random_image(), QUESTION, max_new_tokens=8)
+    given = assistant.ask(random_image(), QUESTION, answer=ANSWER)
     assistant.model.save_pretrained(tmp_path / "aura")
     again = AmodalAssistant.from_pretrained(tmp_path / "aura", device="cpu", dtype="float32")
-    assert again.ask(picture(), QUESTION, max_new_tokens=8).text == before.text
-    same(again.ask(picture(), QUESTION, answer=ANSWER), given)
-    reply = AmodalAssistant.from_pretrained(tmp_path / "aura", dtype="bfloat16").ask(picture(), QUESTION, answer=ANSWER)
+    assert again.ask(random_image(), QUESTION, max_new_tokens=8).text == before.text
+    assert_same(again.ask(random_image(), QUESTION, answer=ANSWER), given)
+    reply = AmodalAssistant.from_pretrained(tmp_path / "aura", dtype="bfloat16").ask(random_image(), QUESTION, answer=ANSWER)
     assert len(reply.scene.objects) == 3
 
 
-def test_scene_of_an_answer_survives_the_disk(assistant: AmodalAssistant, tmp_path: Path) -> None:
-    scene = assistant.ask(picture(), QUESTION, answer=ANSWER).scene
+def test_the_scene_of_an_answer_is_saved_and_loaded(assistant: AmodalAssistant, tmp_path: Path) -> None:
+    scene = assistant.ask(random_image(), QUESTION, answer=ANSWER).scene
     again = Scene.load(scene.save(tmp_path / "out"))
     assert (again.question, again.answer) == (QUESTION, SPOKEN)
-    assert [thing.phrase for thing in again.objects] == ["the mug", "two books", "two books"]
+    assert [obj.phrase for obj in again.objects] == ["the mug", "two books", "two books"]
 
 
 LLAVA = (
@@ -235,7 +235,7 @@ CHATML = (
 )
 
 
-def test_text_around_questions_is_read_off_any_chat_template() -> None:
+def test_text_around_questions_follows_the_chat_template() -> None:
     processor = small_mllm().processor
     llava = turn_template(processor, LLAVA)
     assert llava.prompt("Q?", first=True) == "USER: <image>\nQ? ASSISTANT:"

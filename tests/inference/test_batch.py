@@ -1,4 +1,4 @@
-"""A dataset on two workers gives what one process gives, also when a worker is killed."""
+"""Two workers give the same results as one process, even if a worker is killed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from amodal import AmodalSegmenter
-from amodal.data.readers import read_dataset
+from amodal.data.datasets import read_dataset
 from amodal.errors import InputError
 from amodal.inference import batch as module
 from amodal.inference.batch import BatchPlan, SegmentBlock, segment_dataset
@@ -39,18 +39,18 @@ def annotations(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def in_this_process(ray_rows: list[Row], plan: BatchPlan) -> list[tuple[int, list[Row]]]:
-    """What Ray does, without Ray: blocks one after the other."""
+    """Segment the blocks one after the other, without Ray."""
     worker = SegmentBlock(plan.model, plan.mode, plan.dtype, threads=1, device="cpu")
     size, finished = plan.images_per_block, []
     for start in range(0, len(ray_rows), size):
         part = np.array([json.dumps(row) for row in ray_rows[start : start + size]], dtype=object)
-        answer = worker({"row": part})
-        finished.append((int(answer["images"][0]), json.loads(answer["answers"][0])))
+        output = worker({"row": part})
+        finished.append((int(output["num_images"][0]), json.loads(output["objects"][0])))
     return finished
 
 
 class NoRay:
-    """Stands in for Ray where a test does without it."""
+    """Replaces Ray in the tests that do not need it."""
 
     class exceptions:  # noqa: N801
         class RayTaskError(Exception):
@@ -68,23 +68,23 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_blocks", in_this_process)
 
 
-def test_rows_are_the_segmenters_answers(annotations: Path, tmp_path: Path, without_ray: None) -> None:
+def test_rows_equal_the_results_of_the_segmenter(annotations: Path, tmp_path: Path, without_ray: None) -> None:
     dataset = read_dataset("canonical", annotations)
     segment_dataset(dataset, tmp_path / "out", BatchPlan(images_per_block=5), progress=False)
     rows = results(tmp_path / "out")
     assert len(list((tmp_path / "out").glob("part-*.parquet"))) == 4
     segmenter = AmodalSegmenter.from_pretrained("plug-tiny")
     image = dataset.images[0]
-    things = segmenter(image.path, [o.visible_box_xyxy for o in image.objects]).objects
+    objects = segmenter(image.path, [o.visible_box_xyxy for o in image.objects]).objects
     own = {row["annotation_id"]: row for row in rows if row["image_id"] == image.id}
-    for thing, annotated in zip(things, image.objects, strict=True):
+    for obj, annotated in zip(objects, image.objects, strict=True):
         row = own[annotated.id]
-        np.testing.assert_array_equal(decode_mask(row["segmentation"]), thing.amodal_mask)
-        np.testing.assert_array_equal(decode_mask(row["visible_segmentation"]), thing.visible_mask)
-        assert row["score"] == pytest.approx(thing.score) and row["category_id"] == annotated.category_id
+        np.testing.assert_array_equal(decode_mask(row["segmentation"]), obj.amodal_mask)
+        np.testing.assert_array_equal(decode_mask(row["visible_segmentation"]), obj.visible_mask)
+        assert row["score"] == pytest.approx(obj.score) and row["category_id"] == annotated.category_id
 
 
-def test_a_stopped_run_goes_on(
+def test_an_interrupted_run_is_resumed(
     annotations: Path, tmp_path: Path, without_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset, plan = read_dataset("canonical", annotations), BatchPlan(images_per_block=4)
@@ -104,11 +104,9 @@ def test_a_stopped_run_goes_on(
     half = results(tmp_path / "out")
     assert 0 < len(half) < len(whole)
     assert results(segment_dataset(dataset, tmp_path / "out", plan, progress=False)) == whole
-    with pytest.raises(
-        InputError, match="expected a new folder or one made with .*'image'.*, got one made with .*'crop'"
-    ):
+    with pytest.raises(InputError, match="expected a new folder or results of .*'image'.*, got results of .*'crop'"):
         segment_dataset(dataset, tmp_path / "out", BatchPlan(mode="image"), progress=False)
-    with pytest.raises(InputError, match="made with .*'bfloat16'.*, got one made with .*'auto'"):
+    with pytest.raises(InputError, match="results of .*'bfloat16'.*, got results of .*'auto'"):
         segment_dataset(dataset, tmp_path / "out", BatchPlan(dtype="bfloat16"), progress=False)
 
 
@@ -127,7 +125,7 @@ def test_a_parquet_file_of_paths_and_boxes(tmp_path: Path, without_ray: None) ->
     assert found[0]["annotation_id"] is None and found[0]["segmentation"]["size"] == [40, 50]
 
 
-def test_what_cannot_be_used_is_refused(tmp_path: Path, annotations: Path, without_ray: None) -> None:
+def test_invalid_inputs_are_refused(tmp_path: Path, annotations: Path, without_ray: None) -> None:
     for name in ("workers", "cpus", "images_per_block"):
         with pytest.raises(InputError, match=f"{name}: expected 1 or more, got 0"):
             BatchPlan(**{name: 0})
@@ -148,14 +146,14 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path, annotations: Path, witho
         segment_dataset(read_dataset("canonical", annotations), tmp_path / "bad.parquet")
 
 
-def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"expected ray to be installed \(pip install 'amodal\[ray\]'\), got none"):
         segment_dataset(tmp_path / "images.parquet", tmp_path / "out")
 
 
 def workers_of(driver: int) -> list[int]:
-    """Processes below `driver` that hold a segmenter (Ray names them after the class)."""
+    """Ids of the child processes of `driver` with a segmenter (Ray names them after the class)."""
     parents, named = {}, []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -174,10 +172,10 @@ def workers_of(driver: int) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the worker by Linux' list of processes")
-def test_two_workers_and_one_that_is_killed(annotations: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the worker in /proc")
+def test_two_workers_of_which_one_is_killed(annotations: Path, tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom amodal.data.readers import read_dataset\n"
+        "import sys\nfrom pathlib import Path\nfrom amodal.data.datasets import read_dataset\n"
         "from amodal.inference.batch import BatchPlan, segment_dataset\n"
         "dataset = read_dataset('canonical', Path(sys.argv[1]))\n"
         "segment_dataset(dataset, Path(sys.argv[2]), BatchPlan(images_per_block=1), progress=False)\n"
@@ -194,4 +192,4 @@ def test_two_workers_and_one_that_is_killed(annotations: Path, tmp_path: Path) -
     dataset = read_dataset("canonical", annotations)
     rows = results(out)
     assert [row["annotation_id"] for row in rows] == [o.id for image in dataset.images for o in image.objects]
-    assert len(list(out.glob("part-*.parquet"))) == len(dataset.images)  # one block an image, none twice
+    assert len(list(out.glob("part-*.parquet"))) == len(dataset.images)  # one block per image, none twice

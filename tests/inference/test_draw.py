@@ -1,4 +1,4 @@
-"""Overlays: what is painted where."""
+"""Overlays and heat maps of uncertainty."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from amodal.inference.draw import MAX_SIDE, MIN_SIDE, draw_scene, draw_uncertain
 from amodal.inference.scene import SceneObject
 
 
-def half_hidden(side: int) -> SceneObject:
-    """Left half visible, right half hidden, a margin of an eighth around."""
+def half_occluded(side: int) -> SceneObject:
+    """An object whose right half is occluded, with a margin of an eighth around it."""
     amodal = np.zeros((side, side), bool)
     amodal[side // 8 : -side // 8, side // 8 : -side // 8] = True
     visible = amodal.copy()
@@ -18,23 +18,23 @@ def half_hidden(side: int) -> SceneObject:
     return SceneObject.from_masks(visible, amodal)
 
 
-def test_visible_part_is_filled_hidden_part_hatched_the_rest_untouched() -> None:
+def test_the_visible_part_is_filled_and_the_occluded_part_hatched() -> None:
     side = 800
     image = np.full((side, side, 3), 90, np.uint8)
-    drawn = draw_scene(image, [half_hidden(side)])
+    drawn = draw_scene(image, [half_occluded(side)])
     assert drawn.shape == image.shape and (image == 90).all()
     filled, hatched = drawn[300:500, 200:350], drawn[300:500, 450:600]
     assert len(np.unique(filled.reshape(-1, 3), axis=0)) == 1 and (filled[0, 0] != 90).any()
-    assert len(np.unique(hatched.reshape(-1, 3), axis=0)) > 4  # stripes and their soft edges
+    assert len(np.unique(hatched.reshape(-1, 3), axis=0)) > 4  # stripes with soft edges
     assert (drawn[:60] == 90).all() and (drawn[-60:] == 90).all()
 
 
-def test_hatching_shows_on_what_hides_the_object() -> None:
-    behind = half_hidden(800)
+def test_hatching_is_drawn_over_the_occluder() -> None:
+    behind = half_occluded(800)
     front = SceneObject.from_masks(behind.occluded_mask, behind.occluded_mask)
     image = np.full((800, 800, 3), 90, np.uint8)
-    for things in ([behind, front], [front, behind]):
-        region = draw_scene(image, things)[300:500, 450:600]
+    for objects in ([behind, front], [front, behind]):
+        region = draw_scene(image, objects)[300:500, 450:600]
         assert len(np.unique(region.reshape(-1, 3), axis=0)) > 4
 
 
@@ -42,21 +42,21 @@ def test_hatching_shows_on_what_hides_the_object() -> None:
     ("size", "longest"),
     [((1, 1), MIN_SIDE), ((3, 200), MIN_SIDE), ((700, 900), 900), ((20, 5000), MAX_SIDE), ((5000, 1), MAX_SIDE)],
 )
-def test_any_size_becomes_readable(size: tuple[int, int], longest: int) -> None:
+def test_overlays_have_a_readable_size(size: tuple[int, int], longest: int) -> None:
     image = np.zeros((*size, 3), np.uint8)
     full, empty = np.ones(size, bool), np.zeros(size, bool)
-    things = [
+    objects = [
         SceneObject.from_masks(full, full),
         SceneObject.from_masks(empty, full),
         SceneObject.from_masks(empty, empty),
     ]
-    for drawn in (draw_scene(image, things), draw_uncertainty(image, np.zeros(size, np.float32))):
+    for drawn in (draw_scene(image, objects), draw_uncertainty(image, np.zeros(size, np.float32))):
         assert max(drawn.shape) == longest and drawn.dtype == np.uint8
 
 
-def test_many_labels_at_one_place_and_long_phrases() -> None:
-    thing = half_hidden(64)
-    named = SceneObject.from_masks(thing.visible_mask, thing.amodal_mask, phrase="the cup behind the kettle " * 9)
+def test_many_labels_in_one_place_and_long_phrases() -> None:
+    obj = half_occluded(64)
+    named = SceneObject.from_masks(obj.visible_mask, obj.amodal_mask, phrase="the cup behind the kettle " * 9)
     image = np.zeros((64, 64, 3), np.uint8)
     assert draw_scene(image, [named] * 40).shape == (MIN_SIDE, MIN_SIDE, 3)
     assert draw_scene(image, []).shape == (MIN_SIDE, MIN_SIDE, 3)
@@ -68,7 +68,7 @@ def test_colours_differ() -> None:
     assert distance[~np.eye(16, dtype=bool)].min() > 40
 
 
-def test_uncertainty_glows_where_it_is_high() -> None:
+def test_high_uncertainty_is_bright() -> None:
     image = np.full((700, 700, 3), 128, np.uint8)
     uncertainty = np.zeros((700, 700), np.float32)
     uncertainty[:, 350:] = np.log(2)

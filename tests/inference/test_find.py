@@ -1,25 +1,29 @@
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from amodal.errors import InputError
-from amodal.evaluation.boxes import box_iou
-from amodal.inference.everything import scene_of_frame, segment_everything, without_repeats
-from amodal.inference.find import Detector, GridSettings, ObjectFinder, check_points
+from amodal.inference.find import (
+    Detector,
+    GridSettings,
+    ObjectFinder,
+    check_points,
+    load_or_find,
+    remove_duplicates,
+    segment_everything,
+)
 from amodal.inference.scene import Scene, SceneObject
 from amodal.inference.segmenter import AmodalSegmenter
-from amodal.io.frames import VideoWriter, is_many, open_frames
+from amodal.ops.boxes import box_iou
 from tests.drawing import mask
 
 
 class SquaresSam:
-    """Stands in for SAM: the mask of a point is the bright square under it; quality by its size."""
+    """Replaces SAM: the mask of a point is the bright square at the point."""
 
     class config:  # noqa: N801
         class vision_config:  # noqa: N801
@@ -48,7 +52,7 @@ class SquaresSam:
 
 
 def squares() -> tuple[np.ndarray, list[list[float]]]:
-    """A dark picture with two bright squares."""
+    """A dark image with two bright squares, and their boxes."""
     image = np.zeros((128, 128, 3), np.uint8)
     image[16:48, 16:48] = 255
     image[80:112, 72:104] = 255
@@ -61,22 +65,22 @@ def finder(**settings: object) -> ObjectFinder:
 
 def test_a_grid_finds_each_object_once() -> None:
     image, boxes = squares()
-    found = finder(min_share=0.01).everything(image)
+    found = finder(min_share=0.01).all_boxes(image)
     assert sorted(found.tolist()) == boxes
 
 
-def test_an_empty_picture_has_no_objects() -> None:
-    assert finder().everything(np.zeros((40, 60, 3), np.uint8)).shape == (0, 4)
+def test_an_empty_image_has_no_objects() -> None:
+    assert finder().all_boxes(np.zeros((40, 60, 3), np.uint8)).shape == (0, 4)
 
 
-def test_objects_too_small_or_too_large_are_left_out() -> None:
+def test_objects_that_are_too_small_or_too_large_are_skipped() -> None:
     image, _ = squares()
-    assert len(finder(min_share=0.3, levels=1).everything(image)) == 0
-    assert len(finder(max_share=0.01).everything(image)) == 0
-    assert len(finder(max_objects=1).everything(image)) == 1
+    assert len(finder(min_share=0.3, levels=1).all_boxes(image)) == 0
+    assert len(finder(max_share=0.01).all_boxes(image)) == 0
+    assert len(finder(max_objects=1).all_boxes(image)) == 1
 
 
-def test_a_point_gives_the_box_of_what_lies_under_it() -> None:
+def test_a_point_gives_the_box_of_the_object_at_it() -> None:
     image, boxes = squares()
     assert finder().boxes_at(image, [(20, 30), (100, 100)]).tolist() == boxes
     assert finder().boxes_at(image, [(60.5, 60)]).tolist() == [[60, 60, 61, 61]]
@@ -97,8 +101,8 @@ def test_impossible_points(points: list[tuple[float, ...]], message: str) -> Non
         check_points(points, (5, 10))
 
 
-def test_one_pixel_pictures_do_not_fall_over() -> None:
-    assert finder().everything(np.full((1, 1, 3), 255, np.uint8)).shape[1] == 4
+def test_an_image_of_one_pixel_is_searched() -> None:
+    assert finder().all_boxes(np.full((1, 1, 3), 255, np.uint8)).shape[1] == 4
 
 
 def test_the_bundled_models_find_and_segment() -> None:
@@ -106,17 +110,17 @@ def test_the_bundled_models_find_and_segment() -> None:
     segmenter = AmodalSegmenter.from_pretrained("plug-tiny")
     scene = segment_everything(segmenter, ObjectFinder.from_pretrained(segmenter.base_name), image)
     assert scene.size == (128, 128) and len(scene.objects) <= GridSettings().max_objects
-    best = np.array([thing.visible_box_xyxy for thing in scene.objects[:2]])
+    best = np.array([obj.visible_box_xyxy for obj in scene.objects[:2]])
     assert (box_iou(best, np.array(boxes)).max(axis=0) > 0.8).all()
 
 
-def test_of_two_masks_alike_the_first_stays() -> None:
+def test_of_two_similar_masks_the_first_is_kept() -> None:
     a, b = mask("##..", "##.."), mask("....", "..##")
-    things = [SceneObject.from_masks(m, m) for m in (a, a, b, np.zeros_like(a))]
-    assert without_repeats(things) == [things[0], things[2]]
+    objects = [SceneObject.from_masks(m, m) for m in (a, a, b, np.zeros_like(a))]
+    assert remove_duplicates(objects) == [objects[0], objects[2]]
 
 
-def test_a_detector_of_the_zoo_gives_boxes_and_labels(tmp_path: Path) -> None:
+def test_a_detector_gives_boxes_and_labels(tmp_path: Path) -> None:
     from transformers import YolosConfig, YolosForObjectDetection, YolosImageProcessor
 
     config = YolosConfig(
@@ -130,56 +134,15 @@ def test_a_detector_of_the_zoo_gives_boxes_and_labels(tmp_path: Path) -> None:
     assert boxes.shape == (len(labels), 4) and len(labels) > 0
     assert (boxes[:, 2:] > boxes[:, :2]).all() and boxes.min() >= 0 and boxes.max() <= 128
     scene = segment_everything(AmodalSegmenter.from_pretrained("plug-tiny"), detector, squares()[0])
-    assert all(thing.phrase in labels for thing in scene.objects)
+    assert all(obj.phrase in labels for obj in scene.objects)
 
 
-def test_no_such_detector() -> None:
+def test_an_unknown_detector_is_refused() -> None:
     with pytest.raises(InputError, match="detector: expected a model for object-detection, got '/nowhere'"):
         Detector("/nowhere")
 
 
-def test_a_folder_of_pictures_comes_in_order(tmp_path: Path) -> None:
-    for name in ("b.png", "a.jpg"):
-        Image.new("RGB", (6, 4), "red").save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("not a picture")
-    frames = open_frames(tmp_path)
-    assert is_many(tmp_path) and frames.total == 2
-    assert [name for name, _ in frames] == ["a", "b"]
-    Image.new("RGB", (6, 4)).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match="expected images of different stems"):
-        open_frames(tmp_path)
-
-
-def test_no_frames(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="frames: expected a folder with images"):
-        open_frames(tmp_path)
-    (tmp_path / "film.mp4").write_text("no film")
-    with pytest.raises(InputError, match="video: expected a video file"):
-        open_frames(tmp_path / "film.mp4")
-
-
-def test_a_video_written_is_a_video_read(tmp_path: Path) -> None:
-    with VideoWriter(tmp_path / "film.mp4", Fraction(5)) as video:
-        for grey in (20, 120, 220):
-            video.add(np.full((33, 48, 3), grey, np.uint8))
-    frames = open_frames(tmp_path / "film.mp4")
-    assert is_many(tmp_path / "film.mp4") and frames.rate == 5
-    means = [picture.mean() for _, picture in frames]
-    assert np.allclose(means, (20, 120, 220), atol=4)
-
-
-def test_a_video_cut_short_is_not_left_behind(tmp_path: Path) -> None:
-    def write() -> None:
-        with VideoWriter(tmp_path / "film.mp4", Fraction(5)) as video:
-            video.add(np.zeros((16, 16, 3), np.uint8))
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        write()
-    assert not list(tmp_path.iterdir())
-
-
-def test_frames_done_before_are_not_done_again(tmp_path: Path) -> None:
+def test_saved_frames_are_not_segmented_again(tmp_path: Path) -> None:
     image, _ = squares()
     square = image[..., 0] > 0
     calls = []
@@ -188,6 +151,6 @@ def test_frames_done_before_are_not_done_again(tmp_path: Path) -> None:
         calls.append(1)
         return Scene([SceneObject.from_masks(square, square)], (128, 128), pixels)
 
-    first, second = (scene_of_frame(tmp_path / "0", image, find) for _ in range(2))
+    first, second = (load_or_find(tmp_path / "0", image, find) for _ in range(2))
     assert calls == [1] and np.array_equal(first.objects[0].visible_mask, second.objects[0].visible_mask)
     assert second.image is not None

@@ -1,4 +1,4 @@
-"""ONNX files answer as torch does, and the segmenter runs on them."""
+"""ONNX files give the same outputs as PyTorch, and the segmenter runs them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.models.conftest import small_sam_config
 def small_model(**settings: object) -> PlugModel:
     config = PlugConfig(image_size=64, lora_rank=2, refine_channels=8, num_points=16, **settings)
     torch.manual_seed(3)
-    model = PlugModel.from_base(small_sam_config(), config)  # windows of 3 on a grid of 8: tokens are missing
+    model = PlugModel.from_base(small_sam_config(), config)  # windows of 3 on a grid of 8, so that windows are padded
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1 and "shared" not in name:
             torch.nn.init.normal_(parameter, std=0.2)
@@ -44,8 +44,8 @@ def test_export_and_segment(settings: dict[str, object], tmp_path: Path) -> None
             assert (one.amodal_mask != other.amodal_mask).mean() < 1e-3  # rounding at the threshold
             assert (one.visible_mask != other.visible_mask).mean() < 1e-3
             assert one.score == pytest.approx(other.score, abs=1e-4)
-    with pytest.raises(InputError, match="picture_size: expected 64, the size this ONNX model was made for, got 128"):
-        AmodalSegmenter.from_pretrained(done.folder, mode="image", picture_size=128)
+    with pytest.raises(InputError, match="image_size: expected 64, the size this ONNX model was exported for, got 128"):
+        AmodalSegmenter.from_pretrained(done.folder, mode="image", image_size=128)
 
 
 @pytest.mark.slow
@@ -57,7 +57,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert is_export(tmp_path / "onnx")
 
 
-def test_answers_that_differ_are_refused_and_nothing_is_written(
+def test_an_export_with_different_outputs_is_refused_and_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Wrong(torch.nn.Module):
@@ -74,7 +74,9 @@ def test_answers_that_differ_are_refused_and_nothing_is_written(
     model = small_model()
     monkeypatch.setattr(module, "_write", lambda model, folder: None)
     monkeypatch.setattr(module, "OnnxPlug", Wrong)
-    with pytest.raises(InputError, match=r"onnx: expected answers within 0.0003 of torch's, got 0.\d+ away"):
+    with pytest.raises(
+        InputError, match=r"onnx: expected outputs within 0.0003 of PyTorch's, got a difference of 0.\d+"
+    ):
         export_onnx(model, tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
 
@@ -91,7 +93,7 @@ def test_damaged_and_missing_files_are_refused(tmp_path: Path) -> None:
         export_onnx(small_model(), tmp_path / "file")
 
 
-def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def missing(name: str) -> None:
         raise ImportError(name)
 

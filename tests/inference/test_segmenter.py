@@ -1,4 +1,4 @@
-"""The segmenter: geometry with a network that answers known shapes, the rest with a tiny PLUG."""
+"""The segmenter: geometry with a network that predicts known shapes, everything else with a tiny PLUG model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from amodal.errors import InputError
 from amodal.inference import segmenter as module
 from amodal.inference.scene import Scene
 from amodal.inference.segmenter import AmodalSegmenter, check_boxes, pick_device, pick_dtype
-from amodal.models.bundled import bundled_models
+from amodal.models.increments import bundled_models
 from amodal.models.plug import PlugConfig, PlugModel, PlugOutput
 from amodal.nn.packing import Int8Linear, can_use_int8
 from tests.models.conftest import small_sam_config
@@ -26,22 +26,22 @@ SIDE = 64
 
 
 class BoxNetwork(torch.nn.Module):
-    """Sees exactly the box, and thinks the object reaches down to the bottom of its crop."""
+    """Predicts the box as visible mask, and an amodal mask from the box down to the bottom of the crop."""
 
-    def __init__(self, quality: float = 0.75, visible_branch: bool = True, sees: bool = True) -> None:
+    def __init__(self, quality: float = 0.75, visible_branch: bool = True, finds: bool = True) -> None:
         super().__init__()
         self.config = PlugConfig(image_size=SIDE)
         self.quality = quality
         self.visible_branch = visible_branch
-        self.sees = sees
+        self.finds = finds
         self.calls: list[int] = []
 
     def forward(self, pixel_values: Tensor, input_boxes: Tensor) -> PlugOutput:
         self.calls.append(len(pixel_values))
         x0, y0, x1, y1 = input_boxes[..., None, None].unbind(2)  # (B, 1, 1, 1)
         y, x = torch.arange(SIDE)[:, None] + 0.5, torch.arange(SIDE)[None] + 0.5
-        across = (x > x0) & (x < x1) & torch.tensor(self.sees)
-        visible, below = across & (y > y0) & (y < y1), across & (y >= y1)  # amodal: not even the box
+        across = (x > x0) & (x < x1) & torch.tensor(self.finds)
+        visible, below = across & (y > y0) & (y < y1), across & (y >= y1)  # amodal: without the box itself
         return PlugOutput(
             pred_masks=below * 40.0 - 20,
             visible_logits=visible * 40.0 - 20 if self.visible_branch else None,
@@ -50,7 +50,7 @@ class BoxNetwork(torch.nn.Module):
         )
 
 
-def boxes_that_see(**settings: Any) -> AmodalSegmenter:
+def box_segmenter(**settings: Any) -> AmodalSegmenter:
     return AmodalSegmenter(BoxNetwork(**settings))
 
 
@@ -69,36 +69,36 @@ def noise(*size: int) -> npt.NDArray[np.uint8]:
     return np.random.default_rng(5).integers(0, 255, (*size, 3), dtype=np.uint8)
 
 
-def test_masks_land_in_the_photographs_own_pixels() -> None:
-    # the crop is the box doubled, here exactly the network's square: nothing is interpolated
-    scene = boxes_that_see()(noise(100, 150), [[40, 30, 72, 62]])
-    (thing,) = scene.objects
+def test_masks_are_in_image_pixels() -> None:
+    # the crop is twice the box, here exactly the network's square, so that nothing is interpolated
+    scene = box_segmenter()(noise(100, 150), [[40, 30, 72, 62]])
+    (obj,) = scene.objects
     visible, amodal = np.zeros((2, 100, 150), bool)
     visible[30:62, 40:72] = amodal[30:78, 40:72] = True
-    np.testing.assert_array_equal(thing.visible_mask, visible)
-    np.testing.assert_array_equal(thing.amodal_mask, amodal)  # united with the visible one
-    assert thing.occlusion_rate == pytest.approx(1 / 3) and thing.score == 0.75
-    assert thing.visible_box_xyxy == (40, 30, 72, 62) and thing.amodal_box_xyxy == (40, 30, 72, 78)
-    assert thing.uncertainty[50, 50] == 0.5 and thing.uncertainty[0, 0] == 0
-    assert thing.uncertainty[15, 25] == 0.5  # the whole crop was looked at, not the object alone
+    np.testing.assert_array_equal(obj.visible_mask, visible)
+    np.testing.assert_array_equal(obj.amodal_mask, amodal)  # united with the visible mask
+    assert obj.occlusion_rate == pytest.approx(1 / 3) and obj.score == 0.75
+    assert obj.visible_box_xyxy == (40, 30, 72, 62) and obj.amodal_box_xyxy == (40, 30, 72, 78)
+    assert obj.uncertainty[50, 50] == 0.5 and obj.uncertainty[0, 0] == 0
+    assert obj.uncertainty[15, 25] == 0.5  # the map covers the whole crop, not only the object
 
 
 @pytest.mark.parametrize("box", [[10, 10, 90, 50], [3.5, 7.25, 20, 95], [0, 0, 150, 100], [149, 99, 150, 100]])
-def test_any_box_comes_back_within_the_rounding_of_the_crop(box: list[float]) -> None:
-    thing = boxes_that_see()(noise(100, 150), [box]).objects[0]
-    found = np.argwhere(thing.visible_mask)
+def test_any_box_is_found_within_the_rounding_of_the_crop(box: list[float]) -> None:
+    obj = box_segmenter()(noise(100, 150), [box]).objects[0]
+    found = np.argwhere(obj.visible_mask)
     steps = np.array([(box[3] - box[1]) * 2 / SIDE, (box[2] - box[0]) * 2 / SIDE]) + 1
     assert (np.abs(found.min(0) - [box[1], box[0]]) <= steps).all()
     assert (np.abs(found.max(0) + 1 - [box[3], box[2]]) <= steps).all()
 
 
 def test_a_box_that_leaves_the_image_is_clipped() -> None:
-    thing = boxes_that_see()(noise(40, 60), [[-20, -5, 30, 200]]).objects[0]
-    assert thing.visible_box_xyxy == (0, 0, 30, 40)
+    obj = box_segmenter()(noise(40, 60), [[-20, -5, 30, 200]]).objects[0]
+    assert obj.visible_box_xyxy == (0, 0, 30, 40)
 
 
-def test_images_of_several_sizes_share_calls() -> None:
-    segmenter = boxes_that_see()
+def test_images_of_several_sizes_share_forward_passes() -> None:
+    segmenter = box_segmenter()
     images = [noise(30, 40), noise(50, 20), noise(9, 9)]
     boxes = [[[0, 0, 20, 20]], [[5, 5, 15, 40], [0, 0, 9, 9], [1, 1, 20, 50]], [[2, 2, 5, 7]]]
     scenes = segmenter.segment_batch(images, boxes, batch_size=2)
@@ -113,23 +113,23 @@ def test_batched_equals_single(plug: PlugModel) -> None:
     segmenter = AmodalSegmenter(plug)
     image, boxes = noise(70, 90), [[5, 5, 40, 60], [50, 10, 85, 69], [0, 0, 90, 70]]
     together = segmenter(image, boxes, threshold=0.5).objects
-    for box, thing in zip(boxes, together, strict=True):
+    for box, obj in zip(boxes, together, strict=True):
         (alone,) = segmenter(image, [box], threshold=0.5).objects
-        assert (alone.amodal_mask != thing.amodal_mask).mean() < 1e-3  # rounding at the threshold
-        assert (alone.visible_mask != thing.visible_mask).mean() < 1e-3
-        np.testing.assert_allclose(alone.uncertainty, thing.uncertainty, atol=1e-4)
-        assert alone.score == pytest.approx(thing.score, abs=1e-5)
+        assert (alone.amodal_mask != obj.amodal_mask).mean() < 1e-3  # rounding at the threshold
+        assert (alone.visible_mask != obj.visible_mask).mean() < 1e-3
+        np.testing.assert_allclose(alone.uncertainty, obj.uncertainty, atol=1e-4)
+        assert alone.score == pytest.approx(obj.score, abs=1e-5)
 
 
-def test_a_tiny_model_answers_with_valid_objects(plug: PlugModel) -> None:
+def test_a_tiny_model_returns_valid_objects(plug: PlugModel) -> None:
     segmenter = AmodalSegmenter(plug)
     boxes = np.array([[1, 2, 30, 40], [10, 10, 20, 20]])
-    things = segmenter.predict(noise(50, 60), boxes)
-    assert len(things) == 2
-    for thing in things:
-        assert not (thing.visible_mask & ~thing.amodal_mask).any()
-        assert 0 <= thing.occlusion_rate <= 1 and 0 <= thing.score <= 1
-        assert thing.uncertainty.dtype == np.float32 and 0 <= thing.uncertainty.max() <= math.log(2) + 1e-6
+    objects = segmenter(noise(50, 60), boxes).objects
+    assert len(objects) == 2
+    for obj in objects:
+        assert not (obj.visible_mask & ~obj.amodal_mask).any()
+        assert 0 <= obj.occlusion_rate <= 1 and 0 <= obj.score <= 1
+        assert obj.uncertainty.dtype == np.float32 and 0 <= obj.uncertainty.max() <= math.log(2) + 1e-6
     assert not plug.training
 
 
@@ -142,26 +142,26 @@ def test_a_higher_threshold_gives_smaller_masks(plug: PlugModel) -> None:
     assert areas[0] > areas[1] > areas[2]
 
 
-def test_without_visible_branch_the_whole_object_is_the_visible_one() -> None:
-    thing = boxes_that_see(visible_branch=False)(noise(80, 80), [[20, 20, 52, 52]]).objects[0]
-    np.testing.assert_array_equal(thing.visible_mask, thing.amodal_mask)
-    assert thing.occlusion_rate == 0 and thing.amodal_mask.any()
+def test_without_visible_branch_the_visible_mask_is_the_amodal_mask() -> None:
+    obj = box_segmenter(visible_branch=False)(noise(80, 80), [[20, 20, 52, 52]]).objects[0]
+    np.testing.assert_array_equal(obj.visible_mask, obj.amodal_mask)
+    assert obj.occlusion_rate == 0 and obj.amodal_mask.any()
 
 
-def test_nothing_found_keeps_its_place_with_score_zero() -> None:
-    (thing,) = boxes_that_see(sees=False)(noise(80, 80), [[20, 20, 52, 52]]).objects
-    assert not thing.amodal_mask.any() and thing.score == 0 and thing.visible_box_xyxy == (20, 20, 52, 52)
+def test_an_object_that_is_not_found_keeps_its_place_with_score_zero() -> None:
+    (obj,) = box_segmenter(finds=False)(noise(80, 80), [[20, 20, 52, 52]]).objects
+    assert not obj.amodal_mask.any() and obj.score == 0 and obj.visible_box_xyxy == (20, 20, 52, 52)
 
 
 @pytest.mark.parametrize(("quality", "score"), [(1.25, 1.0), (-0.5, 0.0)])
 def test_scores_are_clipped(quality: float, score: float) -> None:
-    assert boxes_that_see(quality=quality)(noise(20, 20), [[2, 2, 9, 9]]).objects[0].score == score
+    assert box_segmenter(quality=quality)(noise(20, 20), [[2, 2, 9, 9]]).objects[0].score == score
 
 
-def test_a_path_a_picture_and_an_array_are_the_same(tmp_path: Path) -> None:
+def test_a_path_a_pil_image_and_an_array_give_the_same_result(tmp_path: Path) -> None:
     image = noise(40, 50)
     Image.fromarray(image).save(tmp_path / "a.png")
-    segmenter = boxes_that_see()
+    segmenter = box_segmenter()
     scenes = [segmenter(source, [[5, 5, 30, 30]]) for source in (image, Image.fromarray(image), tmp_path / "a.png")]
     for scene in scenes:
         np.testing.assert_array_equal(scene.image, image)
@@ -178,7 +178,7 @@ def test_one_pixel(plug: PlugModel, tmp_path: Path) -> None:
 def test_a_hundred_megapixels(tmp_path: Path) -> None:
     image = np.zeros((9000, 12000, 3), np.uint8)
     boxes = [[0, 0, 12000, 9000], [6000, 4000, 6400, 4500], [11999, 8999, 12000, 9000]]
-    scene = boxes_that_see()(image, boxes)
+    scene = box_segmenter()(image, boxes)
     assert scene.objects[0].visible_mask.all()
     assert max(scene.draw().shape) == 2048
     Image.MAX_IMAGE_PIXELS, limit = None, Image.MAX_IMAGE_PIXELS
@@ -211,11 +211,11 @@ def test_a_hundred_megapixels(tmp_path: Path) -> None:
 )
 def test_impossible_boxes(boxes: Any, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        boxes_that_see()(noise(10, 20), boxes)
+        box_segmenter()(noise(10, 20), boxes)
     assert "\n" not in str(caught.value)
 
 
-def test_good_boxes_pass_unchanged() -> None:
+def test_valid_boxes_are_unchanged() -> None:
     boxes = np.array([[0, 0, 20, 10], [0.5, 0.25, 0.75, 0.5]])
     np.testing.assert_array_equal(check_boxes(boxes, (10, 20)), boxes)
 
@@ -223,14 +223,14 @@ def test_good_boxes_pass_unchanged() -> None:
 @pytest.mark.parametrize("threshold", [0.0, 1.0, -1.0, math.nan])
 def test_impossible_threshold(threshold: float) -> None:
     with pytest.raises(InputError, match=r"threshold: expected a number in \(0, 1\), got"):
-        boxes_that_see()(noise(10, 20), [[0, 0, 5, 5]], threshold=threshold)
+        box_segmenter()(noise(10, 20), [[0, 0, 5, 5]], threshold=threshold)
 
 
 def test_impossible_batches() -> None:
     with pytest.raises(InputError, match="batch_size: expected 1 or more, got 0"):
-        boxes_that_see()(noise(10, 20), [[0, 0, 5, 5]], batch_size=0)
-    with pytest.raises(InputError, match="boxes: expected a list for each of 2 images, got 1"):
-        boxes_that_see().segment_batch([noise(5, 5)] * 2, [[[0, 0, 5, 5]]])
+        box_segmenter()(noise(10, 20), [[0, 0, 5, 5]], batch_size=0)
+    with pytest.raises(InputError, match="boxes: expected one list per image for 2 images, got 1"):
+        box_segmenter().segment_batch([noise(5, 5)] * 2, [[[0, 0, 5, 5]]])
 
 
 def test_loading_by_folder(plug: PlugModel, tmp_path: Path) -> None:
@@ -242,15 +242,15 @@ def test_loading_by_folder(plug: PlugModel, tmp_path: Path) -> None:
     assert ours.score == theirs.score
 
 
-def test_bfloat16_answers_nearly_the_same(plug: PlugModel) -> None:
+def test_bfloat16_gives_nearly_the_same_masks(plug: PlugModel) -> None:
     image, boxes = noise(50, 60), [[5, 5, 40, 40]]
     exact = AmodalSegmenter(plug)(image, boxes, threshold=0.5).objects[0]
     narrow = AmodalSegmenter(plug, dtype=torch.bfloat16)(image, boxes, threshold=0.5).objects[0]
     assert (exact.amodal_mask != narrow.amodal_mask).mean() < 0.1
 
 
-@pytest.mark.skipif(not can_use_int8(), reason="no 8-bit dot products here")
-def test_8_bits_answer_nearly_the_same_and_belong_to_the_encoder(plug: PlugModel) -> None:
+@pytest.mark.skipif(not can_use_int8(), reason="CPU without 8-bit dot products")
+def test_8_bits_give_nearly_the_same_masks_and_affect_the_encoder_only(plug: PlugModel) -> None:
     image, boxes = noise(50, 60), [[5, 5, 40, 40]]
     exact = AmodalSegmenter(plug)(image, boxes, threshold=0.5).objects[0]
     narrow = AmodalSegmenter(plug, dtype=torch.int8)
@@ -264,7 +264,7 @@ def test_8_bits_answer_nearly_the_same_and_belong_to_the_encoder(plug: PlugModel
 
 def test_8_bits_where_they_cannot_run(plug: PlugModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "can_use_int8", lambda: False)
-    with pytest.raises(InputError, match="dtype: expected int8 for a PlugModel on a processor .* got PlugModel on cpu"):
+    with pytest.raises(InputError, match="dtype: expected int8 for a PlugModel on a CPU .* got PlugModel on cpu"):
         AmodalSegmenter(plug, dtype=torch.int8)
 
 
@@ -282,7 +282,7 @@ def test_unknown_device_and_dtype() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
-def test_a_device_this_machine_lacks() -> None:
+def test_a_device_that_this_machine_does_not_have() -> None:
     assert pick_device("auto").type == "cpu"
     with pytest.raises(InputError, match="device: expected .* of this machine, got 'cuda'"):
         pick_device("cuda")
@@ -296,7 +296,7 @@ def test_a_device_this_machine_lacks() -> None:
         ({"avx512_f": True, "amx_bf16": False}, torch.float32),
     ],
 )
-def test_auto_is_bfloat16_only_where_the_processor_computes_in_it(
+def test_auto_is_bfloat16_only_where_the_cpu_computes_in_it(
     features: dict[str, bool], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module.torch.cpu, "get_capabilities", lambda: features, raising=False)
@@ -305,8 +305,8 @@ def test_auto_is_bfloat16_only_where_the_processor_computes_in_it(
     assert pick_dtype("auto", torch.device("meta")) == torch.float32
 
 
-def test_image_mode_equals_the_crop_where_the_crop_is_the_whole_picture(plug: PlugModel) -> None:
-    image, boxes = noise(60, 80), [[2, 3, 79, 58]]  # twice this box is the whole picture
+def test_image_mode_equals_crop_mode_where_the_crop_is_the_whole_image(plug: PlugModel) -> None:
+    image, boxes = noise(60, 80), [[2, 3, 79, 58]]  # twice this box is the whole image
     crop = AmodalSegmenter(plug)(image, boxes, threshold=0.5).objects[0]
     whole = AmodalSegmenter(plug, mode="image")(image, boxes, threshold=0.5).objects[0]
     assert whole.window == (0, 0, 80, 60) == crop.window
@@ -315,7 +315,7 @@ def test_image_mode_equals_the_crop_where_the_crop_is_the_whole_picture(plug: Pl
     assert whole.score == pytest.approx(crop.score, abs=1e-5)
 
 
-def test_image_mode_encodes_once_and_answers_every_box(plug: PlugModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_mode_encodes_once_and_segments_every_box(plug: PlugModel, monkeypatch: pytest.MonkeyPatch) -> None:
     segmenter, encodings = AmodalSegmenter(plug, mode="image"), []
     encode = plug.encode
     monkeypatch.setattr(plug, "encode", lambda pixels: encodings.append(len(pixels)) or encode(pixels))
@@ -328,8 +328,8 @@ def test_image_mode_encodes_once_and_answers_every_box(plug: PlugModel, monkeypa
         assert (one.amodal_mask != other.amodal_mask).mean() < 1e-3  # rounding at the threshold
 
 
-def test_a_larger_picture_size_keeps_the_weights(plug: PlugModel) -> None:
-    segmenter = AmodalSegmenter(plug, mode="image", picture_size=2 * SIDE)
+def test_a_larger_image_size_keeps_the_weights(plug: PlugModel) -> None:
+    segmenter = AmodalSegmenter(plug, mode="image", image_size=2 * SIDE)
     assert segmenter.model.config.image_size == 2 * SIDE and plug.config.image_size == SIDE
     ours, theirs = segmenter.model.state_dict(), plug.state_dict()
     changed = {name for name in theirs if ours[name].shape != theirs[name].shape}
@@ -338,13 +338,13 @@ def test_a_larger_picture_size_keeps_the_weights(plug: PlugModel) -> None:
     }  # fmt: skip
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs.keys() - changed)
     assert segmenter(noise(50, 60), [[5, 5, 40, 40]]).objects[0].amodal_mask.shape == (50, 60)
-    assert AmodalSegmenter(plug, mode="image", picture_size=SIDE).model is plug
+    assert AmodalSegmenter(plug, mode="image", image_size=SIDE).model is plug
 
 
 def test_impossible_modes(plug: PlugModel) -> None:
     with pytest.raises(InputError, match="mode: expected one of crop, image, got 'tiles'"):
         AmodalSegmenter(plug, mode="tiles")
-    with pytest.raises(InputError, match="picture_size: expected with mode 'image' only, got 128 with 'crop'"):
-        AmodalSegmenter(plug, picture_size=128)
+    with pytest.raises(InputError, match="image_size: expected with mode 'image' only, got 128 with 'crop'"):
+        AmodalSegmenter(plug, image_size=128)
     with pytest.raises(InputError, match="image_size: expected a positive multiple of the patch size 8.*, got 100"):
-        AmodalSegmenter(plug, mode="image", picture_size=100)
+        AmodalSegmenter(plug, mode="image", image_size=100)

@@ -53,7 +53,7 @@ def test_switching_gives_the_same_results_as_each_model_alone(tmp_path: Path, im
         np.testing.assert_allclose(one, two, rtol=0, atol=ATOL)
 
 
-def test_the_base_exists_once(tmp_path: Path) -> None:
+def test_base_is_in_memory_once(tmp_path: Path) -> None:
     base = tiny_base(tmp_path)
     first = PlugModel.from_pretrained(increment(tmp_path, "a", 1, base))
     second = load_beside(increment(tmp_path, "b", 2, base), first)

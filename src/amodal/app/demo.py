@@ -1,4 +1,4 @@
-"""The web demo and the HTTP API: routes, and nothing else."""
+"""Routes of the web demo and of the HTTP API."""
 
 from __future__ import annotations
 
@@ -14,24 +14,34 @@ from fastapi import FastAPI, File, Form, Request, UploadFile
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-import amodal
-from amodal.app.guard import LOOPBACK, Guard, Limits
-from amodal.app.pictures import Picture, Pictures
-from amodal.app.site import add_errors, add_page
-from amodal.app.studio import EXAMPLE_SEEDS, MAX_QUESTION, Prompts, Studio, describe, example, packed, view
-from amodal.app.turns import BusyError, Turns
-from amodal.errors import InputError
+from amodal.app.images import (
+    EXAMPLE_SEEDS,
+    DemoImage,
+    DemoModels,
+    ImageStore,
+    Prompts,
+    example_image,
+    render_view,
+    scene_for_page,
+    zip_scene,
+)
+from amodal.app.job_queue import BusyError, JobQueue
+from amodal.app.server import LOOPBACK, Guard, RequestLimits, add_error_handlers, add_page_files
+from amodal.errors import MAX_QUESTION_LENGTH, InputError
 from amodal.inference.exports import FORMATS
 from amodal.inference.scene import Scene
+from amodal.version import __version__
 
 MAX_UPLOAD = 20 * 1024 * 1024
 MAX_BATCH = 16
-LIMITS = Limits(MAX_UPLOAD, frozenset({"application/json", "multipart/form-data"}), "amodal_demo", body_seconds=60.0)
+LIMITS = RequestLimits(
+    MAX_UPLOAD, frozenset({"application/json", "multipart/form-data"}), "amodal_demo", body_seconds=60.0
+)
 PAGE = ("index.html", "page.css", "page.js", "graph.js", "canvas.js", "icon.svg")
 
 
-class Question(BaseModel):
-    """What to ask about a picture."""
+class QuestionBody(BaseModel):
+    """Body of a request with a question about an uploaded image."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -39,23 +49,23 @@ class Question(BaseModel):
 
 
 def make_app(
-    studio: Studio,
+    models: DemoModels,
     *,
     token: str | None = None,
     hosts: frozenset[str] = frozenset(),
-    turns: Turns | None = None,
-    pictures: Pictures | None = None,
+    queue: JobQueue | None = None,
+    store: ImageStore | None = None,
 ) -> Guard:
-    """The demo and its API, behind a `Guard`.
+    """Build the web demo and the HTTP API, protected by a `Guard`.
 
     Args:
-        studio: the models.
-        token: what visitors must show; None lets in whoever is on this machine.
-        hosts: further names of this machine that a request may carry.
-        turns: queue in front of the models.
-        pictures: store of uploads.
+        models: models of the demo.
+        token: token that visitors must send; with None only this machine is served.
+        hosts: further names of this machine, besides the loopback names.
+        queue: queue for calls of the models; a new one if None.
+        store: store of uploaded images; a new one if None.
     """
-    queue, store = turns or Turns(), pictures or Pictures()
+    queue, store = queue or JobQueue(), store or ImageStore()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -63,119 +73,119 @@ def make_app(
         queue.close()
 
     app = FastAPI(
-        title="amodal", version=amodal.__version__, docs_url=None, redoc_url=None, lifespan=lifespan,
-        description="Whole objects behind what hides them. Boxes are [x0, y0, x1, y1] in pixels; masks COCO RLE.",
+        title="amodal", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan,
+        description="Amodal segmentation. Boxes are [x0, y0, x1, y1] in pixels; masks are COCO RLE.",
     )  # fmt: skip
-    add_errors(app, {BusyError: 503})
-    add_page(app, "demo_page", PAGE)
-    _add_about(app, studio)
-    _add_api(app, studio, queue, store)
-    _add_demo(app, studio, queue, store)
+    add_error_handlers(app, {BusyError: 503})
+    add_page_files(app, "demo_page", PAGE)
+    _add_about(app, models)
+    _add_api(app, models, queue, store)
+    _add_demo(app, models, queue, store)
     return Guard(app, token=token, limits=LIMITS, hosts=LOOPBACK | hosts)
 
 
-def _add_about(app: FastAPI, studio: Studio) -> None:
+def _add_about(app: FastAPI, models: DemoModels) -> None:
     @app.get("/api/about")
     def about() -> dict[str, Any]:
-        """What this server can do."""
+        """Version, examples, export formats and limits of this server."""
         return {
-            "version": amodal.__version__,
-            "asks": studio.assistant is not None,
+            "version": __version__,
+            "asks": models.assistant is not None,
             "examples": list(EXAMPLE_SEEDS),
-            "exports": {"scene": "masks, overlay and scene.json"} | {k: v[0] for k, v in FORMATS.items()},
+            "exports": {"scene": "masks, overlay and scene.json"}
+            | {name: form.description for name, form in FORMATS.items()},
             "max_upload": MAX_UPLOAD,
-            "max_question": MAX_QUESTION,
+            "max_question": MAX_QUESTION_LENGTH,
         }
 
 
-def _add_api(app: FastAPI, studio: Studio, queue: Turns, store: Pictures) -> None:
-    """For programs: one request, one answer, nothing kept."""
+def _add_api(app: FastAPI, models: DemoModels, queue: JobQueue, store: ImageStore) -> None:
+    """Add the routes for programs. Nothing is stored between requests."""
 
-    def segmented(content: bytes, prompts: Prompts) -> Scene:
-        return studio.segment(store.read(content), prompts)
+    def segment_upload(content: bytes, prompts: Prompts) -> Scene:
+        return models.segment(store.read(content), prompts)
 
     @app.post("/api/segment")
     async def segment(
         request: Request, image: Annotated[UploadFile, File()], prompts: Annotated[str, Form()] = "{}"
     ) -> dict[str, Any]:
-        """Objects of an image. `prompts` is JSON: boxes, points, everything, threshold; {} is everything."""
+        """Segment the objects of an image. `prompts` is JSON: boxes, points, everything, threshold; {} finds all."""
         wanted, content = _parse(Prompts, prompts, "prompts"), await image.read()
-        scene = await queue.run(_visitor(request), partial(segmented, content, wanted))
+        scene = await queue.run(_visitor(request), partial(segment_upload, content, wanted))
         return scene.to_json()
 
     @app.post("/api/segment/batch")
     async def batch(
         request: Request, images: Annotated[list[UploadFile], File()], prompts: Annotated[str, Form()]
     ) -> list[dict[str, Any]]:
-        """Objects of several images. `prompts` is a JSON list with an entry an image."""
+        """Segment the objects of several images. `prompts` is a JSON list with one entry per image."""
         wanted = _parse(list[Prompts], prompts, "prompts")
         if len(wanted) != len(images) or len(images) > MAX_BATCH:
             raise InputError(
-                f"prompts: expected an entry for each of at most {MAX_BATCH} images, "
-                f"got {len(wanted)} for {len(images)} images"
+                f"prompts: expected one entry per image for at most {MAX_BATCH} images, "
+                f"got {len(wanted)} entries for {len(images)} images"
             )
         contents = [await image.read() for image in images]
-        jobs = [partial(segmented, content, entry) for content, entry in zip(contents, wanted, strict=True)]
+        jobs = [partial(segment_upload, content, entry) for content, entry in zip(contents, wanted, strict=True)]
         return [(await queue.run(_visitor(request), job)).to_json() for job in jobs]
 
     @app.post("/api/ask")
     async def ask(
         request: Request, image: Annotated[UploadFile, File()], question: Annotated[str, Form()]
     ) -> dict[str, Any]:
-        """An answer about an image, and the scene of the objects that it mentions."""
+        """Answer a question about an image; the scene holds the objects that the answer names."""
         content = await image.read()
 
         def work() -> dict[str, Any]:
             pixels = store.read(content)
-            picture = Picture("image", pixels, Scene([], pixels.shape[:2], pixels))
-            return studio.ask(picture, question)
+            return models.ask(DemoImage("image", pixels, Scene([], pixels.shape[:2], pixels)), question)
 
         return await queue.run(_visitor(request), work)
 
 
-def _add_demo(app: FastAPI, studio: Studio, queue: Turns, store: Pictures) -> None:
-    """For the page: pictures are uploaded once and kept for a while."""
+def _add_demo(app: FastAPI, models: DemoModels, queue: JobQueue, store: ImageStore) -> None:
+    """Add the routes of the page, which uploads an image once and then refers to it by its key."""
 
     def opened(key: str) -> dict[str, Any]:
-        picture = store.get(key)
-        return {"key": key, "name": picture.name, **describe(picture.scene)}
+        stored = store.get(key)
+        return {"key": key, "name": stored.name, **scene_for_page(stored.scene)}
 
-    @app.post("/demo/pictures", include_in_schema=False)
+    @app.post("/demo/images", include_in_schema=False)
     async def upload(image: Annotated[UploadFile, File()]) -> dict[str, Any]:
         pixels = await asyncio.to_thread(store.read, await image.read())
-        return opened(store.add(Path(image.filename or "picture").stem[:60] or "picture", pixels))
+        return opened(store.add(Path(image.filename or "image").stem[:60] or "image", pixels))
 
     @app.post("/demo/examples/{name}", include_in_schema=False)
     async def use_example(name: str) -> dict[str, Any]:
-        return opened(store.add(f"example-{name}", await asyncio.to_thread(example, name)))
+        return opened(store.add(f"example-{name}", await asyncio.to_thread(example_image, name)))
 
-    @app.post("/demo/pictures/{key}/segment", include_in_schema=False)
+    @app.post("/demo/images/{key}/segment", include_in_schema=False)
     async def segment(request: Request, key: str, prompts: Prompts) -> dict[str, Any]:
-        picture = store.get(key)
-        picture.scene = await queue.run(_visitor(request), lambda: studio.segment(picture.pixels, prompts))
-        return describe(picture.scene)
+        stored = store.get(key)
+        stored.scene = await queue.run(_visitor(request), lambda: models.segment(stored.pixels, prompts))
+        return scene_for_page(stored.scene)
 
-    @app.post("/demo/pictures/{key}/ask", include_in_schema=False)
-    async def ask(request: Request, key: str, body: Question) -> dict[str, Any]:
-        picture = store.get(key)
-        return await queue.run(_visitor(request), lambda: studio.ask(picture, body.question))
+    @app.post("/demo/images/{key}/ask", include_in_schema=False)
+    async def ask(request: Request, key: str, body: QuestionBody) -> dict[str, Any]:
+        stored = store.get(key)
+        return await queue.run(_visitor(request), lambda: models.ask(stored, body.question))
 
-    @app.get("/demo/pictures/{key}/view/{kind}", include_in_schema=False)
-    async def look(key: str, kind: str, number: int = 0) -> Any:
-        content = await asyncio.to_thread(view, store.get(key), kind, number)
+    @app.get("/demo/images/{key}/view/{kind}", include_in_schema=False)
+    async def draw_view(key: str, kind: str, number: int = 0) -> Any:
+        content = await asyncio.to_thread(render_view, store.get(key), kind, number)
         return Response(content, media_type="image/jpeg")
 
-    @app.get("/demo/pictures/{key}/export/{to}", include_in_schema=False)
+    @app.get("/demo/images/{key}/export/{to}", include_in_schema=False)
     async def download(key: str, to: str) -> Any:
-        picture = store.get(key)
-        content = await asyncio.to_thread(packed, picture, to)
-        name = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in picture.name)
+        stored = store.get(key)
+        content = await asyncio.to_thread(zip_scene, stored, to)
+        name = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in stored.name)
         headers = {"content-disposition": f'attachment; filename="{name}-{to}.zip"'}
         return Response(content, media_type="application/zip", headers=headers)
 
 
 def _visitor(request: Any) -> str:
-    """Whose line a job joins: the page names itself at random, others go by address."""
+    """Identify the visitor for the job queue: by the random name that the page sends, otherwise by address."""
     named = request.headers.get("x-visitor", "")[:64]
     return named or (request.client.host if request.client else "")
 

@@ -1,4 +1,4 @@
-"""A small web page on which people review pairs; for this machine alone unless told otherwise."""
+"""A small web page on which people review pairs; only this machine can reach it unless told otherwise."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ from fastapi import FastAPI
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from amodal.app.guard import LOOPBACK, Guard, Limits
-from amodal.app.listen import access_token, run
-from amodal.app.site import add_errors, add_page
-from amodal.datagen.review.items import Items
-from amodal.datagen.review.markup import from_editable
+from amodal.app.server import LOOPBACK, Guard, RequestLimits, access_token, add_error_handlers, add_page_files, run
+from amodal.datagen.review.items import ReviewItems, from_editable
 from amodal.datagen.review.review import (
     MAX_NOTE_LENGTH,
-    Policy,
     ReviewConflictError,
+    ReviewPolicy,
     lease,
     remaining,
     renew,
@@ -26,12 +23,12 @@ from amodal.datagen.review.review import (
     undo,
 )
 from amodal.datagen.rules import MAX_ANSWER_LENGTH
-from amodal.datagen.store.manifest import Manifest
-from amodal.datagen.store.records import Verdict
+from amodal.datagen.store.records import Pair, Verdict
+from amodal.datagen.store.work_folder import WorkFolder
 
 PAGE = ("index.html", "page.css", "page.js", "masks.js", "stage.js", "state.js", "text.js", "icon.svg")
 # The longest review is a few thousand bytes.
-LIMITS = Limits(64 * 1024, frozenset({"application/json"}), "amodal_review")
+LIMITS = RequestLimits(64 * 1024, frozenset({"application/json"}), "amodal_review")
 Text = Annotated[str, Field(max_length=2 * MAX_ANSWER_LENGTH)]
 Id = Annotated[int, Field(strict=True, ge=0, lt=2**63)]  # what SQLite can hold
 
@@ -43,26 +40,26 @@ class _Body(BaseModel):
 
 
 class NextBody(_Body):
-    """A person asks for a pair; `skip` are those put aside."""
+    """A person asks for the next pair; `skip` lists the pairs put aside."""
 
     skip: Annotated[list[Id], Field(max_length=500)] = []
 
 
 class PairBody(_Body):
-    """A person says something about the pair they hold."""
+    """A message about the pair that the person holds."""
 
     pair: Id
 
 
 class CheckBody(PairBody):
-    """A person is writing; the answer is in the short form of `review_markup`."""
+    """A text that a person is editing; the answer is in the editable form of `datagen.review.items`."""
 
     question: Text
     answer: Text
 
 
 class ReviewBody(PairBody):
-    """A verdict."""
+    """A person's verdict."""
 
     tries: Id
     verdict: Verdict
@@ -71,38 +68,40 @@ class ReviewBody(PairBody):
     note: Annotated[str, Field(max_length=MAX_NOTE_LENGTH)] = ""
 
 
-def make_app(work: Manifest, policy: Policy, *, token: str | None = None, hosts: frozenset[str] = frozenset()) -> Guard:
-    """The page and its few requests, behind a `Guard`.
+def make_app(
+    work: WorkFolder, policy: ReviewPolicy, *, token: str | None = None, hosts: frozenset[str] = frozenset()
+) -> Guard:
+    """Build the page and its requests, behind a `Guard`.
 
     Args:
-        work: work folder, which stays the caller's to close.
+        work: work folder; the caller closes it.
         policy: how pairs are reviewed.
-        token: what visitors must show; None lets in whoever is on this machine.
-        hosts: further names of this machine that a request may carry.
+        token: token that visitors must show; None admits everybody on this machine.
+        hosts: further names of this machine that requests may use.
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    add_errors(app, {ReviewConflictError: 409})
-    add_page(app, "review_page", PAGE)
-    _add_requests(app, Items(work), policy)
+    add_error_handlers(app, {ReviewConflictError: 409})
+    add_page_files(app, "review_page", PAGE)
+    _add_requests(app, ReviewItems(work), policy)
     return Guard(app, token=token, limits=LIMITS, hosts=LOOPBACK | hosts)
 
 
-def _add_requests(app: FastAPI, items: Items, policy: Policy) -> None:
+def _add_requests(app: FastAPI, items: ReviewItems, policy: ReviewPolicy) -> None:
     work = items.work
 
-    def handed(pair: Any, reviewer: str) -> dict[str, Any]:
+    def item_reply(pair: Pair | None, reviewer: str) -> dict[str, Any]:
         item = None if pair is None else items.item(pair)
         return {"item": item, "reviewer": reviewer, "progress": progress(work, reviewer, policy)}
 
     @app.post("/api/next")
     def next_pair(body: NextBody) -> dict[str, Any]:
         reviewer = reviewer_name(work, body.reviewer)
-        return handed(lease(work, reviewer, policy, skip=body.skip), reviewer)
+        return item_reply(lease(work, reviewer, policy, skip=body.skip), reviewer)
 
     @app.post("/api/review")
     def review(body: ReviewBody) -> dict[str, Any]:
         reviewer = reviewer_name(work, body.reviewer)
-        ids = items.object_ids(work.pair(body.pair).image_id)
+        ids = items.object_ids(work.pairs.get(body.pair).image_id)
         answer = None if body.answer is None else from_editable(body.answer, ids)
         pair = submit(
             work, body.pair, reviewer, body.verdict, policy,
@@ -112,37 +111,36 @@ def _add_requests(app: FastAPI, items: Items, policy: Policy) -> None:
 
     @app.post("/api/check")
     def check(body: CheckBody) -> dict[str, Any]:
-        """What the automatic check would say about a text; a person may know better."""
-        return {"faults": items.faults(work.pair(body.pair), body.question, body.answer)}
+        """What the automatic check would say about a text; people may decide otherwise."""
+        return {"faults": items.violations(work.pairs.get(body.pair), body.question, body.answer)}
 
     @app.post("/api/renew")
-    def keep(body: PairBody) -> dict[str, Any]:
+    def renew_lease(body: PairBody) -> dict[str, Any]:
         reviewer = reviewer_name(work, body.reviewer)
         renew(work, body.pair, reviewer, policy)
         return {"progress": progress(work, reviewer, policy)}
 
     @app.post("/api/release")
-    def give_back(body: PairBody) -> dict[str, Any]:
+    def release(body: PairBody) -> dict[str, Any]:
         reviewer = reviewer_name(work, body.reviewer)
-        work.release(body.pair, reviewer)
+        work.reviews.release(body.pair, reviewer)
         return {"progress": progress(work, reviewer, policy)}
 
     @app.post("/api/undo")
-    def take_back(body: _Body) -> dict[str, Any]:
+    def undo_review(body: _Body) -> dict[str, Any]:
         reviewer = reviewer_name(work, body.reviewer)
-        return handed(undo(work, reviewer, policy), reviewer)
+        return item_reply(undo(work, reviewer, policy), reviewer)
 
     @app.get("/images/{image_id}")
-    def picture(image_id: Annotated[int, Field(ge=0, lt=2**63)]) -> Any:
-        return Response(items.picture(image_id), media_type="image/jpeg")
+    def image(image_id: Annotated[int, Field(ge=0, lt=2**63)]) -> Any:
+        return Response(items.image_file(image_id), media_type="image/jpeg")
 
 
-def progress(work: Manifest, reviewer: str, policy: Policy) -> dict[str, Any]:
-    """Pairs by state, what the person has judged and could still judge, and people a pair."""
-    mine = work.query("SELECT count(*) FROM reviews WHERE reviewer = ?", (reviewer,))[0][0]
+def progress(work: WorkFolder, reviewer: str, policy: ReviewPolicy) -> dict[str, Any]:
+    """Pairs by state, how many the person has reviewed and can still review, and the policy."""
     return {
-        "states": work.pair_counts(),
-        "mine": mine,
+        "states": work.pairs.counts(),
+        "mine": work.reviews.counts_by_reviewer().get(reviewer, 0),
         "left": remaining(work, reviewer, policy),
         "reviewers": policy.reviewers,
         "lease_seconds": policy.lease_seconds,
@@ -150,8 +148,8 @@ def progress(work: Manifest, reviewer: str, policy: Policy) -> dict[str, Any]:
 
 
 def serve(
-    work: Manifest,
-    policy: Policy,
+    work: WorkFolder,
+    policy: ReviewPolicy,
     *,
     host: str = "127.0.0.1",
     port: int = 8765,
@@ -164,12 +162,12 @@ def serve(
         work: work folder.
         policy: how pairs are reviewed.
         host: address to bind to.
-        port: its port; 0 takes a free one.
+        port: port to bind to; 0 takes a free one.
         token: see `access_token`.
-        announce: gets the link once the page can be reached.
+        announce: is called with the link once the page can be reached.
 
     Raises:
-        InputError: the address cannot be had, or a library is missing.
+        InputError: the address is not available, or a library is missing.
     """
     token = access_token(host, token)
     app = make_app(work, policy, token=token, hosts=frozenset({host.lower()}))

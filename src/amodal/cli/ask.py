@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from amodal.cli.options import Device, ModelName
 from amodal.errors import InputError
-from amodal.io.files import no_file
+from amodal.io.files import require_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,36 +20,40 @@ if TYPE_CHECKING:
     from amodal.inference.assistant import Chat, Reply
     from amodal.models.aura.prompts import TextPart
 
-LEAVE = ("exit", "quit", ":q")
-"""Words that end a conversation, as the end of the input does."""
+EXIT_WORDS = ("exit", "quit", ":q")
+"""Words that end a conversation; the end of the input ends it too."""
 
 
 def ask(
-    image: Annotated[Path, typer.Argument(help="Photograph.")],
-    question: Annotated[str | None, typer.Argument(help="What to ask; none opens a conversation.")] = None,
-    model: Annotated[str, typer.Option(help="Bundled name, folder or hub id.")] = "aura-tiny",
+    image: Annotated[Path, typer.Argument(help="Image file.")],
+    question: Annotated[
+        str | None, typer.Argument(help="Question; without one, start an interactive conversation.")
+    ] = None,
+    model: ModelName = "aura-tiny",
     out: Annotated[Path | None, typer.Option(help="Folder for masks, overlay and scene.json.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer; the model's own.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of tokens per answer; default: the model's own.")
+    ] = None,
+    device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print scene.json instead of the answer.")] = False,
 ) -> None:
-    """Ask about a photograph: an answer in words, with the whole objects that it names.
+    """Ask a question about an image and segment the objects that the answer names.
 
-    The numbers in the answer are those of the overlay. In a conversation each turn has a folder of
-    its own; "exit" or Ctrl-D ends it.
+    The numbers in the answer are those in the overlay. In a conversation each turn is saved in its
+    own folder; "exit" or Ctrl-D ends the conversation.
 
     Example: amodal ask kitchen.jpg "What must I move before I can lift the plate?" --out kitchen
     """
     from amodal.io.images import load_image
     from amodal.models.aura.processing import check_question
 
-    pixels = load_image(image)  # the user's mistakes first: models take a while to load
+    pixels = load_image(image)  # check all inputs before the model is loaded, which takes a while
     if question is not None:
         check_question(question)
     elif as_json:
-        raise InputError("--json: expected a question beside it, got none")
+        raise InputError("--json: expected a question together with --json, got none")
     if out is not None:
-        no_file(out)
+        require_folder(out)
     folder = out or Path(f"{image.stem}-amodal")
     from rich.console import Console
 
@@ -64,11 +69,11 @@ def ask(
     if as_json:
         typer.echo(json.dumps(reply.scene.to_json()))
     else:
-        _finish(console, reply, folder)
+        _print_written(console, reply, folder)
 
 
 def _converse(chat: Chat, console: Console, folder: Path, max_new_tokens: int | None) -> None:
-    """Questions from the terminal, or from a pipe, until there are no more."""
+    """Answer questions from the terminal or from a pipe until there are no more."""
     turn = 0
     for question in _questions():
         try:
@@ -77,14 +82,14 @@ def _converse(chat: Chat, console: Console, folder: Path, max_new_tokens: int | 
             console.print(f"amodal: {error}", style="red", markup=False, highlight=False)
             continue
         turn += 1
-        place = folder / f"turn_{turn:02d}"
-        reply.scene.save(place)
-        _finish(console, reply, place)
+        turn_folder = folder / f"turn_{turn:02d}"
+        reply.scene.save(turn_folder)
+        _print_written(console, reply, turn_folder)
 
 
 def _questions() -> Iterator[str]:
     if not sys.stdin.isatty():
-        yield from (line for line in map(str.strip, sys.stdin) if line and line not in LEAVE)
+        yield from (line for line in map(str.strip, sys.stdin) if line and line not in EXIT_WORDS)
         return
     from prompt_toolkit import PromptSession
 
@@ -94,14 +99,14 @@ def _questions() -> Iterator[str]:
             line = session.prompt().strip()
         except (EOFError, KeyboardInterrupt):
             return
-        if line in LEAVE:
+        if line in EXIT_WORDS:
             return
         if line:
             yield line
 
 
 def _printer(console: Console) -> Callable[[TextPart], None]:
-    """Prints pieces of an answer; objects in the colour and with the number of the overlay."""
+    """A function that prints a part of an answer; objects have the colour and number of the overlay."""
     from rich.text import Text
 
     from amodal.inference.draw import object_colour
@@ -116,8 +121,9 @@ def _printer(console: Console) -> Callable[[TextPart], None]:
     return show
 
 
-def _finish(console: Console, reply: Reply, folder: Path) -> None:
-    found = len(reply.scene.objects)
-    masks = "no object, no mask" if found == 0 else f"{found} object{'s' if found > 1 else ''}"
+def _print_written(console: Console, reply: Reply, folder: Path) -> None:
+    count = len(reply.scene.objects)
+    objects = "no objects" if count == 0 else f"{count} object{'s' if count > 1 else ''}"
     console.print("" if reply.text else "(no words)")
-    console.print(f"Written: {folder}/scene.json, overlay.png ({masks})", style="dim", soft_wrap=True, highlight=False)
+    written = f"Written: {folder}/scene.json, overlay.png ({objects})"
+    console.print(written, style="dim", soft_wrap=True, highlight=False)

@@ -1,4 +1,4 @@
-"""Entry point: one clear line for a mistake, a code that says whose it was."""
+"""Entry point of the command line, with one line of output and an exit code per kind of error."""
 
 from __future__ import annotations
 
@@ -8,59 +8,61 @@ from typing import Annotated
 
 import typer
 
-import amodal
-from amodal.cli.allocator import keep_freed_memory
 from amodal.cli.ask import ask
-from amodal.cli.batch import batch
-from amodal.cli.bench import bench
 from amodal.cli.data import data_app
 from amodal.cli.evaluation import evaluate_app
 from amodal.cli.export import export_app
 from amodal.cli.info import info
 from amodal.cli.label import label_app
 from amodal.cli.reasonseg import reasonseg_app
-from amodal.cli.segment import segment
+from amodal.cli.segment import batch, segment
 from amodal.cli.serve import serve
 from amodal.cli.train import train
 from amodal.errors import InputError
+from amodal.io.processes import keep_freed_memory
+from amodal.version import __version__
 
 app = typer.Typer(
-    help="See whole objects behind what hides them.",
+    help="Amodal segmentation: predict the complete shape of every object, "
+    "including the parts that other objects hide.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (segment, batch, ask, train, info, serve, bench):
+for command in (segment, batch, ask, train, info, serve):
     app.command()(command)
 app.add_typer(evaluate_app, name="evaluate")
-app.add_typer(export_app, name="export", help="Results and models in other tools' forms.")
-app.add_typer(label_app, name="label", help="Predictions to correct in Label Studio, and back.")
-app.add_typer(data_app, name="data", help="Look at datasets, check, convert, draw and make them.")
-app.add_typer(reasonseg_app, name="reasonseg", help="Make question-answer data for amodal reasoning segmentation.")
+app.add_typer(export_app, name="export", help="Write scenes and models in the formats of other tools.")
+app.add_typer(label_app, name="label", help="Predict masks, correct them in Label Studio and collect them.")
+app.add_typer(data_app, name="data", help="Inspect, validate, convert, draw and synthesize datasets.")
+app.add_typer(reasonseg_app, name="reasonseg", help="Generate, check, review and export question-answer data.")
 
 
 def _version(show: bool) -> None:
     if show:
-        typer.echo(f"amodal {amodal.__version__}")
+        typer.echo(f"amodal {__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Options before the command."""
+    """Options of the program itself."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line.
 
+    Args:
+        arguments: command and options; those of the process if None.
+
     Returns:
-        0 on success, 2 on a user's mistake (one line on stderr), 1 on anything else; set
-        AMODAL_DEBUG=1 to see the traceback of the latter.
+        0 on success, 2 on bad input, 1 on any other error. An error prints one line on stderr; with
+        AMODAL_DEBUG=1 any other error is raised with its traceback.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -70,14 +72,14 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         return _fail(" ".join(str(error).split()), 2)
     except (typer.Abort, KeyboardInterrupt):
-        return _fail("stopped", 1)
+        return _fail("interrupted", 1)
     except Exception as error:
-        if hasattr(error, "format_message"):  # usage errors; typer may carry a click of its own
+        if hasattr(error, "format_message"):  # a usage error; typer may bring its own copy of click
             return _fail(" ".join(error.format_message().split()), 2)
         if os.environ.get("AMODAL_DEBUG"):
             raise
         summary = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        return _fail(f"{summary} (AMODAL_DEBUG=1 shows where)", 1)
+        return _fail(f"{summary} (set AMODAL_DEBUG=1 for the traceback)", 1)
 
 
 def _fail(message: str, code: int) -> int:
@@ -86,6 +88,6 @@ def _fail(message: str, code: int) -> int:
 
 
 def run() -> None:
-    """Console script."""
+    """Run the command line as a console script."""
     keep_freed_memory()
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""`amodal segment`."""
+"""`amodal segment` for an image, a folder or a video, and `amodal batch` for a dataset."""
 
 from __future__ import annotations
 
@@ -9,58 +9,57 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from amodal.cli.options import (
+    DetectorName,
+    DetectorTexts,
+    Device,
+    Dtype,
+    JsonSummary,
+    Mode,
+    ModelName,
+    parse_numbers,
+)
 from amodal.errors import InputError
-from amodal.io.files import no_file
+from amodal.io.files import require_folder
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from amodal.inference.scene import Scene
     from amodal.inference.segmenter import AmodalSegmenter
 
 
 def segment(
-    image: Annotated[Path, typer.Argument(help="Photograph; or a folder of them, or a video, frame by frame.")],
+    image: Annotated[Path, typer.Argument(help="Image, folder of images, or video.")],
     box: Annotated[
-        list[str] | None, typer.Option(help="Box of a visible part in pixels, X0,Y0,X1,Y1; repeat for more.")
+        list[str] | None, typer.Option(help="Box of a visible part in pixels, X0,Y0,X1,Y1; may be repeated.")
     ] = None,
-    point: Annotated[list[str] | None, typer.Option(help="Pixel X,Y of an object; repeat for more.")] = None,
-    detector: Annotated[
-        str | None, typer.Option(help="Detector of transformers that gives the boxes: hub id or folder.")
-    ] = None,
-    text: Annotated[
-        list[str] | None, typer.Option(help="What an open-vocabulary detector looks for; repeat for more.")
-    ] = None,
-    model: Annotated[str, typer.Option(help="Bundled name, folder or hub id.")] = "plug-tiny",
+    point: Annotated[list[str] | None, typer.Option(help="Point on an object in pixels, X,Y; may be repeated.")] = None,
+    detector: DetectorName = None,
+    text: DetectorTexts = None,
+    model: ModelName = "plug-tiny",
     out: Annotated[Path | None, typer.Option(help="Folder for masks, overlay and scene.json.")] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Probability of foreground; the model's own by default.")
+        float | None, typer.Option(help="Smallest probability of foreground; default: the model's own.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    dtype: Annotated[
-        str, typer.Option(help="auto, float32, bfloat16, or int8 (large models on a processor).")
-    ] = "auto",
-    mode: Annotated[
-        str, typer.Option(help="crop: a look at each object (exact); image: one look at the whole picture (fast).")
-    ] = "crop",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    mode: Mode = "crop",
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print scene.json instead of a table; of frames their number.")
+        bool, typer.Option("--json", help="Print scene.json; for a folder or video, the number of frames.")
     ] = False,
 ) -> None:
-    """Segment objects, hidden parts included.
+    """Segment objects, including the parts that other objects hide.
 
-    Boxes or points say which; a detector can find them; without any of these, a grid of points does.
+    Boxes, points or a detector select the objects; without them, a grid of points finds objects.
 
     Example: amodal segment street.jpg --box 30,40,210,380 --out street
     """
     boxes = [parse_numbers("box", value, "X0,Y0,X1,Y1") for value in box or []]
     points = [parse_numbers("point", value, "X,Y") for value in point or []]
     if detector and (boxes or points):
-        raise InputError("detector: expected no box or point beside a detector, got both")
+        raise InputError("detector: expected no box or point together with a detector, got both")
     if text and not detector:
-        raise InputError("text: expected --detector beside it, got none")
-    from amodal.io.frames import is_many
+        raise InputError("text: expected --detector together with --text, got no detector")
+    from amodal.io.frames import is_frame_source
 
     def load() -> AmodalSegmenter:
         from amodal.inference.segmenter import AmodalSegmenter
@@ -68,15 +67,14 @@ def segment(
         return AmodalSegmenter.from_pretrained(model, device=device, dtype=dtype, mode=mode)
 
     if out is not None:
-        no_file(out)
-    if is_many(image):
+        require_folder(out)
+    if is_frame_source(image):
         if boxes or points:
             raise InputError("box, point: expected none for several frames (objects are not tracked), got some")
         folder = out or Path(f"{image.stem}-amodal")
-        count = _segment_frames(image, folder, load, detector, text, threshold, not as_json)
-        note = "each frame by itself; objects are not tracked"
-        line = f"Written: {count} frames and overlay.mp4 in {folder} ({note})"
-        typer.echo(json.dumps({"folder": str(folder), "frames": count}) if as_json else line)
+        num_frames = _segment_frames(image, folder, load, detector, text, threshold, not as_json)
+        line = f"Written: {num_frames} frames and overlay.mp4 in {folder} (objects are not tracked between frames)"
+        typer.echo(json.dumps({"folder": str(folder), "frames": num_frames}) if as_json else line)
         return
     scene = _segment_image(image, boxes, points, load, detector, text, threshold)
     folder = scene.save(out or Path(f"{image.stem}-amodal"))
@@ -86,17 +84,33 @@ def segment(
         _print_table(scene, folder)
 
 
-def parse_numbers(name: str, text: str, form: str) -> list[float]:
-    """Comma-separated numbers in a form such as `X0,Y0,X1,Y1`. Raises `InputError` for anything else."""
-    count = form.count(",") + 1
-    words = {2: "two", 4: "four"}[count]
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise InputError(f"{name}: expected {words} numbers {form}, got {text!r}") from error
-    if len(values) != count:
-        raise InputError(f"{name}: expected {words} numbers {form}, got {text!r}")
-    return values
+def batch(
+    dataset: Annotated[Path, typer.Argument(help="Annotation file, or a Parquet file of image paths and boxes.")],
+    out: Annotated[Path, typer.Option(help="Folder for the Parquet files; an interrupted run is resumed.")],
+    format_: Annotated[str, typer.Option("--format", help="Format of the annotation file.")] = "canonical",
+    images: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
+    model: ModelName = "plug-tiny",
+    mode: Mode = "crop",
+    dtype: Dtype = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="Number of segmenters that run in parallel.")] = 2,
+    cpus: Annotated[int, typer.Option(min=1, help="CPU cores per segmenter.")] = 1,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs per segmenter; may be a fraction.")] = 0,
+    as_json: JsonSummary = False,
+) -> None:
+    """Segment the objects of a dataset in parallel.
+
+    The workers run in Ray; the masks are written as Parquet files.
+
+    Example: amodal batch data/scenes-test/annotations.json --out predictions --workers 2
+    """
+    from amodal.data.datasets import read_dataset
+    from amodal.inference.batch import BatchPlan, segment_dataset
+
+    plan = BatchPlan(model=model, mode=mode, dtype=dtype, workers=workers, cpus=cpus, gpus=gpus)
+    source = dataset if dataset.suffix == ".parquet" else read_dataset(format_, dataset, images)
+    folder = segment_dataset(source, out, plan, progress=not as_json)
+    parts = len(list(folder.glob("part-*.parquet")))
+    typer.echo(json.dumps({"folder": str(folder), "parts": parts}) if as_json else f"Written: {folder} ({parts} files)")
 
 
 def _segment_image(
@@ -108,39 +122,22 @@ def _segment_image(
     text: list[str] | None,
     threshold: float | None,
 ) -> Scene:
-    from amodal.inference.find import check_points
+    from amodal.inference.find import ObjectFinder, check_points, scene_finder
     from amodal.inference.segmenter import check_boxes
     from amodal.io.images import load_image
 
-    pixels = load_image(image)  # the user's mistakes first: models take a second to load
+    pixels = load_image(image)  # check all inputs before the model is loaded, which takes a second
     if boxes:
         check_boxes(boxes, pixels.shape[:2])
     if points:
         check_points(points, pixels.shape[:2])
     segmenter = load()
     if not boxes and not points:
-        return finder_for(segmenter, detector, text, threshold)(pixels)
+        return scene_finder(segmenter, detector, text, threshold)(pixels)
     if points:
-        from amodal.inference.find import ObjectFinder
-
         finder = ObjectFinder.from_pretrained(segmenter.base_name, segmenter.device)
         boxes = boxes + finder.boxes_at(pixels, points).tolist()
     return segmenter(pixels, boxes, threshold=threshold)
-
-
-def finder_for(
-    segmenter: AmodalSegmenter, detector: str | None, text: list[str] | None, threshold: float | None
-) -> Callable[[npt.NDArray[np.uint8]], Scene]:
-    """What finds and segments the objects of a picture."""
-    from amodal.inference.everything import segment_everything
-    from amodal.inference.find import Detector, ObjectFinder
-
-    source: Detector | ObjectFinder
-    if detector:
-        source = Detector(detector, text, segmenter.device)
-    else:
-        source = ObjectFinder.from_pretrained(segmenter.base_name, segmenter.device)
-    return lambda pixels: segment_everything(segmenter, source, pixels, threshold=threshold)
 
 
 def _segment_frames(
@@ -152,23 +149,23 @@ def _segment_frames(
     threshold: float | None,
     progress: bool,
 ) -> int:
-    """A folder of scenes, one a frame, and a video of the overlays; frames done before are kept.
+    """Write one scene per frame and a video of the overlays; scenes of an earlier run are reused.
 
     Returns:
-        How many frames there are.
+        The number of frames.
     """
-    from amodal.inference.everything import scene_of_frame
+    from amodal.inference.find import load_or_find, scene_finder
     from amodal.io.frames import VideoWriter, open_frames
-    from amodal.io.progress import bar
+    from amodal.io.progress import progress_bar
 
     frames = open_frames(source)
-    find = finder_for(load(), detector, text, threshold)
-    count = 0
+    find = scene_finder(load(), detector, text, threshold)
+    num_frames = 0
     with VideoWriter(out / "overlay.mp4", frames.rate) as video:
-        for name, pixels in bar(frames, "frames", progress, frames.total):
-            video.add(scene_of_frame(out / name, pixels, find).draw())
-            count += 1
-    return count
+        for name, pixels in progress_bar(frames, "frames", progress, frames.total):
+            video.add(load_or_find(out / name, pixels, find).draw())
+            num_frames += 1
+    return num_frames
 
 
 def _print_table(scene: Scene, folder: Path) -> None:
@@ -178,20 +175,20 @@ def _print_table(scene: Scene, folder: Path) -> None:
     table = Table()
     for name in ("object", "hidden", "visible box", "amodal box", "score"):
         table.add_column(name, justify="right")
-    for index, thing in enumerate(scene.objects):
+    for index, obj in enumerate(scene.objects):
         table.add_row(
-            str(index) if thing.phrase is None else f"{index} {thing.phrase}",
-            f"{thing.occlusion_rate:.0%}",
-            _numbers(thing.visible_box_xyxy),
-            _numbers(thing.amodal_box_xyxy),
-            f"{thing.score:.2f}",
+            str(index) if obj.phrase is None else f"{index} {obj.phrase}",
+            f"{obj.occlusion_rate:.0%}",
+            _format_box(obj.visible_box_xyxy),
+            _format_box(obj.amodal_box_xyxy),
+            f"{obj.score:.2f}",
         )
     console = Console()
     console.print(table)
     if not scene.objects:
         console.print("No object found: give a box (--box X0,Y0,X1,Y1) or a point (--point X,Y)", soft_wrap=True)
-    console.print(f"Written: {folder}/overlay.png, scene.json and three masks an object", soft_wrap=True)
+    console.print(f"Written: {folder}/overlay.png, scene.json and three masks per object", soft_wrap=True)
 
 
-def _numbers(box: tuple[float, ...]) -> str:
+def _format_box(box: tuple[float, ...]) -> str:
     return ",".join(f"{value:g}" for value in box)

@@ -1,4 +1,4 @@
-"""`AmodalAssistant`: a picture and questions in, answers with whole objects out."""
+"""`AmodalAssistant`: from an image and questions to answers with visible and amodal masks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -17,23 +15,22 @@ from amodal.inference.scene import Scene, SceneObject
 from amodal.inference.segmenter import pick_device, pick_dtype
 from amodal.io.images import ImageSource, load_image
 from amodal.models.aura import AuraModel, AuraProcessor
-from amodal.models.aura.adapters import merge_adapters
 from amodal.models.aura.generation import Answers, Dialogue, OnPart
+from amodal.models.aura.mllm import merge_adapters
 from amodal.models.aura.prompts import TextPart, answer_parts, phrases
-
-Pixels = npt.NDArray[np.uint8]
+from amodal.ops.arrays import ImageArray
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer.
+    """The reply to one question.
 
     Attributes:
-        text: the words, without markup.
-        scene: the objects that the answer names, in its order; none where nothing answers.
-        parts: the words in pieces, each with the numbers of the objects it names.
-        occlusion_rates: of each object as the model states them, in [0, 1]; None for a model
-            without Occlusion Condition Encoder. `scene.objects` has those of the masks.
+        text: the answer, without markup.
+        scene: the objects that the answer names, in the order of the answer; may be empty.
+        parts: the answer in pieces, each with the indices of the objects that it names.
+        occlusion_rates: occlusion rate per object as predicted by the Occlusion Condition Encoder,
+            in [0, 1]; None for a model without one. `scene.objects` has the rates of the masks.
     """
 
     text: str
@@ -43,16 +40,19 @@ class Reply:
 
 
 class AmodalAssistant:
-    """Answers questions about pictures, with a visible and an amodal mask an object.
+    """Answers questions about images, with a visible and an amodal mask per named object.
 
-    Greedy; the same question gives the same answer. Masks follow the rules of
-    `AmodalSegmenter`: probabilities are resized to the picture and compared with the model's
-    threshold, and the amodal mask is united with the visible one.
+    Decoding is greedy, so that the same question always gets the same answer. Masks follow the rules
+    of `AmodalSegmenter`: probabilities are resized to the image and compared with the threshold of
+    the model, and the amodal mask is united with the visible mask.
 
     Args:
         model: an `AuraModel` with its processor.
-        device: where it runs.
+        device: device of the model.
         dtype: precision of the network.
+
+    Raises:
+        InputError: a model without its processor.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class AmodalAssistant:
         return cls(model, place, precision)
 
     def chat(self, image: ImageSource) -> Chat:
-        """Begin a conversation about a picture.
+        """Start a conversation about an image.
 
         Args:
             image: path, PIL image or (H, W, 3) uint8 RGB.
@@ -97,23 +97,38 @@ class AmodalAssistant:
         """
         return Chat(self, load_image(image))
 
-    def ask(self, image: ImageSource, question: str, **options: Any) -> Reply:
-        """One question about one picture; `Chat.ask`'s options.
+    def ask(
+        self,
+        image: ImageSource,
+        question: str,
+        *,
+        answer: str | None = None,
+        on_part: OnPart | None = None,
+        max_new_tokens: int | None = None,
+    ) -> Reply:
+        """Ask one question about an image.
+
+        Args:
+            image: path, PIL image or (H, W, 3) uint8 RGB.
+            question: question in words.
+            answer: as for `Chat.ask`.
+            on_part: as for `Chat.ask`.
+            max_new_tokens: as for `Chat.ask`.
 
         Raises:
             InputError: an unreadable image, or a question that is empty or too long.
         """
-        return self.chat(image).ask(question, **options)
+        return self.chat(image).ask(question, answer=answer, on_part=on_part, max_new_tokens=max_new_tokens)
 
     def ask_batch(self, pairs: Sequence[tuple[ImageSource, str]], *, max_new_tokens: int | None = None) -> list[Reply]:
-        """One question about each of several pictures, answered together.
+        """Ask one question per image for several images, in joint forward passes.
 
         Args:
-            pairs: pictures and questions.
-            max_new_tokens: longest answer; the model's own if None.
+            pairs: pairs of an image and a question.
+            max_new_tokens: maximum length of an answer; the model's own if None.
 
         Returns:
-            A reply each, the same as if asked one by one.
+            One reply per pair, the same as from `ask`.
 
         Raises:
             InputError: as `ask`.
@@ -128,19 +143,19 @@ class AmodalAssistant:
         answers: Sequence[Sequence[str]] | None = None,
         max_new_tokens: int | None = None,
     ) -> list[list[Reply]]:
-        """Several conversations side by side, each with its own history.
+        """Hold several conversations in joint forward passes, each with its own history.
 
         Args:
-            conversations: pictures and questions; they may be of different lengths.
-            answers: words to say in each turn, with mask tokens and markup, in the place of the
-                model's own (teacher forcing).
-            max_new_tokens: longest answer; the model's own if None.
+            conversations: pairs of an image and its questions; the numbers of questions may differ.
+            answers: the answer of each turn, with mask tokens and markup, to use instead of the
+                model's own answer (teacher forcing).
+            max_new_tokens: maximum length of an answer; the model's own if None.
 
         Returns:
-            One reply a question.
+            One list of replies per conversation, with one reply per question.
 
         Raises:
-            InputError: as `ask`, or not one answer a question.
+            InputError: as for `ask`, or not exactly one answer per question.
         """
         if not conversations:
             return []
@@ -148,11 +163,11 @@ class AmodalAssistant:
         asked = [list(questions) for _, questions in conversations]
         _check_turns(asked, answers)
         inputs = self.processor(images, [questions[0] for questions in asked]).to(self.device)
-        features = self.encode(inputs.sam_pixel_values)
+        features = self.encode(inputs.pixel_values_sam)
         dialogue = Dialogue(self.model, self.processor)
         replies: list[list[Reply]] = [[] for _ in images]
         for turn in range(max(map(len, asked))):
-            # A conversation that is over repeats its last turn, so that the batch stays whole.
+            # A finished conversation repeats its last turn, so that the batch keeps its size.
             questions = [row[min(turn, len(row) - 1)] for row in asked]
             given = None if answers is None else [row[min(turn, len(row) - 1)] for row in answers]
             if turn == 0:
@@ -166,22 +181,32 @@ class AmodalAssistant:
         return replies
 
     @torch.inference_mode()
-    def encode(self, sam_pixel_values: Tensor) -> Tensor:
-        """Features (B, C, h, w) of the vision backbone."""
+    def encode(self, pixel_values_sam: Tensor) -> Tensor:
+        """Encode images with the segmentation backbone.
+
+        Args:
+            sam_pixel_values: (B, 3, S, S) normalized images.
+
+        Returns:
+            (B, C, h, w) features.
+        """
         with self._precision():
-            return self.model.encode_image(sam_pixel_values.to(self.device))
+            return self.model.encode_image(pixel_values_sam.to(self.device))
 
     @torch.inference_mode()
     def replies(
-        self, answers: Answers, features: Tensor, images: Sequence[Pixels], questions: Sequence[str]
+        self, answers: Answers, features: Tensor, images: Sequence[ImageArray], questions: Sequence[str]
     ) -> list[Reply]:
-        """Decode all masks of one turn in one call, and put answers together.
+        """Decode all masks of one turn in one forward pass and build the replies.
 
         Args:
-            answers: of B conversations.
-            features: (B, C, h, w).
-            images: B pictures.
-            questions: what was asked.
+            answers: generated answers of B conversations.
+            features: (B, C, h, w) features of the images.
+            images: B images, (H, W, 3) uint8 RGB.
+            questions: B questions.
+
+        Returns:
+            B replies.
         """
         with self._precision():
             boxes = None
@@ -200,7 +225,7 @@ class AmodalAssistant:
             made.append(Reply(text, Scene(objects, size, image, question, text), parts, rates))
         return made
 
-    def _objects(self, masks: Any, own: list[int], image: Pixels, names: Sequence[str | None]) -> list[SceneObject]:
+    def _objects(self, masks: Any, own: list[int], image: ImageArray, names: Sequence[str | None]) -> list[SceneObject]:
         size, threshold = (image.shape[0], image.shape[1]), self.model.config.mask_threshold
         objects = []
         for index, name in zip(own, names, strict=True):
@@ -217,20 +242,20 @@ class AmodalAssistant:
 
 
 class Chat:
-    """A conversation about one picture.
+    """A conversation about one image.
 
-    The backbone's features and the LLM's key-value cache are kept: a later question costs neither
-    vision encoder anything, and nothing said before is read again.
+    The features of the segmentation backbone and the key-value cache of the language model are kept.
+    A later question therefore runs neither vision encoder again and does not process earlier turns again.
 
     Args:
-        assistant: that answers.
+        assistant: assistant that answers.
         image: (H, W, 3) uint8 RGB.
 
     Attributes:
-        replies: so far.
+        replies: replies so far.
     """
 
-    def __init__(self, assistant: AmodalAssistant, image: Pixels) -> None:
+    def __init__(self, assistant: AmodalAssistant, image: ImageArray) -> None:
         self.assistant, self.image = assistant, image
         self.replies: list[Reply] = []
         self._features: Tensor | None = None
@@ -244,17 +269,17 @@ class Chat:
         on_part: OnPart | None = None,
         max_new_tokens: int | None = None,
     ) -> Reply:
-        """Ask about the picture, or about what was said before.
+        """Ask a question about the image or about earlier turns.
 
         Args:
-            question: in words.
-            answer: words to say, with mask tokens and markup, in the place of the model's own.
-            on_part: called with pieces of the answer while it is written.
-            max_new_tokens: longest answer; the model's own if None.
+            question: question in words.
+            answer: answer with mask tokens and markup, to use instead of the model's own.
+            on_part: called with each part of the answer as soon as it is generated.
+            max_new_tokens: maximum length of the answer; the model's own if None.
 
         Raises:
             InputError: a question that is empty or too long, or a conversation that has become
-                longer than the model can read.
+                longer than the context of the model.
         """
         longest = max_new_tokens or self.assistant.model.config.max_new_tokens
         given = None if answer is None else [answer]
@@ -273,7 +298,7 @@ class Chat:
         assistant = self.assistant
         inputs = assistant.processor([self.image], [question]).to(assistant.device)
         if self._features is None:
-            self._features = assistant.encode(inputs.sam_pixel_values)
+            self._features = assistant.encode(inputs.pixel_values_sam)
         dialogue = Dialogue(assistant.model, assistant.processor)
         dialogue.begin(inputs.mllm)
         return dialogue
@@ -281,8 +306,8 @@ class Chat:
 
 def _check_turns(asked: Sequence[Sequence[str]], answers: Sequence[Sequence[str]] | None) -> None:
     if not all(asked):
-        raise InputError("question: expected at least one a conversation, got none")
+        raise InputError("question: expected at least one per conversation, got none")
     if answers is not None and [len(row) for row in answers] != [len(row) for row in asked]:
         raise InputError(
-            f"answers: expected one a question, got {[len(row) for row in answers]} for {[len(row) for row in asked]}"
+            f"answers: expected one per question, got {[len(row) for row in answers]} for {[len(row) for row in asked]}"
         )

@@ -1,8 +1,8 @@
-"""Whole datasets on many processes or machines, by Ray Data: one segmenter a worker.
+"""Segmentation of datasets in parallel with Ray Data, on several processes or machines.
 
-The driver hands out blocks of images and writes each finished block as a Parquet file of its own,
-whole or not at all. A worker that dies is started again and its block repeated; a run that was
-stopped goes on with the images that no file holds yet.
+Each worker process holds one segmenter. The driver distributes blocks of images and writes each
+finished block atomically to its own Parquet file. If a worker dies, Ray restarts it and repeats its
+block. An interrupted run is resumed with the images that are in no file yet.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
-from amodal.io.files import appearing, no_file, write_whole
+from amodal.io.files import atomic_path, require_folder, write_atomic
 from amodal.ops.rle import encode_mask
 
 Row = dict[str, Any]
@@ -28,16 +28,19 @@ SETTINGS = "batch.json"
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How a dataset is segmented.
+    """Model and workers for the segmentation of a dataset.
 
     Args:
         model: bundled name, folder or hub id.
         mode: `crop` or `image`, see `AmodalSegmenter`.
         dtype: precision, see `AmodalSegmenter.from_pretrained`.
-        workers: segmenters at work at the same time.
-        cpus: cores of each.
-        gpus: GPUs of each, a share of one if below 1.
-        images_per_block: images that are lost and repeated when a worker dies.
+        workers: number of segmenters that run in parallel.
+        cpus: CPU cores per segmenter.
+        gpus: GPUs per segmenter; below 1, segmenters share a GPU.
+        images_per_block: images per block; this many are repeated if a worker dies.
+
+    Raises:
+        InputError: a number out of range.
     """
 
     model: str = "plug-tiny"
@@ -64,24 +67,24 @@ def segment_dataset(
     Args:
         dataset: from `read_dataset`; or a Parquet file with the columns `image_id`, `path` (absolute
             or relative to the file) and `boxes_xyxy` (lists of four numbers).
-        out: folder of the results, new or of a run that was stopped.
+        out: folder for the results: a new one, or that of an interrupted run.
         plan: model and workers.
-        progress: show a bar.
+        progress: whether to show a progress bar.
 
     Returns:
-        `out`, with `part-*.parquet`: one row an object, `image_id`, `annotation_id` (None without
-        annotations), `category_id`, `segmentation` and `visible_segmentation` (RLE), `score`.
+        `out`, which contains `part-*.parquet` with one row per object: `image_id`, `annotation_id`
+        (None without annotations), `category_id`, `segmentation` and `visible_segmentation` (RLE), `score`.
 
     Raises:
-        InputError: the `ray` extra is missing, nothing to segment, an unreadable Parquet file, or
-            `out` holds the results of other settings.
+        InputError: the `ray` extra is not installed, nothing to segment, an unreadable Parquet file,
+            or `out` contains results of other settings.
     """
     plan = plan or BatchPlan()
     ray = _extra("ray")
     rows = list(_rows_of_parquet(dataset) if isinstance(dataset, Path) else _rows_of_dataset(dataset))
     if not rows:
         raise InputError("dataset: expected images with boxes, got none")
-    _settle(out, plan)
+    _check_settings(out, plan)
     done, first = _finished(out)
     rows = [row for row in rows if row["image_id"] not in done]
     if rows:
@@ -100,11 +103,11 @@ def _run(ray: ModuleType, rows: list[Row], out: Path, plan: BatchPlan, first: in
     try:
         with Progress(disable=not progress) as bar:
             task = bar.add_task("segment", total=len(rows))
-            for number, (images, answers) in enumerate(_blocks(rows, plan), start=first):
-                _write_part(answers, out / f"part-{number:06d}.parquet")
-                bar.advance(task, images)
+            for number, (num_images, objects) in enumerate(_blocks(rows, plan), start=first):
+                _write_part(objects, out / f"part-{number:06d}.parquet")
+                bar.advance(task, num_images)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, InputError):  # an image that cannot be read, a model that is not there
+        if isinstance(error.cause, InputError):  # an unreadable image or an unknown model
             raise InputError(str(error.cause)) from error
         raise
     finally:
@@ -113,9 +116,9 @@ def _run(ray: ModuleType, rows: list[Row], out: Path, plan: BatchPlan, first: in
 
 
 def _blocks(rows: list[Row], plan: BatchPlan) -> Iterator[tuple[int, list[Row]]]:
-    """Finished blocks in any order: number of images and rows of objects.
+    """Yield finished blocks in any order: number of images and rows of objects.
 
-    Ray Data starts an actor that died again and repeats its block, as often as it takes.
+    Ray Data restarts an actor that died and repeats its block, without a limit.
     """
     import ray
 
@@ -125,18 +128,18 @@ def _blocks(rows: list[Row], plan: BatchPlan) -> Iterator[tuple[int, list[Row]]]
     source = ray.data.from_items([{"row": json.dumps(row)} for row in rows], override_num_blocks=blocks)
     finished = source.map_batches(
         SegmentBlock,
-        fn_constructor_kwargs=_same_model(plan) | {"threads": plan.cpus, "device": "cuda" if plan.gpus else "cpu"},
+        fn_constructor_kwargs=_model_settings(plan) | {"threads": plan.cpus, "device": "cuda" if plan.gpus else "cpu"},
         batch_size=None,
         compute=ray.data.ActorPoolStrategy(size=plan.workers),
         num_cpus=plan.cpus,
         num_gpus=plan.gpus or None,
     )
     for row in finished.iter_rows():
-        yield row["images"], json.loads(row["answers"])
+        yield row["num_images"], json.loads(row["objects"])
 
 
 class SegmentBlock:
-    """A worker: loads the model once, then answers blocks of images."""
+    """A worker that loads the model once and then segments blocks of images."""
 
     def __init__(self, model: str, mode: str, dtype: str, threads: int, device: str) -> None:
         import torch
@@ -147,34 +150,34 @@ class SegmentBlock:
         self.segmenter = AmodalSegmenter.from_pretrained(model, mode=mode, dtype=dtype, device=device)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """A block of images to one row with all of its objects."""
+        """Convert a block of images to one row with all of their objects."""
         rows = [json.loads(text) for text in batch["row"]]
-        answers = [answer for row in rows for answer in self._answers(row)]
-        return {"images": np.array([len(rows)]), "answers": np.array([json.dumps(answers)], dtype=object)}
+        objects = [obj for row in rows for obj in self._segment(row)]
+        return {"num_images": np.array([len(rows)]), "objects": np.array([json.dumps(objects)], dtype=object)}
 
-    def _answers(self, row: Row) -> Iterator[Row]:
-        things = self.segmenter(row["path"], row["boxes_xyxy"]).objects
-        for thing, annotation, category in zip(things, row["annotation_ids"], row["category_ids"], strict=True):
+    def _segment(self, row: Row) -> Iterator[Row]:
+        objects = self.segmenter(row["path"], row["boxes_xyxy"]).objects
+        for obj, annotation, category in zip(objects, row["annotation_ids"], row["category_ids"], strict=True):
             yield {
                 "image_id": row["image_id"],
                 "annotation_id": annotation,
                 "category_id": category,
-                "segmentation": encode_mask(thing.amodal_mask),
-                "visible_segmentation": encode_mask(thing.visible_mask),
-                "score": thing.score,
+                "segmentation": encode_mask(obj.amodal_mask),
+                "visible_segmentation": encode_mask(obj.visible_mask),
+                "score": obj.score,
             }
 
 
 def _rows_of_dataset(dataset: AnnotatedDataset) -> Iterator[Row]:
     for image in dataset.images:
-        things = [o for o in image.objects if not o.iscrowd and _has_area(o.visible_box_xyxy)]
-        if things:
+        objects = [o for o in image.objects if not o.iscrowd and _has_area(o.visible_box_xyxy)]
+        if objects:
             yield {
                 "image_id": image.id,
                 "path": str(Path(image.path).resolve()),
-                "boxes_xyxy": [[float(v) for v in o.visible_box_xyxy] for o in things],
-                "annotation_ids": [o.id for o in things],
-                "category_ids": [o.category_id for o in things],
+                "boxes_xyxy": [[float(v) for v in o.visible_box_xyxy] for o in objects],
+                "annotation_ids": [o.id for o in objects],
+                "category_ids": [o.category_id for o in objects],
             }
 
 
@@ -188,42 +191,42 @@ def _rows_of_parquet(file: Path) -> Iterator[Row]:
     for row in rows:
         if row["boxes_xyxy"]:
             count = len(row["boxes_xyxy"])
-            nothing: Row = {"annotation_ids": [None] * count, "category_ids": [None] * count}
-            yield row | nothing | {"path": str((file.parent / row["path"]).resolve())}
+            no_ids: Row = {"annotation_ids": [None] * count, "category_ids": [None] * count}
+            yield row | no_ids | {"path": str((file.parent / row["path"]).resolve())}
 
 
 def _has_area(box: Any) -> bool:
     return bool(box[2] > box[0] and box[3] > box[1])
 
 
-def _same_model(plan: BatchPlan) -> dict[str, str]:
-    """What answers depend on."""
+def _model_settings(plan: BatchPlan) -> dict[str, str]:
+    """The settings that the masks depend on."""
     return {"model": plan.model, "mode": plan.mode, "dtype": plan.dtype}
 
 
-def _settle(out: Path, plan: BatchPlan) -> None:
-    """Results of one folder come from one model in one mode and precision."""
-    own = _same_model(plan)
-    file = no_file(out) / SETTINGS
+def _check_settings(out: Path, plan: BatchPlan) -> None:
+    """Ensure that all results in a folder come from one model in one mode and precision."""
+    settings = _model_settings(plan)
+    file = require_folder(out) / SETTINGS
     if file.is_file():
         found = json.loads(file.read_text())
-        if found != own:
-            raise InputError(f"out {out}: expected a new folder or one made with {own}, got one made with {found}")
+        if found != settings:
+            raise InputError(f"out {out}: expected a new folder or results of {settings}, got results of {found}")
         return
-    write_whole(file, json.dumps(own))
+    write_atomic(file, json.dumps(settings))
 
 
 def _finished(out: Path) -> tuple[set[Any], int]:
-    """Images that a file holds, and the number of the next file."""
+    """Ids of the images that are in a file already, and the number of the next file."""
     parquet, parts = _extra("pyarrow.parquet"), sorted(out.glob("part-*.parquet"))
     done = {i for part in parts for i in parquet.read_table(part, columns=["image_id"])["image_id"].to_pylist()}
     return done, 1 + int(parts[-1].stem.split("-")[1]) if parts else 0
 
 
-def _write_part(answers: list[Row], file: Path) -> None:
+def _write_part(objects: list[Row], file: Path) -> None:
     arrow, parquet = _extra("pyarrow"), _extra("pyarrow.parquet")
-    with appearing(file) as temporary:
-        parquet.write_table(arrow.Table.from_pylist(answers), temporary)
+    with atomic_path(file) as temporary:
+        parquet.write_table(arrow.Table.from_pylist(objects), temporary)
 
 
 def _extra(name: str) -> ModuleType:

@@ -1,40 +1,61 @@
-"""Pictures of what was found: visible parts solid, hidden parts hatched."""
+"""Drawing of scenes: visible parts filled, occluded parts hatched; heat maps of uncertainty."""
 
 from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-if TYPE_CHECKING:
-    from amodal.inference.scene import SceneObject
+from amodal.ops.arrays import Box, FloatMap, ImageArray, Mask, Points, Window
 
-Pixels = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
-FloatMap = npt.NDArray[np.float32]
-Points = npt.NDArray[np.float64]
 Colour = tuple[int, int, int]
-Rectangle = tuple[float, float, float, float]
 
-MAX_SIDE = 2048  # of an overlay; a huge photograph is shrunk before drawing
-MIN_SIDE = 640  # a small picture is enlarged, so that hatching and text are readable
+MAX_SIDE = 2048  # longest side of an overlay; a larger image is shrunk before drawing
+MIN_SIDE = 640  # a smaller image is enlarged, so that hatching and text are readable
 VISIBLE_ALPHA = 0.48
-HIDDEN_ALPHA = 0.18
+OCCLUDED_ALPHA = 0.18
 STRIPE_ALPHA = 0.9
-DARK: Colour = (18, 18, 22)  # halo that keeps lines apart from a background of their own colour
+DARK: Colour = (18, 18, 22)  # dark border that separates a line from a background of the same colour
 
-_SUBPIXEL_BITS = 4  # of the coordinates given to OpenCV
+_SUBPIXEL_BITS = 4  # fractional bits of the coordinates given to OpenCV
+
+
+class DrawableObject(Protocol):
+    """What `draw_scene` needs to know about an object; `SceneObject` has all of it."""
+
+    @property
+    def window(self) -> Window:
+        """Part of the image that contains both masks."""
+
+    @property
+    def visible_in_window(self) -> Mask:
+        """(h, w) bool."""
+
+    @property
+    def amodal_in_window(self) -> Mask:
+        """(h, w) bool."""
+
+    @property
+    def visible_box_xyxy(self) -> Box:
+        """Box of the visible part in image pixels."""
+
+    @property
+    def occlusion_rate(self) -> float:
+        """Share of the object that is occluded, in [0, 1]."""
+
+    @property
+    def phrase(self) -> str | None:
+        """Words that name the object."""
 
 
 @dataclass(frozen=True)
-class _Placed:
-    """An object on the canvas: masks (h, w) whose upper left pixel is at `corner` (x, y)."""
+class _CanvasObject:
+    """An object in canvas pixels: masks (h, w) whose upper left pixel is at `corner` (x, y)."""
 
     visible: Mask
     amodal: Mask
@@ -48,92 +69,91 @@ class _Placed:
 
 
 def object_colour(index: int) -> Colour:
-    """RGB of object `index`.
+    """RGB colour of object `index`.
 
-    Hues a golden angle apart, so that neighbours differ; three rounds of brightness and
-    saturation, so that hues which come close again after some rounds do too.
+    The hues are a golden angle apart, so that consecutive objects differ. Saturation and brightness
+    change every eight objects, so that objects with similar hues differ too.
     """
     saturation, value = ((0.85, 1.0), (0.5, 1.0), (0.9, 0.75))[index // 8 % 3]
     red, green, blue = colorsys.hsv_to_rgb((0.56 + index * 0.618034) % 1, saturation, value)
     return (round(red * 255), round(green * 255), round(blue * 255))
 
 
-def draw_scene(image: Pixels, objects: Sequence[SceneObject], labels: Sequence[str] | None = None) -> Pixels:
+def draw_scene(image: ImageArray, objects: Sequence[DrawableObject], labels: Sequence[str] | None = None) -> ImageArray:
     """Draw objects over their image.
 
-    The visible part is filled and has a solid outline; the hidden part is hatched and has a
-    dashed one. A thin rectangle is the visible box, the label gives number, phrase and hidden
-    share.
+    The visible part is filled and has a solid outline; the occluded part is hatched and has a dashed
+    outline. A thin rectangle shows the visible box. The label gives number, phrase and occlusion rate.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        objects: with masks in the image's pixels.
-        labels: a text for each object in place of number, phrase and hidden share.
+        objects: objects whose windows are in image pixels.
+        labels: one text per object; number, phrase and occlusion rate if None.
 
     Returns:
-        (h, w, 3) uint8 RGB; the image's own size unless that is very large or very small.
+        (h, w, 3) uint8 RGB; the size of the image unless that is very large or very small.
     """
     canvas, factor = _display(image)
     line = max(round(max(canvas.shape[:2]) / 320), 1)
-    placed = [_place(thing, index, factor, canvas.shape[:2]) for index, thing in enumerate(objects)]
+    placed = [_place(obj, index, factor, canvas.shape[:2]) for index, obj in enumerate(objects)]
     for one in placed:
         _blend(canvas[one.slices], one.colour, one.visible * np.float32(VISIBLE_ALPHA))
-    for one in placed:  # after all fills: what hides an object must not cover its hatching
-        hidden = one.amodal & ~one.visible
-        stripes = _stripes(hidden.shape, one.corner, line)
-        _blend(canvas[one.slices], one.colour, hidden * (HIDDEN_ALPHA + (STRIPE_ALPHA - HIDDEN_ALPHA) * stripes))
+    for one in placed:  # after all fills, so that no occluder covers the hatching
+        occluded = one.amodal & ~one.visible
+        stripes = _stripes(occluded.shape, one.corner, line)
+        _blend(canvas[one.slices], one.colour, occluded * (OCCLUDED_ALPHA + (STRIPE_ALPHA - OCCLUDED_ALPHA) * stripes))
     for one in placed:
         _outline(canvas, one, line)
     return _annotate(canvas, objects, labels or [_label(i, o) for i, o in enumerate(objects)], factor, line)
 
 
-def draw_uncertainty(image: Pixels, uncertainty: FloatMap) -> Pixels:
-    """Heat map of an uncertainty map over its greyed image.
+def draw_uncertainty(image: ImageArray, uncertainty: FloatMap) -> ImageArray:
+    """Draw an uncertainty map as a heat map over the image in grey.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         uncertainty: (H, W) in [0, ln 2].
 
     Returns:
-        (h, w, 3) uint8 RGB, sized as `draw_scene` does.
+        (h, w, 3) uint8 RGB of the same size as from `draw_scene`.
     """
     canvas, _ = _display(image)
     size = (canvas.shape[1], canvas.shape[0])
     share = np.clip(cv2.resize(uncertainty, size, interpolation=cv2.INTER_LINEAR) / np.log(2), 0, 1)
     heat = cv2.cvtColor(cv2.applyColorMap((share * 255).astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
     grey = cv2.cvtColor(cv2.cvtColor(canvas, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) * 0.6
-    alpha = np.sqrt(share)[..., None] * 0.9  # the root lets small doubts be seen
+    alpha = np.sqrt(share)[..., None] * 0.9  # the square root makes small uncertainties visible
     return np.asarray(grey * (1 - alpha) + heat * alpha, np.uint8)
 
 
-def _display(image: Pixels) -> tuple[Pixels, float]:
-    """A copy at a size fit for looking at, and its scale."""
+def _display(image: ImageArray) -> tuple[ImageArray, float]:
+    """A copy of the image between `MIN_SIDE` and `MAX_SIDE`, and its scale."""
     H, W = image.shape[:2]
     factor = float(np.clip(1.0, MIN_SIDE / max(H, W), MAX_SIDE / max(H, W)))
     if factor == 1:
         return image.copy(), factor
     size = (max(round(W * factor), 1), max(round(H * factor), 1))
-    how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(image, size, interpolation=how), np.uint8), factor
+    interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, size, interpolation=interpolation), np.uint8), factor
 
 
-def _place(thing: SceneObject, index: int, factor: float, size: tuple[int, ...]) -> _Placed:
-    x0, y0, x1, y1 = (round(v * factor) for v in thing.window)
+def _place(obj: DrawableObject, index: int, factor: float, size: tuple[int, ...]) -> _CanvasObject:
+    x0, y0, x1, y1 = (round(v * factor) for v in obj.window)
     x0, y0 = min(x0, size[1] - 1), min(y0, size[0] - 1)
     shape = (max(x1 - x0, 1), max(y1 - y0, 1))
-    visible, amodal = (_scaled(m, shape) for m in (thing.visible_in_window, thing.amodal_in_window))
-    return _Placed(visible, amodal, (x0, y0), object_colour(index))
+    visible, amodal = (_scaled(m, shape) for m in (obj.visible_in_window, obj.amodal_in_window))
+    return _CanvasObject(visible, amodal, (x0, y0), object_colour(index))
 
 
 def _scaled(mask: Mask, shape: tuple[int, int]) -> Mask:
     if mask.shape == shape[::-1]:
         return mask
-    how = cv2.INTER_AREA if mask.size > shape[0] * shape[1] else cv2.INTER_LINEAR
-    grey = cv2.resize(mask.astype(np.uint8) * np.uint8(255), shape, interpolation=how)
+    interpolation = cv2.INTER_AREA if mask.size > shape[0] * shape[1] else cv2.INTER_LINEAR
+    grey = cv2.resize(mask.astype(np.uint8) * np.uint8(255), shape, interpolation=interpolation)
     return np.asarray(grey >= 128)
 
 
-def _blend(region: Pixels, colour: Colour, alpha: FloatMap) -> None:
+def _blend(region: ImageArray, colour: Colour, alpha: FloatMap) -> None:
     """Mix a colour into a view of the canvas; alpha (h, w) in [0, 1]."""
     weight = alpha[..., None]
     region[:] = np.rint(region * (1 - weight) + np.array(colour, np.float32) * weight).astype(np.uint8)
@@ -147,8 +167,8 @@ def _stripes(shape: tuple[int, int], corner: tuple[int, int], line: int) -> Floa
     return np.clip(width / 2 - distance + 0.5, 0, 1).astype(np.float32)
 
 
-def _outline(canvas: Pixels, one: _Placed, line: int) -> None:
-    """Solid around the visible part, dashed where the whole object leaves it."""
+def _outline(canvas: ImageArray, one: _CanvasObject, line: int) -> None:
+    """Draw a solid outline around the visible part and a dashed one around the rest of the amodal mask."""
     strokes = list(_dashes(one, 4 * line))
     closed = [_smooth(points, line) + one.corner for points in _contours(one.visible)]
     for colour, width in ((DARK, line + 2), (one.colour, line)):
@@ -158,13 +178,13 @@ def _outline(canvas: Pixels, one: _Placed, line: int) -> None:
 
 
 def _contours(mask: Mask) -> list[Points]:
-    """Border pixels (N, 2) x, y of each region and hole."""
+    """Border pixels (N, 2), (x, y), of each region and hole."""
     found, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     return [contour[:, 0].astype(np.float64) for contour in found]
 
 
-def _dashes(one: _Placed, length: int) -> Iterator[Points]:
-    """Pieces of the whole object's outline that are not outline of the visible part."""
+def _dashes(one: _CanvasObject, length: int) -> Iterator[Points]:
+    """Dashes of the outline of the amodal mask, except where it runs along the visible part."""
     for points in _contours(one.amodal):
         x, y = points.astype(int).T
         drawn = ~one.visible[y, x] & (np.arange(len(points)) % (2 * length) < length + length // 3)
@@ -176,7 +196,7 @@ def _dashes(one: _Placed, length: int) -> Iterator[Points]:
 
 
 def _smooth(points: Points, line: int) -> Points:
-    """Moving average along a closed contour: takes the pixel steps out of it."""
+    """Smooth a closed contour with a moving average, which removes the pixel steps."""
     reach = 1 + line
     if len(points) < 8 * reach:
         return points
@@ -184,24 +204,24 @@ def _smooth(points: Points, line: int) -> Points:
     return np.asarray(np.mean(shifted, axis=0))
 
 
-def _label(index: int, thing: SceneObject) -> str:
-    name = f"{index}" if thing.phrase is None else f"{index} {thing.phrase:.40}"
-    return f"{name}: {thing.occlusion_rate:.0%} hidden"
+def _label(index: int, obj: DrawableObject) -> str:
+    name = f"{index}" if obj.phrase is None else f"{index} {obj.phrase:.40}"
+    return f"{name}: {obj.occlusion_rate:.0%} hidden"
 
 
 def _annotate(
-    canvas: Pixels, objects: Sequence[SceneObject], labels: Sequence[str], factor: float, line: int
-) -> Pixels:
-    """Boxes of the visible parts and a label each."""
+    canvas: ImageArray, objects: Sequence[DrawableObject], labels: Sequence[str], factor: float, line: int
+) -> ImageArray:
+    """Draw the boxes of the visible parts and one label per object."""
     H, W = canvas.shape[:2]
-    picture = Image.fromarray(canvas)
-    pen = ImageDraw.Draw(picture)
+    drawing = Image.fromarray(canvas)
+    pen = ImageDraw.Draw(drawing)
     font = ImageFont.load_default(size=int(np.clip(max(H, W) / 42, 12, 34)))
-    boxes = [tuple(v * factor for v in thing.visible_box_xyxy) for thing in objects]
+    boxes = [tuple(v * factor for v in obj.visible_box_xyxy) for obj in objects]
     for index, (x0, y0, x1, y1) in enumerate(boxes):
         corners = (x0, y0, max(x1 - 1, x0), max(y1 - 1, y0))
         pen.rectangle(corners, outline=object_colour(index), width=max(line // 2, 1))
-    taken: list[Rectangle] = []
+    taken: list[Box] = []
     for index, (text, box) in enumerate(zip(labels, boxes, strict=True)):
         left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
         pad = 2 + line
@@ -211,13 +231,11 @@ def _annotate(
         pen.rounded_rectangle(spot, radius=pad, fill=colour, outline=DARK)
         ink = DARK if np.dot(colour, (0.299, 0.587, 0.114)) > 110 else (255, 255, 255)
         pen.text((spot[0] + pad - left, spot[1] + pad - top), text, fill=ink, font=font)
-    return np.array(picture)
+    return np.array(drawing)
 
 
-def _free_spot(
-    box: tuple[float, ...], label: tuple[float, float], canvas: tuple[int, int], taken: list[Rectangle]
-) -> Rectangle:
-    """Where a label (w, h) fits: by a corner of its box, inside the picture, on no other label."""
+def _free_spot(box: tuple[float, ...], label: tuple[float, float], canvas: tuple[int, int], taken: list[Box]) -> Box:
+    """A place for a label (w, h): at a corner of its box, inside the image, on no other label if possible."""
     (x0, y0, x1, y1), (w, h) = box, label
     corners = [(x0, y0 - h), (x0, y0), (x1 - w, y1), (x1 - w, y1 - h), (x1 - w, y0 - h), (x0, y1)]
     rows = [(x0, y0 + k * (h + 1)) for k in range(1, 1 + int((y1 - y0) // (h + 1)))]
@@ -225,9 +243,9 @@ def _free_spot(
     for x, y in corners + rows:
         left, top = max(min(x, canvas[0] - w - 1), 0.0), max(min(y, canvas[1] - h - 1), 0.0)
         spots.append((left, top, left + w, top + h))
-    free = (s for s in spots if not any(_touch(s, other) for other in taken))
+    free = (s for s in spots if not any(_overlap(s, other) for other in taken))
     return next(free, spots[0])
 
 
-def _touch(a: Rectangle, b: Rectangle) -> bool:
+def _overlap(a: Box, b: Box) -> bool:
     return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]

@@ -1,45 +1,47 @@
-"""Finding objects where nobody gave a box: by points, by a grid of them, or by a detector."""
+"""Finding objects for which no box was given: at points, with a grid of points, or with a detector."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from transformers import SamModel
 
 from amodal.errors import InputError
-from amodal.inference.segmenter import pick_dtype
+from amodal.inference.scene import Scene, SceneObject, visible_iou
+from amodal.inference.segmenter import AmodalSegmenter, pick_dtype
 from amodal.models.bases.sam import load_sam
 from amodal.models.plug import PlugProcessor
 from amodal.nn.attention import use_folded_attention
-from amodal.ops.boxes import Boxes, Window, mask_to_box
-from amodal.ops.masks import crop_and_resize
+from amodal.ops.arrays import Boxes, ImageArray, Mask, Points, Window
+from amodal.ops.boxes import mask_to_box
+from amodal.ops.masks import crop_and_resize, mask_iou
 
-Pixels = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
-Points = npt.NDArray[np.float64]
+MAX_OVERLAP = 0.5
+"""Two objects whose visible masks overlap more than this (IoU) count as one object that was found twice."""
 
 
 @dataclass(frozen=True)
 class GridSettings:
-    """How a picture is searched without prompts (after SAM's automatic masks, appendix D).
+    """How an image is searched for objects without prompts (after SAM's automatic masks, appendix D).
 
     Attributes:
-        points_per_side: points of the grid in each window.
-        levels: windows are the picture, then halves of it, then quarters, ...; they overlap by half.
-        min_quality: least IoU the model expects of its own mask.
-        min_stability: least IoU of the mask with itself when its threshold moves by `offset`.
-        offset: of the threshold, in logits.
-        max_overlap: masks that overlap more (IoU) are one object.
-        min_share: least area of an object in its window; `max_share` in the picture the largest.
-        max_objects: best ones kept.
+        points_per_side: points per side of the grid in each window.
+        levels: number of window sizes: the whole image, then halves of it, then quarters, ...
+            Windows of one size overlap by half.
+        min_quality: smallest IoU that the model predicts for its own mask.
+        min_stability: smallest IoU of the mask with itself when its threshold moves by `offset`.
+        offset: shift of the threshold in logits.
+        max_overlap: masks that overlap more than this (IoU) count as one object.
+        min_share: smallest area of an object as a share of its window.
+        max_share: largest area of an object as a share of the image.
+        max_objects: maximum number of objects; the best ones are kept.
     """
 
     points_per_side: int = 8
@@ -54,8 +56,14 @@ class GridSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """A modal mask in the low resolution of its window."""
+class MaskProposal:
+    """A modal mask in the low resolution of the window it was predicted in.
+
+    Attributes:
+        window: part of the image, in image pixels.
+        mask: (h, w) bool; the whole window at the resolution of the mask decoder.
+        score: predicted quality times stability, in [0, 1].
+    """
 
     window: Window
     mask: Mask
@@ -71,15 +79,15 @@ class Found:
 
 
 class ObjectFinder:
-    """A promptable modal model (SAM) that turns points into boxes of visible parts.
+    """Finds boxes of visible parts with a promptable modal model (SAM), from given points or a grid of points.
 
-    Windows of the picture are resized to the network's square without keeping their aspect, as
-    PLUG's crops are. Differs from SAM, which pads: the bundled model has only seen squares.
+    Windows of the image are resized to the network's square without keeping their aspect ratio, as
+    PLUG's crops are. Differs from SAM, which pads: the bundled model was trained on squares only.
 
     Args:
         model: a `SamModel`.
-        device: where it runs.
-        settings: of the search without prompts.
+        device: device of the model.
+        settings: settings of the search without prompts.
         dtype: precision of the network; `auto` as for `AmodalSegmenter`.
     """
 
@@ -98,57 +106,72 @@ class ObjectFinder:
 
     @classmethod
     def from_pretrained(cls, name: str | Path = "sam-tiny", device: torch.device | None = None) -> ObjectFinder:
-        """Load a base: bundled name, folder, hub id or Meta `.pth`. Raises `InputError` if there is none."""
+        """Load a modal base model.
+
+        Args:
+            name: bundled name, folder, hub id or `.pth` file of the original SAM.
+            device: device of the model.
+
+        Raises:
+            InputError: no such model.
+        """
         model = load_sam(name).model
         use_folded_attention(model.vision_encoder)
         return cls(model, device)
 
-    def boxes_at(self, image: Pixels, points_xy: Sequence[Sequence[float]]) -> Boxes:
-        """Box of the object under each point.
+    def boxes_at(self, image: ImageArray, points_xy: Sequence[Sequence[float]]) -> Boxes:
+        """Find the box of the object at each point.
 
-        Each point is looked at in windows of three sizes; the mask the model trusts most, among
-        those that do not leave their window, gives the box.
+        The model segments each point in windows of three sizes. The box comes from the mask with the
+        highest score among those that do not leave their window.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            points_xy: (N, 2) image pixels.
+            points_xy: (N, 2) in image pixels.
 
         Returns:
-            (N, 4) boxes xyxy in image pixels, of one pixel where nothing was found.
+            (N, 4) boxes xyxy in image pixels; a box of one pixel where nothing was found.
 
         Raises:
             InputError: a point that is not two finite numbers inside the image.
         """
         return np.array([self._box_at(image, point) for point in check_points(points_xy, image.shape[:2])])
 
-    def everything(self, image: Pixels) -> Boxes:
-        """(N, 4) boxes xyxy of the objects found by a grid of points, best first; N may be 0."""
-        H, W = image.shape[:2]
-        found: list[Found] = []
-        for window in _tiles((H, W), self.settings.levels):
+    def all_boxes(self, image: ImageArray) -> Boxes:
+        """Find objects with a grid of points.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Returns:
+            (N, 4) boxes xyxy in image pixels, best first; N may be 0.
+        """
+        size = (image.shape[0], image.shape[1])
+        proposals: list[MaskProposal] = []
+        for window in _search_windows(size, self.settings.levels):
             x0, y0, x1, y1 = window
             steps = (np.arange(self.settings.points_per_side) + 0.5) / self.settings.points_per_side
             grid = np.stack(np.meshgrid(x0 + steps * (x1 - x0), y0 + steps * (y1 - y0)), -1).reshape(-1, 2)
-            found += [f for f in self._masks(image, window, grid) if self._keep(f, (H, W))]
-        found.sort(key=lambda f: -f.score)
-        return np.array([f.box_xyxy for f in self._distinct(found, (H, W))]).reshape(-1, 4)
+            proposals += [p for p in self._propose(image, window, grid) if self._is_usable(p, size)]
+        proposals.sort(key=lambda p: -p.score)
+        return np.array([p.box_xyxy for p in self._remove_overlaps(proposals, size)]).reshape(-1, 4)
 
-    def _box_at(self, image: Pixels, point: Points) -> Boxes:
+    def _box_at(self, image: ImageArray, point: Points) -> Boxes:
         H, W = image.shape[:2]
-        found: list[Found] = []
+        proposals: list[MaskProposal] = []
         for share in (1.0, 0.5, 0.25):
             window = _window_at(point, max(H, W) * share, (H, W))
-            found += self._masks(image, window, point[None])
-        usable = [f for f in found if f.mask.any()]
-        inside = [f for f in usable if not _is_cut(f, (H, W))]
-        if not usable:
+            proposals += self._propose(image, window, point[None])
+        filled = [p for p in proposals if p.mask.any()]
+        inside = [p for p in filled if not _is_cut(p, (H, W))]
+        if not filled:
             x, y = int(point[0]), int(point[1])
             return np.array([x, y, x + 1, y + 1], dtype=np.float64)
-        return max(inside or usable, key=lambda f: f.score).box_xyxy
+        return max(inside or filled, key=lambda p: p.score).box_xyxy
 
     @torch.inference_mode()
-    def _masks(self, image: Pixels, window: Window, points_xy: Points) -> Iterator[Found]:
-        """One mask a point, all from one encoder call."""
+    def _propose(self, image: ImageArray, window: Window, points_xy: Points) -> Iterator[MaskProposal]:
+        """Predict one mask per point; the window is encoded once."""
         x0, y0, x1, y1 = window
         crop = crop_and_resize(image, window, self.processor.image_size)
         pixel_values = self.processor.normalize(crop[None]).to(self.device)
@@ -162,32 +185,32 @@ class ObjectFinder:
                 multimask_output=False,
             )
         logits = output.pred_masks[0, :, 0].float().cpu()  # (P, h, w)
-        stable = (logits > self.settings.offset).sum((1, 2)) / (logits > -self.settings.offset).sum((1, 2)).clamp_min(1)
+        offset = self.settings.offset
+        stability = (logits > offset).sum((1, 2)) / (logits > -offset).sum((1, 2)).clamp_min(1)
         quality = output.iou_scores[0, :, 0].float().cpu().clamp(0, 1)
-        for mask, q, s in zip((logits > 0).numpy(), quality.tolist(), stable.tolist(), strict=True):
-            yield Found(window, mask, q * s)
+        for mask, q, s in zip((logits > 0).numpy(), quality.tolist(), stability.tolist(), strict=True):
+            yield MaskProposal(window, mask, q * s)
 
-    def _keep(self, found: Found, size: tuple[int, int]) -> bool:
-        share = float(found.mask.mean())
-        (x0, y0, x1, y1), (H, W) = found.window, size
-        of_picture = share * (x1 - x0) * (y1 - y0) / (H * W)
-        good = found.score >= self.settings.min_quality * self.settings.min_stability
+    def _is_usable(self, proposal: MaskProposal, size: tuple[int, int]) -> bool:
+        share_of_window = float(proposal.mask.mean())
+        (x0, y0, x1, y1), (H, W) = proposal.window, size
+        share_of_image = share_of_window * (x1 - x0) * (y1 - y0) / (H * W)
         return (
-            good
-            and share >= self.settings.min_share
-            and of_picture <= self.settings.max_share
-            and not _is_cut(found, size)
+            proposal.score >= self.settings.min_quality * self.settings.min_stability
+            and share_of_window >= self.settings.min_share
+            and share_of_image <= self.settings.max_share
+            and not _is_cut(proposal, size)
         )
 
-    def _distinct(self, found: list[Found], size: tuple[int, int]) -> list[Found]:
-        """Best first, without those that overlap a better one; compared on a small common raster."""
-        raster = 256 / max(size)
-        kept: list[Found] = []
+    def _remove_overlaps(self, proposals: list[MaskProposal], size: tuple[int, int]) -> list[MaskProposal]:
+        """The best proposals without those that overlap a better one; masks are compared on a small common raster."""
+        scale = 256 / max(size)
+        kept: list[MaskProposal] = []
         masks: list[Mask] = []
-        for one in found:
-            mask = _on_raster(one, size, raster)
-            if all(_iou(mask, other) <= self.settings.max_overlap for other in masks):
-                kept.append(one)
+        for proposal in proposals:
+            mask = _on_raster(proposal, size, scale)
+            if all(mask_iou(mask, other) <= self.settings.max_overlap for other in masks):
+                kept.append(proposal)
                 masks.append(mask)
             if len(kept) == self.settings.max_objects:
                 break
@@ -195,16 +218,16 @@ class ObjectFinder:
 
 
 class Detector:
-    """A detector of transformers' zoo, by hub id or folder; with texts, an open-vocabulary one.
+    """An object detector of transformers: with texts an open-vocabulary one, otherwise one with fixed classes.
 
     Args:
         name: hub id or folder.
-        texts: what to look for (Grounding DINO, OWLv2, ...); None for a detector of fixed classes.
-        device: where it runs.
-        threshold: least score of a detection.
+        texts: what to look for (Grounding DINO, OWLv2, ...); None for a detector with fixed classes.
+        device: device of the model.
+        threshold: smallest score of a detection.
 
     Raises:
-        InputError: no such model, or one that does not detect.
+        InputError: no such model, or a model for another task.
     """
 
     def __init__(
@@ -221,28 +244,115 @@ class Detector:
         task = "zero-shot-object-detection" if self.texts else "object-detection"
         try:
             self.pipeline: Any = pipeline(task, model=str(name), device=device, use_fast=False)
-        except Exception as error:  # the zoo raises a dozen types
+        except Exception as error:  # transformers raises many types here
             reason = " ".join(str(error).split())[:160]
             raise InputError(f"detector: expected a model for {task}, got {str(name)!r} ({reason})") from error
 
-    def __call__(self, image: Pixels) -> tuple[Boxes, list[str]]:
-        """Boxes (N, 4) xyxy in image pixels and their labels, best first."""
+    def __call__(self, image: ImageArray) -> tuple[Boxes, list[str]]:
+        """Detect objects.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Returns:
+            (N, 4) boxes xyxy in image pixels and their N labels, best first.
+        """
         options: dict[str, Any] = {"threshold": self.threshold}
         if self.texts:
             options["candidate_labels"] = self.texts
-        found = sorted(self.pipeline(Image.fromarray(image), **options), key=lambda f: -f["score"])
+        detections = sorted(self.pipeline(Image.fromarray(image), **options), key=lambda d: -d["score"])
         H, W = image.shape[:2]
-        boxes = [[f["box"][k] for k in ("xmin", "ymin", "xmax", "ymax")] for f in found]
+        boxes = [[d["box"][k] for k in ("xmin", "ymin", "xmax", "ymax")] for d in detections]
         clipped = np.clip(np.array(boxes, np.float64).reshape(-1, 4), 0, [W, H, W, H])
-        whole = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
-        return clipped[whole], [f["label"] for f, keep in zip(found, whole, strict=True) if keep]
+        has_area = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
+        return clipped[has_area], [d["label"] for d, keep in zip(detections, has_area, strict=True) if keep]
+
+
+def scene_finder(
+    segmenter: AmodalSegmenter, detector: str | None, texts: Sequence[str] | None, threshold: float | None
+) -> Callable[[ImageArray], Scene]:
+    """Build a function that finds and segments the objects of an image.
+
+    Args:
+        segmenter: makes the masks.
+        detector: name of a detector that finds the boxes; None for a grid of points and the segmenter's base.
+        texts: what an open-vocabulary detector looks for.
+        threshold: as for the segmenter.
+
+    Returns:
+        A function from (H, W, 3) uint8 RGB to a scene.
+
+    Raises:
+        InputError: no such detector or base.
+    """
+    source: Detector | ObjectFinder
+    if detector:
+        source = Detector(detector, texts, segmenter.device)
+    else:
+        source = ObjectFinder.from_pretrained(segmenter.base_name, segmenter.device)
+    return lambda image: segment_everything(segmenter, source, image, threshold=threshold)
+
+
+def segment_everything(
+    segmenter: AmodalSegmenter, source: Detector | ObjectFinder, image: ImageArray, *, threshold: float | None = None
+) -> Scene:
+    """Find the objects of an image and segment them.
+
+    Args:
+        segmenter: makes the masks.
+        source: finds the boxes; the labels of a detector become phrases.
+        image: (H, W, 3) uint8 RGB.
+        threshold: as for the segmenter.
+
+    Returns:
+        Scene of the objects, best first, without duplicates.
+    """
+    labels: list[str] | None = None
+    if isinstance(source, Detector):
+        boxes, labels = source(image)
+    else:
+        boxes = source.all_boxes(image)
+    if len(boxes) == 0:
+        return Scene([], (image.shape[0], image.shape[1]), image)
+    scene = segmenter(image, boxes, threshold=threshold)
+    objects = scene.objects
+    if labels is not None:
+        objects = [replace(obj, phrase=label) for obj, label in zip(objects, labels, strict=True)]
+    return Scene(remove_duplicates(objects), scene.size, scene.image)
+
+
+def remove_duplicates(objects: list[SceneObject], max_overlap: float = MAX_OVERLAP) -> list[SceneObject]:
+    """The objects in their order, without empty ones and without those that repeat an earlier visible mask."""
+    kept: list[SceneObject] = []
+    for obj in objects:
+        if obj.visible_in_window.any() and all(visible_iou(obj, other) <= max_overlap for other in kept):
+            kept.append(obj)
+    return kept
+
+
+def load_or_find(folder: Path, image: ImageArray, find: Callable[[ImageArray], Scene]) -> Scene:
+    """Load the scene that an earlier run saved in `folder`; if there is none, find the objects and save the scene."""
+    if (folder / "scene.json").is_file():
+        saved = Scene.load(folder)
+        if saved.size == image.shape[:2]:
+            return Scene(saved.objects, saved.size, image)
+    scene = find(image)
+    scene.save(folder)
+    return scene
 
 
 def check_points(points_xy: Sequence[Sequence[float]], size: tuple[int, ...]) -> Points:
-    """Validate points (N, 2) against an image (H, W).
+    """Validate points against an image.
+
+    Args:
+        points_xy: N points of two numbers, in image pixels.
+        size: (H, W) of the image.
+
+    Returns:
+        (N, 2) float64.
 
     Raises:
-        InputError: not two finite numbers, or outside the image.
+        InputError: no point, not two finite numbers, or a point outside the image.
     """
     H, W = size[:2]
     checked = []
@@ -261,8 +371,8 @@ def check_points(points_xy: Sequence[Sequence[float]], size: tuple[int, ...]) ->
     return np.array(checked)
 
 
-def _tiles(size: tuple[int, int], levels: int) -> Iterator[Window]:
-    """The picture, then overlapping halves, quarters, ..., each level once per distinct window."""
+def _search_windows(size: tuple[int, int], levels: int) -> Iterator[Window]:
+    """The whole image, then overlapping halves, quarters, ...; each distinct window once."""
     H, W = size
     seen = set()
     for level in range(levels):
@@ -276,7 +386,7 @@ def _tiles(size: tuple[int, int], levels: int) -> Iterator[Window]:
 
 
 def _window_at(point: Points, side: float, size: tuple[int, int]) -> Window:
-    """A square of a side around a point, moved and cut so that it lies inside the image."""
+    """A square around a point, shifted and clipped so that it lies inside the image."""
     spans = []
     for centre, limit in ((point[0], size[1]), (point[1], size[0])):
         length = min(max(round(side), 1), limit)
@@ -286,9 +396,9 @@ def _window_at(point: Points, side: float, size: tuple[int, int]) -> Window:
     return (x0, y0, x1, y1)
 
 
-def _is_cut(found: Found, size: tuple[int, int]) -> bool:
-    """Whether a mask touches a border of its window that is not the picture's."""
-    (x0, y0, x1, y1), (H, W), mask = found.window, size, found.mask
+def _is_cut(proposal: MaskProposal, size: tuple[int, int]) -> bool:
+    """Whether a mask touches a border of its window that is not a border of the image."""
+    (x0, y0, x1, y1), (H, W), mask = proposal.window, size, proposal.mask
     return bool(
         (x0 > 0 and mask[:, 0].any())
         or (y0 > 0 and mask[0].any())
@@ -297,17 +407,13 @@ def _is_cut(found: Found, size: tuple[int, int]) -> bool:
     )
 
 
-def _on_raster(found: Found, size: tuple[int, int], scale: float) -> Mask:
+def _on_raster(proposal: MaskProposal, size: tuple[int, int], scale: float) -> Mask:
+    """The mask in a raster of the whole image, resized by `scale`."""
     raster = np.zeros((max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)), bool)
-    x0, y0, x1, y1 = (round(v * scale) for v in found.window)
+    x0, y0, x1, y1 = (round(v * scale) for v in proposal.window)
     x1, y1 = max(x1, x0 + 1), max(y1, y0 + 1)
     region = raster[y0:y1, x0:x1]
     if region.size:
-        small = cv2.resize(found.mask.astype(np.uint8), region.shape[::-1], interpolation=cv2.INTER_NEAREST)
+        small = cv2.resize(proposal.mask.astype(np.uint8), region.shape[::-1], interpolation=cv2.INTER_NEAREST)
         region[:] = small.astype(bool)
     return raster
-
-
-def _iou(a: Mask, b: Mask) -> float:
-    union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else 0.0

@@ -1,8 +1,8 @@
-"""PLUG in ONNX: the encoder and what follows it as two files, and a model that runs on them.
+"""PLUG in ONNX: export to an encoder file and a decoder file, and a model that runs them.
 
-The encoder is a file of its own so that one encoding can serve many boxes (image mode).
+The encoder is a separate file, so that one encoding can be used for many boxes (image mode).
 
-Axes: B images (or crops), P boxes an image, S side of the input, C h w an embedding.
+Axes: B images (or crops), P boxes per image, S side of the input, (C, h, w) shape of an embedding.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ import torch
 from torch import Tensor, nn
 
 from amodal.errors import InputError
-from amodal.io.files import appearing, no_file
+from amodal.io.files import atomic_path, require_folder
 from amodal.models.increments import read_config
 from amodal.models.plug import PlugConfig, PlugModel, PlugOutput
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 EMBEDDINGS = ("visible_embeddings", "amodal_embeddings")
 OUTPUTS = ("pred_masks", "coarse_amodal_logits", "visible_logits", "amodal_uncertainty", "iou_scores")
-TOLERANCE = 3e-4  # of the largest answer; torch itself is 1.1e-4 off in float32 (plug-tiny, against float64)
+TOLERANCE = 3e-4  # relative to the largest output; PyTorch in float32 differs by 1.1e-4 from float64 (plug-tiny)
 
 
-class Exported(NamedTuple):
-    """What an export wrote, and how far it is from torch on random inputs.
+class OnnxExport(NamedTuple):
+    """An export and its difference from PyTorch on random inputs.
 
     Attributes:
-        folder: with `encoder.onnx`, `decoder.onnx` and `config.json`.
-        encoder_difference: largest difference of an embedding, relative to the largest where that is above one.
-        decoder_difference: of a logit, uncertainty or score, likewise.
+        folder: folder with `encoder.onnx`, `decoder.onnx` and `config.json`.
+        encoder_difference: largest difference of an embedding value, relative to the largest value if that is above 1.
+        decoder_difference: the same for logits, uncertainties and scores.
     """
 
     folder: Path
@@ -55,7 +55,7 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """One image a box: the exporter loses the repetition inside transformers' decoder for free B and P."""
+    """Repeats each image per box: the exporter loses the repetition in transformers' decoder for dynamic axes."""
 
     def __init__(self, model: PlugModel) -> None:
         super().__init__()
@@ -71,38 +71,43 @@ class _Decoder(nn.Module):
 
 
 def output_names(config: PlugConfig) -> list[str]:
-    """Outputs of the decoder file; a model without visible branch has no visible logits."""
+    """Names of the decoder's outputs; a model without visible branch has no visible logits."""
     return [name for name in OUTPUTS if config.visible_branch or name != "visible_logits"]
 
 
-def export_onnx(model: PlugModel, folder: Path) -> Exported:
-    """Write a model as ONNX, after both files answered as torch does.
+def export_onnx(model: PlugModel, folder: Path) -> OnnxExport:
+    """Write a model as ONNX files, after checking that they give the same outputs as PyTorch.
 
-    Batch and number of boxes stay free; the input size is the model's.
+    Batch size and number of boxes are dynamic; the input size is that of the model.
 
     Args:
-        model: float32 on the CPU.
-        folder: new or with an earlier export, which is replaced.
+        model: model to export; it is converted to float32 on the CPU.
+        folder: new folder, or one with an earlier export, which is replaced.
+
+    Returns:
+        The folder and the largest differences from PyTorch.
 
     Raises:
-        InputError: the `onnx` extra is missing, `folder` is a file, or onnxruntime's answers differ.
+        InputError: the `onnx` extra is not installed, `folder` is a file, or the outputs differ too much.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _extra(name)
-    no_file(folder)
+    require_folder(folder)
     model = model.float().cpu().eval()
     with tempfile.TemporaryDirectory() as name, torch.no_grad():
         temporary = Path(name)
         _write(model, temporary)
         exported = _compare(model, temporary, folder)
-        for file in sorted(temporary.iterdir()):  # the encoder comes last: `is_export` looks for it
-            with appearing(folder / file.name) as copy:
+        for file in sorted(temporary.iterdir()):  # in this order the encoder, which `is_export` looks for, is last
+            with atomic_path(folder / file.name) as copy:
                 shutil.copyfile(file, copy)
     return exported
 
 
 def _write(model: PlugModel, folder: Path) -> None:
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of operators of torchvision, which is not used
+    logging.getLogger("torch.onnx").setLevel(
+        logging.ERROR
+    )  # it warns about operators of torchvision, which is not used
     dynamic = torch.export.Dim.DYNAMIC
     pixels, boxes = _example(model.config, images=3, prompts=2)
     embeddings = model.encode(pixels)
@@ -119,7 +124,7 @@ def _write(model: PlugModel, folder: Path) -> None:
     }
     for file, (module, inputs, shapes, names, outputs) in calls.items():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's own deprecations
+            warnings.simplefilter("ignore")  # deprecation warnings inside the exporter
             torch.onnx.export(
                 module.eval(), inputs, folder / file, input_names=names, output_names=outputs,
                 dynamic_shapes=shapes, dynamo=True, external_data=False, verbose=False, optimize=True,
@@ -127,8 +132,8 @@ def _write(model: PlugModel, folder: Path) -> None:
     model.config.save_pretrained(folder)
 
 
-def _compare(model: PlugModel, written: Path, folder: Path) -> Exported:
-    """Other numbers of images and boxes than the example's, answered by both."""
+def _compare(model: PlugModel, written: Path, folder: Path) -> OnnxExport:
+    """Compare the outputs for other numbers of images and boxes than those of the export."""
     ours, differences = OnnxPlug(written), [0.0, 0.0]
     for images, prompts in ((1, 1), (1, 5), (2, 3)):
         pixels, boxes = _example(model.config, images=images, prompts=prompts)
@@ -140,12 +145,14 @@ def _compare(model: PlugModel, written: Path, folder: Path) -> Exported:
         names = output_names(model.config)
         differences[1] = max(differences[1], *(_distance(got[name], expected[name]) for name in names))
     if not max(differences) < TOLERANCE:
-        raise InputError(f"onnx: expected answers within {TOLERANCE} of torch's, got {max(differences):.2g} away")
-    return Exported(folder, *differences)
+        raise InputError(
+            f"onnx: expected outputs within {TOLERANCE} of PyTorch's, got a difference of {max(differences):.2g}"
+        )
+    return OnnxExport(folder, *differences)
 
 
 def _distance(got: Tensor, expected: Tensor) -> float:
-    """Largest difference, relative to the largest answer where that is above one."""
+    """Largest difference, relative to the largest expected value if that is above 1."""
     return float((got - expected).abs().max() / expected.abs().max().clamp_min(1))
 
 
@@ -157,14 +164,14 @@ def _example(config: PlugConfig, *, images: int, prompts: int) -> tuple[Tensor, 
 
 
 class OnnxPlug(nn.Module):
-    """An exported PLUG that answers as `PlugModel` does, through onnxruntime on the CPU.
+    """An exported PLUG model with the interface of `PlugModel`, run by onnxruntime on the CPU.
 
     Args:
-        folder: by `export_onnx`.
-        threads: of onnxruntime; torch's number if None.
+        folder: folder from `export_onnx`.
+        threads: number of threads of onnxruntime; that of PyTorch if None.
 
     Raises:
-        InputError: the `onnx` extra is missing, or the folder is not a readable export.
+        InputError: the `onnx` extra is not installed, or the folder is not a readable export.
     """
 
     dtype = torch.float32
@@ -181,33 +188,33 @@ class OnnxPlug(nn.Module):
             file = Path(folder) / name
             try:
                 self._sessions[name] = runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-            except Exception as error:  # onnxruntime raises a type of its own for each kind of damage
+            except Exception as error:  # onnxruntime raises many types here
                 raise InputError(f"model {folder}: expected a readable {name}, got {error!r:.120}") from error
 
     def encode(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """As `PlugModel.encode`."""
+        """See `PlugModel.encode`."""
         visible, amodal = self._run(ENCODER, list(EMBEDDINGS), pixel_values)
         return visible, amodal
 
     def predict(self, pixel_values: Tensor, visible: Tensor, amodal: Tensor, input_boxes: Tensor) -> PlugOutput:
-        """As `PlugModel.predict`, without the uncertainty of the visible mask."""
+        """See `PlugModel.predict`; the uncertainty of the visible mask is not computed."""
         names = output_names(self.config)
-        answers = self._run(DECODER, names, pixel_values, visible, amodal, input_boxes)
-        return PlugOutput(**dict(zip(names, answers, strict=True)))
+        outputs = self._run(DECODER, names, pixel_values, visible, amodal, input_boxes)
+        return PlugOutput(**dict(zip(names, outputs, strict=True)))
 
     def forward(self, pixel_values: Tensor, input_boxes: Tensor, **_: Any) -> PlugOutput:
-        """As `PlugModel.forward`."""
+        """See `PlugModel.forward`."""
         return self.predict(pixel_values, *self.encode(pixel_values), input_boxes)
 
     def _run(self, file: str, outputs: list[str], *inputs: Tensor) -> list[Tensor]:
         session = self._sessions[file]
         arrays = [np.ascontiguousarray(x.detach().float().numpy()) for x in inputs]
         feed = {slot.name: array for slot, array in zip(session.get_inputs(), arrays, strict=True)}
-        return [torch.from_numpy(answer) for answer in session.run(outputs, feed)]
+        return [torch.from_numpy(array) for array in session.run(outputs, feed)]
 
 
 def is_export(folder: str | Path) -> bool:
-    """Whether a folder holds an export."""
+    """Whether a folder contains an ONNX export."""
     return (Path(folder) / ENCODER).is_file()
 
 

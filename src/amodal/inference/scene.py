@@ -1,4 +1,4 @@
-"""What the library answers: the objects of an image, visible and hidden parts apart."""
+"""`Scene` and `SceneObject`: the result of segmentation, with a visible and an amodal mask per object."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,43 +15,40 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from amodal.data.formats.canonical import canonical_record
 from amodal.errors import InputError
-from amodal.io.files import no_file
-from amodal.ops.boxes import Window, mask_to_box, xyxy_to_xywh
-from amodal.ops.masks import occlusion_rate, resize_probs
+from amodal.inference.draw import draw_scene
+from amodal.io.files import require_folder
+from amodal.ops.arrays import Box, FloatMap, Mask, Window
+from amodal.ops.boxes import mask_to_box
+from amodal.ops.masks import iou_of_counts, resize_probs
+from amodal.ops.occlusion import is_occluder, occlusion_rate
 from amodal.ops.rle import decode_mask, encode_window
-
-Mask = npt.NDArray[np.bool_]
-FloatMap = npt.NDArray[np.float32]
-Box = tuple[float, float, float, float]
-
-# Share of an object's hidden pixels that another object's visible mask must cover to count as
-# standing in front of it. Predicted masks of neighbours overlap by a rim of a pixel or two; a
-# tenth of the hidden part is more than a rim, and an object hidden by ten others at once is rare.
-MIN_COVER = 0.1
 
 _OWN_FILES = re.compile(r"object_\d{2,}_(visible|amodal|occluded)\.png|overlay\.png")
 
 
 @dataclass(frozen=True, eq=False)
 class SceneObject:
-    """One object. Masks are kept inside a window of the image and made full size on demand.
+    """One object of a scene, with a visible and an amodal mask.
 
-    Build it with `from_masks` (full size) or from window-sized arrays. The amodal mask is
-    united with the visible one, so that visible ⊆ amodal always holds, and the window shrinks
-    to the tight box of the result (one pixel if nothing is left). The arrays are copies and
-    cannot be written to.
+    The masks are stored inside a window of the image; the properties give them at full size. Build
+    an object with `from_masks` (full-size masks) or from window-sized arrays. The amodal mask is
+    united with the visible mask, so that visible ⊆ amodal holds, unless `union_visible` is False
+    (the evaluator can then score the masks as the network gives them). The window shrinks to the
+    tight box of both masks (one pixel if both are empty). The arrays are read-only copies.
 
     Attributes:
-        window: (x0, y0, x1, y1) part of the image that holds both masks.
+        window: (x0, y0, x1, y1) part of the image that contains both masks, in pixels.
         visible_in_window: (h, w) bool.
         amodal_in_window: (h, w) bool.
         size: (H, W) of the image.
-        visible_box_xyxy: tight box of the visible mask, or the box that was asked about.
-        score: quality in [0, 1] as the model estimates it; 0 for an empty amodal mask.
-        uncertainty_crop: map (h', w') float32 in [0, ln 2] of any resolution, and the window of
+        visible_box_xyxy: tight box of the visible mask, or the box that was given as prompt.
+        score: quality in [0, 1] as estimated by the model; 0 for an empty amodal mask.
+        uncertainty_crop: (h', w') float32 map in [0, ln 2] of any resolution, and the window of
             the image that it spans; or None.
-        phrase: words the object answers to, or None.
+        phrase: words that name the object, or None.
+        union_visible: unite the amodal mask with the visible mask; used at construction only.
 
     Raises:
         InputError: a window that leaves the image, masks of another shape or type, or a score
@@ -66,8 +63,9 @@ class SceneObject:
     score: float = 1.0
     uncertainty_crop: tuple[FloatMap, Window] | None = None
     phrase: str | None = None
+    union_visible: InitVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, union_visible: bool) -> None:
         x0, y0, x1, y1 = self.window
         if not (0 <= x0 < x1 <= self.size[1] and 0 <= y0 < y1 <= self.size[0]):
             raise InputError(f"window: expected (x0, y0, x1, y1) inside size {self.size}, got {self.window}")
@@ -76,13 +74,14 @@ class SceneObject:
                 raise InputError(f"masks: expected bool of shape {(y1 - y0, x1 - x0)}, got {part.dtype} {part.shape}")
         if not 0 <= self.score <= 1:
             raise InputError(f"score: expected a number in [0, 1], got {self.score}")
-        united = self.amodal_in_window | self.visible_in_window
-        left, top, right, bottom = (int(v) for v in mask_to_box(united))
-        if right == 0:  # nothing found
+        union = self.amodal_in_window | self.visible_in_window
+        left, top, right, bottom = (int(v) for v in mask_to_box(union))
+        if right == 0:  # both masks are empty
             object.__setattr__(self, "score", 0.0)
             right = bottom = 1
         object.__setattr__(self, "window", (x0 + left, y0 + top, x0 + right, y0 + bottom))
-        for name, part in (("visible_in_window", self.visible_in_window), ("amodal_in_window", united)):
+        amodal = union if union_visible else self.amodal_in_window
+        for name, part in (("visible_in_window", self.visible_in_window), ("amodal_in_window", amodal)):
             own = part[top:bottom, left:right].copy()  # a view would keep the large array alive
             own.setflags(write=False)
             object.__setattr__(self, name, own)
@@ -98,7 +97,15 @@ class SceneObject:
         uncertainty: FloatMap | None = None,
         phrase: str | None = None,
     ) -> SceneObject:
-        """From (H, W) bool masks and uncertainty; the box is the visible mask's own unless given.
+        """Build an object from full-size masks.
+
+        Args:
+            visible_mask: (H, W) bool.
+            amodal_mask: (H, W) bool.
+            visible_box_xyxy: box of the visible part; the tight box of the visible mask if None.
+            score: quality in [0, 1].
+            uncertainty: (H, W) float32 in [0, ln 2], or None.
+            phrase: words that name the object, or None.
 
         Raises:
             InputError: masks of different shapes or another type, or a score outside [0, 1].
@@ -113,12 +120,12 @@ class SceneObject:
 
     @property
     def visible_mask(self) -> Mask:
-        """(H, W) bool, the part that is seen."""
+        """(H, W) bool, the visible part."""
         return _full(self.visible_in_window, self.window, self.size)
 
     @property
     def amodal_mask(self) -> Mask:
-        """(H, W) bool, the whole object within the frame."""
+        """(H, W) bool, the complete object within the image."""
         return _full(self.amodal_in_window, self.window, self.size)
 
     @property
@@ -133,7 +140,7 @@ class SceneObject:
 
     @property
     def uncertainty(self) -> FloatMap:
-        """(H, W) float32 in [0, ln 2] of the coarse amodal mask; 0 where nothing was looked at."""
+        """(H, W) float32 in [0, ln 2], uncertainty of the coarse amodal mask; 0 outside the crop that was segmented."""
         if self.uncertainty_crop is None:
             return np.zeros(self.size, np.float32)
         values, window = self.uncertainty_crop
@@ -142,7 +149,7 @@ class SceneObject:
     @property
     def amodal_box_xyxy(self) -> Box:
         """Tight box of the amodal mask; zeros if it is empty."""
-        return _box(self.window) if self.amodal_in_window.any() else (0.0, 0.0, 0.0, 0.0)
+        return _box(_tight_box(self.amodal_in_window, self.window))
 
     @property
     def occlusion_rate(self) -> float:
@@ -155,10 +162,11 @@ class Scene:
     """The objects of one image.
 
     Attributes:
-        objects: in the order they were asked about.
-        size: (H, W) in pixels.
-        image: (H, W, 3) uint8 RGB, or None if loaded without it.
-        question: what was asked, if anything; `answer` likewise.
+        objects: objects in the order of the prompts.
+        size: (H, W) of the image.
+        image: (H, W, 3) uint8 RGB, or None if the scene was loaded without it.
+        question: question that was asked about the image, or None.
+        answer: answer to the question, or None.
 
     Raises:
         InputError: an object or an image of another size.
@@ -171,44 +179,57 @@ class Scene:
     answer: str | None = None
 
     def __post_init__(self) -> None:
-        for index, thing in enumerate(self.objects):
-            if thing.size != self.size:
-                raise InputError(f"scene: expected objects of size {self.size}, got {thing.size} for object {index}")
+        for index, obj in enumerate(self.objects):
+            if obj.size != self.size:
+                raise InputError(f"scene: expected objects of size {self.size}, got {obj.size} for object {index}")
         if self.image is not None and self.image.shape != (*self.size, 3):
             raise InputError(f"scene: expected an image of shape {(*self.size, 3)}, got {self.image.shape}")
 
     def occlusion_order(self) -> list[tuple[int, int]]:
-        """Pairs (front, behind) of object indices.
+        """Pairs (front, behind) of object indices, by the rule of `amodal.ops.occlusion`.
 
-        A stands in front of B where A's visible mask covers at least `MIN_COVER` of B's hidden
-        part. Two objects that interlock (a hand around a cup) give a pair each way.
+        Two objects that occlude each other (a hand around a cup) give a pair each way.
         """
         pairs = []
-        for behind, thing in enumerate(self.objects):
-            hidden = thing.occluded_in_window
-            total = np.count_nonzero(hidden)
+        for behind, obj in enumerate(self.objects):
+            occluded = obj.occluded_in_window
+            num_occluded = int(np.count_nonzero(occluded))
             for front, other in enumerate(self.objects):
-                if total and front != behind and shared_pixels(hidden, thing.window, other) >= MIN_COVER * total:
+                if front != behind and is_occluder(_num_covered(occluded, obj.window, other), num_occluded):
                     pairs.append((front, behind))
         return pairs
 
+    def front_to_back(self) -> list[int]:
+        """Object indices in depth order: each object comes after its occluders.
+
+        Objects that occlude each other are ordered by occlusion rate, least occluded first.
+        """
+        occluders: dict[int, set[int]] = {index: set() for index in range(len(self.objects))}
+        for front, behind in self.occlusion_order():
+            occluders[behind].add(front)
+        order: list[int] = []
+        while occluders:
+            free = [index for index, fronts in occluders.items() if not fronts & occluders.keys()]
+            nearest = min(free or occluders, key=lambda index: (self.objects[index].occlusion_rate, index))
+            order.append(nearest)
+            del occluders[nearest]
+        return order
+
     def draw(self) -> npt.NDArray[np.uint8]:
-        """Overlay (h, w, 3) uint8: visible parts solid, hidden parts hatched, boxes.
+        """Overlay (h, w, 3) uint8 RGB: visible parts filled, occluded parts hatched, visible boxes and labels.
 
         Raises:
             InputError: the scene has no image.
         """
-        from amodal.inference.draw import draw_scene
-
         if self.image is None:
-            raise InputError("scene: expected an image to draw on, got a scene loaded without one")
+            raise InputError("scene: expected a scene with its image, got a scene loaded without it")
         return draw_scene(self.image, self.objects)
 
     def to_json(self) -> dict[str, Any]:
-        """Content of `scene.json`."""
+        """The content of `scene.json`."""
         content: dict[str, Any] = {
             "size": list(self.size),
-            "objects": [_to_json(thing) for thing in self.objects],
+            "objects": [_to_json(obj) for obj in self.objects],
             "occlusion_order": [list(pair) for pair in self.occlusion_order()],
         }
         if self.question is not None:
@@ -216,52 +237,46 @@ class Scene:
         return content
 
     def to_coco(self, image_id: int = 1, first_id: int = 1) -> list[dict[str, Any]]:
-        """Annotations in the canonical form (a superset of COCO's), category 1.
+        """Annotations in the canonical form (a superset of COCO's), all of category 1.
 
-        Both boxes are the tight boxes of their masks, whatever box was asked about.
+        Both boxes are the tight boxes of their masks, also where another box was given as prompt.
 
         Args:
-            image_id: of all annotations.
-            first_id: of the first object's annotation; the others follow.
+            image_id: image id of all annotations.
+            first_id: annotation id of the first object; the other ids follow.
         """
         in_front: dict[int, list[int]] = {}
         for front, behind in self.occlusion_order():
             in_front.setdefault(behind, []).append(first_id + front)
         return [
-            {
-                "id": first_id + index,
-                "image_id": image_id,
-                "category_id": 1,
-                "segmentation": encode_window(thing.amodal_in_window, thing.window, self.size),
-                "visible_mask": encode_window(thing.visible_in_window, thing.window, self.size),
-                "bbox": xyxy_to_xywh(np.array(thing.amodal_box_xyxy)).tolist(),
-                "visible_bbox": xyxy_to_xywh(_tight_box(thing.visible_in_window, thing.window)).tolist(),
-                "area": int(np.count_nonzero(thing.amodal_in_window)),
-                "occlude_rate": thing.occlusion_rate,
-                "occluders": in_front.get(index, []),
-                "iscrowd": 0,
-                "score": thing.score,
-            }
-            for index, thing in enumerate(self.objects)
+            canonical_record(
+                first_id + index,
+                image_id,
+                1,
+                encode_window(obj.visible_in_window, obj.window, self.size),
+                encode_window(obj.amodal_in_window, obj.window, self.size),
+                occluders=in_front.get(index, []),
+                score=obj.score,
+            )
+            for index, obj in enumerate(self.objects)
         ]
 
     def save(self, folder: str | Path) -> Path:
-        """Write `scene.json`, one PNG a mask, and `overlay.png` if the image is known.
+        """Write `scene.json`, one PNG file per mask, and `overlay.png` if the scene has its image.
 
-        Everything is written to a temporary folder first, then moved; `scene.json` comes last,
-        so that where it is, the rest is.
+        All files are written to a temporary folder and then moved. `scene.json` is moved last, so
+        that a folder with `scene.json` is always complete.
 
         Args:
-            folder: created if needed; what an earlier scene left there is replaced, other files
-                stay.
+            folder: created if needed. Files of an earlier scene are replaced, other files stay.
 
         Returns:
             The folder.
 
         Raises:
-            InputError: `folder` is a file, or cannot be written to.
+            InputError: `folder` is a file or cannot be written to.
         """
-        folder = no_file(Path(folder))
+        folder = require_folder(Path(folder))
         try:
             folder.mkdir(parents=True, exist_ok=True)
             writing = tempfile.TemporaryDirectory(dir=folder, prefix=".writing_")
@@ -273,16 +288,19 @@ class Scene:
             for file in list(folder.iterdir()):
                 if _OWN_FILES.fullmatch(file.name):
                     file.unlink()
-            for file in sorted(Path(name).iterdir()):  # scene.json is the last in this order
+            for file in sorted(Path(name).iterdir()):  # scene.json is last in this order
                 os.replace(file, folder / file.name)
         return folder
 
     @classmethod
     def load(cls, folder: str | Path) -> Scene:
-        """Read what `save` wrote; masks are the same to the bit, uncertainty is not stored.
+        """Read a scene that `save` wrote. The masks are identical; image and uncertainty are not stored.
+
+        Args:
+            folder: folder with `scene.json`.
 
         Raises:
-            InputError: no readable `scene.json`.
+            InputError: no readable `scene.json` in the folder.
         """
         file = Path(folder) / "scene.json"
         try:
@@ -294,23 +312,30 @@ class Scene:
             raise InputError(f"scene: expected a readable {file}, got {error!r:.200}") from error
 
     def _write(self, folder: Path) -> None:
-        for index, thing in enumerate(self.objects):
+        for index, obj in enumerate(self.objects):
             for kind in ("visible", "amodal", "occluded"):
-                mask = getattr(thing, f"{kind}_mask")
+                mask = getattr(obj, f"{kind}_mask")
                 Image.fromarray(mask).save(folder / f"object_{index:02d}_{kind}.png")
         if self.image is not None:
             Image.fromarray(self.draw()).save(folder / "overlay.png")
         (folder / "scene.json").write_text(json.dumps(self.to_json()), encoding="utf-8")
 
 
-def shared_pixels(part: Mask, window: Window, other: SceneObject) -> int:
-    """Pixels of a mask (h, w), in a window of the image, that belong to the visible mask of `other`."""
-    x0, y0 = max(window[0], other.window[0]), max(window[1], other.window[1])
-    x1, y1 = min(window[2], other.window[2]), min(window[3], other.window[3])
+def visible_iou(a: SceneObject, b: SceneObject) -> float:
+    """IoU of the visible masks of two objects of one image."""
+    shared = _num_covered(a.visible_in_window, a.window, b)
+    areas = np.count_nonzero(a.visible_in_window) + np.count_nonzero(b.visible_in_window)
+    return float(iou_of_counts(shared, areas - shared))
+
+
+def _num_covered(part: Mask, window: Window, front: SceneObject) -> int:
+    """Number of pixels of a mask (h, w) in a window of the image that the visible mask of `front` covers."""
+    x0, y0 = max(window[0], front.window[0]), max(window[1], front.window[1])
+    x1, y1 = min(window[2], front.window[2]), min(window[3], front.window[3])
     if x0 >= x1 or y0 >= y1:
         return 0
     shared = (x0, y0, x1, y1)
-    return int(np.count_nonzero(_cut(part, window, shared) & _cut(other.visible_in_window, other.window, shared)))
+    return int(np.count_nonzero(_cut(part, window, shared) & _cut(front.visible_in_window, front.window, shared)))
 
 
 def _cut(part: Mask, window: Window, wanted: Window) -> Mask:
@@ -331,20 +356,20 @@ def _box(values: Iterable[float]) -> Box:
 
 
 def _tight_box(part: Mask, window: Window) -> npt.NDArray[np.float64]:
-    """Box in the image of a mask in a window; zeros if it is empty."""
+    """Tight box in image pixels of a mask in a window; zeros if it is empty."""
     corner = np.array([*window[:2], *window[:2]])
     return mask_to_box(part) + corner if part.any() else np.zeros(4)
 
 
-def _to_json(thing: SceneObject) -> dict[str, Any]:
+def _to_json(obj: SceneObject) -> dict[str, Any]:
     return {
-        "visible": encode_window(thing.visible_in_window, thing.window, thing.size),
-        "amodal": encode_window(thing.amodal_in_window, thing.window, thing.size),
-        "visible_box_xyxy": list(thing.visible_box_xyxy),
-        "amodal_box_xyxy": list(thing.amodal_box_xyxy),
-        "occlusion_rate": thing.occlusion_rate,
-        "score": thing.score,
-        "phrase": thing.phrase,
+        "visible": encode_window(obj.visible_in_window, obj.window, obj.size),
+        "amodal": encode_window(obj.amodal_in_window, obj.window, obj.size),
+        "visible_box_xyxy": list(obj.visible_box_xyxy),
+        "amodal_box_xyxy": list(obj.amodal_box_xyxy),
+        "occlusion_rate": obj.occlusion_rate,
+        "score": obj.score,
+        "phrase": obj.phrase,
     }
 
 

@@ -1,9 +1,9 @@
-// The picture with what was drawn on it: boxes and points in the picture's own pixels.
+// The image and the boxes and points that the visitor draws on it, in image pixels.
 
-const MIN_SIDE = 3; // screen pixels; a shorter drag is a slip
+const MIN_SIDE = 3; // screen pixels; a shorter drag is taken for a mistake
 
 export class Stage {
-  /** `onBox([x0, y0, x1, y1])` and `onPoint([x, y])` are called with picture pixels. */
+  /** `onBox([x0, y0, x1, y1])` and `onPoint([x, y])` are called with image pixels. */
   constructor(image, canvas, { onBox, onPoint }) {
     this.image = image;
     this.canvas = canvas;
@@ -39,7 +39,7 @@ export class Stage {
     image.addEventListener("load", () => this.fit());
   }
 
-  /** Lay the canvas exactly over the shown part of the image element. */
+  /** Place the canvas exactly over the visible part of the image element. */
   fit() {
     const [H, W] = this.size;
     const box = this.image.getBoundingClientRect();
@@ -54,6 +54,7 @@ export class Stage {
     this.paint();
   }
 
+  /** Position of a pointer event in image pixels, inside the image. */
   at(event) {
     const box = this.canvas.getBoundingClientRect();
     const [H, W] = this.size;
@@ -62,6 +63,7 @@ export class Stage {
     return [Math.min(Math.max(x, 0), W - 0.01), Math.min(Math.max(y, 0), H - 0.01)];
   }
 
+  /** Draw the prompts, the box that is being drawn and the boxes that are being segmented. */
   paint() {
     const pen = this.canvas.getContext("2d");
     const scale = this.canvas.width / this.size[1];

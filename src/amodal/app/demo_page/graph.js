@@ -1,4 +1,4 @@
-// Occlusion order as a small graph: what is in front stands left, arrows lead to what it hides.
+// The occlusion order as a graph: front objects are on the left, arrows point to the objects that they occlude.
 
 const NS = "http://www.w3.org/2000/svg";
 
@@ -9,7 +9,7 @@ function make(name, attributes, parent) {
   return element;
 }
 
-/** Column of each object: one to the right of the rightmost of those that hide it (loops are cut). */
+/** Column of each object: one to the right of its rightmost occluder. Circular occlusion is cut by the depth order. */
 function columns(count, pairs, order) {
   const column = new Array(count).fill(0);
   const place = new Map(order.map((index, i) => [index, i]));
@@ -23,6 +23,7 @@ function columns(count, pairs, order) {
   return column;
 }
 
+/** Draw the graph; returns whether any object occludes another. */
 export function drawOrder(svg, scene) {
   svg.replaceChildren();
   const pairs = scene.occlusion_order;

@@ -1,4 +1,4 @@
-// The demo page: a picture, prompts, and what the server makes of them.
+// The demo page: sends the image, prompts and questions to the server and shows the results.
 
 import { Stage } from "/canvas.js";
 import { drawOrder } from "/graph.js";
@@ -35,7 +35,7 @@ async function call(path, body) {
   let line = text;
   try {
     line = JSON.parse(text).error || text;
-  } catch { /* a plain line */ }
+  } catch { /* the text is not JSON: show it as it is */ }
   throw new Error(line || `The server answered ${response.status}.`);
 }
 
@@ -77,7 +77,7 @@ async function open(work) {
   $("shown").hidden = false;
   $("ink").hidden = false;
   show(opened);
-  say("Draw a box around what you can see of an object, or tap it with the point tool.");
+  say("Draw a box around the part of an object that you can see, or select the point tool and tap the object.");
 }
 
 function upload(file) {
@@ -87,7 +87,7 @@ function upload(file) {
   }
   const form = new FormData();
   form.append("image", file, file.name);
-  open(() => call("/demo/pictures", form));
+  open(() => call("/demo/images", form));
 }
 
 async function prompt(change, pending) {
@@ -97,7 +97,7 @@ async function prompt(change, pending) {
   stage.pending = pending ? [pending] : [];
   stage.paint();
   say("Segmenting …");
-  const scene = await busy(() => call(`/demo/pictures/${state.key}/segment`, stage.prompts));
+  const scene = await busy(() => call(`/demo/images/${state.key}/segment`, stage.prompts));
   stage.pending = [];
   if (!scene) {
     stage.prompts = before;
@@ -106,13 +106,13 @@ async function prompt(change, pending) {
   }
   state.history.push(before);
   show(scene);
-  said(scene);
+  report(scene);
 }
 
-function said(scene) {
+function report(scene) {
   const last = scene.objects[scene.objects.length - 1];
-  if (!last) say("Nothing found.");
-  else if (last.score === 0) say("Nothing found there. Try another box.");
+  if (!last) say("No object found.");
+  else if (last.score === 0) say("No object found there. Try another box.");
   else say(`Object ${scene.objects.length - 1}: ${percent(last.occlusion_rate)} of it hidden.`);
 }
 
@@ -124,18 +124,18 @@ async function undo() {
     show({ ...state.scene, objects: [], occlusion_order: [], front_to_back: [] });
     return;
   }
-  const scene = await busy(() => call(`/demo/pictures/${state.key}/segment`, before));
+  const scene = await busy(() => call(`/demo/images/${state.key}/segment`, before));
   if (scene) show(scene);
 }
 
 async function everything() {
   say("Looking for objects …");
-  const scene = await busy(() => call(`/demo/pictures/${state.key}/segment`, { everything: true }));
+  const scene = await busy(() => call(`/demo/images/${state.key}/segment`, { everything: true }));
   if (!scene) return;
   state.history = [];
   stage.prompts = { boxes: [], points: [] };
   show(scene);
-  say(scene.objects.length ? `${scene.objects.length} objects found.` : "No object found; draw a box.");
+  say(scene.objects.length ? `${scene.objects.length} objects found.` : "No object found. Draw a box.");
 }
 
 function clear() {
@@ -166,19 +166,19 @@ function show(scene) {
 }
 
 function listObjects(scene) {
-  $("objects").replaceChildren(...scene.objects.map((thing, index) => {
+  $("objects").replaceChildren(...scene.objects.map((object, index) => {
     const chip = element("span", "chip", String(index));
-    chip.style.background = thing.colour;
-    const name = element("div", "name", thing.phrase || `object ${index}`);
+    chip.style.background = object.colour;
+    const name = element("div", "name", object.phrase || `object ${index}`);
     const bar = element("div", "bar");
     const fill = element("span");
-    fill.style.width = percent(1 - thing.occlusion_rate);
-    fill.style.background = thing.colour;
+    fill.style.width = percent(1 - object.occlusion_rate);
+    fill.style.background = object.colour;
     bar.append(fill);
     const middle = element("div");
     middle.append(name, bar);
     const item = element("li");
-    item.append(chip, middle, element("span", "share", `${percent(thing.occlusion_rate)} hidden`));
+    item.append(chip, middle, element("span", "share", `${percent(object.occlusion_rate)} hidden`));
     return item;
   }));
 }
@@ -198,15 +198,15 @@ function choose(view) {
   const peel = Number($("peel").value);
   $("peeled").textContent = String(peel);
   const some = state.scene.objects.length > 0;
-  const kind = peel > 0 ? "peeled" : some ? view : "picture";
+  const kind = peel > 0 ? "peeled" : some ? view : "image";
   const number = kind === "peeled" ? peel : state.selected;
-  $("shown").src = `/demo/pictures/${state.key}/view/${kind}?number=${number}&v=${state.version}`;
-  $("shown").alt = kind === "overlay" ? "Picture with the objects found" : "Picture";
+  $("shown").src = `/demo/images/${state.key}/view/${kind}?number=${number}&v=${state.version}`;
+  $("shown").alt = kind === "overlay" ? "Image with the objects found" : "Image";
   $("ink").style.visibility = kind === "peeled" ? "hidden" : "visible";
 }
 
 function link() {
-  $("download").href = `/demo/pictures/${state.key}/export/${$("form").value}`;
+  $("download").href = `/demo/images/${state.key}/export/${$("form").value}`;
 }
 
 async function ask(event) {
@@ -215,7 +215,7 @@ async function ask(event) {
   if (!question || state.busy || !state.key) return;
   $("question").value = "";
   $("talk").append(element("p", "you", question));
-  const reply = await busy(() => call(`/demo/pictures/${state.key}/ask`, { question }));
+  const reply = await busy(() => call(`/demo/images/${state.key}/ask`, { question }));
   if (!reply) {
     $("question").value = question;
     $("talk").lastChild.remove();
@@ -230,7 +230,7 @@ async function ask(event) {
   $("question").focus();
 }
 
-/** The answer; words that name objects are marked in the colours of their masks. */
+/** The answer of the model; words that name objects have the colour of their mask. */
 function answer(reply) {
   const line = element("p", "it");
   for (const part of reply.parts) {
@@ -288,7 +288,7 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "b") tool("box");
   if (event.key === "p") tool("point");
 });
-$("shown").addEventListener("error", () => say("This picture is no longer kept; open it again.", true));
+$("shown").addEventListener("error", () => say("The server has removed this image; open it again.", true));
 
 async function start() {
   state.about = await (await fetch("/api/about")).json();

@@ -1,4 +1,4 @@
-"""Scenes as COCO files and back."""
+"""Scenes as COCO files, and COCO files as scenes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ UNNAMED = "object"
 
 
 def to_coco_file(scene: Scene, image_name: str) -> dict[str, Any]:
-    """The canonical annotation file of one image: `collect` of one scene."""
-    return collect([(image_name, scene)])
+    """The content of a canonical annotation file with one image, see `scenes_to_coco_file`."""
+    return scenes_to_coco_file([(image_name, scene)])
 
 
-def collect(scenes: Iterable[tuple[str, Scene]]) -> dict[str, Any]:
-    """The canonical annotation file of several images (a superset of COCO's form).
+def scenes_to_coco_file(scenes: Iterable[tuple[str, Scene]]) -> dict[str, Any]:
+    """The content of a canonical annotation file (a superset of COCO) with one image per scene.
 
-    Objects with a phrase get it as their category; the others are of category `object`.
+    The phrase of an object becomes its category; objects without a phrase get the category `object`.
 
     Args:
-        scenes: `file_name` of the image record, and its scene.
+        scenes: pairs of the image's file name and its scene.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -35,7 +35,7 @@ def collect(scenes: Iterable[tuple[str, Scene]]) -> dict[str, Any]:
         H, W = scene.size
         images.append({"id": len(images) + 1, "file_name": image_name, "height": H, "width": W})
         annotations += scene.to_coco(len(images), len(annotations) + 1)
-        names += [thing.phrase or UNNAMED for thing in scene.objects]
+        names += [obj.phrase or UNNAMED for obj in scene.objects]
     categories = sorted({*names, UNNAMED})
     for annotation, name in zip(annotations, names, strict=True):
         annotation["category_id"] = categories.index(name) + 1
@@ -48,26 +48,26 @@ def collect(scenes: Iterable[tuple[str, Scene]]) -> dict[str, Any]:
 
 
 def to_coco_visible(scene: Scene, image_name: str) -> dict[str, Any]:
-    """A plain COCO file of the visible masks; what it cannot hold (amodal masks, order) is left out."""
+    """The content of a plain COCO file with the visible masks, without amodal masks and occlusion order."""
     content = to_coco_file(scene, image_name)
-    for annotation, thing in zip(content["annotations"], scene.objects, strict=True):
+    for annotation, obj in zip(content["annotations"], scene.objects, strict=True):
         annotation["segmentation"] = annotation.pop("visible_mask")
         annotation["bbox"] = annotation.pop("visible_bbox")
-        annotation["area"] = int(np.count_nonzero(thing.visible_in_window))
+        annotation["area"] = int(np.count_nonzero(obj.visible_in_window))
         for key in ("occluders", "occlude_rate"):
             del annotation[key]
     return content
 
 
 def from_coco_file(content: dict[str, Any], image_id: int | None = None) -> Scene:
-    """The scene of one image of a canonical annotation file.
+    """Read the scene of one image from a canonical annotation file.
 
     Args:
-        content: as `to_coco_file` gives it, or any canonical file.
-        image_id: which image; needed if there are several.
+        content: content of the file, from `to_coco_file` or elsewhere.
+        image_id: which image to read; required if there are several.
 
     Raises:
-        InputError: no such image, several without `image_id`, or masks that cannot be read.
+        InputError: no such image, several images without `image_id`, or masks that cannot be read.
     """
     try:
         images = {image["id"]: image for image in content["images"]}

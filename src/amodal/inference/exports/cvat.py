@@ -1,4 +1,4 @@
-"""Scenes as CVAT's "for images 1.1" XML."""
+"""Scenes as XML files in the format "CVAT for images 1.1"."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from amodal.inference.scene import Scene, SceneObject
 from amodal.ops.boxes import mask_to_box
 
 
-def write(scene: Scene, image_name: str, folder: Path) -> None:
-    """`annotations.xml`: a mask for each visible and each amodal part, grouped by object.
+def write_cvat(scene: Scene, image_name: str, folder: Path) -> None:
+    """Write `annotations.xml` with one visible and one amodal mask per object, grouped by object.
 
-    The attribute `part` tells visible from amodal. Hidden area lies under other objects, so
-    `z_order` puts amodal masks beneath all visible ones.
+    The attribute `part` is `visible` or `amodal`. The occluded area lies behind other objects, so
+    `z_order` puts all amodal masks below all visible masks.
     """
     root = ElementTree.Element("annotations")
     ElementTree.SubElement(root, "version").text = "1.1"
     H, W = scene.size
     image = ElementTree.SubElement(root, "image", id="0", name=image_name, width=str(W), height=str(H))
-    for index, thing in enumerate(scene.objects):
+    for index, obj in enumerate(scene.objects):
         for z_order, part in enumerate(("amodal", "visible")):
-            _add_mask(image, thing, index, part, z_order)
+            _add_mask(image, obj, index, part, z_order)
     ElementTree.indent(root)
     ElementTree.ElementTree(root).write(folder / "annotations.xml", encoding="utf-8", xml_declaration=True)
 
 
-def _add_mask(image: ElementTree.Element, thing: SceneObject, index: int, part: str, z_order: int) -> None:
-    mask: npt.NDArray[np.bool_] = getattr(thing, f"{part}_in_window")
+def _add_mask(image: ElementTree.Element, obj: SceneObject, index: int, part: str, z_order: int) -> None:
+    mask: npt.NDArray[np.bool_] = getattr(obj, f"{part}_in_window")
     if not mask.any():
         return
     left, top, right, bottom = (int(v) for v in mask_to_box(mask))
     element = ElementTree.SubElement(
         image,
         "mask",
-        label=thing.phrase or "object",
+        label=obj.phrase or "object",
         source="auto",
-        occluded=str(int(thing.occlusion_rate > 0)),
+        occluded=str(int(obj.occlusion_rate > 0)),
         rle=", ".join(str(run) for run in row_runs(mask[top:bottom, left:right])),
-        left=str(thing.window[0] + left),
-        top=str(thing.window[1] + top),
+        left=str(obj.window[0] + left),
+        top=str(obj.window[1] + top),
         width=str(right - left),
         height=str(bottom - top),
         z_order=str(z_order),
@@ -52,7 +52,7 @@ def _add_mask(image: ElementTree.Element, thing: SceneObject, index: int, part: 
 
 
 def row_runs(mask: npt.NDArray[np.bool_]) -> list[int]:
-    """Lengths of the runs along the rows of an (h, w) mask; the first is of background, maybe 0."""
+    """Lengths of the runs along the rows of an (h, w) mask; the first run is background, possibly of length 0."""
     flat = mask.ravel().astype(np.int8)
     changes = np.flatnonzero(np.diff(flat)) + 1
     runs = np.diff(changes, prepend=0, append=flat.size).tolist()

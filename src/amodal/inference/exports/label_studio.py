@@ -1,4 +1,4 @@
-"""Scenes as Label Studio tasks to correct, and corrected tasks as scenes."""
+"""Scenes as Label Studio tasks for correction, and corrected tasks as scenes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-import amodal
 from amodal.errors import InputError
 from amodal.inference.scene import Scene, SceneObject
+from amodal.ops.arrays import Mask
 from amodal.ops.brush_rle import decode_brush, encode_brush
+from amodal.version import __version__
 
-Mask = npt.NDArray[np.bool_]
-
-# The interface that the tasks are made for: two brushes; a relation ties the parts of an object.
+# Labelling interface of the tasks: two brushes; a relation connects the two masks of an object.
 LABEL_CONFIG = """<View>
   <Image name="image" value="$image" zoom="true" zoomControl="true"/>
   <BrushLabels name="part" toName="image">
@@ -29,18 +27,18 @@ LABEL_CONFIG = """<View>
 
 
 def to_tasks(scene: Scene, image_name: str) -> list[dict[str, Any]]:
-    """One task whose prediction holds a visible and an amodal brush an object, tied by a relation.
+    """One task with a prediction: a visible and an amodal brush region per object, connected by a relation.
 
     Args:
-        scene: any scene.
-        image_name: what `data.image` says: a URL or path that Label Studio can open.
+        scene: scene with N objects.
+        image_name: value of `data.image`, a URL or path that Label Studio can open.
     """
     result: list[dict[str, Any]] = []
-    for index, thing in enumerate(scene.objects):
-        result += _regions(thing, index)
-    scores = [thing.score for thing in scene.objects]
+    for index, obj in enumerate(scene.objects):
+        result += _regions(obj, index)
+    scores = [obj.score for obj in scene.objects]
     prediction = {
-        "model_version": f"amodal {amodal.__version__}",
+        "model_version": f"amodal {__version__}",
         "score": float(np.mean(scores)) if scores else 0.0,
         "result": result,
     }
@@ -48,42 +46,46 @@ def to_tasks(scene: Scene, image_name: str) -> list[dict[str, Any]]:
 
 
 def from_task(task: dict[str, Any]) -> Scene:
-    """The scene of a corrected task, as Label Studio's JSON export gives it.
+    """Read the scene of a corrected task from the JSON export of Label Studio.
 
-    The newest annotation that was not cancelled counts; without one, the prediction. Parts are
-    paired by their relation, else by the object number in the ids that `to_tasks` gave.
+    The newest annotation that was not cancelled is used, or the prediction if there is none. Visible
+    and amodal regions are paired by their relation, otherwise by the object number in the ids from
+    `to_tasks`.
+
+    Args:
+        task: one task of the export.
 
     Raises:
-        InputError: no masks, or a part without its counterpart; the message names the region.
+        InputError: no masks, or a region without its counterpart; the message names the region.
     """
-    chosen = _chosen(task)
-    regions = {r["id"]: r for r in chosen if r.get("type") == "brushlabels"}
+    result = _current_result(task)
+    regions = {r["id"]: r for r in result if r.get("type") == "brushlabels"}
     if not regions:
         raise InputError(f"task {task.get('id')}: expected brush regions, got none")
     first = next(iter(regions.values()))
     try:
         size = (int(first["original_height"]), int(first["original_width"]))
-        phrases = {r["id"]: r["value"]["text"] for r in chosen if r.get("type") == "textarea"}
+        phrases = {r["id"]: r["value"]["text"] for r in result if r.get("type") == "textarea"}
         objects = [
             SceneObject.from_masks(
                 _mask(regions[visible], size), _mask(regions[amodal_], size), phrase=_phrase(phrases, visible, amodal_)
             )
-            for visible, amodal_ in _pairs(task.get("id"), regions, chosen)
+            for visible, amodal_ in _pairs(task.get("id"), regions, result)
         ]
     except (KeyError, TypeError) as error:
         raise InputError(f"task {task.get('id')}: expected Label Studio's brush regions, got {error!r:.100}") from error
     return Scene(objects, size)
 
 
-def _regions(thing: SceneObject, index: int) -> Iterator[dict[str, Any]]:
-    H, W = thing.size
+def _regions(obj: SceneObject, index: int) -> Iterator[dict[str, Any]]:
+    H, W = obj.size
     shared = {"to_name": "image", "original_width": W, "original_height": H, "image_rotation": 0}
     for part in ("visible", "amodal"):
-        value = {"format": "rle", "rle": encode_brush(getattr(thing, f"{part}_mask")), "brushlabels": [part]}
+        value = {"format": "rle", "rle": encode_brush(getattr(obj, f"{part}_mask")), "brushlabels": [part]}
         region = {"id": f"object{index}_{part}", "type": "brushlabels", "from_name": "part", "value": value}
-        yield region | shared | {"score": thing.score, "meta": {"text": [f"object {index}"]}}
-    if thing.phrase:
-        value = {"text": [thing.phrase]}
+        yield region | shared | {"score": obj.score, "meta": {"text": [f"object {index}"]}}
+    if obj.phrase:
+        value = {"text": [obj.phrase]}
         yield {"id": f"object{index}_amodal", "type": "textarea", "from_name": "phrase", "value": value} | shared
     yield {
         "type": "relation",
@@ -94,7 +96,7 @@ def _regions(thing: SceneObject, index: int) -> Iterator[dict[str, Any]]:
     }
 
 
-def _chosen(task: dict[str, Any]) -> list[dict[str, Any]]:
+def _current_result(task: dict[str, Any]) -> list[dict[str, Any]]:
     annotations = [a for a in task.get("annotations") or [] if not a.get("was_cancelled")]
     if annotations:
         annotations.sort(key=lambda a: str(a.get("updated_at", "")))
@@ -117,12 +119,12 @@ def _pairs(task_id: Any, regions: dict[str, dict[str, Any]], result: list[dict[s
             continue
         visible = partner.get(key, key.replace("_amodal", "_visible"))
         if parts.get(visible) != "visible":
-            raise InputError(f"task {task_id}: expected a visible part tied to region {key!r}, got none")
+            raise InputError(f"task {task_id}: expected a visible region connected to region {key!r}, got none")
         used.add(visible)
         yield visible, key
     alone = sorted(key for key, part in parts.items() if part == "visible" and key not in used)
     if alone:
-        raise InputError(f"task {task_id}: expected an amodal part tied to region {alone[0]!r}, got none")
+        raise InputError(f"task {task_id}: expected an amodal region connected to region {alone[0]!r}, got none")
 
 
 def _mask(region: dict[str, Any], size: tuple[int, int]) -> Mask:

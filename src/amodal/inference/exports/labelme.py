@@ -13,19 +13,19 @@ from PIL import Image
 
 from amodal.inference.scene import Scene, SceneObject
 
-VERSION = "5.5.0"  # of LabelMe's file form; masks came with 5.2
+VERSION = "5.5.0"  # version of the LabelMe format; masks need 5.2 or later
 
 
-def write(scene: Scene, image_name: str, folder: Path) -> None:
-    """`<image>.json` with a shape of type `mask` for each visible and each amodal part.
+def write_labelme(scene: Scene, image_name: str, folder: Path) -> None:
+    """Write `<image>.json` with one shape of type `mask` per visible and per amodal mask.
 
-    The two parts of an object share LabelMe's `group_id`; `description` says which is which.
+    The two masks of an object share a `group_id`; `description` is `visible` or `amodal`.
     """
     shapes = [
-        _shape(thing, index, part)
-        for index, thing in enumerate(scene.objects)
+        _shape(obj, index, part)
+        for index, obj in enumerate(scene.objects)
         for part in ("visible", "amodal")
-        if getattr(thing, f"{part}_in_window").any()
+        if getattr(obj, f"{part}_in_window").any()
     ]
     content: dict[str, Any] = {
         "version": VERSION,
@@ -39,16 +39,16 @@ def write(scene: Scene, image_name: str, folder: Path) -> None:
     (folder / f"{Path(image_name).stem}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def _shape(thing: SceneObject, index: int, part: str) -> dict[str, Any]:
-    x0, y0, x1, y1 = thing.window
+def _shape(obj: SceneObject, index: int, part: str) -> dict[str, Any]:
+    x0, y0, x1, y1 = obj.window
     return {
-        "label": thing.phrase or "object",
+        "label": obj.phrase or "object",
         "description": part,
         "group_id": index,
         "flags": {},
         "shape_type": "mask",
         "points": [[x0, y0], [x1 - 1, y1 - 1]],  # both corners belong to the mask
-        "mask": _png(getattr(thing, f"{part}_in_window").astype(np.uint8)),
+        "mask": _png(getattr(obj, f"{part}_in_window").astype(np.uint8)),
     }
 
 

@@ -1,4 +1,4 @@
-"""`amodal bench` runs scripts in processes of their own and keeps JSON, table and plot of each."""
+"""The benchmark suite runs each script in its own process and writes JSON, a table and a plot."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from benchmarks.suite import find_scripts, main, table
 
-from amodal.cli.bench import find_scripts, table
-from amodal.cli.main import main
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCRIPT = """
 from measure import arguments, finish
 
@@ -33,9 +31,9 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return scripts
 
 
-def test_results_tables_and_plots(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_tables_and_plots_are_written(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    assert main(["bench", "nothing", "--folder", str(folder), "--out", str(out), "--quick", "--json"]) == 0
+    assert main(["nothing", "--folder", str(folder), "--out", str(out), "--quick", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["nothing"]["quick"] and len(printed["nothing"]["rows"]) == 4
     assert json.loads((out / "nothing.json").read_text()) == printed["nothing"]
@@ -43,18 +41,18 @@ def test_results_tables_and_plots(folder: Path, tmp_path: Path, capsys: pytest.C
     assert (out / "nothing.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_mistakes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "out")
     for arguments, message in (
-        (["speed", "--folder", str(folder)], "bench: expected some of broken, nothing, got speed"),
-        (["--folder", str(tmp_path / "nowhere")], "folder: expected the benchmarks of a checkout, got none"),
+        (["speed", "--folder", str(folder)], "bench: names: expected some of broken, nothing, got speed"),
+        (["--folder", str(tmp_path / "nowhere")], "folder: expected benchmark scripts, got none"),
         (
             ["nothing", "--folder", str(folder), "--out", str(folder / "nothing.py")],
             "out: expected a folder, got the file",
         ),
-        (["broken", "--folder", str(folder)], "bench broken: expected it to finish, got: RuntimeError: no such luck"),
+        (["broken", "--folder", str(folder)], "bench: broken: expected it to finish, got: RuntimeError: no such luck"),
     ):
-        assert main(["bench", "--out", out, *arguments]) == 2
+        assert main(["--out", out, *arguments]) == 2
         assert message in capsys.readouterr().err
 
 
@@ -64,7 +62,7 @@ SUITE = {
 }  # fmt: skip
 
 
-def test_the_suite_is_found_and_documented() -> None:
+def test_every_benchmark_is_found_and_documented() -> None:
     found = find_scripts(BENCHMARKS).keys()
     assert found == SUITE
     page = (BENCHMARKS.parent / "docs" / "speed.md").read_text()
@@ -73,7 +71,7 @@ def test_the_suite_is_found_and_documented() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SUITE))
-def test_every_benchmark_takes_what_the_command_gives(name: str) -> None:
+def test_every_benchmark_has_the_options_of_the_suite(name: str) -> None:
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / f"{name}.py"), "--help"], capture_output=True, text=True, check=True
     )
@@ -83,7 +81,7 @@ def test_every_benchmark_takes_what_the_command_gives(name: str) -> None:
 
 
 def test_threads_reach_the_script(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "nothing", "--folder", str(folder), "--out", str(tmp_path), "--threads", "1", "--json"]) == 0
+    assert main(["nothing", "--folder", str(folder), "--out", str(tmp_path), "--threads", "1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["nothing"]["machine"]["threads"] == 1
 
 
