@@ -1,4 +1,4 @@
-"""`amodal evaluate` from the command line: what it prints, what it writes, what it refuses."""
+"""`amodal evaluate` from the command line: output, files and error messages."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from PIL import Image
 from amodal.cli.main import main
 from amodal.ops.rle import encode_mask
 from tests.cli.test_bad_input import refused
-from tests.evaluation.world import perfect, shifted, toy, write
+from tests.evaluation.toy_predictions import perfect, shifted, toy, write
 
 PROTOCOLS = ("strict", "c2f", "cumulative", "amodal_ap")
+MASKS, DETECTIONS = ["evaluate", "masks"], ["evaluate", "detections"]
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    """Arguments that name the truth, and right predictions."""
+def toy_set(tmp_path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """Arguments that name the annotations, and correct predictions."""
     annotations, dataset = toy(tmp_path, 3)
-    return ["evaluate", "--annotations", str(annotations)], perfect(dataset)
+    return ["--annotations", str(annotations)], perfect(dataset)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
@@ -33,11 +34,12 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_perfect_predictions_are_perfect_under_every_protocol(
-    world: tuple[list[str], Any], protocol: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_correct_predictions_score_1_under_every_protocol(
+    toy_set: tuple[list[str], Any], protocol: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write(tmp_path / "p.json", world[1])
-    report = run(capsys, *world[0], "--predictions", str(path), "--protocol", protocol)
+    path = write(tmp_path / "p.json", toy_set[1])
+    command = DETECTIONS if protocol == "amodal_ap" else [*MASKS, "--protocol", protocol]
+    report = run(capsys, *command, *toy_set[0], "--predictions", str(path))
     assert report["protocol"] == protocol
     assert report["metrics"]["num_objects"] == 6
     assert report["metrics"]["num_occluded"] == 3
@@ -55,47 +57,47 @@ def test_perfect_predictions_are_perfect_under_every_protocol(
     assert report["version"]
 
 
-def test_the_folder_holds_report_table_plot_and_pictures(
-    world: tuple[list[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_output_folder_has_report_table_plot_and_images(
+    toy_set: tuple[list[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, out = write(tmp_path / "p.json", world[1]), tmp_path / "out"
-    assert main([*world[0], "--predictions", str(path), "--out", str(out), "--worst", "2"]) == 0
+    path, out = write(tmp_path / "p.json", toy_set[1]), tmp_path / "out"
+    assert main([*MASKS, *toy_set[0], "--predictions", str(path), "--out", str(out), "--worst", "2"]) == 0
     printed = capsys.readouterr().out
-    assert "mIoU_full" in printed and "by hidden share" in printed and "convex hull" in printed
+    assert "mIoU_full" in printed and "by occlusion rate" in printed and "convex hull" in printed
     assert sorted(p.name for p in out.iterdir()) == ["plot.png", "report.json", "table.txt", "worst"]
     assert len(list((out / "worst").iterdir())) == 2
     assert np.asarray(Image.open(out / "plot.png")).std() > 5
     assert "strict: 6 objects, 3 occluded" in (out / "table.txt").read_text()
     assert json.loads((out / "report.json").read_text())["metrics"]["mIoU_full"] == 1
     alone = tmp_path / "alone.json"
-    assert main([*world[0], "--predictions", str(path), "--out", str(alone)]) == 0
+    assert main([*MASKS, *toy_set[0], "--predictions", str(path), "--out", str(alone)]) == 0
     assert json.loads(alone.read_text())["protocol"] == "strict"
 
 
-def test_the_bundled_model_and_the_file_it_leaves(
-    world: tuple[list[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_bundled_model_and_its_saved_predictions(
+    toy_set: tuple[list[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saved, out = tmp_path / "saved.json", tmp_path / "out"
-    report = run(capsys, *world[0], "--save-predictions", str(saved), "--out", str(out))
+    report = run(capsys, *MASKS, *toy_set[0], "--save-predictions", str(saved), "--out", str(out))
     assert report["options"]["model"] == "plug-tiny"
     assert report["options"]["threshold"] == 0.3
     assert report["options"]["box_source"] == "gt_visible"
     assert report["options"]["union_visible"] is True
     assert not (out / "answers.partial.jsonl").exists()
-    again = run(capsys, *world[0], "--predictions", str(saved))
+    again = run(capsys, *MASKS, *toy_set[0], "--predictions", str(saved))
     assert again["metrics"] == report["metrics"]
-    apart = run(capsys, *world[0], "--no-union-visible", "--no-baselines", "--max-objects", "2")
+    apart = run(capsys, *MASKS, *toy_set[0], "--no-union-visible", "--no-baselines", "--max-objects", "2")
     assert apart["options"]["union_visible"] is False
     assert apart["baselines"] == {}
     assert apart["options"]["objects"] == "the first 2 of all annotated objects"
 
 
-def test_average_precision_of_a_model_with_boxes_of_a_file(
-    world: tuple[list[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_average_precision_of_a_model_with_boxes_from_a_file(
+    toy_set: tuple[list[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     boxes = [{"image_id": 1, "category_id": 2, "score": 0.7, "bbox": [16, 18, 24, 24]}]
     path, saved = write(tmp_path / "b.json", boxes), tmp_path / "saved.json"
-    common = [*world[0], "--protocol", "amodal_ap", "--resamples", "0"]
+    common = [*DETECTIONS, *toy_set[0], "--resamples", "0"]
     report = run(capsys, *common, "--box-source", f"predicted:{path}", "--save-predictions", str(saved))
     assert report["metrics"]["num_detections"] == 1
     assert report["intervals"] == {}
@@ -106,9 +108,7 @@ def test_average_precision_of_a_model_with_boxes_of_a_file(
     assert truth["options"]["box_source"] == "gt_amodal"
 
 
-def test_spilled_truth_is_scored_and_warned_about_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_spilled_visible_masks_are_reported_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     annotations, dataset = toy(tmp_path, 2)
     content = json.loads(annotations.read_text())
     small = np.zeros((64, 64), bool)
@@ -116,24 +116,26 @@ def test_spilled_truth_is_scored_and_warned_about_in_one_line(
     content["annotations"][1]["segmentation"] = encode_mask(small)
     path = write(tmp_path / "p.json", perfect(dataset))
     write(annotations, content)
-    assert main(["evaluate", "--annotations", str(annotations), "--predictions", str(path), "--json"]) == 0
+    assert main([*MASKS, "--annotations", str(annotations), "--predictions", str(path), "--json"]) == 0
     captured = capsys.readouterr()
     assert captured.err == "amodal: warning: 1 true visible masks reach outside their amodal mask\n"
     assert json.loads(captured.out)["options"]["num_visible_outside_amodal"] == 1
 
 
-def test_a_row_of_the_registry_in_the_place_of_a_model(
-    world: tuple[list[str], Any], capsys: pytest.CaptureFixture[str]
+def test_a_baseline_can_be_scored_instead_of_a_model(
+    toy_set: tuple[list[str], Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = run(capsys, *world[0], "--model", "filled_box", "--baseline", "true_visible")
+    report = run(capsys, *MASKS, *toy_set[0], "--model", "filled_box", "--baseline", "true_visible")
     assert report["options"]["model"] == "filled_box"
     assert list(report["baselines"]) == ["true_visible"]
-    assert report["metrics"]["mIoU_full"] == 1  # the objects of this world are squares
+    assert report["metrics"]["mIoU_full"] == 1  # the objects of this dataset are squares
 
 
-def test_reports_side_by_side(world: tuple[list[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    right = write(tmp_path / "right.json", world[1])
-    moved = [r | {"segmentation": shifted(r["segmentation"], 6)} for r in world[1]]
+def test_comparison_of_reports(
+    toy_set: tuple[list[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = write(tmp_path / "right.json", toy_set[1])
+    moved = [r | {"segmentation": shifted(r["segmentation"], 6)} for r in toy_set[1]]
     wrong = write(tmp_path / "wrong.json", moved)
     (tmp_path / "list.txt").write_text("1_1\n1_2\n")
     reports = {}
@@ -147,7 +149,7 @@ def test_reports_side_by_side(world: tuple[list[str], Any], tmp_path: Path, caps
         "united": ["--predictions", str(wrong), "--union-visible"],
     }.items():
         reports[name] = str(tmp_path / f"{name}.report.json")
-        run(capsys, *world[0], *extra, "--out", reports[name])
+        run(capsys, *MASKS, *toy_set[0], *extra, "--out", reports[name])
     compared = run(capsys, "evaluate", "compare", reports["a"], reports["b"])
     overall = {row["figure"]: row for row in compared["rows"] if row["objects"] == "all"}
     assert overall["mIoU_full"]["first"] == 1
@@ -176,47 +178,65 @@ def test_reports_side_by_side(world: tuple[list[str], Any], tmp_path: Path, caps
     assert "name their objects" in refused(capsys, tmp_path, "evaluate", "compare", reports["a"], str(old))
 
 
-def test_mistakes_are_one_line_and_write_nothing(
-    world: tuple[list[str], list[dict[str, Any]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_invalid_input_is_reported_in_one_line_and_writes_nothing(
+    toy_set: tuple[list[str], list[dict[str, Any]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    good = str(write(tmp_path / "good.json", world[1]))
+    good = str(write(tmp_path / "good.json", toy_set[1]))
     (tmp_path / "broken.json").write_text("[{")
-    huge = write(tmp_path / "huge.json", [world[1][0] | {"segmentation": {"size": [64, 64], "counts": "0" * 10**6}}])
-    nan = write(tmp_path / "nan.json", [world[1][0] | {"segmentation": [[0, 0, float("nan"), 5, 9, 9]]}])
+    huge = write(tmp_path / "huge.json", [toy_set[1][0] | {"segmentation": {"size": [64, 64], "counts": "0" * 10**6}}])
+    nan = write(tmp_path / "nan.json", [toy_set[1][0] | {"segmentation": [[0, 0, float("nan"), 5, 9, 9]]}])
     out = ["--out", str(tmp_path / "out")]
-    start = [*world[0], *out]
+    start, detections = [*MASKS, *toy_set[0], *out], [*DETECTIONS, *toy_set[0], *out]
     for arguments, message in (
-        (["evaluate", "--predictions", good], "annotations: expected --annotations FILE, got none"),
+        ([*MASKS, "--predictions", good], "Missing option '--annotations'"),
         ([*start, "--predictions", str(tmp_path / "broken.json")], "expected JSON"),
         ([*start, "--predictions", str(tmp_path / "none.json")], "predictions: expected a file"),
         ([*start, "--predictions", str(huge)], "record 0: segmentation: expected at most"),
         ([*start, "--predictions", str(nan)], "record 0: segmentation: expected finite coordinates"),
         ([*start, "--predictions", good, "--model", "plug-tiny"], "expected --model or --predictions, got both"),
-        ([*start, "--predictions", good, "--protocol", "mean"], "c2f, cumulative, amodal_ap, reason, got 'mean'"),
+        (
+            [*start, "--predictions", good, "--protocol", "mean"],
+            "protocol: expected one of strict, c2f, cumulative, got 'mean'",
+        ),
         ([*start, "--predictions", good, "--format", "coco2"], "format: expected one of"),
         ([*start, "--predictions", good, "--baseline", "best"], "baseline: expected one of"),
         ([*start, "--predictions", good, "--box-source", "mine"], "box source: expected gt_visible"),
         ([*start, "--box-source", f"predicted:{tmp_path / 'none.json'}"], "boxes: expected a file"),
         ([*start, "--predictions", good, "--objects", str(tmp_path / "no.txt")], "objects: expected a text file"),
-        ([*start, "--model", "hull_own_visible"], "expected a row that stands alone"),
+        ([*start, "--model", "hull_own_visible"], "expected a baseline that can be scored alone"),
         ([*start, "--threshold", "2"], "threshold: expected a number in (0, 1), got 2"),
         ([*start, "--predictions", good, "--threshold", "2"], "threshold: expected a number in (0, 1), got 2"),
-        ([*start, "--protocol", "amodal_ap", "--max-objects", "2"], "max_objects: expected none with amodal_ap"),
-        ([*start, "--protocol", "amodal_ap", "--model", "filled_box"], "expected a model with amodal_ap"),
-        ([*world[0], "--predictions", good, "--out", good + "/x"], "out: expected a folder that can be made"),
+        ([*detections, "--max-objects", "2"], "No such option: --max-objects"),
+        ([*detections, "--model", "filled_box"], "model: expected a model for the protocol amodal_ap"),
+        (
+            [*detections, "--predictions", good, "--save-predictions", "x.json"],
+            "save-predictions: expected with a model",
+        ),
+        ([*MASKS, *toy_set[0], "--predictions", good, "--out", good + "/x"], "out: expected a folder that can be made"),
         ([*start, "--predictions", good, "--save-predictions", str(tmp_path)], "expected a file, got the folder"),
         ([*start, "--predictions", good, "--workers", "0"], "workers"),
     ):
         assert message in refused(capsys, tmp_path, *arguments), arguments
-    scoreless = write(tmp_path / "s.json", [{k: v for k, v in world[1][0].items() if k != "score"}])
+    scoreless = write(tmp_path / "s.json", [{k: v for k, v in toy_set[1][0].items() if k != "score"}])
     assert "record 0: expected a score for amodal_ap" in refused(
-        capsys, tmp_path, *start, "--protocol", "amodal_ap", "--predictions", str(scoreless)
+        capsys, tmp_path, *detections, "--predictions", str(scoreless)
     )
 
 
-def test_an_image_that_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_image_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     annotations, _ = toy(tmp_path, 2)
     for image in (annotations.parent / "images").iterdir():
         image.unlink()
-    arguments = ["evaluate", "--annotations", str(annotations), "--out", str(tmp_path / "out")]
+    arguments = [*MASKS, "--annotations", str(annotations), "--out", str(tmp_path / "out")]
     assert "image: expected a file" in refused(capsys, tmp_path, *arguments, "--json")
+
+
+@pytest.mark.parametrize("command", ["masks", "detections", "answers", "compare"])
+def test_the_help_of_each_command_fits_a_screen(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    main(["evaluate", command, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 50
+    assert max(map(len, lines)) <= 80

@@ -1,4 +1,4 @@
-"""The ablation's table says what the runs found, and no more."""
+"""The ablation of AURA: verdicts, the report, and the models that all rows start from."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def result(row: str, seed: int, value: float, error: float = 0.1) -> dict[str, A
         ((0.5, 0.52, 0.51), (0.6, 0.63, 0.6), "better", 0.1),
         ((0.6, 0.63, 0.6), (0.5, 0.52, 0.51), "worse", -0.1),
         ((0.5, 0.5, 0.5), (0.6, 0.49, 0.5), "open", 0.03),
-        ((0.5, 0.5, 0.5), (0.51, 0.53, 0.55), "open", 0.03),  # all rise, but far apart
-        ((0.5,), (0.9,), "open", 0.4),  # one seed says nothing
+        ((0.5, 0.5, 0.5), (0.51, 0.53, 0.55), "open", 0.03),  # all differences are positive, but far apart
+        ((0.5,), (0.9,), "open", 0.4),  # one seed is not enough
     ],
 )
 def test_verdicts(before: tuple[float, ...], after: tuple[float, ...], says: str, gain: float) -> None:
@@ -47,7 +47,7 @@ def test_a_smaller_error_is_a_gain() -> None:
     assert ablation.verdict(results, "both", "occlusion_rate_error")["says"] == "better"
 
 
-def test_the_page(tmp_path: Path) -> None:
+def test_the_report_contains_finished_runs_only(tmp_path: Path) -> None:
     facts: dict[str, Any] = {"command": "python x", "llm": "one of ours", "steps": 10, "batch_size": 4, "seeds": 2}
     results = [result(row, seed, 0.5 + seed / 10) for row in ("neither", "both") for seed in range(2)]
     ablation.write_report(results, facts, tmp_path)
@@ -59,7 +59,7 @@ def test_the_page(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["aura_ablation.json", "aura_ablation.md"]
 
 
-def test_all_runs_of_a_table_are_of_one_recipe() -> None:
+def test_all_runs_of_a_table_share_one_recipe() -> None:
     options = Namespace(recipe=ablation.ROOT / "recipes/aura/tiny.yaml", runs=Path("runs"), steps=8, workers=0, set=[])
     made = [ablation.row_recipe(row, seed, Path("start"), options) for row in ablation.ROWS for seed in range(2)]
     assert len({str(recipe.output) for recipe in made}) == 8
@@ -72,7 +72,7 @@ def test_all_runs_of_a_table_are_of_one_recipe() -> None:
         ablation.check_alike([runs[0], runs[1] | {"seed": 1}])
 
 
-def test_what_is_absent_half_of_the_time_is_left_out() -> None:
+def test_questions_whose_object_is_often_absent_are_excluded() -> None:
     options = Namespace(recipe=ablation.ROOT / "recipes/aura/tiny.yaml", runs=Path("runs"), steps=8, workers=0, set=[])
     sources = ablation.row_recipe(ablation.ROWS[0], 0, Path("start"), options).data.train
     assert [Path(source.questions).name for source in sources if not source.weight] == ["questions-half.json"]
@@ -87,10 +87,10 @@ def test_rows_switch_both_encoders() -> None:
     }
 
 
-def test_what_every_row_begins_with_is_made_again_after_a_stop(tmp_path: Path) -> None:
+def test_an_interrupted_preparation_is_completed(tmp_path: Path) -> None:
     start = ablation.prepare(tmp_path / "start")
     weights = (start / "model" / "increment.safetensors").read_bytes()
-    (start / "model").rename(tmp_path / "gone")  # stopped between the two
+    (start / "model").rename(tmp_path / "gone")  # as if the preparation had stopped in between
     assert ablation.prepare(start) == start
     assert (start / "model" / "increment.safetensors").read_bytes() == weights
     model, bundled = (AuraModel.from_pretrained(name) for name in (start / "model", "aura-tiny"))

@@ -1,4 +1,4 @@
-"""Boxes from truth and from files."""
+"""Box prompts from annotations and from files."""
 
 from __future__ import annotations
 
@@ -9,34 +9,33 @@ import numpy as np
 import pytest
 
 from amodal.errors import InputError
-from amodal.evaluation.answers import Answer
-from amodal.evaluation.asking import Boxes
-from amodal.evaluation.boxes import box_iou, parse_box_source, read_boxes
+from amodal.evaluation.boxes import BoxSource, read_boxes
 from amodal.evaluation.evaluator import evaluate
-from amodal.evaluation.plan import Plan
+from amodal.evaluation.predictions import MaskPrediction
 from amodal.ops.rle import encode_mask
 from tests.drawing import mask
-from tests.evaluation.world import toy, write
+from tests.evaluation.toy_predictions import toy, write
 
 SIZES = {1: (10, 20), 2: (10, 20)}
 
 
-def test_sources_are_read_off_their_names() -> None:
-    assert parse_box_source("gt_visible") == ("gt_visible", None)
-    assert parse_box_source("predicted:a/b.json") == ("predicted", Path("a/b.json"))
+def test_box_sources_are_parsed(tmp_path: Path) -> None:
+    assert BoxSource.parse("gt_visible", SIZES) == BoxSource("gt_visible")
+    path = write(tmp_path / "b.json", [{"image_id": 1, "bbox": [1, 2, 3, 4]}])
+    assert BoxSource.parse(f"predicted:{path}", SIZES) == BoxSource("predicted", read_boxes(path, SIZES))
     for text in ("predicted", "predicted:", "gt_visible:x", "truth", ""):
         with pytest.raises(InputError, match="box source: expected gt_visible, gt_amodal or predicted:FILE"):
-            parse_box_source(text)
+            BoxSource.parse(text, SIZES)
 
 
-def test_a_box_is_the_visible_one_where_the_file_has_several(tmp_path: Path) -> None:
+def test_the_visible_box_is_read_if_a_record_has_several(tmp_path: Path) -> None:
     pixels = encode_mask(mask(*["...##..............."] * 2, *["." * 20] * 8))
     records = [
         {"image_id": 1, "annotation_id": 1, "bbox": [1, 2, 3, 4], "visible_bbox": [1, 2, 2, 2]},
         {"image_id": 1, "annotation_id": 2, "bbox": [1, 2, 3, 4], "visible_segmentation": pixels},
         {"image_id": 1, "annotation_id": 3, "bbox": [15, 5, 30, 30]},
     ]
-    boxes = read_boxes(write(tmp_path / "b.json", records), SIZES).of_object
+    boxes = read_boxes(write(tmp_path / "b.json", records), SIZES).by_object
     assert [boxes[(1, i)].box_xyxy for i in (1, 2, 3)] == [(1, 2, 3, 4), (3, 0, 5, 2), (15, 5, 20, 10)]
 
 
@@ -54,47 +53,41 @@ def test_a_box_is_the_visible_one_where_the_file_has_several(tmp_path: Path) -> 
         ({"score": "x"}, "expected score to be a finite number"),
     ],
 )
-def test_bad_boxes_are_refused_by_position(record: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_invalid_boxes_raise_with_their_position(record: dict[str, Any], message: str, tmp_path: Path) -> None:
     path = write(tmp_path / "b.json", [{"image_id": 1, "bbox": [1, 1, 4, 4]} | record])
     with pytest.raises(InputError, match=message) as caught:
         read_boxes(path, SIZES)
     assert "record 0" in str(caught.value)
 
 
-def test_boxes_without_a_name_go_to_the_object_they_overlap_most(tmp_path: Path) -> None:
+def test_boxes_without_annotation_are_matched_by_iou(tmp_path: Path) -> None:
     _, dataset = toy(tmp_path, 1)
     image = dataset.images[0]
     back, front = (t.visible_box_xyxy for t in image.objects)
     near_front = [front[0] + 1, front[1], front[2] - front[0], front[3] - front[1]]
     exact_front = [front[0], front[1], front[2] - front[0], front[3] - front[1]]
     records = [{"image_id": 1, "bbox": near_front}, {"image_id": 1, "bbox": exact_front}]
-    boxes = Boxes("predicted", read_boxes(write(tmp_path / "b.json", records), {1: (64, 64)}))
-    assert boxes(image, image.objects) == [None, front]  # the back object's box is too far from either
+    boxes = BoxSource("predicted", read_boxes(write(tmp_path / "b.json", records), {1: (64, 64)}))
+    assert boxes.boxes_for(image, image.objects) == [None, front]  # no box overlaps the back object enough
     records.append({"image_id": 1, "annotation_id": image.objects[0].id, "bbox": [2, 2, 9, 9]})
-    named = Boxes("predicted", read_boxes(write(tmp_path / "c.json", records), {1: (64, 64)}))
-    assert named(image, image.objects) == [(2, 2, 11, 11), front]
-    assert back != named(image, image.objects)[0]
+    named = BoxSource("predicted", read_boxes(write(tmp_path / "c.json", records), {1: (64, 64)}))
+    assert named.boxes_for(image, image.objects) == [(2, 2, 11, 11), front]
+    assert back != named.boxes_for(image, image.objects)[0]
 
 
-def test_box_iou_is_that_of_the_definition() -> None:
-    a = np.array([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 0.0, 0.0]])
-    b = np.array([[2.0, 0.0, 6.0, 4.0], [8.0, 8.0, 9.0, 9.0], [0.0, 0.0, 4.0, 4.0]])
-    np.testing.assert_allclose(box_iou(a, b), [[8 / 24, 0, 1], [0, 0, 0]])
-
-
-def test_predicted_boxes_reach_the_predictor_and_the_report(tmp_path: Path) -> None:
+def test_predicted_boxes_reach_the_model_and_the_report(tmp_path: Path) -> None:
     _, dataset = toy(tmp_path, 1)
-    asked: list[list[float]] = []
+    boxes_seen: list[list[float]] = []
 
-    class Silent:
-        def predict(self, image: np.ndarray, boxes_xyxy: np.ndarray) -> list[Answer]:
-            asked.extend(boxes_xyxy.tolist())
+    class EmptyMasks:
+        def predict(self, image: np.ndarray, boxes_xyxy: np.ndarray) -> list[MaskPrediction]:
+            boxes_seen.extend(boxes_xyxy.tolist())
             empty = encode_mask(np.zeros(image.shape[:2], bool))
-            return [Answer(empty, empty)] * len(boxes_xyxy)
+            return [MaskPrediction(empty, empty)] * len(boxes_xyxy)
 
     path = write(tmp_path / "b.json", [{"image_id": 1, "annotation_id": 2, "bbox": [1, 2, 3, 4]}])
-    report = evaluate(Silent(), dataset, box_source=f"predicted:{path}", plan=Plan(progress=False))
-    assert asked == [[1, 2, 4, 6]]
+    report = evaluate(EmptyMasks(), dataset, box_source=f"predicted:{path}", progress=False)
+    assert boxes_seen == [[1, 2, 4, 6]]
     assert report.options["box_source"] == f"predicted:{path}"
     assert report.options["num_without_answer"] == 1
     assert report.options["without_answer"] == [1]

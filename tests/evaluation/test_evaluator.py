@@ -1,19 +1,18 @@
-"""The evaluator with predictors whose score is known beforehand."""
+"""The evaluator, with models whose scores are known in advance."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from amodal.data.readers import read_dataset
+from amodal.data.datasets import read_dataset
 from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
-from amodal.evaluation.baselines import DEFAULT_BASELINES, ROWS, Known
+from amodal.evaluation.baselines import BASELINES, DEFAULT_BASELINES, BaselineInputs
 from amodal.evaluation.evaluator import evaluate
 from amodal.evaluation.report import EvaluationReport
 from amodal.ops.boxes import mask_to_box
@@ -33,40 +32,40 @@ def dataset(annotations: Path) -> AnnotatedDataset:
 
 
 @dataclass
-class Answer:
+class FullSizeMasks:
     visible_mask: np.ndarray
     amodal_mask: np.ndarray
 
 
 class Oracle:
-    """Finds the object of a box and answers with its truth, or part of it."""
+    """Returns the true masks of the object in a box, or its visible mask for both."""
 
-    def __init__(self, dataset: AnnotatedDataset, knows_hidden: bool = True) -> None:
-        self.things = [(i.load(), i.objects) for i in dataset.images]
-        self.knows_hidden = knows_hidden
+    def __init__(self, dataset: AnnotatedDataset, knows_occluded: bool = True) -> None:
+        self.images = [(i.load(), i.objects) for i in dataset.images]
+        self.knows_occluded = knows_occluded
         self.boxes_seen: list[list[float]] = []
 
-    def predict(self, image: np.ndarray, boxes_xyxy: np.ndarray) -> list[Answer]:
-        (objects,) = [o for pixels, o in self.things if np.array_equal(pixels, image)]
+    def predict(self, image: np.ndarray, boxes_xyxy: np.ndarray) -> list[FullSizeMasks]:
+        (objects,) = [o for pixels, o in self.images if np.array_equal(pixels, image)]
         self.boxes_seen += boxes_xyxy.tolist()
-        answers = []
+        predictions = []
         for box in boxes_xyxy.tolist():
-            (thing,) = [o for o in objects if box in (list(o.visible_box_xyxy), list(o.amodal_box_xyxy or ()))][:1]
-            visible, amodal = thing.visible_mask(), thing.amodal_mask()
+            (obj,) = [o for o in objects if box in (list(o.visible_box_xyxy), list(o.amodal_box_xyxy or ()))][:1]
+            visible, amodal = obj.visible_mask(), obj.amodal_mask()
             assert amodal is not None
-            answers.append(Answer(visible, amodal if self.knows_hidden else visible))
-        return answers
+            predictions.append(FullSizeMasks(visible, amodal if self.knows_occluded else visible))
+        return predictions
 
 
-def test_truth_scores_one(dataset: AnnotatedDataset) -> None:
+def test_true_masks_score_1(dataset: AnnotatedDataset) -> None:
     report = evaluate(Oracle(dataset), dataset, progress=False)
     assert report.metrics["mIoU_full"] == report.metrics["mIoU_occ"] == report.metrics["mIoU_visible"] == 1
     assert report.metrics["num_objects"] == dataset.num_objects
     assert 0 < report.metrics["num_occluded"] < dataset.num_objects
 
 
-def test_visible_mask_as_answer_is_the_baseline_of_that_name(dataset: AnnotatedDataset) -> None:
-    report = evaluate(Oracle(dataset, knows_hidden=False), dataset, progress=False)
+def test_predicting_the_visible_mask_equals_the_baseline(dataset: AnnotatedDataset) -> None:
+    report = evaluate(Oracle(dataset, knows_occluded=False), dataset, progress=False)
     baseline = report.baselines["true_visible"]
     assert report.metrics["mIoU_full"] == pytest.approx(baseline["mIoU_full"])
     assert report.metrics["mIoU_occ"] == baseline["mIoU_occ"] == 0
@@ -74,7 +73,7 @@ def test_visible_mask_as_answer_is_the_baseline_of_that_name(dataset: AnnotatedD
     assert tuple(report.baselines) == DEFAULT_BASELINES
 
 
-def test_boxes_come_from_where_the_report_says(dataset: AnnotatedDataset) -> None:
+def test_boxes_come_from_the_source_in_the_report(dataset: AnnotatedDataset) -> None:
     first = dataset.images[0].objects[0]
     for source, box in (("gt_visible", first.visible_box_xyxy), ("gt_amodal", first.amodal_box_xyxy)):
         oracle = Oracle(dataset)
@@ -84,36 +83,36 @@ def test_boxes_come_from_where_the_report_says(dataset: AnnotatedDataset) -> Non
         assert report.metrics["num_objects"] == 1
 
 
-def test_an_object_without_a_visible_pixel_scores_nothing_and_is_counted(dataset: AnnotatedDataset) -> None:
+def test_an_object_without_a_visible_pixel_scores_0_and_is_counted(dataset: AnnotatedDataset) -> None:
     image = dataset.images[0]
-    gone = replace(
+    invisible = replace(
         image.objects[0], visible_rle=encode_mask(np.zeros(image.size, bool)), visible_box_xyxy=(0.0, 0.0, 0.0, 0.0)
     )
-    changed = replace(dataset, images=(replace(image, objects=(gone, *image.objects[1:])),))
+    changed = replace(dataset, images=(replace(image, objects=(invisible, *image.objects[1:])),))
     report = evaluate(Oracle(dataset), changed, progress=False)
     assert report.options["num_without_answer"] == 1
-    assert report.options["without_answer"] == [gone.id]
+    assert report.options["without_answer"] == [invisible.id]
     count = len(image.objects)
     assert report.metrics["mIoU_full"] == pytest.approx((count - 1) / count)
 
 
-def test_visible_masks_outside_the_amodal_ones_are_counted_in_a_warning(dataset: AnnotatedDataset) -> None:
+def test_visible_masks_outside_their_amodal_mask_are_counted_in_a_warning(dataset: AnnotatedDataset) -> None:
     image = dataset.images[0]
-    thing = image.objects[0]
-    amodal = thing.visible_mask()
-    amodal[:, : int((thing.visible_box_xyxy[0] + thing.visible_box_xyxy[2]) // 2)] = False
-    spilled = replace(thing, amodal_rle=encode_mask(amodal))
+    obj = image.objects[0]
+    amodal = obj.visible_mask()
+    amodal[:, : int((obj.visible_box_xyxy[0] + obj.visible_box_xyxy[2]) // 2)] = False
+    spilled = replace(obj, amodal_rle=encode_mask(amodal))
     changed = replace(dataset, images=(replace(image, objects=(spilled, *image.objects[1:])),))
     with pytest.warns(UserWarning, match="1 true visible masks reach outside their amodal mask"):
         report = evaluate(Oracle(dataset), changed, progress=False)
     assert report.options["num_visible_outside_amodal"] == 1
 
 
-def test_boxes_are_handed_over_in_batches(dataset: AnnotatedDataset) -> None:
+def test_other_models_are_called_in_batches(dataset: AnnotatedDataset) -> None:
     calls: list[int] = []
 
     class Counting(Oracle):
-        def predict(self, image: np.ndarray, boxes_xyxy: np.ndarray) -> list[Answer]:
+        def predict(self, image: np.ndarray, boxes_xyxy: np.ndarray) -> list[FullSizeMasks]:
             calls.append(len(boxes_xyxy))
             return super().predict(image, boxes_xyxy)
 
@@ -123,27 +122,21 @@ def test_boxes_are_handed_over_in_batches(dataset: AnnotatedDataset) -> None:
 
 
 def test_baselines_can_be_left_out(dataset: AnnotatedDataset) -> None:
-    report = evaluate(Oracle(dataset), dataset, baselines=False, progress=False)
+    report = evaluate(Oracle(dataset), dataset, baselines=(), progress=False)
     assert report.baselines == {}
     assert report.table().row_count == 1
 
 
-def test_threshold_reaches_the_segmenter_and_the_report(dataset: AnnotatedDataset) -> None:
-    class Segmenter(Oracle):
-        def __call__(self, image: np.ndarray, boxes_xyxy: np.ndarray, *, threshold: float) -> SimpleNamespace:
-            self.threshold = threshold
-            return SimpleNamespace(objects=super().predict(image, boxes_xyxy))
-
-    segmenter = Segmenter(dataset)
-    report = evaluate(segmenter, dataset, threshold=0.6, progress=False)
-    assert segmenter.threshold == report.options["threshold"] == 0.6
-    with pytest.raises(
-        InputError, match=r"threshold: expected None for a predictor that takes none \(Oracle\), got 0.6"
+def test_mask_options_of_other_models_raise(dataset: AnnotatedDataset) -> None:
+    for options, message in (
+        ({"threshold": 0.6}, "expected None and True .* got 0.6 and True for Oracle"),
+        ({"union_visible": False}, "expected None and True .* got None and False for Oracle"),
     ):
-        evaluate(Oracle(dataset), dataset, threshold=0.6, progress=False)
+        with pytest.raises(InputError, match=message):
+            evaluate(Oracle(dataset), dataset, progress=False, **options)
 
 
-def test_report_has_the_form_others_read(dataset: AnnotatedDataset, tmp_path: Path) -> None:
+def test_report_has_the_documented_form(dataset: AnnotatedDataset, tmp_path: Path) -> None:
     report = evaluate(Oracle(dataset), dataset, name="oracle", progress=False)
     content = json.loads(report.save(tmp_path / "new" / "report.json").read_text())
     assert content.keys() >= {"protocol", "options", "metrics", "by_occlusion", "version"}
@@ -157,8 +150,8 @@ def test_report_has_the_form_others_read(dataset: AnnotatedDataset, tmp_path: Pa
             save(tmp_path / "file" / "below")
 
 
-def test_what_cannot_be_scored_is_refused(dataset: AnnotatedDataset) -> None:
-    for protocol in ("loose", "amodal_ap"):  # the latter has an evaluator of its own
+def test_invalid_arguments_raise(dataset: AnnotatedDataset) -> None:
+    for protocol in ("loose", "amodal_ap"):  # the second has a command of its own
         with pytest.raises(InputError, match=f"protocol: expected one of strict, c2f, cumulative, got '{protocol}'"):
             evaluate(Oracle(dataset), dataset, protocol=protocol, progress=False)
     with pytest.raises(InputError, match="box source: expected gt_visible, gt_amodal or predicted:FILE, got 'mine'"):
@@ -174,11 +167,11 @@ def test_what_cannot_be_scored_is_refused(dataset: AnnotatedDataset) -> None:
         evaluate(Oracle(dataset), modal, progress=False)
 
 
-def test_hull_and_box_are_what_they_say(dataset: AnnotatedDataset) -> None:
-    thing = dataset.images[0].objects[0]
-    visible, rle = thing.visible_mask(), thing.visible_rle
-    known = Known(rle, thing.visible_box_xyxy, rle)
-    box, hull = (decode_mask(ROWS[name].shape(known)) for name in ("filled_box", "hull_own_visible"))
+def test_masks_of_the_baselines(dataset: AnnotatedDataset) -> None:
+    obj = dataset.images[0].objects[0]
+    visible, rle = obj.visible_mask(), obj.visible_rle
+    inputs = BaselineInputs(rle, obj.visible_box_xyxy, rle)
+    box, hull = (decode_mask(BASELINES[name].amodal_mask(inputs)) for name in ("filled_box", "hull_own_visible"))
     assert mask_to_box(box).tolist() == mask_to_box(visible).tolist()
     assert box.sum() == np.prod(mask_to_box(visible)[2:] - mask_to_box(visible)[:2])
     assert np.array_equal(hull, convex_hull_mask(visible))

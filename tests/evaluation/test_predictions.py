@@ -1,4 +1,4 @@
-"""The predictions file: what is read, what is refused, and that scoring it equals scoring its maker."""
+"""The predictions file: reading, writing, error messages, and scoring it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ import numpy as np
 import pytest
 
 from amodal.errors import InputError
-from amodal.evaluation.answers import Answer
-from amodal.evaluation.evaluator import evaluate, evaluate_predictions
-from amodal.evaluation.plan import Plan, sizes_of
-from amodal.evaluation.predictions import Prediction, predictions_file, read_by_object, read_predictions
+from amodal.evaluation.evaluator import EvaluationSettings, evaluate_model, evaluate_predictions
+from amodal.evaluation.predictions import (
+    MaskPrediction,
+    PredictionRecord,
+    image_sizes,
+    predictions_file,
+    read_by_object,
+    read_predictions,
+)
 from amodal.ops.rle import encode_mask
 from tests.drawing import mask
-from tests.evaluation.world import perfect, shifted, toy, write
+from tests.evaluation.toy_predictions import perfect, shifted, toy, write
 
 PIXEL = encode_mask(mask("#...", "...."))
 OTHER = encode_mask(mask("....", "..##"))
@@ -24,31 +29,31 @@ SIZES = {1: (2, 4)}
 GOOD = {"image_id": 1, "annotation_id": 5, "category_id": 2, "segmentation": PIXEL, "score": 0.5}
 
 
-def quiet(**changes: Any) -> Plan:
-    return Plan(progress=False, **changes)
+def quiet(**changes: Any) -> EvaluationSettings:
+    return EvaluationSettings(progress=False, **changes)
 
 
-def read(path: Path, **options: Any) -> list[Prediction]:
+def read(path: Path, **options: Any) -> list[PredictionRecord]:
     return list(read_predictions(path, SIZES, **options))
 
 
 def test_a_record_is_read(tmp_path: Path) -> None:
     (one,) = read(write(tmp_path / "p.json", [GOOD | {"visible_segmentation": OTHER}]))
-    assert one == Prediction(1, 5, 2, Answer(PIXEL, OTHER, 0.5))
+    assert one == PredictionRecord(1, 5, 2, MaskPrediction(PIXEL, OTHER, 0.5))
     (bare,) = read(write(tmp_path / "q.json", [{"image_id": 1, "segmentation": PIXEL}]))
-    assert bare == Prediction(1, None, None, Answer(PIXEL, None, 1.0), scored=False)
+    assert bare == PredictionRecord(1, None, None, MaskPrediction(PIXEL, None, 1.0), has_score=False)
 
 
-def test_polygons_and_uncompressed_runs_are_masks_too(tmp_path: Path) -> None:
+def test_polygons_and_uncompressed_runs_are_read(tmp_path: Path) -> None:
     runs = {"size": [2, 4], "counts": [0, 1, 7]}
     path = write(tmp_path / "p.json", [GOOD | {"segmentation": m} for m in (runs, [[0, 0, 1, 0, 1, 1, 0, 1]])])
-    assert [one.answer.amodal for one in read(path)] == [PIXEL, PIXEL]
+    assert [one.masks.amodal for one in read(path)] == [PIXEL, PIXEL]
 
 
-def test_the_visible_mask_can_be_united(tmp_path: Path) -> None:
+def test_the_visible_mask_is_united_on_request(tmp_path: Path) -> None:
     path = write(tmp_path / "p.json", [GOOD | {"visible_segmentation": OTHER}])
     (one,) = read(path, union_visible=True)
-    assert one.answer.amodal == encode_mask(mask("#...", "..##"))
+    assert one.masks.amodal == encode_mask(mask("#...", "..##"))
     lacking = write(tmp_path / "q.json", [GOOD])
     with pytest.raises(InputError, match=r"record 0: expected a visible_segmentation to unite with, got none"):
         read(lacking, union_visible=True)
@@ -74,7 +79,7 @@ def test_the_visible_mask_can_be_united(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_bad_records_are_refused_by_position(record: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_invalid_records_raise_with_their_position(record: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message) as caught:
         read(write(tmp_path / "p.json", [GOOD | record]))
     assert str(caught.value).startswith(f"predictions {tmp_path / 'p.json'}: record 0: ")
@@ -89,7 +94,7 @@ def test_bad_records_are_refused_by_position(record: dict[str, Any], message: st
         ("", "expected JSON"),
     ],
 )
-def test_files_that_are_no_predictions(text: str, message: str, tmp_path: Path) -> None:
+def test_other_files_raise(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "p.json"
     path.write_text(text)
     with pytest.raises(InputError, match=message) as caught:
@@ -97,15 +102,15 @@ def test_files_that_are_no_predictions(text: str, message: str, tmp_path: Path) 
     assert str(caught.value).startswith("predictions")
 
 
-def test_missing_files_and_folders(tmp_path: Path) -> None:
+def test_missing_files_and_folders_raise(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="predictions: expected a file, got .* does not exist"):
         read(tmp_path / "none.json")
     with pytest.raises(InputError, match="predictions: expected a file, got .* is a folder"):
         read(tmp_path)
 
 
-def test_objects_are_named_once(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="record 1: expected one record an object, got a second one of annotation 5"):
+def test_repeated_objects_and_missing_ids_raise(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="record 1: expected one record per object, got a second one of annotation 5"):
         read_by_object(write(tmp_path / "p.json", [GOOD, GOOD]), SIZES)
     unnamed = write(tmp_path / "q.json", [{"image_id": 1, "segmentation": PIXEL}])
     with pytest.raises(InputError, match="record 0: expected an annotation_id, got none"):
@@ -113,19 +118,26 @@ def test_objects_are_named_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [{"size": [2, 4], "counts": "11"}, None, "x"])
-def test_a_bad_mask_among_good_ones_is_named(bad: Any, tmp_path: Path) -> None:
-    """Masks of an image are checked together; the message is still about one record."""
+def test_an_invalid_mask_among_valid_ones_is_named(bad: Any, tmp_path: Path) -> None:
+    """Masks of an image are checked together, but the message names one record."""
     records = [GOOD | {"annotation_id": i} for i in range(5)]
     records[3] = records[3] | {"segmentation": bad}
-    file = read_by_object(write(tmp_path / "p.json", records), SIZES)
-    assert file.answers(1, [0, 9, 2], (2, 4), False) == [Answer(PIXEL, None, 0.5), None, Answer(PIXEL, None, 0.5)]
+    records_of_file = read_by_object(write(tmp_path / "p.json", records), SIZES)
+    assert records_of_file.predictions(1, [0, 9, 2], (2, 4), False) == [
+        MaskPrediction(PIXEL, None, 0.5),
+        None,
+        MaskPrediction(PIXEL, None, 0.5),
+    ]
     with pytest.raises(InputError, match="record 3: segmentation: expected"):
-        file.answers(1, [0, 1, 2, 3], (2, 4), False)
+        records_of_file.predictions(1, [0, 1, 2, 3], (2, 4), False)
 
 
-def test_written_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_files_are_written_completely_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "new" / "p.json"
-    predictions = [Prediction(1, 5, 2, Answer(PIXEL, OTHER, 0.25)), Prediction(1, None, None, Answer(OTHER, None))]
+    predictions = [
+        PredictionRecord(1, 5, 2, MaskPrediction(PIXEL, OTHER, 0.25)),
+        PredictionRecord(1, None, None, MaskPrediction(OTHER, None)),
+    ]
     with predictions_file(path) as add:
         for one in predictions:
             add(one)
@@ -149,7 +161,7 @@ def test_written_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
         pass
 
 
-def test_perfect_predictions_score_one_and_shifted_ones_what_they_overlap(tmp_path: Path) -> None:
+def test_correct_and_shifted_predictions_score_their_overlap(tmp_path: Path) -> None:
     _, dataset = toy(tmp_path)
     records = perfect(dataset)
     report = evaluate_predictions(write(tmp_path / "p.json", records), dataset, quiet())
@@ -162,10 +174,10 @@ def test_perfect_predictions_score_one_and_shifted_ones_what_they_overlap(tmp_pa
     assert report.options["box_source"] == "gt_amodal"
 
 
-def test_objects_without_a_prediction_score_nothing_and_are_counted(tmp_path: Path) -> None:
+def test_objects_without_a_prediction_score_0_and_are_counted(tmp_path: Path) -> None:
     _, dataset = toy(tmp_path)
     path = write(tmp_path / "p.json", perfect(dataset)[1:])
-    with pytest.warns(UserWarning, match="1 of 4 objects have no answer and score 0"):
+    with pytest.warns(UserWarning, match="1 of 4 objects have no prediction and score 0"):
         report = evaluate_predictions(path, dataset, quiet())
     assert report.metrics["mIoU_full"] == pytest.approx(3 / 4)
     assert report.options["num_without_answer"] == 1
@@ -173,17 +185,17 @@ def test_objects_without_a_prediction_score_nothing_and_are_counted(tmp_path: Pa
     assert report.options["num_unused_predictions"] == 0
 
 
-def test_predictions_of_other_objects_are_counted_or_refused(tmp_path: Path) -> None:
+def test_predictions_of_other_objects_are_counted_or_raise(tmp_path: Path) -> None:
     _, dataset = toy(tmp_path)
     records = perfect(dataset)
     extra = write(tmp_path / "p.json", [*records, records[0] | {"annotation_id": 99}])
     assert evaluate_predictions(extra, dataset, quiet()).options["num_unused_predictions"] == 1
-    strangers = write(tmp_path / "q.json", [r | {"annotation_id": 1000 + i} for i, r in enumerate(records)])
+    unknown = write(tmp_path / "q.json", [r | {"annotation_id": 1000 + i} for i, r in enumerate(records)])
     with pytest.raises(InputError, match="expected records of the annotated objects, got none of their ids"):
-        evaluate_predictions(strangers, dataset, quiet())
+        evaluate_predictions(unknown, dataset, quiet())
 
 
-def test_without_visible_masks_what_needs_them_is_left_out(tmp_path: Path) -> None:
+def test_metrics_and_baselines_that_need_visible_masks_are_left_out(tmp_path: Path) -> None:
     _, dataset = toy(tmp_path)
     records = [{k: v for k, v in r.items() if k != "visible_segmentation"} for r in perfect(dataset)]
     report = evaluate_predictions(write(tmp_path / "p.json", records), dataset, quiet())
@@ -192,20 +204,19 @@ def test_without_visible_masks_what_needs_them_is_left_out(tmp_path: Path) -> No
     assert "hull_true_visible" in report.baselines
 
 
-def test_the_file_a_model_leaves_scores_as_the_model(tmp_path: Path) -> None:
+def test_saved_predictions_score_as_the_model_does(tmp_path: Path) -> None:
     _, dataset = toy(tmp_path)
 
-    class Noisy:
-        def predict(self, image: np.ndarray, boxes_xyxy: np.ndarray) -> list[Answer]:
+    class RandomMasks:
+        def predict(self, image: np.ndarray, boxes_xyxy: np.ndarray) -> list[MaskPrediction]:
             rng = np.random.default_rng(int(boxes_xyxy.sum()))
             return [
-                Answer(*(encode_mask(rng.random(image.shape[:2]) < 0.5) for _ in range(2)), float(rng.random()))
+                MaskPrediction(*(encode_mask(rng.random(image.shape[:2]) < 0.5) for _ in range(2)), float(rng.random()))
                 for _ in boxes_xyxy
             ]
 
     path = tmp_path / "saved.json"
-    plan = quiet(save_predictions=path)
-    report = evaluate(Noisy(), dataset, plan=plan)
+    report = evaluate_model(RandomMasks(), dataset, quiet(save_predictions=path))
     again = evaluate_predictions(path, dataset, quiet())
     assert again.metrics == report.metrics
     assert again.by_occlusion == report.by_occlusion
@@ -214,5 +225,5 @@ def test_the_file_a_model_leaves_scores_as_the_model(tmp_path: Path) -> None:
     assert {r["annotation_id"] for r in json.loads(path.read_text())} == {1, 2, 3, 4}
 
 
-def test_sizes_are_those_of_the_images(tmp_path: Path) -> None:
-    assert sizes_of(toy(tmp_path)[1]) == {1: (64, 64), 2: (64, 64)}
+def test_image_sizes(tmp_path: Path) -> None:
+    assert image_sizes(toy(tmp_path)[1]) == {1: (64, 64), 2: (64, 64)}

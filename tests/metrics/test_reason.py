@@ -7,21 +7,21 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from amodal.metrics.reason import AnswerScore, ObjectMasks, match, names_f1, score_answer, summarise
+from amodal.metrics.reason import AnswerScore, MaskPair, match_objects, names_f1, score_answer, summarize
 from tests.drawing import mask
 
-LEFT = ObjectMasks(mask("##..", "...."), mask("##..", "##.."))  # half of it hidden
-RIGHT = ObjectMasks(mask("..##", "..##"), mask("..##", "..##"))
-BITE = ObjectMasks(mask("#...", "...."), mask("##..", "...."))  # half of LEFT
+LEFT = MaskPair(mask("##..", "...."), mask("##..", "##.."))  # half of it occluded
+RIGHT = MaskPair(mask("..##", "..##"), mask("..##", "..##"))
+BITE = MaskPair(mask("#...", "...."), mask("##..", "...."))  # half of LEFT
 
 
-def figures(*answers: tuple[list[ObjectMasks], list[ObjectMasks]], free: bool = True) -> dict[str, float]:
-    return summarise([score_answer(*answer) for answer in answers], free=free)
+def compute(*answers: tuple[list[MaskPair], list[MaskPair]], free: bool = True) -> dict[str, float]:
+    return summarize([score_answer(*answer) for answer in answers], free=free)
 
 
-def test_pairs_do_not_depend_on_the_order() -> None:
+def test_matches_do_not_depend_on_the_order() -> None:
     for predicted in ([LEFT, RIGHT], [RIGHT, LEFT]):
-        got = figures((predicted, [LEFT, RIGHT]))
+        got = compute((predicted, [LEFT, RIGHT]))
         assert got["gIoU_amodal"] == got["cIoU_amodal"] == got["gIoU_visible"] == got["cIoU_visible"] == 1
         assert got["occlusion_rate_error"] == 0
 
@@ -30,19 +30,25 @@ def test_pairs_do_not_depend_on_the_order() -> None:
     ("predicted", "true", "giou", "ciou", "union"),
     [
         ([BITE], [LEFT], 2 / 4, 2 / 4, 2 / 4),
-        ([BITE, RIGHT], [LEFT], 1 / 4, 2 / 8, 2 / 8),  # one too many: it counts 0
+        ([BITE, RIGHT], [LEFT], 1 / 4, 2 / 8, 2 / 8),  # one too many: it counts as 0
         ([LEFT], [LEFT, RIGHT], 1 / 2, 4 / 8, 4 / 8),  # one too few
         ([RIGHT], [LEFT], 0, 0, 0),
         ([], [LEFT], 0, 0, 0),
         ([LEFT], [], 0, 0, 0),
         ([], [], 1, None, 1),  # no pixel to divide by
-        ([LEFT, LEFT], [LEFT, RIGHT], 1 / 2, 4 / 12, 4 / 8),  # the same twice: the second finds another partner
+        (
+            [LEFT, LEFT],
+            [LEFT, RIGHT],
+            1 / 2,
+            4 / 12,
+            4 / 8,
+        ),  # the same object twice
     ],
 )
 def test_truth_table(
-    predicted: list[ObjectMasks], true: list[ObjectMasks], giou: float, ciou: float | None, union: float
+    predicted: list[MaskPair], true: list[MaskPair], giou: float, ciou: float | None, union: float
 ) -> None:
-    got = figures((predicted, true))
+    got = compute((predicted, true))
     assert got["gIoU_amodal"] == pytest.approx(giou)
     assert got["gIoU_amodal_union"] == pytest.approx(union)
     assert got.get("cIoU_amodal") == (None if ciou is None else pytest.approx(ciou))
@@ -50,7 +56,7 @@ def test_truth_table(
 
 
 def test_giou_is_a_mean_over_answers_and_ciou_over_pixels() -> None:
-    got = figures(([BITE], [LEFT]), ([RIGHT], [RIGHT]), ([], []))
+    got = compute(([BITE], [LEFT]), ([RIGHT], [RIGHT]), ([], []))
     assert got["gIoU_amodal"] == pytest.approx((1 / 2 + 1 + 1) / 3)
     assert got["gIoU_amodal_with_objects"] == pytest.approx((1 / 2 + 1) / 2)
     assert got["cIoU_amodal"] == pytest.approx((2 + 4) / (4 + 4))
@@ -58,24 +64,24 @@ def test_giou_is_a_mean_over_answers_and_ciou_over_pixels() -> None:
     assert got["cIoU_visible"] == pytest.approx((1 + 4) / (2 + 4))
 
 
-def test_partners_are_found_by_the_amodal_masks() -> None:
-    """Visible masks swapped: they score what the amodal partners have."""
-    swapped = [ObjectMasks(RIGHT.visible, LEFT.amodal), ObjectMasks(LEFT.visible, RIGHT.amodal)]
-    got = figures((swapped, [LEFT, RIGHT]))
+def test_objects_are_matched_by_their_amodal_masks() -> None:
+    """Swapped visible masks score as the matched amodal masks determine."""
+    swapped = [MaskPair(RIGHT.visible, LEFT.amodal), MaskPair(LEFT.visible, RIGHT.amodal)]
+    got = compute((swapped, [LEFT, RIGHT]))
     assert got["gIoU_amodal"] == 1 and got["gIoU_visible"] == 0
     assert got["gIoU_visible_union"] == 1
 
 
-def test_rates_of_partners_that_overlap() -> None:
-    stated = ObjectMasks(LEFT.visible, LEFT.amodal, rate=0.8)
-    got = figures(([stated], [LEFT]), ([RIGHT], [RIGHT]), ([LEFT], [RIGHT]), ([], [LEFT]))
+def test_rate_errors_of_matched_objects_that_overlap() -> None:
+    predicted = MaskPair(LEFT.visible, LEFT.amodal, rate=0.8)
+    got = compute(([predicted], [LEFT]), ([RIGHT], [RIGHT]), ([LEFT], [RIGHT]), ([], [LEFT]))
     assert got["num_rates"] == 2
     assert got["occlusion_rate_error"] == pytest.approx((0.3 + 0) / 2)
-    assert "occlusion_rate_error" not in figures(([], [LEFT]))
+    assert "occlusion_rate_error" not in compute(([], [LEFT]))
 
 
-def test_no_object() -> None:
-    got = figures(([], []), ([LEFT], []), ([], []), ([RIGHT], [LEFT]), ([], [LEFT]))
+def test_answers_without_objects() -> None:
+    got = compute(([], []), ([LEFT], []), ([], []), ([RIGHT], [LEFT]), ([], [LEFT]))
     assert got["no_object_accuracy"] == pytest.approx(2 / 3)
     assert got["answered_with_object"] == pytest.approx(1 / 2)
     counts = ("num_answers", "num_without_object", "num_objects", "num_predicted")
@@ -95,44 +101,44 @@ def test_no_object() -> None:
 )
 def test_names(predicted: list[str], true: list[str], f1: float) -> None:
     assert names_f1(predicted, true) == pytest.approx(f1)
-    got = summarise([score_answer([], [], (predicted, true)), score_answer([], [], (["a"], ["a"]))])
+    got = summarize([score_answer([], [], (predicted, true)), score_answer([], [], (["a"], ["a"]))])
     assert got["set_F1"] == pytest.approx((f1 + 1) / 2)
     assert got["set_exact"] == ((f1 == 1) + 1) / 2
 
 
-def test_words_given_to_the_model_are_no_figures_of_it() -> None:
+def test_given_words_are_left_out_of_the_metrics() -> None:
     scores = [score_answer([LEFT], [LEFT], (["a"], ["a"])), score_answer([], [])]
-    assert {"set_F1", "set_exact", "no_object_accuracy", "answered_with_object"} <= summarise(scores).keys()
-    forced = summarise(scores, free=False)
-    assert forced.keys() == summarise(scores).keys() - {
+    assert {"set_F1", "set_exact", "no_object_accuracy", "answered_with_object"} <= summarize(scores).keys()
+    forced = summarize(scores, free=False)
+    assert forced.keys() == summarize(scores).keys() - {
         "set_F1", "set_exact", "no_object_accuracy", "answered_with_object",
     }  # fmt: skip
 
 
-def test_equal_pairs_are_settled_the_same_way_each_time() -> None:
+def test_matching_of_equal_ious_is_deterministic() -> None:
     shared, areas = np.full((3, 3), 2), np.full(3, 4)
-    assert match(shared, areas, areas) == match(shared.copy(), areas, areas) == [(0, 0), (1, 1), (2, 2)]
+    assert match_objects(shared, areas, areas) == match_objects(shared.copy(), areas, areas) == [(0, 0), (1, 1), (2, 2)]
 
 
-def test_no_answers_at_all() -> None:
-    assert summarise([]) == {
+def test_an_empty_set_of_answers() -> None:
+    assert summarize([]) == {
         "num_answers": 0, "num_without_object": 0, "num_objects": 0, "num_predicted": 0, "num_rates": 0,
     }  # fmt: skip
 
 
-def test_masks_of_another_size_are_refused() -> None:
-    other = ObjectMasks(mask("##"), mask("##"))
+def test_masks_of_different_sizes_raise() -> None:
+    other = MaskPair(mask("##"), mask("##"))
     with pytest.raises(ValueError, match=r"masks: expected all of size \(2, 4\), got \(1, 2\)"):
         score_answer([LEFT], [other])
 
 
-def random_objects(rng: np.random.Generator, count: int) -> list[ObjectMasks]:
+def random_objects(rng: np.random.Generator, count: int) -> list[MaskPair]:
     """On masks large enough that no two assignments are equally good."""
     made = []
     for _ in range(count):
         amodal = rng.random((8, 9)) < rng.uniform(0.1, 0.8)
         amodal[0, 0] = True
-        made.append(ObjectMasks(amodal & (rng.random((8, 9)) < 0.6), amodal, rng.choice([None, rng.random()])))
+        made.append(MaskPair(amodal & (rng.random((8, 9)) < 0.6), amodal, rng.choice([None, rng.random()])))
     return made
 
 
@@ -144,7 +150,7 @@ def literal_iou(a: set, b: set) -> float:
     return len(a & b) / len(a | b) if a | b else 1.0
 
 
-def literal(predicted: list[ObjectMasks], true: list[ObjectMasks], kind: str) -> tuple[float, int, int, float]:
+def literal(predicted: list[MaskPair], true: list[MaskPair], kind: str) -> tuple[float, int, int, float]:
     """(gIoU, intersection, union, IoU of the unions) by trying every assignment."""
     P, T = len(predicted), len(true)
     amodal = [[literal_iou(pixels(p.amodal), pixels(t.amodal)) for t in true] for p in predicted]
@@ -171,7 +177,7 @@ def test_equals_a_literal_implementation() -> None:
         answer = random_objects(rng, int(rng.integers(0, 5))), random_objects(rng, int(rng.integers(0, 5)))
         answers.append(answer)
         scores.append(score_answer(*answer))
-    got = summarise(scores)
+    got = summarize(scores)
     for kind in ("amodal", "visible"):
         slow = [literal(*answer, kind) for answer in answers]
         assert [getattr(s, kind).iou for s in scores] == pytest.approx([row[0] for row in slow])

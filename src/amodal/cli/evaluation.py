@@ -1,277 +1,365 @@
-"""`amodal evaluate`."""
+"""`amodal evaluate`: one command per family of protocols, and the comparison of two reports."""
 
 from __future__ import annotations
 
 import json
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from amodal.errors import InputError
-from amodal.io.files import no_file
+from amodal.io.files import require_folder
 
 if TYPE_CHECKING:
-    from amodal.data.samples import AnnotatedDataset
-    from amodal.evaluation.plan import Plan
-    from amodal.evaluation.plug import PlugPredictor
-    from amodal.evaluation.reason_report import ReasonReport
+    from amodal.evaluation.reason import ReasonReport
     from amodal.evaluation.report import EvaluationReport
-    from amodal.evaluation.summary import Resampling
 
-DEFAULT_MODEL = "plug-tiny"
-PROTOCOLS = ("strict", "c2f", "cumulative", "amodal_ap", "reason")
-RESAMPLES, RESAMPLES_AP = 1000, 200  # an AP takes far longer to resample than a mean
+DEFAULT_PLUG, DEFAULT_AURA = "plug-tiny", "aura-tiny"
 
-evaluate_app = typer.Typer(invoke_without_command=True)
+evaluate_app = typer.Typer(
+    no_args_is_help=True, help="Score models and predictions under the protocols of the field, and compare reports."
+)
+
+# The panels of `--help`: options that are used together.
+INPUT, OBJECTS, MASKS, ANSWERS = "What is scored", "Objects and boxes", "Masks", "Questions and answers"
+BASELINES, OUTPUT, COMPUTATION = "Baselines", "Output", "Computation"
+
+AnnotationsOption = Annotated[
+    Path, typer.Option(metavar="FILE", help="Annotation file with amodal masks.", rich_help_panel=INPUT)
+]
+ModelOption = Annotated[
+    str | None, typer.Option(metavar="MODEL", help="Bundled name, folder or hub id.", rich_help_panel=INPUT)
+]
+PredictionsOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Score this file instead of a model.", rich_help_panel=INPUT)
+]
+FormatOption = Annotated[
+    str, typer.Option("--format", metavar="NAME", help="Format of the annotations.", rich_help_panel=INPUT)
+]
+ImagesOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the images.", rich_help_panel=INPUT)]
+BoxSourceOption = Annotated[
+    str | None,
+    typer.Option(metavar="SOURCE", help="gt_visible, gt_amodal, predicted:FILE.", rich_help_panel=OBJECTS),
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(metavar="P", help="Foreground probability; the model's own by default.", rich_help_panel=MASKS),
+]
+UnionOption = Annotated[
+    bool | None, typer.Option(help="Unite amodal with visible masks. On for models.", rich_help_panel=MASKS)
+]
+SavePredictionsOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the predictions to a file.", rich_help_panel=OUTPUT)
+]
+OutOption = Annotated[
+    Path | None, typer.Option(metavar="PATH", help="Folder, or X.json for the report.", rich_help_panel=OUTPUT)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON.", rich_help_panel=OUTPUT)]
+SeedOption = Annotated[
+    int, typer.Option(min=0, metavar="N", help="Seed of the resampling.", rich_help_panel=COMPUTATION)
+]
+DeviceOption = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, ...", rich_help_panel=COMPUTATION)]
 
 
-@evaluate_app.callback()
-def evaluate(
-    context: typer.Context,
-    annotations: Annotated[Path | None, typer.Option(help="Annotation file with amodal masks.")] = None,
+@evaluate_app.command()
+def masks(
+    annotations: AnnotationsOption,
     model: Annotated[
-        str | None, typer.Option(help="Bundled name, folder or hub id, or a row of the registry (see --baseline).")
+        str | None, typer.Option(metavar="MODEL", help="Bundled name, folder, hub id, baseline.", rich_help_panel=INPUT)
     ] = None,
-    predictions: Annotated[Path | None, typer.Option(help="Predictions file, in the place of a model.")] = None,
-    format_: Annotated[str, typer.Option("--format", help="Format of the annotations.")] = "canonical",
-    images: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
-    protocol: Annotated[str, typer.Option(help="strict, c2f, cumulative, amodal_ap or reason.")] = "strict",
-    questions: Annotated[Path | None, typer.Option(help="Question file about the annotated images (reason).")] = None,
-    teacher_forced: Annotated[
-        bool, typer.Option(help="Give the model the true words, score the masks (reason).")
-    ] = False,
-    max_questions: Annotated[int | None, typer.Option(min=1, help="Ask the first N conversations (reason).")] = None,
-    objects: Annotated[Path | None, typer.Option(help="Score only these: imageid_annoid lines.")] = None,
-    box_source: Annotated[
-        str | None, typer.Option(help="gt_visible (a model's default), gt_amodal or predicted:FILE.")
+    predictions: PredictionsOption = None,
+    format_: FormatOption = "canonical",
+    images: ImagesOption = None,
+    protocol: Annotated[
+        str, typer.Option(metavar="NAME", help="strict, c2f or cumulative.", rich_help_panel=INPUT)
+    ] = "strict",
+    objects: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Only these: imageid_annoid lines.", rich_help_panel=OBJECTS)
     ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(help="Probability of foreground, the model's own by default; for a file: what it was made with."),
+    max_objects: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Only the first N objects.", rich_help_panel=OBJECTS)
     ] = None,
-    union_visible: Annotated[
-        bool | None,
-        typer.Option(help="Add the predicted visible mask to the amodal one; by default so for models, not for files."),
-    ] = None,
+    box_source: BoxSourceOption = None,
+    threshold: ThresholdOption = None,
+    union_visible: UnionOption = None,
     baseline: Annotated[
         list[str] | None,
-        typer.Option(help="Row beside the model, repeat for more; by default all that need no network."),
+        typer.Option(metavar="NAME", help="Only this baseline; repeatable.", rich_help_panel=BASELINES),
     ] = None,
-    baselines: Annotated[bool, typer.Option(help="Rows beside the model at all.")] = True,
-    sam: Annotated[str, typer.Option(help="Base of the rows sam and sam_amodal_box.")] = "sam-tiny",
-    max_objects: Annotated[int | None, typer.Option(min=1, help="Score only the first N objects.")] = None,
-    worst: Annotated[int, typer.Option(min=0, help="List the N worst objects; with --out, draw them.")] = 0,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for report.json, table.txt, plot.png; X.json: the report alone.")
-    ] = None,
-    save_predictions: Annotated[Path | None, typer.Option(help="File to write the model's answers to.")] = None,
+    baselines: Annotated[
+        bool, typer.Option(help="Also score baselines.", show_default=False, rich_help_panel=BASELINES)
+    ] = True,
+    sam: Annotated[
+        str,
+        typer.Option(
+            metavar="BASE", help="SAM base (sam-tiny) of baselines.", show_default=False, rich_help_panel=BASELINES
+        ),
+    ] = "sam-tiny",
+    out: OutOption = None,
+    save_predictions: SavePredictionsOption = None,
+    worst: Annotated[
+        int, typer.Option(min=0, metavar="N", help="List and draw the N worst.", rich_help_panel=OUTPUT)
+    ] = 0,
+    as_json: JsonOption = False,
     resamples: Annotated[
-        int | None,
-        typer.Option(min=0, help=f"Of the intervals, 0 for none; {RESAMPLES} ({RESAMPLES_AP} with amodal_ap)."),
+        int, typer.Option(min=0, metavar="N", help="Of the 95 % intervals; 0: none.", rich_help_panel=COMPUTATION)
+    ] = 1000,
+    seed: SeedOption = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Processes that count pixels.", rich_help_panel=COMPUTATION)
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the intervals.")] = 0,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes that count; as many as pay by default.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    device: DeviceOption = "auto",
 ) -> None:
-    """Score a model or a predictions file, baselines beside it; compare two reports.
+    """Score one mask per annotated object: mean IoU, full and occluded.
 
-    A run with --out that was stopped goes on where it was.
+    A stopped run with --out DIR is resumed.
 
-    Example: amodal evaluate --model plug-tiny --annotations data/scenes-val/annotations.json
+    Example: amodal evaluate masks --annotations data/scenes-val/annotations.json
     """
-    if context.invoked_subcommand is not None:
-        return
-    if annotations is None:
-        raise InputError("annotations: expected --annotations FILE, got none")
-    if model is not None and predictions is not None:
-        raise InputError("model: expected --model or --predictions, got both")
-    _check_out(out)
-    folder = out if out is not None and _is_folder(out) else None
-    if protocol not in PROTOCOLS:
-        raise InputError(f"protocol: expected one of {', '.join(PROTOCOLS)}, got {protocol!r}")
-    if protocol == "reason":
-        from amodal.cli.evaluation_reason import evaluate_answers
-
-        given = {
-            "predictions": predictions, "objects": objects, "box_source": box_source, "threshold": threshold,
-            "union_visible": union_visible, "baseline": baseline, "max_objects": max_objects, "worst": worst or None,
-            "save_predictions": save_predictions, "format": None if format_ == "canonical" else format_,
-        }  # fmt: skip
-        answers = evaluate_answers(
-            questions, annotations, images, model=model, teacher_forced=teacher_forced, max_questions=max_questions,
-            device=device, answers=None if folder is None else folder / "answers.jsonl",
-            unsuitable=given, progress=not as_json,
-        )  # fmt: skip
-        _show(answers, out, as_json)
-        return
-    if questions is not None or teacher_forced or max_questions is not None:
-        raise InputError(f"questions: expected with the protocol 'reason' only, got {protocol!r}")
-    from amodal.data.readers import read_dataset
+    folder = _output_folder(out)
+    _check_one_input(model, predictions)
+    from amodal.data.datasets import read_dataset
 
     dataset = read_dataset(format_, annotations, images)
+    from amodal.evaluation.baselines import BASELINES as ALL_BASELINES
     from amodal.evaluation.baselines import DEFAULT_BASELINES
-    from amodal.evaluation.detection import PROTOCOL
-    from amodal.evaluation.plan import Plan
-    from amodal.evaluation.scoring import pick_workers
-    from amodal.evaluation.summary import Resampling
+    from amodal.evaluation.boxes import DEFAULT_BOX_SOURCE
+    from amodal.evaluation.evaluator import (
+        EvaluationSettings,
+        evaluate_baseline,
+        evaluate_model,
+        evaluate_predictions,
+    )
+    from amodal.evaluation.scoring import Resampling
 
-    count = (RESAMPLES_AP if protocol == PROTOCOL else RESAMPLES) if resamples is None else resamples
-    resampling = Resampling(count, seed) if count else None
-    ask = _Asked(model or DEFAULT_MODEL, predictions, box_source, threshold, union_visible, device)
-    with warnings.catch_warnings(record=True) as noted:
-        warnings.simplefilter("always", UserWarning)
-        if protocol == PROTOCOL:
-            given = {"objects": objects, "max_objects": max_objects, "worst": worst or None, "baseline": baseline}
-            report = ask.average_precision(dataset, given, resampling, save_predictions, not as_json)
-        else:
-            beside = (tuple(baseline) if baseline else DEFAULT_BASELINES) if baselines else ()
-            plan = Plan(
-                protocol=protocol,
-                objects=objects,
-                max_objects=max_objects,
-                baselines=beside,
-                sam=sam,
-                workers=workers or pick_workers(max_objects or dataset.num_objects, 1 + len(beside)),
-                resampling=resampling,
-                worst=worst,
-                pictures=folder / "worst" if folder is not None and worst else None,
-                save_predictions=save_predictions,
-                progress=not as_json,
+    settings = EvaluationSettings(
+        protocol=protocol,
+        objects=objects,
+        max_objects=max_objects,
+        baselines=(tuple(baseline) if baseline else DEFAULT_BASELINES) if baselines else (),
+        sam=sam,
+        num_workers=workers,
+        resampling=Resampling(resamples, seed) if resamples else None,
+        num_worst=worst,
+        worst_folder=folder / "worst" if folder is not None and worst else None,
+        save_predictions=save_predictions,
+        progress=not as_json,
+    )
+    name, source = model or DEFAULT_PLUG, box_source or DEFAULT_BOX_SOURCE
+    with _warnings_on_stderr():
+        if predictions is not None:
+            report = evaluate_predictions(
+                predictions,
+                dataset,
+                settings,
+                box_source=box_source,
+                threshold=threshold,
+                union_visible=bool(union_visible),
             )
-            report = ask.score(dataset, plan, None if folder is None else folder / "answers.partial.jsonl")
-    for note in noted:
-        if note.category is UserWarning:
-            print(f"amodal: warning: {note.message}", file=sys.stderr)
+        elif name in ALL_BASELINES:
+            report = evaluate_baseline(name, dataset, settings, box_source=source, threshold=threshold)
+        else:
+            from amodal.inference.segmenter import AmodalSegmenter
+
+            report = evaluate_model(
+                AmodalSegmenter.from_pretrained(name, device=device),
+                dataset,
+                settings,
+                box_source=source,
+                threshold=threshold,
+                union_visible=union_visible is not False,
+                name=name,
+                resume_file=None if folder is None else folder / "answers.partial.jsonl",
+            )
+    _show(report, out, as_json)
+
+
+@evaluate_app.command()
+def detections(
+    annotations: AnnotationsOption,
+    model: ModelOption = None,
+    predictions: PredictionsOption = None,
+    format_: FormatOption = "canonical",
+    images: ImagesOption = None,
+    box_source: BoxSourceOption = None,
+    threshold: ThresholdOption = None,
+    union_visible: UnionOption = None,
+    out: OutOption = None,
+    save_predictions: SavePredictionsOption = None,
+    as_json: JsonOption = False,
+    resamples: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Of the 95 % intervals; 0: none.", rich_help_panel=COMPUTATION)
+    ] = 200,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Score detections with COCO's average precision, amodal and visible.
+
+    Records of a predictions file need a category and a score.
+
+    Example: amodal evaluate detections --predictions mine.json --annotations data/scenes-val/annotations.json
+    """
+    _output_folder(out)
+    _check_one_input(model, predictions)
+    if predictions is not None and save_predictions is not None:
+        raise InputError("save-predictions: expected with a model, got a predictions file")
+    from amodal.data.datasets import read_dataset
+
+    dataset = read_dataset(format_, annotations, images)
+    from amodal.evaluation.baselines import BASELINES as ALL_BASELINES
+    from amodal.evaluation.boxes import DEFAULT_BOX_SOURCE, BoxSource
+    from amodal.evaluation.detection import detections_from_file, detections_from_model, evaluate_detections
+    from amodal.evaluation.predictions import image_sizes
+    from amodal.evaluation.rows import ImageCache, ModelRow
+    from amodal.evaluation.scoring import Resampling
+
+    name, source = model or DEFAULT_PLUG, box_source or DEFAULT_BOX_SOURCE
+    with _warnings_on_stderr():
+        if predictions is not None:
+            found = detections_from_file(predictions, dataset, bool(union_visible))
+            options = {
+                "box_source": box_source,
+                "threshold": threshold,
+                "model": predictions.name,
+                "union_visible": bool(union_visible),
+            }
+        elif name in ALL_BASELINES:
+            raise InputError(f"model: expected a model for the protocol amodal_ap, got the baseline {name!r}")
+        else:
+            from amodal.inference.segmenter import AmodalSegmenter
+
+            row = ModelRow(
+                AmodalSegmenter.from_pretrained(name, device=device),
+                BoxSource.parse(source, image_sizes(dataset)),
+                ImageCache(),
+                threshold,
+                union_visible is not False,
+            )
+            found = detections_from_model(row, dataset, progress=not as_json, save_predictions=save_predictions)
+            options = {"model": name, "box_source": source} | row.options
+        resampling = Resampling(resamples, seed) if resamples else None
+        report = evaluate_detections(found, dataset, options, resampling)
+    _show(report, out, as_json)
+
+
+@evaluate_app.command()
+def answers(
+    annotations: Annotated[
+        Path, typer.Option(metavar="FILE", help="Canonical annotation file.", rich_help_panel=INPUT)
+    ],
+    questions: Annotated[Path, typer.Option(metavar="FILE", help="Questions about its images.", rich_help_panel=INPUT)],
+    model: ModelOption = DEFAULT_AURA,
+    images: ImagesOption = None,
+    teacher_forced: Annotated[
+        bool,
+        typer.Option(help="Give the true words, score the masks only.", show_default=False, rich_help_panel=ANSWERS),
+    ] = False,
+    max_questions: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Only the first N conversations.", rich_help_panel=ANSWERS)
+    ] = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Score written answers with masks (protocol reason).
+
+    A stopped run with --out DIR is resumed.
+
+    Example: amodal evaluate answers --annotations scenes/annotations.json --questions scenes/questions.json
+    """
+    folder = _output_folder(out)
+    from amodal.data.reason_seg import read_reason_seg
+
+    dataset = read_reason_seg(questions, annotations, images)
+    from amodal.evaluation.reason import evaluate_reason
+    from amodal.inference.assistant import AmodalAssistant
+
+    name = model or DEFAULT_AURA
+    report = evaluate_reason(
+        AmodalAssistant.from_pretrained(name, device=device),
+        dataset,
+        teacher_forced=teacher_forced,
+        max_conversations=max_questions,
+        name=name,
+        answers=None if folder is None else folder / "answers.jsonl",
+        progress=not as_json,
+    )
     _show(report, out, as_json)
 
 
 @evaluate_app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(help="Report of `amodal evaluate`.")],
-    second: Annotated[Path, typer.Argument(help="Another one.")],
+    first: Annotated[Path, typer.Argument(help="Report of `amodal evaluate masks` or `detections`.")],
+    second: Annotated[Path, typer.Argument(help="Another report.")],
     allow: Annotated[
         list[str] | None, typer.Option(help="Option that may differ: box_source, threshold, union_visible.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
-    """Two reports side by side; refused where protocols, options or objects differ.
+    """Compare two reports of the same protocol, options and objects.
 
     Example: amodal evaluate compare runs/a/report.json runs/b/report.json
     """
     from rich.console import Console
 
-    from amodal.evaluation.comparison import compare as put_side_by_side
     from amodal.evaluation.report import EvaluationReport
+    from amodal.evaluation.report import compare as compare_reports
 
-    comparison = put_side_by_side(EvaluationReport.load(first), EvaluationReport.load(second), tuple(allow or ()))
+    comparison = compare_reports(EvaluationReport.load(first), EvaluationReport.load(second), tuple(allow or ()))
     if as_json:
         typer.echo(json.dumps(comparison.to_json()))
     else:
         Console().print(comparison.table())
 
 
-class _Asked:
-    """What is scored, and how its masks are made."""
+def _check_one_input(model: str | None, predictions: Path | None) -> None:
+    if model is not None and predictions is not None:
+        raise InputError("model: expected --model or --predictions, got both")
 
-    def __init__(
-        self,
-        model: str,
-        predictions: Path | None,
-        box_source: str | None,
-        threshold: float | None,
-        union_visible: bool | None,
-        device: str,
-    ) -> None:
-        self.model, self.predictions, self.device = model, predictions, device
-        self.box_source, self.threshold, self.union_visible = box_source, threshold, union_visible
 
-    def score(self, dataset: AnnotatedDataset, plan: Plan, keep: Path | None) -> EvaluationReport:
-        """Under a protocol with one answer an object."""
-        from amodal.evaluation.baselines import ROWS
-        from amodal.evaluation.evaluator import evaluate as score
-        from amodal.evaluation.evaluator import evaluate_predictions, evaluate_row
-
-        if self.predictions is not None:
-            return evaluate_predictions(
-                self.predictions,
-                dataset,
-                plan,
-                box_source=self.box_source,
-                threshold=self.threshold,
-                union_visible=bool(self.union_visible),
-            )
-        source = self.box_source or "gt_visible"
-        if self.model in ROWS:
-            return evaluate_row(self.model, dataset, plan, box_source=source, threshold=self.threshold)
-        return score(self._predictor(), dataset, box_source=source, name=self.model, plan=plan, keep=keep)
-
-    def average_precision(
-        self,
-        dataset: AnnotatedDataset,
-        unsuitable: Mapping[str, object],
-        resampling: Resampling | None,
-        save_predictions: Path | None,
-        progress: bool,
-    ) -> EvaluationReport:
-        """Under `amodal_ap`; `unsuitable` are the values of options that it has no use for."""
-        from amodal.evaluation.baselines import ROWS
-        from amodal.evaluation.detection import PROTOCOL, detections_of_file, detections_of_model, evaluate_detections
-
-        for name, value in unsuitable.items():
-            if value is not None:
-                raise InputError(f"{name}: expected none with {PROTOCOL}, which scores all detections, got {value}")
-        options = {"box_source": self.box_source, "threshold": self.threshold}
-        if self.predictions is not None:
-            if save_predictions is not None:
-                raise InputError("save-predictions: expected a model to ask, got a predictions file")
-            united = bool(self.union_visible)
-            found = detections_of_file(self.predictions, dataset, united)
-            options |= {"model": self.predictions.name, "union_visible": united}
-            return evaluate_detections(found, dataset, options, resampling)
-        if self.model in ROWS:
-            raise InputError(f"model: expected a model with {PROTOCOL}, got the registry's row {self.model!r}")
-        predictor, source = self._predictor(), self.box_source or "gt_visible"
-        found = detections_of_model(predictor, dataset, source, progress=progress, save_predictions=save_predictions)
-        options |= {
-            "model": self.model,
-            "box_source": source,
-            "threshold": predictor.threshold,
-            "union_visible": predictor.union_visible,
-        }
-        return evaluate_detections(found, dataset, options, resampling)
-
-    def _predictor(self) -> PlugPredictor:
-        from amodal.evaluation.plug import PlugPredictor
-        from amodal.inference.segmenter import AmodalSegmenter
-
-        segmenter = AmodalSegmenter.from_pretrained(self.model, device=self.device)
-        united = True if self.union_visible is None else self.union_visible
-        return PlugPredictor.of(segmenter, threshold=self.threshold, union_visible=united)
+@contextmanager
+def _warnings_on_stderr() -> Iterator[None]:
+    """Print each warning of the evaluation as one line at the end."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for warning in caught:
+        if warning.category is UserWarning:
+            print(f"amodal: warning: {warning.message}", file=sys.stderr)
 
 
 def _is_folder(out: Path) -> bool:
     return out.suffix != ".json"
 
 
-def _check_out(out: Path | None) -> None:
-    """Before hours of work. Raises `InputError` for a place that cannot be written to."""
+def _output_folder(out: Path | None) -> Path | None:
+    """Check the output path before the work starts.
+
+    Returns:
+        The folder to write to; None if nothing is written, or the report alone.
+
+    Raises:
+        InputError: the path cannot be written to.
+    """
     if out is None:
-        return
+        return None
     if _is_folder(out):
-        no_file(out)
-    above = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.exists())
-    if not above.is_dir() and above != out.absolute():
-        raise InputError(f"out: expected a folder that can be made, got {str(out)!r}, but {str(above)!r} is a file")
+        require_folder(out)
+    existing = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.exists())
+    if not existing.is_dir() and existing != out.absolute():
+        raise InputError(f"out: expected a folder that can be made, got {str(out)!r}, but {str(existing)!r} is a file")
     if not _is_folder(out) and out.is_dir():
         raise InputError(f"out: expected a file, got the folder {str(out)!r}")
+    return out if _is_folder(out) else None
 
 
 def _show(report: EvaluationReport | ReasonReport, out: Path | None, as_json: bool) -> None:
+    """Write the report if an output path is given, and print it."""
     from rich.console import Console
 
     written = None if out is None else (report.save_folder(out) if _is_folder(out) else report.save(out))

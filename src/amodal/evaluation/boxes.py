@@ -1,4 +1,4 @@
-"""Where the box that a model is given comes from: truth, or another model's detections."""
+"""Where the box prompt of an object comes from: the annotation, or detections in a file."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from amodal.data.samples import Box, ObjectSample
+from amodal.data.samples import ImageSample, ObjectSample
 from amodal.errors import InputError
-from amodal.evaluation.predictions import Sizes, image_size, integer, mask_of, number, read_records
-from amodal.evaluation.selection import Key
+from amodal.evaluation.predictions import ImageSizes, image_size, integer, mask_of, number, read_records
+from amodal.evaluation.selection import ObjectKey
+from amodal.ops.arrays import Box
+from amodal.ops.boxes import box_iou
 from amodal.ops.rle import rle_box_xyxy
 
+DEFAULT_BOX_SOURCE = "gt_visible"
 PREDICTED = "predicted"
-BOX_SOURCES = ("gt_visible", "gt_amodal", PREDICTED)
 MIN_BOX_IOU = 0.5
-"""Of a detected with a true visible box, to count as the same object."""
+"""Smallest IoU of a detected box and a true visible box that belong to the same object."""
 
 
 @dataclass(frozen=True)
 class DetectedBox:
-    """A box of a visible part that a detector found."""
+    """Box of the visible part of an object, found by a detector."""
 
     box_xyxy: Box
     category_id: int
@@ -36,86 +37,98 @@ class PredictedBoxes:
     """Boxes of a file.
 
     Attributes:
-        of_object: boxes that name their true object.
-        of_image: the others, by image.
+        by_object: boxes that name their annotation.
+        by_image: the other boxes, by image.
     """
 
-    of_object: dict[Key, DetectedBox] = field(default_factory=dict)
-    of_image: dict[int, list[DetectedBox]] = field(default_factory=dict)
+    by_object: dict[ObjectKey, DetectedBox] = field(default_factory=dict)
+    by_image: dict[int, list[DetectedBox]] = field(default_factory=dict)
 
-    def for_objects(self, image_id: int, things: Sequence[ObjectSample]) -> list[Box | None]:
-        """A box for each object of an image, None where there is none.
+    def for_objects(self, image_id: int, objects: Sequence[ObjectSample]) -> list[Box | None]:
+        """Return a box per object of an image, None where there is none.
 
-        An object takes the box that names it. The rest is matched by IoU with the true visible
-        box, the closest pair first, one box an object, from `MIN_BOX_IOU` on; ties go to the
-        earlier object, then to the earlier box.
+        An object takes the box that names it. The other boxes are matched by IoU with the true visible boxes: the
+        pair with the largest IoU first, one box per object, down to `MIN_BOX_IOU`. Ties go to the earlier object,
+        then to the earlier box.
         """
-        named = [self.of_object.get((image_id, thing.id)) for thing in things]
+        named = [self.by_object.get((image_id, obj.id)) for obj in objects]
         boxes: list[Box | None] = [None if one is None else one.box_xyxy for one in named]
-        found = self.of_image.get(image_id, [])
-        open_ = [i for i, box in enumerate(boxes) if box is None]
-        if not found or not open_:
+        candidates = self.by_image.get(image_id, [])
+        unmatched = [i for i, box in enumerate(boxes) if box is None]
+        if not candidates or not unmatched:
             return boxes
         overlap = box_iou(
-            np.array([things[i].visible_box_xyxy for i in open_]), np.array([one.box_xyxy for one in found])
+            np.array([objects[i].visible_box_xyxy for i in unmatched]), np.array([one.box_xyxy for one in candidates])
         )
         order = np.argsort(-overlap, axis=None, kind="stable")
-        taken: set[int] = set()
+        used: set[int] = set()
         for i, j in zip(*np.unravel_index(order, overlap.shape), strict=True):
             if overlap[i, j] < MIN_BOX_IOU:
                 break
-            if boxes[open_[i]] is None and j not in taken:
-                boxes[open_[i]] = found[j].box_xyxy
-                taken.add(int(j))
+            if boxes[unmatched[i]] is None and j not in used:
+                boxes[unmatched[i]] = candidates[j].box_xyxy
+                used.add(int(j))
         return boxes
 
 
-def parse_box_source(text: str) -> tuple[str, Path | None]:
-    """`gt_visible`, `gt_amodal` or `predicted:FILE` to a name and the file.
+@dataclass(frozen=True)
+class BoxSource:
+    """Source of the box prompts.
 
-    Raises:
-        InputError: anything else.
+    Attributes:
+        name: `gt_visible` (box of the true visible mask), `gt_amodal` or `predicted`.
+        predicted: boxes of the file, for `predicted`.
     """
-    name, colon, file = text.partition(":")
-    if name == PREDICTED and file:
-        return name, Path(file)
-    if name not in ("gt_visible", "gt_amodal") or colon:
-        raise InputError(f"box source: expected gt_visible, gt_amodal or predicted:FILE, got {text!r}")
-    return name, None
+
+    name: str
+    predicted: PredictedBoxes | None = None
+
+    @classmethod
+    def parse(cls, text: str, sizes: ImageSizes) -> BoxSource:
+        """Read a source as the command line writes it: `gt_visible`, `gt_amodal` or `predicted:FILE`.
+
+        Raises:
+            InputError: unknown source, or an invalid file of boxes.
+        """
+        name, colon, file = text.partition(":")
+        if name == PREDICTED and file:
+            return cls(name, read_boxes(Path(file), sizes))
+        if name not in ("gt_visible", "gt_amodal") or colon:
+            raise InputError(f"box source: expected gt_visible, gt_amodal or predicted:FILE, got {text!r}")
+        return cls(name)
+
+    def boxes_for(self, image: ImageSample, objects: Sequence[ObjectSample]) -> list[Box | None]:
+        """Return a box per object, None where the source has none or one without area."""
+        if self.name == PREDICTED:
+            assert self.predicted is not None
+            return self.predicted.for_objects(image.id, objects)
+        boxes = [obj.visible_box_xyxy if self.name == "gt_visible" else obj.amodal_box_xyxy for obj in objects]
+        return [b if b is not None and b[2] > b[0] and b[3] > b[1] else None for b in boxes]
 
 
-def read_boxes(path: Path, sizes: Sizes) -> PredictedBoxes:
-    """Read boxes of visible parts: `{image_id, annotation_id?, category_id?, score?}` and a box.
+def read_boxes(path: Path, sizes: ImageSizes) -> PredictedBoxes:
+    """Read a JSON list of boxes of visible parts, `{image_id, annotation_id?, category_id?, score?}` and a box.
 
-    The box is `visible_bbox` (xywh) or, where that is absent, the tight box of
-    `visible_segmentation`, or `bbox`, as detectors of visible parts write it.
+    The box is `visible_bbox` (xywh), or else the tight box of `visible_segmentation`, or else `bbox`, which detectors
+    of visible parts write.
 
     Raises:
-        InputError: no file, broken JSON, or a record of another form.
+        InputError: the file does not exist, is not valid JSON or has a record of another form.
     """
     boxes = PredictedBoxes()
     for index, record in read_records(path, "boxes"):
         try:
-            image_id, one = _box(record, sizes)
+            image_id, detection = _parse(record, sizes)
         except InputError as error:
             raise InputError(f"boxes {path}: record {index}: {error}") from error
         if record.get("annotation_id") is None:
-            boxes.of_image.setdefault(image_id, []).append(one)
+            boxes.by_image.setdefault(image_id, []).append(detection)
         else:
-            boxes.of_object[(image_id, integer(record, "annotation_id"))] = one
+            boxes.by_object[(image_id, integer(record, "annotation_id"))] = detection
     return boxes
 
 
-def box_iou(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(N, 4) against (M, 4) boxes xyxy to (N, M) IoU in [0, 1]."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(-1)
-    areas = [(c[:, 2:] - c[:, :2]).prod(-1) for c in (a, b)]
-    return np.asarray(shared / np.maximum(areas[0][:, None] + areas[1] - shared, 1e-12), np.float64)
-
-
-def _box(record: dict[str, Any], sizes: Sizes) -> tuple[int, DetectedBox]:
+def _parse(record: dict[str, Any], sizes: ImageSizes) -> tuple[int, DetectedBox]:
     H, W = image_size(record, sizes)
     key = next((k for k in ("visible_bbox", "visible_segmentation", "bbox") if record.get(k) is not None), None)
     if key is None:
@@ -123,7 +136,7 @@ def _box(record: dict[str, Any], sizes: Sizes) -> tuple[int, DetectedBox]:
     if key == "visible_segmentation":
         x0, y0, x1, y1 = rle_box_xyxy(mask_of(record, key, (H, W)))
     else:
-        x0, y0, x1, y1 = _corners(record[key], key)
+        x0, y0, x1, y1 = _xyxy(record[key], key)
     x0, y0, x1, y1 = max(x0, 0.0), max(y0, 0.0), min(x1, float(W)), min(y1, float(H))
     if x0 >= x1 or y0 >= y1:
         raise InputError(f"{key}: expected a box with an area inside the {W} x {H} image, got {record[key]!r:.80}")
@@ -132,7 +145,7 @@ def _box(record: dict[str, Any], sizes: Sizes) -> tuple[int, DetectedBox]:
     return int(record["image_id"]), DetectedBox((x0, y0, x1, y1), category, score)
 
 
-def _corners(box_xywh: Any, key: str) -> Box:
+def _xyxy(box_xywh: Any, key: str) -> Box:
     try:
         x, y, w, h = (float(v) for v in box_xywh)
     except (TypeError, ValueError) as error:

@@ -4,189 +4,178 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from amodal.data.samples import AnnotatedDataset, ImageSample
+from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
-from amodal.evaluation.answers import Answer, Predictor, ask
-from amodal.evaluation.asking import Asked, Boxes, LastImage, cases
-from amodal.evaluation.boxes import DetectedBox, PredictedBoxes, parse_box_source, read_boxes
-from amodal.evaluation.plan import sizes_of
-from amodal.evaluation.predictions import Prediction, predictions_file, read_predictions
+from amodal.evaluation.boxes import DetectedBox, PredictedBoxes
+from amodal.evaluation.predictions import (
+    MaskPrediction,
+    PredictionRecord,
+    image_sizes,
+    predictions_file,
+    read_predictions,
+)
 from amodal.evaluation.report import EvaluationReport
-from amodal.evaluation.scoring import answer_of
-from amodal.evaluation.selection import Selection, digest
-from amodal.evaluation.summary import Resampling
-from amodal.io.progress import bar
-from amodal.metrics.amodal_ap import AveragePrecision, Instance, Kind
-from amodal.metrics.ranges import Range, range_indices
-from amodal.ops.rle import Rle, rle_area, rle_intersection
+from amodal.evaluation.rows import ModelRow, iterate_cases, prediction_of
+from amodal.evaluation.scoring import Resampling
+from amodal.evaluation.selection import ObjectKey, ObjectSelection, objects_digest
+from amodal.io.progress import progress_bar
+from amodal.metrics.amodal_ap import UNKNOWN_RANGE, AveragePrecision, Instance, MaskKind
+from amodal.metrics.intervals import OcclusionRange, range_indices
+from amodal.ops.rle import rle_area, rle_intersection
 
 PROTOCOL = "amodal_ap"
 MAX_DETECTIONS = 100
-"""An image and category; pycocotools leaves out the rest."""
+"""Largest number of detections per image and category; pycocotools ignores the rest."""
 
 
-def detections_of_file(path: Path, dataset: AnnotatedDataset, union_visible: bool = False) -> list[Instance]:
-    """Detections of a predictions file.
+def detections_from_file(path: Path, dataset: AnnotatedDataset, union_visible: bool = False) -> list[Instance]:
+    """Read the detections of a predictions file.
 
     Raises:
-        InputError: a bad file, or a record without category or score.
+        InputError: an invalid file, or a record without category or score.
     """
-    found = []
-    for index, one in enumerate(read_predictions(path, sizes_of(dataset), union_visible=union_visible)):
-        if one.category_id is None or not one.scored:
-            lacking = "category_id" if one.category_id is None else "score"
-            raise InputError(f"predictions {path}: record {index}: expected a {lacking} for {PROTOCOL}, got none")
-        found.append(instance(one.image_id, one.category_id, one.answer))
-    return found
+    detections = []
+    for index, record in enumerate(read_predictions(path, image_sizes(dataset), union_visible=union_visible)):
+        if record.category_id is None or not record.has_score:
+            missing = "category_id" if record.category_id is None else "score"
+            raise InputError(f"predictions {path}: record {index}: expected a {missing} for {PROTOCOL}, got none")
+        detections.append(to_instance(record.image_id, record.category_id, record.masks))
+    return detections
 
 
-def detections_of_model(
-    predictor: Predictor,
-    dataset: AnnotatedDataset,
-    box_source: str,
-    *,
-    batch_size: int = 32,
-    progress: bool = True,
-    save_predictions: Path | None = None,
+def detections_from_model(
+    row: ModelRow, dataset: AnnotatedDataset, *, progress: bool = True, save_predictions: Path | None = None
 ) -> list[Instance]:
-    """What a predictor answers for boxes.
+    """Predict masks for boxes.
 
-    Boxes of a file are detections of their own category and score; boxes of truth take the
-    category from truth and the score from the predictor.
+    Boxes of a file are detections with their own category and score. Boxes of the annotation take the category from
+    the annotation and the score from the model.
 
-    Raises:
-        InputError: unknown box source, or a bad file of boxes.
+    Args:
+        row: the model and its source of boxes.
+        dataset: annotated images.
+        progress: show a progress bar.
+        save_predictions: predictions file to write, or None.
     """
-    source, file = parse_box_source(box_source)
-    if file is None:
-        answers = _on_truth(predictor, dataset, source, batch_size, progress)
+    if row.boxes.predicted is None:
+        records = _predict_annotated_boxes(row, dataset, progress)
     else:
-        answers = _on_boxes(predictor, dataset, read_boxes(file, sizes_of(dataset)), batch_size, progress)
-    found = []
+        records = _predict_detected_boxes(row, dataset, row.boxes.predicted, progress)
+    detections = []
     with ExitStack() as stack:
         write = None if save_predictions is None else stack.enter_context(predictions_file(save_predictions))
-        for one in answers:
+        for record in records:
             if write is not None:
-                write(one)
-            found.append(instance(one.image_id, int(one.category_id or 0), one.answer))
-    return found
+                write(record)
+            detections.append(to_instance(record.image_id, int(record.category_id or 0), record.masks))
+    return detections
 
 
 def evaluate_detections(
-    found: list[Instance], dataset: AnnotatedDataset, options: dict[str, Any], resampling: Resampling | None = None
+    detections: list[Instance],
+    dataset: AnnotatedDataset,
+    options: dict[str, Any],
+    resampling: Resampling | None = None,
 ) -> EvaluationReport:
-    """Average precision of detections, on amodal masks and, where they have them, on visible ones.
+    """Compute the average precision of detections, on amodal masks and on the visible masks if there are any.
 
     Args:
-        found: detections in all images.
-        dataset: with amodal masks; objects without one are no truth here.
-        options: of the detections, for the report: `model`, `box_source`, `threshold`,
-            `union_visible`.
+        detections: detections in all images.
+        dataset: dataset with amodal masks; objects without one are not counted as true objects.
+        options: options of the detections for the report: `model`, `box_source`, `threshold`, `union_visible`.
         resampling: of the 95 % intervals; None leaves them out.
 
     Raises:
-        InputError: no object with an amodal mask.
+        InputError: no object has an amodal mask.
     """
-    truth, keys = list[Instance](), list[tuple[int, int]]()
+    truth, keys = list[Instance](), list[ObjectKey]()
     for image in dataset.images:
-        for thing in image.objects:
-            if thing.amodal_rle is not None:
-                answer = Answer(thing.amodal_rle, thing.visible_rle)
-                truth.append(instance(image.id, thing.category_id, answer, thing.iscrowd))
-                keys.append((image.id, thing.id))
-    if not any(not t.iscrowd for t in truth):
+        for obj in image.objects:
+            if obj.amodal_rle is not None:
+                masks = MaskPrediction(obj.amodal_rle, obj.visible_rle)
+                truth.append(to_instance(image.id, obj.category_id, masks, obj.iscrowd))
+                keys.append((image.id, obj.id))
+    objects = [t for t in truth if not t.iscrowd]
+    if not objects:
         raise InputError("annotations: expected objects with amodal masks, got none")
-    things = [t for t in truth if not t.iscrowd]
-    kinds: list[Kind] = ["amodal", "visible"] if any(d.visible is not None for d in found) else ["amodal"]
-    runs = {kind: AveragePrecision(truth, found, sizes_of(dataset), kind) for kind in kinds}
-    counts = {"num_objects": len(things), "num_occluded": sum(t.range_index > 0 for t in things)}
+    kinds: list[MaskKind] = ["amodal", "visible"] if any(d.visible is not None for d in detections) else ["amodal"]
+    precisions = {kind: AveragePrecision(truth, detections, image_sizes(dataset), kind) for kind in kinds}
+    counts = {"num_objects": len(objects), "num_occluded": sum(t.range_index > 0 for t in objects)}
     intervals: dict[str, Any] = {}
     if resampling is not None:
-        intervals = {kind: run.intervals(resampling.resamples, resampling.seed) for kind, run in runs.items()}
-        drawn = {"resampled": "images", "resamples": resampling.resamples, "seed": resampling.seed}
-        options = options | {"intervals": drawn}
+        num_resamples, seed = resampling.num_resamples, resampling.seed
+        intervals = {kind: precision.intervals(num_resamples, seed) for kind, precision in precisions.items()}
+        options = options | {"intervals": {"resampled": "images", "resamples": num_resamples, "seed": seed}}
     return EvaluationReport(
         protocol=PROTOCOL,
         options=options
         | {
             "format": dataset.format,
             "objects": "all annotated objects",
-            "objects_sha256": digest(keys),
+            "objects_sha256": objects_digest(keys),
             "max_detections": MAX_DETECTIONS,
         },
-        metrics={kind: run.figures() for kind, run in runs.items()} | counts | {"num_detections": len(found)},
+        metrics={kind: p.metrics() for kind, p in precisions.items()} | counts | {"num_detections": len(detections)},
         intervals=intervals,
-        by_occlusion=_by_range(things, runs),
-        by_category=_by_category(things, runs, dataset.categories),
+        by_occlusion=_by_occlusion(objects, precisions),
+        by_category=_by_category(objects, precisions, dataset.categories),
     )
 
 
-def instance(image_id: int, category_id: int, answer: Answer, iscrowd: bool = False) -> Instance:
-    """An object or detection with the range of its own hidden share."""
-    index = -1 if answer.visible is None else _range_index(answer.amodal, answer.visible)
-    return Instance(image_id, category_id, answer.amodal, answer.visible, index, answer.score, iscrowd)
+def to_instance(image_id: int, category_id: int, masks: MaskPrediction, iscrowd: bool = False) -> Instance:
+    """Build an `Instance` in the range of its own occlusion rate."""
+    index = UNKNOWN_RANGE
+    if masks.visible is not None:
+        area = rle_area(masks.amodal)
+        occluded_area = area - rle_area(rle_intersection(masks.amodal, masks.visible))
+        index = int(range_indices(np.array([occluded_area / max(area, 1)]))[0])
+    return Instance(image_id, category_id, masks.amodal, masks.visible, index, masks.score, iscrowd)
 
 
-def _range_index(amodal: Rle, visible: Rle) -> int:
-    area = rle_area(amodal)
-    hidden = area - rle_area(rle_intersection(amodal, visible))
-    return int(range_indices(np.array([hidden / max(area, 1)]))[0])
-
-
-def _by_range(things: list[Instance], runs: dict[Kind, AveragePrecision]) -> list[dict[str, Any]]:
-    figures = {kind: run.by_range() for kind, run in runs.items()}
+def _by_occlusion(objects: list[Instance], precisions: dict[MaskKind, AveragePrecision]) -> list[dict[str, Any]]:
+    metrics = {kind: precision.by_range() for kind, precision in precisions.items()}
     rows = []
-    for i, r in enumerate(Range.all()):
-        count = sum(t.range_index == i for t in things)
-        row: dict[str, Any] = {"above": r.above, "up_to": r.up_to, "num_objects": count}
-        rows.append(row | {kind: values[i] for kind, values in figures.items()})
+    for i, r in enumerate(OcclusionRange.all()):
+        num_objects = sum(t.range_index == i for t in objects)
+        row: dict[str, Any] = {"above": r.above, "up_to": r.up_to, "num_objects": num_objects}
+        rows.append(row | {kind: values[i] for kind, values in metrics.items()})
     return rows
 
 
 def _by_category(
-    things: list[Instance], runs: dict[Kind, AveragePrecision], names: dict[int, str]
+    objects: list[Instance], precisions: dict[MaskKind, AveragePrecision], names: dict[int, str]
 ) -> list[dict[str, Any]]:
-    figures = {kind: run.by_category() for kind, run in runs.items()}
+    metrics = {kind: precision.by_category() for kind, precision in precisions.items()}
     rows = []
-    for category in sorted({t.category_id for t in things}):
-        count = sum(t.category_id == category for t in things)
+    for category in sorted({t.category_id for t in objects}):
+        num_objects = sum(t.category_id == category for t in objects)
         row: dict[str, Any] = {"category_id": category, "name": names.get(category, str(category))}
-        rows.append(row | {"num_objects": count} | {kind: f[category] for kind, f in figures.items()})
+        rows.append(row | {"num_objects": num_objects} | {kind: m[category] for kind, m in metrics.items()})
     return rows
 
 
-def _on_truth(
-    predictor: Predictor, dataset: AnnotatedDataset, source: str, batch_size: int, progress: bool
-) -> Iterator[Prediction]:
-    boxes = Boxes(source)
-    row = Asked(predictor, boxes, LastImage(), batch_size)
-    for case in cases(dataset, Selection(), {PROTOCOL: row}, boxes, progress):
-        if case.answers[PROTOCOL] is not None:
-            answer = answer_of(case, PROTOCOL, PROTOCOL)
-            yield Prediction(case.image_id, case.annotation_id, case.category_id, answer)
+def _predict_annotated_boxes(row: ModelRow, dataset: AnnotatedDataset, progress: bool) -> Iterator[PredictionRecord]:
+    for case in iterate_cases(dataset, ObjectSelection(), {PROTOCOL: row}, row.boxes, progress):
+        if case.predictions[PROTOCOL] is not None:
+            masks = prediction_of(case, PROTOCOL, PROTOCOL)
+            yield PredictionRecord(case.image_id, case.annotation_id, case.category_id, masks)
 
 
-def _on_boxes(
-    predictor: Predictor, dataset: AnnotatedDataset, predicted: PredictedBoxes, batch_size: int, progress: bool
-) -> Iterator[Prediction]:
+def _predict_detected_boxes(
+    row: ModelRow, dataset: AnnotatedDataset, predicted: PredictedBoxes, progress: bool
+) -> Iterator[PredictionRecord]:
     named: dict[int, list[DetectedBox]] = {}
-    for (image_id, _), box in predicted.of_object.items():
+    for (image_id, _), box in predicted.by_object.items():
         named.setdefault(image_id, []).append(box)
-    for image in bar(dataset.images, "evaluate", progress):
-        found = named.get(image.id, []) + predicted.of_image.get(image.id, [])
-        if found:
-            yield from _in_image(predictor, image, found, batch_size)
-
-
-def _in_image(
-    predictor: Predictor, image: ImageSample, found: list[DetectedBox], batch_size: int
-) -> Iterator[Prediction]:
-    boxes = np.array([one.box_xyxy for one in found], dtype=np.float64)
-    for one, answer in zip(found, ask(predictor, image.load(), boxes, batch_size), strict=True):
-        scored = Answer(answer.amodal, answer.visible, one.score)
-        yield Prediction(image.id, None, one.category_id, scored)
+    for image in progress_bar(dataset.images, "evaluate", progress):
+        boxes = named.get(image.id, []) + predicted.by_image.get(image.id, [])
+        if boxes:
+            masks = row.predict(image.load(), np.array([one.box_xyxy for one in boxes], dtype=np.float64))
+            for box, prediction in zip(boxes, masks, strict=True):
+                yield PredictionRecord(image.id, None, box.category_id, replace(prediction, score=box.score))

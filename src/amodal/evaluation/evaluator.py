@@ -1,93 +1,225 @@
-"""Scoring a model, a predictions file or a row of the registry on a dataset with both masks known."""
+"""Scoring a model, a predictions file or a baseline under the protocols `strict`, `c2f` and `cumulative`.
+
+The dataset must have visible and amodal masks. The protocol `amodal_ap` is in `evaluation.detection`, the protocol
+`reason` in `evaluation.reason`.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
-from amodal.evaluation.answers import Predictor, check_threshold
-from amodal.evaluation.asking import Answerer, Asked, Boxes, Kept, LastImage, Looked, cases
-from amodal.evaluation.baselines import DEFAULT_BASELINES, ROWS
-from amodal.evaluation.plan import Plan, boxes_from, lone_row, sam_rows, sizes_of, with_threshold
-from amodal.evaluation.predictions import Prediction, predictions_file, read_by_object
+from amodal.evaluation.baselines import BASELINES, DEFAULT_BASELINES, check_baselines, pretrained_sam
+from amodal.evaluation.boxes import DEFAULT_BOX_SOURCE, BoxSource
+from amodal.evaluation.predictions import PredictionRecord, image_sizes, predictions_file, read_by_object
 from amodal.evaluation.report import EvaluationReport
-from amodal.evaluation.scoring import Case, Scorer, answer_of, in_jobs
-from amodal.evaluation.selection import digest
-from amodal.evaluation.summary import Scored, Summary
-from amodal.evaluation.tally import PART_IMAGES, PartTally, Tally
-from amodal.evaluation.worst import Worst
+from amodal.evaluation.rows import (
+    Case,
+    FileRow,
+    ImageCache,
+    MaskPredictor,
+    ModelRow,
+    ResumableRow,
+    Row,
+    check_threshold,
+    iterate_cases,
+    prediction_of,
+)
+from amodal.evaluation.scoring import (
+    IMAGES_PER_PART,
+    PartScorer,
+    Resampling,
+    RowSummary,
+    ScoredObjects,
+    Scorer,
+    Tally,
+    pick_num_workers,
+    split_into_jobs,
+)
+from amodal.evaluation.selection import ObjectSelection, objects_digest, read_object_list
+from amodal.evaluation.worst import WorstObjects
 from amodal.io.processes import in_processes
-from amodal.io.progress import bar
+from amodal.io.progress import progress_bar
+from amodal.metrics.mask_protocols import MASK_PROTOCOLS
+
+if TYPE_CHECKING:
+    from amodal.inference.segmenter import AmodalSegmenter
 
 MAIN = "(main)"
-"""Key of the row that the report is about; no row of the registry is called so."""
-NAMED_MISSING = 20
-"""Ids of unanswered objects that a report lists; it counts them all."""
+"""Internal name of the row that the report is about; no baseline has it."""
+MAX_LISTED_MISSING = 20
+"""Largest number of objects without a prediction that a report lists; it counts all of them."""
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How to score, on which objects, and with which baselines; independent of what is scored.
+
+    Attributes:
+        protocol: `strict`, `c2f` or `cumulative`.
+        objects: file of `imageid_annoid` lines with the objects to score; all annotated objects if None.
+        max_objects: score the first objects in file order only; all if None.
+        baselines: names of baselines to score as well.
+        sam: base of the baselines `sam` and `sam_amodal_box`.
+        num_workers: number of processes that count pixels; None picks the fastest.
+        resampling: of the 95 % intervals; None leaves them out.
+        num_worst: number of the worst objects to list in the report.
+        worst_folder: folder for images of the worst objects; None to draw none.
+        save_predictions: predictions file to write; None to write none.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: unknown protocol or baseline, or a number below its minimum.
+    """
+
+    protocol: str = "strict"
+    objects: Path | None = None
+    max_objects: int | None = None
+    baselines: tuple[str, ...] = DEFAULT_BASELINES
+    sam: str = "sam-tiny"
+    num_workers: int | None = None
+    resampling: Resampling | None = field(default_factory=Resampling)
+    num_worst: int = 0
+    worst_folder: Path | None = None
+    save_predictions: Path | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.protocol not in MASK_PROTOCOLS:
+            raise InputError(f"protocol: expected one of {', '.join(MASK_PROTOCOLS)}, got {self.protocol!r}")
+        object.__setattr__(self, "baselines", check_baselines(self.baselines))
+        if self.num_workers is not None and self.num_workers < 1:
+            raise InputError(f"workers: expected 1 or more, got {self.num_workers}")
+        if self.num_worst < 0:
+            raise InputError(f"worst: expected 0 or more, got {self.num_worst}")
+
+    def selection(self) -> ObjectSelection:
+        """Return the objects to score. Raises `InputError` for a list that cannot be read."""
+        listed = None if self.objects is None else read_object_list(self.objects)
+        return ObjectSelection(listed, self.max_objects)
 
 
 def evaluate(
-    predictor: Predictor,
+    model: AmodalSegmenter | MaskPredictor,
     dataset: AnnotatedDataset,
     *,
     protocol: str = "strict",
-    box_source: str = "gt_visible",
+    box_source: str = DEFAULT_BOX_SOURCE,
     threshold: float | None = None,
+    union_visible: bool = True,
+    objects: str | Path | None = None,
     max_objects: int | None = None,
+    baselines: Sequence[str] = DEFAULT_BASELINES,
     batch_size: int = 32,
-    baselines: bool = True,
+    num_resamples: int = 1000,
+    seed: int = 0,
+    num_worst: int = 0,
     name: str = "model",
     progress: bool = True,
-    plan: Plan | None = None,
-    keep: Path | None = None,
 ) -> EvaluationReport:
-    """Score a predictor and the baselines beside it.
+    """Score a model on a dataset, with baselines on the same objects.
+
+    Example:
+        >>> from amodal import AmodalSegmenter, evaluate, read_dataset
+        >>> dataset = read_dataset("canonical", "data/scenes-val/annotations.json")
+        >>> report = evaluate(AmodalSegmenter.from_pretrained("plug-tiny"), dataset, max_objects=100)
+        >>> report.metrics["mIoU_full"], report.metrics["mIoU_occ"]
 
     Args:
-        predictor: answers boxes of an image.
-        dataset: with amodal masks.
-        protocol: `strict`, `c2f` or `cumulative`; see `metrics`.
-        box_source: `gt_visible` (box of the true visible mask), `gt_amodal` or `predicted:FILE`.
-        threshold: probability above which a pixel is foreground, for a predictor that can be called
-            with one as `AmodalSegmenter` can; its own if None.
-        max_objects: stop after so many objects, in file order.
-        batch_size: boxes of an image handed over at once.
-        baselines: score them too.
-        name: the predictor's name in the report.
-        progress: show a bar.
-        plan: all of the above but the predictor's own, and more; the arguments are then not looked at.
-        keep: file in which answers are kept as they come, so that a killed run goes on.
+        model: an `AmodalSegmenter`, or any object with a method `predict(image, boxes_xyxy)` that returns one
+            prediction with `amodal_mask` and `visible_mask` per box (see `MaskPredictor`).
+        dataset: dataset with visible and amodal masks.
+        protocol: `strict`, `c2f` or `cumulative`; see `amodal.metrics.mask_protocols`.
+        box_source: boxes given to the model: `gt_visible` (box of the true visible mask), `gt_amodal` or
+            `predicted:FILE`.
+        threshold: probability above which a pixel is foreground; the model's own if None.
+        union_visible: unite each predicted amodal mask with the predicted visible mask.
+        objects: file of `imageid_annoid` lines with the objects to score; all annotated objects if None.
+        max_objects: score the first objects in file order only; all if None.
+        baselines: names of baselines to score as well; empty for none.
+        batch_size: maximum number of objects per forward pass.
+        num_resamples: number of resamples for the 95 % intervals; 0 leaves them out.
+        seed: of the resampling.
+        num_worst: number of the worst objects to list in the report.
+        name: name of the model in the report.
+        progress: show a progress bar.
 
     Returns:
-        Report; objects without a box cannot be asked about, score 0 and are counted and named in
-        `options`. True visible masks that reach outside the amodal one are scored as the protocol
-        says; a warning gives their number.
+        The report. An object without a box cannot be predicted; it scores 0 and is counted and named in `options`.
+        True visible masks that reach outside their amodal mask are scored as the protocol says; a warning gives
+        their number.
 
     Raises:
-        InputError: unknown protocol or box source, a threshold for a predictor that takes none, a
-            number below 1, a bad list, or no object with an amodal mask.
+        InputError: unknown protocol, baseline or box source; a threshold or `union_visible=False` for a model other
+            than `AmodalSegmenter`; a number below its minimum; an invalid list; or no object with an amodal mask.
     """
-    if plan is None:
-        plan = Plan(
-            protocol, max_objects=max_objects, baselines=DEFAULT_BASELINES if baselines else (), progress=progress
-        )
-    if batch_size < 1:
-        raise InputError(f"batch_size: expected 1 or more, got {batch_size}")
-    boxes = boxes_from(box_source, dataset)
-    predictor, options = with_threshold(predictor, threshold)
-    options = {"model": name, "box_source": box_source} | options
-    load = LastImage()
-    main: Answerer = Asked(predictor, boxes, load, batch_size)
-    if keep is not None:
-        about = {"objects": plan.selection().description, "images": [str(i.path) for i in dataset.images[:1]]}
-        main = Kept(main, keep, options | about)
-    report = run(main, dataset, plan, options, boxes, load, getattr(predictor, "has_visible", True))
-    if isinstance(main, Kept):
+    settings = EvaluationSettings(
+        protocol=protocol,
+        objects=None if objects is None else Path(objects),
+        max_objects=max_objects,
+        baselines=tuple(baselines),
+        num_workers=1,
+        resampling=Resampling(num_resamples, seed) if num_resamples else None,
+        num_worst=num_worst,
+        progress=progress,
+    )
+    return evaluate_model(
+        model,
+        dataset,
+        settings,
+        box_source=box_source,
+        threshold=threshold,
+        union_visible=union_visible,
+        batch_size=batch_size,
+        name=name,
+    )
+
+
+def evaluate_model(
+    model: AmodalSegmenter | MaskPredictor,
+    dataset: AnnotatedDataset,
+    settings: EvaluationSettings,
+    *,
+    box_source: str = DEFAULT_BOX_SOURCE,
+    threshold: float | None = None,
+    union_visible: bool = True,
+    batch_size: int = 32,
+    name: str = "model",
+    resume_file: Path | None = None,
+) -> EvaluationReport:
+    """Score a model as `evaluate` does, with all settings.
+
+    Args:
+        model: as for `evaluate`.
+        dataset: as for `evaluate`.
+        settings: protocol, objects, baselines and outputs.
+        box_source: as for `evaluate`.
+        threshold: as for `evaluate`.
+        union_visible: as for `evaluate`.
+        batch_size: as for `evaluate`.
+        name: as for `evaluate`.
+        resume_file: file in which predictions are saved as they are made, so that a stopped run can be resumed.
+
+    Raises:
+        InputError: as `evaluate`.
+    """
+    boxes, images = BoxSource.parse(box_source, image_sizes(dataset)), ImageCache()
+    row = ModelRow(model, boxes, images, threshold, union_visible, batch_size)
+    options = {"model": name, "box_source": box_source} | row.options
+    main: Row = row
+    if resume_file is not None:
+        about = {"objects": settings.selection().description, "images": [str(i.path) for i in dataset.images[:1]]}
+        main = ResumableRow(row, resume_file, options | about)
+    has_visible = getattr(model, "has_visible_branch", True)
+    report = _evaluate_row(main, dataset, settings, options, boxes, images, has_visible)
+    if isinstance(main, ResumableRow):
         main.finish()
     return report
 
@@ -95,7 +227,7 @@ def evaluate(
 def evaluate_predictions(
     path: Path,
     dataset: AnnotatedDataset,
-    plan: Plan,
+    settings: EvaluationSettings,
     *,
     box_source: str | None = None,
     threshold: float | None = None,
@@ -105,175 +237,224 @@ def evaluate_predictions(
     """Score a predictions file.
 
     Args:
-        path: list of records that name their annotations.
-        dataset: with amodal masks.
-        plan: how, on which objects, with what beside it.
-        box_source: what the file was made with, for the report and for the box of `filled_box`;
-            None where that is not known.
-        threshold: what the file was made with, for the report.
-        union_visible: add each visible mask to its amodal one before scoring.
-        name: of the row; the file's name if None.
+        path: file whose records name their annotations.
+        dataset: dataset with visible and amodal masks.
+        settings: protocol, objects, baselines and outputs.
+        box_source: box source that the file was made with, for the report and the baseline `filled_box`; None if
+            unknown.
+        threshold: threshold that the file was made with, for the report; None if unknown.
+        union_visible: unite each amodal mask with the visible mask before scoring.
+        name: name of the row; the name of the file if None.
 
     Returns:
-        Report; annotated objects that the file does not have score 0 and are counted.
+        The report. Annotated objects that are not in the file score 0 and are counted.
 
     Raises:
-        InputError: a bad file, a bad plan, or a file none of whose objects are scored.
+        InputError: an invalid file or list, or a file without any of the scored objects.
     """
     if threshold is not None:
         check_threshold(threshold)
-    boxes = boxes_from(box_source or "gt_visible", dataset)
-    records = read_by_object(path, sizes_of(dataset))
+    sizes = image_sizes(dataset)
+    boxes = BoxSource.parse(box_source or DEFAULT_BOX_SOURCE, sizes)
+    records = read_by_object(path, sizes)
     options = {
         "model": name or path.name,
         "box_source": box_source,
         "threshold": threshold,
         "union_visible": union_visible,
     }
-    main = Looked(records, union_visible)
-    report = run(main, dataset, plan, options, boxes, LastImage(), records.have_visible)
+    main = FileRow(records, union_visible)
+    report = _evaluate_row(main, dataset, settings, options, boxes, ImageCache(), records.have_visible)
     if report.options["num_without_answer"] == report.metrics["num_objects"]:
         raise InputError(f"predictions {path}: expected records of the annotated objects, got none of their ids")
-    answered = report.metrics["num_objects"] - report.options["num_without_answer"]
-    report.options["num_unused_predictions"] = len(records) - answered
+    num_predicted = report.metrics["num_objects"] - report.options["num_without_answer"]
+    report.options["num_unused_predictions"] = len(records) - num_predicted
     return report
 
 
-def evaluate_row(
+def evaluate_baseline(
     name: str,
     dataset: AnnotatedDataset,
-    plan: Plan,
+    settings: EvaluationSettings,
     *,
-    box_source: str = "gt_visible",
+    box_source: str = DEFAULT_BOX_SOURCE,
     threshold: float | None = None,
 ) -> EvaluationReport:
-    """Score a row of the registry in the place of a model.
-
-    Raises:
-        InputError: unknown row, one that needs a model beside it, or a bad plan.
-    """
-    boxes, load = boxes_from(box_source, dataset), LastImage()
-    main, options = lone_row(name, plan.sam, boxes, load, box_source, threshold)
-    return run(main, dataset, plan, options, boxes, load, has_visible=False)
-
-
-def run(
-    main: Answerer | None,
-    dataset: AnnotatedDataset,
-    plan: Plan,
-    options: dict[str, Any],
-    boxes: Boxes,
-    load: LastImage,
-    has_visible: bool,
-) -> EvaluationReport:
-    """Ask, count and summarise.
+    """Score a baseline instead of a model.
 
     Args:
-        main: the row that the report is about; None for a shape of the registry, which is named by
-            `options["model"]`.
-        dataset: with amodal masks.
-        plan: as checked.
-        options: of the main row, for the report.
-        boxes: that the rows are given.
-        load: shared by the rows that look at pixels.
-        has_visible: the main row's answers come with visible masks.
+        name: key of `BASELINES`.
+        dataset: dataset with visible and amodal masks.
+        settings: protocol, objects, other baselines and outputs.
+        box_source: as for `evaluate`; a baseline with a box source of its own ignores it.
+        threshold: as for `evaluate`; for the baselines that run SAM only.
 
     Raises:
-        InputError: a bad list, or no object with an amodal mask.
+        InputError: unknown baseline, one that can only be scored beside a model, a threshold for a baseline without a
+            network, or what `evaluate` raises.
     """
-    selection = plan.selection()
-    name = str(options["model"]) if main is None else MAIN
-    beside = [b for b in plan.baselines if b != options["model"] and (has_visible or not ROWS[b].needs_own_visible)]
-    scorer = Scorer((name, *beside), name)
-    pixel_rows = sam_rows(beside, plan.sam, boxes, load)
-    if isinstance(main, Looked) and not pixel_rows and plan.max_objects is None and plan.save_predictions is None:
-        tally = _tally_parts(
-            main, dataset, plan, PartTally(dataset, selection, boxes, scorer, plan.worst, main.union_visible)
+    boxes, images = BoxSource.parse(box_source, image_sizes(dataset)), ImageCache()
+    check_baselines((name,))
+    baseline = BASELINES[name]
+    if baseline.needs_visible_pred:
+        raise InputError(
+            f"model: expected a baseline that can be scored alone, got {name!r}, which needs a model's visible mask"
         )
+    options = {
+        "model": name,
+        "box_source": baseline.box_source or box_source,
+        "threshold": None,
+        "union_visible": False,
+    }
+    main: Row | None = None
+    if baseline.amodal_mask is None:
+        segmenter = pretrained_sam(settings.sam)
+        row = ModelRow(segmenter, _boxes_of(name, boxes), images, threshold, union_visible=False)
+        main, options = row, options | row.options | {"sam": settings.sam}
+    elif threshold is not None:
+        raise InputError(f"threshold: expected None for {name!r}, which takes none, got {threshold}")
+    return _evaluate_row(main, dataset, settings, options, boxes, images, has_visible=False)
+
+
+def _boxes_of(baseline: str, boxes: BoxSource) -> BoxSource:
+    own = BASELINES[baseline].box_source
+    return boxes if own is None else BoxSource(own)
+
+
+def _evaluate_row(
+    main: Row | None,
+    dataset: AnnotatedDataset,
+    settings: EvaluationSettings,
+    options: dict[str, Any],
+    boxes: BoxSource,
+    images: ImageCache,
+    has_visible: bool,
+) -> EvaluationReport:
+    """Predict, count and summarize.
+
+    Args:
+        main: row that the report is about; None for a baseline without a network, named by `options["model"]`.
+        dataset: dataset with visible and amodal masks.
+        settings: protocol, objects, baselines and outputs.
+        options: options of the main row, for the report.
+        boxes: source of the box prompts.
+        images: cache shared by the rows that look at images.
+        has_visible: whether the main row predicts visible masks.
+
+    Raises:
+        InputError: an invalid list, or no object with an amodal mask.
+    """
+    selection = settings.selection()
+    name = str(options["model"]) if main is None else MAIN
+    baselines = [
+        b for b in settings.baselines if b != options["model"] and (has_visible or not BASELINES[b].needs_visible_pred)
+    ]
+    scorer = Scorer((name, *baselines), name)
+    sam_rows = _sam_rows(baselines, settings.sam, boxes, images)
+    num_workers = settings.num_workers or pick_num_workers(
+        settings.max_objects or dataset.num_objects, 1 + len(settings.baselines)
+    )
+    writes_nothing_else = settings.max_objects is None and settings.save_predictions is None
+    if isinstance(main, FileRow) and not sam_rows and writes_nothing_else:
+        scorer_of_part = PartScorer(dataset, selection, boxes, scorer, settings.num_worst, main.union_visible)
+        tally = _tally_parts(main, scorer_of_part, num_workers, settings.progress)
     else:
-        answerers = ({} if main is None else {name: main}) | pixel_rows
-        selection.check(dataset)
-        tally = _tally_stream(cases(dataset, selection, answerers, boxes, plan.progress), plan, scorer)
-    selection.check_found(tally.objects)
-    if plan.pictures is not None and plan.worst:
-        tally.worst.draw(plan.pictures, dataset)
-    scored = tally.scored(scorer.rows)
-    spilled = int((scored.counts[name].spilled > 0).sum())
-    if spilled:
-        warnings.warn(f"{spilled} true visible masks reach outside their amodal mask", stacklevel=3)
+        rows = ({} if main is None else {name: main}) | sam_rows
+        selection.check_list(dataset)
+        cases = iterate_cases(dataset, selection, rows, boxes, settings.progress)
+        tally = _tally_cases(cases, scorer, settings, num_workers)
+    selection.check_complete(tally.object_keys)
+    if settings.worst_folder is not None and settings.num_worst:
+        tally.worst.draw(settings.worst_folder, dataset)
+    scored = tally.scored_objects(scorer.rows)
+    num_spilled = int((scored.counts[name].spilled_area > 0).sum())
+    if num_spilled:
+        warnings.warn(f"{num_spilled} true visible masks reach outside their amodal mask", stacklevel=3)
     if tally.missing:
-        warnings.warn(f"{len(tally.missing)} of {len(tally.objects)} objects have no answer and score 0", stacklevel=3)
+        warnings.warn(f"{len(tally.missing)} of {len(tally.keys)} objects have no prediction and score 0", stacklevel=3)
     options = options | {
         "format": dataset.format,
         "objects": selection.description,
-        "objects_sha256": digest(tally.objects),
+        "objects_sha256": objects_digest(tally.object_keys),
         "num_without_answer": len(tally.missing),
-        "without_answer": tally.missing[:NAMED_MISSING],
-        "num_visible_outside_amodal": spilled,
+        "without_answer": tally.missing[:MAX_LISTED_MISSING],
+        "num_visible_outside_amodal": num_spilled,
     }
-    return _report(scored, name, beside, dataset, plan, options, tally.worst)
+    return _report(scored, name, baselines, dataset, settings, options, tally.worst)
 
 
-def _tally_parts(main: Looked, dataset: AnnotatedDataset, plan: Plan, function: PartTally) -> Tally:
-    """Answers of a file: each process reads its own part of the dataset."""
-    total = Tally(Worst(plan.worst, MAIN))
-    parts = in_processes(function, function.parts(main.records), plan.workers)
-    count = -(-len(dataset.images) // PART_IMAGES)
-    for part in bar(parts, "evaluate", plan.progress, count):
+def _sam_rows(baselines: Sequence[str], sam: str, boxes: BoxSource, images: ImageCache) -> dict[str, Row]:
+    """Make the rows of the baselines that run SAM; they share one model."""
+    names = [name for name in baselines if BASELINES[name].amodal_mask is None]
+    if not names:
+        return {}
+    segmenter = pretrained_sam(sam)
+    return {name: ModelRow(segmenter, _boxes_of(name, boxes), images, union_visible=False) for name in names}
+
+
+def _tally_parts(main: FileRow, score_part: PartScorer, num_workers: int, progress: bool) -> Tally:
+    """Score predictions of a file; each process reads its own part of the dataset."""
+    total = Tally(WorstObjects(score_part.num_worst, MAIN))
+    parts = in_processes(score_part, score_part.parts(main.records), num_workers)
+    num_parts = -(-len(score_part.dataset.images) // IMAGES_PER_PART)
+    for part in progress_bar(parts, "evaluate", progress, num_parts):
         total.merge(part)
     return total
 
 
-def _tally_stream(stream: Iterable[Case], plan: Plan, scorer: Scorer) -> Tally:
-    """Answers that are being made: they are counted elsewhere while the next ones are asked for."""
-    total, under_way = Tally(Worst(plan.worst, scorer.main)), deque[list[Case]]()
+def _tally_cases(cases: Iterable[Case], scorer: Scorer, settings: EvaluationSettings, num_workers: int) -> Tally:
+    """Score predictions as they are made; other processes count them while the next ones are predicted."""
+    total, pending = Tally(WorstObjects(settings.num_worst, scorer.main)), deque[list[Case]]()
 
     def jobs() -> Iterator[list[Case]]:
-        for job in in_jobs(stream):
-            under_way.append(job)
+        for job in split_into_jobs(cases):
+            pending.append(job)
             yield job
 
     with ExitStack() as stack:
-        write = stack.enter_context(predictions_file(plan.save_predictions)) if plan.save_predictions else None
-        for counts in in_processes(scorer, jobs(), plan.workers):
-            done = under_way.popleft()
-            total.add(done, counts)
+        path = settings.save_predictions
+        write = None if path is None else stack.enter_context(predictions_file(path))
+        for counts in in_processes(scorer, jobs(), num_workers):
+            job = pending.popleft()
+            total.add(job, counts)
             if write is not None:
-                _write(write, done, scorer.main)
+                _write_predictions(write, job, scorer.main)
     return total
 
 
-def _write(write: Callable[[Prediction], None], done: list[Case], main: str) -> None:
-    for case in done:
-        if main not in case.answers or case.answers[main] is not None:
-            answer = answer_of(case, main, main)
-            write(Prediction(case.image_id, case.annotation_id, case.category_id, answer))
+def _write_predictions(write: Callable[[PredictionRecord], None], job: list[Case], main: str) -> None:
+    for case in job:
+        if main not in case.predictions or case.predictions[main] is not None:
+            masks = prediction_of(case, main, main)
+            write(PredictionRecord(case.image_id, case.annotation_id, case.category_id, masks))
 
 
 def _report(
-    scored: Scored,
+    scored: ScoredObjects,
     name: str,
-    beside: list[str],
+    baselines: list[str],
     dataset: AnnotatedDataset,
-    plan: Plan,
+    settings: EvaluationSettings,
     options: dict[str, Any],
-    worst: Worst,
+    worst: WorstObjects,
 ) -> EvaluationReport:
-    summaries = {row: Summary(scored, row, plan.protocol) for row in (name, *beside)}
-    own, drawn = summaries[name], plan.resampling
-    metrics = own.overall(drawn)
+    summaries = {row: RowSummary(scored, row, settings.protocol) for row in (name, *baselines)}
+    main, resampling = summaries[name], settings.resampling
+    metrics = main.overall(resampling)
     intervals = metrics.pop("intervals", {})
-    if drawn is not None:
-        options = options | {"intervals": {"resampled": "images", "resamples": drawn.resamples, "seed": drawn.seed}}
+    if resampling is not None:
+        how = {"resampled": "images", "resamples": resampling.num_resamples, "seed": resampling.seed}
+        options = options | {"intervals": how}
     return EvaluationReport(
-        protocol=plan.protocol,
+        protocol=settings.protocol,
         options=options,
         metrics=metrics,
         intervals=intervals,
-        by_occlusion=own.by_occlusion(drawn),
-        by_category=own.by_category(dataset.categories, drawn),
+        by_occlusion=main.by_occlusion(resampling),
+        by_category=main.by_category(dataset.categories, resampling),
         baselines={
-            row: summaries[row].overall(drawn) | {"by_occlusion": summaries[row].by_occlusion()} for row in beside
+            row: summaries[row].overall(resampling) | {"by_occlusion": summaries[row].by_occlusion()}
+            for row in baselines
         },
         worst=worst.lines(),
     )

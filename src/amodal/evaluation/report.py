@@ -1,64 +1,68 @@
-"""What an evaluation says: JSON for programs, tables and a plot for people."""
+"""The report of an evaluation: JSON for programs, tables and a plot for people, and the comparison of two reports."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-import amodal
 from amodal.errors import InputError
-from amodal.evaluation.baselines import ROWS
-from amodal.io.files import no_file, write_whole
-from amodal.metrics.ranges import range_label
+from amodal.evaluation.baselines import BASELINES
+from amodal.io.files import require_folder, write_atomic
+from amodal.metrics.intervals import range_label
+from amodal.version import __version__
 
-Figures = dict[str, Any]
-MAX_CATEGORIES = 20
-"""Printed; the report file has them all."""
+Metrics = dict[str, Any]
+MAX_PRINTED_CATEGORIES = 20
+"""Largest number of categories that are printed; the report file always has all of them."""
+
+COMPARED_OPTIONS = ("box_source", "threshold", "union_visible")
+"""Options that change the metrics. Two reports must agree in them, as in the protocol and the set of objects."""
 
 
 @dataclass
 class EvaluationReport:
-    """Figures with everything needed to compare them.
+    """Metrics with everything needed to compare them.
 
     Attributes:
         protocol: name of the protocol.
-        options: model, box source, threshold, objects scored and left out, how intervals are made.
-        metrics: figures of the model; None where there was nothing to divide by.
-        intervals: 95 % intervals of the figures, in the same form.
-        by_occlusion: figures by range of the true hidden share.
-        by_category: figures by category.
-        baselines: figures of each baseline on the same objects.
-        worst: the objects with the lowest IoU, worst first, if asked for.
-        version: package version.
+        options: model, box source, threshold, scored objects, objects without a prediction, and how intervals are
+            computed.
+        metrics: metrics of the model; None where the denominator is 0.
+        intervals: 95 % confidence intervals, in the form of `metrics`.
+        by_occlusion: metrics per range of the true occlusion rate.
+        by_category: metrics per category.
+        baselines: metrics of each baseline on the same objects.
+        worst: the objects with the lowest IoU, worst first, if requested.
+        version: version of the package.
     """
 
     protocol: str
     options: dict[str, Any]
-    metrics: Figures
-    intervals: Figures = field(default_factory=dict)
-    by_occlusion: list[Figures] = field(default_factory=list)
-    by_category: list[Figures] = field(default_factory=list)
-    baselines: dict[str, Figures] = field(default_factory=dict)
-    worst: list[Figures] = field(default_factory=list)
-    version: str = amodal.__version__
+    metrics: Metrics
+    intervals: Metrics = field(default_factory=dict)
+    by_occlusion: list[Metrics] = field(default_factory=list)
+    by_category: list[Metrics] = field(default_factory=list)
+    baselines: dict[str, Metrics] = field(default_factory=dict)
+    worst: list[Metrics] = field(default_factory=list)
+    version: str = __version__
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, in the form other programs read."""
+        """Return plain values, in the form that other programs read."""
         return asdict(self)
 
     @classmethod
     def load(cls, path: str | Path) -> EvaluationReport:
-        """Read a report back.
+        """Read a report file.
 
         Raises:
-            InputError: no file, or not a report.
+            InputError: the file does not exist or is not a report.
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -74,59 +78,57 @@ class EvaluationReport:
         return report
 
     def save(self, path: str | Path) -> Path:
-        """Write the report, complete or not at all.
+        """Write the report, completely or not at all.
 
         Raises:
-            InputError: a path that cannot be written.
+            InputError: the file cannot be written.
         """
-        return write_whole(Path(path), json.dumps(self.to_json(), indent=1, allow_nan=False))
+        return write_atomic(Path(path), json.dumps(self.to_json(), indent=1, allow_nan=False))
 
     def save_folder(self, folder: str | Path) -> Path:
         """Write `table.txt`, `plot.png` and, last, `report.json`.
 
         Raises:
-            InputError: the place is a file, or cannot be written to.
+            InputError: the path is a file, or the folder cannot be written to.
         """
-        from amodal.evaluation.plot import plot_png
-
-        folder = no_file(Path(folder))
-        picture = plot_png(self)
-        write_whole(folder / "table.txt", as_text(self.tables(), 120))
-        write_whole(folder / "plot.png", picture)
+        folder = require_folder(Path(folder))
+        plot = plot_png(self)
+        write_atomic(folder / "table.txt", as_text(self.tables(), 120))
+        write_atomic(folder / "plot.png", plot)
         return self.save(folder / "report.json")
 
     @property
-    def rows(self) -> dict[str, Figures]:
-        """Model and baselines by the titles they are printed under."""
-        others = {ROWS[name].title if name in ROWS else name: row for name, row in self.baselines.items()}
+    def rows(self) -> dict[str, Metrics]:
+        """Metrics of the model and the baselines, by the titles under which they are printed."""
+        others = {BASELINES[name].title if name in BASELINES else name: row for name, row in self.baselines.items()}
         return {str(self.options["model"]): self.metrics | {"intervals": self.intervals}, **others}
 
     @property
     def title(self) -> str:
-        """Protocol, objects and options in one line."""
-        named = [f"box {self.options.get('box_source') or 'not stated'}"]
+        """Protocol, number of objects and options in one line."""
+        parts = [f"box {self.options.get('box_source') or 'not stated'}"]
         if self.options.get("threshold") is not None:
-            named.append(f"threshold {self.options['threshold']}")
-        named.append("visible mask united" if self.options.get("union_visible") else "masks as they are")
+            parts.append(f"threshold {self.options['threshold']}")
+        parts.append("visible mask united" if self.options.get("union_visible") else "masks as they are")
         counts = f"{self.metrics['num_objects']} objects, {self.metrics['num_occluded']} occluded"
-        return f"{self.protocol}: {counts}; {', '.join(named)}"
+        return f"{self.protocol}: {counts}; {', '.join(parts)}"
 
     def table(self) -> Table:
-        """Model and baselines, one row each, with 95 % intervals."""
-        return _table(self.title, ["answer"], [([label], row) for label, row in self.rows.items()])
+        """Return the model and the baselines as a table, with 95 % intervals."""
+        return _table(self.title, ["prediction"], [([label], row) for label, row in self.rows.items()])
 
     def tables(self) -> Iterator[Table]:
-        """All tables: rows, occlusion ranges, and categories if they are few."""
+        """Yield all tables: the rows, the occlusion ranges, and the categories if they are few."""
         yield self.table()
         labels = [([range_label(r["above"], r["up_to"]), str(r["num_objects"])], r) for r in self.by_occlusion]
-        yield _table("by hidden share", ["hidden", "objects"], labels)
-        if 1 < len(self.by_category) <= MAX_CATEGORIES:
+        yield _table("by occlusion rate", ["occluded", "objects"], labels)
+        if 1 < len(self.by_category) <= MAX_PRINTED_CATEGORIES:
             labels = [([str(r["name"]), str(r["num_objects"])], r) for r in self.by_category]
             yield _table("by category", ["category", "objects"], labels)
 
 
 def as_text(tables: Iterable[Table], width: int) -> str:
-    """Tables as they are printed where `width` characters fit in a line."""
+    """Return tables as text with lines of at most `width` characters."""
     text = StringIO()
     console = Console(file=text, width=width)
     for table in tables:
@@ -134,38 +136,172 @@ def as_text(tables: Iterable[Table], width: int) -> str:
     return text.getvalue()
 
 
-def _table(title: str, heads: list[str], rows: list[tuple[list[str], Figures]]) -> Table:
+def flatten(row: Metrics) -> tuple[dict[str, float | None], dict[str, list[float] | None]]:
+    """Return the metrics and the intervals of a row by flat names; `amodal_ap` nests them by kind of mask.
+
+    Of COCO's twelve metrics only those that every row has are returned.
+    """
+    metrics: dict[str, float | None] = {}
+    intervals: dict[str, Any] = {}
+    nested_intervals = row.get("intervals") or {}
+    for name, value in row.items():
+        if name.startswith("mIoU"):
+            metrics[name], intervals[name] = value, nested_intervals.get(name)
+        elif name in ("amodal", "visible") and isinstance(value, dict):
+            for short in ("AP", "AP50", "AP75"):
+                metrics[f"{short} {name}"] = value.get(short)
+                intervals[f"{short} {name}"] = (nested_intervals.get(name) or {}).get(short)
+    return metrics, intervals
+
+
+def _table(title: str, heads: list[str], rows: list[tuple[list[str], Metrics]]) -> Table:
     flat = [(labels, *flatten(row)) for labels, row in rows]
-    names = list(dict.fromkeys(name for _, figures, _ in flat for name in figures))
+    names = list(dict.fromkeys(name for _, metrics, _ in flat for name in metrics))
     table = Table(title=title, title_justify="left")
     for head in heads:
         table.add_column(head)
     for name in names:
         table.add_column(name, justify="right")
-    for labels, figures, intervals in flat:
-        table.add_row(*labels, *(_cell(figures.get(n), intervals.get(n)) for n in names))
+    for labels, metrics, intervals in flat:
+        table.add_row(*labels, *(_cell(metrics.get(n), intervals.get(n)) for n in names))
     return table
-
-
-def flatten(row: Figures) -> tuple[dict[str, float | None], dict[str, list[float] | None]]:
-    """Figures and intervals of a row under flat names; `amodal_ap` nests them by kind of mask.
-
-    Of COCO's twelve figures those stay that every row has.
-    """
-    figures: dict[str, float | None] = {}
-    intervals: dict[str, Any] = {}
-    between = row.get("intervals") or {}
-    for name, value in row.items():
-        if name.startswith("mIoU"):
-            figures[name], intervals[name] = value, between.get(name)
-        elif name in ("amodal", "visible") and isinstance(value, dict):
-            for short in ("AP", "AP50", "AP75"):
-                figures[f"{short} {name}"] = value.get(short)
-                intervals[f"{short} {name}"] = (between.get(name) or {}).get(short)
-    return figures, intervals
 
 
 def _cell(value: float | None, interval: list[float] | None) -> str:
     if value is None:
         return "-"
     return f"{value:.4f}" if interval is None else f"{value:.4f} ({interval[0]:.3f}-{interval[1]:.3f})"
+
+
+def plot_png(report: EvaluationReport) -> bytes:
+    """Plot the metrics by occlusion range, one panel per metric: the model with 95 % intervals, and the baselines."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only needed for this plot
+    from matplotlib.figure import Figure
+
+    rows = [flatten(row) for row in report.by_occlusion]
+    names = [n for n in dict.fromkeys(n for metrics, _ in rows for n in metrics) if n[:4] in ("mIoU", "AP a", "AP v")]
+    labels = [f"{range_label(r['above'], r['up_to'])}\n{r['num_objects']} objects" for r in report.by_occlusion]
+    figure = Figure(figsize=(5.2 * max(len(names), 1), 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(report.title, fontsize=10)
+    for index, name in enumerate(names):
+        axes = figure.add_subplot(1, len(names), index + 1)
+        _plot_metric(axes, name, report, rows)
+        axes.set_title(name, fontsize=10)
+        axes.set_xticks(range(len(labels)), labels, fontsize=7)
+        axes.set_xlabel("occlusion rate of the object", fontsize=8)
+        axes.set_xlim(-0.6, len(labels) - 0.4)
+        axes.set_ylim(0, 1.02)
+        axes.grid(axis="y", alpha=0.3)
+        if index == 0:
+            figure.legend(*axes.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=3)
+    content = BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    return content.getvalue()
+
+
+def _plot_metric(
+    axes: Any, name: str, report: EvaluationReport, rows: list[tuple[dict[str, Any], dict[str, Any]]]
+) -> None:
+    values = [metrics.get(name) for metrics, _ in rows]
+    known = [(i, v, rows[i][1].get(name) or [v, v]) for i, v in enumerate(values) if v is not None]
+    if known:
+        x, y, ends = zip(*known, strict=True)
+        errors = [
+            [max(v - low, 0) for v, (low, _) in zip(y, ends, strict=True)],
+            [max(high - v, 0) for v, (_, high) in zip(y, ends, strict=True)],
+        ]
+        label = str(report.options["model"])
+        axes.bar(x, y, 0.6, yerr=errors, capsize=3, color="#4477aa", alpha=0.85, label=label)
+    for (label, row), marker in zip(list(report.rows.items())[1:], "osD^v<>P", strict=False):
+        points = [(i, flatten(r)[0].get(name)) for i, r in enumerate(row.get("by_occlusion") or [])]
+        shown = [(i, v) for i, v in points if v is not None]
+        if shown:
+            axes.plot(*zip(*shown, strict=True), marker, ms=5, ls=":", lw=0.8, label=label)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two reports of one protocol on the same objects, made by `compare`.
+
+    Attributes:
+        first: one report.
+        second: the other report.
+        different: options that differ and were allowed to.
+    """
+
+    first: EvaluationReport
+    second: EvaluationReport
+    different: tuple[str, ...] = ()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return each metric of both reports with its difference: overall, then by occlusion range."""
+        rows = []
+        pairs = [("all", self.first.metrics, self.second.metrics)]
+        for a, b in zip(self.first.by_occlusion, self.second.by_occlusion, strict=False):
+            pairs.append((range_label(a["above"], a["up_to"]), a, b))
+        for objects, a, b in pairs:
+            first, second = flatten(a)[0], flatten(b)[0]
+            for name, x in first.items():
+                y = second.get(name)
+                difference = None if x is None or y is None else y - x
+                rows.append({"objects": objects, "figure": name, "first": x, "second": y, "difference": difference})
+        return rows
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "protocol": self.first.protocol,
+            "num_objects": self.first.metrics["num_objects"],
+            "models": [self.first.options["model"], self.second.options["model"]],
+            "different_options": {n: [r.options.get(n) for r in (self.first, self.second)] for n in self.different},
+            "rows": self.rows(),
+        }
+
+    def table(self) -> Table:
+        """Return a table with one line per metric and occlusion range."""
+        note = "".join(
+            f"; {n} {self.first.options.get(n)} against {self.second.options.get(n)}" for n in self.different
+        )
+        title = f"{self.first.protocol}: {self.first.metrics['num_objects']} objects{note}"
+        table = Table(title=title, title_justify="left")
+        names = [str(r.options["model"]) for r in (self.first, self.second)]
+        for head in ("occluded", "metric"):
+            table.add_column(head)
+        for head in (*names, "difference"):
+            table.add_column(head, justify="right")
+        for row in self.rows():
+            values = [("-" if row[k] is None else format(row[k], ".4f")) for k in ("first", "second")]
+            difference = "-" if row["difference"] is None else format(row["difference"], "+.4f")
+            table.add_row(row["objects"], row["figure"], *values, difference)
+        return table
+
+
+def compare(first: EvaluationReport, second: EvaluationReport, allow: tuple[str, ...] = ()) -> Comparison:
+    """Compare two reports.
+
+    Args:
+        first: one report.
+        second: the other report.
+        allow: options of `COMPARED_OPTIONS` that may differ; the comparison names them.
+
+    Raises:
+        InputError: the reports differ in the protocol, the objects or another option, or `allow` has an unknown name.
+    """
+    for name in allow:
+        if name not in COMPARED_OPTIONS:
+            raise InputError(f"allow: expected one of {', '.join(COMPARED_OPTIONS)}, got {name!r}")
+    if first.protocol != second.protocol:
+        raise InputError(f"compare: expected one protocol, got {first.protocol!r} and {second.protocol!r}")
+    digests = [r.options.get("objects_sha256") for r in (first, second)]
+    if None in digests:
+        raise InputError("compare: expected reports that name their objects (objects_sha256), got one without")
+    if digests[0] != digests[1]:
+        a, b = (f"{r.metrics['num_objects']} ({r.options.get('objects')})" for r in (first, second))
+        raise InputError(f"compare: expected the same objects in both reports, got {a} and {b}, not the same ones")
+    different = tuple(n for n in COMPARED_OPTIONS if first.options.get(n) != second.options.get(n))
+    for name in different:
+        if name not in allow:
+            values = " and ".join(repr(r.options.get(name)) for r in (first, second))
+            raise InputError(f"compare: expected the same {name} in both reports, got {values} (--allow {name})")
+    return Comparison(first, second, different)

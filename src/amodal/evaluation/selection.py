@@ -1,4 +1,4 @@
-"""Which objects are scored, and a name for exactly that set."""
+"""Which objects of a dataset are scored, and a digest that identifies exactly that set."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from pathlib import Path
 
 from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
 from amodal.errors import InputError
-from amodal.io.progress import bar
+from amodal.io.progress import progress_bar
 
-Key = tuple[int, int]
+ObjectKey = tuple[int, int]
 """(image id, annotation id)."""
 
 
 @dataclass(frozen=True)
-class Selection:
-    """Objects with an amodal mask, crowds left out, of a dataset.
+class ObjectSelection:
+    """The objects of a dataset that are scored: those with an amodal mask, without crowd regions.
 
     Attributes:
-        listed: only these, all if None.
-        max_objects: only the first so many in file order, all if None.
+        listed: select these objects only; all if None.
+        max_objects: select the first objects in file order only; all if None.
 
     Raises:
-        InputError: a number below 1.
+        InputError: `max_objects` is below 1.
     """
 
-    listed: frozenset[Key] | None = None
+    listed: frozenset[ObjectKey] | None = None
     max_objects: int | None = None
 
     def __post_init__(self) -> None:
@@ -36,72 +36,73 @@ class Selection:
 
     @property
     def description(self) -> str:
-        """For the report."""
+        """The selection in words, for the report."""
         text = "all annotated objects" if self.listed is None else f"an explicit list of {len(self.listed)}"
         return text if self.max_objects is None else f"the first {self.max_objects} of {text}"
 
-    def of(self, dataset: AnnotatedDataset, progress: bool = False) -> Iterator[tuple[ImageSample, list[ObjectSample]]]:
-        """Images with their chosen objects, images without any left out; with a bar if asked for.
+    def iterate(
+        self, dataset: AnnotatedDataset, progress: bool = False
+    ) -> Iterator[tuple[ImageSample, list[ObjectSample]]]:
+        """Yield each image with its selected objects; images without any are skipped.
 
         Raises:
-            InputError: as `check_found`, once all images are gone through.
+            InputError: as `check_complete`, after the last image.
         """
-        found, left = list[Key](), self.max_objects
-        for image in bar(dataset.images, "evaluate", progress):
-            things = self.things(image)[:left]
-            left = None if left is None else left - len(things)
-            found += [(image.id, thing.id) for thing in things]
-            if things:
-                yield image, things
-            if left == 0:
+        keys, num_left = list[ObjectKey](), self.max_objects
+        for image in progress_bar(dataset.images, "evaluate", progress):
+            objects = self.objects_of(image)[:num_left]
+            num_left = None if num_left is None else num_left - len(objects)
+            keys += [(image.id, obj.id) for obj in objects]
+            if objects:
+                yield image, objects
+            if num_left == 0:
                 break
-        self.check_found(found)
+        self.check_complete(keys)
 
-    def things(self, image: ImageSample) -> list[ObjectSample]:
-        """The chosen objects of an image, whatever their number."""
-        known = [t for t in image.objects if t.amodal_rle is not None and not t.iscrowd]
-        return known if self.listed is None else [t for t in known if (image.id, t.id) in self.listed]
+    def objects_of(self, image: ImageSample) -> list[ObjectSample]:
+        """Return the selected objects of an image, without regard to `max_objects`."""
+        objects = [obj for obj in image.objects if obj.amodal_rle is not None and not obj.iscrowd]
+        return objects if self.listed is None else [obj for obj in objects if (image.id, obj.id) in self.listed]
 
-    def check_found(self, found: Iterable[Key]) -> None:
-        """Whether the chosen objects are all that were asked for.
+    def check_complete(self, keys: Iterable[ObjectKey]) -> None:
+        """Check that the selected objects are all that were listed.
 
         Raises:
-            InputError: an object of the list is not in the dataset or has no amodal mask; no
-                object at all.
+            InputError: a listed object is not in the dataset or has no amodal mask, or no object is selected.
         """
-        keys = set(found)
-        missing = set() if self.listed is None or self.max_objects is not None else self.listed - keys
+        selected = set(keys)
+        missing = set() if self.listed is None or self.max_objects is not None else self.listed - selected
         if missing:
             first = "_".join(map(str, min(missing)))
             raise InputError(
                 f"objects: expected a list of annotated objects with amodal masks, got {len(missing)} others, "
                 f"the first {first}"
             )
-        if not keys:
+        if not selected:
             raise InputError("annotations: expected objects with amodal masks, got none")
 
-    def check(self, dataset: AnnotatedDataset) -> None:
-        """Find a bad list before hours of work; without a list there is nothing to find.
+    def check_list(self, dataset: AnnotatedDataset) -> None:
+        """Check the list before any time is spent on predictions; does nothing without a list.
 
         Raises:
-            InputError: as `check_found`.
+            InputError: as `check_complete`.
         """
         if self.listed is not None:
-            for _ in self.of(dataset):
+            for _ in self.iterate(dataset):
                 pass
 
 
-def read_object_list(path: Path) -> frozenset[Key]:
-    """Read `imageid_annoid` lines, the form of C2F-Seg's lists; blank lines are skipped.
+def read_object_list(path: Path) -> frozenset[ObjectKey]:
+    """Read a text file with one `imageid_annoid` per line; blank lines are skipped.
 
     Raises:
-        InputError: no file, a line of another form, a repeated line, or no line.
+        InputError: the file cannot be read, a line has another form or is repeated, or there is no line.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"objects: expected a text file, got {str(path)!r}, which cannot be read as one") from error
-    keys: set[Key] = set()
+    keys: set[ObjectKey] = set()
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -119,7 +120,7 @@ def read_object_list(path: Path) -> frozenset[Key]:
     return frozenset(keys)
 
 
-def digest(keys: Iterable[Key]) -> str:
-    """SHA-256 over the sorted `imageid_annoid` lines: equal for equal sets of objects."""
+def objects_digest(keys: Iterable[ObjectKey]) -> str:
+    """Return the SHA-256 of the sorted `imageid_annoid` lines; equal sets of objects have equal digests."""
     lines = "".join(f"{image}_{annotation}\n" for image, annotation in sorted(keys))
     return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,10 +1,9 @@
-"""The `amodal_ap` protocol: COCO's average precision on amodal and on visible masks.
+"""The `amodal_ap` protocol: COCO's average precision, on amodal and on visible masks.
 
-Matching and accumulation are pycocotools' own: 101 recall points, IoU .50:.95, at most 1, 10 and
-100 detections an image and category. AP by occlusion range is COCO's way with object sizes, the
-hidden share in the place of the area: truth of another range is ignored, and a detection that
-matches nothing counts in the range of its own hidden share, or in every range if it has no
-visible mask.
+Matching and accumulation are pycocotools' own: 101 recall points, IoU thresholds .50:.95, at most 1, 10 and 100
+detections per image and category. AP by occlusion range works like COCO's AP by object size, with the occlusion rate
+instead of the area: true objects of another range are ignored, and an unmatched detection counts as wrong in the
+range of its own occlusion rate, or in every range if it has no visible mask.
 """
 
 from __future__ import annotations
@@ -21,21 +20,20 @@ import numpy.typing as npt
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from amodal.metrics.bootstrap import image_weights, percentile_interval
-from amodal.metrics.ranges import EDGES
-from amodal.metrics.ratios import Values
+from amodal.metrics.intervals import EDGES, FloatArray, image_weights, percentile_interval
 from amodal.ops.rle import Rle, rle_area
 
-Kind = Literal["amodal", "visible"]
-Figures = dict[str, float | None]
+MaskKind = Literal["amodal", "visible"]
+APMetrics = dict[str, float | None]
 
-NAMES = (
+METRIC_NAMES = (
     *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
     *("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large"),
 )  # fmt: skip
 """In the order of pycocotools' `COCOeval.stats`."""
 _MAIN = ("AP", "AP50", "AP75")
-_NO_RANGE = -1  # of a detection without a visible mask
+UNKNOWN_RANGE = -1
+"""Range index of a detection without a visible mask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,31 +41,32 @@ class Instance:
     """A true object or a detection.
 
     Attributes:
-        image_id: of its image.
-        category_id: of its category.
+        image_id: image it belongs to.
+        category_id: its category.
         amodal: amodal mask.
         visible: visible mask; None for a detection without one.
-        range_index: of its hidden share, see `ranges`; `-1` where unknown.
-        score: of a detection, larger is surer.
-        iscrowd: true region of many objects: matches any number of detections and counts none.
+        range_index: index of its `OcclusionRange`; `UNKNOWN_RANGE` without a visible mask.
+        score: confidence of a detection, higher is more confident.
+        iscrowd: whether it is a true region of many objects, which may match any number of detections and does not
+            count as missed.
     """
 
     image_id: int
     category_id: int
     amodal: Rle
     visible: Rle | None
-    range_index: int = _NO_RANGE
+    range_index: int = UNKNOWN_RANGE
     score: float = 1.0
     iscrowd: bool = False
 
 
 class AveragePrecision:
-    """AP of detections on one kind of mask.
+    """Average precision of detections on one kind of mask.
 
     Args:
-        truth: true objects, each with the mask of this kind.
-        detections: detections; those without a mask of this kind are left out.
-        image_sizes: (H, W) of every image, also those without objects.
+        truth: true objects, each with a mask of this kind.
+        detections: detections; those without a mask of this kind are ignored.
+        image_sizes: (H, W) of every image by id, including images without objects.
         kind: which masks are compared.
     """
 
@@ -76,43 +75,46 @@ class AveragePrecision:
         truth: Sequence[Instance],
         detections: Sequence[Instance],
         image_sizes: dict[int, tuple[int, int]],
-        kind: Kind,
+        kind: MaskKind,
     ) -> None:
         self._truth, self._kind, self._sizes = truth, kind, image_sizes
-        self._found = [d for d in detections if getattr(d, kind) is not None]
-        self._categories = sorted({t.category_id for t in truth} | {d.category_id for d in self._found})
+        self._detections = [d for d in detections if getattr(d, kind) is not None]
+        self._categories = sorted({t.category_id for t in truth} | {d.category_id for d in self._detections})
         self._overall = self._run(by_range=False)
 
-    def figures(self) -> Figures:
-        """The twelve figures that COCO prints, under `NAMES`; None where there is no truth."""
+    def metrics(self) -> APMetrics:
+        """Return the twelve metrics that COCO prints, by `METRIC_NAMES`; None where there are no true objects."""
         with contextlib.redirect_stdout(io.StringIO()):
             self._overall.summarize()
-        return {name: _known(value) for name, value in zip(NAMES, self._overall.stats, strict=True)}
+        return {name: _or_none(value) for name, value in zip(METRIC_NAMES, self._overall.stats, strict=True)}
 
-    def by_category(self) -> dict[int, Figures]:
-        """`AP`, `AP50`, `AP75` of each category."""
+    def by_category(self) -> dict[int, APMetrics]:
+        """Return `AP`, `AP50` and `AP75` per category id."""
         precision = self._overall.eval["precision"]  # (T, R, K, A, M)
         return {c: _main(precision[:, :, k, 0, -1]) for k, c in enumerate(self._categories)}
 
-    def by_range(self) -> list[Figures]:
-        """`AP`, `AP50`, `AP75` of each occlusion range."""
+    def by_range(self) -> list[APMetrics]:
+        """Return `AP`, `AP50` and `AP75` per occlusion range."""
         precision = self._run(by_range=True).eval["precision"]
         return [_main(precision[:, :, :, a, -1]) for a in range(precision.shape[3])]
 
-    def intervals(self, resamples: int, seed: int) -> dict[str, list[float] | None]:
-        """95 % intervals of `AP`, `AP50`, `AP75` from resampled images; matches stay as they are."""
-        drawn = [self.weighted(w) for block in image_weights(len(self.image_ids), resamples, seed) for w in block]
-        ends = percentile_interval(np.array(drawn))
+    def intervals(self, num_resamples: int, seed: int) -> dict[str, list[float] | None]:
+        """Return 95 % intervals of `AP`, `AP50` and `AP75` from resampled images.
+
+        Detections are matched once; resampling an image repeats or drops its matches.
+        """
+        blocks = image_weights(len(self.image_ids), num_resamples, seed)
+        ends = percentile_interval(np.array([self.weighted(weights) for block in blocks for weights in block]))
         return {name: None if np.isnan(end).any() else end.tolist() for name, end in zip(_MAIN, ends, strict=True)}
 
     @property
     def image_ids(self) -> list[int]:
-        """In the order of `weighted`."""
+        """Image ids, in the order in which `weighted` takes its weights."""
         return list(self._overall.params.imgIds)
 
-    def weighted(self, weights: Values) -> list[float]:
-        """`AP`, `AP50`, `AP75` if image i were there weights[i] times; NaN without truth."""
-        return _mean_known(np.array([table.precision(weights) for table in self._tables]))  # (K, T)
+    def weighted(self, weights: FloatArray) -> list[float]:
+        """Return `AP`, `AP50` and `AP75` as if image i occurred weights[i] times; NaN without true objects."""
+        return _mean_over_categories(np.array([table.precision(weights) for table in self._tables]))  # (K, T)
 
     @cached_property
     def _tables(self) -> list[_Matches]:
@@ -120,12 +122,12 @@ class AveragePrecision:
         return [table for table in tables if table.num_truth.any()]
 
     def _run(self, by_range: bool) -> COCOeval:
-        """pycocotools' evaluation; ids start at 1, as it takes a match with id 0 for none."""
+        """Run pycocotools' evaluation. Ids start at 1, because pycocotools reads a match with id 0 as no match."""
         images = [{"id": i, "height": size[0], "width": size[1]} for i, size in self._sizes.items()]
         truth = [self._record(i + 1, t, by_range) for i, t in enumerate(self._truth)]
-        found = [self._record(i + 1, d, by_range) for i, d in enumerate(self._found)]
+        detections = [self._record(i + 1, d, by_range) for i, d in enumerate(self._detections)]
         with contextlib.redirect_stdout(io.StringIO()):
-            run = COCOeval(self._index(images, truth), self._index(images, found), "segm")
+            run = COCOeval(self._index(images, truth), self._index(images, detections), "segm")
             if by_range:
                 run.params.areaRng = [[i, i] for i in range(len(EDGES) + 1)]
                 run.params.areaRngLbl = [str(i) for i in range(len(EDGES) + 1)]
@@ -133,19 +135,19 @@ class AveragePrecision:
             run.accumulate()
         return run
 
-    def _record(self, number: int, thing: Instance, by_range: bool) -> dict[str, Any]:
-        mask = getattr(thing, self._kind)
+    def _record(self, record_id: int, instance: Instance, by_range: bool) -> dict[str, Any]:
+        mask = getattr(instance, self._kind)
         area: float = rle_area(mask)
-        if by_range:  # NaN lies outside no range
-            area = np.nan if thing.range_index == _NO_RANGE else thing.range_index
+        if by_range:  # no comparison with NaN is true, so pycocotools never treats it as outside a range
+            area = np.nan if instance.range_index == UNKNOWN_RANGE else instance.range_index
         return {
-            "id": number,
-            "image_id": thing.image_id,
-            "category_id": thing.category_id,
+            "id": record_id,
+            "image_id": instance.image_id,
+            "category_id": instance.category_id,
             "segmentation": mask,
             "area": area,
-            "iscrowd": int(thing.iscrowd),
-            "score": thing.score,
+            "iscrowd": int(instance.iscrowd),
+            "score": instance.score,
         }
 
     def _index(self, images: list[dict[str, Any]], records: list[dict[str, Any]]) -> COCO:
@@ -155,7 +157,7 @@ class AveragePrecision:
         return index
 
     def _matches(self, category: int) -> _Matches:
-        """What `COCOeval.evaluate` found for one category, all sizes."""
+        """Collect the matches that `COCOeval.evaluate` found for one category, over all object sizes."""
         params = self._overall.params
         num_images, num_ranges = len(params.imgIds), len(params.areaRng)
         first = category * num_ranges * num_images
@@ -175,53 +177,54 @@ class AveragePrecision:
 
 @dataclass(frozen=True)
 class _Matches:
-    """Detections of one category in falling order of score.
+    """Detections of one category, in descending order of score.
 
     Attributes:
-        image: (D,) index of each one's image.
-        right: (T, D) bool, matched at each IoU threshold.
-        wrong: (T, D) bool, matched with nothing.
-        num_truth: (I,) true objects an image.
+        image: (D,) index of the image of each detection.
+        true_positive: (T, D) bool, matched at each of T IoU thresholds.
+        false_positive: (T, D) bool, not matched.
+        num_truth: (I,) number of true objects per image.
     """
 
     image: npt.NDArray[np.int64]
-    right: npt.NDArray[np.bool_]
-    wrong: npt.NDArray[np.bool_]
+    true_positive: npt.NDArray[np.bool_]
+    false_positive: npt.NDArray[np.bool_]
     num_truth: npt.NDArray[np.int64]
 
-    def precision(self, weights: Values) -> Values:
-        """(T,) mean over COCO's recall points when image i is there weights[i] times; NaN without truth."""
+    def precision(self, weights: FloatArray) -> FloatArray:
+        """Return AP (T,) as if image i occurred weights[i] times; NaN without true objects."""
         num_truth = self.num_truth @ weights
         if num_truth == 0:
-            return np.full(len(self.right), np.nan)
+            return np.full(len(self.true_positive), np.nan)
         if not len(self.image):
-            return np.zeros(len(self.right))
-        share = weights[self.image]
-        right, wrong = np.cumsum(self.right * share, axis=1), np.cumsum(self.wrong * share, axis=1)
-        recall = right / num_truth
-        precision = right / (right + wrong + np.spacing(1))
+            return np.zeros(len(self.true_positive))
+        detection_weights = weights[self.image]
+        true_positives = np.cumsum(self.true_positive * detection_weights, axis=1)
+        false_positives = np.cumsum(self.false_positive * detection_weights, axis=1)
+        recall = true_positives / num_truth
+        precision = true_positives / (true_positives + false_positives + np.spacing(1))
         envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        points = np.linspace(0, 1, 101)
-        means = np.zeros(len(right))
-        for t in range(len(right)):
-            at = np.searchsorted(recall[t], points, side="left")
-            means[t] = envelope[t][at[at < recall.shape[1]]].sum() / len(points)
+        recall_points = np.linspace(0, 1, 101)
+        means = np.zeros(len(recall))
+        for t in range(len(recall)):
+            reached = np.searchsorted(recall[t], recall_points, side="left")
+            means[t] = envelope[t][reached[reached < recall.shape[1]]].sum() / len(recall_points)
         return means
 
 
-def _main(precision: Values) -> Figures:
-    """(T, R, ...) precisions to AP, AP50, AP75; -1 marks what has no truth."""
+def _main(precision: FloatArray) -> APMetrics:
+    """AP, AP50 and AP75 of (T, R, ...) precisions; pycocotools writes -1 where there are no true objects."""
     parts = (precision, precision[0], precision[5])
     return {n: float(p[p > -1].mean()) if (p > -1).any() else None for n, p in zip(_MAIN, parts, strict=True)}
 
 
-def _mean_known(precision: Values) -> list[float]:
-    """(K, T) APs of categories to AP, AP50, AP75 over those with truth; NaN without any."""
+def _mean_over_categories(precision: FloatArray) -> list[float]:
+    """AP, AP50 and AP75 of (K, T) precisions, over the categories with true objects; NaN if there are none."""
     known = precision[~np.isnan(precision).any(axis=1)] if len(precision) else precision
     if not len(known):
         return [np.nan] * len(_MAIN)
     return [float(known.mean()), float(known[:, 0].mean()), float(known[:, 5].mean())]
 
 
-def _known(value: float) -> float | None:
+def _or_none(value: float) -> float | None:
     return None if value < 0 else float(value)

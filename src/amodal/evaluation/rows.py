@@ -1,0 +1,297 @@
+"""Rows of the result table: each predicts masks for annotated objects, with a network or from a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
+from amodal.errors import InputError
+from amodal.evaluation.baselines import BASELINES, BaselineInputs
+from amodal.evaluation.boxes import BoxSource
+from amodal.evaluation.predictions import MaskPrediction, ObjectRecords
+from amodal.evaluation.selection import ObjectSelection
+from amodal.io.images import ImageArray
+from amodal.ops.arrays import Box, Boxes, Mask
+from amodal.ops.rle import Rle, encode_empty, encode_mask, encode_window
+
+if TYPE_CHECKING:
+    from amodal.inference.scene import SceneObject
+    from amodal.inference.segmenter import AmodalSegmenter
+
+
+class FullSizeMasks(Protocol):
+    """Predicted masks of one object at the size of the image."""
+
+    @property
+    def visible_mask(self) -> Mask:
+        """(H, W) bool."""
+
+    @property
+    def amodal_mask(self) -> Mask:
+        """(H, W) bool."""
+
+
+class MaskPredictor(Protocol):
+    """A model other than `AmodalSegmenter` that can be scored."""
+
+    def predict(self, image: ImageArray, boxes_xyxy: Boxes) -> Sequence[FullSizeMasks | MaskPrediction]:
+        """Return one prediction per box.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            boxes_xyxy: (N, 4) boxes in image pixels.
+        """
+
+
+class Row(Protocol):
+    """One row of the result table."""
+
+    def __call__(self, image: ImageSample, objects: Sequence[ObjectSample]) -> list[MaskPrediction | None]:
+        """Return one prediction per object, None for an object that cannot be predicted."""
+
+
+@dataclass
+class ImageCache:
+    """Loads each image once for all rows that look at it."""
+
+    path: Path | None = None
+    pixels: ImageArray | None = None
+
+    def load(self, image: ImageSample) -> ImageArray:
+        """Return (H, W, 3) uint8 RGB."""
+        if self.pixels is None or self.path != image.path:
+            self.path, self.pixels = image.path, image.load()
+        return self.pixels
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A row whose predictions come from a network.
+
+    Attributes:
+        model: the network.
+        boxes: source of the box prompts.
+        images: cache of the last image.
+        threshold: probability above which a pixel is foreground; the model's own if None.
+        union_visible: unite each amodal mask with the visible mask.
+        batch_size: maximum number of objects per forward pass.
+
+    Raises:
+        InputError: an invalid threshold or batch size, or mask options with a model other than `AmodalSegmenter`.
+    """
+
+    model: AmodalSegmenter | MaskPredictor
+    boxes: BoxSource
+    images: ImageCache
+    threshold: float | None = None
+    union_visible: bool = True
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InputError(f"batch_size: expected 1 or more, got {self.batch_size}")
+        if self.threshold is not None:
+            check_threshold(self.threshold)
+        if hasattr(self.model, "predict") and (self.threshold is not None or not self.union_visible):
+            raise InputError(
+                "threshold, union_visible: expected None and True for a model other than AmodalSegmenter, "
+                f"got {self.threshold} and {self.union_visible} for {type(self.model).__name__}"
+            )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """How the masks are made, for the report."""
+        config = getattr(getattr(self.model, "model", None), "config", None)
+        threshold = getattr(config, "mask_threshold", None) if self.threshold is None else self.threshold
+        return {"threshold": threshold, "union_visible": self.union_visible}
+
+    def __call__(self, image: ImageSample, objects: Sequence[ObjectSample]) -> list[MaskPrediction | None]:
+        """Return one prediction per object, None for an object without a box."""
+        boxes = self.boxes.boxes_for(image, objects)
+        predictions: list[MaskPrediction | None] = [None] * len(objects)
+        prompted = [(i, box) for i, box in enumerate(boxes) if box is not None]
+        if prompted:
+            boxes_xyxy = np.array([box for _, box in prompted], dtype=np.float64)
+            for (i, _), prediction in zip(prompted, self.predict(self.images.load(image), boxes_xyxy), strict=True):
+                predictions[i] = prediction
+        return predictions
+
+    def predict(self, image: ImageArray, boxes_xyxy: Boxes) -> list[MaskPrediction]:
+        """Return one prediction per box.
+
+        Raises:
+            InputError: a `MaskPredictor` does not return one prediction per box.
+        """
+        if hasattr(self.model, "predict"):
+            return self._predict_with_other_model(image, boxes_xyxy)
+        scene = self.model(
+            image,
+            boxes_xyxy,
+            threshold=self.threshold,
+            union_visible=self.union_visible,
+            batch_size=self.batch_size,
+        )
+        return [_encode_object(obj, self.model.has_visible_branch) for obj in scene.objects]
+
+    def _predict_with_other_model(self, image: ImageArray, boxes_xyxy: Boxes) -> list[MaskPrediction]:
+        predictions: list[MaskPrediction] = []
+        for start in range(0, len(boxes_xyxy), self.batch_size):
+            batch = boxes_xyxy[start : start + self.batch_size]
+            results = self.model.predict(image, batch)  # type: ignore[union-attr]
+            if len(results) != len(batch):
+                raise InputError(f"predict: expected one prediction for each of {len(batch)} boxes, got {len(results)}")
+            predictions += [r if isinstance(r, MaskPrediction) else _encode_full_size(r) for r in results]
+        return predictions
+
+
+def check_threshold(threshold: float) -> None:
+    """Raise `InputError` unless the threshold is in (0, 1)."""
+    if not 0 < threshold < 1:
+        raise InputError(f"threshold: expected a number in (0, 1), got {threshold}")
+
+
+def _encode_object(obj: SceneObject, has_visible: bool) -> MaskPrediction:
+    amodal, visible = (encode_window(m, obj.window, obj.size) for m in (obj.amodal_in_window, obj.visible_in_window))
+    return MaskPrediction(amodal, visible if has_visible else None, obj.score)
+
+
+def _encode_full_size(masks: FullSizeMasks) -> MaskPrediction:
+    score = float(getattr(masks, "score", 1.0))
+    return MaskPrediction(encode_mask(masks.amodal_mask), encode_mask(masks.visible_mask), score)
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """A row whose predictions come from a file.
+
+    Attributes:
+        records: records of the file.
+        union_visible: unite each amodal mask with the visible mask.
+    """
+
+    records: ObjectRecords
+    union_visible: bool = False
+
+    def __call__(self, image: ImageSample, objects: Sequence[ObjectSample]) -> list[MaskPrediction | None]:
+        """Return one prediction per object, None for an object that is not in the file."""
+        return self.records.predictions(image.id, [obj.id for obj in objects], image.size, self.union_visible)
+
+
+class ResumableRow:
+    """A row that saves its predictions to a file as they are made, so that a stopped run can be resumed.
+
+    The first line of the file states all settings that the predictions depend on; a file with other settings is
+    replaced. Images whose line is complete are not predicted again.
+
+    Args:
+        row: makes the predictions.
+        path: of the file; `finish` deletes it.
+        settings: content of the first line.
+    """
+
+    def __init__(self, row: Row, path: Path, settings: dict[str, Any]) -> None:
+        self._row, self._path = row, path
+        self._saved: dict[int, dict[int, MaskPrediction | None]] = {}
+        self._started = False
+        header = json.dumps(settings, sort_keys=True)
+        # The part after the last line break is empty, or a line that was cut off when the run was stopped.
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
+        lines = lines if lines and lines[0] == header else [header]
+        for record in map(json.loads, lines[1:]):
+            self._saved[record["image_id"]] = {
+                i: None if masks is None else MaskPrediction(*masks) for i, masks in record["answers"]
+            }
+        self._content = "\n".join(lines) + "\n"
+
+    def __call__(self, image: ImageSample, objects: Sequence[ObjectSample]) -> list[MaskPrediction | None]:
+        """Return the saved predictions of an image, or make and save them."""
+        saved = self._saved.get(image.id, {})
+        if all(obj.id in saved for obj in objects):
+            return [saved[obj.id] for obj in objects]
+        predictions = self._row(image, objects)
+        plain = [None if p is None else (p.amodal, p.visible, p.score) for p in predictions]
+        record = {"image_id": image.id, "answers": [(obj.id, p) for obj, p in zip(objects, plain, strict=True)]}
+        if not self._started:  # not before the first prediction, so that a run with invalid input writes nothing
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(self._content, encoding="utf-8")
+            self._started = True
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        return predictions
+
+    def finish(self) -> None:
+        """Delete the file; call it once the report is complete."""
+        self._path.unlink(missing_ok=True)
+
+
+class Case(NamedTuple):
+    """One object to score, with its annotation and the predictions of the rows.
+
+    Attributes:
+        image_id: image of the object.
+        annotation_id: annotation of the object.
+        category_id: category of the object.
+        visible: true visible mask.
+        amodal: true amodal mask.
+        box: box prompt; None if the object has none.
+        predictions: prediction by name of the row; None for an object that the row cannot predict. Baselines without
+            a network have no entry, `prediction_of` computes theirs.
+    """
+
+    image_id: int
+    annotation_id: int
+    category_id: int
+    visible: Rle
+    amodal: Rle
+    box: Box | None
+    predictions: dict[str, MaskPrediction | None]
+
+
+def iterate_cases(
+    dataset: AnnotatedDataset,
+    selection: ObjectSelection,
+    rows: Mapping[str, Row],
+    boxes: BoxSource,
+    progress: bool = False,
+) -> Iterator[Case]:
+    """Yield the selected objects of a dataset in file order, with the predictions of every row."""
+    for image, objects in selection.iterate(dataset, progress):
+        yield from cases_of_image(image, objects, rows, boxes)
+
+
+def cases_of_image(
+    image: ImageSample, objects: Sequence[ObjectSample], rows: Mapping[str, Row], boxes: BoxSource
+) -> Iterator[Case]:
+    """Yield objects of one image with the predictions of every row."""
+    prompts = boxes.boxes_for(image, objects)
+    predictions = {name: row(image, objects) for name, row in rows.items()}
+    for i, obj in enumerate(objects):
+        assert obj.amodal_rle is not None
+        of_object = {name: of_row[i] for name, of_row in predictions.items()}
+        yield Case(image.id, obj.id, obj.category_id, obj.visible_rle, obj.amodal_rle, prompts[i], of_object)
+
+
+def prediction_of(case: Case, name: str, main: str) -> MaskPrediction:
+    """Return what a row predicts for an object: its prediction, a baseline's mask, or empty masks.
+
+    Args:
+        case: the object.
+        name: the row.
+        main: row whose visible mask the baselines may use.
+    """
+    if name not in case.predictions:
+        amodal_mask, of_main = BASELINES[name].amodal_mask, case.predictions.get(main)
+        assert amodal_mask is not None
+        inputs = BaselineInputs(case.visible, case.box, of_main.visible if of_main else None)
+        return MaskPrediction(amodal_mask(inputs), None)
+    prediction = case.predictions[name]
+    if prediction is None:
+        empty = encode_empty(case.amodal["size"])
+        return MaskPrediction(empty, empty, 0.0)
+    return prediction

@@ -1,0 +1,124 @@
+"""The evaluator scores `AmodalSegmenter` itself, and SAM without fine-tuning in the same way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from amodal import AmodalSegmenter
+from amodal.errors import InputError
+from amodal.evaluation.baselines import SAM_THRESHOLD, pretrained_sam
+from amodal.evaluation.boxes import BoxSource
+from amodal.evaluation.evaluator import EvaluationSettings, evaluate, evaluate_baseline
+from amodal.evaluation.predictions import MaskPrediction
+from amodal.evaluation.rows import ImageCache, ModelRow
+from amodal.ops.rle import decode_mask, encode_window
+from tests.evaluation.toy_predictions import toy
+
+BOXES = np.array([[10.0, 12.0, 60.0, 70.0], [-5.0, 3.0, 30.0, 200.0]])
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> AmodalSegmenter:
+    return AmodalSegmenter.from_pretrained("plug-tiny", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
+
+
+def predict(
+    segmenter: AmodalSegmenter, image: np.ndarray, threshold: float | None = None, union_visible: bool = True
+) -> list[MaskPrediction]:
+    row = ModelRow(segmenter, BoxSource("gt_visible"), ImageCache(), threshold, union_visible)
+    return row.predict(image, BOXES)
+
+
+@pytest.mark.parametrize("threshold", [None, 0.6])
+def test_predictions_are_the_masks_of_the_segmenter(
+    segmenter: AmodalSegmenter, image: np.ndarray, threshold: float | None
+) -> None:
+    predictions = predict(segmenter, image, threshold)
+    scene = segmenter(image, BOXES, threshold=threshold)
+    for prediction, obj in zip(predictions, scene.objects, strict=True):
+        assert np.array_equal(decode_mask(prediction.amodal), obj.amodal_mask)
+        assert np.array_equal(decode_mask(prediction.visible or {}), obj.visible_mask)
+        assert prediction.score == obj.score
+        assert obj.amodal_mask.any()
+
+
+def test_masks_can_be_kept_as_the_network_gives_them(segmenter: AmodalSegmenter, image: np.ndarray) -> None:
+    num_outside = 0
+    for raw, united in zip(predict(segmenter, image, union_visible=False), predict(segmenter, image), strict=True):
+        amodal, visible = decode_mask(raw.amodal), decode_mask(raw.visible or {})
+        assert np.array_equal(amodal | visible, decode_mask(united.amodal))
+        num_outside += int((visible & ~amodal).sum())
+    assert num_outside > 0  # the two branches disagree on noise, so the option has an effect
+
+
+def test_threshold_and_union_reach_the_segmenter_and_the_report(segmenter: AmodalSegmenter, tmp_path: Path) -> None:
+    _, dataset = toy(tmp_path, 1)
+    default, changed = (
+        evaluate(segmenter, dataset, baselines=(), progress=False, **options)
+        for options in ({}, {"threshold": 0.6, "union_visible": False})
+    )
+    assert (default.options["threshold"], default.options["union_visible"]) == (0.3, True)
+    assert (changed.options["threshold"], changed.options["union_visible"]) == (0.6, False)
+    assert default.metrics["mIoU_full"] != changed.metrics["mIoU_full"]
+
+
+def test_invalid_thresholds_raise(segmenter: AmodalSegmenter, image: np.ndarray) -> None:
+    with pytest.raises(InputError, match=r"threshold: expected a number in \(0, 1\), got 1.5"):
+        predict(segmenter, image, threshold=1.5)
+
+
+def test_pretrained_sam_is_transformers_sam_on_the_crop(image: np.ndarray) -> None:
+    from amodal.models.bases.sam import load_sam
+
+    ours = pretrained_sam("sam-tiny", "cpu")
+    assert ours.model.config.mask_threshold == SAM_THRESHOLD
+    assert not ours.has_visible_branch
+    assert predict(ours, image)[0].visible is None
+    sam = load_sam("sam-tiny").model.eval().double()  # in float32 both are off by 3e-4
+    inputs = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)).double()
+    box = torch.tensor([[[20.0, 30.0, 90.0, 100.0]]]).double()
+    with torch.inference_mode():
+        expected = sam(pixel_values=inputs, input_boxes=box, multimask_output=False).pred_masks[:, :, 0]
+        got = ours.model.double()(inputs, box).pred_masks
+    small = torch.nn.functional.interpolate(expected, size=got.shape[-2:], mode="bilinear", align_corners=False)
+    torch.testing.assert_close(got, small, atol=1e-5, rtol=0)
+
+
+def test_sam_is_given_the_amodal_box_as_in_the_paper(tmp_path: Path) -> None:
+    _, dataset = toy(tmp_path, 1)
+    image, (x0, y0, _, y1) = dataset.images[0], dataset.images[0].objects[0].visible_box_xyxy
+    strip = (x0, y0, x0 + 6, y1)  # the visible part of the first object
+    part = np.ones((int(y1 - y0), 6), bool)
+    visible = encode_window(part, (int(x0), int(y0), int(x0) + 6, int(y1)), image.size)
+    changed = replace(image.objects[0], visible_rle=visible, visible_box_xyxy=strip)
+    dataset = replace(dataset, images=(replace(image, objects=(changed,)),))
+    settings = EvaluationSettings(baselines=(), progress=False, resampling=None)
+    visible_box = evaluate_baseline("sam", dataset, settings)
+    amodal_box = evaluate_baseline("sam_amodal_box", dataset, settings)
+    assert (visible_box.options["box_source"], amodal_box.options["box_source"]) == ("gt_visible", "gt_amodal")
+    assert visible_box.options["threshold"] == amodal_box.options["threshold"] == 0.5
+    assert amodal_box.options["sam"] == "sam-tiny"
+    assert amodal_box.metrics["mIoU_full"] > visible_box.metrics["mIoU_full"] + 0.1
+    with pytest.raises(InputError, match="base: expected a bundled name"):
+        evaluate_baseline("sam", dataset, replace(settings, sam=str(tmp_path)))
+
+
+def test_baselines_that_cannot_be_scored_alone_or_take_no_threshold_raise(tmp_path: Path) -> None:
+    _, dataset = toy(tmp_path, 1)
+    settings = EvaluationSettings(progress=False)
+    with pytest.raises(InputError, match="expected a baseline that can be scored alone, got 'hull_own_visible'"):
+        evaluate_baseline("hull_own_visible", dataset, settings)
+    with pytest.raises(InputError, match="threshold: expected None for 'filled_box', which takes none, got 0.5"):
+        evaluate_baseline("filled_box", dataset, settings, threshold=0.5)
+    with pytest.raises(InputError, match="baseline: expected one of true_visible, .* got 'triangle'"):
+        evaluate_baseline("triangle", dataset, settings)
