@@ -1,13 +1,13 @@
 """PLUG's tables 2 and 3 at our scale: what each part of the method adds on the frozen `sam-tiny`.
 
-Every row is trained by the same recipe, for the same steps, on the same batches, from several
-seeds; only the model's settings differ. The weights that scored best on the validation sets are
-scored on the test sets. A call that was stopped goes on where it was when it is given again.
+Every row is trained with the same recipe, number of steps and batches, from several seeds; only the
+settings of the model differ. The weights with the best validation score are evaluated on the test sets.
+To resume a call that was stopped, give the same command again.
 
 Command: python benchmarks/ablation.py --steps 600 --seeds 3
-On several cores: the same with --part 0/2 and, beside it, --part 1/2, each with OMP_NUM_THREADS=1.
+On several cores: run the command with --part 0/2 and at the same time with --part 1/2, each with OMP_NUM_THREADS=1.
 Data: docs/models.md says how the folders under data/ are made.
-Writes ablation.json, ablation.md and ablation.png beside this file, anew after each training.
+Writes ablation.json, ablation.md and ablation.png next to this file, and replaces them after each training.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ import torch
 from ablation_report import write_report
 from parts import add_part
 
-from amodal.data.readers import read_dataset
+from amodal.data.datasets import read_dataset
 from amodal.evaluation.evaluator import evaluate
 from amodal.inference.segmenter import AmodalSegmenter
-from amodal.io.files import write_whole
-from amodal.training.build import Training, build
-from amodal.training.feeding import loader, step_sampler
+from amodal.io.files import write_atomic
+from amodal.training.build import TrainingSetup, build, step_sampler
+from amodal.training.datasets.sampling import loader
 from amodal.training.loop import train
 from amodal.training.recipe import Recipe, load_recipe
 
@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes/plug/tiny.yaml"
 TEST_SETS = {"scenes": "data/scenes-test/annotations.json", "pasted": "data/paste-test/annotations.json"}
 
-# Paper: a frozen base, BCE and the point loss alone, AdamW.
+# As in the paper: a frozen base, only BCE and the point loss, AdamW.
 SHARED = [
     "model.train_base=false", "model.dice_weight=0.0", "model.iou_weight=0.0", "training.ema=0.0",
     "training.optimizer=adamw",
@@ -51,10 +51,10 @@ class Row:
     """One line of a table.
 
     Attributes:
-        name: of its runs.
-        label: in the table.
+        name: prefix of the names of its runs.
+        label: name in the table.
         settings: overrides of the recipe.
-        trains: False for the base as it is.
+        trains: False for the base without training.
     """
 
     name: str
@@ -74,31 +74,31 @@ RANKS = tuple(Row(f"rank{rank}", f"rank {rank}", (f"model.lora_rank={rank}",)) f
 
 
 def main() -> None:
-    """Train and score what is missing; write the report after each."""
+    """Run the missing trainings with their evaluation; write the report after each."""
     options = _arguments()
     options.out.mkdir(parents=True, exist_ok=True)
     timing = options.runs / f"point_loss_{options.steps}.json"
     if options.part.number == 0 and not timing.is_file():
-        spent = time_point_loss(recipe_of(ROWS[-1], 0, options), options.timed_steps)
-        write_whole(timing, json.dumps(spent, indent=1))
+        seconds = time_point_loss(recipe_of(ROWS[-1], 0, options), options.timed_steps)
+        write_atomic(timing, json.dumps(seconds, indent=1))
     jobs = options.part.of(_jobs(options.seeds))
     started = time.monotonic()
     for number, (seed, row) in enumerate(jobs):
-        passed = (time.monotonic() - started) / 60
-        print(f"[{number + 1}/{len(jobs)}] {row.label}, seed {seed} ({passed:.0f} min so far)", flush=True)
+        minutes = (time.monotonic() - started) / 60
+        print(f"[{number + 1}/{len(jobs)}] {row.label}, seed {seed} ({minutes:.0f} min so far)", flush=True)
         run_job(row, seed, options)
         _report(options)
     print(f"Written: {options.out / 'ablation.md'}")
 
 
 def _jobs(seeds: int) -> list[tuple[int, Row]]:
-    """Table 2 from every seed, then the ranks; one seed after the other."""
+    """Table 2 with every seed, then table 3 with every seed."""
     tables = [(seed, row) for rows in (ROWS, RANKS) for seed in range(seeds) for row in rows]
     return [(seed, row) for seed, row in tables if row.trains or seed == 0]
 
 
 def run_job(row: Row, seed: int, options: argparse.Namespace) -> None:
-    """One training with its scores; nothing if it is there already."""
+    """Train and evaluate one row with one seed, unless its result exists."""
     recipe = recipe_of(row, seed, options)
     result = Path(recipe.output) / "result.json"
     if result.is_file():
@@ -110,15 +110,15 @@ def run_job(row: Row, seed: int, options: argparse.Namespace) -> None:
     for name, path in options.test.items():
         dataset = read_dataset("canonical", path)
         report = evaluate(
-            segmenter, dataset, box_source=box_source, max_objects=options.test_objects, baselines=False, name=row.name
+            segmenter, dataset, box_source=box_source, max_objects=options.test_objects, baselines=(), name=row.name
         )
         scores[name] = report.metrics
-    found = {"row": row.name, "seed": seed, "scores": scores, "curve": _curve(Path(recipe.output))}
-    write_whole(result, json.dumps(found, indent=1))
+    content = {"row": row.name, "seed": seed, "scores": scores, "curve": _curve(Path(recipe.output))}
+    write_atomic(result, json.dumps(content, indent=1))
 
 
 def recipe_of(row: Row, seed: int, options: argparse.Namespace) -> Recipe:
-    """The shared recipe with a row's settings."""
+    """The shared recipe with the settings of a row."""
     steps = options.steps if row.trains else 0
     every = max(options.steps // options.validations, 1)
     shared = [
@@ -139,7 +139,7 @@ def recipe_of(row: Row, seed: int, options: argparse.Namespace) -> Recipe:
 
 
 def time_point_loss(recipe: Recipe, steps: int) -> dict[str, float]:
-    """Seconds a step with and without the point loss, in turns on the same batches."""
+    """Seconds per step with and without the point loss, alternating on the same batches."""
     training = build(recipe)
     batches = iter(loader(training.train, step_sampler(recipe, training.train, 0, steps + 1), 0))
     seconds: dict[str, list[float]] = {"with": [], "without": []}
@@ -149,21 +149,21 @@ def time_point_loss(recipe: Recipe, steps: int) -> dict[str, float]:
             _set(training, point_loss=name == "with")
             begun = time.perf_counter()
             _one_step(training, batch, recipe.training.precision == "bf16")
-            if step > 0:  # the first warms up
+            if step > 0:  # the first step is a warm-up
                 seconds[name].append(time.perf_counter() - begun)
     medians = {name: sorted(values)[len(values) // 2] for name, values in seconds.items()}
     return medians | {"overhead": medians["with"] / medians["without"] - 1, "steps": float(steps)}
 
 
-def _set(training: Training, *, point_loss: bool) -> None:
+def _set(training: TrainingSetup, *, point_loss: bool) -> None:
     task: Any = training.task
     task.config.point_loss = point_loss
 
 
-def _one_step(training: Training, batch: dict[str, torch.Tensor], narrow: bool) -> None:
+def _one_step(training: TrainingSetup, batch: dict[str, torch.Tensor], is_bfloat16: bool) -> None:
     training.model.train()
     generator = torch.Generator().manual_seed(0)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=narrow):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bfloat16):
         losses = training.task(training.model, batch, generator)
     torch.stack(list(losses.values())).sum().backward()
     training.model.zero_grad()
@@ -175,7 +175,7 @@ def _curve(out: Path) -> list[dict[str, float]]:
 
 
 def _report(options: argparse.Namespace) -> None:
-    """Everything found so far."""
+    """Write the report of all results so far."""
     results = [json.loads(p.read_text()) for p in sorted(options.runs.glob(f"*-{options.steps}/result.json"))]
     timing = options.runs / f"point_loss_{options.steps}.json"
     facts = {
@@ -200,16 +200,18 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
-    parser.add_argument("--validations", type=int, default=8, help="points of the curve")
+    parser.add_argument("--validations", type=int, default=8, help="Number of validations, the points of the curves.")
     parser.add_argument("--validation-objects", type=int, default=256)
-    parser.add_argument("--test-objects", type=int, default=600, help="of each test set, the first in the file")
-    parser.add_argument("--timed-steps", type=int, default=15, help="for the cost of the point loss")
+    parser.add_argument("--test-objects", type=int, default=600, help="Objects per test set, the first in its file.")
+    parser.add_argument("--timed-steps", type=int, default=15, help="Timed steps for the cost of the point loss.")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/ablation")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks")
-    parser.add_argument("--test", action="append", default=None, help="NAME=FILE, a test set; repeat for more")
-    parser.add_argument("--set", action="append", default=[], help="override for every row alike")
+    parser.add_argument("--test", action="append", default=None, help="Test set, NAME=FILE; repeatable.")
+    parser.add_argument(
+        "--set", action="append", default=[], help="Override for all rows, key.inner=value; repeatable."
+    )
     add_part(parser)
     options = parser.parse_args()
     named = dict(item.split("=", 1) for item in options.test) if options.test else TEST_SETS

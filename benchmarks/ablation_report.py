@@ -9,7 +9,7 @@ from typing import Any
 
 from scipy.stats import t
 
-from amodal.io.files import appearing, write_whole
+from amodal.io.files import atomic_path, write_atomic
 
 Facts = dict[str, Any]
 Results = list[dict[str, Any]]
@@ -29,7 +29,7 @@ PAPER = {
     "rank8": (88.32, 61.87, 83.60, 33.81),
     "rank32": (88.54, 62.08, 83.54, 33.78),
 }
-PAPER_OVERHEAD = 0.10  # PLUG section 4.4: 4.3 s against 3.9 s an iteration
+PAPER_OVERHEAD = 0.10  # PLUG section 4.4: 4.3 s against 3.9 s per iteration
 CLAIMS = (
     ("fine-tuning beats SAM", "sam", "ft"),
     ("the point loss helps", "ft", "pt"),
@@ -45,18 +45,18 @@ def write_report(facts: Facts, results: Results, out: Path) -> None:
     """Replace `ablation.json`, `ablation.md` and `ablation.png` in a folder."""
     verdicts = [verdict(name, a, b, results) for name, a, b in CLAIMS]
     content = facts | {"results": results, "verdicts": verdicts}
-    write_whole(out / "ablation.json", json.dumps(content, indent=1) + "\n")
-    write_whole(out / "ablation.md", markdown(facts, results, verdicts))
+    write_atomic(out / "ablation.json", json.dumps(content, indent=1) + "\n")
+    write_atomic(out / "ablation.md", markdown(facts, results, verdicts))
     draw(facts, results, out / "ablation.png")
 
 
 def values(results: Results, row: str, test: str, metric: str) -> dict[int, float]:
-    """A figure in percent by seed."""
+    """A score in percent by seed."""
     return {r["seed"]: 100 * r["scores"][test][metric] for r in results if r["row"] == row and test in r["scores"]}
 
 
 def differences(results: Results, before: str, after: str, test: str, metric: str) -> list[float]:
-    """`after` minus `before`, seed by seed; a row without training stands against every seed."""
+    """`after` minus `before` for each seed; a row without training is compared with every seed."""
     a, b = values(results, before, test, metric), values(results, after, test, metric)
     if before == "sam" and a:
         a = dict.fromkeys(b, a[0])
@@ -66,8 +66,8 @@ def differences(results: Results, before: str, after: str, test: str, metric: st
 def verdict(name: str, before: str, after: str, results: Results) -> dict[str, Any]:
     """Whether a claim of the paper holds here, on every test set and metric.
 
-    `holds`: the 95 % interval of the mean difference (Student's t) lies above zero. `fails`: it
-    lies below. `open`: anything else, also with a single seed.
+    `holds`: the 95 % confidence interval of the mean difference (Student's t) is above zero. `fails`: it is
+    below zero. `open`: anything else, including a single seed.
     """
     cells = []
     for test in _tests(results):
@@ -79,7 +79,7 @@ def verdict(name: str, before: str, after: str, results: Results) -> dict[str, A
 
 
 def judged(found: list[float]) -> dict[str, Any]:
-    """What differences by seed say of a claim that they are positive: see `verdict`."""
+    """Whether the differences of all seeds support the claim that they are positive; see `verdict`."""
     mean = statistics.fmean(found)
     if len(found) < 2:
         return {"mean": mean, "error": None, "seeds": len(found), "says": "open"}
@@ -90,20 +90,20 @@ def judged(found: list[float]) -> dict[str, Any]:
 
 
 def markdown(facts: Facts, results: Results, verdicts: list[dict[str, Any]]) -> str:
-    """The page."""
+    """The report as Markdown."""
     done = sorted({(r["row"], r["seed"]) for r in results})
     wanted = (len(facts["rows"]) - 1) * facts["seeds"] + 1
     state = "" if len(done) == wanted else f"\n**Unfinished: {len(done)} of {wanted} runs.**\n"
     lines = [
         "# Ablation at our scale",
         "",
-        "PLUG's tables 2 and 3 on the frozen `sam-tiny` (128 px), every row trained alike: the recipe",
-        f"`recipes/plug/tiny.yaml` with the paper's losses, {facts['steps']} steps of {facts['batch_size']} crops,",
-        f"rate {facts['learning_rate']}, {facts['seeds']} seeds planned (the tables say how many",
-        "are done). No row was tuned. Protocol `strict`, box of the true",
-        f"visible mask (SAM: of the true amodal mask), first {facts['test_objects']} objects of each set, percent,",
-        "mean ± standard deviation over seeds. The paper's columns are ViT-H on KINS and COCOA, 50 epochs; a run",
-        f"here sees {facts['steps'] * facts['batch_size']:,} crops.",
+        "PLUG's tables 2 and 3 on the frozen `sam-tiny` (128 pixels). Every row is trained in the same way: the recipe",
+        f"`recipes/plug/tiny.yaml` with the paper's losses, {facts['steps']} steps with {facts['batch_size']} crops,",
+        f"a learning rate of {facts['learning_rate']}, and {facts['seeds']} planned seeds (the tables show how many",
+        "are finished). No row was tuned. The protocol is `strict` with the box of the true visible mask (for SAM, of",
+        f"the true amodal mask) on the first {facts['test_objects']} objects of each set. Scores are percentages, mean",
+        "± standard deviation over the seeds. The columns of the paper are ViT-H on KINS and COCOA, 50 epochs; a",
+        f"run here trains on {facts['steps'] * facts['batch_size']:,} crops.",
         "",
         f"```bash\n{facts['command']}\n```",
         state,
@@ -119,9 +119,9 @@ def markdown(facts: Facts, results: Results, verdicts: list[dict[str, Any]]) -> 
         "",
         "## Which of the paper's claims hold here",
         "",
-        "Differences seed by seed. A claim holds where the 95 % interval of the mean difference (Student's t) lies",
-        "above zero, it fails where the interval lies below; anything else is open. SAM is told the amodal box,",
-        "whose extent the trained rows have to guess from the visible one.",
+        "The differences are computed for each seed. A claim holds where the 95 % confidence interval of the mean",
+        "difference (Student's t) is above zero, and it fails where the interval is below zero; anything else is open.",
+        "SAM gets the amodal box, whose extent the trained rows must predict from the visible box.",
         "",
         _tally(verdicts),
         "",
@@ -165,7 +165,7 @@ def _tally(verdicts: list[dict[str, Any]]) -> str:
     }
     everywhere = [
         f"{start}: {', '.join(agreed[word])}."
-        for word, start in (("holds", "Holds everywhere"), ("fails", "Fails everywhere"), ("open", "Decided nowhere"))
+        for word, start in (("holds", "Hold everywhere"), ("fails", "Fail everywhere"), ("open", "Open everywhere"))
         if agreed[word]
     ]
     return (
@@ -175,13 +175,13 @@ def _tally(verdicts: list[dict[str, Any]]) -> str:
 
 
 def _verdict_lines(verdicts: list[dict[str, Any]]) -> list[str]:
-    lines = ["| claim | set | metric | mean difference | standard error | here it |", "| --- |" + " --- |" * 5]
+    lines = ["| claim | set | metric | mean difference | standard error | result |", "| --- |" + " --- |" * 5]
     for one in verdicts:
         for cell in one["cells"]:
             error = "" if cell["error"] is None else f"{cell['error']:.2f}"
             lines.append(
                 f"| {one['claim']} | {cell['test']} | {cell['metric'].removeprefix('mIoU_')} "
-                f"| {cell['mean']:+.2f} | {error} | {'is open' if cell['says'] == 'open' else cell['says']} |"
+                f"| {cell['mean']:+.2f} | {error} | {cell['says']} |"
             )
     return lines
 
@@ -190,14 +190,15 @@ def _cost(found: dict[str, float] | None) -> str:
     if found is None:
         return "Not measured yet."
     return (
-        f"{found['with']:.3f} s a step with it, {found['without']:.3f} s without (median of {found['steps']:.0f} steps "
-        f"in turns on the same batches, full method): {found['overhead']:+.1%}. Paper: about {PAPER_OVERHEAD:.0%}. "
-        "By the wall clock: other work on the machine lengthens both."
+        f"{found['with']:.3f} s per step with it and {found['without']:.3f} s without it (median of "
+        f"{found['steps']:.0f} alternating steps on the same batches, full method): {found['overhead']:+.1%}. "
+        f"The paper states about {PAPER_OVERHEAD:.0%}. "
+        "These are wall-clock times, which other work on the machine increases."
     )
 
 
 def draw(facts: Facts, results: Results, path: Path) -> None:
-    """Validation by step: mean over seeds and the range between them."""
+    """Plot the validation scores by step: the mean over the seeds and their range."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -214,7 +215,7 @@ def draw(facts: Facts, results: Results, path: Path) -> None:
             panel.grid(alpha=0.3)
             if panel.get_legend_handles_labels()[0]:
                 panel.legend(fontsize=8)
-    with appearing(path) as temporary:
+    with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=100, format="png")
 
 

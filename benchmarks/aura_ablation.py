@@ -1,17 +1,17 @@
 """AURA's table 2 at our scale: what the Occlusion Condition and Spatial Occlusion Encoders add.
 
-Four rows (neither, each, both) from several seeds, for the same steps on the same batches; only the two
-settings differ. As in the paper, an LLM that speaks already (that of `aura-tiny`) gets LoRA, and the
-vision backbone (`sam-tiny`) rests. The mask decoders begin as the backbone's, the prompt encoder anew but
-for the boxes it reads, which it takes from `aura-tiny`. The weights that scored best on validation answer
-questions about scenes that no training saw, the true words given (protocol `reason`, teacher forced): the
-encoders act on masks, and words would only add noise. A call that was stopped goes on where it was when
-it is given again.
+Four rows (neither, each, both) are trained from several seeds for the same steps on the same batches; only
+the two settings differ. As in the paper, a trained language model (that of `aura-tiny`) gets LoRA, and the
+vision backbone (`sam-tiny`) is frozen. The mask decoders start from the backbone's. The prompt encoder starts
+from random weights, except for its box reader, which starts from the one of `aura-tiny`. The weights with the
+best validation score answer questions about scenes that were not used in training, with the true words as
+input (protocol `reason`, teacher forced), because the encoders act on masks and predicted words would only add
+noise. To resume a call that was stopped, give the same command again.
 
 Command: python benchmarks/aura_ablation.py --steps 400 --seeds 3
-On several cores: the same with --part 0/2 and, beside it, --part 1/2, each with OMP_NUM_THREADS=1.
+On several cores: run the command with --part 0/2 and at the same time with --part 1/2, each with OMP_NUM_THREADS=1.
 Data: docs/reason.md says how scenes and questions are made.
-Writes aura_ablation.json and aura_ablation.md beside this file, anew after each training.
+Writes aura_ablation.json and aura_ablation.md next to this file, and replaces them after each training.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ablation_report import judged
 from parts import add_part
 
 from amodal.errors import InputError
-from amodal.io.files import appearing_folder, write_whole
+from amodal.io.files import atomic_folder, write_atomic
 
 if TYPE_CHECKING:
     from amodal.training.recipe import Recipe
@@ -43,8 +43,9 @@ LESS_IS_BETTER = {"occlusion_rate_error"}
 BATCH_SIZE = 16
 Results = list[dict[str, Any]]
 
-# The paper's optimiser. Words are there already: two turns a picture will do, every object of which teaches masks;
-# the recipe's second source (questions-half.json) is left out, for half of its answers show nothing.
+# The paper's optimiser. The language model is trained already, so two turns per image are enough, and the masks of all
+# their objects are learned. The recipe's second source (questions-half.json) is excluded, because half of its answers
+# have no mask.
 SHARED = [
     "model.tiny=null", "model.train_mllm=false", "model.train_tower=true",
     "model.lora_rank=8", "model.naming_weight=0.0", "model.box_weight=1.0",
@@ -55,13 +56,13 @@ SHARED = [
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: which encoders there are, and what the paper's table 2 says of it.
+    """One line of the table: its encoders, and its scores in the paper's table 2.
 
     Attributes:
-        name: of its runs.
-        label: in the table.
-        condition: Occlusion Condition Encoder.
-        spatial: Spatial Occlusion Encoder.
+        name: prefix of the names of its runs.
+        label: name in the table.
+        condition: whether there is an Occlusion Condition Encoder.
+        spatial: whether there is a Spatial Occlusion Encoder.
         paper: amodal gIoU and cIoU, visible gIoU and cIoU, percent.
     """
 
@@ -88,7 +89,7 @@ ROWS = (
 
 
 def main() -> None:
-    """Train and score what is missing; write the report after each."""
+    """Run the missing trainings with their evaluation; write the report after each."""
     options = _arguments()
     start = prepare(options.runs / f"start-{options.part.number}")
     jobs = options.part.of([(seed, row) for seed in range(options.seeds) for row in ROWS])
@@ -106,11 +107,11 @@ def _finished(options: argparse.Namespace) -> Results:
 
 
 def prepare(start: Path) -> Path:
-    """Write what every row begins with, if it is not there.
+    """Write the models that every row starts from, unless they exist.
 
     Returns:
-        A folder with the LLM (`llm`) and an AURA on it without occlusion encoders (`model`); each process
-        has its own.
+        A folder with the language model (`llm`) and an AURA on it without occlusion encoders (`model`); each
+        process has its own folder.
     """
     from amodal.models.aura import AuraConfig, AuraModel
 
@@ -119,7 +120,7 @@ def prepare(start: Path) -> Path:
     bundled = AuraModel.from_pretrained("aura-tiny")
     assert bundled.processor is not None
     if not (start / "llm").is_dir():
-        with appearing_folder(start / "llm") as folder:
+        with atomic_folder(start / "llm") as folder:
             bundled.mllm.save_pretrained(folder)
             bundled.processor.mllm.save_pretrained(folder)
     config = AuraConfig(
@@ -135,9 +136,9 @@ def prepare(start: Path) -> Path:
 
 
 def run_job(row: Row, seed: int, start: Path, options: argparse.Namespace) -> None:
-    """One training with its score; nothing if it is there already."""
-    from amodal.data.formats.reason_seg import read_reason_seg
-    from amodal.evaluation.reason import AssistantAnswerer, evaluate_reason
+    """Train and evaluate one row with one seed, unless its result exists."""
+    from amodal.data.reason_seg import read_reason_seg
+    from amodal.evaluation.reason import evaluate_reason
     from amodal.inference.assistant import AmodalAssistant
     from amodal.training.loop import train
 
@@ -147,7 +148,7 @@ def run_job(row: Row, seed: int, start: Path, options: argparse.Namespace) -> No
     recipe = row_recipe(row, seed, start, options)
     model = train(recipe)
     report = evaluate_reason(
-        AssistantAnswerer(AmodalAssistant.from_pretrained(str(model))),
+        AmodalAssistant.from_pretrained(str(model)),
         read_reason_seg(options.questions, options.annotations),
         teacher_forced=True,
         max_conversations=options.conversations,
@@ -155,11 +156,11 @@ def run_job(row: Row, seed: int, start: Path, options: argparse.Namespace) -> No
         answers=folder / "answers.jsonl",
     )
     result = {"row": row.name, "seed": seed, "recipe": recipe_digest(recipe), "metrics": report.metrics}
-    write_whole(folder / "result.json", json.dumps(result, indent=1))
+    write_atomic(folder / "result.json", json.dumps(result, indent=1))
 
 
 def row_recipe(row: Row, seed: int, start: Path, options: argparse.Namespace) -> Recipe:
-    """The recipe of one training, whose `output` is its folder."""
+    """The recipe of one training; `output` is its folder."""
     from amodal.training.recipe import load_recipe
 
     shared = [
@@ -183,7 +184,7 @@ def _folder(row: Row, seed: int, options: argparse.Namespace) -> Path:
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    """The same for all runs of one table: a digest of what neither the row, the seed nor the process decides."""
+    """Digest of the settings that all runs of one table share, independent of row, seed and process."""
     content = recipe.model_dump(mode="json", exclude={"seed", "output", "init"})
     for key in ("condition_encoder", "spatial_encoder", "mllm"):
         del content["model"][key]
@@ -192,7 +193,11 @@ def recipe_digest(recipe: Recipe) -> str:
 
 
 def check_alike(results: Results) -> None:
-    """Raises `InputError` if runs were trained by different recipes: rows must differ in their encoders alone."""
+    """Check that the rows differ only in their encoders.
+
+    Raises:
+        InputError: runs were trained with different recipes.
+    """
     digests = [(f"{r['row']}-seed{r['seed']}", r.get("recipe")) for r in results]
     if len({digest for _, digest in digests}) > 1:
         raise InputError(f"results: expected runs of one recipe, got {digests}; delete the folders of the others")
@@ -203,20 +208,20 @@ def write_report(results: Results, facts: dict[str, Any], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     verdicts = [verdict(results, row.name, metric) for row in ROWS[1:] for metric in METRICS]
     content = facts | {"results": results, "against_neither": verdicts}
-    write_whole(out / "aura_ablation.json", json.dumps(content, indent=1) + "\n")
-    write_whole(out / "aura_ablation.md", "\n".join(_page(results, facts, verdicts)))
+    write_atomic(out / "aura_ablation.json", json.dumps(content, indent=1) + "\n")
+    write_atomic(out / "aura_ablation.md", "\n".join(_page(results, facts, verdicts)))
 
 
 def values(results: Results, row: str, metric: str) -> dict[int, float]:
-    """A figure by seed; runs that have none are left out."""
+    """A score by seed; runs without this score are left out."""
     return {r["seed"]: r["metrics"][metric] for r in results if r["row"] == row and metric in r["metrics"]}
 
 
 def verdict(results: Results, row: str, metric: str) -> dict[str, Any]:
-    """Whether a row beats the one without encoders, by differences in percent, seed by seed.
+    """Whether a row is better than the one without encoders, by the differences in per cent for each seed.
 
-    `better`: their 95 % interval (`ablation_report.judged`) lies above zero; `worse`: below; `open`: anything
-    else, also with a single seed or none.
+    `better`: their 95 % confidence interval (`ablation_report.judged`) is above zero. `worse`: it is below zero.
+    `open`: anything else, including a single seed or none.
     """
     before, after = values(results, "neither", metric), values(results, row, metric)
     sign = -100 if metric in LESS_IS_BETTER else 100
@@ -234,11 +239,12 @@ def _page(results: Results, facts: dict[str, Any], verdicts: list[dict[str, Any]
     return [
         "# Ablation of AURA's encoders at our scale",
         "",
-        f"AURA's table 2: every row trained for {facts['steps']} steps of {facts['batch_size']} pictures with two",
-        f"turns (questions and lists), from {facts['seeds']} seeds, on an LLM that speaks already ({facts['llm']},",
-        "with LoRA) and the frozen `sam-tiny`; both mask decoders begin as the backbone's. Protocol `reason`, the",
-        "true words given (teacher forced), percent, mean ± standard deviation over seeds. No row was tuned. The",
-        "paper's columns are a LLaVA's on photographs, its own words.",
+        f"AURA's table 2. Every row is trained for {facts['steps']} steps with {facts['batch_size']} images each, with",
+        f"two turns per image (questions and lists), from {facts['seeds']} seeds. The trained language model",
+        f"({facts['llm']}) gets LoRA. The backbone is the frozen `sam-tiny`, from which both mask decoders start.",
+        "The protocol is `reason` with the true words as input (teacher forced). Scores are percentages, mean ±",
+        "standard deviation over the seeds. No row was tuned. The columns of the paper are LLaVA on photographs with",
+        "the words that it predicts.",
         "",
         f"```bash\n{facts['command']}\n```",
         "",
@@ -247,8 +253,9 @@ def _page(results: Results, facts: dict[str, Any], verdicts: list[dict[str, Any]
         "| --- |" + " --- |" * (len(METRICS) + 2),
         *(_line(row, results) for row in ROWS),
         "",
-        "Against the row with neither, seed by seed: better (or worse) where the 95 % interval of the mean gain",
-        "(Student's t) lies above (or below) zero; everything else is open. Gains ± standard error, in points.",
+        "Comparison with the row that has neither encoder, for each seed. A row is better (worse) where the 95 %",
+        "confidence interval of the mean gain (Student's t) is above (below) zero; everything else is open. Gains are",
+        "in percentage points, ± standard error.",
         "",
         *(f"- {labels[v['row']]}: {v['metric']} {v['says']}, gain {v['mean']:+.2f} ± {v['error']:.2f}" for v in clear),
         *([] if clear else ["- Everything is open."]),
@@ -283,14 +290,18 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--conversations", type=int, default=1000, help="asked of each model, the first in the file")
+    parser.add_argument(
+        "--conversations", type=int, default=1000, help="Conversations per model, the first in the file."
+    )
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes/aura/tiny.yaml")
     parser.add_argument("--annotations", type=Path, default=ROOT / "data/scenes-test/annotations.json")
     parser.add_argument("--questions", type=Path, default=ROOT / "data/scenes-test/questions.json")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/aura-ablation")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks")
-    parser.add_argument("--set", action="append", default=[], help="override for every row alike")
+    parser.add_argument(
+        "--set", action="append", default=[], help="Override for all rows, key.inner=value; repeatable."
+    )
     add_part(parser)
     return parser.parse_args()
 

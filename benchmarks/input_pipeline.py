@@ -1,8 +1,8 @@
-"""How fast crops are read: decode, crop, resize, rasterise masks inside the crop.
+"""Speed of reading crops: decode, crop, resize, and rasterise masks inside the crop.
 
-Measured per step of the work in one process, against masks decoded whole, and through the loader with
-worker processes. `--rate` compares with a model's samples/s (`samples_per_s` of a run's log). Without
-`--annotations` scenes are drawn first.
+Measures each stage alone in one process, decoding whole masks for comparison, and whole batches through the loader
+with worker processes. `--rate` compares the results with the speed of a model (`samples_per_s` in the log of a run).
+Without `--annotations`, scenes are generated first.
 
 Command: python benchmarks/input_pipeline.py [--annotations data/scenes-train/annotations.json]
 """
@@ -20,19 +20,18 @@ from typing import Any
 import numpy as np
 import torch
 from measure import finish
-from pictures import annotations
+from scenes import annotations
 
-from amodal.data.readers import read_dataset
+from amodal.data.datasets import read_dataset
 from amodal.ops.boxes import crop_window
 from amodal.ops.masks import crop_and_resize, crop_mask
 from amodal.ops.rle import decode_mask, decode_window
-from amodal.training.datasets.crops import ObjectCrops, Source, StepSampler, limit_threads
-from amodal.training.datasets.transforms import Augmentation
-from amodal.training.feeding import loader
+from amodal.training.datasets.crops import Augmentation, ObjectCrops
+from amodal.training.datasets.sampling import CropSource, StepSampler, limit_threads, loader
 
 
 def main() -> None:
-    """Print the table and the JSON."""
+    """Print the table and write the JSON."""
     options = _arguments()
     limit_threads()
     with annotations(options.annotations, 20 if options.quick else 200) as file:
@@ -40,11 +39,11 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, file: Path) -> None:
-    """Open, each step alone, whole batches."""
+    """Time opening the dataset, each stage alone, and whole batches."""
     begun = time.perf_counter()
     dataset = read_dataset(options.format, file, options.images)
     crops = ObjectCrops(
-        [Source(dataset)], image_size=options.size, augmentation=Augmentation() if options.augment else None
+        [CropSource(dataset)], image_size=options.size, augmentation=Augmentation() if options.augment else None
     )
     opened = time.perf_counter() - begun
     number = 32 if options.quick else options.samples
@@ -62,17 +61,17 @@ def measure(options: argparse.Namespace, file: Path) -> None:
 
 
 def stages(crops: ObjectCrops, number: int) -> dict[str, float]:
-    """Samples/s of each step of the work alone, on the same objects."""
+    """Samples per second of each stage alone, on the same objects."""
     keys = list(itertools.islice(_keys(crops), number))
     S = crops.image_size
     located = [crops._locate(*key[:2]) for key in keys]
-    windows = [crop_window(np.array(t.visible_box_xyxy), i.size, crops.crop_scale) for i, t in located]
-    pictures = [image.load() for image, _ in located[:8]]
+    windows = [crop_window(np.array(obj.visible_box_xyxy), image.size, crops.crop_scale) for image, obj in located]
+    images = [image.load() for image, _ in located[:8]]
     jobs = list(zip(located, windows, strict=True))
 
     def rasterise(inside: bool) -> None:
-        for (_, thing), window in jobs:
-            for rle in (thing.visible_rle, thing.amodal_rle):
+        for (_, obj), window in jobs:
+            for rle in (obj.visible_rle, obj.amodal_rle):
                 if rle is None:
                     continue
                 if inside:
@@ -83,12 +82,12 @@ def stages(crops: ObjectCrops, number: int) -> dict[str, float]:
 
     def resize() -> None:
         for i in range(number):
-            crop_and_resize(pictures[i % len(pictures)], windows[i % len(pictures)], S)
+            crop_and_resize(images[i % len(images)], windows[i % len(images)], S)
 
     return {
         "read an object's record": _rate(number, lambda: [crops._locate(*key[:2])[1] for key in keys]),
-        "decode the picture": _rate(number, lambda: [image.load() for image, _ in located]),
-        "crop and resize the picture": _rate(number, resize),
+        "decode the image": _rate(number, lambda: [image.load() for image, _ in located]),
+        "crop and resize the image": _rate(number, resize),
         "masks inside the crop": _rate(number, lambda: rasterise(True)),
         "masks decoded whole": _rate(number, lambda: rasterise(False)),
         "whole sample": _rate(number, lambda: [crops[key] for key in keys]),
@@ -96,14 +95,14 @@ def stages(crops: ObjectCrops, number: int) -> dict[str, float]:
 
 
 def through_loader(crops: ObjectCrops, workers: int, batch: int, batches: int) -> float:
-    """Samples/s of collated batches, after the first one of every worker."""
+    """Samples per second of collated batches, after the first batch of every worker."""
     warm = max(workers, 1)
     sampler = StepSampler(crops.lengths, [1.0], batch, 0, 0, batches + warm)
-    found = iter(loader(crops, sampler, workers))
+    batches_read = iter(loader(crops, sampler, workers))
     for _ in range(warm):
-        next(found)
+        next(batches_read)
     begun = time.perf_counter()
-    count = sum(len(made["pixel_values"]) for made in found)
+    count = sum(len(batch["pixel_values"]) for batch in batches_read)
     return count / (time.perf_counter() - begun)
 
 
@@ -123,14 +122,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--annotations", type=Path)
     parser.add_argument("--format", default="canonical")
     parser.add_argument("--images", type=Path)
-    parser.add_argument("--size", type=int, default=512, help="side of the crops")
+    parser.add_argument("--size", type=int, default=512, help="Side of the crops in pixels.")
     parser.add_argument("--samples", type=int, default=400)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--augment", action="store_true", help="as in training")
-    parser.add_argument("--rate", type=float, help="samples/s of the model, to compare with")
+    parser.add_argument("--augment", action="store_true", help="Augment the crops as in training.")
+    parser.add_argument("--rate", type=float, help="Samples per second of the model, for comparison.")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, help="file for the JSON")
+    parser.add_argument("--out", type=Path, help="JSON file to write.")
     options = parser.parse_args()
     torch.set_num_threads(1)
     return options

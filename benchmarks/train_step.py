@@ -1,9 +1,9 @@
-"""One training step of PLUG on SAM ViT-B (random weights, 512): ours beside a straightforward one.
+"""Speed and memory of one training step of PLUG on SAM ViT-B (random weights, 512 pixels) and of a reference.
 
-The reference is what one writes first with the same libraries: transformers' `SamModel` with eager
-attention, PEFT with one adapter set a branch, the two branches run one after the other, decoders
-and refine module on top, the same losses. Each contender runs in a process of its own, in turns, so that
-its peak memory is its own; both see the same batches.
+The reference is a straightforward implementation with the same libraries: transformers' `SamModel` with eager
+attention, PEFT with one adapter set per branch, the two branches one after the other, the decoders and the refine
+module on top, and the same losses. Each contender runs in its own process, so that its peak memory can be measured;
+all contenders alternate and use the same batches.
 
 Command: python benchmarks/train_step.py --out train_step.json
 """
@@ -94,14 +94,14 @@ class Reference(nn.Module):
 
 
 def main() -> None:
-    """All contenders in turns, or one of them for its parent."""
+    """Measure all contenders in turns, or one of them for the parent process."""
     options = _arguments()
     if options.contender is not None:
         print(json.dumps(measure(options.contender, options)))
         return
     found: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
     for _ in range(options.rounds):
-        for name in CONTENDERS:  # in turns: a busy neighbour slows all of them
+        for name in CONTENDERS:  # in turns, so that other work on the machine slows all of them
             found[name].append(_in_process(name, options))
             print(name, found[name][-1], file=sys.stderr)
     rows = [_row(name, values, options.batch) for name, values in found.items()]
@@ -126,7 +126,7 @@ def main() -> None:
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, float]:
-    """Seconds a step and peak memory of one contender, in this process."""
+    """Seconds per step and peak memory of one contender, measured in this process."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     step = make_step(name, options)
@@ -143,7 +143,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, float]:
 
 
 def make_step(name: str, options: argparse.Namespace) -> Step:
-    """Forward, losses, backward and AdamW on a fixed batch."""
+    """A function that runs forward, losses, backward and AdamW on a fixed batch."""
     kind, precision, checkpointing, point_loss = CONTENDERS[name]
     config = _config(options.quick, point_loss)
     model: Any
@@ -207,9 +207,9 @@ def _in_process(name: str, options: argparse.Namespace) -> dict[str, float]:
 
 
 def _row(name: str, values: list[dict[str, float]], batch: int) -> dict[str, Any]:
-    """The best times of all rounds; memory is that of the largest.
+    """The smallest times and the largest memory of all rounds.
 
-    `cpu_seconds` counts all threads' work, which a busy neighbour changes less than the wall clock.
+    `cpu_seconds` is the CPU time of all threads, which other work on the machine changes less than the wall-clock time.
     """
     seconds, peak = min(v["seconds"] for v in values), max(v["peak_mib"] for v in values)
     step = max(v["peak_mib"] - v["built_mib"] for v in values)
@@ -232,13 +232,13 @@ def _resident_mib() -> float:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two layers: shows that it runs, proves nothing")
+    parser.add_argument("--quick", action="store_true", help="Use two layers: a quick check that the benchmark runs.")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=2, help="timed steps a round, after one that is not")
-    parser.add_argument("--batch", type=int, default=2, help="crops a step")
-    parser.add_argument("--out", type=Path, help="file for the JSON")
-    parser.add_argument("--contender", choices=list(CONTENDERS), help="measure one, in this process")
+    parser.add_argument("--steps", type=int, default=2, help="Number of timed steps per round, after an untimed one.")
+    parser.add_argument("--batch", type=int, default=2, help="Number of crops per step.")
+    parser.add_argument("--out", type=Path, help="JSON file to write.")
+    parser.add_argument("--contender", choices=list(CONTENDERS), help="Measure only this contender, in this process.")
     options = parser.parse_args()
     if options.quick:
         options.rounds = options.steps = 1

@@ -1,4 +1,4 @@
-"""The ablation runs from one command, goes on where it was, and judges by numbers."""
+"""The ablation of PLUG: one command runs and resumes it, and its verdicts follow from the scores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def result(row: str, seed: int, full: float, occ: float) -> dict[str, Any]:
     return {"row": row, "seed": seed, "scores": {"toy": {"mIoU_full": full, "mIoU_occ": occ}}, "curve": []}
 
 
-def test_a_claim_holds_only_beyond_its_spread() -> None:
+def test_a_claim_holds_only_if_its_interval_is_above_zero() -> None:
     results = [result("ft", s, 0.60 + 0.01 * s, 0.30) for s in range(3)]
     results += [result("pt", s, 0.64 + 0.01 * s, 0.30 + (0.02, -0.03, 0.02)[s]) for s in range(3)]
     full, occ = verdict("x", "ft", "pt", results)["cells"]
@@ -32,10 +32,10 @@ def test_a_claim_holds_only_beyond_its_spread() -> None:
     noisy = [result("a", s, 0.5, 0.5) for s in range(3)] + [
         result("b", s, 0.5 + 0.001 * (s + 1) ** 3, 0.5) for s in range(3)
     ]
-    assert verdict("x", "a", "b", noisy)["cells"][0]["says"] == "open"  # all seeds rise, but far apart
+    assert verdict("x", "a", "b", noisy)["cells"][0]["says"] == "open"  # all differences are positive, but far apart
 
 
-def test_one_seed_proves_nothing_and_sam_stands_against_all() -> None:
+def test_one_seed_is_open_and_sam_is_compared_with_every_seed() -> None:
     assert (
         verdict("x", "ft", "pt", [result("ft", 0, 0.1, 0.1), result("pt", 0, 0.9, 0.9)])["cells"][0]["says"] == "open"
     )
@@ -43,7 +43,7 @@ def test_one_seed_proves_nothing_and_sam_stands_against_all() -> None:
     assert differences(results, "sam", "ft", "toy", "mIoU_full") == pytest.approx([10.0, 20.0])
 
 
-def test_the_page_says_when_it_is_unfinished() -> None:
+def test_the_report_says_when_it_is_unfinished() -> None:
     rows = [{"name": name, "label": name} for name in PAPER]
     facts = {"rows": rows, "steps": 1, "seeds": 3, "batch_size": 1, "learning_rate": 1e-4, "test_objects": 5}
     facts |= {"command": "python x", "point_loss": None}
@@ -56,19 +56,19 @@ def test_the_page_says_when_it_is_unfinished() -> None:
     results += [result("pt", seed, 0.9 + 0.2 * seed, 0.25) for seed in (0, 1)]
     page = markdown(facts, results, [verdict(*claim, results) for claim in CLAIMS])
     assert "**Of 2 comparisons 1 hold, 0 fail and 1 are open.**" in page
-    assert "everywhere" not in page and "nowhere" not in page  # it holds for one figure only
+    assert "everywhere" not in page and "nowhere" not in page  # it holds for one metric only
     results += [result("rm", seed, 0.95 + 0.2 * seed, 0.5) for seed in (0, 1)]
     page = markdown(facts, results, [verdict(*claim, results) for claim in CLAIMS])
-    assert "Holds everywhere: the refine module helps." in page
+    assert "Hold everywhere: the refine module helps." in page
     results += [result("pl", seed, 0.1 + 0.2 * seed, 0.1) for seed in (0, 1)]
     page = markdown(facts, results, [verdict(*claim, results) for claim in CLAIMS])
-    assert "Fails everywhere: parallel LoRA helps." in page
+    assert "Fail everywhere: parallel LoRA helps." in page
     results += [result("rank4", 0, 0.5, 0.5)]
     page = markdown(facts, results, [verdict(*claim, results) for claim in CLAIMS])
-    assert "Decided nowhere: rank 16 beats rank 4." in page
+    assert "Open everywhere: rank 16 beats rank 4." in page
 
 
-def test_the_parts_of_several_processes_are_every_job_once() -> None:
+def test_the_parts_of_several_processes_cover_every_job_once() -> None:
     jobs = list(range(7))
     shares = [list(Part(number, 3).of(jobs)) for number in range(3)]
     assert sorted(job for share in shares for job in share) == jobs
@@ -76,7 +76,7 @@ def test_the_parts_of_several_processes_are_every_job_once() -> None:
 
 
 @pytest.mark.slow
-def test_it_runs_and_goes_on(tmp_path: Path) -> None:
+def test_the_ablation_runs_and_resumes(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path, "plug", steps=2)
     file = tmp_path / "recipe.yaml"
     file.write_text(recipe.model_dump_json())
@@ -86,7 +86,7 @@ def test_it_runs_and_goes_on(tmp_path: Path) -> None:
     command += ["--recipe", str(file), "--runs", str(tmp_path / "runs"), "--out", str(tmp_path), "--test", f"toy={toy}"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     page = (tmp_path / "ablation.md").read_text()
-    assert "Unfinished" not in page and "s a step with it" in page
+    assert "Unfinished" not in page and "s per step with it" in page
     assert (tmp_path / "ablation.png").is_file()
     done = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*/result.json")}
     assert len(done) == 15  # SAM once, seven rows with two seeds

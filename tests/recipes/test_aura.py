@@ -1,4 +1,4 @@
-"""AURA's recipes: the paper's constants, and two steps of each at small size."""
+"""AURA's recipes: the constants of the paper, and two steps of each at small size."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ import torch
 
 from amodal.errors import InputError
 from amodal.models.aura import AuraModel
-from amodal.models.aura.base import LLAVA
+from amodal.models.aura.mllm import LLAVA
 from amodal.models.bases.sam import HUB_IDS
-from amodal.training.aura import AuraDataRecipe, AuraModelRecipe, sized_config
-from amodal.training.build import build
+from amodal.training.build import build, sized_config
 from amodal.training.loop import train
-from amodal.training.recipe import Recipe, load_recipe, parse_recipe
-from tests.data.test_conversations import write_questions
+from amodal.training.recipe import AuraDataRecipe, AuraModelRecipe, Recipe, load_recipe, parse_recipe
 from tests.data.toy import write_toy
 from tests.models.aura import SIZES, STAGES, write_mllm, write_sam
+from tests.training.datasets.test_conversations import write_questions
 from tests.training.tiny import TRAINING
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "aura"
@@ -36,7 +35,7 @@ def data_of(folder: Path) -> dict[str, Any]:
 
 
 def small_recipe(folder: Path, model: dict[str, Any] | None = None, **more: Any) -> Recipe:
-    """LoRA on a small LLM in a folder."""
+    """A recipe with LoRA on a small language model in a folder."""
     if not (folder / "mllm").is_dir():
         write_mllm(folder / "mllm")
         write_sam(folder / "sam")
@@ -56,14 +55,14 @@ def log_of(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
-def test_the_papers_recipes_have_the_papers_constants(path: Path) -> None:
+def test_recipes_of_the_paper_have_its_constants(path: Path) -> None:
     recipe = load_recipe(path)
     assert isinstance(recipe.model, AuraModelRecipe)
     config, training = recipe.model.config(), recipe.training
     assert recipe.model.mllm in LLAVA
     assert HUB_IDS[recipe.model.base] == path.stem[-5:]
     assert (training.learning_rate, training.warmup_steps, training.decay) == (1e-3, 100, "linear")
-    assert (training.steps, training.batch_size, training.accumulation) == (5000, 2, 4)  # one a card, two cards
+    assert (training.steps, training.batch_size, training.accumulation) == (5000, 2, 4)  # one per GPU, two GPUs
     assert (config.condition_encoder, config.spatial_encoder, config.train_vision) == (True, True, False)
     weights = (config.text_weight, config.bce_weight, config.dice_weight, config.rate_weight, config.map_weight)
     assert weights == (1, 1, 1, 1, 1)
@@ -72,7 +71,7 @@ def test_the_papers_recipes_have_the_papers_constants(path: Path) -> None:
 
 
 def shrunk(path: Path, folder: Path, steps: int) -> Recipe:
-    """Everything of the recipe in `path` but its sizes and its data."""
+    """The recipe in `path` with small sizes and toy data."""
     recipe, small = load_recipe(path), small_recipe(folder)
     assert isinstance(recipe.model, AuraModelRecipe) and isinstance(recipe.data, AuraDataRecipe)
     sizes: dict[str, Any] = {"base": str(folder / "sam"), "image_size": 64}
@@ -98,12 +97,12 @@ def shrunk(path: Path, folder: Path, steps: int) -> Recipe:
 def test_every_recipe_trains_two_steps_at_small_size(path: Path, tmp_path: Path) -> None:
     model = AuraModel.from_pretrained(train(shrunk(path, tmp_path, steps=2), progress=False))
     assert model.processor is not None
-    found = {name for line in log_of(tmp_path) for name in line}
-    wanted = {"text", "visible_bce", "amodal_dice", "rate", "map", "val_full", "val_token"}
-    assert found >= ({"naming", "val_full"} if model.config.names_only else wanted)
+    names = {name for line in log_of(tmp_path) for name in line}
+    expected = {"text", "visible_bce", "amodal_dice", "rate", "map", "val_full", "val_token"}
+    assert names >= ({"naming", "val_full"} if model.config.names_only else expected)
 
 
-def test_resumed_first_stage_ends_with_the_same_weights_and_batch_statistics(tmp_path: Path) -> None:
+def test_a_resumed_first_stage_has_the_same_weights_and_batch_statistics(tmp_path: Path) -> None:
     straight, stopped = (shrunk(FOLDER / "tiny-tower.yaml", tmp_path / name, steps=4) for name in "ab")
     one = train(straight, progress=False)
     train(stopped, progress=False, stop_after=2)
@@ -114,7 +113,7 @@ def test_resumed_first_stage_ends_with_the_same_weights_and_batch_statistics(tmp
         assert torch.equal(theirs[name], tensor), name
 
 
-def test_resumed_training_is_the_straight_one(tmp_path: Path) -> None:
+def test_a_resumed_run_gives_the_losses_of_an_uninterrupted_one(tmp_path: Path) -> None:
     straight, stopped = tmp_path / "a", tmp_path / "b"
     train(small_recipe(straight), progress=False)
     train(small_recipe(stopped), progress=False, stop_after=2)
@@ -131,11 +130,11 @@ def test_naming_and_init(tmp_path: Path) -> None:
     assert any("naming" in line for line in log_of(tmp_path))
     again = small_recipe(tmp_path, tiny, steps=0)
     again.init, again.output = str(first), str(tmp_path / "second")
-    begun = build(again).model
+    started = build(again).model
     given = AuraModel.from_pretrained(first)
-    assert isinstance(begun, AuraModel) and begun.config.naming_classes == 3
+    assert isinstance(started, AuraModel) and started.config.naming_classes == 3
     for name, tensor in given.state_dict().items():
-        assert (begun.state_dict()[name] == tensor).all(), name
+        assert (started.state_dict()[name] == tensor).all(), name
     grown = small_recipe(tmp_path, tiny | {"box_weight": 1.0}, steps=0)
     grown.init = str(first)
     assert any("box_reader" in name for name in build(grown).model.state_dict())
@@ -145,7 +144,7 @@ def test_naming_and_init(tmp_path: Path) -> None:
         build(other)
 
 
-def test_a_first_stage_learns_to_see_and_nothing_else(tmp_path: Path) -> None:
+def test_a_first_stage_only_trains_the_vision_tower_and_the_naming_head(tmp_path: Path) -> None:
     weights = ("text_weight", "bce_weight", "dice_weight", "rate_weight", "map_weight")
     tiny = {"mllm": None, "tiny": SIZES.model_dump(), "train_mllm": True, "lora_rank": 0, "naming_weight": 1.0}
     recipe = small_recipe(tmp_path, tiny | dict.fromkeys(weights, 0.0), steps=2)
@@ -163,25 +162,25 @@ def test_a_first_stage_learns_to_see_and_nothing_else(tmp_path: Path) -> None:
     ("model", "message"),
     [
         ({"mllm": None}, "model.mllm: expected either 'mllm' or 'tiny'"),
-        ({"mllm": None, "tiny": {}}, "model.train_mllm: expected true for an LLM from scratch"),
+        ({"mllm": None, "tiny": {}}, "model.train_mllm: expected true for a language model from scratch"),
         ({"lora_rank": -1}, "model.lora_rank: expected 0 or more"),
-        ({"lora_ranks": 1}, "model.lora_ranks: unknown key, expected perhaps 'lora_rank'"),
+        ({"lora_ranks": 1}, "model.lora_ranks: unknown key; did you mean 'lora_rank'"),
     ],
 )
-def test_mistakes_name_the_key(tmp_path: Path, model: dict[str, Any], message: str) -> None:
+def test_errors_name_the_key(tmp_path: Path, model: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         small_recipe(tmp_path, model)
 
 
-def test_cache_of_a_backbone_that_moves_is_refused(tmp_path: Path) -> None:
+def test_a_feature_cache_of_a_trained_backbone_is_rejected(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path, {"train_vision": True})
     assert isinstance(recipe.data, AuraDataRecipe)
     recipe.data.feature_cache = str(tmp_path / "features")
-    with pytest.raises(InputError, match="feature_cache: expected none where the backbone is trained along"):
+    with pytest.raises(InputError, match="feature_cache: expected none for a backbone that is trained"):
         build(recipe)
 
 
-def test_placeholder_that_names_no_annotation_is_refused(tmp_path: Path) -> None:
+def test_a_placeholder_without_annotation_is_rejected(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path)
     questions = [{"id": 1, "image_id": 1, "question": "What?", "answer": "It is <p>this</p> {seg:99}."}]
     (tmp_path / "questions.json").write_text(json.dumps(questions))
@@ -197,7 +196,7 @@ def test_placeholder_that_names_no_annotation_is_refused(tmp_path: Path) -> None
     ],
 )
 def test_full_size_builds_on_the_meta_device(name: str, llm: int, lora: int, trainable: int) -> None:
-    from amodal.models.aura.base import parameter_counts
+    from amodal.models.aura.modeling import parameter_counts
 
     settings = load_recipe(FOLDER / f"{name}.yaml").model
     assert isinstance(settings, AuraModelRecipe)

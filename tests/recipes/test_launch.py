@@ -1,4 +1,4 @@
-"""Launch files are what Accelerate reads, and name layers the model has."""
+"""Accelerate can read the launch files, and the layers that they name exist in the model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILES = sorted(FOLDER.glob("*.yaml"))
 STRATEGIES = {"ddp": "MULTI_GPU", "fsdp2": "FSDP", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED"}
 
 
-def test_all_strategies_are_there() -> None:
+def test_all_strategies_have_a_file() -> None:
     assert {path.stem for path in FILES} == STRATEGIES.keys()
 
 
@@ -32,7 +32,7 @@ def test_accelerate_reads_it(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_setting_is_an_option_of_accelerate(path: Path) -> None:
-    """Accelerate passes over unknown settings of a strategy in silence."""
+    """Accelerate silently ignores unknown settings of a strategy."""
     content: dict[str, Any] = yaml.safe_load(path.read_text())
     known = {action.dest for action in launch_command_parser()._actions} | {"fsdp_transformer_layer_cls_to_wrap"}
     for section in ("fsdp_config", "deepspeed_config"):
@@ -47,7 +47,7 @@ def test_the_wrapped_layers_exist() -> None:
     assert content["fsdp_transformer_layer_cls_to_wrap"] in {
         type(layer).__name__ for layer in model.vision_encoder.layers
     }
-    assert model.get_input_embeddings() is None  # which FSDP2 asks for
+    assert model.get_input_embeddings() is None  # which FSDP2 requires
 
 
 @pytest.mark.parametrize("stage", [2, 3])

@@ -13,17 +13,17 @@ from tests.training.tiny import SAM, TRAINING, tiny_base, tiny_recipe
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != "launch")
-PROMPTED = [path for path in RECIPES if path.parent.name != "aura"]  # tests/recipes/test_aura.py has the others
+PROMPTED = [path for path in RECIPES if path.parent.name != "aura"]  # tests/recipes/test_aura.py tests the others
 
 
-def test_the_recipes_are_found() -> None:
+def test_the_expected_recipes_exist() -> None:
     names = {str(path.relative_to(FOLDER)) for path in RECIPES}
     papers = {f"plug/{data}-vit-{size}.yaml" for data in ("kins", "cocoa") for size in "blh"}
     assert names >= papers | {"sam/tiny.yaml", "plug/tiny.yaml"}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(FOLDER)))
-def test_every_recipe_is_valid_and_says_how_it_is_run(path: Path) -> None:
+def test_every_recipe_is_valid_and_has_its_command_in_the_header(path: Path) -> None:
     recipe = load_recipe(path)
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any(f"amodal train recipes/{path.relative_to(FOLDER)}" in line for line in header)
@@ -34,7 +34,7 @@ def test_every_recipe_is_valid_and_says_how_it_is_run(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [p for p in PROMPTED if "-vit-" in p.name], ids=lambda path: path.stem)
-def test_the_papers_recipes_have_the_papers_constants(path: Path) -> None:
+def test_recipes_of_the_paper_have_its_constants(path: Path) -> None:
     recipe = load_recipe(path)
     assert isinstance(recipe.model, PlugModelRecipe)
     config, training = recipe.model.config(), recipe.training
@@ -48,7 +48,7 @@ def test_the_papers_recipes_have_the_papers_constants(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PROMPTED, ids=lambda path: str(path.relative_to(FOLDER)))
 def test_every_recipe_trains_two_steps_at_small_size(path: Path, tmp_path: Path) -> None:
-    """Everything of the recipe but its sizes and its data."""
+    """The recipe with small sizes and toy data."""
     recipe, small = load_recipe(path), tiny_recipe(tmp_path, load_recipe(path).task)
     if isinstance(recipe.model, SamModelRecipe):
         sizes = SAM
@@ -57,7 +57,7 @@ def test_every_recipe_trains_two_steps_at_small_size(path: Path, tmp_path: Path)
     shrunk: Recipe = recipe.model_copy(
         update={
             "output": str(tmp_path / "run"),
-            "init": None,  # a start has the recipe's own sizes
+            "init": None,  # a saved model would have the recipe's own sizes
             "model": recipe.model.model_copy(update=sizes),
             "data": recipe.data.model_copy(update={"train": small.data.train, "validation": small.data.validation}),
             "training": recipe.training.model_copy(update=TRAINING | {"steps": 2, "epochs": None}),
@@ -67,7 +67,7 @@ def test_every_recipe_trains_two_steps_at_small_size(path: Path, tmp_path: Path)
     assert (train(shrunk, progress=False) / "config.json").is_file()
 
 
-def test_fine_tuning_fits_the_model_it_starts_from() -> None:
+def test_the_fine_tuning_recipe_has_the_sizes_of_its_initial_model() -> None:
     recipe = load_recipe(FOLDER / "plug" / "finetune.yaml")
     assert isinstance(recipe.model, PlugModelRecipe) and recipe.init == "plug-tiny"
     start = PlugModel.from_pretrained(recipe.init).config

@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, which can be several at once and can be killed.
+"""Trainings in separate processes, of which several can run at once and which tests can kill.
 
 The processes are forked from a server that has imported the libraries once.
 """
@@ -35,14 +35,15 @@ PLACES: tuple[Place, ...] = ("step", "filling", "naming", "dropping", "model")
 
 @dataclass(frozen=True)
 class Hold:
-    """Where a training stands still until it is killed, however fast the machine is.
+    """Where a training waits until it is killed, independent of the speed of the machine.
 
     Attributes:
-        place: `filling` a checkpoint, its first file half written; `naming` it, all files written;
-            `dropping` the older ones, the new one named; putting a new `model` where the old one was
-            removed; `step` is nothing of these.
-        first: step from which on the place holds.
-        last: step that is not begun in any case.
+        place: `filling` waits while a checkpoint's first file is half written; `naming` after all files are
+            written, before the folder is renamed; `dropping` after the rename, before older checkpoints are
+            deleted; `model` after the old model is removed, before the new one has its name; `step` waits in none
+            of these places.
+        first: first step at which the place applies.
+        last: step that does not start in any case.
     """
 
     place: Place
@@ -52,9 +53,9 @@ class Hold:
 
 def start(recipe_file: Path, processes: int = 1, hold: Hold | None = None, **environment: str) -> list[BaseProcess]:
     """Start one training over several processes; errors go to `recipe_file` with `.<rank>` appended."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     world = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"} | environment
     if processes > 1:
         world |= {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -76,13 +77,13 @@ def finish(processes: list[BaseProcess], recipe_file: Path, seconds: float = 240
 
 
 def error_of(recipe_file: Path, rank: str = "0") -> str:
-    """What a process that failed had to say."""
+    """Traceback of a process that failed."""
     file = recipe_file.with_suffix(f".{rank}")
     return file.read_text() if file.is_file() else ""
 
 
 def sign_of(recipe_file: Path) -> Path:
-    """File that appears once a training stands still."""
+    """File that appears once a training waits in its place."""
     return recipe_file.with_suffix(".holds")
 
 
@@ -95,11 +96,11 @@ def run_training(recipe_file: str, environment: dict[str, str], hold: Hold | Non
     from amodal.training.recipe import load_recipe
 
     torch.set_num_threads(1)
-    multiprocessing.set_start_method("fork", force=True)  # of data workers; here it is inherited
+    multiprocessing.set_start_method("fork", force=True)  # for data workers; this process inherits another method
     if "ACCELERATE_USE_FSDP" in environment:
-        _let_accelerate_shard_on_processors()
+        _allow_fsdp_on_cpus()
     if hold is not None:
-        _stand_still(hold, sign_of(Path(recipe_file)))
+        _wait_at(hold, sign_of(Path(recipe_file)))
     try:
         train(load_recipe(recipe_file), progress=False)
     except BaseException:
@@ -108,8 +109,8 @@ def run_training(recipe_file: str, environment: dict[str, str], hold: Hold | Non
         raise
 
 
-def _let_accelerate_shard_on_processors() -> None:
-    """Accelerate takes FSDP up on GPUs alone; what it then does works on gloo as well."""
+def _allow_fsdp_on_cpus() -> None:
+    """Accelerate enables FSDP only on GPUs, but the rest of its code also works with gloo."""
     from accelerate import state
     from accelerate.utils import DistributedType
 
@@ -124,8 +125,8 @@ def _let_accelerate_shard_on_processors() -> None:
     state.AcceleratorState.__init__ = patched
 
 
-def _stand_still(hold: Hold, sign: Path) -> None:
-    """Have this process wait for its end at the given place."""
+def _wait_at(hold: Hold, sign: Path) -> None:
+    """Make this process wait at the given place until it is killed."""
     from amodal.training import checkpoint, loop
 
     def wait() -> NoReturn:
@@ -133,7 +134,7 @@ def _stand_still(hold: Hold, sign: Path) -> None:
         while True:
             time.sleep(60)
 
-    run: Any = loop._Run
+    run: Any = loop._TrainingRun
     step, rename = run._step, Path.rename
     write, finish_one = checkpoint.write_checkpoint, checkpoint.finish_checkpoint
     complete = checkpoint.complete_checkpoints
@@ -142,18 +143,18 @@ def _stand_still(hold: Hold, sign: Path) -> None:
         return wait() if number >= hold.last else step(self, number, batches)
 
     def held_write(folder: Path, number: int, progress: Any, fill: Any) -> None:
-        def cut_off(temporary: Path) -> None:
+        def half_written(temporary: Path) -> None:
             (temporary / "model.safetensors").write_bytes(b"half")
             wait()
 
-        write(folder, number, progress, cut_off if number >= hold.first else fill)
+        write(folder, number, progress, half_written if number >= hold.first else fill)
 
     def held_finish(temporary: Path, final: Path, number: int, progress: Any) -> None:
         return wait() if number >= hold.first else finish_one(temporary, final, number, progress)
 
     def held_complete(folder: Path) -> list[Path]:
-        found = complete(folder)
-        return wait() if found and int(found[-1].name.removeprefix("step_")) >= hold.first else found
+        paths = complete(folder)
+        return wait() if paths and int(paths[-1].name.removeprefix("step_")) >= hold.first else paths
 
     def held_rename(self: Path, target: Path) -> Path:
         return wait() if target.name == "model" else rename(self, target)

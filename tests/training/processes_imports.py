@@ -1,4 +1,4 @@
-"""What the server of `processes` imports before it forks."""
+"""Imports of the server in `processes` before it forks."""
 
 import torch.utils.tensorboard  # noqa: F401
 

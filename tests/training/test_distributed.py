@@ -1,4 +1,4 @@
-"""Two processes train as one that accumulates twice as much."""
+"""Two processes give the same training as one process with twice the accumulation."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def values(folder: Path) -> list[dict[str, float]]:
 
 
 def as_one(recipe: Recipe, folder: Path) -> Path:
-    """One process with half the batch and twice the accumulation; returns its output."""
+    """Train in one process with half the batch size and twice the accumulation; returns the run folder."""
     settings = recipe.training.model_copy(
         update={"batch_size": recipe.training.batch_size // 2, "accumulation": 2 * recipe.training.accumulation}
     )
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in each of the two processes: products of two threads sum in another order
+    torch.set_num_threads(1)  # as in the two processes, because two threads sum products in another order
     try:
         train(recipe.model_copy(update={"output": str(folder / "run"), "training": settings}), progress=False)
     finally:
@@ -46,7 +46,7 @@ def as_one(recipe: Recipe, folder: Path) -> Path:
 
 
 def assert_same_run(a: Path, b: Path) -> None:
-    """Losses and scores to 1e-6; weights as far as AdamW's division by tiny second moments allows."""
+    """Losses and scores agree to 1e-6, weights as far as AdamW's division by tiny second moments allows."""
     for one, two in zip(values(a), values(b), strict=True):
         assert one == pytest.approx(two, abs=1e-6)
     states = [load_file(sorted((out / "checkpoints").glob("step_*"))[-1] / "model.safetensors") for out in (a, b)]
@@ -71,23 +71,23 @@ def test_two_processes_train_as_one(tmp_path: Path, task: str, strategy: dict[st
     file = written(recipe, tmp_path / "two")
     finish(start(file, 2, **strategy), file)
     assert_same_run(one, tmp_path / "two" / "run")
-    how = json.loads((tmp_path / "two" / "run" / "versions.json").read_text())
-    assert (how["strategy"], how["processes"]) == (name, 2)
+    versions = json.loads((tmp_path / "two" / "run" / "versions.json").read_text())
+    assert (versions["strategy"], versions["processes"]) == (name, 2)
 
 
 @pytest.mark.slow
-def test_spread_checkpoints_resume(tmp_path: Path) -> None:
-    model = {"point_loss": False}  # over two sums of gradients a rounding would draw another point
+def test_sharded_checkpoints_resume(tmp_path: Path) -> None:
+    model = {"point_loss": False}  # rounding of the gradients would change which points are sampled
     recipe = tiny_recipe(tmp_path, "plug", model=model, checkpoint_every=1, ema=0.9, accumulation=2)
-    never_stopped = written(recipe, tmp_path / "whole")
-    finish(start(never_stopped, 2, **FSDP2), never_stopped)
-    short = written(recipe, tmp_path / "stopped", max_minutes=1e-9)  # a step a call
+    uninterrupted = written(recipe, tmp_path / "whole")
+    finish(start(uninterrupted, 2, **FSDP2), uninterrupted)
+    short = written(recipe, tmp_path / "stopped", max_minutes=1e-9)  # one step per call
     for _ in range(3):
         finish(start(short, 2, **FSDP2), short)
     rest = written(recipe, tmp_path / "stopped")
     finish(start(rest, 2, **FSDP2), rest)
     whole, stopped = tmp_path / "whole/run", tmp_path / "stopped/run"
-    losses = [[line for line in values(out) if "loss" in line] for out in (whole, stopped)]  # a stop validates
+    losses = [[line for line in values(out) if "loss" in line] for out in (whole, stopped)]  # stopped runs validate too
     assert losses[0] == losses[1]
     weights = [load_file(out / "checkpoints/step_0000004/model.safetensors") for out in (whole, stopped)]
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
@@ -96,7 +96,7 @@ def test_spread_checkpoints_resume(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_batch_that_processes_cannot_share_is_a_mistake(tmp_path: Path) -> None:
+def test_a_batch_size_that_the_processes_cannot_divide_is_rejected(tmp_path: Path) -> None:
     file = written(tiny_recipe(tmp_path), tmp_path / "two", batch_size=3)
     for process in (running := start(file, 2)):
         process.join(120)

@@ -1,4 +1,4 @@
-"""A run that is killed, at any moment, ends as one that was not."""
+"""A run that was killed at any moment and resumed gives the same result as an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.training.tiny import tiny_recipe
 
 
 def kill(file: Path, out: Path, hold: Hold, seconds: float | None) -> None:
-    """Start a run and kill it after so many seconds, or once it stands still; it cannot end before."""
+    """Start a run and kill it after `seconds`, or once it waits at its place; it cannot end before."""
     sign_of(file).unlink(missing_ok=True)
     (process,) = start(file, hold=hold)
     process.join(seconds if seconds is not None else 0)
@@ -33,26 +33,26 @@ def kill(file: Path, out: Path, hold: Hold, seconds: float | None) -> None:
 
 
 def newest(out: Path) -> int:
-    """Steps of the newest complete checkpoint."""
+    """Number of steps of the newest complete checkpoint."""
     return max((int(path.name.removeprefix("step_")) for path in out.glob("checkpoints/step_*")), default=0)
 
 
 def wait_until_gone(children: list[int], seconds: float = 15) -> None:
-    """Data workers of a killed run leave by themselves."""
+    """Check that the data workers of a killed run exit by themselves."""
     until = time.monotonic() + seconds
-    while (left := [pid for pid in children if Path(f"/proc/{pid}").exists()]) and time.monotonic() < until:
+    while (alive := [pid for pid in children if Path(f"/proc/{pid}").exists()]) and time.monotonic() < until:
         time.sleep(0.1)
-    assert not left
+    assert not alive
 
 
 def children_of(pid: int) -> list[int]:
-    """Process ids, by Linux's /proc."""
+    """Process ids of the children, from Linux's /proc."""
     file = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(child) for child in file.read_text().split()] if file.is_file() else []
 
 
-def assert_ended_alike(straight: Path, killed: Path) -> None:
-    """Weights, averages and optimiser bit for bit, and every line of the log."""
+def assert_same_result(straight: Path, killed: Path) -> None:
+    """Weights, averages, optimiser state and all log lines are identical."""
     last = sorted((straight / "checkpoints").glob("step_*"))[-1].name
     assert sorted((killed / "checkpoints").glob("*"))[-1].name == last
     a, b = (load_file(out / "checkpoints" / last / "model.safetensors") for out in (straight, killed))
@@ -73,30 +73,32 @@ def logged(out: Path) -> list[dict[str, float]]:
 
 
 def run_both(folder: Path, moments: list[tuple[Place, int, float | None]], **training: object) -> None:
-    """A straight run, and one killed once for each of (place, steps until it holds at the latest, seconds)."""
+    """Run without interruption, and with one kill per (place, maximum number of steps until it waits, seconds)."""
     recipe: Recipe = tiny_recipe(folder, "plug", ema=0.9, workers=1, picture_objects=1, **training)
     file, straight = (folder / f"{name}.yaml" for name in ("killed", "straight"))
     for path in (file, straight):
         path.write_text(recipe.model_copy(update={"output": str(path.with_suffix(""))}).model_dump_json())
     out = folder / "killed"
-    finish(start(straight), straight)  # a process like the others: threads decide the order of sums
+    finish(
+        start(straight), straight
+    )  # in a process like the other run, because the number of threads changes the order of sums
     for place, steps, seconds in moments:
         done = newest(out)
         assert done + steps < recipe.training.steps
         kill(file, out, Hold(place, done + 1, done + steps), seconds)
     (process,) = start(file)
     finish([process], file)
-    assert_ended_alike(folder / "straight", out)
+    assert_same_result(folder / "straight", out)
 
 
-def test_a_killed_run_ends_as_a_straight_one(tmp_path: Path) -> None:
+def test_a_killed_run_gives_the_result_of_an_uninterrupted_one(tmp_path: Path) -> None:
     moments: list[tuple[Place, int, float | None]] = [("dropping", 3, None), ("filling", 3, None)]
     run_both(tmp_path, moments, steps=6, log_every=3, validate_every=6, checkpoint_every=1)
 
 
 @pytest.mark.slow
 def test_many_kills(tmp_path: Path) -> None:
-    """At every place, and at moments that are the clock's choice."""
+    """Kills at every place and at random times."""
     generator = random.Random(0)
     moments: list[tuple[Place, int, float | None]] = [
         (place, generator.randrange(2, 8), seconds)

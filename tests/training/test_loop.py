@@ -13,14 +13,14 @@ from transformers import SamModel
 from amodal.errors import InputError
 from amodal.models.plug import PlugModel
 from amodal.training import loop
-from amodal.training.build import build, learning_rate_factor, read_source, total_steps
-from amodal.training.feeding import step_sampler
+from amodal.training.build import build, read_source, step_sampler
 from amodal.training.loop import train
+from amodal.training.optimizers import learning_rate_factor, total_steps
 from amodal.training.recipe import Recipe, SourceRecipe, TrainingRecipe, parse_recipe
 from tests.training.tiny import tiny_recipe
 
 
-def run(recipe: Recipe, **options: Any) -> Path:
+def run(recipe: Recipe | Path, **options: Any) -> Path:
     return train(recipe, progress=False, **options)
 
 
@@ -33,7 +33,7 @@ def log_of(output: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize(("task", "optimizer"), [("sam", "adamw"), ("sam", "muon"), ("plug", "adamw")])
-def test_a_resumed_run_ends_where_a_straight_one_does(tmp_path: Path, task: str, optimizer: str) -> None:
+def test_a_resumed_run_gives_the_result_of_an_uninterrupted_one(tmp_path: Path, task: str, optimizer: str) -> None:
     recipe = tiny_recipe(tmp_path, task, ema=0.9, optimizer=optimizer)
     straight, resumed = moved(recipe, tmp_path / "straight"), moved(recipe, tmp_path / "resumed")
     run(straight)
@@ -50,7 +50,7 @@ def test_a_resumed_run_ends_where_a_straight_one_does(tmp_path: Path, task: str,
     assert len(losses[0]) == 4
 
 
-def test_a_run_leaves_what_made_it(tmp_path: Path) -> None:
+def test_a_run_writes_its_recipe_versions_log_and_checkpoints(tmp_path: Path) -> None:
     model = run(tiny_recipe(tmp_path, workers=1))
     assert isinstance(SamModel.from_pretrained(model), SamModel)
     out = tmp_path / "run"
@@ -79,11 +79,11 @@ def test_time_limit_ends_with_a_checkpoint_and_a_model(tmp_path: Path) -> None:
     assert (model / "model.safetensors").is_file()
 
 
-def test_a_process_that_does_not_write_validates_as_often_as_the_one_that_does(
+def test_a_process_that_does_not_write_validates_as_often_as_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All take part in every validation: one that looked for the model on disk would wait for the others for ever."""
-    monkeypatch.setattr(loop._Run, "_save_model", lambda _: None)
+    """All processes take part in every validation; a process that decided by the files on disk would block them."""
+    monkeypatch.setattr(loop._TrainingRun, "_save_model", lambda _: None)
     run(tiny_recipe(tmp_path, steps=4, validate_every=2))
     assert sum("val_full" in line for line in log_of(tmp_path / "run")) == 2
 
@@ -102,7 +102,7 @@ def test_checkpoints_of_another_model_are_refused(tmp_path: Path) -> None:
     run(tiny_recipe(tmp_path, steps=2))
     with pytest.raises(InputError, match="output: expected checkpoints of this recipe's model"):
         run(tiny_recipe(tmp_path, model={"hidden_size": 24}))
-    with pytest.raises(InputError, match=r"output: expected .* to hold average\.pt"):
+    with pytest.raises(InputError, match=r"output: expected .* to contain average\.pt"):
         run(tiny_recipe(tmp_path, ema=0.9))
     with pytest.raises(InputError, match="output: expected a folder without checkpoints for a new run"):
         run(tiny_recipe(tmp_path), resume=False)
@@ -112,21 +112,21 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path, learning_rate=1e30, clip_grad_norm=0.0, warmup_steps=0)
     with pytest.raises(FloatingPointError, match=r"step 2: expected a finite loss, got nan \(visible_bce.* ids are in"):
         run(recipe)
-    found = json.loads((tmp_path / "run" / "not_finite_step_0000002_process_0.json").read_text())
-    assert found["step"] == 2
-    assert len(found["batch"]) == recipe.training.batch_size
-    training = build(recipe)
-    keys = step_sampler(recipe, training.train, 1, 2).keys(1)
-    assert found["batch"] == [training.train.describe(key) for key in keys]
-    assert {"source", "image_id", "annotation_id", "file"} == found["batch"][0].keys()
+    content = json.loads((tmp_path / "run" / "not_finite_step_0000002_process_0.json").read_text())
+    assert content["step"] == 2
+    assert len(content["batch"]) == recipe.training.batch_size
+    setup = build(recipe)
+    keys = step_sampler(recipe, setup.train, 1, 2).keys(1)
+    assert content["batch"] == [setup.train.describe(key) for key in keys]
+    assert {"source", "image_id", "annotation_id", "file"} == content["batch"][0].keys()
     assert not list((tmp_path / "run" / "checkpoints").glob("*"))
 
 
-def test_losses_between_two_log_lines_survive_a_stop(tmp_path: Path) -> None:
+def test_losses_between_two_log_lines_survive_an_interruption(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path, "plug", log_every=3, checkpoint_every=1, steps=6, accumulation=2)
     straight, resumed = moved(recipe, tmp_path / "straight"), moved(recipe, tmp_path / "resumed")
     run(straight)
-    for stop in (2, 4):  # neither is a step whose losses are logged
+    for stop in (2, 4):  # the losses of neither step are logged
         run(resumed, stop_after=stop)
     run(resumed)
     a, b = ({x["step"]: x for x in log_of(tmp_path / n) if "loss" in x} for n in ("straight", "resumed"))
@@ -143,8 +143,8 @@ def test_no_steps_save_the_untrained_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this device computes in float16")
-def test_half_precision_on_a_processor_is_a_mistake(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"training\.precision: expected 'bf16' or 'no' on a processor, got 'fp16'"):
+def test_half_precision_on_a_cpu_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"training\.precision: expected 'bf16' or 'no' on a CPU, got 'fp16'"):
         run(tiny_recipe(tmp_path, precision="fp16"))
 
 
@@ -157,19 +157,21 @@ def test_half_precision_scales_its_loss(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", ["sam", "plug"])
 def test_gradient_checkpointing_changes_no_number(tmp_path: Path, task: str) -> None:
     losses = []
-    for again in (False, True):
-        recipe = moved(tiny_recipe(tmp_path, task, gradient_checkpointing=again, steps=2), tmp_path / str(again))
+    for checkpointing in (False, True):
+        recipe = moved(
+            tiny_recipe(tmp_path, task, gradient_checkpointing=checkpointing, steps=2), tmp_path / str(checkpointing)
+        )
         run(recipe)
-        losses.append([x["loss"] for x in log_of(tmp_path / str(again)) if "loss" in x])
+        losses.append([x["loss"] for x in log_of(tmp_path / str(checkpointing)) if "loss" in x])
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
-def test_gradient_checkpointing_keeps_less(tmp_path: Path) -> None:
+def test_gradient_checkpointing_stores_less(tmp_path: Path) -> None:
     kept = []
-    for again in (False, True):
-        training = build(tiny_recipe(tmp_path, "plug"))
-        model: Any = training.model.train()
-        if again:
+    for checkpointing in (False, True):
+        setup = build(tiny_recipe(tmp_path, "plug"))
+        model: Any = setup.model.train()
+        if checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         sizes: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
@@ -194,7 +196,7 @@ def test_epochs_count_objects() -> None:
     assert total_steps(TrainingRecipe(steps=7), 80) == 7
 
 
-def test_categories_can_be_left_out(tmp_path: Path) -> None:
+def test_categories_can_be_excluded(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path)
     annotations = recipe.data.train[0].annotations
     source = read_source(
@@ -206,21 +208,32 @@ def test_categories_can_be_left_out(tmp_path: Path) -> None:
         read_source(SourceRecipe(format="canonical", annotations=annotations, exclude_categories=["blue"]))
 
 
-def test_recipes_without_data_are_refused(tmp_path: Path) -> None:
+def test_train_reads_a_recipe_file_with_overrides(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    file = tmp_path / "recipe.yaml"
+    file.write_text(recipe.model_dump_json())
+    output = tmp_path / "from_file"
+    assert run(file, overrides=["training.steps=1", f"output={output}"]) == output / "model"
+    assert len([line for line in log_of(output) if "loss" in line]) == 1
+    with pytest.raises(InputError, match="overrides: expected none for a parsed recipe, got some"):
+        run(recipe, overrides=["training.steps=1"])
+
+
+def test_recipes_without_data_are_rejected(tmp_path: Path) -> None:
     content = tiny_recipe(tmp_path).model_dump(mode="json")
     content["data"]["validation"] = []
     with pytest.raises(InputError, match="data: expected sources with at least one usable object"):
         build(parse_recipe(content))
 
 
-def test_missing_data_is_named_before_a_base_is_looked_for(tmp_path: Path) -> None:
+def test_missing_data_is_reported_before_the_base_is_loaded(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path, "plug", model={"base": "nobody/has-this"})
     (tmp_path / "toy" / "annotations.json").unlink()
     with pytest.raises(InputError, match="annotations: expected a file, got"):
         build(recipe)
 
 
-def test_a_base_that_moved_cannot_be_frozen_afterwards(tmp_path: Path) -> None:
+def test_a_trained_base_cannot_be_frozen_afterwards(tmp_path: Path) -> None:
     folder = run(tiny_recipe(tmp_path, "plug", model={"train_base": True}, steps=0))
     frozen = tiny_recipe(tmp_path, "plug").model_copy(update={"init": str(folder), "output": str(tmp_path / "b")})
     with pytest.raises(InputError, match="init: expected a model on a frozen base with model.train_base=false"):

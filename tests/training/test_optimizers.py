@@ -10,9 +10,9 @@ from accelerate.utils import DistributedType
 from torch import nn
 
 from amodal.errors import InputError
+from amodal.training.checkpoint import check_device_and_settings
 from amodal.training.optimizers import new_optimizer
 from amodal.training.recipe import TrainingRecipe
-from amodal.training.state import check_device_and_settings
 
 
 def settings(optimizer: str, **changes: Any) -> TrainingRecipe:
@@ -24,7 +24,7 @@ def small_model() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 4, 2, stride=2), nn.Flatten(), nn.LayerNorm(16), nn.Linear(16, 5))
 
 
-def go(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+def run_steps(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
     for step in steps:
         images = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(step))
         model(images).square().sum().backward()
@@ -39,13 +39,13 @@ def test_biases_and_norms_are_not_decayed(name: str) -> None:
     assert all((p.dim() > 1) == (group["weight_decay"] == 0.2) for group in groups for p in group["params"])
 
 
-def test_muon_moves_the_linear_maps_and_adamw_the_rest() -> None:
+def test_muon_updates_linear_layers_and_adamw_everything_else() -> None:
     model = small_model()
     alone = copy.deepcopy(model)
     both = new_optimizer(model, settings("muon"))
     adamw = new_optimizer(alone, settings("adamw"))
     muon = torch.optim.Muon([alone[3].weight], lr=1e-3, weight_decay=0.2, adjust_lr_fn="match_rms_adamw")
-    go(model, both, range(1))
+    run_steps(model, both, range(1))
     alone(torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))).square().sum().backward()
     muon.step()
     alone[3].weight.grad = None
@@ -53,26 +53,26 @@ def test_muon_moves_the_linear_maps_and_adamw_the_rest() -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), alone.parameters(), strict=True))
 
 
-def test_an_older_torch_has_no_muon(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_muon_with_an_older_pytorch_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.optim, "Muon")
     with pytest.raises(InputError, match="training.optimizer: expected 'adamw' with torch .*, got 'muon'"):
         new_optimizer(small_model(), settings("muon"))
 
 
-@pytest.mark.parametrize("spread", [DistributedType.FSDP, DistributedType.DEEPSPEED])
-def test_muon_needs_whole_matrices(spread: DistributedType) -> None:
+@pytest.mark.parametrize("sharding", [DistributedType.FSDP, DistributedType.DEEPSPEED])
+def test_muon_with_sharded_weights_is_rejected(sharding: DistributedType) -> None:
     accelerator: Any = SimpleNamespace(
-        num_processes=2, mixed_precision="no", device=torch.device("cpu"), distributed_type=spread
+        num_processes=2, mixed_precision="no", device=torch.device("cpu"), distributed_type=sharding
     )
-    with pytest.raises(InputError, match="expected 'adamw' where weights are spread over processes, got 'muon'"):
+    with pytest.raises(InputError, match="expected 'adamw' for weights sharded over processes, got 'muon'"):
         check_device_and_settings(accelerator, settings("muon", batch_size=2))
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_a_stored_state_goes_on_where_it_was(name: str) -> None:
+def test_a_stored_state_can_be_resumed(name: str) -> None:
     model = small_model()
     optimizer = new_optimizer(model, settings(name))
-    go(model, optimizer, range(3))
+    run_steps(model, optimizer, range(3))
     other = copy.deepcopy(model)
     state = copy.deepcopy(optimizer.state_dict())
     resumed = new_optimizer(other, settings(name))
@@ -80,6 +80,6 @@ def test_a_stored_state_goes_on_where_it_was(name: str) -> None:
     for one in (optimizer, resumed):
         for group in one.param_groups:
             group["lr"] = 0.01
-    go(model, optimizer, range(3, 6))
-    go(other, resumed, range(3, 6))
+    run_steps(model, optimizer, range(3, 6))
+    run_steps(other, resumed, range(3, 6))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))

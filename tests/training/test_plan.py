@@ -1,4 +1,4 @@
-"""What a training will need, computed."""
+"""The computed memory and number of steps of a training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from amodal.cli.main import main
 from amodal.errors import InputError
 from amodal.models.bases.sam import sam_config_for
 from amodal.models.plug import PlugConfig, PlugModel
-from amodal.training.plan import kept_for_backward, plan
+from amodal.training.plan import plan, saved_for_backward
 from amodal.training.recipe import Recipe, load_recipe
 from amodal.training.tasks.plug import PlugTask
 from tests.training.tiny import tiny_base, tiny_recipe
@@ -25,10 +25,10 @@ def small(folder: Path, **training: Any) -> Recipe:
     return tiny_recipe(folder, "plug", **training)
 
 
-def test_the_count_is_what_autograd_keeps(tmp_path: Path) -> None:
-    """Against a real step of the same model, float32."""
+def test_the_count_equals_what_autograd_saves(tmp_path: Path) -> None:
+    """Compared with a real step of the same model in float32."""
     config = PlugConfig(sam=sam_config_for(tiny_base(tmp_path)), image_size=32, num_points=16, refine_channels=8)
-    kept, parameters, trained = kept_for_backward(config, "no")
+    saved, parameters, trained = saved_for_backward(config, "no")
     model = PlugModel(config).train()
     assert parameters == sum(p.numel() for p in model.parameters())
     assert trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -42,44 +42,44 @@ def test_the_count_is_what_autograd_keeps(tmp_path: Path) -> None:
 
     box = torch.tensor([[[4.0, 4.0, 20.0, 24.0]]])
     maps = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
-    sure = torch.ones(1, 1, dtype=torch.bool)
-    batch = {"pixel_values": torch.zeros(1, 3, 32, 32), "input_boxes": box, "valid": sure, "has_amodal": sure}
+    yes = torch.ones(1, 1, dtype=torch.bool)
+    batch = {"pixel_values": torch.zeros(1, 3, 32, 32), "input_boxes": box, "valid": yes, "has_amodal": yes}
     batch |= {"visible_masks": maps, "amodal_masks": maps.clone()}
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         losses = PlugTask(config)(model, batch, torch.Generator())
         torch.stack(list(losses.values())).sum()
-    assert sum(kept.values()) == pytest.approx(sum(size for size, _ in seen.values()), rel=0.15)
+    assert sum(saved.values()) == pytest.approx(sum(size for size, _ in seen.values()), rel=0.15)
 
 
 def test_memory_adds_up_and_steps_follow_the_objects(tmp_path: Path) -> None:
     recipe = small(tmp_path, steps=None, epochs=3, batch_size=4, accumulation=2)
-    found = plan(recipe, processes=2, objects=80)
-    assert (found["crops_per_process"], found["iterations"], found["iterations_per_epoch"]) == (2, 30, 10.0)
+    computed = plan(recipe, processes=2, objects=80)
+    assert (computed["crops_per_process"], computed["iterations"], computed["iterations_per_epoch"]) == (2, 30, 10.0)
     assert "iterations" not in plan(recipe)
     assert plan(small(tmp_path, steps=7))["iterations"] == 7
 
 
 def test_checkpointing_trades_memory_for_time() -> None:
     usual = load_recipe(ROOT / "recipes/plug/kins-vit-b.yaml")
-    again = load_recipe(ROOT / "recipes/plug/kins-vit-b.yaml", ["training.gradient_checkpointing=true"])
-    a, b = plan(usual, processes=8), plan(again, processes=8)
+    checkpointed = load_recipe(ROOT / "recipes/plug/kins-vit-b.yaml", ["training.gradient_checkpointing=true"])
+    a, b = plan(usual, processes=8), plan(checkpointed, processes=8)
     assert a["activations_per_crop_checkpointed"] < a["activations_per_crop"]
     fixed = a["weights"] + a["gradients"] + a["optimizer"]
     assert a["total"] == pytest.approx(fixed + 16 * a["activations_per_crop"], abs=0.15)
     assert b["total"] == pytest.approx(fixed + 16 * b["activations_per_crop_checkpointed"], abs=0.15)
 
 
-def test_what_has_no_plan(tmp_path: Path) -> None:
+def test_recipes_without_a_plan_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="plan: expected a recipe with task 'plug', got 'sam'"):
         plan(tiny_recipe(tmp_path))
     with pytest.raises(InputError, match=r"training\.batch_size: expected a multiple of the 3 processes, got 4"):
         plan(small(tmp_path), processes=3)
 
 
-def test_the_command_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(small(tmp_path, batch_size=4).model_dump_json())
     assert main(["train", str(file), "--plan", "--processes", "2", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["crops_per_process"] == 2
+    computed = json.loads(capsys.readouterr().out)
+    assert computed["crops_per_process"] == 2
     assert not (tmp_path / "run").exists()

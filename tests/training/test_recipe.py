@@ -28,7 +28,7 @@ def written(folder: Path, content: Any) -> Path:
     return path
 
 
-def test_plug_fields_and_defaults_are_the_configurations() -> None:
+def test_plug_fields_and_defaults_are_those_of_the_configuration() -> None:
     settings = parse_recipe(PLUG).model
     assert isinstance(settings, PlugModelRecipe)
     fields = settings.model_dump()
@@ -58,7 +58,7 @@ def test_overrides_reach_sections_lists_and_new_sections(tmp_path: Path) -> None
     assert (recipe.training.steps, recipe.training.epochs) == (None, 3)
 
 
-def test_what_is_written_beside_a_result_reads_back(tmp_path: Path) -> None:
+def test_the_recipe_in_a_run_folder_can_be_read_again(tmp_path: Path) -> None:
     recipe = load_recipe(written(tmp_path, PLUG), ["model.lora_rank=3"])
     again = load_recipe(written(tmp_path, recipe.model_dump(mode="json")))
     assert again == recipe
@@ -67,9 +67,9 @@ def test_what_is_written_beside_a_result_reads_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("training.step=3", r"training\.step: unknown key, expected perhaps 'steps'"),
+        ("training.step=3", r"training\.step: unknown key; did you mean 'steps'"),
         ("model.zzzzzzzz=3", r"model\.zzzzzzzz: unknown key$"),
-        ("data.train.0.weigth=3", r"data\.train\.0\.weigth: unknown key, expected perhaps 'weight'"),
+        ("data.train.0.weigth=3", r"data\.train\.0\.weigth: unknown key; did you mean 'weight'"),
         ("training.steps=many", r"training\.steps: expected a valid integer, got 'many'"),
         ("training.batch_size=0", r"training\.batch_size: expected greater than 0, got 0"),
         ("training.ema=1.0", r"training\.ema: expected less than 1, got 1\.0"),
@@ -82,16 +82,16 @@ def test_what_is_written_beside_a_result_reads_back(tmp_path: Path) -> None:
         ("model.epsilon=0", r"model\.epsilon: expected 1 or more, got 0"),
         ("training.steps", "--set: expected key=value, got 'training.steps'"),
         ("data.train.7.weight=1", r"--set: expected a number below 2 in 'data\.train\.7\.weight', got '7'"),
-        ("seed.x=1", r"--set: expected 'seed\.x' to name a key of a section, got a value above it"),
+        ("seed.x=1", r"--set: expected 'seed\.x' to name a key inside a section, got a part of it that is a value"),
         ("seed=[1", r"--set seed: expected a YAML value, got '\[1'"),
     ],
 )
-def test_mistakes_name_the_key_and_what_was_expected(tmp_path: Path, override: str, message: str) -> None:
+def test_errors_name_the_key_and_the_expected_value(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_recipe(written(tmp_path, PLUG | {"seed": 0}), [override])
 
 
-def test_files_that_are_no_recipes(tmp_path: Path) -> None:
+def test_files_that_are_not_recipes_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="recipe: expected a file, got .* does not exist"):
         load_recipe(tmp_path / "none.yaml")
     with pytest.raises(InputError, match="expected YAML, got"):

@@ -35,7 +35,7 @@ TRAINING: dict[str, Any] = {
 
 
 def tiny_recipe(folder: Path, task: str = "sam", model: dict[str, Any] | None = None, **training: Any) -> Recipe:
-    """A recipe with toy data under `folder`; `plug` gets a base with random weights."""
+    """A recipe with toy data in `folder`; the task `plug` gets a base with random weights."""
     annotations = folder / "toy" / "annotations.json"
     if not annotations.is_file():
         write_toy(folder / "toy")

@@ -13,17 +13,19 @@ from amodal.errors import InputError
 
 def info(
     model: Annotated[str, typer.Argument(help="Model (bundled name, folder, hub id) or YAML recipe.")],
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override of a recipe, key.inner=value.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a key of a recipe, key.inner=value; repeatable.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Count the parameters of a model or a recipe; needs no weights.
+    """Print the number of parameters of a model or a recipe without loading weights.
 
     Example: amodal info recipes/plug/kins-vit-h.yaml --set model.lora_rank=8 --json
     """
     if Path(model).suffix in (".yaml", ".yml"):
         config = _recipe_config(model, set_)
     elif set_:
-        raise InputError("--set: expected with a recipe, got a model")
+        raise InputError("--set: expected a recipe to override, got a model")
     else:
         config = _model_config(model)
     counts = _counts(config)
@@ -36,8 +38,8 @@ def info(
 
 def _counts(config: Any) -> dict[str, int]:
     from amodal.models.aura import AuraConfig
-    from amodal.models.aura.base import parameter_counts as of_aura
-    from amodal.models.plug.base import parameter_counts as of_plug
+    from amodal.models.aura.modeling import parameter_counts as of_aura
+    from amodal.models.plug.modeling import parameter_counts as of_plug
 
     return of_aura(config) if isinstance(config, AuraConfig) else of_plug(config)
 
@@ -51,14 +53,14 @@ def _model_config(name: str) -> Any:
     try:
         kind = json.loads((folder / "config.json").read_text()).get("model_type")
     except (OSError, ValueError, AttributeError):
-        kind = None  # the reader says what is wrong
+        kind = None  # read_config raises the error
     return read_config(folder, AuraConfig if kind == "aura" else PlugConfig)
 
 
 def _recipe_config(path: str, overrides: list[str] | None) -> Any:
     from amodal.models.bases.sam import sam_config_for
-    from amodal.training.aura import AuraModelRecipe, sized_config
-    from amodal.training.recipe import PlugModelRecipe, load_recipe
+    from amodal.training.build import sized_config
+    from amodal.training.recipe import AuraModelRecipe, PlugModelRecipe, load_recipe
 
     settings = load_recipe(path, overrides).model
     if isinstance(settings, AuraModelRecipe):

@@ -11,16 +11,18 @@ import typer
 
 def train(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override, key.inner=value; repeat for more.")] = None,
-    stop_after: Annotated[
-        int | None, typer.Option(help="End with a checkpoint after this step; run again to go on.")
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a key of the recipe, key.inner=value; repeatable.")
     ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Do not train: say what memory and steps it takes.")] = False,
-    processes: Annotated[int, typer.Option(min=1, help="GPUs, for --plan.")] = 1,
-    objects: Annotated[int | None, typer.Option(min=1, help="Training objects, for --plan.")] = None,
+    stop_after: Annotated[
+        int | None, typer.Option(help="Stop with a checkpoint after this step; the same command resumes.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Print memory and number of steps without training.")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="Number of GPUs, for --plan.")] = 1,
+    objects: Annotated[int | None, typer.Option(min=1, help="Number of training objects, for --plan.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train by a recipe; a run that was stopped goes on where it was.
+    """Train a model by a recipe, or resume a run that was stopped.
 
     Example: amodal train recipes/plug/tiny.yaml --set training.steps=100
     """
@@ -28,16 +30,16 @@ def train(
 
     parsed = load_recipe(recipe, set_)
     if plan:
-        from amodal.training.plan import plan as planned
+        from amodal.training.plan import plan as compute_plan
 
-        found = planned(parsed, processes=processes, objects=objects)
-        typer.echo(json.dumps(found) if as_json else "\n".join(f"{name}: {value}" for name, value in found.items()))
+        values = compute_plan(parsed, processes=processes, objects=objects)
+        typer.echo(json.dumps(values) if as_json else "\n".join(f"{name}: {value}" for name, value in values.items()))
         return
     from accelerate import PartialState
 
-    from amodal.training.loop import train as run
+    from amodal.training.loop import train as run_training
 
-    folder = run(parsed, progress=not as_json, stop_after=stop_after)
+    folder = run_training(parsed, progress=not as_json, stop_after=stop_after)
     if not PartialState().is_main_process:
         return
     typer.echo(json.dumps({"model": str(folder)}) if as_json else f"Best model: {folder}")

@@ -1,126 +1,120 @@
-"""From a recipe to the objects a training needs."""
+"""Builds the model, the task and the datasets that a recipe describes."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import SamConfig
 
-from amodal.data.readers import read_dataset
+from amodal.data.datasets import read_dataset
+from amodal.data.reason_seg import read_reason_seg
 from amodal.data.samples import AnnotatedDataset
 from amodal.data.splits import select_split
 from amodal.errors import InputError
-from amodal.models.bases.sam import load_sam, new_sam
+from amodal.models.aura import AuraConfig, AuraModel
+from amodal.models.aura.mllm import LoadedMllm, mllm_config_for, plain_settings
+from amodal.models.aura.tiny_mllm import new_tiny_mllm, tiny_llava_config
+from amodal.models.bases.sam import fingerprint, load_sam, new_sam, sam_config_for, sam_sizes
 from amodal.models.plug import PlugModel
-from amodal.training.aura import AuraModelRecipe, build_aura
-from amodal.training.datasets.crops import ObjectCrops, Source
-from amodal.training.feeding import Samples
+from amodal.training.datasets.conversations import FeatureCache, ImageConversations
+from amodal.training.datasets.crops import ObjectCrops
+from amodal.training.datasets.named_images import NamedImages
+from amodal.training.datasets.sampling import Batch, CropSource, ReasonSource, StepSampler, TrainingSamples
 from amodal.training.recipe import (
+    AuraDataRecipe,
+    AuraModelRecipe,
     DataRecipe,
     PlugModelRecipe,
+    ReasonSourceRecipe,
     Recipe,
     SamModelRecipe,
     SourceRecipe,
-    TrainingRecipe,
 )
 from amodal.training.tasks.aura import AuraTask
 from amodal.training.tasks.plug import PlugTask
 from amodal.training.tasks.sam import SamTask
 
+AuraSamples = ImageConversations | NamedImages
 
-class Task(Protocol):
-    """What the loop asks of a task."""
+
+class TrainingTask(Protocol):
+    """The losses of one kind of model, as the training loop uses them."""
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Make a built model ready for training."""
 
-    def __call__(self, model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Named losses of a batch; their sum is minimised."""
+    def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Named losses of a batch; training minimises their sum."""
 
 
-class PromptedTask(Task, Protocol):
-    """A task whose objects are prompted, one answer a prompt."""
+class PromptedTask(TrainingTask, Protocol):
+    """The losses of a promptable model, which predicts one object per prompt."""
 
-    def predict(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Visible and amodal probabilities (B, P, S, S)."""
 
 
 @dataclass
-class Training:
+class TrainingSetup:
     """Model, task and data of a recipe."""
 
     model: nn.Module
-    task: Task
-    train: Samples
-    validation: Samples
+    task: TrainingTask
+    train: TrainingSamples
+    validation: TrainingSamples
     mask_threshold: float
 
 
-def build(recipe: Recipe) -> Training:
-    """Build everything a recipe names, data first: a missing file shows before a base is loaded.
+def build(recipe: Recipe) -> TrainingSetup:
+    """Build the model, the task and the datasets of a recipe.
+
+    The data are read first, so that a missing file is reported before a base is loaded.
 
     Raises:
-        InputError: data or a base that cannot be read.
+        InputError: data or a base cannot be read, or settings contradict each other.
     """
-    settings = recipe.model
+    settings, seed = recipe.model, recipe.seed
     if isinstance(settings, AuraModelRecipe):
-        aura, asked, held_out = build_aura(recipe)
-        answers = AuraTask(aura.config)
-        return Training(answers.prepare(aura), answers, asked, held_out, aura.config.mask_threshold)
-    assert isinstance(recipe.data, DataRecipe)
-    plug = settings.config() if isinstance(settings, PlugModelRecipe) else None
-    shape: Any = settings if plug is None else plug
-    train, validation = (
-        ObjectCrops(
-            [read_source(source) for source in sources],
-            image_size=shape.image_size,
-            crop_scale=shape.crop_scale,
-            augmentation=augmentation,
-            num_prompts=num_prompts,
-            box_source="visible" if plug is None else plug.box_source,  # type: ignore[arg-type]
-        )
-        for sources, augmentation, num_prompts in (
-            (recipe.data.train, recipe.data.augmentation, recipe.data.num_prompts),
-            (recipe.data.validation, None, 1),
-        )
-    )
-    model, task, threshold = _model_and_task(settings, recipe.seed)
-    if recipe.init is not None:
-        _start_from(model, recipe.init)
-    return Training(task.prepare(model), task, train, validation, threshold)
-
-
-def _model_and_task(settings: SamModelRecipe | PlugModelRecipe, seed: int) -> tuple[nn.Module, PromptedTask, float]:
-    """Untrained model, its task, and the probability above which a pixel is foreground."""
-    torch.manual_seed(seed)
+        return _build_aura(recipe)
     if isinstance(settings, PlugModelRecipe):
+        config = settings.config()
+        train, validation = _object_crops(recipe, config.image_size, config.crop_scale, config.box_source)
+        torch.manual_seed(seed)
         plug = PlugModel.from_base(settings.base, settings.config(), revision=settings.base_revision)
-        config: Any = plug.config
-        return plug, PlugTask(config), config.mask_threshold
+        if recipe.init is not None:
+            _load_plug_init(plug, recipe.init)
+        plug_task = PlugTask(plug.config)
+        return TrainingSetup(plug_task.prepare(plug), plug_task, train, validation, plug.config.mask_threshold)
+    train, validation = _object_crops(recipe, settings.image_size, settings.crop_scale, "visible")
+    torch.manual_seed(seed)
     sam = new_sam(sam_config(settings), seed)
-    return sam, SamTask(settings.points_share, settings.dice_weight, settings.quality_weight), 0.5
+    if recipe.init is not None:
+        _load_init(sam, load_sam(recipe.init).model, recipe.init)
+    sam_task = SamTask(settings.points_share, settings.dice_weight, settings.quality_weight)
+    return TrainingSetup(sam_task.prepare(sam), sam_task, train, validation, 0.5)
 
 
-def _start_from(model: nn.Module, name: str) -> None:
-    """Take over the weights of a saved model of the same kind and sizes."""
-    given = PlugModel.from_pretrained(name) if isinstance(model, PlugModel) else load_sam(name).model
-    if isinstance(model, PlugModel) and given.config.train_base and not model.config.train_base:
-        raise InputError(
-            f"init: expected a model on a frozen base with model.train_base=false, got {name!r}, whose own base "
-            "an increment would leave out"
-        )
-    ours, theirs = model.state_dict(), given.state_dict()
-    other = sorted(
-        k for k in ours.keys() | theirs.keys() if k not in ours or k not in theirs or ours[k].shape != theirs[k].shape
+def step_sampler(
+    recipe: Recipe, samples: TrainingSamples, start: int, stop: int, *, process_index: int = 0, num_processes: int = 1
+) -> StepSampler:
+    """Sampler of steps `start` to `stop` of a recipe for one of `num_processes` processes."""
+    settings = recipe.training
+    return StepSampler(
+        samples.lengths,
+        [source.weight for source in samples.sources],
+        settings.batch_size,
+        recipe.seed,
+        start,
+        stop,
+        accumulation=settings.accumulation,
+        process_index=process_index,
+        num_processes=num_processes,
     )
-    if other:
-        raise InputError(f"init: expected a model of the recipe's sizes, got {name!r}, which differs in {other[:2]}")
-    model.load_state_dict(theirs)
 
 
 def sam_config(settings: SamModelRecipe) -> SamConfig:
@@ -153,41 +147,197 @@ def sam_config(settings: SamModelRecipe) -> SamConfig:
     )
 
 
-def read_source(source: SourceRecipe) -> Source:
-    """Read one dataset of a recipe, with its split and without excluded categories."""
+def sized_config(settings: AuraModelRecipe) -> AuraConfig:
+    """The configuration of an AURA model with the sizes of its bases, without loading weights.
+
+    Raises:
+        InputError: a base cannot be found.
+    """
+    if settings.tiny is not None:
+        mllm = tiny_llava_config(settings.tiny, settings.tiny.vocabulary)
+    else:
+        assert settings.mllm is not None
+        mllm = mllm_config_for(settings.mllm)
+    return settings.config(mllm=plain_settings(mllm), sam=sam_sizes(sam_config_for(settings.base)))
+
+
+def read_source(source: SourceRecipe) -> CropSource:
+    """Read one dataset of a recipe, with its split and without its excluded categories."""
     dataset = select_split(read_dataset(source.format, source.annotations, source.images), source.split)
     if source.exclude_categories:
-        dataset = _without(dataset, set(source.exclude_categories))
-    return Source(dataset, source.weight, source.min_visible_pixels)
+        dataset = _without_categories(dataset, set(source.exclude_categories))
+    return CropSource(dataset, source.weight, source.min_visible_pixels)
 
 
-def total_steps(settings: TrainingRecipe, objects: int) -> int:
-    """Optimiser steps of the whole training; an epoch is every object once on average."""
-    if settings.steps is not None:
-        return settings.steps
-    assert settings.epochs is not None
-    return max(settings.epochs * objects // (settings.batch_size * settings.accumulation), 1)
-
-
-def learning_rate_factor(settings: TrainingRecipe, steps: int) -> Callable[[int], float]:
-    """Factor on the learning rate by step: linear warm-up, then decay to 0 (PLUG section 4.2)."""
-
-    def factor(step: int) -> float:
-        if step < settings.warmup_steps:
-            return (step + 1) / settings.warmup_steps
-        done = (step - settings.warmup_steps) / max(steps - settings.warmup_steps, 1)
-        return 1 - done if settings.decay == "linear" else 0.5 * (1 + math.cos(math.pi * min(done, 1)))
-
-    return factor
-
-
-def _without(dataset: AnnotatedDataset, names: set[str]) -> AnnotatedDataset:
+def _without_categories(dataset: AnnotatedDataset, names: set[str]) -> AnnotatedDataset:
     unknown = names - set(dataset.categories.values())
     if unknown:
         raise InputError(f"exclude_categories: expected names of the dataset's categories, got {sorted(unknown)}")
-    left_out = {key for key, name in dataset.categories.items() if name in names}
+    excluded = {key for key, name in dataset.categories.items() if name in names}
     images = tuple(
-        replace(image, objects=tuple(o for o in image.objects if o.category_id not in left_out))
+        replace(image, objects=tuple(o for o in image.objects if o.category_id not in excluded))
         for image in dataset.images
     )
     return replace(dataset, images=images)
+
+
+def _object_crops(recipe: Recipe, image_size: int, crop_scale: float, box_source: Any) -> list[ObjectCrops]:
+    """Training and validation crops of a recipe."""
+    data = recipe.data
+    assert isinstance(data, DataRecipe)
+    return [
+        ObjectCrops(
+            [read_source(source) for source in sources],
+            image_size=image_size,
+            crop_scale=crop_scale,
+            augmentation=augmentation,
+            num_prompts=num_prompts,
+            box_source=box_source,
+        )
+        for sources, augmentation, num_prompts in (
+            (data.train, data.augmentation, data.num_prompts),
+            (data.validation, None, 1),
+        )
+    ]
+
+
+def _load_plug_init(model: PlugModel, name: str) -> None:
+    """Start a PLUG model from the weights of a saved one of the same sizes."""
+    saved = PlugModel.from_pretrained(name)
+    if saved.config.train_base and not model.config.train_base:
+        raise InputError(
+            f"init: expected a model on a frozen base with model.train_base=false, got {name!r}, whose own base "
+            "an increment would leave out"
+        )
+    _load_init(model, saved, name)
+
+
+def _load_init(model: nn.Module, saved: nn.Module, name: str, *, allow_missing: bool = False) -> None:
+    """Load the weights of a saved model of the same sizes; with `allow_missing` it may lack parts of `model`."""
+    own_state, saved_state = model.state_dict(), saved.state_dict()
+    names: Iterable[str] = saved_state.keys() if allow_missing else own_state.keys() | saved_state.keys()
+    different = sorted(
+        k for k in names if k not in own_state or k not in saved_state or own_state[k].shape != saved_state[k].shape
+    )
+    if different:
+        raise InputError(
+            f"init: expected a model of the recipe's sizes, got {name!r}, which differs in {different[:2]}"
+        )
+    model.load_state_dict(saved_state, strict=not allow_missing)
+
+
+def _build_aura(recipe: Recipe) -> TrainingSetup:
+    settings, data = recipe.model, recipe.data
+    assert isinstance(settings, AuraModelRecipe) and isinstance(data, AuraDataRecipe)
+    train, validation = _read_reason_sources(data.train), _read_reason_sources(data.validation)
+    model = _aura_model(settings, train, recipe)
+    if model.config.names_only:
+        samples = _named_images(model, data, train, validation)
+    else:
+        samples = _image_conversations(model, data, train, validation)
+    task = AuraTask(model.config)
+    return TrainingSetup(task.prepare(model), task, *samples, model.config.mask_threshold)
+
+
+def _read_reason_sources(sources: list[ReasonSourceRecipe]) -> list[ReasonSource]:
+    return [ReasonSource(read_reason_seg(s.questions, s.annotations, s.images), s.weight) for s in sources]
+
+
+def _aura_model(settings: AuraModelRecipe, train: list[ReasonSource], recipe: Recipe) -> AuraModel:
+    """An untrained AURA model, or one with the weights of `recipe.init`."""
+    config = settings.config()
+    if config.naming_weight > 0:
+        categories = [number for source in train for number in source.dataset.categories]
+        config.naming_classes = max(categories, default=0) + 1
+    saved = None if recipe.init is None else AuraModel.from_pretrained(recipe.init)
+    torch.manual_seed(recipe.seed)
+    mllm: LoadedMllm | str
+    if settings.tiny is not None:
+        processor = None if saved is None or saved.processor is None else saved.processor.mllm
+        mllm = new_tiny_mllm(settings.tiny, _texts(train), recipe.seed, processor)
+    else:
+        assert settings.mllm is not None
+        mllm = settings.mllm
+    frozen_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.training.precision, torch.float32)
+    model = AuraModel.from_base(
+        mllm,
+        settings.base,
+        config,
+        revision=settings.base_revision,
+        mllm_revision=settings.mllm_revision,
+        mllm_dtype=torch.float32 if config.train_mllm else frozen_dtype,
+    )
+    if saved is not None:
+        _load_init(model, saved, str(recipe.init), allow_missing=True)
+    return model
+
+
+def _texts(sources: list[ReasonSource]) -> list[str]:
+    turns = [turn for source in sources for c in source.dataset.conversations for turn in c.turns]
+    return [text for turn in turns for text in (turn.question, turn.with_token(""))]
+
+
+def _named_images(
+    model: AuraModel, data: AuraDataRecipe, train: list[ReasonSource], validation: list[ReasonSource]
+) -> tuple[NamedImages, NamedImages]:
+    processor, cells, classes = model.processor, _image_cells(model.config), model.config.naming_classes
+    assert processor is not None
+    return (
+        NamedImages(train, processor, cells=cells, classes=classes, augmentation=data.augmentation),
+        NamedImages(validation, processor, cells=cells, classes=classes),
+    )
+
+
+def _image_conversations(
+    model: AuraModel, data: AuraDataRecipe, train: list[ReasonSource], validation: list[ReasonSource]
+) -> tuple[ImageConversations, ImageConversations]:
+    config = model.config
+    if data.augmentation is not None:
+        raise InputError("data.augmentation: expected none for a model that learns to answer, got one")
+    cache = _feature_cache(data, model)
+    assert model.processor is not None
+    samples, held_out = (
+        ImageConversations(
+            sources,
+            model.processor,
+            max_turns=data.max_turns,
+            max_tokens=data.max_tokens,
+            max_masks=max_masks,
+            cells=_image_cells(config) if config.naming_weight > 0 or config.box_weight > 0 else 0,
+            classes=config.naming_classes,
+            features=cache,
+            hint_share=hint_share if config.box_weight > 0 else None,
+        )
+        for sources, max_masks, hint_share in ((train, data.max_masks, data.hint_share), (validation, None, 0.0))
+    )
+    if cache is not None:
+        _fill(cache, model, [*samples.images(), *held_out.images()])
+    return samples, held_out
+
+
+def _image_cells(config: AuraConfig) -> int:
+    vision = config.mllm_config().vision_config
+    return int(vision.image_size) // int(vision.patch_size)
+
+
+def _feature_cache(data: AuraDataRecipe, model: AuraModel) -> FeatureCache | None:
+    if data.feature_cache is None:
+        return None
+    if model.config.train_vision:
+        raise InputError("data.feature_cache: expected none for a backbone that is trained, got a folder")
+    return FeatureCache(Path(data.feature_cache), f"{fingerprint(model.vision_encoder)} {model.config.image_size}")
+
+
+def _fill(cache: FeatureCache, model: AuraModel, images: list[Any]) -> None:
+    """Compute the features of all images that the cache lacks, on a GPU if there is one."""
+    processor = model.processor
+    assert processor is not None
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.vision_encoder.to(device)
+    with torch.no_grad():
+        cache.fill(
+            {image.path: image for image in images}.values(),
+            lambda image: processor.pixels_sam(image.load()),
+            lambda pixels: model.encode_image(pixels.to(device)),
+        )
+    model.vision_encoder.cpu()

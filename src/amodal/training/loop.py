@@ -1,8 +1,8 @@
-"""The training loop: Accelerate underneath, resumable at any step.
+"""The training loop, built on Accelerate and resumable at any step.
 
-What a step does depends on the weights, the optimiser's state, the seed and the step's number, on
-nothing else: batches and random numbers are drawn by seed and step, the learning rate is a function
-of the step. A run that was killed goes on as if it had not been.
+A step depends only on the weights, the optimiser's state, the seed and the number of the step: batches and
+random numbers are drawn from the seed and the step, and the learning rate is a function of the step. A run
+that was killed and resumed therefore gives the same result as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -23,55 +23,67 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import Tensor
 
 from amodal.errors import InputError
-from amodal.io.files import write_whole
-from amodal.training.average import MovingAverage
-from amodal.training.build import Training, build, learning_rate_factor, total_steps
+from amodal.io.files import write_atomic
+from amodal.training.build import TrainingSetup, build, step_sampler
 from amodal.training.checkpoint import (
     WRITING,
+    MovingAverage,
+    ShardedOptimizer,
     Stateful,
+    check_device_and_settings,
     complete_checkpoints,
     finish_checkpoint,
+    full_model,
+    is_sharded,
     load_newest,
     read_progress,
     save_checkpoint,
+    uses_deepspeed,
 )
 from amodal.training.datasets.crops import ObjectCrops
-from amodal.training.feeding import Batch, loader, step_sampler, to_device
-from amodal.training.meter import Meter
-from amodal.training.optimizers import new_optimizer
-from amodal.training.pictures import draw_sheet
-from amodal.training.recipe import Recipe
-from amodal.training.record import Record, check_trackers
-from amodal.training.state import (
-    SpreadOptimizer,
-    check_device_and_settings,
-    is_spread,
-    uses_deepspeed,
-    whole_model,
-)
-from amodal.training.validation import fixed_predictions, validate, validate_answers
+from amodal.training.datasets.sampling import Batch, StepSampler, loader, to_device
+from amodal.training.optimizers import learning_rate_factor, new_optimizer, total_steps
+from amodal.training.recipe import Recipe, load_recipe
+from amodal.training.record import LossMeter, RunRecord, check_trackers, draw_sheet
+from amodal.training.validation import fixed_predictions, validate_answers, validate_masks
 
-DECISIVE = {"sam": ("visible",), "plug": ("full", "occ"), "aura": ("visible", "full", "token")}
-"""Figures whose sum says which weights are the best so far; those that a task computes."""
+SELECTION_SCORES = {"sam": ("visible",), "plug": ("full", "occ"), "aura": ("visible", "full", "token")}
+"""Validation scores whose sum selects the best weights, by task; scores that a task does not compute count as 0."""
 
 
-def train(recipe: Recipe, *, progress: bool = True, stop_after: int | None = None, resume: bool = True) -> Path:
-    """Run or resume a training.
+def train(
+    recipe: Recipe | str | Path,
+    *,
+    overrides: list[str] | None = None,
+    progress: bool = True,
+    stop_after: int | None = None,
+    resume: bool = True,
+) -> Path:
+    """Run or resume the training that a recipe describes.
+
+    The run folder, `output` in the recipe, holds the best model (`model/`), the log, curves and checkpoints; see
+    docs/training.md. To run on several processes, start the calling program with `accelerate launch`.
 
     Args:
-        recipe: what to train.
-        progress: show a bar.
-        stop_after: end with a checkpoint after this step, for a run to be continued later.
-        resume: go on from the newest checkpoint in the output folder, if there is one.
+        recipe: a parsed recipe, or the path of a YAML recipe.
+        overrides: changes to a YAML recipe as `key.inner=value`, whose values are YAML; for example
+            `["training.steps=100", "output=runs/try"]`.
+        progress: whether to show a progress bar.
+        stop_after: write a checkpoint and stop after this step; a later call resumes the run.
+        resume: whether to resume from the newest checkpoint in the run folder, if there is one.
 
     Returns:
-        Folder of the best model, `output/model`.
+        The folder of the model with the best validation scores, `output/model`, for `from_pretrained`.
 
     Raises:
-        InputError: data, base or settings that cannot be used, or an output folder with
-            checkpoints of something else.
-        FloatingPointError: the loss is not finite; the message names the file with the batch's ids.
+        InputError: the recipe, its data, base or settings cannot be used, or the run folder has
+            checkpoints of another model or settings, or has any checkpoints with `resume=False`.
+        FloatingPointError: the loss is not finite; the message names a file with the ids of the batch.
     """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, overrides)
+    elif overrides:
+        raise InputError("overrides: expected none for a parsed recipe, got some; apply them with load_recipe")
     out = Path(recipe.output)
     if not resume and complete_checkpoints(out / "checkpoints"):
         raise InputError(f"output: expected a folder without checkpoints for a new run, got {str(out)!r}")
@@ -79,179 +91,182 @@ def train(recipe: Recipe, *, progress: bool = True, stop_after: int | None = Non
     check_trackers(list(settings.trackers))
     accelerator = _accelerator(recipe, out)
     check_device_and_settings(accelerator, settings)
-    training = build(recipe)
+    setup = build(recipe)
     if settings.gradient_checkpointing:
-        model: Any = training.model
+        model: Any = setup.model
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if settings.compile:
-        training.model.compile()
-    run = _Run(accelerator, training, recipe)
+        setup.model.compile()
+    run = _TrainingRun(accelerator, setup, recipe)
     state = run.restore()
-    record = Record(accelerator, recipe, state["step"])
+    record = RunRecord(accelerator, recipe, state["step"])
     run.train_from(state, min(run.steps, run.steps if stop_after is None else stop_after), record, progress)
     accelerator.end_training()
     return out / "model"
 
 
-class _Run:
-    """One process's part in a training."""
+class _TrainingRun:
+    """The part of a training that one process runs."""
 
-    def __init__(self, accelerator: Accelerator, training: Training, recipe: Recipe) -> None:
-        self.accelerator, self.training, self.recipe = accelerator, training, recipe
+    def __init__(self, accelerator: Accelerator, setup: TrainingSetup, recipe: Recipe) -> None:
+        self.accelerator, self.setup, self.recipe = accelerator, setup, recipe
         self.settings, self.out = recipe.training, Path(recipe.output)
-        self.steps = total_steps(self.settings, sum(training.train.lengths))
+        self.steps = total_steps(self.settings, sum(setup.train.lengths))
         self.factor = learning_rate_factor(self.settings, self.steps)
-        self.started = time.monotonic()
-        self.kind = type(training.model)  # FSDP2 gives the object another class
-        self.model, self.optimizer = accelerator.prepare(training.model, new_optimizer(training.model, self.settings))
-        spread = is_spread(accelerator)
-        self.parts: dict[str, Stateful] = {
-            "optimizer": SpreadOptimizer(self.model, self.optimizer) if spread else self.optimizer
+        self.start_time = time.monotonic()
+        self.model_class = type(setup.model)  # FSDP2 changes the class of the object
+        self.model, self.optimizer = accelerator.prepare(setup.model, new_optimizer(setup.model, self.settings))
+        self.states: dict[str, Stateful] = {
+            "optimizer": ShardedOptimizer(self.model, self.optimizer) if is_sharded(accelerator) else self.optimizer
         }
         if accelerator.scaler is not None:
-            self.parts["scaler"] = accelerator.scaler
+            self.states["scaler"] = accelerator.scaler
         self.average: MovingAverage | None = None
         if self.settings.ema > 0:
-            self.average = self.parts["average"] = MovingAverage(training.model, self.settings.ema)
-        self.meter = Meter(accelerator, self.settings.batch_size * self.settings.accumulation)
+            self.average = self.states["average"] = MovingAverage(setup.model, self.settings.ema)
+        self.meter = LossMeter(accelerator, self.settings.batch_size * self.settings.accumulation)
 
     def restore(self) -> dict[str, Any]:
-        """The newest checkpoint's state in place, or a new run's."""
+        """Load the newest checkpoint in place and return its progress, or the progress of a new run."""
         folder = self.out / "checkpoints"
-        found = complete_checkpoints(folder)
+        checkpoints = complete_checkpoints(folder)
         state: dict[str, Any] | None
-        if uses_deepspeed(self.accelerator) and found:
-            self.accelerator.load_state(str(found[-1] / "deepspeed"), load_module_strict=False)
-            state = read_progress(found[-1])
+        if uses_deepspeed(self.accelerator) and checkpoints:
+            self.accelerator.load_state(str(checkpoints[-1] / "deepspeed"), load_module_strict=False)
+            state = read_progress(checkpoints[-1])
         else:
-            state = load_newest(folder, self.training.model, self.parts)
+            state = load_newest(folder, self.setup.model, self.states)
         state = state or {"step": 0, "best": -1.0}
         self.meter.resume(state.get("losses", {}))
         return state
 
-    def train_from(self, state: dict[str, Any], stop: int, record: Record, progress: bool) -> None:
-        """Steps `state["step"]` to `stop`, with validation and checkpoints on the way."""
+    def train_from(self, state: dict[str, Any], stop: int, record: RunRecord, progress: bool) -> None:
+        """Run the steps from `state["step"]` to `stop` with their validations and checkpoints."""
         settings, done = self.settings, state["step"]
         batches = self._batches(done, stop)
-        with _bar(progress and self.accelerator.is_main_process) as bar:
+        with _progress_bar(progress and self.accelerator.is_main_process) as bar:
             task = bar.add_task(self.out.name, total=self.steps, completed=done, note="")
             for step in range(done, stop):
                 self.meter.add(self._step(step, batches))
                 done = step + 1
-                last = done == stop or self._out_of_time()
+                is_last = done == stop or self._out_of_time()
                 if done % settings.log_every == 0 or done == self.steps:
                     values = self.meter.read()
                     record.log(done, values | {"lr": self._learning_rate(step)})
                     bar.update(task, note=f"loss {values['loss']:.3f} {values['samples_per_s']:.0f}/s")
                 if done % settings.validate_every == 0 or done == self.steps:
                     self._validate(done, state, record)
-                if done % settings.checkpoint_every == 0 or last:
+                if done % settings.checkpoint_every == 0 or is_last:
                     self._checkpoint(done, state)
                 bar.update(task, completed=done)
-                if last:
+                if is_last:
                     break
-        if state["best"] < 0:  # a short run: something to load all the same
+        if state["best"] < 0:  # no validation yet: save a model even after a short run
             self._validate(done, state, record)
         elif done % settings.validate_every and done != self.steps:
-            record.draw()
+            record.draw_curves()
 
     def _step(self, step: int, batches: Iterator[Batch]) -> dict[str, Tensor]:
-        """One optimiser step over `accumulation` batches; returns the mean of their losses."""
+        """Run one optimiser step over `accumulation` batches and return the mean of their losses."""
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(step)
-        device, sums = self.accelerator.device, dict[str, Tensor]()
-        for part in range(self.settings.accumulation):
+        device, means = self.accelerator.device, dict[str, Tensor]()
+        for index in range(self.settings.accumulation):
             batch = to_device(next(batches), device)
-            number = self._number(step, part)
-            torch.manual_seed(number)  # dropout, where a model has it
+            seed = self._batch_seed(step, index)
+            torch.manual_seed(seed)  # for dropout, where a model has it
             with self.accelerator.accumulate(self.model):
-                losses = self.training.task(self.model, batch, torch.Generator(device).manual_seed(number))
+                losses = self.setup.task(self.model, batch, torch.Generator(device).manual_seed(seed))
                 total = torch.stack(list(losses.values())).sum()
-                self._check_finite(total, losses, step, part)
+                self._check_finite(total, losses, step, index)
                 self.accelerator.backward(total)  # divides by the accumulation
                 if self.accelerator.sync_gradients and self.settings.clip_grad_norm > 0:
                     self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad_norm)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             for name, loss in losses.items():
-                sums[name] = sums.get(name, 0) + loss.detach() / self.settings.accumulation
+                means[name] = means.get(name, 0) + loss.detach() / self.settings.accumulation
         if self.average is not None:
-            self.average.update(self.training.model, step)
-        return sums
+            self.average.update(self.setup.model, step)
+        return means
 
-    def _number(self, step: int, part: int) -> int:
-        """Seed of a batch: the same for two processes as for one that accumulates twice as much."""
-        batch = part * self.accelerator.num_processes + self.accelerator.process_index
+    def _batch_seed(self, step: int, index: int) -> int:
+        """Seed of a batch; it is the same for two processes as for one with twice the accumulation."""
+        batch = index * self.accelerator.num_processes + self.accelerator.process_index
         return self.recipe.seed * 1_000_003 + step * 97 + batch
 
     def _learning_rate(self, step: int) -> float:
         return self.settings.learning_rate * self.factor(step)
 
-    def _check_finite(self, total: Tensor, losses: dict[str, Tensor], step: int, part: int) -> None:
-        """Stop all processes where the loss of one is not finite, and leave the batch's ids."""
-        bad = ~total.detach().isfinite()
-        anywhere = bad
+    def _check_finite(self, total: Tensor, losses: dict[str, Tensor], step: int, index: int) -> None:
+        """Stop all processes if the loss of one is not finite, and write the ids of its batch to a file."""
+        is_bad = ~total.detach().isfinite()
+        is_bad_anywhere = is_bad
         if self.accelerator.num_processes > 1:
-            anywhere = self.accelerator.reduce(bad.float(), "sum") > 0
-        if not anywhere.item():
+            is_bad_anywhere = self.accelerator.reduce(is_bad.float(), "sum") > 0
+        if not is_bad_anywhere.item():
             return
         file = self.out / f"not_finite_step_{step + 1:07d}_process_{self.accelerator.process_index}.json"
-        process, processes = self.accelerator.process_index, self.accelerator.num_processes
-        sampler = step_sampler(self.recipe, self.training.train, step, step + 1, part=process, parts=processes)
         content = {
             "step": step + 1,
             "losses": {name: float(loss.detach()) for name, loss in losses.items()},
-            "batch": [self.training.train.describe(key) for key in sampler.keys(step, part)],
+            "batch": [self.setup.train.describe(key) for key in self._sampler(step, step + 1).keys(step, index)],
         }
-        write_whole(file, json.dumps(content, indent=1))
+        write_atomic(file, json.dumps(content, indent=1))
         names = [name for name, loss in losses.items() if not loss.detach().isfinite()] or ["another process's loss"]
         raise FloatingPointError(
             f"step {step + 1}: expected a finite loss, got {total.item()} ({', '.join(names)}); "
-            f"the batch's ids are in {file}; nothing was changed by this step"
+            f"the batch's ids are in {file}; this step has changed nothing"
         )
 
     def _batches(self, start: int, stop: int) -> Iterator[Batch]:
-        process, processes = self.accelerator.process_index, self.accelerator.num_processes
-        sampler = step_sampler(self.recipe, self.training.train, start, stop, part=process, parts=processes)
-        return iter(loader(self.training.train, sampler, self.settings.workers))
+        return iter(loader(self.setup.train, self._sampler(start, stop), self.settings.workers))
+
+    def _sampler(self, start: int, stop: int) -> StepSampler:
+        process_index, num_processes = self.accelerator.process_index, self.accelerator.num_processes
+        return step_sampler(
+            self.recipe, self.setup.train, start, stop, process_index=process_index, num_processes=num_processes
+        )
 
     def _out_of_time(self) -> bool:
         """Whether `max_minutes` are over; the first process decides for all."""
         if self.settings.max_minutes is None:
             return False
-        late = time.monotonic() - self.started > 60 * self.settings.max_minutes
+        is_late = time.monotonic() - self.start_time > 60 * self.settings.max_minutes
         if self.accelerator.num_processes == 1:
-            return late
-        return bool(broadcast(torch.tensor(int(late), device=self.accelerator.device)).item())
+            return is_late
+        return bool(broadcast(torch.tensor(int(is_late), device=self.accelerator.device)).item())
 
-    def _validate(self, step: int, state: dict[str, Any], record: Record) -> None:
-        """Score the weights as they would be saved, and save them if none were better."""
-        averaged = nullcontext() if self.average is None else self.average.applied(self.training.model)
-        samples = self.training.validation
-        task: Any = self.training.task
+    def _validate(self, step: int, state: dict[str, Any], record: RunRecord) -> None:
+        """Score the weights in the form in which they would be saved, and save them if no earlier ones were better."""
+        averaged = nullcontext() if self.average is None else self.average.applied(self.setup.model)
+        samples = self.setup.validation
+        task: Any = self.setup.task
         settings, seed = self.settings, self.recipe.seed
         with averaged:
-            score: Any = validate if isinstance(samples, ObjectCrops) else validate_answers
-            metrics = score(
+            validate: Any = validate_masks if isinstance(samples, ObjectCrops) else validate_answers
+            scores = validate(
                 self.accelerator, self.model, task, samples,
-                limit=settings.validation_objects, batch_size=settings.batch_size,
-                threshold=self.training.mask_threshold, workers=settings.workers, seed=seed,
+                max_samples=settings.validation_objects, batch_size=settings.batch_size,
+                threshold=self.setup.mask_threshold, workers=settings.workers, seed=seed,
             )  # fmt: skip
-            total = sum(metrics.get(name, 0.0) for name in DECISIVE[self.recipe.task])
+            total = sum(scores.get(name, 0.0) for name in SELECTION_SCORES[self.recipe.task])
             if total >= state["best"]:
                 state["best"] = total
                 self._save_model()
             if settings.picture_objects > 0 and isinstance(samples, ObjectCrops):
-                shown = fixed_predictions(self.accelerator, self.model, task, samples, settings.picture_objects, seed)
-                record.picture(step, draw_sheet(*shown, self.training.mask_threshold))
-        record.log(step, {f"val_{name}": value for name, value in metrics.items()})
-        record.draw()
-        self.meter.restart()
+                predictions = fixed_predictions(
+                    self.accelerator, self.model, task, samples, settings.picture_objects, seed
+                )
+                record.save_sheet(step, draw_sheet(*predictions, self.setup.mask_threshold))
+        record.log(step, {f"val_{name}": value for name, value in scores.items()})
+        record.draw_curves()
+        self.meter.restart_clock()
 
     def _save_model(self) -> None:
-        """Replace `output/model` by the present weights."""
-        model: Any = whole_model(self.accelerator, self.model, self.kind)
+        """Replace `output/model` with the current weights."""
+        model: Any = full_model(self.accelerator, self.model, self.model_class)
         if model is None:
             return
         temporary, final = self.out / f"{WRITING}model", self.out / "model"
@@ -261,37 +276,37 @@ class _Run:
         temporary.rename(final)
 
     def _checkpoint(self, step: int, state: dict[str, Any]) -> None:
-        folder, main = self.out / "checkpoints", self.accelerator.is_main_process
+        folder, is_main = self.out / "checkpoints", self.accelerator.is_main_process
         progress = {"best": state["best"], "losses": self.meter.pending()}
         if not uses_deepspeed(self.accelerator):
-            save_checkpoint(folder, step, self.training.model, self.parts, progress, writes=main)
+            save_checkpoint(folder, step, self.setup.model, self.states, progress, writes=is_main)
             return
         temporary = folder / f"{WRITING}{step:07d}"
-        if main:
+        if is_main:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(temporary / "deepspeed"), exclude_frozen_parameters=True)
         self.accelerator.wait_for_everyone()
-        if main:
+        if is_main:
             finish_checkpoint(temporary, folder / f"step_{step:07d}", step, progress)
 
 
 def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
     settings = recipe.training
     if not torch.distributed.is_initialized():
-        AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier training in this process
+        AcceleratorState._reset_state(reset_partial_state=True)  # left by an earlier training in this process
     return Accelerator(
         mixed_precision=settings.precision,
         gradient_accumulation_steps=settings.accumulation,
         log_with=list(settings.trackers) or None,
         project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "logs")),
-        # A batch prompted by boxes leaves SAM's point embeddings out, and the other way round.
+        # A batch prompted by boxes does not use SAM's point embeddings, and vice versa.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=recipe.task != "plug")],
     )
 
 
-def _bar(show: bool) -> Progress:
+def _progress_bar(show: bool) -> Progress:
     return Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
         TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TimeRemainingColumn(), disable=not show,

@@ -1,7 +1,9 @@
-"""The optimisers a recipe can name."""
+"""The optimisers that a recipe can name, and the learning-rate schedule."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,15 +13,41 @@ from amodal.errors import InputError
 from amodal.training.recipe import TrainingRecipe
 
 
+def total_steps(settings: TrainingRecipe, num_objects: int) -> int:
+    """Number of optimiser steps of the whole training; one epoch reads every object once on average."""
+    if settings.steps is not None:
+        return settings.steps
+    assert settings.epochs is not None
+    return max(settings.epochs * num_objects // (settings.batch_size * settings.accumulation), 1)
+
+
+def learning_rate_factor(settings: TrainingRecipe, steps: int) -> Callable[[int], float]:
+    """Factor on the learning rate by step: linear warm-up, then decay to 0 (PLUG section 4.2)."""
+
+    def factor(step: int) -> float:
+        if step < settings.warmup_steps:
+            return (step + 1) / settings.warmup_steps
+        done = (step - settings.warmup_steps) / max(steps - settings.warmup_steps, 1)
+        return 1 - done if settings.decay == "linear" else 0.5 * (1 + math.cos(math.pi * min(done, 1)))
+
+    return factor
+
+
 def new_optimizer(model: nn.Module, settings: TrainingRecipe) -> torch.optim.Optimizer:
-    """AdamW, or Muon for the linear maps and AdamW for the rest; vectors (biases, norms) are not decayed."""
+    """AdamW, or Muon for linear layers and AdamW for all other parameters.
+
+    Vectors (biases and the parameters of norms) have no weight decay.
+
+    Raises:
+        InputError: Muon is set, but the installed PyTorch does not have it.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
     matrices = _linear_weights(model) if settings.optimizer == "muon" else []
-    taken = {id(p) for p in matrices}
-    rest = [p for p in trained if id(p) not in taken]
+    muon_ids = {id(p) for p in matrices}
+    others = [p for p in trained if id(p) not in muon_ids]
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in rest if p.dim() > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": [p for p in others if p.dim() > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0},
     ]
     adamw = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas)
     if settings.optimizer == "adamw":
@@ -33,41 +61,42 @@ def new_optimizer(model: nn.Module, settings: TrainingRecipe) -> torch.optim.Opt
 
 
 class MuonAndAdamW(torch.optim.Optimizer):
-    """Two optimisers that look like one: their groups in a row, their states in one dictionary.
+    """Two optimisers behind the interface of one, with a joint list of groups and a joint state.
 
-    Muon orthogonalises the update of a matrix; `match_rms_adamw` scales it so that AdamW's
-    learning rate and weight decay fit it too.
+    Muon orthogonalises the update of a matrix; `match_rms_adamw` scales the update so that AdamW's
+    learning rate and weight decay also suit Muon.
 
     Args:
-        muon: for matrices.
-        adamw: for everything else.
+        muon: optimiser of the matrices.
+        adamw: optimiser of all other parameters.
     """
 
     def __init__(self, muon: torch.optim.Optimizer, adamw: torch.optim.Optimizer) -> None:
-        self.parts = (muon, adamw)
-        self.cut = len(muon.param_groups)
+        self.optimizers = (muon, adamw)
+        self.num_muon_groups = len(muon.param_groups)
         super().__init__([*muon.param_groups, *adamw.param_groups], {})
-        self._share()
+        self._share_state()
 
     def step(self, closure: Any = None) -> Any:
-        """One step of both; the loss of a closure, if there is one."""
+        """Take one step with both optimisers and return the loss of the closure, if there is one."""
         loss = None if closure is None else closure()
-        for part in self.parts:
-            part.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         return loss
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """As torch's, which replaces groups and state when a checkpoint is loaded."""
+        """Restore a checkpoint; PyTorch replaces groups and state, so both optimisers must share them again."""
         super().__setstate__(state)
-        self._share()
+        self._share_state()
 
-    def _share(self) -> None:
-        muon, adamw = self.parts
-        muon.param_groups, adamw.param_groups = self.param_groups[: self.cut], self.param_groups[self.cut :]
+    def _share_state(self) -> None:
+        muon, adamw = self.optimizers
+        muon.param_groups = self.param_groups[: self.num_muon_groups]
+        adamw.param_groups = self.param_groups[self.num_muon_groups :]
         muon.state = adamw.state = self.state
 
 
 def _linear_weights(model: nn.Module) -> list[Tensor]:
-    """Weights of linear maps, but for an LLM's output layer: a row a word, like the embeddings'."""
-    found = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and m.weight.requires_grad]
-    return [linear.weight for name, linear in found if not name.endswith("lm_head")]
+    """Weights of linear layers without a language model's output layer, whose rows are words as in the embeddings."""
+    linears = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and m.weight.requires_grad]
+    return [linear.weight for name, linear in linears if not name.endswith("lm_head")]

@@ -1,25 +1,51 @@
-"""Recipes: strict YAML that says everything about a training."""
+"""Recipes: strict YAML files that describe a training completely."""
 
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
-from pydantic import Field, SerializeAsAny, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, create_model
+from transformers import SamConfig
 
 from amodal.data.splits import Split
 from amodal.errors import InputError
+from amodal.models.aura import AuraConfig
+from amodal.models.aura.tiny_mllm import TinyMllmSizes
 from amodal.models.plug import PlugConfig
-from amodal.training.aura import AURA_MODEL, AuraDataRecipe, AuraModelRecipe, ReasonSourceRecipe
-from amodal.training.datasets.transforms import Augmentation
-from amodal.training.sections import NotNegative, Positive, Share, Strict, config_fields
+from amodal.training.datasets.crops import Augmentation
+
+Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Strict(BaseModel):
+    """Base class of all sections: unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+
+def config_fields(init: Callable[..., Any], excluded: set[str]) -> dict[str, Any]:
+    """Types and defaults of a configuration class, read from the class so that they have one definition.
+
+    Args:
+        init: `__init__` of the class.
+        excluded: arguments that a recipe does not set.
+    """
+    types = get_type_hints(init)
+    parameters = inspect.signature(init).parameters
+    excluded = excluded | {"self", "kwargs"}
+    return {name: (types[name], p.default) for name, p in parameters.items() if name not in excluded}
 
 
 class SamModelRecipe(Strict):
-    """Sizes of a SAM trained from scratch (names as in transformers)."""
+    """Sizes of a SAM that is trained from scratch (names as in transformers)."""
 
     image_size: Positive = 128
     patch_size: Positive = 8
@@ -37,15 +63,14 @@ class SamModelRecipe(Strict):
 
 
 class PlugModelRecipe(Strict):
-    """Where the base comes from; `PLUG_MODEL` adds every field of `PlugConfig` by its name."""
+    """The base of a PLUG model; `PLUG_MODEL` adds every field of `PlugConfig` under the same name."""
 
     base: str
     base_revision: str | None = None
 
-    def config(self, **more: Any) -> PlugConfig:
-        """The model's configuration, without what only the base knows."""
-        fields = self.model_dump(exclude={"base", "base_revision"})
-        return PlugConfig(**fields, **more)
+    def config(self, *, sam: SamConfig | None = None) -> PlugConfig:
+        """The model's configuration; `sam` is the configuration of the base, None leaves it open."""
+        return PlugConfig(**self.model_dump(exclude={"base", "base_revision"}), sam=sam)
 
 
 PLUG_MODEL: type[PlugModelRecipe] = create_model(
@@ -53,8 +78,37 @@ PLUG_MODEL: type[PlugModelRecipe] = create_model(
 )
 
 
+class AuraModelRecipe(Strict):
+    """The bases of an AURA model; `AURA_MODEL` adds every field of `AuraConfig` under the same name.
+
+    The language model is either `mllm`, the hub id or folder of an image-text model, or `tiny`, the sizes of a
+    small one that is trained from scratch. `base` is the SAM.
+    """
+
+    mllm: str | None = None
+    mllm_revision: str | None = None
+    tiny: TinyMllmSizes | None = None
+    base: str
+    base_revision: str | None = None
+
+    def config(self, *, mllm: dict[str, Any] | None = None, sam: dict[str, Any] | None = None) -> AuraConfig:
+        """The model's configuration; `mllm` and `sam` are the configurations of the bases, None leaves them open."""
+        if (self.mllm is None) == (self.tiny is None):
+            raise InputError("mllm: expected either 'mllm' or 'tiny', got both or none")
+        if self.tiny is not None and not self.__dict__["train_mllm"]:
+            raise InputError("train_mllm: expected true for a language model from scratch ('tiny'), got false")
+        bases = {"mllm", "mllm_revision", "tiny", "base", "base_revision"}
+        return AuraConfig(**self.model_dump(exclude=bases), mllm=mllm, sam=sam)
+
+
+_AURA_EXCLUDED = {"mllm", "mllm_base", "sam", "base", "seg_token_id", "naming_classes"}
+AURA_MODEL: type[AuraModelRecipe] = create_model(
+    "AuraFields", __base__=AuraModelRecipe, **config_fields(AuraConfig.__init__, _AURA_EXCLUDED)
+)
+
+
 class SourceRecipe(Strict):
-    """One dataset."""
+    """One annotated dataset."""
 
     format: str
     annotations: str
@@ -66,7 +120,7 @@ class SourceRecipe(Strict):
 
 
 class DataRecipe(Strict):
-    """What is read and how it is varied."""
+    """Datasets of a SAM or PLUG training, and the augmentation of the training crops."""
 
     train: list[SourceRecipe]
     validation: list[SourceRecipe]
@@ -74,16 +128,44 @@ class DataRecipe(Strict):
     num_prompts: Positive = 1
 
 
-class TrainingRecipe(Strict):
-    """The optimisation. Defaults are PLUG's (section 4.2) where it states a value.
+class ReasonSourceRecipe(Strict):
+    """One file of questions and the annotation file that it refers to."""
 
-    `batch_size` counts crops over all processes; `accumulation` batches make one step.
-    `optimizer` "muon" takes Muon for the linear maps and AdamW for the rest, at one rate.
-    `clip_grad_norm` 0 does not clip. `ema` is the decay of a moving average of the weights, which
-    then is what is validated and saved; 0 keeps none. `max_minutes` ends a call with a
-    checkpoint; the schedule goes by steps all the same. `steps` 0 saves the untrained model.
-    `gradient_checkpointing` computes activations a second time instead of keeping them.
-    `picture_objects` validation objects are drawn at every validation.
+    questions: str
+    annotations: str
+    images: str | None = None
+    weight: NotNegative = 1.0
+
+
+class AuraDataRecipe(Strict):
+    """Datasets of an AURA training.
+
+    Each sequence holds conversations about one image, up to `max_turns` turns and `max_tokens` tokens. The masks
+    of up to `max_masks` of its mask tokens are learned (all by default). `feature_cache` is a folder for the
+    features of the frozen backbone. If the model has a `box_weight`, the decoders get the true visible box of
+    `hint_share` of the objects during training. `augmentation` is only allowed for a first stage that learns to
+    name objects (`AuraConfig.names_only`), because words about left and right are wrong in a flipped image.
+    """
+
+    train: list[ReasonSourceRecipe]
+    validation: list[ReasonSourceRecipe]
+    max_turns: Positive = 1
+    max_tokens: Positive = 2048
+    max_masks: Positive | None = None
+    feature_cache: str | None = None
+    hint_share: Share = 0.5
+    augmentation: Augmentation | None = None
+
+
+class TrainingRecipe(Strict):
+    """The optimisation. Defaults are PLUG's (section 4.2) where the paper states a value.
+
+    `batch_size` counts crops over all processes; one step uses `accumulation` batches. `optimizer` "muon" uses
+    Muon for linear layers and AdamW for all other parameters, at the same learning rate. `clip_grad_norm` 0
+    disables clipping. `ema` is the decay of a moving average of the weights, which is then validated and saved
+    instead of the weights themselves; 0 disables it. `max_minutes` ends a call with a checkpoint; the schedule
+    depends on steps only. `steps` 0 saves the untrained model. `gradient_checkpointing` recomputes activations
+    in the backward pass instead of storing them. Each validation draws `picture_objects` validation objects.
     """
 
     steps: Annotated[int, Field(ge=0)] | None = None
@@ -114,8 +196,8 @@ class TrainingRecipe(Strict):
 class Recipe(Strict):
     """A training: task, model, data and optimisation.
 
-    `init` is a model (folder or bundled name) of the same sizes whose weights the training starts
-    from, instead of random ones or the base's.
+    `init` is a saved model (folder or bundled name) of the same sizes. Training starts from its weights instead of
+    random weights or the weights of the base.
     """
 
     task: Literal["sam", "plug", "aura"]
@@ -128,11 +210,11 @@ class Recipe(Strict):
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a recipe and apply `key.inner=value` overrides (values are YAML).
+    """Read a recipe and apply `key.inner=value` overrides, whose values are YAML.
 
     Raises:
-        InputError: no such file, broken YAML, unknown key, wrong type, or a value that the model
-            cannot have; the message names the key.
+        InputError: the file does not exist, is not valid YAML, or has an unknown key, a wrong type or a value
+            that the model does not support; the message names the key.
     """
     path = Path(path)
     if not path.is_file():
@@ -143,14 +225,18 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         raise InputError(f"recipe {path}: expected YAML, got {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise InputError(f"recipe {path}: expected a mapping, got {type(content).__name__}")
-    content = _unshared(content)
+    content = _without_aliases(content)
     for override in overrides or []:
         _override(content, override)
     return parse_recipe(content, str(path))
 
 
 def parse_recipe(content: dict[str, Any], name: str = "recipe") -> Recipe:
-    """Check a recipe's content. Raises `InputError` naming the first wrong key."""
+    """Validate the content of a recipe.
+
+    Raises:
+        InputError: unknown key, wrong type or unsupported value; the message names the first wrong key.
+    """
     task = content.get("task")
     models: dict[str, type[Strict]] = {"sam": SamModelRecipe, "plug": PLUG_MODEL, "aura": AURA_MODEL}
     if not isinstance(task, str) or task not in models:
@@ -159,13 +245,13 @@ def parse_recipe(content: dict[str, Any], name: str = "recipe") -> Recipe:
         "model": models[task], "data": AuraDataRecipe if task == "aura" else DataRecipe
     }  # fmt: skip
     parsed = {}
-    for section, kind in sections.items():
+    for section, section_class in sections.items():
         try:
-            parsed[section] = kind.model_validate(_tupled(content.get(section) or {}))
+            parsed[section] = section_class.model_validate(_with_tuples(content.get(section) or {}))
         except ValidationError as error:
             raise InputError(f"recipe {name}: {_first_problem(error, (section,))}") from error
     try:
-        recipe = Recipe.model_validate(_tupled(content) | parsed)
+        recipe = Recipe.model_validate(_with_tuples(content) | parsed)
     except ValidationError as error:
         raise InputError(f"recipe {name}: {_first_problem(error, ())}") from error
     if (recipe.training.steps is None) == (recipe.training.epochs is None):
@@ -179,7 +265,7 @@ def parse_recipe(content: dict[str, Any], name: str = "recipe") -> Recipe:
 
 
 def _override(content: dict[str, Any], override: str) -> None:
-    """Apply one `key.inner=value`; a number names an entry of a list, as in `data.train.0.weight`."""
+    """Apply one `key.inner=value`; a number addresses an entry of a list, as in `data.train.0.weight`."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError(f"--set: expected key=value, got {override!r}")
@@ -202,14 +288,14 @@ def _name_in(section: Any, name: str, key: str) -> Any:
     if isinstance(section, dict):
         return name
     if not isinstance(section, list):
-        raise InputError(f"--set: expected {key!r} to name a key of a section, got a value above it")
+        raise InputError(f"--set: expected {key!r} to name a key inside a section, got a part of it that is a value")
     if not name.isdecimal() or int(name) >= len(section):
         raise InputError(f"--set: expected a number below {len(section)} in {key!r}, got {name!r}")
     return int(name)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers: PyYAML alone reads `1e-3` as text."""
+    """Loader with YAML 1.2's floats: PyYAML reads `1e-3` as a string."""
 
 
 _Loader.add_implicit_resolver(
@@ -223,21 +309,21 @@ def _load_yaml(text: str) -> Any:
     return yaml.load(text, _Loader)
 
 
-def _unshared(value: Any) -> Any:
-    """A copy in which a part used twice by a YAML alias is two, each open to its own override."""
+def _without_aliases(value: Any) -> Any:
+    """A deep copy in which sections shared by a YAML alias are separate, so that overrides change only one."""
     if isinstance(value, dict):
-        return {k: _unshared(v) for k, v in value.items()}
-    return [_unshared(v) for v in value] if isinstance(value, list) else value
+        return {k: _without_aliases(v) for k, v in value.items()}
+    return [_without_aliases(v) for v in value] if isinstance(value, list) else value
 
 
-def _tupled(value: Any) -> Any:
-    """YAML has no tuples; make those that strict types expect."""
+def _with_tuples(value: Any) -> Any:
+    """Turn the lists that strict types expect as tuples into tuples, which YAML does not have."""
     if isinstance(value, dict):
         return {
-            k: tuple(v) if k in ("betas", "scale", "wide_scale") and isinstance(v, list) else _tupled(v)
+            k: tuple(v) if k in ("betas", "scale", "wide_scale") and isinstance(v, list) else _with_tuples(v)
             for k, v in value.items()
         }
-    return [_tupled(v) for v in value] if isinstance(value, list) else value
+    return [_with_tuples(v) for v in value] if isinstance(value, list) else value
 
 
 def _first_problem(error: ValidationError, prefix: tuple[str, ...]) -> str:
@@ -258,4 +344,4 @@ def _suggestion(key: str) -> str:
     )  # fmt: skip
     known = {name for section in sections for name in section.model_fields}
     close = difflib.get_close_matches(key, known, n=1)
-    return f", expected perhaps {close[0]!r}" if close else ""
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,12 +1,16 @@
-"""Training samples of AURA: a picture and several conversations about it as one sequence of tokens.
+"""Training samples of AURA: an image and several conversations about it as one sequence of tokens.
 
-Axes: B pictures, T tokens, N mask tokens of the whole batch, S side of the backbone's input.
+Axes: B images, T tokens, N mask tokens of the whole batch, S_sam side of the segmentation backbone's input,
+c image tokens along each side, K names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,56 +19,99 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from amodal.data.formats.reason_seg import Conversation, ReasonDataset
+from amodal.data.reason_seg import Conversation, ReasonDataset
 from amodal.data.samples import ImageSample, ObjectSample
 from amodal.errors import InputError
+from amodal.io.progress import progress_bar
+from amodal.losses import IGNORE_INDEX
 from amodal.models.aura.processing import AuraProcessor, pad_rows
-from amodal.training.datasets.crops import Key
-from amodal.training.datasets.features import FeatureCache
-from amodal.training.datasets.naming import TOKEN, covered_tokens, named_tokens, object_map
+from amodal.training.datasets.named_images import MAP_PIXELS_PER_TOKEN, covered_tokens, named_tokens, object_map
+from amodal.training.datasets.sampling import Batch, Key, ReasonSource
 
-IGNORED = -100
 HINT_ERROR = 0.06
-"""Standard deviation of a hinted box's edges, in sides of the box."""
+"""Standard deviation of the edges of a hinted box, relative to the sides of the box."""
 
 
 @dataclass(frozen=True)
-class ReasonSource:
-    """A dataset of conversations and its share of the batches."""
+class FeatureCache:
+    """Features of a frozen backbone on disk, one float16 file per image, named by what they depend on.
 
-    dataset: ReasonDataset
-    weight: float = 1.0
+    Attributes:
+        folder: folder of the files; created if needed.
+        fingerprint: identifies backbone, weights and input size; features with another fingerprint are not read.
+    """
+
+    folder: Path
+    fingerprint: str
+
+    def read(self, image: ImageSample) -> Tensor:
+        """(C, h, w) float32 features of an image that `fill` has processed."""
+        return torch.from_numpy(np.load(self._file(image)).astype(np.float32))
+
+    def fill(
+        self,
+        images: Iterable[ImageSample],
+        prepare: Callable[[ImageSample], Tensor],
+        encode: Callable[[Tensor], Tensor],
+    ) -> int:
+        """Compute the missing features; an interrupted call resumes where it stopped.
+
+        Args:
+            images: all images that will be read.
+            prepare: turns an image into (1, 3, S_sam, S_sam) pixels.
+            encode: turns pixels into (1, C, h, w) features.
+
+        Returns:
+            The number of images whose features were computed.
+        """
+        missing = [image for image in images if not self._file(image).is_file()]
+        for image in progress_bar(missing, "features", bool(missing)):
+            file = self._file(image)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            features = encode(prepare(image))[0].detach().cpu().to(torch.float16).numpy()
+            temporary = file.with_suffix(f".writing{os.getpid()}")
+            with temporary.open("wb") as stream:
+                np.save(stream, features)
+            os.replace(temporary, file)
+        return len(missing)
+
+    def _file(self, image: ImageSample) -> Path:
+        status = image.path.stat()
+        key = f"{self.fingerprint} {image.path.resolve()} {status.st_size} {status.st_mtime_ns}"
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        return self.folder / digest[:2] / f"{digest[2:34]}.npy"
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """A picture with all conversations about it."""
+class _ConversationGroup:
+    """An image with all conversations about it."""
 
     image: ImageSample
     conversations: tuple[Conversation, ...]
 
 
-class PictureConversations(Dataset[dict[str, Any]]):
-    """All conversations about a picture, in random order, one after the other up to a length.
+class ImageConversations(Dataset[dict[str, Any]]):
+    """One sequence per image: the conversations about it in random order, up to a maximum length.
 
-    The picture is read once for all of them, which is what makes a training step cheap: most
-    tokens of a short conversation are the picture's.
+    The image is encoded once for all of its conversations, which makes a training step cheap: most tokens
+    of a short conversation are image tokens.
 
     Args:
         sources: datasets with weights.
-        processor: of the model; its tokenizer knows the mask token.
-        max_turns: turns a sequence; a longer conversation is cut at its end.
-        max_tokens: tokens a sequence, the picture's included; turns that do not fit are left out.
-        max_masks: mask tokens a sequence whose masks are learned, drawn at random; all if None. The
-            same few objects come back in many answers.
-        cells: image tokens along each side; for the auxiliary losses.
-        classes: number of names, for the naming losses; 0 without them.
-        hint_share: share of the objects whose true visible box, a little off, the decoders get in
-            training; None where the model knows no boxes.
-        features: of the frozen backbone, in the place of its pixels.
+        processor: processor of the model, whose tokenizer knows the mask token.
+        max_turns: maximum number of turns per sequence; a longer conversation is cut at its end.
+        max_tokens: maximum number of tokens per sequence, image tokens included; turns that do not fit are
+            left out.
+        max_masks: maximum number of mask tokens per sequence whose masks are learned, chosen at random; None
+            learns all. The same few objects appear in many answers.
+        cells: c, for the auxiliary losses.
+        classes: K, for the naming losses; 0 without them.
+        hint_share: share of the objects whose visible box, with some noise, the decoders get in training;
+            None for a model without boxes.
+        features: features of the frozen backbone, used instead of its input pixels.
 
     Raises:
-        InputError: no conversation, or a processor whose picture alone is longer than `max_tokens`.
+        InputError: there is no conversation, or the first question about an image does not fit into `max_tokens`.
     """
 
     def __init__(
@@ -85,60 +132,57 @@ class PictureConversations(Dataset[dict[str, Any]]):
         self.max_turns, self.max_tokens, self.max_masks = max_turns, max_tokens, max_masks
         self.cells, self.classes, self.hint_share = cells, classes, hint_share
         self.features = features
-        self._pictures = [_by_picture(source.dataset) for source in self.sources]
-        if not any(self._pictures):
+        self._groups = [_by_image(source.dataset) for source in self.sources]
+        if not any(self._groups):
             raise InputError("data: expected sources with at least one question, got none")
 
     @property
     def lengths(self) -> list[int]:
-        """Pictures of each source."""
-        return [len(pictures) for pictures in self._pictures]
+        """Number of images of each source."""
+        return [len(groups) for groups in self._groups]
 
     def images(self) -> list[ImageSample]:
-        """All pictures asked about."""
-        return [picture.image for pictures in self._pictures for picture in pictures]
+        """All images that have questions."""
+        return [group.image for groups in self._groups for group in groups]
 
     @staticmethod
-    def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """See `collate_conversations`."""
+    def collate(items: list[dict[str, Any]]) -> Batch:
+        """Stack samples; see `collate_conversations`."""
         return collate_conversations(items)
 
     def describe(self, key: Key) -> dict[str, Any]:
-        """What a key names: `source`, `image_id`, the image's `file` and the conversations' ids."""
-        picture = self._pictures[key[0]][key[1]]
-        ids = [conversation.id for conversation in picture.conversations]
-        return {
-            "source": key[0], "image_id": picture.image.id, "file": str(picture.image.path), "conversations": ids,
-        }  # fmt: skip
+        """The image that a key addresses: `source`, `image_id`, `file` and the ids of its `conversations`."""
+        group = self._groups[key[0]][key[1]]
+        ids = [conversation.id for conversation in group.conversations]
+        return {"source": key[0], "image_id": group.image.id, "file": str(group.image.path), "conversations": ids}
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
-        """One sequence: tensors of the LLM's row, and the true masks of its mask tokens."""
+        """One sequence: the language model's tensors, and the true masks of the mask tokens."""
         source, position, seed = key
-        picture = self._pictures[source][position]
+        group = self._groups[source][position]
         rng = np.random.default_rng(seed)
-        order = rng.permutation(len(picture.conversations))
-        pixels = picture.image.load()
-        row, objects = self._sequence(pixels, [picture.conversations[i] for i in order])
+        order = rng.permutation(len(group.conversations))
+        pixels = group.image.load()
+        row, objects = self._sequence(pixels, [group.conversations[i] for i in order])
         chosen = np.zeros(len(objects), bool)
         chosen[rng.permutation(len(objects))[: self.max_masks]] = True
-        shown = [thing for thing, wanted in zip(objects, chosen, strict=True) if wanted]
         item: dict[str, Any] = {"row": row, "pad": self.processor.pad_token_id, "chosen": torch.from_numpy(chosen)}
-        item |= self._masks(shown)
+        item |= self._masks([obj for obj, is_chosen in zip(objects, chosen, strict=True) if is_chosen])
         if self.hint_share is not None:
-            boxes = _boxes(objects, picture.image)
-            item["visible_boxes"] = torch.from_numpy(boxes)
-            item["box_hints"] = torch.from_numpy(_hints(boxes[chosen], self.hint_share, rng))
-            item["pointing"] = self._pointing(picture.image, objects)
+            boxes = _visible_boxes_sam(objects, group.image)
+            item["visible_boxes_xyxy_sam"] = torch.from_numpy(boxes)
+            item["box_hints_xyxy_sam"] = torch.from_numpy(_box_hints(boxes[chosen], self.hint_share, rng))
+            item["pointing_shares"] = self._pointing_shares(group.image, objects)
         if self.features is None:
-            item["sam_pixel_values"] = self.processor.sam_pixels(pixels)
+            item["pixel_values_sam"] = self.processor.pixels_sam(pixels)
         else:
-            item["image_embeddings"] = self.features.read(picture.image)[None]
+            item["image_embeddings"] = self.features.read(group.image)[None]
         if self.classes:
-            categories = [thing.category_id for thing in picture.image.objects]
-            objects_seen = object_map(picture.image, self.cells * TOKEN)
-            named = named_tokens(objects_seen, categories, self.cells, self.classes)
-            item["meanings"] = torch.tensor([thing.category_id for thing in objects], dtype=torch.long)
-            item["names"], item["name_boxes"] = (torch.from_numpy(values)[None] for values in named)
+            categories = [obj.category_id for obj in group.image.objects]
+            visible_objects = object_map(group.image, self.cells * MAP_PIXELS_PER_TOKEN)
+            named = named_tokens(visible_objects, categories, self.cells, self.classes)
+            item["meanings"] = torch.tensor([obj.category_id for obj in objects], dtype=torch.long)
+            item["naming_shares"], item["naming_boxes_xyxy_mllm"] = (torch.from_numpy(values)[None] for values in named)
         return item
 
     def _sequence(
@@ -148,52 +192,59 @@ class PictureConversations(Dataset[dict[str, Any]]):
         processor, turns = self.processor, [turn for c in conversations for turn in c.turns][: self.max_turns]
         row = processor.first_turn(pixels, turns[0].question)
         prompt_length = row["input_ids"].shape[1]
-        more: list[int] = []
+        appended: list[int] = []
         labels: list[int] = []
         objects: list[ObjectSample] = []
         for index, turn in enumerate(turns):
-            asked = processor.later_turn(turn.question) if index else []
+            question = processor.later_turn(turn.question) if index else []
             answer = processor.answer_tokens(turn.with_token(processor.seg_token))
-            if prompt_length + len(more) + len(asked) + len(answer) > self.max_tokens:
+            if prompt_length + len(appended) + len(question) + len(answer) > self.max_tokens:
                 break
-            more += asked + answer
-            labels += [IGNORED] * len(asked) + answer
+            appended += question + answer
+            labels += [IGNORE_INDEX] * len(question) + answer
             objects += turn.objects
-        if not more:
+        if not appended:
+            image = conversations[0].image
             raise InputError(
-                f"data.max_tokens: expected room for a picture, a question and an answer, got {self.max_tokens} "
-                f"where image {picture_name(conversations[0].image)} and its question alone take {prompt_length}"
+                f"data.max_tokens: expected room for an image, a question and an answer, got {self.max_tokens} "
+                f"where image {image.id} ({image.path.name}) and its question alone take {prompt_length}"
             )
-        return _extended(row, more, labels), objects
+        return _extended(row, appended, labels), objects
 
-    def _pointing(self, image: ImageSample, objects: Sequence[ObjectSample]) -> Tensor:
-        """(N, c * c) share of each object's seen area under each image token."""
-        numbers = {thing.id: number for number, thing in enumerate(image.objects, 1)}
-        seen = object_map(image, self.cells * TOKEN)
-        known = {key: covered_tokens(seen, numbers[key], self.cells) for key in {thing.id for thing in objects}}
-        shares = [known[thing.id] for thing in objects]
+    def _pointing_shares(self, image: ImageSample, objects: Sequence[ObjectSample]) -> Tensor:
+        """(N, c * c) share of each object's visible area under each image token."""
+        numbers = {obj.id: number for number, obj in enumerate(image.objects, 1)}
+        visible_objects = object_map(image, self.cells * MAP_PIXELS_PER_TOKEN)
+        covered = {i: covered_tokens(visible_objects, numbers[i], self.cells) for i in {obj.id for obj in objects}}
+        shares = [covered[obj.id] for obj in objects]
         return torch.from_numpy(np.array(shares, np.float32).reshape(-1, self.cells**2))
 
     def _masks(self, objects: Sequence[ObjectSample]) -> dict[str, Tensor]:
-        S = self.processor.image_size
-        known = [thing.amodal_mask() for thing in objects]
-        visible = [self.processor.sam_mask(thing.visible_mask()) for thing in objects]
-        amodal = [v if m is None else self.processor.sam_mask(m) | v for m, v in zip(known, visible, strict=True)]
+        S_sam = self.processor.image_size
+        amodal_masks = [obj.amodal_mask() for obj in objects]
+        visible = [self.processor.mask_sam(obj.visible_mask()) for obj in objects]
+        amodal = [
+            v if m is None else self.processor.mask_sam(m) | v for m, v in zip(amodal_masks, visible, strict=True)
+        ]
         return {
-            "visible_masks": torch.from_numpy(np.array(visible, bool).reshape(-1, S, S)),
-            "amodal_masks": torch.from_numpy(np.array(amodal, bool).reshape(-1, S, S)),
-            "has_amodal": torch.tensor([m is not None for m in known], dtype=torch.bool),
+            "visible_masks": torch.from_numpy(np.array(visible, bool).reshape(-1, S_sam, S_sam)),
+            "amodal_masks": torch.from_numpy(np.array(amodal, bool).reshape(-1, S_sam, S_sam)),
+            "has_amodal": torch.tensor([m is not None for m in amodal_masks], dtype=torch.bool),
         }
 
 
-def collate_conversations(items: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """Rows of different lengths as one batch, the masks of all of them one after the other.
+def collate_conversations(items: list[dict[str, Any]]) -> Batch:
+    """Pad sequences of different lengths into one batch and concatenate the masks of all of them.
 
     Returns:
-        What the LLM's processor makes, padded at the end, with `labels` (B, T); `visible_masks` and
-        `amodal_masks` (N, S, S) bool and `has_amodal` (N,) in the order of the mask tokens, row by
-        row, of those that are `chosen`; `sam_pixel_values` (B, 3, S, S) or `image_embeddings` (B, C, h, w); `names`
-        (B, image tokens, K) and `name_boxes` (B, image tokens, 4) if asked for.
+        The outputs of the language model's processor, padded at the end, with `labels` (B, T).
+        `chosen`, one bool per mask token, row by row.
+        `visible_masks` and `amodal_masks` (N, S_sam, S_sam) bool and `has_amodal` (N,) of the chosen mask tokens.
+        `pixel_values_sam` (B, 3, S_sam, S_sam) or `image_embeddings` (B, C, h, w).
+        With naming losses `naming_shares` (B, c * c, K), `naming_boxes_xyxy_mllm` (B, c * c, 4) and `meanings`,
+        one category per mask token.
+        With boxes `visible_boxes_xyxy_sam` and `pointing_shares` of all mask tokens, and `box_hints_xyxy_sam` of
+        the chosen ones.
     """
     batch = pad_rows([item["row"] for item in items], items[0]["pad"], front=False)
     for name in items[0].keys() - {"row", "pad"}:
@@ -201,39 +252,34 @@ def collate_conversations(items: list[dict[str, Any]]) -> dict[str, Tensor]:
     return batch
 
 
-def picture_name(image: ImageSample) -> str:
-    """How messages name a picture."""
-    return f"{image.id} ({image.path.name})"
-
-
-def _by_picture(dataset: ReasonDataset) -> list[_Picture]:
+def _by_image(dataset: ReasonDataset) -> list[_ConversationGroup]:
     groups: dict[int, list[Conversation]] = {}
     for conversation in dataset.conversations:
         groups.setdefault(conversation.image.id, []).append(conversation)
-    return [_Picture(group[0].image, tuple(group)) for group in groups.values()]
+    return [_ConversationGroup(group[0].image, tuple(group)) for group in groups.values()]
 
 
-def _extended(row: dict[str, Tensor], more: list[int], labels: list[int]) -> dict[str, Tensor]:
-    """The prompt's row with further tokens: all that is one value a token grows along."""
+def _extended(row: dict[str, Tensor], appended: list[int], labels: list[int]) -> dict[str, Tensor]:
+    """The prompt's row with further tokens; every entry with one value per token grows along."""
     length = row["input_ids"].shape[1]
-    grown = {}
+    extended = {}
     for name, value in row.items():
         if value.dim() == 2 and value.shape == (1, length):
-            tail = {"input_ids": more, "attention_mask": [1] * len(more)}.get(name, [0] * len(more))
+            tail = {"input_ids": appended, "attention_mask": [1] * len(appended)}.get(name, [0] * len(appended))
             value = torch.cat([value, torch.tensor([tail], dtype=value.dtype)], dim=1)
-        grown[name] = value
-    grown["labels"] = torch.tensor([[IGNORED] * length + labels])
-    return grown
+        extended[name] = value
+    extended["labels"] = torch.tensor([[IGNORE_INDEX] * length + labels])
+    return extended
 
 
-def _boxes(objects: Sequence[ObjectSample], image: ImageSample) -> npt.NDArray[np.float32]:
+def _visible_boxes_sam(objects: Sequence[ObjectSample], image: ImageSample) -> npt.NDArray[np.float32]:
     """(N, 4) visible boxes xyxy in [0, 1] of the backbone's frame."""
-    boxes = np.array([thing.visible_box_xyxy for thing in objects], np.float32).reshape(-1, 4)
+    boxes = np.array([obj.visible_box_xyxy for obj in objects], np.float32).reshape(-1, 4)
     return np.asarray(boxes / max(image.size), np.float32)
 
 
-def _hints(boxes: npt.NDArray[np.float32], share: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Boxes (N, 4) off by some hundredths of their sides for a share of the objects, NaN for the others."""
+def _box_hints(boxes: npt.NDArray[np.float32], share: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Noisy boxes (N, 4) for a share of the objects, NaN for the others."""
     sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
     hints = np.clip(boxes + HINT_ERROR * sides * rng.standard_normal(boxes.shape), 0, 1)
     hints[(rng.random(len(boxes)) >= share) | (sides[:, :2].min(1) <= 0)] = np.nan

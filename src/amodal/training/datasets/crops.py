@@ -1,77 +1,79 @@
-"""Training samples: crops around visible boxes, drawn so that batch t depends on (seed, t) alone.
+"""Training samples for PLUG and SAM: augmented crops around visible boxes.
 
-Axes: B crops, P prompts (objects) a crop, S side of the crop.
+Axes: B crops, P prompts (objects) per crop, S side of the crop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from amodal.data.samples import AnnotatedDataset, Box, ImageSample, ObjectSample
+from amodal.data.samples import ImageSample, ObjectSample
 from amodal.errors import InputError
-from amodal.models.plug.processing import IMAGE_MEAN, IMAGE_STD
-from amodal.ops.boxes import Window, boxes_meet, boxes_to_crop, crop_window, mask_to_box
+from amodal.io.images import ImageArray
+from amodal.models.bases.sam import IMAGE_MEAN, IMAGE_STD
+from amodal.ops.arrays import Box, Boxes, Mask, Window
+from amodal.ops.boxes import boxes_meet, boxes_to_crop, crop_window, mask_to_box
 from amodal.ops.masks import crop_and_resize, crop_mask
 from amodal.ops.rle import Rle, decode_window, rle_area
-from amodal.training.datasets.transforms import Augmentation, augment_colours, jitter_box
+from amodal.training.datasets.sampling import Batch, CropSource, Key
 
 Rng = np.random.Generator
-Mask = npt.NDArray[np.bool_]
-Key = tuple[int, int, tuple[int, ...]]
-"""(source, object within it, seed of the item)."""
-
-MIN_PROMPT_PIXELS = 40  # of another object inside the crop, at the crop's resolution
-MAX_POINTS = 3
-NEGATIVE_SHARE = 0.2  # of point prompts: one more point, on what is not the object
-
 BoxSource = Literal["visible", "amodal"]
 
-
-class HasLengths(Protocol):
-    """A dataset of several sources."""
-
-    @property
-    def lengths(self) -> list[int]:
-        """Samples of each source."""
+MIN_PROMPT_PIXELS = 40
+"""Minimum visible pixels, at the crop's resolution, of a neighbour that becomes a further prompt."""
+MAX_POINTS = 3
+NEGATIVE_SHARE = 0.2
+"""Share of point prompts whose last point lies outside the object."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """A dataset and its share of the batches."""
+class Augmentation(BaseModel):
+    """Strength of each random change of a training crop; probabilities in [0, 1]."""
 
-    dataset: AnnotatedDataset
-    weight: float = 1.0
-    min_visible_pixels: int = 1
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    scale: tuple[float, float] = Field((0.8, 1.3), description="range of the factor on the crop scale")
+    shift: float = Field(0.15, description="shift of the window, relative to the room around the box")
+    wide: float = Field(0.0, description="probability of a window of `wide_scale`")
+    wide_scale: tuple[float, float] = Field((3.0, 6.0), description="range of the crop scale of wide windows")
+    box_jitter: float = Field(0.03, description="shift of each box edge, relative to the box")
+    flip: float = Field(0.5, description="probability of a horizontal flip")
+    colour: float = Field(0.3, description="strength of changes of brightness, contrast and saturation")
+    hue: float = Field(0.08, description="maximum rotation of the hue, as a share of the circle")
+    grey: float = Field(0.08, description="probability of a greyscale image")
+    blur: float = Field(0.1, description="probability of a blur")
+    noise: float = Field(0.15, description="probability of noise")
 
 
 class ObjectCrops(Dataset[dict[str, Any]]):
-    """One object a crop, and on request its neighbours as further prompts.
+    """One crop per object, optionally with neighbouring objects as further prompts.
 
     Args:
         sources: datasets with weights.
         image_size: S.
         crop_scale: side of the window relative to the visible box.
-        augmentation: None for evaluation: the exact window, no change of pixels.
-        num_prompts: P; the first prompt is the object the crop is made around.
-        box_source: box that prompts and that the crop is made around; `amodal` falls back to
-            the visible box where the amodal mask is unknown.
+        augmentation: strength of the random changes; None uses the exact window and unchanged pixels,
+            as evaluation needs.
+        num_prompts: P; the first prompt is the object that the crop is centred on.
+        box_source: box that prompts and that the crop is centred on. `amodal` falls back to the visible
+            box where the amodal mask is unknown.
 
     Raises:
-        InputError: no source has an object to offer.
+        InputError: no source has a usable object.
     """
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[CropSource],
         *,
         image_size: int,
         crop_scale: float = 2.0,
@@ -91,32 +93,32 @@ class ObjectCrops(Dataset[dict[str, Any]]):
 
     @property
     def lengths(self) -> list[int]:
-        """Usable objects of each source."""
+        """Number of usable objects of each source."""
         return [len(index) for index in self._index]
 
     @staticmethod
-    def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """See `collate`, the function."""
+    def collate(items: list[dict[str, Any]]) -> Batch:
+        """Stack crops; see the function `collate`."""
         return collate(items)
 
     def describe(self, key: Key) -> dict[str, Any]:
-        """Which object a key names: `source`, `image_id`, `annotation_id` and the image's `file`."""
-        image, thing = self._locate(*key[:2])
-        return {"source": key[0], "image_id": image.id, "annotation_id": thing.id, "file": str(image.path)}
+        """The object that a key addresses: `source`, `image_id`, `annotation_id` and the image's `file`."""
+        image, obj = self._locate(*key[:2])
+        return {"source": key[0], "image_id": image.id, "annotation_id": obj.id, "file": str(image.path)}
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
-        """Numpy arrays of one crop; see `collate` for the shapes."""
+        """NumPy arrays of one crop; see `collate` for the shapes."""
         source, position, seed = key
-        image, thing = self._locate(source, position)
+        image, obj = self._locate(source, position)
         rng = np.random.default_rng(seed)
-        window = self._window(rng, image, thing)
-        others = self._neighbours(rng, image, thing, window)
+        window = self._window(rng, image, obj)
+        neighbours = self._neighbours(rng, image, obj, window)
         pixels = crop_and_resize(image.load(), window, self.image_size)
-        prompts = [self._prompt(rng, thing, window)]
-        for other in others:
+        prompts = [self._prompt(rng, obj, window)]
+        for neighbour in neighbours:
             if len(prompts) == self.num_prompts:
                 break
-            prompt = self._prompt(rng, other, window)
+            prompt = self._prompt(rng, neighbour, window)
             if prompt["visible_mask"].sum() >= MIN_PROMPT_PIXELS:
                 prompts.append(prompt)
         if self.augmentation is not None:
@@ -126,13 +128,11 @@ class ObjectCrops(Dataset[dict[str, Any]]):
                 prompts = [_flipped(prompt) for prompt in prompts]
         return {"pixels": pixels, "prompts": prompts, "num_prompts": self.num_prompts}
 
-    def _neighbours(self, rng: Rng, image: ImageSample, thing: ObjectSample, window: Window) -> list[ObjectSample]:
+    def _neighbours(self, rng: Rng, image: ImageSample, obj: ObjectSample, window: Window) -> list[ObjectSample]:
         """Other objects that may become prompts, in random order."""
         if self.num_prompts == 1:
             return []
-        others = [
-            o for o in image.objects if o is not thing and not o.iscrowd and boxes_meet(o.visible_box_xyxy, window)
-        ]
+        others = [o for o in image.objects if o is not obj and not o.iscrowd and boxes_meet(o.visible_box_xyxy, window)]
         rng.shuffle(others)
         return others
 
@@ -141,8 +141,8 @@ class ObjectCrops(Dataset[dict[str, Any]]):
         image = self.sources[source].dataset.images[image_index]
         return image, image.objects[object_index]
 
-    def _window(self, rng: Rng, image: ImageSample, thing: ObjectSample) -> Window:
-        box = np.array(self._box(thing))
+    def _window(self, rng: Rng, image: ImageSample, obj: ObjectSample) -> Window:
+        box = np.array(self._box(obj))
         if self.augmentation is None:
             return crop_window(box, image.size, self.crop_scale)
         if rng.random() < self.augmentation.wide:
@@ -153,18 +153,18 @@ class ObjectCrops(Dataset[dict[str, Any]]):
         shift = np.tile(rng.uniform(-1, 1, 2) * self.augmentation.shift * max(scale - 1, 0), 2)
         return crop_window(box + extent * shift, image.size, scale)
 
-    def _box(self, thing: ObjectSample) -> Box:
-        if self.box_source == "amodal" and thing.amodal_box_xyxy is not None:
-            return thing.amodal_box_xyxy
-        return thing.visible_box_xyxy
+    def _box(self, obj: ObjectSample) -> Box:
+        if self.box_source == "amodal" and obj.amodal_box_xyxy is not None:
+            return obj.amodal_box_xyxy
+        return obj.visible_box_xyxy
 
-    def _prompt(self, rng: Rng, thing: ObjectSample, window: Window) -> dict[str, Any]:
+    def _prompt(self, rng: Rng, obj: ObjectSample, window: Window) -> dict[str, Any]:
         size = self.image_size
-        visible = _mask_in(thing.visible_rle, window, size)
-        has_amodal = thing.amodal_rle is not None
-        amodal = visible if thing.amodal_rle is None else _mask_in(thing.amodal_rle, window, size) | visible
+        visible = _mask_in(obj.visible_rle, window, size)
+        has_amodal = obj.amodal_rle is not None
+        amodal = visible if obj.amodal_rle is None else _mask_in(obj.amodal_rle, window, size) | visible
         if self.augmentation is None:
-            box = boxes_to_crop(np.array([self._box(thing)]), window, size)[0]
+            box = boxes_to_crop(np.array([self._box(obj)]), window, size)[0]
         else:
             inside = mask_to_box(amodal if self.box_source == "amodal" else visible)
             box = jitter_box(rng, inside, size, self.augmentation.box_jitter)
@@ -177,75 +177,7 @@ class ObjectCrops(Dataset[dict[str, Any]]):
         }
 
 
-class StepSampler:
-    """Batches of keys; those of step t are a function of (seed, t), so a run resumes where it stopped.
-
-    A step has `parts * accumulation` batches of equal size. Batch m of process p holds the keys
-    m * parts + p, m * parts + p + parts * accumulation, ... of the step: two processes draw what
-    one with twice the accumulation and half the batch draws, batch by batch.
-
-    Args:
-        lengths: objects of each source.
-        weights: share of each source.
-        batch_size: keys a batch, over all processes.
-        seed: seed of the run.
-        start: first step.
-        stop: step after the last.
-        accumulation: batches a step and process.
-        part: which of the `parts` processes this is; together they draw what one would.
-        parts: number of processes.
-
-    Raises:
-        InputError: no source has both objects and a weight.
-    """
-
-    def __init__(
-        self,
-        lengths: Sequence[int],
-        weights: Sequence[float],
-        batch_size: int,
-        seed: int,
-        start: int,
-        stop: int,
-        *,
-        accumulation: int = 1,
-        part: int = 0,
-        parts: int = 1,
-    ) -> None:
-        self.lengths = list(lengths)
-        shares = np.array([w if n else 0.0 for w, n in zip(weights, lengths, strict=True)])
-        if not shares.sum() > 0:
-            raise InputError(f"weight: expected a source with objects and a weight above 0, got {list(weights)}")
-        self.shares = shares / shares.sum()
-        self.batch_size, self.seed, self.start, self.stop = batch_size, seed, start, stop
-        self.accumulation, self.part, self.parts = accumulation, part, parts
-
-    def __len__(self) -> int:
-        return (self.stop - self.start) * self.accumulation
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        for step in range(self.start, self.stop):
-            for batch in range(self.accumulation):
-                yield self.keys(step, batch)
-
-    def keys(self, step: int, batch: int = 0) -> list[Key]:
-        """Keys of one batch of a step for this process."""
-        rng = np.random.default_rng([self.seed, step])
-        sources = rng.choice(len(self.shares), self.batch_size * self.accumulation, p=self.shares)
-        keys: list[Key] = [
-            (int(s), int(rng.integers(self.lengths[s])), (self.seed, step, slot)) for slot, s in enumerate(sources)
-        ]
-        return keys[batch * self.parts + self.part :: self.parts * self.accumulation]
-
-
-def evaluation_keys(dataset: HasLengths, limit: int, seed: int) -> list[Key]:
-    """A fixed random choice of up to `limit` objects over all sources."""
-    keys: list[Key] = [(s, i, (seed,)) for s, n in enumerate(dataset.lengths) for i in range(n)]
-    chosen = np.random.default_rng(seed).permutation(len(keys))[:limit]
-    return [keys[i] for i in chosen]
-
-
-def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
+def collate(items: list[dict[str, Any]]) -> Batch:
     """Stack crops; missing prompts are padded with `valid` False.
 
     Returns:
@@ -266,8 +198,8 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
             visible[b, p], amodal[b, p] = prompt["visible_mask"], prompt["amodal_mask"]
             has_amodal[b, p] = prompt["has_amodal"]
             valid[b, p] = prompt["visible_mask"].any()
-            xy, kinds = prompt["points"]
-            points[b, p, : len(xy)], labels[b, p, : len(xy)] = xy, kinds
+            points_xy, point_labels = prompt["points"]
+            points[b, p, : len(points_xy)], labels[b, p, : len(points_xy)] = points_xy, point_labels
     arrays = {
         "input_boxes": boxes,
         "visible_masks": visible,
@@ -281,31 +213,63 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
     return {"pixel_values": _normalised(pixels)} | {k: torch.from_numpy(v) for k, v in arrays.items()}
 
 
+def augment_colours(rng: Rng, pixels: ImageArray, strength: Augmentation) -> ImageArray:
+    """Randomly change colours, brightness and sharpness of an (S, S, 3) uint8 RGB image."""
+    amount = strength.colour
+    levels = np.arange(256, dtype=np.float32)
+    contrast, brightness = 1 + rng.uniform(-amount, amount), rng.uniform(-amount, amount) * 128
+    table = np.clip((levels - 128) * contrast + 128 + brightness, 0, 255).astype(np.uint8)
+    pixels = np.asarray(cv2.LUT(pixels, table), np.uint8)
+    if rng.random() < strength.grey:
+        pixels = np.repeat(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    elif strength.hue > 0 or amount > 0:
+        hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)
+        rotation = int(rng.uniform(-strength.hue, strength.hue) * 180)
+        saturation = 1 + rng.uniform(-amount, amount)
+        hues = ((np.arange(256) + rotation) % 180).astype(np.uint8)
+        saturations = np.clip(levels * saturation, 0, 255).astype(np.uint8)
+        hsv[..., 0], hsv[..., 1] = cv2.LUT(hsv[..., 0], hues), cv2.LUT(hsv[..., 1], saturations)
+        pixels = np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), np.uint8)
+    if rng.random() < strength.blur:
+        pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), float(rng.uniform(0.4, 1.2))), np.uint8)
+    if rng.random() < strength.noise:
+        noise = rng.standard_normal(pixels.shape, dtype=np.float32) * rng.uniform(2, 10)
+        pixels = np.clip(pixels + noise, 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(pixels)
+
+
+def jitter_box(rng: Rng, box_xyxy: Boxes, size: int, amount: float) -> Boxes:
+    """Move each edge of a (4,) box by up to `amount` of its extent, clipped to (size, size)."""
+    extent = np.tile(box_xyxy[2:] - box_xyxy[:2], 2)
+    moved = box_xyxy + extent * rng.uniform(-amount, amount, 4)
+    return np.clip(moved, 0, size)
+
+
 def _normalised(pixels: Tensor) -> Tensor:
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
-    planes = pixels.permute(0, 3, 1, 2).contiguous()  # while a value is one byte, not four
+    planes = pixels.permute(0, 3, 1, 2).contiguous()  # before the conversion, while a value takes one byte
     return planes.float().mul_(1 / (255 * std)).sub_(mean / std)
 
 
-def _usable_objects(source: Source) -> list[tuple[int, int]]:
+def _usable_objects(source: CropSource) -> list[tuple[int, int]]:
     return [
         (i, j)
         for i, image in enumerate(source.dataset.images)
-        for j, thing in enumerate(image.objects)
-        if not thing.iscrowd and rle_area(thing.visible_rle) >= source.min_visible_pixels
+        for j, obj in enumerate(image.objects)
+        if not obj.iscrowd and rle_area(obj.visible_rle) >= source.min_visible_pixels
     ]
 
 
 def _mask_in(rle: Rle, window: Window, size: int) -> Mask:
-    """Rasterise a mask inside a window alone, resized to (S, S)."""
+    """Decode only the part of a mask inside a window and resize it to (S, S)."""
     x0, y0, x1, y1 = window
     return crop_mask(decode_window(rle, window), (0, 0, x1 - x0, y1 - y0), size)
 
 
 def _points(rng: Rng, mask: Mask) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Up to MAX_POINTS random pixels (x, y) as a prompt for a mask, (N, 2), and labels (N,).
+    """Up to MAX_POINTS random pixels (x, y) that prompt for a mask, (N, 2), and their labels (N,).
 
-    At least one lies on the mask (label 1); at times the last one lies beside it (label 0).
+    At least one lies on the mask (label 1); the last one sometimes lies outside it (label 0).
     """
     inside = np.flatnonzero(mask)
     if len(inside) == 0:
@@ -314,24 +278,18 @@ def _points(rng: Rng, mask: Mask) -> tuple[npt.NDArray[np.float32], npt.NDArray[
     labels = np.ones(len(chosen), np.int64)
     if rng.random() < NEGATIVE_SHARE and len(chosen) > 1 and len(inside) < mask.size:
         chosen[-1], labels[-1] = rng.choice(np.flatnonzero(~mask)), 0
-    xy = np.stack([chosen % mask.shape[1], chosen // mask.shape[1]], axis=1)
-    return xy.astype(np.float32), labels
+    points_xy = np.stack([chosen % mask.shape[1], chosen // mask.shape[1]], axis=1)
+    return points_xy.astype(np.float32), labels
 
 
 def _flipped(prompt: dict[str, Any]) -> dict[str, Any]:
     size = prompt["visible_mask"].shape[1]
     x0, y0, x1, y1 = prompt["box"]
-    xy, labels = prompt["points"]
-    xy = np.stack([size - 1 - xy[:, 0], xy[:, 1]], axis=1)
+    points_xy, labels = prompt["points"]
+    points_xy = np.stack([size - 1 - points_xy[:, 0], points_xy[:, 1]], axis=1)
     return prompt | {
         "visible_mask": np.ascontiguousarray(prompt["visible_mask"][:, ::-1]),
         "amodal_mask": np.ascontiguousarray(prompt["amodal_mask"][:, ::-1]),
         "box": np.array([size - x1, y0, size - x0, y1], np.float32),
-        "points": (xy, labels),
+        "points": (points_xy, labels),
     }
-
-
-def limit_threads() -> None:
-    """One thread a worker process: the cores belong to the model."""
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Training AURA: text, masks and occlusion (AURA Eq. 1-4)."""
+"""The losses of AURA: text, masks and occlusion (AURA Eq. 1-4)."""
 
 from __future__ import annotations
 
@@ -8,29 +8,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amodal.losses import box_loss, mask_bce, mask_dice, object_mean
+from amodal.losses import IGNORE_INDEX, box_loss, mask_bce, mask_dice, mask_ious, object_mean
 from amodal.models.aura import AuraConfig, AuraOutput
 from amodal.nn.occlusion_encoders import occlusion_map, occlusion_rates
-
-Batch = dict[str, Tensor]
+from amodal.training.datasets.sampling import Batch
 
 TARGETS = {
-    "visible_masks", "amodal_masks", "has_amodal", "names", "name_boxes", "meanings", "visible_boxes", "pointing",
-}  # fmt: skip
-"""Entries of a batch that the model does not read."""
+    "visible_masks",
+    "amodal_masks",
+    "has_amodal",
+    "naming_shares",
+    "naming_boxes_xyxy_mllm",
+    "meanings",
+    "visible_boxes_xyxy_sam",
+    "pointing_shares",
+}
+"""Entries of a batch that are targets of losses and no inputs of the model."""
 
 
 class AuraTask:
     """L = L_text + L_mask + L_occ (Eq. 4).
 
-    L_text is the cross-entropy of the answers' tokens (Eq. 1); L_mask binary cross-entropy and
-    Dice of visible and amodal masks (Eq. 2); L_occ the squared error of the occlusion rate and the
-    cross-entropy of the spatial map (Eq. 3). Where only names are learned
-    (`AuraConfig.names_only`) nothing else is computed.
+    L_text is the cross-entropy of the answers' tokens (Eq. 1). L_mask is the binary cross-entropy and the
+    Dice loss of visible and amodal masks (Eq. 2). L_occ is the squared error of the occlusion rate and the
+    cross-entropy of the spatial map (Eq. 3). A model that only learns names (`AuraConfig.names_only`) has
+    the naming losses alone.
 
     Differs from the paper where the configuration says so: `iou_weight` trains the mask-quality
-    head, `naming_weight` names the object under each image token, `box_weight` points at the
-    object and finds its visible box.
+    head, `naming_weight` trains a head that names the object under each image token, and `box_weight`
+    trains heads that point at the object and predict its visible box.
 
     Args:
         config: the model's configuration.
@@ -41,11 +47,11 @@ class AuraTask:
 
     @staticmethod
     def prepare(model: nn.Module) -> nn.Module:
-        """The model as it is: nothing needs to be made ready."""
+        """Return the model unchanged; AURA needs no preparation."""
         return model
 
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Named losses of one batch (`data.conversations.collate_conversations` form)."""
+        """Named losses of one batch in the form of `collate_conversations` or of `NamedImages.collate`."""
         config = self.config
         if config.names_only:
             return self._naming_losses(model(pixel_values=batch["pixel_values"]), batch)
@@ -55,17 +61,17 @@ class AuraTask:
         losses |= self._mask_losses(output.masks, batch)
         losses |= self._occlusion_losses(output.masks, batch)
         losses |= self._naming_losses(output, batch)
-        if output.boxes is not None and output.pointing is not None:
-            losses["box"] = config.box_weight * box_loss(output.boxes, batch["visible_boxes"])
-            losses["pointing"] = config.box_weight * pointing_loss(output.pointing, batch["pointing"])
+        if output.boxes_xyxy_sam is not None and output.pointing_logits is not None:
+            losses["box"] = config.box_weight * box_loss(output.boxes_xyxy_sam, batch["visible_boxes_xyxy_sam"])
+            losses["pointing"] = config.box_weight * pointing_loss(output.pointing_logits, batch["pointing_shares"])
         return losses
 
     def _naming_losses(self, output: AuraOutput, batch: Batch) -> dict[str, Tensor]:
-        """Auxiliary: what is under each image token, and the visible box of it; what each mask token means."""
-        if output.naming_logits is None or output.naming_boxes is None:
+        """Auxiliary losses: name and visible box of the object under each image token; category of each mask token."""
+        if output.naming_logits is None or output.naming_boxes_xyxy_mllm is None:
             return {}
-        shares, weight = batch["names"], self.config.naming_weight
-        distance = (output.naming_boxes - batch["name_boxes"]).abs().sum(-1)
+        shares, weight = batch["naming_shares"], self.config.naming_weight
+        distance = (output.naming_boxes_xyxy_mllm - batch["naming_boxes_xyxy_mllm"]).abs().sum(-1)
         losses = {
             "naming": weight * F.cross_entropy(output.naming_logits.float().flatten(0, 1), shares.flatten(0, 1)),
             "naming_box": weight * object_mean(distance, shares.argmax(-1) > 0),
@@ -75,23 +81,24 @@ class AuraTask:
         return losses
 
     def _mask_losses(self, masks: Any, batch: Batch) -> dict[str, Tensor]:
-        """Eq. 2, and the quality head's."""
+        """The losses of Eq. 2 and of the mask-quality head."""
         config, valid = self.config, batch["has_amodal"]
         visible, amodal = batch["visible_masks"], batch["amodal_masks"]
-        everything = torch.ones_like(valid)
+        all_objects = torch.ones_like(valid)
         losses = {
-            "visible_bce": config.bce_weight * mask_bce(masks.visible_logits, visible, everything),
+            "visible_bce": config.bce_weight * mask_bce(masks.visible_logits, visible, all_objects),
             "amodal_bce": config.bce_weight * mask_bce(masks.amodal_logits, amodal, valid),
-            "visible_dice": config.dice_weight * mask_dice(masks.visible_logits, visible, everything),
+            "visible_dice": config.dice_weight * mask_dice(masks.visible_logits, visible, all_objects),
             "amodal_dice": config.dice_weight * mask_dice(masks.amodal_logits, amodal, valid),
         }
         if config.iou_weight > 0:
-            error = (masks.iou_scores.float() - _ious(masks.amodal_logits, amodal, config.mask_threshold)) ** 2
+            predicted = masks.amodal_logits.detach().float().sigmoid() > config.mask_threshold
+            error = (masks.iou_scores.float() - mask_ious(predicted, amodal)) ** 2
             losses["quality"] = config.iou_weight * object_mean(error, valid)
         return losses
 
     def _occlusion_losses(self, masks: Any, batch: Batch) -> dict[str, Tensor]:
-        """Eq. 3, of the encoders that are there."""
+        """The losses of Eq. 3, for the occlusion encoders that the model has."""
         config, valid = self.config, batch["has_amodal"]
         visible, amodal = batch["visible_masks"], batch["amodal_masks"]
         losses = {}
@@ -100,76 +107,67 @@ class AuraTask:
             losses["rate"] = config.rate_weight * object_mean(error, valid)
         if masks.map_logits is not None:
             truth = occlusion_map(visible, amodal)
-            wrong = F.cross_entropy(masks.map_logits.float(), truth, reduction="none").mean((-2, -1))
-            losses["map"] = config.map_weight * object_mean(wrong, valid)
+            map_error = F.cross_entropy(masks.map_logits.float(), truth, reduction="none").mean((-2, -1))
+            losses["map"] = config.map_weight * object_mean(map_error, valid)
         return losses
 
     @staticmethod
     @torch.no_grad()
     def scores(model: nn.Module, batch: Batch, threshold: float) -> dict[str, tuple[float, int]]:
-        """Sums and counts of quick figures, the true answers given (teacher forcing).
+        """Sums and counts of quick scores, with the true answers as input (teacher forcing).
 
         Returns:
-            `visible`, `full` and `occ`: IoUs of visible, amodal and hidden masks; `token`: share of
-            answer tokens that are guessed right; `rate_error`: absolute, if the model predicts it. Of a
-            model that only learns to see, `full`: the share of tokens on objects that are named right.
+            `visible`, `full` and `occ`: IoUs of visible, amodal and occluded masks. `token`: share of
+            answer tokens predicted correctly. `rate_error`: absolute error of the occlusion rate, if the model
+            predicts it. For a model that only learns names, `full` alone: share of the image tokens on objects
+            whose name is predicted correctly.
         """
-        bare: Any = getattr(model, "module", model)
-        if bare.config.names_only:
+        unwrapped: Any = getattr(model, "module", model)
+        if unwrapped.config.names_only:
             logits = model(pixel_values=batch["pixel_values"]).naming_logits
-            names = batch["names"].argmax(-1)
-            right = (logits.argmax(-1) == names)[names > 0]
-            return {"full": (float(right.sum()), len(right))}
+            names = batch["naming_shares"].argmax(-1)
+            is_correct = (logits.argmax(-1) == names)[names > 0]
+            return {"full": (float(is_correct.sum()), len(is_correct))}
         output: AuraOutput = model(**{name: value for name, value in batch.items() if name not in TARGETS})
         masks: Any = output.masks
         assert output.logits is not None and output.targets is not None
-        counted = output.targets != -100
-        right = (output.logits.argmax(-1) == output.targets) & counted
+        counted = output.targets != IGNORE_INDEX
+        is_correct = (output.logits.argmax(-1) == output.targets) & counted
         visible, amodal = (x.float().sigmoid() > threshold for x in (masks.visible_logits, masks.amodal_logits))
         amodal = amodal | visible
-        true_visible, true_amodal, known = batch["visible_masks"], batch["amodal_masks"], batch["has_amodal"]
-        hidden = true_amodal & ~true_visible
-        has_hidden = known & hidden.flatten(1).any(1)
-        figures = {
-            "visible": _overlap(visible, true_visible),
-            "full": _overlap(amodal, true_amodal)[known],
-            "occ": _overlap(amodal & ~true_visible, hidden)[has_hidden],
+        true_visible, true_amodal, has_amodal = batch["visible_masks"], batch["amodal_masks"], batch["has_amodal"]
+        occluded = true_amodal & ~true_visible
+        is_occluded = has_amodal & occluded.flatten(1).any(1)
+        values = {
+            "visible": mask_ious(visible, true_visible),
+            "full": mask_ious(amodal, true_amodal)[has_amodal],
+            "occ": mask_ious(amodal & ~true_visible, occluded)[is_occluded],
         }
         if masks.rates is not None:
-            figures["rate_error"] = (masks.rates - occlusion_rates(true_visible, true_amodal)).abs()[known]
-        sums = {name: (float(values.sum()), len(values)) for name, values in figures.items()}
-        return sums | {"token": (float(right.sum()), int(counted.sum()))}
+            values["rate_error"] = (masks.rates - occlusion_rates(true_visible, true_amodal)).abs()[has_amodal]
+        sums = {name: (float(each.sum()), len(each)) for name, each in values.items()}
+        return sums | {"token": (float(is_correct.sum()), int(counted.sum()))}
 
 
 def text_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Eq. 1: mean cross-entropy of the answers' tokens.
+    """Mean cross-entropy of the answers' tokens (Eq. 1).
 
     Args:
         logits: (B, K, vocabulary).
-        targets: (B, K), -100 where no answer stands.
+        targets: (B, K), `IGNORE_INDEX` where no answer stands.
     """
-    counted = targets != -100
+    counted = targets != IGNORE_INDEX
     if not counted.any():
         return logits.float().sum() * 0
     return F.cross_entropy(logits[counted].float(), targets[counted])
 
 
 def pointing_loss(logits: Tensor, shares: Tensor) -> Tensor:
-    """Mean cross-entropy between the image tokens pointed at and those where the object is seen.
+    """Mean cross-entropy between the image tokens that the model points at and those that show the object.
 
     Args:
-        logits: (N, n).
-        shares: (N, n) of the object's seen area under each token; all zero for one that is not seen.
+        logits: (N, n) logits over the image tokens.
+        shares: (N, n) share of the object's visible area under each token; zeros for an object that is not visible.
     """
-    missed = -(shares * logits.log_softmax(-1)).sum(-1)
-    return object_mean(missed, torch.ones_like(missed, dtype=torch.bool))
-
-
-def _ious(logits: Tensor, targets: Tensor, threshold: float) -> Tensor:
-    return _overlap(logits.detach().float().sigmoid() > threshold, targets)
-
-
-def _overlap(a: Tensor, b: Tensor) -> Tensor:
-    """(N,) IoU of masks (N, H, W); 1 where both are empty."""
-    union = (a | b).sum((-2, -1))
-    return torch.where(union > 0, (a & b).sum((-2, -1)) / union.clamp_min(1), 1.0)
+    cross_entropy = -(shares * logits.log_softmax(-1)).sum(-1)
+    return object_mean(cross_entropy, torch.ones_like(cross_entropy, dtype=torch.bool))

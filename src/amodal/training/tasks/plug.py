@@ -1,14 +1,13 @@
-"""Training PLUG: BCE and point loss on every mask it predicts (PLUG Eq. 9-10)."""
+"""The losses of PLUG: BCE and point loss on every predicted mask (PLUG Eq. 9-10)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from amodal.losses import mask_bce, mask_dice, object_mean, point_loss
+from amodal.losses import mask_bce, mask_dice, mask_ious, object_mean, point_loss
 from amodal.models.plug import PlugConfig, PlugModel, PlugOutput
-
-Batch = dict[str, Tensor]
+from amodal.training.datasets.sampling import Batch
 
 
 class PlugTask:
@@ -26,16 +25,16 @@ class PlugTask:
 
     @staticmethod
     def prepare(model: nn.Module) -> nn.Module:
-        """Make training fast; outputs stay the same."""
+        """Speed up training without changing outputs."""
         assert isinstance(model, PlugModel)
         if model.refine_module is not None:
             model.refine_module.stem.register_forward_pre_hook(_channels_last)
         return model
 
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Named losses of one batch (`data.crops.collate` form).
+        """Named losses of one batch in the form of `datasets.crops.collate`.
 
-        Objects whose amodal shape is unknown count for the visible mask only.
+        Objects whose amodal mask is unknown only contribute to the losses of the visible mask.
         """
         output: PlugOutput = model(batch["pixel_values"], batch["input_boxes"])
         valid = batch["valid"]
@@ -49,13 +48,14 @@ class PlugTask:
             losses |= self._mask_losses("refined", output.pred_masks, amodal, amodal_valid, generator)
         if self.config.iou_weight > 0:
             assert output.iou_scores is not None
-            error = (output.iou_scores.float() - self._iou(output.pred_masks, amodal)) ** 2
+            predicted = output.pred_masks.detach().sigmoid() > self.config.mask_threshold
+            error = (output.iou_scores.float() - mask_ious(predicted, amodal)) ** 2
             losses["quality"] = self.config.iou_weight * object_mean(error, amodal_valid)
         return losses
 
     @staticmethod
     def predict(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Visible and amodal probabilities (B, P, S, S); without visible branch, amodal twice."""
+        """Visible and amodal probabilities (B, P, S, S); without a visible branch both are the amodal one."""
         output: PlugOutput = model(batch["pixel_values"], batch["input_boxes"])
         assert output.pred_masks is not None
         amodal = output.pred_masks.float().sigmoid()
@@ -84,14 +84,9 @@ class PlugTask:
             losses[f"{name}_dice"] = config.dice_weight * mask_dice(logits, targets, valid)
         return losses
 
-    def _iou(self, logits: Tensor, targets: Tensor) -> Tensor:
-        predicted = logits.detach().sigmoid() > self.config.mask_threshold
-        overlap = (predicted & targets).sum((-2, -1)).float()
-        return overlap / (predicted | targets).sum((-2, -1)).clamp_min(1)
-
 
 def _channels_last(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """On a processor, the layout in which the refine module's convolutions run a third faster."""
+    """On a CPU, use the memory layout in which the refine module's convolutions run a third faster."""
     if inputs[0].device.type != "cpu":
         return inputs
     return (inputs[0].contiguous(memory_format=torch.channels_last),)

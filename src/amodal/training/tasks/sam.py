@@ -1,4 +1,4 @@
-"""Training a modal promptable segmenter with SAM's layout from scratch."""
+"""The losses of a promptable segmenter of visible masks with SAM's architecture, trained from scratch."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.sam.modeling_sam import SamAttention
 
-from amodal.losses import mask_bce, mask_dice, object_mean
+from amodal.losses import mask_bce, mask_dice, mask_ious, object_mean
 from amodal.nn.attention import use_folded_attention
-
-Batch = dict[str, Tensor]
+from amodal.training.datasets.sampling import Batch
 
 
 class SamTask:
     """Losses of SAM's training at small scale: BCE, Dice and the mask-quality error.
 
-    Differs from SAM's recipe: BCE in the place of focal loss (no class imbalance to fight in
-    crops around objects), one mask a prompt, and targets at the decoder's resolution, where a
-    target pixel is the share of the object in the cell.
+    Differs from SAM's recipe: BCE instead of focal loss, because crops around objects have no strong
+    class imbalance; one mask per prompt; and targets at the decoder's resolution, where a target pixel
+    is the share of the cell that the object covers.
 
     Args:
-        points_share: share of batches prompted by points instead of boxes.
+        points_share: share of batches that are prompted by points instead of boxes.
         dice_weight: weight of the Dice loss.
         quality_weight: weight of the squared error of the predicted IoU.
     """
@@ -35,11 +34,11 @@ class SamTask:
 
     @staticmethod
     def prepare(model: nn.Module) -> nn.Module:
-        """Make training fast; outputs stay the same.
+        """Speed up training without changing outputs.
 
-        The encoder gets its folded attention, and autocast's precision between its layers: the
-        absolute positions are float32, added to the patches they would lift every layer's input
-        back to float32, with a copy for each norm and each projection.
+        The encoder gets folded attention, and the input of its first layer is cast to autocast's precision.
+        Without the cast, adding the float32 absolute positions to the patches would make the input of every
+        layer float32, with one copy per norm and per projection.
         """
         encoder: Any = model.vision_encoder
         use_folded_attention(encoder)
@@ -50,7 +49,7 @@ class SamTask:
         return model
 
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Named losses of one batch (`data.crops.collate` form)."""
+        """Named losses of one batch in the form of `datasets.crops.collate`."""
         by_points = torch.rand((), generator=generator, device=generator.device).item() < self.points_share
         output = model(pixel_values=batch["pixel_values"], multimask_output=False, **_prompts(batch, by_points))
         logits = output.pred_masks[:, :, 0].float()  # (B, P, h, w)
@@ -58,7 +57,7 @@ class SamTask:
         truth = batch["visible_masks"].float()
         targets = F.avg_pool2d(truth, factor)
         valid = batch["valid"]
-        quality = (output.iou_scores[:, :, 0].float() - _iou(logits, targets)) ** 2
+        quality = (output.iou_scores[:, :, 0].float() - mask_ious(logits.detach() > 0, targets > 0.5)) ** 2
         return {
             "visible_bce": mask_bce(logits, targets, valid),
             "visible_dice": self.dice_weight * mask_dice(logits, targets, valid),
@@ -67,7 +66,7 @@ class SamTask:
 
     @staticmethod
     def predict(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Visible and amodal probabilities (B, P, S, S); a modal model gives one for both."""
+        """Visible and amodal probabilities (B, P, S, S); both are the visible one, which is all the model predicts."""
         output = model(pixel_values=batch["pixel_values"], multimask_output=False, **_prompts(batch, False))
         S = batch["visible_masks"].shape[-1]
         logits = output.pred_masks[:, :, 0].float()
@@ -76,10 +75,10 @@ class SamTask:
 
 
 def use_plain_products(decoder: nn.Module) -> None:
-    """Take the fused kernels out of a mask decoder's attention, in place; outputs stay the same.
+    """Replace the fused kernels in a mask decoder's attention by plain products, in place.
 
-    The decoder attends between a handful of tokens and the image. There the backward pass of
-    the fused kernel took a sixth of a training step on a processor.
+    The outputs stay the same. The decoder attends between a few tokens and the image, where the
+    backward pass of the fused kernel took a sixth of a training step on a CPU.
     """
     for module in decoder.modules():
         if isinstance(module, SamAttention):
@@ -94,23 +93,16 @@ def _to_autocast(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]
 
 
 def _reach_all_prompts(prompts: Any, _: Any, embeddings: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Have box batches reach the embeddings of points, and the other way round, with gradients of zero.
+    """Give the embeddings of points zero gradients in batches of boxes, and vice versa.
 
-    FSDP2 adds up the gradients that a process has. Where one process prompts by a box and
-    another by points they would have different ones.
+    FSDP2 sums the gradients that each process has. If one process prompts by boxes and another by points,
+    the processes would otherwise have gradients of different parameters.
     """
-    nothing = sum(layer.weight.sum() * 0 for layer in (*prompts.point_embed, prompts.not_a_point_embed))
-    return (embeddings[0] + nothing, *embeddings[1:])
+    zero = sum(layer.weight.sum() * 0 for layer in (*prompts.point_embed, prompts.not_a_point_embed))
+    return (embeddings[0] + zero, *embeddings[1:])
 
 
 def _prompts(batch: Batch, by_points: bool) -> dict[str, Tensor]:
     if by_points:
         return {"input_points": batch["input_points"], "input_labels": batch["input_labels"]}
     return {"input_boxes": batch["input_boxes"]}
-
-
-def _iou(logits: Tensor, targets: Tensor) -> Tensor:
-    """IoU of each predicted mask with its target, no gradient."""
-    predicted, truth = logits.detach() > 0, targets > 0.5
-    overlap = (predicted & truth).sum((-2, -1)).float()
-    return overlap / (predicted | truth).sum((-2, -1)).clamp_min(1)

@@ -4,54 +4,52 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
-from amodal.training.build import Training, build
+from amodal.training.build import TrainingSetup, build
 from amodal.training.datasets.crops import collate
+from amodal.training.datasets.sampling import Batch
 from tests.training.tiny import tiny_recipe
 
-Batch = dict[str, Tensor]
+
+def built(folder: Path, task: str, **model: object) -> tuple[TrainingSetup, Batch]:
+    setup = build(tiny_recipe(folder, task, model=model))
+    return setup, collate([setup.train[(0, i, (i,))] for i in range(4)])
 
 
-def built(folder: Path, task: str, **model: object) -> tuple[Training, Batch]:
-    training = build(tiny_recipe(folder, task, model=model))
-    return training, collate([training.train[(0, i, (i,))] for i in range(4)])
-
-
-def losses(training: Training, batch: Batch, seed: int = 0) -> Batch:
+def losses(setup: TrainingSetup, batch: Batch, seed: int = 0) -> Batch:
     torch.manual_seed(99)
-    return training.task(training.model, batch, torch.Generator().manual_seed(seed))
+    return setup.task(setup.model, batch, torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("points_share", [0.0, 1.0])
 def test_sam_losses_reach_the_parameters_its_prompt_needs(tmp_path: Path, points_share: float) -> None:
-    training, batch = built(tmp_path, "sam", points_share=points_share)
-    sum(losses(training, batch).values()).backward()
-    points = training.model.prompt_encoder.point_embed
-    assert all(p.weight.grad is not None for p in points)  # as FSDP2 wants it, whatever the batch
+    setup, batch = built(tmp_path, "sam", points_share=points_share)
+    sum(losses(setup, batch).values()).backward()
+    points = setup.model.prompt_encoder.point_embed
+    assert all(p.weight.grad is not None for p in points)  # which FSDP2 needs in every batch
     trained = [bool(p.weight.grad.any()) for p in points]
     if points_share == 0:
         assert trained == [False, False, True, True]  # the corners of a box
     else:
         assert trained[1]  # a positive point
-    assert training.model.vision_encoder.pos_embed.grad.abs().sum() > 0
+    assert setup.model.vision_encoder.pos_embed.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize(
     "model", [{}, {"iou_weight": 0.2}, {"train_base": True, "iou_weight": 0.2, "dice_weight": 1.0}]
 )
 def test_every_part_that_plug_trains_has_a_gradient_in_every_batch(tmp_path: Path, model: dict[str, object]) -> None:
-    """Processes that add up their gradients wait for all of them."""
-    training, batch = built(tmp_path, "plug", **model)
-    sum(losses(training, batch).values()).backward()
-    trained = {name: p for name, p in training.model.named_parameters() if p.requires_grad}
+    """Processes that sum their gradients wait for all of them."""
+    setup, batch = built(tmp_path, "plug", **model)
+    sum(losses(setup, batch).values()).backward()
+    trained = {name: p for name, p in setup.model.named_parameters() if p.requires_grad}
     assert [name for name, p in trained.items() if p.grad is None] == []
 
 
 @pytest.mark.parametrize("task", ["sam", "plug"])
-def test_losses_depend_on_batch_and_generator_alone(tmp_path: Path, task: str) -> None:
-    training, batch = built(tmp_path, task)
-    first, again, other = (losses(training, batch, seed) for seed in (1, 1, 2))
+def test_losses_depend_only_on_batch_and_generator(tmp_path: Path, task: str) -> None:
+    setup, batch = built(tmp_path, task)
+    first, again, other = (losses(setup, batch, seed) for seed in (1, 1, 2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     if task == "plug":
         assert not torch.equal(first["amodal_point"], other["amodal_point"])
@@ -59,43 +57,43 @@ def test_losses_depend_on_batch_and_generator_alone(tmp_path: Path, task: str) -
 
 
 @pytest.mark.parametrize("task", ["sam", "plug"])
-def test_preparing_a_model_for_speed_changes_no_prediction(tmp_path: Path, task: str) -> None:
-    training, batch = built(tmp_path, task)
+def test_preparing_a_model_does_not_change_its_predictions(tmp_path: Path, task: str) -> None:
+    setup, batch = built(tmp_path, task)
     if task == "plug":
-        torch.nn.init.normal_(training.model.refine_module.head.weight)
-    prepared = training.task.predict(training.model, batch)
-    for module in training.model.modules():
+        torch.nn.init.normal_(setup.model.refine_module.head.weight)
+    prepared = setup.task.predict(setup.model, batch)
+    for module in setup.model.modules():
         module._forward_pre_hooks.clear()
         module._forward_hooks.clear()
         if type(module).__name__ == "SamAttention":
             module.config._attn_implementation = "sdpa"
-    plain = training.task.predict(training.model, batch)
+    plain = setup.task.predict(setup.model, batch)
     for a, b in zip(prepared, plain, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
         assert a.shape == batch["visible_masks"].shape
 
 
 def test_plug_losses_follow_the_switches(tmp_path: Path) -> None:
-    everything, batch = built(tmp_path, "plug")
-    assert set(losses(everything, batch)) == {
+    full, batch = built(tmp_path, "plug")
+    assert set(losses(full, batch)) == {
         f"{mask}_{kind}" for mask in ("visible", "amodal", "refined") for kind in ("bce", "point")
     }
     plain, batch = built(tmp_path, "plug", point_loss=False, refine=False, visible_branch=False, parallel_lora=False)
     assert set(losses(plain, batch)) == {"amodal_bce"}
 
 
-def test_unknown_amodal_shapes_count_for_the_visible_mask_only(tmp_path: Path) -> None:
-    training, batch = built(tmp_path, "plug", dice_weight=1.0, iou_weight=1.0)
+def test_unknown_amodal_masks_count_for_the_visible_mask_only(tmp_path: Path) -> None:
+    setup, batch = built(tmp_path, "plug", dice_weight=1.0, iou_weight=1.0)
     batch["has_amodal"] = torch.zeros_like(batch["has_amodal"])
-    for name, loss in losses(training, batch).items():
+    for name, loss in losses(setup, batch).items():
         assert (loss > 0) == name.startswith("visible"), name
 
 
 @pytest.mark.parametrize("task", ["sam", "plug"])
 def test_padding_prompts_do_not_count(tmp_path: Path, task: str) -> None:
-    training, batch = built(tmp_path, task, **({"point_loss": False} if task == "plug" else {"points_share": 0.0}))
+    setup, batch = built(tmp_path, task, **({"point_loss": False} if task == "plug" else {"points_share": 0.0}))
     batch["valid"][:, 1] = False
-    before = losses(training, batch)
+    before = losses(setup, batch)
     batch["visible_masks"][:, 1] ^= True
     batch["amodal_masks"][:, 1] ^= True
-    assert all(torch.equal(before[name], loss) for name, loss in losses(training, batch).items())
+    assert all(torch.equal(before[name], loss) for name, loss in losses(setup, batch).items())

@@ -1,4 +1,4 @@
-"""AURA's losses: the paper's, and none of those that are switched off."""
+"""The losses of AURA: those of the paper, and none that are switched off."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from amodal.losses import IGNORE_INDEX
 from amodal.models.aura import AuraModel, AuraOutput
 from amodal.nn.occlusion_encoders import occlusion_map
 from amodal.training.tasks.aura import AuraTask, text_loss
@@ -27,18 +28,18 @@ def losses_of(model: AuraModel, batch: dict[str, Any]) -> dict[str, torch.Tensor
     return AuraTask(model.config)(model.train(), batch, torch.Generator())
 
 
-def test_terms_are_the_papers(tmp_path: Path) -> None:
-    """Eq. 1-4 computed by hand from the model's outputs; all weigh 1."""
+def test_losses_are_those_of_the_paper(tmp_path: Path) -> None:
+    """Eq. 1-4 computed by hand from the model's outputs; all weights are 1."""
     model = small_aura(tmp_path, lora_dropout=0.0).train()
     batch = with_truth(model, training_batch(model))
     losses = losses_of(model, batch)
-    reads = {k: v for k, v in batch.items() if k not in ("visible_masks", "amodal_masks", "has_amodal")}
-    output: AuraOutput = model(**reads)
+    inputs = {k: v for k, v in batch.items() if k not in ("visible_masks", "amodal_masks", "has_amodal")}
+    output: AuraOutput = model(**inputs)
     masks: Any = output.masks
     visible, amodal = batch["visible_masks"].float(), batch["amodal_masks"].float()
     assert output.logits is not None and output.targets is not None
     expected = {
-        "text": F.cross_entropy(output.logits.flatten(0, 1), output.targets.flatten(), ignore_index=-100),
+        "text": F.cross_entropy(output.logits.flatten(0, 1), output.targets.flatten(), ignore_index=IGNORE_INDEX),
         "visible_bce": F.binary_cross_entropy_with_logits(masks.visible_logits, visible),
         "amodal_bce": F.binary_cross_entropy_with_logits(masks.amodal_logits, amodal),
         "rate": (masks.rates - 0.5).square().mean(),
@@ -57,7 +58,9 @@ def test_terms_are_the_papers(tmp_path: Path) -> None:
         ({"condition_encoder": False, "spatial_encoder": False}, {"rate", "map"}),
     ],
 )
-def test_rows_of_table_2_leave_their_losses_out(tmp_path: Path, changes: dict[str, bool], missing: set[str]) -> None:
+def test_encoders_that_are_switched_off_have_no_losses(
+    tmp_path: Path, changes: dict[str, bool], missing: set[str]
+) -> None:
     model = small_aura(tmp_path, **changes)
     losses = losses_of(model, with_truth(model, training_batch(model)))
     assert {"rate", "map"} - losses.keys() == missing
@@ -83,12 +86,12 @@ def test_batch_without_objects_has_a_finite_loss_and_gradients(tmp_path: Path) -
     assert total.isfinite() and losses["amodal_bce"] == 0
 
 
-def test_naming_and_quality_are_extras(tmp_path: Path) -> None:
+def test_naming_and_quality_losses_are_optional(tmp_path: Path) -> None:
     config = {"iou_weight": 0.5, "naming_weight": 1.0, "naming_classes": 5}
     model = small_aura(tmp_path, **config)
     batch = with_truth(model, training_batch(model)) | {
-        "names": torch.rand(2, 16, 5).softmax(-1),
-        "name_boxes": torch.rand(2, 16, 4),
+        "naming_shares": torch.rand(2, 16, 5).softmax(-1),
+        "naming_boxes_xyxy_mllm": torch.rand(2, 16, 4),
         "meanings": torch.tensor([1, 2, 2]),
     }
     losses = losses_of(model, batch)
@@ -96,20 +99,20 @@ def test_naming_and_quality_are_extras(tmp_path: Path) -> None:
     assert {"naming", "meaning", "quality"}.isdisjoint(losses_of(small_aura(tmp_path), batch | {}).keys())
 
 
-def test_eyes_alone_learn_names_and_boxes(tmp_path: Path) -> None:
+def test_a_model_that_only_learns_names_has_only_naming_losses(tmp_path: Path) -> None:
     rest = dict.fromkeys(("text_weight", "bce_weight", "dice_weight", "rate_weight", "map_weight"), 0.0)
     model = small_aura(tmp_path, naming_weight=1.0, naming_classes=5, **rest)
-    truth = {"names": torch.rand(2, 16, 5).softmax(-1), "name_boxes": torch.rand(2, 16, 4)}
-    pictures = {"pixel_values": training_batch(model)["pixel_values"]}
-    assert losses_of(model, pictures | truth).keys() == {"naming", "naming_box"}
+    truth = {"naming_shares": torch.rand(2, 16, 5).softmax(-1), "naming_boxes_xyxy_mllm": torch.rand(2, 16, 4)}
+    images = {"pixel_values": training_batch(model)["pixel_values"]}
+    assert losses_of(model, images | truth).keys() == {"naming", "naming_box"}
 
 
-def test_the_box_is_learned_where_it_is_wanted(tmp_path: Path) -> None:
+def test_the_box_is_learned_with_a_box_weight(tmp_path: Path) -> None:
     model = small_aura(tmp_path, box_weight=0.5)
     boxes = torch.tensor([[0.1, 0.1, 0.4, 0.4]]).repeat(3, 1)
     batch = with_truth(model, training_batch(model)) | {
-        "visible_boxes": boxes,
-        "pointing": torch.full((3, 16), 1 / 16),
+        "visible_boxes_xyxy_sam": boxes,
+        "pointing_shares": torch.full((3, 16), 1 / 16),
     }
     losses = losses_of(model, batch)
     (losses["box"] + losses["pointing"]).backward()
@@ -119,11 +122,11 @@ def test_the_box_is_learned_where_it_is_wanted(tmp_path: Path) -> None:
 
 
 def test_text_loss_of_no_answer_is_zero() -> None:
-    assert text_loss(torch.randn(2, 3, 7), torch.full((2, 3), -100)) == 0
+    assert text_loss(torch.randn(2, 3, 7), torch.full((2, 3), IGNORE_INDEX)) == 0
 
 
 def test_overfits_one_answer(tmp_path: Path) -> None:
-    """A few steps on one batch: words and masks get better."""
+    """A few steps on one batch improve text and masks."""
     torch.manual_seed(0)
     model = small_aura(tmp_path, train_mllm=True, lora_rank=0)
     batch = with_truth(model, training_batch(model))
@@ -139,6 +142,6 @@ def test_overfits_one_answer(tmp_path: Path) -> None:
         history.append({name: loss.item() for name, loss in losses.items()})
     for name, share in {"text": 0.5, "rate": 0.5, "map": 0.8, "visible_bce": 0.85, "amodal_bce": 0.85}.items():
         assert history[-1][name] < share * history[0][name], name
-    figures = AuraTask.scores(model.eval(), batch, 0.5)
-    assert figures["full"][1] == 3
-    assert figures["token"][0] / figures["token"][1] > 0.2
+    scores = AuraTask.scores(model.eval(), batch, 0.5)
+    assert scores["full"][1] == 3
+    assert scores["token"][0] / scores["token"][1] > 0.2

@@ -1,0 +1,69 @@
+"""Images with the name of the object under each image token of the language model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from amodal.models.aura import AuraProcessor
+from amodal.training.datasets.crops import Augmentation
+from amodal.training.datasets.named_images import NamedImages
+from tests.models.aura import random_image
+from tests.training.datasets.test_conversations import conversations, processor, source
+
+__all__ = ["processor"]
+UNCHANGED = Augmentation(colour=0.0, hue=0.0, grey=0.0, blur=0.0, noise=0.0)
+
+
+def named(
+    folder: Path, processor: AuraProcessor, augmentation: Augmentation | None = None, cells: int = 4
+) -> NamedImages:
+    return NamedImages([source(folder)], processor, cells=cells, classes=3, augmentation=augmentation)
+
+
+def test_pixels_names_and_boxes_equal_those_of_a_conversation(tmp_path: Path, processor: AuraProcessor) -> None:
+    samples = conversations(tmp_path / "a", processor, cells=4, classes=3)
+    data = named(tmp_path / "b", processor)
+    keys = [(0, 0, (0,)), (0, 1, (0,))]
+    batch = data.collate([data[key] for key in keys])
+    expected = samples.collate([samples[key] for key in keys])
+    assert data.lengths == samples.lengths == [2]
+    assert expected["meanings"].tolist() and set(expected["meanings"].tolist()) <= {1, 2}
+    assert batch.keys() == {"pixel_values", "naming_shares", "naming_boxes_xyxy_mllm"}
+    for name, value in batch.items():
+        torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=0, msg=name)
+
+
+def test_images_of_any_shape_are_normalised_as_by_the_language_models_processor(processor: AuraProcessor) -> None:
+    wide = random_image(3, height=30, width=80)
+    ours = processor.normalize_mllm(torch.from_numpy(processor.pixels_mllm(wide))[None])
+    torch.testing.assert_close(ours, processor.first_turn(wide, "What is it?")["pixel_values"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_names_move_with_the_pixels(tmp_path: Path, processor: AuraProcessor, flip: float) -> None:
+    data = named(tmp_path, processor, UNCHANGED.model_copy(update={"flip": flip}), cells=8)
+    colours = {1: (220, 40, 40), 2: (40, 220, 40)}  # the toy's red and green squares
+    checked = {1: 0, 2: 0}
+    for seed in range(40):
+        item = data[(0, seed % 2, (seed,))]
+        tokens = (
+            item["image"].reshape(8, 4, 8, 4, 3)[:, 1:3, :, 1:3].mean((1, 3)).reshape(64, 3)
+        )  # the middle of each token
+        for token, shares in zip(tokens, item["naming_shares"], strict=True):
+            if shares[1:].max() > 0.99:
+                category = int(shares.argmax())
+                assert np.abs(token - colours[category]).max() < 12
+                checked[category] += 1
+    assert min(checked.values()) > 5
+
+
+def test_a_sample_depends_only_on_its_key(tmp_path: Path, processor: AuraProcessor) -> None:
+    first, again = (named(tmp_path / name, processor, Augmentation()) for name in "ab")
+    for key in ((0, 0, (1, 2, 3)), (0, 1, (1, 2, 4))):
+        one, two = first[key], again[key]
+        assert all(np.array_equal(one[name], two[name]) for name in one)
+    assert not np.array_equal(first[(0, 0, (1, 2, 3))]["image"], first[(0, 0, (1, 2, 5))]["image"])
