@@ -1,4 +1,4 @@
-"""The review page's server: what it sends, and everything it refuses."""
+"""The server of the review page: what it sends and what it refuses."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from amodal.app.guard import HEADERS, Guard, Limits
-from amodal.app.listen import access_token, is_loopback
 from amodal.app.review import LIMITS, PAGE, make_app, serve
-from amodal.datagen.review.items import Items, run_lengths
-from amodal.datagen.review.review import Policy, submit
-from amodal.datagen.store.manifest import Manifest
+from amodal.app.server import HEADERS, Guard, RequestLimits, access_token, is_loopback
+from amodal.datagen.review.items import ReviewItems, run_lengths
+from amodal.datagen.review.review import ReviewPolicy, submit
 from amodal.datagen.store.records import Draft
+from amodal.datagen.store.work_folder import WorkFolder
 from amodal.errors import InputError
 from amodal.ops.rle import decode_mask
-from tests.datagen.toy_work import QUESTION, toy_work
+from tests.datagen.toy_work import QUESTION, execute_sql, toy_work
 from tests.drawing import mask
 
 TOKEN = "a-token-of-some-length"
@@ -38,14 +37,17 @@ HOSTILE = [
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Iterator[Manifest]:
-    with toy_work(tmp_path) as manifest:
-        yield manifest
+def work(tmp_path: Path) -> Iterator[WorkFolder]:
+    with toy_work(tmp_path) as opened:
+        yield opened
 
 
-def client(work: Manifest, token: str | None = None, **options: Any) -> Any:
+def client(work: WorkFolder, token: str | None = None, **options: Any) -> Any:
     return TestClient(
-        make_app(work, Policy(), token=token), base_url="http://localhost", raise_server_exceptions=False, **options
+        make_app(work, ReviewPolicy(), token=token),
+        base_url="http://localhost",
+        raise_server_exceptions=False,
+        **options,
     )
 
 
@@ -53,7 +55,7 @@ def post(page: Any, path: str, **body: Any) -> Any:
     return page.post(f"/api/{path}", json={"reviewer": "ada", **body})
 
 
-def test_a_pair_goes_out_and_a_verdict_comes_back(work: Manifest) -> None:
+def test_next_pair_and_verdict(work: WorkFolder) -> None:
     page = client(work)
     content = post(page, "next").json()
     item = content["item"]
@@ -69,20 +71,20 @@ def test_a_pair_goes_out_and_a_verdict_comes_back(work: Manifest) -> None:
     saved = post(page, "review", pair=1, tries=1, verdict="fix", answer=answer, note="clearer")
     assert saved.json()["state"] == "reviewed"
     assert saved.json()["progress"]["mine"] == 1
-    (review,) = work.reviews(1)
+    (review,) = work.reviews.of_pair(1)
     assert (review.answer, review.question, review.note) == (
         "It is <p>a green one</p> {seg:2} in front.", None, "clearer",
     )  # fmt: skip
 
 
-def test_masks_arrive_bit_by_bit(work: Manifest) -> None:
-    for thing, record in zip(Items(work).item(work.pair(1))["objects"], work.object_records(1), strict=True):
+def test_sent_masks_equal_the_annotation(work: WorkFolder) -> None:
+    for obj, record in zip(ReviewItems(work).item(work.pairs.get(1))["objects"], work.object_records(1), strict=True):
         for name, key in (("visible", "visible_mask"), ("amodal", "segmentation")):
-            values = np.arange(len(thing[name])) % 2 == 1
-            sent = np.repeat(values, thing[name]).reshape(64, 64)
+            values = np.arange(len(obj[name])) % 2 == 1
+            sent = np.repeat(values, obj[name]).reshape(64, 64)
             assert (sent == decode_mask(record[key])).all()
-        x, y = thing["anchor"]
-        assert decode_mask(record["visible_mask"])[y, x], "its number stands on what is seen of it"
+        x, y = obj["anchor"]
+        assert decode_mask(record["visible_mask"])[y, x], "the number of the object is drawn on its visible part"
 
 
 def test_run_lengths() -> None:
@@ -92,7 +94,7 @@ def test_run_lengths() -> None:
     assert run_lengths(mask("##")) == [0, 2]
 
 
-def test_a_huge_picture_is_made_smaller_together_with_its_masks(tmp_path: Path) -> None:
+def test_a_large_image_and_its_masks_are_shrunk(tmp_path: Path) -> None:
     with toy_work(tmp_path, pairs=1) as work:
         Image.fromarray(np.full((1000, 4096, 3), 90, np.uint8)).save(work.folder / "images" / "000000.png")
         band = np.zeros((1000, 4096), bool)
@@ -100,21 +102,20 @@ def test_a_huge_picture_is_made_smaller_together_with_its_masks(tmp_path: Path) 
         from amodal.ops.rle import encode_mask
 
         record = work.object_records(1)[0] | {"segmentation": encode_mask(band), "visible_mask": encode_mask(band)}
-        with work.transaction() as connection:
-            connection.execute("UPDATE images SET height = 1000, width = 4096 WHERE id = 1")
-            connection.execute("DELETE FROM objects WHERE id = 2")
-            connection.execute("UPDATE objects SET record = ? WHERE id = 1", (json.dumps(record),))
-        items = Items(work)
-        item = items.item(work.pair(1))
+        execute_sql(work, "UPDATE images SET height = 1000, width = 4096 WHERE id = 1")
+        execute_sql(work, "DELETE FROM objects WHERE id = 2")
+        execute_sql(work, "UPDATE objects SET record = ? WHERE id = 1", (json.dumps(record),))
+        items = ReviewItems(work)
+        item = items.item(work.pairs.get(1))
         assert (item["image"]["width"], item["image"]["height"]) == (2048, 500)
         assert sum(item["objects"][0]["amodal"]) == 2048 * 500
         assert item["objects"][0]["amodal"][:2] == [1024, 1024]
-        (tmp_path / "sent.jpg").write_bytes(items.picture(1))
+        (tmp_path / "sent.jpg").write_bytes(items.image_file(1))
         assert Image.open(tmp_path / "sent.jpg").size == (2048, 500)
 
 
-def test_others_verdicts_are_seen_only_by_who_decides(work: Manifest) -> None:
-    submit(work, 1, "bob", "fix", Policy(), question="Which one lies below?", note="shorter")
+def test_verdicts_of_others_are_sent_only_for_a_decision(work: WorkFolder) -> None:
+    submit(work, 1, "bob", "fix", ReviewPolicy(), question="Which one lies below?", note="shorter")
     page = client(work)
     item = post(page, "next").json()["item"]
     assert (item["id"], item["state"], item["verdicts"]) == (1, "reviewed", [])
@@ -126,10 +127,10 @@ def test_others_verdicts_are_seen_only_by_who_decides(work: Manifest) -> None:
         ("fix", "Which one lies below?", "shorter"),
         ("accept", None, ""),
     ]
-    assert "bob" not in json.dumps(item), "the text is judged, not its writer"
+    assert "bob" not in json.dumps(item), "people judge the text and not its writer"
 
 
-def test_two_people_release_renew_undo(work: Manifest) -> None:
+def test_release_renew_and_undo(work: WorkFolder) -> None:
     page = client(work)
     assert post(page, "next").json()["item"]["id"] == 1
     assert post(page, "next", reviewer="bob").json()["item"]["id"] == 2
@@ -142,10 +143,10 @@ def test_two_people_release_renew_undo(work: Manifest) -> None:
     assert post(page, "undo").status_code == 409
     post(page, "review", pair=3, tries=1, verdict="reject")
     assert post(page, "undo").json()["item"]["id"] == 3
-    assert work.reviews() == []
+    assert work.reviews.all() == []
 
 
-def test_what_the_automatic_check_would_say(work: Manifest) -> None:
+def test_automatic_check_of_an_edited_text(work: WorkFolder) -> None:
     page = client(work)
     post(page, "next")
 
@@ -158,17 +159,17 @@ def test_what_the_automatic_check_would_say(work: Manifest) -> None:
     assert "red" in leak
     assert faults("Which one would it be?", "It is [the square #9].") == ["answer: expected objects #1 to #2, got #9"]
     (bare,) = faults("Which one would it be?", "It is [#2] there.")
-    assert "[#2]" in bare, "in the words of the page"
-    assert work.reviews() == []
+    assert "[#2]" in bare, "in the form of the page"
+    assert work.reviews.all() == []
 
 
-def test_a_failed_pair_says_why(work: Manifest) -> None:
-    work.set_state(1, "failed", "check", reason="leak: names the square")
-    assert Items(work).item(work.pair(1))["fault"] == "leak: names the square"
+def test_a_failed_pair_is_sent_with_the_reason(work: WorkFolder) -> None:
+    work.pairs.set_state(1, "failed", "check", reason="leak: names the square")
+    assert ReviewItems(work).item(work.pairs.get(1))["fault"] == "leak: names the square"
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_text_stays_text(tmp_path: Path, text: str) -> None:
+def test_hostile_text_is_sent_as_text(tmp_path: Path, text: str) -> None:
     with toy_work(tmp_path, drafts={1: Draft(text, f"It is {text} <p>it</p> {{seg:1}}.")}) as work:
         page = client(work)
         answer = post(page, "next")
@@ -177,17 +178,17 @@ def test_hostile_text_stays_text(tmp_path: Path, text: str) -> None:
         assert text in answer.json()["item"]["answer"]
         saved = post(page, "review", pair=1, tries=1, verdict="fix", question=f"{text}?", note=text)
         assert saved.status_code == 200
-        assert (work.reviews(1)[0].question, work.reviews(1)[0].note) == (f"{text}?", text)
+        assert (work.reviews.of_pair(1)[0].question, work.reviews.of_pair(1)[0].note) == (f"{text}?", text)
 
 
 @pytest.mark.parametrize("character", ["\x00", "\x1b", "\ud83d"])
 @pytest.mark.parametrize("field", ["question", "answer", "note", "reviewer"])
-def test_characters_that_do_not_print_are_refused(work: Manifest, field: str, character: str) -> None:
+def test_characters_that_do_not_print_are_refused(work: WorkFolder, field: str, character: str) -> None:
     body = {"reviewer": "ada", "pair": 1, "tries": 1, "verdict": "fix", "question": "What?", field: f"a{character}b"}
     sent = client(work).post("/api/review", content=json.dumps(body), headers={"content-type": "application/json"})
     assert sent.status_code == 422
     assert field in sent.json()["error"]
-    assert work.reviews() == []
+    assert work.reviews.all() == []
 
 
 @pytest.mark.parametrize(
@@ -206,15 +207,15 @@ def test_characters_that_do_not_print_are_refused(work: Manifest, field: str, ch
         ("review", {"reviewer": "ada", "pair": 1, "tries": 1, "verdict": "fix", "question": "q" * 9000}, "question: "),
     ],
 )
-def test_what_is_not_understood_gets_one_line(work: Manifest, path: str, body: dict[str, Any], message: str) -> None:
+def test_invalid_requests_get_a_one_line_error(work: WorkFolder, path: str, body: dict[str, Any], message: str) -> None:
     answer = client(work).post(f"/api/{path}", json=body)
     assert answer.status_code == 422
     assert message in answer.json()["error"]
     assert "\n" not in answer.json()["error"] and len(answer.json()["error"]) < 400
-    assert work.reviews() == []
+    assert work.reviews.all() == []
 
 
-def test_every_answer_carries_the_headers_that_protect(work: Manifest) -> None:
+def test_every_response_has_the_security_headers(work: WorkFolder) -> None:
     page = client(work)
     answers = [page.get(path) for path in ("/", "/page.js", "/page.css", "/images/1", "/nothing", "/images/99")]
     answers += [post(page, "next"), post(page, "undo"), page.put("/"), page.post("/api/next", content=b"{}")]
@@ -226,7 +227,7 @@ def test_every_answer_carries_the_headers_that_protect(work: Manifest) -> None:
     assert "unsafe" not in policy and "http" not in policy and "*" not in policy
 
 
-def test_the_page_needs_nothing_from_elsewhere(work: Manifest) -> None:
+def test_the_page_is_self_contained(work: WorkFolder) -> None:
     page = client(work)
     for name in PAGE:
         text = page.get("/" if name == "index.html" else f"/{name}").text
@@ -265,25 +266,24 @@ def test_the_page_needs_nothing_from_elsewhere(work: Manifest) -> None:
         "/openapi.json",
     ],
 )
-def test_no_other_path_is_served(work: Manifest, path: str) -> None:
+def test_no_other_path_is_served(work: WorkFolder, path: str) -> None:
     answer = client(work, follow_redirects=False).get(path)
     assert answer.status_code in (307, 404, 422), (path, answer.status_code)
     assert b"SQLite" not in answer.content and b"root:" not in answer.content and b"import" not in answer.content
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "link.png", "/etc/hostname", "deep/../../secret.png"])
-def test_pictures_outside_the_work_folder_are_not_served(work: Manifest, tmp_path: Path, name: str) -> None:
+def test_images_outside_the_work_folder_are_not_served(work: WorkFolder, tmp_path: Path, name: str) -> None:
     shutil.copy(work.folder / "images" / "000000.png", tmp_path / "work" / "secret.png")
     (work.folder / "images" / "deep").mkdir()
     (work.folder / "images" / "link.png").symlink_to(tmp_path / "work" / "secret.png")
-    with work.transaction() as connection:
-        connection.execute("UPDATE images SET file_name = ? WHERE id = 1", (name,))
+    execute_sql(work, "UPDATE images SET file_name = ? WHERE id = 1", (name,))
     answer = client(work).get("/images/1")
     assert answer.status_code == 422
-    assert "expected a picture inside the work folder" in answer.json()["error"]
+    assert "expected an image inside the work folder" in answer.json()["error"]
 
 
-def test_files_that_are_no_pictures_are_not_served(work: Manifest) -> None:
+def test_files_that_are_not_images_are_not_served(work: WorkFolder) -> None:
     (work.folder / "images" / "000000.png").write_text("the secrets of this machine")
     answer = client(work).get("/images/1")
     assert answer.status_code == 422 and "secrets" not in answer.text
@@ -291,7 +291,7 @@ def test_files_that_are_no_pictures_are_not_served(work: Manifest) -> None:
     assert client(work).get("/images/2").status_code == 422
 
 
-def test_uploads_and_big_bodies_are_refused(work: Manifest) -> None:
+def test_uploads_and_large_bodies_are_refused(work: WorkFolder) -> None:
     page = client(work)
     assert page.post("/api/next", files={"file": ("a.png", b"x")}).status_code == 415
     assert page.post("/", files={"file": ("a.png", b"x")}).status_code == 415
@@ -309,7 +309,7 @@ def test_uploads_and_big_bodies_are_refused(work: Manifest) -> None:
     assert page.post("/api/next", content=b"{", headers={"content-type": "text/plain"}).status_code == 415
 
 
-def test_other_sites_cannot_use_the_page(work: Manifest) -> None:
+def test_other_sites_cannot_use_the_page(work: WorkFolder) -> None:
     page, body = client(work), {"reviewer": "ada"}
     assert page.post("/api/next", json=body, headers={"origin": "http://evil.example"}).status_code == 403
     assert page.post("/api/next", json=body, headers={"sec-fetch-site": "cross-site"}).status_code == 403
@@ -320,7 +320,7 @@ def test_other_sites_cannot_use_the_page(work: Manifest) -> None:
         assert page.get("/", headers={"host": host}).status_code == 200
 
 
-def test_a_token_opens_the_page_once_it_was_shown(work: Manifest) -> None:
+def test_a_token_opens_the_page_once_it_was_shown(work: WorkFolder) -> None:
     page = client(work, TOKEN, follow_redirects=False)
     for path in ("/", "/images/1", "/page.js", "/?token=", "/?token=wrong", "/images/1?token=" + TOKEN):
         assert page.get(path).status_code == 401
@@ -345,19 +345,19 @@ def test_when_a_token_is_asked_for() -> None:
     assert first and second and first != second and len(first) >= 40
     assert access_token("127.0.0.1", TOKEN) == TOKEN
     for bad in ("short", "a" * 20 + ";", "ä" * 20, ""):
-        with pytest.raises(InputError, match="token: expected 16 or more"):
+        with pytest.raises(InputError, match="token: expected at least 16"):
             access_token("127.0.0.1", bad)
 
 
-def test_an_address_in_use_is_one_line(work: Manifest) -> None:
+def test_an_address_in_use_is_reported(work: WorkFolder) -> None:
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(InputError, match="an address that is free"):
-        serve(work, Policy(), port=taken.getsockname()[1])
+        serve(work, ReviewPolicy(), port=taken.getsockname()[1])
 
 
-def test_a_body_that_never_ends_is_dropped() -> None:
-    limits = Limits(10, LIMITS.content_types, "x", body_seconds=0.05)
+def test_a_request_body_that_stalls_is_dropped() -> None:
+    limits = RequestLimits(10, LIMITS.content_types, "x", body_seconds=0.05)
 
     async def unreached(*_: Any) -> None:
         raise AssertionError

@@ -1,4 +1,4 @@
-"""People at the review page, each in a browser of their own."""
+"""People on the review page, each in a separate browser."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def launched() -> Iterator[Any]:
 
 @contextmanager
 def served(work: Path, *options: str) -> Iterator[str]:
-    """The command line's own server on a free port; yields its link and ends it by Ctrl+C."""
+    """Run the command that serves the page on a free port; yields its link, and stops it by Ctrl+C."""
     command = [sys.executable, "-u", "-m", "amodal", "reasonseg", "review", "serve", str(work), "--port", "0", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout and process.stderr
@@ -37,32 +37,32 @@ def served(work: Path, *options: str) -> Iterator[str]:
         yield line.split()[1]
     finally:
         process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=20)
+        rest, stderr = process.communicate(timeout=20)
     assert rest.splitlines()[-1:] == ["Stopped."]
-    assert (errors, process.returncode) == ("", 0)
+    assert (stderr, process.returncode) == ("", 0)
 
 
 class Person:
-    """Somebody at the page, in a browser of their own."""
+    """A person on the page, in a separate browser."""
 
     def __init__(self, browser: Any, link: str, name: str, **options: Any) -> None:
-        self.troubles: list[str] = []
+        self.errors: list[str] = []
         self.hosts: set[str] = set()
         self.page = browser.new_context(viewport={"width": 1280, "height": 800}, **options).new_page()
         self.page.on("console", self._note)
-        self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.troubles.append(dialog.message))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.errors.append(dialog.message))
         self.page.on("request", lambda request: self.hosts.add(request.url.split("/")[2]))
         self.page.goto(link)
         self.page.fill("#name", name)
         self.page.keyboard.press("Enter")
 
     def _note(self, message: Any) -> None:
-        if message.type in ("error", "warning") and "getImageData" not in message.text:  # the tests' own reading
-            self.troubles.append(message.text)
+        if message.type in ("error", "warning") and "getImageData" not in message.text:  # caused by tests
+            self.errors.append(message.text)
 
     def sees(self, pair: int) -> Person:
-        """Wait until a pair is drawn."""
+        """Wait until a pair is shown."""
         self.page.wait_for_selector(f'#canvas[data-drawn^="{pair} "]')
         return self
 

@@ -1,4 +1,4 @@
-"""Pictures to ask about."""
+"""Work folders and scenes for the tests of datagen."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from amodal.datagen.select import Selection, Source, select
-from amodal.datagen.store.manifest import Manifest
+from amodal.datagen.select import DatasetSource, ImageSelection, select
+from amodal.datagen.store.work_folder import WorkFolder
 from amodal.synthetic.generate import synthesize
-from tests.datagen.many import write_many
+from tests.datagen.toy_work import write_many
 
 
 @pytest.fixture(scope="session")
@@ -20,12 +20,12 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def toy_work(tmp_path: Path) -> Callable[..., Manifest]:
-    """Makes a work folder of so many pictures with a square behind another."""
+def toy_work(tmp_path: Path) -> Callable[..., WorkFolder]:
+    """Makes a work folder with the given number of images of one square behind another."""
 
-    def make(count: int = 4, **selection: object) -> Manifest:
+    def make(count: int = 4, **selection: object) -> WorkFolder:
         annotations = write_many(tmp_path / "toy", count)
-        chosen = Selection(**{"min_area": 1, **selection})
-        return select([Source("canonical", annotations)], chosen, tmp_path / "work")
+        chosen = ImageSelection(**{"min_area": 1, **selection})
+        return select([DatasetSource("canonical", annotations)], chosen, tmp_path / "work")
 
     return make

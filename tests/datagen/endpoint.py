@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint on loopback that answers well, badly or not at all, as told."""
+"""A fake OpenAI-compatible server on loopback that replies correctly, wrongly or not at all, as planned."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Plan = Callable[["Request"], Fault]
 
 @dataclass
 class Request:
-    """What arrived."""
+    """A request that arrived."""
 
     key: str
     body: dict[str, Any]
@@ -47,21 +47,22 @@ class Request:
 
     @property
     def prompt(self) -> str:
-        """Text of the user's message."""
+        """Text of the user message."""
         return self.body["messages"][1]["content"][0]["text"]
 
 
 @dataclass
-class Endpoint:
-    """Record of a server's life.
+class FakeServer:
+    """Settings and record of a fake server.
 
     Attributes:
         url: base URL.
-        requests: all, in order of arrival.
-        billed: how often each key was worked on; a known key gets the stored answer.
-        delay: seconds before an answer.
-        plan: what goes wrong with a request.
-        most_at_once: requests under way at the same time, at most.
+        requests: all requests in order of arrival.
+        billed: number of replies written per key; a known key gets the stored reply.
+        delay: seconds before a reply.
+        plan: fault of each request.
+        usage: report the tokens used.
+        most_at_once: largest number of requests under way at the same time.
     """
 
     url: str = ""
@@ -76,7 +77,7 @@ class Endpoint:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def answer(self, request: Request, fault: Fault) -> bytes:
-        """The body for a request; the same for the same key."""
+        """The body of the reply; the same for the same key."""
         with self._lock:
             if request.key in self._stored:
                 return self._stored[request.key]
@@ -97,7 +98,7 @@ class Endpoint:
 
 
 def written_pairs(prompt: str, fault: Fault = None) -> dict[str, Any]:
-    """Pairs that keep to the rules, about the objects a prompt lists; with `ghost`, about others."""
+    """Pairs that satisfy the rules, about the objects that a prompt lists; with `ghost`, about unknown ones."""
     numbers = [int(number) for number in re.findall(r"^\[(\d+)\]", prompt, re.MULTILINE)]
     count = int(re.search(r"Write (\d+) question", prompt)[1])
     fresh = [question for question in QUESTIONS if question not in prompt]
@@ -112,7 +113,7 @@ def written_pairs(prompt: str, fault: Fault = None) -> dict[str, Any]:
 
 
 def random_faults(seed: int, share: float, faults: tuple[str, ...]) -> Plan:
-    """One of some faults with a probability, at random."""
+    """A random one of these faults with the given probability."""
     rng, lock = random.Random(seed), threading.Lock()
 
     def plan(request: Request) -> Fault:
@@ -123,7 +124,7 @@ def random_faults(seed: int, share: float, faults: tuple[str, ...]) -> Plan:
 
 
 def first_times(faults: list[Fault]) -> Plan:
-    """These faults, one a request, then none."""
+    """These faults, one per request, then none."""
     left, lock = iter(faults), threading.Lock()
 
     def plan(request: Request) -> Fault:
@@ -134,7 +135,7 @@ def first_times(faults: list[Fault]) -> Plan:
 
 
 def together(count: int) -> Plan:
-    """None is answered before `count` are under way, time and again."""
+    """Reply only when `count` requests are under way, again and again."""
     barrier = threading.Barrier(count)
 
     def plan(request: Request) -> Fault:
@@ -145,9 +146,9 @@ def together(count: int) -> Plan:
 
 
 @contextmanager
-def serving(**settings: Any) -> Iterator[Endpoint]:
-    """A server in a thread of this process."""
-    endpoint = Endpoint(**settings)
+def serving(**settings: Any) -> Iterator[FakeServer]:
+    """Run a fake server in a thread of this process."""
+    fake = FakeServer(**settings)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -158,17 +159,17 @@ def serving(**settings: Any) -> Iterator[Endpoint]:
                 self.close_connection = True
                 return
             request = Request(self.headers.get("Idempotency-Key", ""), json.loads(body), time.monotonic())
-            with endpoint._lock:
-                endpoint.requests.append(request)
-                endpoint._under_way += 1
-                endpoint.most_at_once = max(endpoint.most_at_once, endpoint._under_way)
+            with fake._lock:
+                fake.requests.append(request)
+                fake._under_way += 1
+                fake.most_at_once = max(fake.most_at_once, fake._under_way)
             try:
-                self._respond(request, endpoint.plan(request))
+                self._respond(request, fake.plan(request))
             except (BrokenPipeError, ConnectionResetError):  # the client was killed
                 pass
             finally:
-                with endpoint._lock:
-                    endpoint._under_way -= 1
+                with fake._lock:
+                    fake._under_way -= 1
 
         def _respond(self, request: Request, fault: Fault) -> None:
             if fault is not None and fault.isdecimal():
@@ -181,11 +182,11 @@ def serving(**settings: Any) -> Iterator[Endpoint]:
             if fault == "plain":
                 self._send(400, b'{"detail": "no toy here"}')
                 return
-            time.sleep(3.0 if fault == "slow" else endpoint.delay)
+            time.sleep(3.0 if fault == "slow" else fake.delay)
             if fault == "broken":
                 self._send(200, b"<html>not JSON")
                 return
-            whole = endpoint.answer(request, fault)
+            whole = fake.answer(request, fault)
             if fault == "cut":
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
@@ -206,21 +207,21 @@ def serving(**settings: Any) -> Iterator[Endpoint]:
             self.wfile.write(body)
 
         def log_message(self, *arguments: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
         request_queue_size = 64
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """Killed clients leave broken connections."""
+            """Ignore the broken connections that killed clients leave."""
 
     server = Server(("127.0.0.1", 0), Handler)
-    endpoint.url = f"http://127.0.0.1:{server.server_port}/v1"
+    fake.url = f"http://127.0.0.1:{server.server_port}/v1"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
-        yield endpoint
+        yield fake
     finally:
         server.shutdown()
         server.server_close()

@@ -1,4 +1,4 @@
-"""What is exported is what was agreed on, in forms that others read back."""
+"""The export contains exactly the finished pairs, in forms that other readers accept."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from amodal.data.formats.reason_seg import parse_answer, read_reason_seg
+from amodal.data.reason_seg import parse_answer, read_reason_seg
 from amodal.datagen.backends.template import TemplateBackend
 from amodal.datagen.check import check
 from amodal.datagen.export.dataset import export
-from amodal.datagen.export.shapes import mask_to_polygons
+from amodal.datagen.export.writers import mask_to_polygons
 from amodal.datagen.generate import generate
-from amodal.datagen.select import Selection, Source, select
+from amodal.datagen.select import DatasetSource, ImageSelection, select
 from amodal.datagen.stats import statistics, work_statistics
-from amodal.datagen.store.manifest import Manifest, open_work
+from amodal.datagen.store.work_folder import WorkFolder, open_work
 from amodal.errors import InputError
 from amodal.ops.rle import decode_mask
 from tests.drawing import mask
@@ -30,63 +30,63 @@ ACCEPTED = 30
 
 
 @pytest.fixture(scope="module")
-def finished(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    """Twelve scenes with 120 pairs: 29 accepted, 1 rewritten, 1 rejected, the others checked only."""
-    work = select([Source("canonical", scenes)], Selection(), tmp_path_factory.mktemp("export") / "work")
+def finished(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
+    """Twelve scenes with 120 pairs: 29 accepted, 1 rewritten, 1 rejected, all others checked."""
+    work = select([DatasetSource("canonical", scenes)], ImageSelection(), tmp_path_factory.mktemp("export") / "work")
     generate(work, TemplateBackend(), progress=False)
     check(work, progress=False)
-    pairs = list(work.pairs())
+    pairs = list(work.pairs.find())
     for pair in pairs[: ACCEPTED - 1]:
-        work.set_state(pair.id, "accepted", "ada")
-    work.set_state(pairs[ACCEPTED - 1].id, "rewritten", "ada", question="Is this the question that ada wrote?")
-    work.set_state(pairs[ACCEPTED].id, "rejected", "ada")
+        work.pairs.set_state(pair.id, "accepted", "ada")
+    work.pairs.set_state(pairs[ACCEPTED - 1].id, "rewritten", "ada", question="Is this the question that ada wrote?")
+    work.pairs.set_state(pairs[ACCEPTED].id, "rejected", "ada")
     return work
 
 
-def test_figures(finished: Manifest) -> None:
-    figures = work_statistics(finished)
-    assert (figures["images"], figures["pairs"], figures["pairs_per_image"]) == (12, 120, 10.0)
-    assert figures["states"]["accepted"] == 29 and figures["states"]["rejected"] == 1
-    assert figures["states"]["checked"] == 89
-    assert sum(side["images"] for side in figures["splits"].values()) == 12
-    lengths = [len(parse_answer(pair.answer)) for pair in finished.pairs()]
-    assert figures["mentions"] == sum(lengths)
-    assert figures["objects_per_answer"]["mean"] == pytest.approx(np.mean(lengths), abs=1e-3)
-    named = {(pair.image_id, number) for pair in finished.pairs() for number, _ in parse_answer(pair.answer)}
+def test_statistics(finished: WorkFolder) -> None:
+    numbers = work_statistics(finished)
+    assert (numbers["images"], numbers["pairs"], numbers["pairs_per_image"]) == (12, 120, 10.0)
+    assert numbers["states"]["accepted"] == 29 and numbers["states"]["rejected"] == 1
+    assert numbers["states"]["checked"] == 89
+    assert sum(side["images"] for side in numbers["splits"].values()) == 12
+    lengths = [len(parse_answer(pair.answer)) for pair in finished.pairs.find()]
+    assert numbers["mentions"] == sum(lengths)
+    assert numbers["objects_per_answer"]["mean"] == pytest.approx(np.mean(lengths), abs=1e-3)
+    named = {(pair.image_id, number) for pair in finished.pairs.find() for number, _ in parse_answer(pair.answer)}
     rates = [
         record["occlude_rate"]
         for image in finished.images()
         for record in finished.object_records(image.id)
         if (image.id, record["id"]) in named
     ]
-    assert figures["occlusion"]["histogram"] == np.histogram(rates, 10, (0, 1))[0].tolist()
-    assert figures["occlusion"]["objects"] == len(named)
-    assert figures["occlusion"]["whole"] == sum(rate < 0.01 for rate in rates)
+    assert numbers["occlusion"]["histogram"] == np.histogram(rates, 10, (0, 1))[0].tolist()
+    assert numbers["occlusion"]["objects"] == len(named)
+    assert numbers["occlusion"]["whole"] == sum(rate < 0.01 for rate in rates)
     some = statistics(finished, ["accepted"])
     assert (some["images"], some["pairs"]) == (3, 29)
 
 
-def test_canonical_is_read_back(finished: Manifest, tmp_path: Path) -> None:
-    figures = export(finished, "canonical", tmp_path / "out")
-    assert (figures["images"], figures["pairs"]) == (3, ACCEPTED)
+def test_canonical_is_read_back(finished: WorkFolder, tmp_path: Path) -> None:
+    numbers = export(finished, "canonical", tmp_path / "out")
+    assert (numbers["images"], numbers["pairs"]) == (3, ACCEPTED)
     dataset = read_reason_seg(tmp_path / "out" / "questions.json", tmp_path / "out" / "annotations.json")
     assert len(dataset.conversations) == ACCEPTED
     for conversation in dataset.conversations:
         assert isinstance(conversation.id, int)
-        pair = finished.pair(conversation.id)
+        pair = finished.pairs.get(conversation.id)
         turn = conversation.turns[0]
         assert (turn.question, turn.answer, conversation.image.id) == (pair.question, pair.answer, pair.image_id)
         before = {one.id: one for one in finished.sample(finished.image(pair.image_id)).objects}
-        for thing in turn.objects:
-            assert thing.amodal_rle == before[thing.id].amodal_rle, "masks are the same to the bit"
-            assert thing.visible_rle == before[thing.id].visible_rle
+        for obj in turn.objects:
+            assert obj.amodal_rle == before[obj.id].amodal_rle, "masks are identical"
+            assert obj.visible_rle == before[obj.id].visible_rle
     assert dataset.conversations[0].image.load().shape == (256, 256, 3)
     sides = [json.loads((tmp_path / "out" / f"questions-{side}.json").read_text()) for side in ("train", "test")]
     assert sum(map(len, sides)) == ACCEPTED
     assert not {one["image_id"] for one in sides[0]} & {one["image_id"] for one in sides[1]}
 
 
-def test_muse(finished: Manifest, tmp_path: Path) -> None:
+def test_muse(finished: WorkFolder, tmp_path: Path) -> None:
     export(finished, "muse", tmp_path / "out")
     records = [one for side in ("train", "test") for one in json.loads((tmp_path / "out" / f"{side}.json").read_text())]
     assert sum(len(one["questions"]) for one in records) == ACCEPTED
@@ -95,12 +95,12 @@ def test_muse(finished: Manifest, tmp_path: Path) -> None:
         for question, answer, text in zip(record["questions"], record["answers"], record["text_answers"], strict=True):
             assert text.count("{seg}") == len(answer) > 0
             assert "<p>" not in text and "seg:" not in text
-            pair = next(p for p in finished.pairs(image_id=record["image_id"]) if p.question == question)
+            pair = next(p for p in finished.pairs.find(image_id=record["image_id"]) if p.question == question)
             assert [one["id"] for one in answer] == [number for number, _ in parse_answer(pair.answer)]
             assert all({"segmentation", "visible_mask", "bbox", "category_name"} <= one.keys() for one in answer)
 
 
-def test_reasonseg(finished: Manifest, tmp_path: Path) -> None:
+def test_reasonseg(finished: WorkFolder, tmp_path: Path) -> None:
     export(finished, "reasonseg", tmp_path / "out")
     for kind in ("amodal", "visible"):
         files = sorted((tmp_path / "out" / kind).rglob("*.json"))
@@ -108,20 +108,20 @@ def test_reasonseg(finished: Manifest, tmp_path: Path) -> None:
         for file in files:
             assert file.with_suffix(".jpg").is_file()
             record = json.loads(file.read_text())
-            pair = finished.pair(int(file.stem.split("_")[-1]))
+            pair = finished.pairs.get(int(file.stem.split("_")[-1]))
             assert record["text"] == [pair.question] and record["is_sentence"] is True
             objects = {one.id: one for one in finished.sample(finished.image(pair.image_id)).objects}
             wanted = np.zeros((256, 256), bool)
             for number, _ in parse_answer(pair.answer):
-                thing = objects[number]
-                rle = thing.amodal_rle if kind == "amodal" else thing.visible_rle
+                obj = objects[number]
+                rle = obj.amodal_rle if kind == "amodal" else obj.visible_rle
                 assert rle is not None
                 wanted |= decode_mask(rle)
             assert (painted(record["shapes"], (256, 256)) == wanted).all()
 
 
 def painted(shapes: list[dict[str, object]], size: tuple[int, int]) -> np.ndarray:
-    """A ReasonSeg mask as its readers paint it."""
+    """The mask that readers of ReasonSeg paint from polygons."""
     canvas = np.zeros(size, np.uint8)
     for shape in shapes:
         assert shape["label"] == "target"
@@ -131,7 +131,7 @@ def painted(shapes: list[dict[str, object]], size: tuple[int, int]) -> np.ndarra
     return canvas.astype(bool)
 
 
-def test_a_region_with_a_hole_is_cut() -> None:
+def test_a_region_with_a_hole_is_split() -> None:
     ring = mask("#####", "#...#", "#.#.#", "#...#", "#####", ".....", "##...")
     polygons = mask_to_polygons(ring)
     assert (painted([{"label": "target", "points": one} for one in polygons], ring.shape) == ring).all()
@@ -145,7 +145,7 @@ def test_polygons_paint_the_mask_exactly(region: np.ndarray) -> None:
     assert (painted(shapes, region.shape) == region).all()
 
 
-def test_parquet(finished: Manifest, tmp_path: Path) -> None:
+def test_parquet(finished: WorkFolder, tmp_path: Path) -> None:
     import datasets
 
     export(finished, "parquet", tmp_path / "out")
@@ -157,26 +157,26 @@ def test_parquet(finished: Manifest, tmp_path: Path) -> None:
         image = finished.image(row["image_id"])
         assert loaded[image.split].filter(lambda one, wanted=image.id: one["image_id"] == wanted).num_rows == 1
         objects = {one.id: one for one in finished.sample(image).objects}
-        for thing in row["objects"]:
-            assert thing["amodal_mask"] == objects[thing["id"]].amodal_rle
-            assert thing["visible_mask"] == objects[thing["id"]].visible_rle
-            assert thing["visible_box_xyxy"] == list(objects[thing["id"]].visible_box_xyxy)
-            assert tuple(thing["occluders"]) == objects[thing["id"]].occluders
+        for obj in row["objects"]:
+            assert obj["amodal_mask"] == objects[obj["id"]].amodal_rle
+            assert obj["visible_mask"] == objects[obj["id"]].visible_rle
+            assert obj["visible_box_xyxy"] == list(objects[obj["id"]].visible_box_xyxy)
+            assert tuple(obj["occluders"]) == objects[obj["id"]].occluders
         for pair in row["pairs"]:
-            kept = finished.pair(pair["id"])
+            kept = finished.pairs.get(pair["id"])
             assert (pair["question"], pair["answer"], pair["state"]) == (kept.question, kept.answer, kept.state)
 
 
-def test_card(finished: Manifest, tmp_path: Path) -> None:
+def test_card(finished: WorkFolder, tmp_path: Path) -> None:
     export(finished, "canonical", tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| all | 3 | 30 | 10.0 |" in card
     assert "Written by: template." in card
     assert "Exported states: 29 accepted, 1 rewritten." in card
-    assert "| 0% to 10% |" in card and "objects are not hidden at all" in card
+    assert "| 0% to 10% |" in card and "objects are not occluded" in card
 
 
-def test_what_cannot_be_exported(finished: Manifest, tmp_path: Path) -> None:
+def test_invalid_exports_write_nothing(finished: WorkFolder, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for form, states, message in (
         ("csv", ["accepted"], "to: expected one of canonical, parquet, muse, reasonseg, got 'csv'"),
@@ -191,12 +191,12 @@ def test_what_cannot_be_exported(finished: Manifest, tmp_path: Path) -> None:
             export(finished, form, out, states)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
-    with pytest.raises(InputError, match="which holds something"):
+    with pytest.raises(InputError, match="which is not empty"):
         export(finished, "muse", tmp_path / "full")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["full"], "nothing half written"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full"], "nothing is written"
 
 
-def test_a_missing_package_is_named(finished: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported(finished: WorkFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match=r"expected the package `datasets`; pip install amodal\[reasonseg\]"):
         export(finished, "parquet", tmp_path / "out")
@@ -204,12 +204,12 @@ def test_a_missing_package_is_named(finished: Manifest, tmp_path: Path, monkeypa
 
 
 def test_a_pair_without_its_objects_stops_the_export(tmp_path: Path, scenes: Path) -> None:
-    with select([Source("canonical", scenes)], Selection(max_images=1), tmp_path / "work") as work:
+    with select([DatasetSource("canonical", scenes)], ImageSelection(max_images=1), tmp_path / "work") as work:
         generate(work, TemplateBackend(), progress=False)
         check(work, progress=False)
-        work.set_state(1, "rewritten", "ada", answer="It is <p>the thing</p> {seg:999} here.")
+        work.pairs.set_state(1, "rewritten", "ada", answer="It is <p>the thing</p> {seg:999} here.")
         with pytest.raises(InputError, match="pair 1: expected an answer about objects of its image"):
             export(work, "canonical", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with open_work(tmp_path / "work") as again:
-        assert again.pair(1).state == "rewritten"
+        assert again.pairs.get(1).state == "rewritten"

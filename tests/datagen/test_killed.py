@@ -1,4 +1,4 @@
-"""A generator killed at any moment: no pair lost, none twice, nothing paid for twice."""
+"""Generation that is killed at any moment loses no pair, writes none twice and pays for none twice."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from pathlib import Path
 import pytest
 
 from amodal.datagen.check import check
-from amodal.datagen.store.manifest import Manifest, open_work
-from amodal.datagen.store.requests_log import request_counts
-from tests.datagen.endpoint import Endpoint, random_faults, serving
+from amodal.datagen.store.work_folder import WorkFolder, open_work
+from tests.datagen.endpoint import FakeServer, random_faults, serving
 
-Works = Callable[..., Manifest]
+Works = Callable[..., WorkFolder]
 CONCURRENCY = 4
 
 
-def start(work: Path, server: Endpoint) -> subprocess.Popen[str]:
+def start(work: Path, server: FakeServer) -> subprocess.Popen[str]:
     command = [
         *(sys.executable, "-m", "amodal", "reasonseg", "generate", "--out", str(work), "--json"),
         *("--backend", "openai", "--model", "toy", "--base-url", server.url, "--concurrency", str(CONCURRENCY)),
@@ -31,8 +30,8 @@ def start(work: Path, server: Endpoint) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def under_way(process: subprocess.Popen[str], server: Endpoint) -> bool:
-    """Waits for the first request of a process; False if it ended before."""
+def under_way(process: subprocess.Popen[str], server: FakeServer) -> bool:
+    """Wait for the first request of a process; False if it ended before."""
     before = len(server.requests)
     while len(server.requests) == before:
         if process.poll() is not None:
@@ -41,10 +40,10 @@ def under_way(process: subprocess.Popen[str], server: Endpoint) -> bool:
     return True
 
 
-def kill_at_random(work: Path, server: Endpoint, kills: int, rng: random.Random, longest: float) -> int:
-    """Starts and kills the generator until it was killed so often, or is done before; returns the kills."""
-    done = 0
-    while done < kills:
+def kill_at_random(work: Path, server: FakeServer, kills: int, rng: random.Random, longest: float) -> int:
+    """Start and kill the generator up to `kills` times, or until it is done; returns the number of kills."""
+    num_kills = 0
+    while num_kills < kills:
         process = start(work, server)
         if under_way(process, server):
             time.sleep(rng.uniform(0, longest))
@@ -53,26 +52,26 @@ def kill_at_random(work: Path, server: Endpoint, kills: int, rng: random.Random,
         process.communicate()
         if finished:
             break
-        done += 1
-    return done
+        num_kills += 1
+    return num_kills
 
 
-def check_books(work: Path, server: Endpoint, images: int, kills: int) -> None:
-    """What the folder and the server say about the same requests."""
+def check_records(work: Path, server: FakeServer, images: int, kills: int) -> None:
+    """Check that the work folder and the server agree about the requests."""
     with open_work(work) as manifest:
         assert {image.state for image in manifest.images()} == {"answered"}
-        pairs = list(manifest.pairs())
+        pairs = list(manifest.pairs.find())
         assert len(pairs) == 10 * images, "none lost"
         assert len({(pair.image_id, pair.question) for pair in pairs}) == 10 * images, "none twice"
-        assert all(len(manifest.history(pair.id)) == 1 for pair in pairs)
-        counts = request_counts(manifest)
+        assert all(len(manifest.pairs.history(pair.id)) == 1 for pair in pairs)
+        counts = manifest.requests.counts()
         assert counts["answered"] == images
         assert counts.get("sent", 0) == 0
         lost = counts.get("lost", 0)
         assert lost <= kills * CONCURRENCY
-        assert images <= len(server.requests) <= sum(counts.values()), "each request was written down first"
-        assert len(server.requests) >= sum(counts.values()) - lost, "only those lost may not have left"
-        assert set(server.billed.values()) == {1}, "a repeated request has its old key"
+        assert images <= len(server.requests) <= sum(counts.values()), "each request was recorded first"
+        assert len(server.requests) >= sum(counts.values()) - lost, "only lost requests may not have been sent"
+        assert set(server.billed.values()) == {1}, "a repeated request has the same key"
         assert len(server.billed) == images
         assert check(manifest, progress=False).checked == 10 * images
 
@@ -82,12 +81,12 @@ def test_three_kills(toy_work: Works) -> None:
     manifest.close()
     with serving(delay=0.15) as server:
         assert kill_at_random(manifest.folder, server, 3, random.Random(1), 0.3) == 3
-        assert 0 < len(server.billed) < 24, "killed in the middle"
+        assert 0 < len(server.billed) < 24, "killed before the end"
         process = start(manifest.folder, server)
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
         assert json.loads(out)["image_states"] == {"answered": 24}
-        check_books(manifest.folder, server, 24, 3)
+        check_records(manifest.folder, server, 24, 3)
 
 
 @pytest.mark.slow
@@ -100,10 +99,10 @@ def test_fifty_kills_and_faults(toy_work: Works) -> None:
         process = start(manifest.folder, server)
         _, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
-        check_books(manifest.folder, server, images, 50)
+        check_records(manifest.folder, server, images, 50)
 
 
-def test_a_polite_signal_lets_requests_end(toy_work: Works) -> None:
+def test_sigterm_lets_open_requests_finish(toy_work: Works) -> None:
     manifest = toy_work(12)
     manifest.close()
     with serving(delay=0.3) as server:

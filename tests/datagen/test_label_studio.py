@@ -1,4 +1,4 @@
-"""Label Studio: tasks that its SDK takes, masks unchanged bit by bit, verdicts back."""
+"""Label Studio: tasks that its SDK accepts, unchanged masks, import of verdicts."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from amodal.datagen.review.label_studio import export_label_studio, import_label_studio, labeling_config
-from amodal.datagen.review.label_studio_masks import labelled_masks, masks_changed
-from amodal.datagen.review.review import Policy, submit
-from amodal.datagen.store.manifest import Manifest
+from amodal.datagen.review.label_studio import (
+    export_label_studio,
+    import_label_studio,
+    labeling_config,
+    labelled_masks,
+    masks_changed,
+)
+from amodal.datagen.review.review import ReviewPolicy, submit
 from amodal.datagen.store.records import Draft
+from amodal.datagen.store.work_folder import WorkFolder
 from amodal.errors import InputError
 from amodal.ops.brush_rle import encode_brush
 from amodal.ops.rle import decode_mask
-from tests.datagen.toy_work import QUESTION, answer, toy_work
+from tests.datagen.toy_work import QUESTION, answer, execute_sql, toy_work
 
 try:
     from label_studio_sdk.converter import brush
@@ -27,27 +32,27 @@ try:
 except ImportError:
     brush = None
 
-needs_sdk = pytest.mark.skipif(brush is None, reason="needs the extra label-studio")
+needs_sdk = pytest.mark.tools("label-studio-sdk")
 
 URL = "/data/local-files/?d=images/"
 SHORT = "[The red square #1], behind [a green one #2]."
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Iterator[Manifest]:
+def work(tmp_path: Path) -> Iterator[WorkFolder]:
     with toy_work(tmp_path) as manifest:
         yield manifest
 
 
-def exported(work: Manifest, policy: Policy | None = None) -> list[dict[str, Any]]:
+def exported(work: WorkFolder, policy: ReviewPolicy | None = None) -> list[dict[str, Any]]:
     out = work.folder.parent / "tasks"
-    export_label_studio(work, policy or Policy(), out, picture_url=URL)
+    export_label_studio(work, policy or ReviewPolicy(), out, image_url=URL)
     tasks: list[dict[str, Any]] = json.loads((out / "tasks-001.json").read_text())
     return tasks
 
 
 def annotation(task: dict[str, Any], who: Any, verdict: str | None, **texts: str) -> dict[str, Any]:
-    """What Label Studio keeps when a person submits a task that starts from its prediction."""
+    """The annotation that Label Studio stores when a person submits a task that starts from its prediction."""
     result = [dict(region) for region in task["predictions"][0]["result"] if region["from_name"] not in texts]
     for name, text in texts.items():
         value = {"text": [text]}
@@ -58,13 +63,13 @@ def annotation(task: dict[str, Any], who: Any, verdict: str | None, **texts: str
     return {"completed_by": who, "result": result, "was_cancelled": False, "lead_time": 3.5}
 
 
-def take(work: Manifest, *tasks: dict[str, Any]) -> dict[str, Any]:
+def imported(work: WorkFolder, *tasks: dict[str, Any]) -> dict[str, Any]:
     path = work.folder.parent / "annotated.json"
     path.write_text(json.dumps(tasks))
-    return import_label_studio(work, Policy(), path)
+    return import_label_studio(work, ReviewPolicy(), path)
 
 
-def test_tasks_hold_what_people_need(work: Manifest) -> None:
+def test_content_of_tasks(work: WorkFolder) -> None:
     tasks = exported(work)
     folder = work.folder.parent / "tasks"
     assert sorted(path.name for path in folder.rglob("*")) == [
@@ -75,7 +80,7 @@ def test_tasks_hold_what_people_need(work: Manifest) -> None:
         "tasks-001.json",
     ]
     assert (folder / "images" / "2.png").read_bytes() == (work.folder / "images" / "000001.png").read_bytes()
-    assert [task["data"]["pair"] for task in tasks] == [1, 3, 2], "a picture's pairs together"
+    assert [task["data"]["pair"] for task in tasks] == [1, 3, 2], "the pairs of an image are together"
     assert tasks[0]["data"] == {
         "image": "/data/local-files/?d=images/1.png",
         "objects": "#1 red, 25% hidden behind #2\n#2 green, not hidden",
@@ -87,14 +92,14 @@ def test_tasks_hold_what_people_need(work: Manifest) -> None:
     }
 
 
-def test_masks_of_objects_not_mentioned_can_be_left_out_and_files_kept_small(
+def test_unmentioned_masks_can_be_left_out_and_files_stay_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("amodal.datagen.review.label_studio.TASKS_A_FILE", 2)
+    monkeypatch.setattr("amodal.datagen.review.label_studio.TASKS_PER_FILE", 2)
     with toy_work(
         tmp_path, pairs=5, drafts={1: Draft("Which?", "<p>It</p> {seg:2}."), 2: Draft("Which?", "None.")}
     ) as work:
-        made = export_label_studio(work, Policy(), tmp_path / "tasks", picture_url=URL, mentioned_only=True)
+        made = export_label_studio(work, ReviewPolicy(), tmp_path / "tasks", image_url=URL, mentioned_only=True)
     assert made["tasks"] == 5
     parts = [json.loads((tmp_path / "tasks" / f"tasks-00{n}.json").read_text()) for n in (1, 2, 3)]
     assert [len(part) for part in parts] == [2, 2, 1]
@@ -108,7 +113,7 @@ def test_masks_of_objects_not_mentioned_can_be_left_out_and_files_kept_small(
 
 
 @needs_sdk
-def test_the_configuration_passes_the_sdks_schema() -> None:
+def test_the_sdk_accepts_the_configuration() -> None:
     for count in (1, 30):
         interface = LabelInterface(labeling_config(count))
         interface.validate()
@@ -118,7 +123,7 @@ def test_the_configuration_passes_the_sdks_schema() -> None:
 
 
 @needs_sdk
-def test_tasks_and_annotations_fit_the_configuration(work: Manifest) -> None:
+def test_tasks_and_annotations_fit_the_configuration(work: WorkFolder) -> None:
     tasks = exported(work)
     interface = LabelInterface((work.folder.parent / "tasks" / "config.xml").read_text())
     for task in tasks:
@@ -134,9 +139,9 @@ def test_tasks_and_annotations_fit_the_configuration(work: Manifest) -> None:
 
 
 @needs_sdk
-def test_masks_go_through_the_sdks_converter_bit_by_bit(work: Manifest) -> None:
+def test_the_sdk_decodes_identical_masks(work: WorkFolder) -> None:
     for task in exported(work):
-        pair = work.pair(task["data"]["pair"])
+        pair = work.pairs.get(task["data"]["pair"])
         regions = [r for r in task["predictions"][0]["result"] if r["type"] == "brushlabels"]
         flat = [{**region, **region["value"]} for region in regions]
         layers = brush.decode_from_annotation("masks", flat)
@@ -148,18 +153,18 @@ def test_masks_go_through_the_sdks_converter_bit_by_bit(work: Manifest) -> None:
                 assert ((layer > 0) == decode_mask(record[key])).all()
 
 
-def test_verdicts_come_back(work: Manifest) -> None:
+def test_verdicts_are_imported(work: WorkFolder) -> None:
     one, three, two = exported(work)
     ada, bob = {"id": 1, "email": "ada@example.org"}, {"id": 2, "email": "bob@example.org"}
     better = "[The green one #2] lies on [the red #1]."
     one["annotations"] = [annotation(one, ada, "accept"), annotation(one, bob, "accept", question=QUESTION + " ")]
     two["annotations"] = [annotation(two, ada, "fix", answer=better, note="shorter"), annotation(two, 9, None)]
     three["annotations"] = [annotation(three, 9, "reject"), {**annotation(three, ada, "accept"), "was_cancelled": True}]
-    assert take(work, one, two, three) == {
+    assert imported(work, one, two, three) == {
         "taken": 4, "known": 0, "empty": 2, "refused": [], "masks_changed": [],
     }  # fmt: skip
-    assert work.pair(1).state == "accepted"
-    (review,) = work.reviews(2)
+    assert work.pairs.get(1).state == "accepted"
+    (review,) = work.reviews.of_pair(2)
     assert (review.reviewer, review.verdict, review.question, review.note) == (
         "ada@example.org",
         "fix",
@@ -167,14 +172,14 @@ def test_verdicts_come_back(work: Manifest) -> None:
         "shorter",
     )
     assert review.answer == "<p>The green one</p> {seg:4} lies on <p>the red</p> {seg:3}."
-    assert [(r.reviewer, r.verdict) for r in work.reviews(3)] == [("annotator 9", "reject")]
-    again = take(work, one, two, three)
+    assert [(r.reviewer, r.verdict) for r in work.reviews.of_pair(3)] == [("annotator 9", "reject")]
+    again = imported(work, one, two, three)
     assert (again["taken"], again["known"], again["refused"]) == (0, 4, [])
 
 
-def test_what_cannot_be_taken_over_is_said(work: Manifest) -> None:
+def test_verdicts_that_cannot_be_imported_are_reported(work: WorkFolder) -> None:
     one, three, two = exported(work)
-    submit(work, 3, "ada", "accept", Policy())
+    submit(work, 3, "ada", "accept", ReviewPolicy())
     one["annotations"] = [
         annotation(one, "ada", "accept", question="Edited?"),
         annotation(one, "bob", "fix"),
@@ -187,7 +192,7 @@ def test_what_cannot_be_taken_over_is_said(work: Manifest) -> None:
     two["data"]["question"] = "Of another folder?"
     lost = {"data": {"pair": "x"}, "annotations": [], "id": 77}
     gone = {"data": {"pair": 99, "question": ""}, "annotations": []}
-    result = take(work, one, two, three, lost, gone)
+    result = imported(work, one, two, three, lost, gone)
     assert (result["taken"], result["known"]) == (0, 0)
     for line, message in zip(
         result["refused"],
@@ -196,7 +201,7 @@ def test_what_cannot_be_taken_over_is_said(work: Manifest) -> None:
             "pair 1: fix: expected another question or answer, got the same texts",
             "pair 1: answer: expected objects #1 to #2, got #9",
             "pair 1: verdict: expected one of accept, fix, reject, got 'maybe'",
-            "pair 1: expected to know who annotated",
+            "pair 1: expected the name of the annotator",
             "pair 2: expected a task of this work folder, got another question",
             "pair 3: expected the verdict ada gave before (accept), got another (reject)",
             "task 77: expected the number of a pair, got 'x'",
@@ -205,10 +210,10 @@ def test_what_cannot_be_taken_over_is_said(work: Manifest) -> None:
         strict=True,
     ):
         assert line.startswith(message), line
-    assert work.reviews() == work.reviews(3)
+    assert work.reviews.all() == work.reviews.of_pair(3)
 
 
-def test_masks_people_drew_over_are_reported_and_not_taken(work: Manifest) -> None:
+def test_changed_masks_are_reported_and_not_imported(work: WorkFolder) -> None:
     one, *_ = exported(work)
     before = work.object_records(1)
     made = annotation(one, "ada", "accept")
@@ -216,7 +221,7 @@ def test_masks_people_drew_over_are_reported_and_not_taken(work: Manifest) -> No
     drawn[3, 3] = True
     made["result"][0] = {**made["result"][0], "value": {**made["result"][0]["value"], "rle": encode_brush(drawn)}}
     one["annotations"] = [made]
-    result = take(work, one)
+    result = imported(work, one)
     assert (result["taken"], result["masks_changed"]) == (1, [1])
     assert work.object_records(1) == before
     (region, *_) = annotation(one, "ada", "accept")["result"]
@@ -228,46 +233,44 @@ def test_masks_people_drew_over_are_reported_and_not_taken(work: Manifest) -> No
         assert masks_changed([{**region, "value": {**region["value"], **change}}], masks)
 
 
-def test_who_decides_sees_what_others_said(work: Manifest) -> None:
-    submit(work, 1, "ada", "accept", Policy())
-    submit(work, 1, "bob", "fix", Policy(), answer=answer(1).replace("red", "crimson"), note="colour")
-    work.set_state(2, "failed", "check", reason="leak: names it")
-    tasks = {task["data"]["pair"]: task for task in exported(work, Policy(include_failed=True))}
+def test_a_tiebreak_task_shows_the_earlier_verdicts(work: WorkFolder) -> None:
+    submit(work, 1, "ada", "accept", ReviewPolicy())
+    submit(work, 1, "bob", "fix", ReviewPolicy(), answer=answer(1).replace("red", "crimson"), note="colour")
+    work.pairs.set_state(2, "failed", "check", reason="leak: names it")
+    tasks = {task["data"]["pair"]: task for task in exported(work, ReviewPolicy(include_failed=True))}
     assert tasks[1]["data"]["earlier"].splitlines() == [
         "accept", "fix: [The crimson square #1], behind [a green one #2].: colour",
     ]  # fmt: skip
     assert tasks[2]["data"]["earlier"] == "The automatic check: leak: names it"
     tasks[1]["annotations"] = [annotation(tasks[1], "cyd", "accept")]
-    assert take(work, tasks[1])["taken"] == 1
-    assert work.pair(1).state == "accepted"
+    assert imported(work, tasks[1])["taken"] == 1
+    assert work.pairs.get(1).state == "accepted"
 
 
-def test_hostile_texts_and_names_pass_through(tmp_path: Path) -> None:
+def test_hostile_texts_and_names_stay_unchanged(tmp_path: Path) -> None:
     text = "<script>alert(1)</script> \" ' & $image"
     with toy_work(tmp_path, drafts={1: Draft(text, f"{text} {{seg:1}}")}) as work:
-        with work.transaction() as connection:
-            connection.execute("UPDATE categories SET name = ? WHERE id = 1", (text,))
+        execute_sql(work, "UPDATE categories SET name = ? WHERE id = 1", (text,))
         one, *_ = exported(work)
         assert one["data"]["question"] == text
         one["annotations"] = [annotation(one, "<b>eve</b>", "fix", question=f"{text}?")]
-        assert take(work, one)["refused"] == []
-        assert work.reviews(1)[0].question == f"{text}?"
+        assert imported(work, one)["refused"] == []
+        assert work.reviews.of_pair(1)[0].question == f"{text}?"
 
 
-def test_nothing_half_written(work: Manifest) -> None:
+def test_a_failed_export_writes_nothing(work: WorkFolder) -> None:
     folder = work.folder.parent
     (work.folder / "images" / "000001.png").unlink()
     before = sorted(folder.rglob("*"))
-    with pytest.raises(InputError, match="image 2: expected the picture"):
+    with pytest.raises(InputError, match="image 2: expected the file"):
         exported(work)
-    with work.transaction() as connection:
-        connection.execute("UPDATE images SET file_name = '../../source/annotations.json' WHERE id = 2")
-    with pytest.raises(InputError, match="image 2: expected a picture inside the work folder"):
+    execute_sql(work, "UPDATE images SET file_name = '../../source/annotations.json' WHERE id = 2")
+    with pytest.raises(InputError, match="image 2: expected an image inside the work folder"):
         exported(work)
     with pytest.raises(InputError, match="out: expected a new folder"):
-        export_label_studio(work, Policy(), work.folder, picture_url=URL)
+        export_label_studio(work, ReviewPolicy(), work.folder, image_url=URL)
     for number in (1, 2, 3):
-        submit(work, number, "ada", "accept", Policy(reviewers=1))
+        submit(work, number, "ada", "accept", ReviewPolicy(reviewers=1))
     with pytest.raises(InputError, match="expected pairs that wait for people, got none"):
         exported(work)
     assert sorted(folder.rglob("*")) == before
@@ -283,9 +286,9 @@ def test_nothing_half_written(work: Manifest) -> None:
         (None, "expected a file, got"),
     ],
 )
-def test_other_files_are_refused(work: Manifest, tmp_path: Path, content: str | None, message: str) -> None:
+def test_files_of_another_form_are_refused(work: WorkFolder, tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "annotated.json"
     if content is not None:
         path.write_text(content)
     with pytest.raises(InputError, match=message):
-        import_label_studio(work, Policy(), path)
+        import_label_studio(work, ReviewPolicy(), path)

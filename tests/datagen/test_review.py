@@ -1,4 +1,4 @@
-"""Who gets which pair, and what verdicts add up to."""
+"""Who gets which pair, and how verdicts become a decision."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from amodal.datagen.review.review import (
-    Policy,
     ReviewConflictError,
+    ReviewPolicy,
     lease,
     remaining,
     renew,
@@ -20,25 +20,25 @@ from amodal.datagen.review.review import (
     work_policy,
 )
 from amodal.datagen.rules import MAX_ANSWER_LENGTH
-from amodal.datagen.store.manifest import Manifest, open_work
 from amodal.datagen.store.records import Draft
+from amodal.datagen.store.work_folder import WorkFolder, open_work
 from amodal.errors import InputError
-from tests.datagen.toy_work import QUESTION, answer, toy_work
+from tests.datagen.toy_work import QUESTION, answer, execute_sql, toy_work
 
-TWO = Policy(reviewers=2)
+TWO = ReviewPolicy(reviewers=2)
 BETTER = "Which one lies below?"
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Manifest:
+def work(tmp_path: Path) -> WorkFolder:
     return toy_work(tmp_path)
 
 
-def states(work: Manifest, pair: int) -> list[tuple[str, str]]:
-    return [(event.state, event.who) for event in work.history(pair)]
+def states(work: WorkFolder, pair: int) -> list[tuple[str, str]]:
+    return [(entry.state, entry.who) for entry in work.pairs.history(pair)]
 
 
-def test_agreement_decides(work: Manifest) -> None:
+def test_agreement_decides(work: WorkFolder) -> None:
     assert submit(work, 1, "ada", "accept", TWO).state == "reviewed"
     assert submit(work, 1, "bob", "accept", TWO).state == "accepted"
     assert states(work, 1) == [
@@ -48,19 +48,19 @@ def test_agreement_decides(work: Manifest) -> None:
         ("cross_checked", "bob"),
         ("accepted", "bob"),
     ]
-    assert [review.stage for review in work.reviews(1)] == ["review", "cross-check"]
+    assert [review.stage for review in work.reviews.of_pair(1)] == ["review", "cross-check"]
     submit(work, 2, "ada", "reject", TWO, note=" wrong object ")
     assert submit(work, 2, "bob", "reject", TWO).state == "rejected"
-    assert work.reviews(2)[0].note == "wrong object"
+    assert work.reviews.of_pair(2)[0].note == "wrong object"
 
 
-def test_a_third_decides_between_two(work: Manifest) -> None:
+def test_a_third_person_decides_between_two(work: WorkFolder) -> None:
     submit(work, 1, "ada", "accept", TWO)
     assert submit(work, 1, "bob", "fix", TWO, question=BETTER).state == "cross_checked"
-    assert work.pair(1).question == QUESTION, "a proposal is not yet the text"
+    assert work.pairs.get(1).question == QUESTION, "a proposal does not change the text yet"
     pair = submit(work, 1, "cyd", "fix", TWO, question=BETTER)
     assert (pair.state, pair.question, pair.answer) == ("rewritten", BETTER, answer(1))
-    assert [review.stage for review in work.reviews(1)] == ["review", "cross-check", "tiebreak"]
+    assert [review.stage for review in work.reviews.of_pair(1)] == ["review", "cross-check", "tiebreak"]
     assert states(work, 1)[-2:] == [("cross_checked", "bob"), ("rewritten", "cyd")]
     for verdict, state in (("accept", "accepted"), ("reject", "rejected")):
         number = 2 if verdict == "accept" else 3
@@ -69,28 +69,28 @@ def test_a_third_decides_between_two(work: Manifest) -> None:
         assert submit(work, number, "cyd", verdict, TWO).state == state
 
 
-def test_two_fixes_agree_only_on_the_same_text(work: Manifest) -> None:
+def test_two_fixes_agree_only_on_the_same_text(work: WorkFolder) -> None:
     submit(work, 1, "ada", "fix", TWO, question=BETTER)
     assert submit(work, 1, "bob", "fix", TWO, question=f" {BETTER} ").state == "rewritten"
-    assert work.pair(1).question == BETTER
+    assert work.pairs.get(1).question == BETTER
     submit(work, 2, "ada", "fix", TWO, question=BETTER)
     assert submit(work, 2, "bob", "fix", TWO, question="Which one is lower?").state == "cross_checked"
 
 
-def test_one_reviewer_decides_alone_and_of_three_two_are_enough(work: Manifest) -> None:
-    assert submit(work, 1, "ada", "fix", Policy(reviewers=1), question=BETTER).state == "rewritten"
-    three = Policy(reviewers=3)
+def test_one_reviewer_or_two_of_three_decide(work: WorkFolder) -> None:
+    assert submit(work, 1, "ada", "fix", ReviewPolicy(reviewers=1), question=BETTER).state == "rewritten"
+    three = ReviewPolicy(reviewers=3)
     submit(work, 2, "ada", "accept", three)
     assert submit(work, 2, "bob", "reject", three).state == "reviewed"
     assert submit(work, 2, "cyd", "accept", three).state == "accepted"
-    assert work.history(2)[-1].reason == "2 of 3 agreed"
+    assert work.pairs.history(2)[-1].reason == "2 of 3 agreed"
     submit(work, 3, "ada", "accept", three)
     submit(work, 3, "bob", "reject", three)
     assert submit(work, 3, "cyd", "fix", three, question=BETTER).state == "cross_checked"
     assert submit(work, 3, "dee", "reject", three).state == "rejected"
 
 
-def test_what_waits_for_a_decision_comes_first(work: Manifest) -> None:
+def test_pairs_that_wait_for_a_decision_come_first(work: WorkFolder) -> None:
     submit(work, 3, "ada", "accept", TWO)
     submit(work, 2, "ada", "accept", TWO)
     submit(work, 2, "bob", "reject", TWO)
@@ -104,27 +104,27 @@ def test_what_waits_for_a_decision_comes_first(work: Manifest) -> None:
     assert lease(work, "ada", TWO).id == 1
 
 
-def test_a_pair_put_aside_comes_last(work: Manifest) -> None:
+def test_a_pair_put_aside_comes_last(work: WorkFolder) -> None:
     assert [lease(work, "ada", TWO, skip=skip).id for skip in ([], [1], [1, 2], [1, 2, 3])] == [1, 2, 3, 3]
-    assert lease(work, "bob", TWO).id == 1, "what ada put aside is free"
+    assert lease(work, "bob", TWO).id == 1, "the pair that ada put aside is free"
 
 
-def test_people_at_once_never_hold_or_decide_the_same_pair(tmp_path: Path) -> None:
-    """Six people in threads of their own, each with the file open: each pair gets two verdicts, no more.
+def test_simultaneous_reviewers_never_hold_the_same_pair(tmp_path: Path) -> None:
+    """Six people in separate threads, each with its own connection: each pair gets exactly two verdicts.
 
-    One of them is slow: whoever is told that there is nothing while pairs are in others' hands asks again.
+    One of them is slow. Others who get nothing while pairs are held by someone else ask again.
     """
     toy_work(tmp_path, pairs=20).close()
     held: dict[int, str] = {}
     clashes: list[int] = []
-    troubles: list[Exception] = []
+    errors: list[Exception] = []
     guard = threading.Lock()
 
     def person(name: str) -> None:
         try:
             reviews_all(name)
         except Exception as error:
-            troubles.append(error)
+            errors.append(error)
 
     def reviews_all(name: str) -> None:
         with open_work(tmp_path / "work") as work:
@@ -137,7 +137,7 @@ def test_people_at_once_never_hold_or_decide_the_same_pair(tmp_path: Path) -> No
                     if pair.id in held:
                         clashes.append(pair.id)
                     held[pair.id] = name
-                time.sleep(0.1 if name == "ada" else 0.001)  # looking at it
+                time.sleep(0.1 if name == "ada" else 0.001)  # time to look at the pair
                 with guard:
                     del held[pair.id]
                 submit(work, pair.id, name, "accept", TWO)
@@ -148,13 +148,14 @@ def test_people_at_once_never_hold_or_decide_the_same_pair(tmp_path: Path) -> No
     for thread in threads:
         thread.join()
     with open_work(tmp_path / "work") as work:
-        assert (clashes, troubles) == ([], [])
-        assert work.pair_counts()["accepted"] == 20
+        assert (clashes, errors) == ([], [])
+        assert work.pairs.counts()["accepted"] == 20
         for number in range(1, 21):
-            assert len({review.reviewer for review in work.reviews(number)}) == len(work.reviews(number)) == 2
+            reviewers = [review.reviewer for review in work.reviews.of_pair(number)]
+            assert len(reviewers) == len(set(reviewers)) == 2
 
 
-def test_a_pair_in_other_hands_is_not_free_but_remains(work: Manifest) -> None:
+def test_a_held_pair_is_not_free_but_remains(work: WorkFolder) -> None:
     assert lease(work, "ada", TWO, skip=[2, 3]).id == 1
     for number in (2, 3):
         submit(work, number, "bob", "accept", TWO)
@@ -163,7 +164,7 @@ def test_a_pair_in_other_hands_is_not_free_but_remains(work: Manifest) -> None:
     assert lease(work, "bob", TWO).id == 1
 
 
-def test_a_pair_in_other_hands_is_refused(work: Manifest) -> None:
+def test_a_verdict_about_a_held_pair_is_refused(work: WorkFolder) -> None:
     pair = lease(work, "ada", TWO)
     assert pair is not None
     with pytest.raises(ReviewConflictError, match="free or in your hands, got it in ada's"):
@@ -177,24 +178,24 @@ def test_a_pair_in_other_hands_is_refused(work: Manifest) -> None:
     submit(work, pair.id, "bob", "accept", TWO)
     with pytest.raises(ReviewConflictError, match="open for review, got one that is accepted"):
         submit(work, pair.id, "cyd", "accept", TWO)
-    assert len(work.reviews(pair.id)) == 2
+    assert len(work.reviews.of_pair(pair.id)) == 2
 
 
-def test_a_lease_that_ended_still_counts_while_nobody_else_has_the_pair(work: Manifest) -> None:
-    short = Policy(lease_seconds=1e-6)
+def test_a_verdict_after_the_lease_counts_while_nobody_else_reviewed_the_pair(work: WorkFolder) -> None:
+    short = ReviewPolicy(lease_seconds=1e-6)
     assert lease(work, "ada", short).id == lease(work, "bob", short).id == 1
     assert submit(work, 1, "ada", "accept", short).state == "reviewed"
 
 
-def test_failed_pairs_go_to_people_only_if_asked_and_not_if_generated_anew(work: Manifest) -> None:
-    work.set_state(1, "failed", "check", reason="leak: names the square")
+def test_failed_pairs_are_handed_out_only_on_request(work: WorkFolder) -> None:
+    work.pairs.set_state(1, "failed", "check", reason="leak: names the square")
     assert lease(work, "ada", TWO).id == 2
-    both = Policy(include_failed=True)
-    work.release(2, "ada")
+    both = ReviewPolicy(include_failed=True)
+    work.reviews.release(2, "ada")
     pair = lease(work, "ada", both, skip=[2, 3])
     assert pair is not None and pair.reason == "leak: names the square"
-    work.add_drafts(1, [Draft("Another?", answer(1))], [1], "template")
-    work.set_state(1, "checked", "check")
+    work.pairs.add_drafts(1, [Draft("Another?", answer(1))], [1], "template")
+    work.pairs.set_state(1, "checked", "check")
     with pytest.raises(ReviewConflictError, match="expected the text you saw"):
         submit(work, 1, "ada", "accept", both, tries=pair.tries)
 
@@ -207,49 +208,46 @@ def test_failed_pairs_go_to_people_only_if_asked_and_not_if_generated_anew(work:
         ({"question": QUESTION + " ", "answer": answer(1)}, "got the same texts"),
         ({"question": ""}, "expected a question, got an empty one"),
         ({"question": "a" * 1001}, "question of at most 1000 characters"),
-        ({"answer": "It is {seg:3}."}, r"expected objects of this picture, got \{seg:3\}"),
+        ({"answer": "It is {seg:3}."}, r"expected objects of this image, got \{seg:3\}"),
         ({"answer": "It is {seg:x}."}, r"expected \{seg:ANNOTATION_ID\}"),
         ({"answer": "a" * (MAX_ANSWER_LENGTH + 1)}, "answer: expected at most 4000 characters, got 4001"),
         ({"question": BETTER, "note": "a" * 1001}, "note: expected at most 1000"),
         ({"pair_id": 99}, "expected one of the work folder"),
     ],
 )
-def test_what_is_refused_leaves_no_trace(work: Manifest, change: dict[str, object], message: str) -> None:
+def test_refused_verdicts_change_nothing(work: WorkFolder, change: dict[str, object], message: str) -> None:
     values: dict[str, object] = {"pair_id": 1, "verdict": "fix", **change}
     with pytest.raises(InputError, match=message):
         submit(work, reviewer="ada", policy=TWO, **values)
-    assert work.reviews() == []
-    assert work.pair(1).state == "checked"
+    assert work.reviews.all() == []
+    assert work.pairs.get(1).state == "checked"
 
 
-def test_an_object_without_a_mask_is_refused(work: Manifest) -> None:
+def test_an_object_without_a_mask_is_refused(work: WorkFolder) -> None:
     empty = '{"size": [64, 64], "counts": "PPP1"}'
-    with work.transaction() as connection:
-        connection.execute(
-            "UPDATE objects SET record = json_set(record, '$.segmentation', json(?)) WHERE id=2", (empty,)
-        )
+    execute_sql(work, "UPDATE objects SET record = json_set(record, '$.segmentation', json(?)) WHERE id = 2", (empty,))
     with pytest.raises(InputError, match=r"got \{seg:2\}, whose amodal mask is empty"):
         submit(work, 1, "ada", "fix", TWO, answer="It is {seg:2}.")
 
 
-def test_undo(work: Manifest) -> None:
+def test_undo(work: WorkFolder) -> None:
     with pytest.raises(ReviewConflictError, match="expected a verdict of yours"):
         undo(work, "ada", TWO)
     submit(work, 1, "ada", "accept", TWO)
     submit(work, 1, "bob", "fix", TWO, question=BETTER)
-    submit(work, 2, "bob", "fix", Policy(reviewers=1), question=BETTER)
+    submit(work, 2, "bob", "fix", ReviewPolicy(reviewers=1), question=BETTER)
     pair = undo(work, "bob", TWO)
     assert (pair.id, pair.state, pair.question) == (2, "checked", QUESTION)
-    assert work.lease_holder(2) == "bob"
+    assert work.reviews.holder(2) == "bob"
     assert states(work, 2)[-2:] == [("rewritten", "bob"), ("checked", "bob")]
     pair = undo(work, "bob", TWO)
     assert (pair.id, pair.state) == (1, "reviewed")
     assert submit(work, 1, "bob", "accept", TWO).state == "accepted"
-    assert undo(work, "bob", TWO).state == "reviewed", "also what was decided"
-    assert [review.reviewer for review in work.reviews()] == ["ada"]
+    assert undo(work, "bob", TWO).state == "reviewed", "decided pairs too"
+    assert [review.reviewer for review in work.reviews.all()] == ["ada"]
 
 
-def test_nothing_is_undone_once_somebody_went_on(work: Manifest) -> None:
+def test_undo_is_refused_once_somebody_else_continued(work: WorkFolder) -> None:
     submit(work, 1, "ada", "accept", TWO)
     assert lease(work, "bob", TWO).id == 1
     with pytest.raises(ReviewConflictError, match="others went on with"):
@@ -257,10 +255,10 @@ def test_nothing_is_undone_once_somebody_went_on(work: Manifest) -> None:
     submit(work, 1, "bob", "reject", TWO)
     with pytest.raises(ReviewConflictError, match="others went on with"):
         undo(work, "ada", TWO)
-    assert len(work.reviews(1)) == 2
+    assert len(work.reviews.of_pair(1)) == 2
 
 
-def test_names(work: Manifest) -> None:
+def test_names(work: WorkFolder) -> None:
     assert reviewer_name(work, "  Ada \n Lovelace ") == "Ada Lovelace"
     submit(work, 1, "Ada", "accept", TWO)
     assert reviewer_name(work, "ada") == "Ada"
@@ -271,7 +269,7 @@ def test_names(work: Manifest) -> None:
         reviewer_name(work, "Template")
 
 
-def test_the_number_of_reviewers_is_kept(work: Manifest) -> None:
+def test_the_number_of_reviewers_is_stored(work: WorkFolder) -> None:
     assert work_policy(work).reviewers == 2
     assert work_policy(work, 3).reviewers == 3
     assert work_policy(work).reviewers == 3
@@ -281,4 +279,4 @@ def test_the_number_of_reviewers_is_kept(work: Manifest) -> None:
     with pytest.raises(InputError, match="reviewers: expected 1 or more, got 0"):
         work_policy(work, 0)
     with pytest.raises(InputError, match="lease: expected a time above 0"):
-        Policy(lease_seconds=0)
+        ReviewPolicy(lease_seconds=0)

@@ -1,4 +1,4 @@
-"""From scenes to a training step: every stage by its command, and people at the page in a browser."""
+"""From scenes to a training step: every stage by its command, with people on the review page in a browser."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from urllib.request import Request, urlopen
 import pytest
 
 from amodal.cli.main import main
-from amodal.data.formats.reason_seg import read_reason_seg
-from amodal.datagen.store.manifest import open_work
+from amodal.data.reason_seg import read_reason_seg
+from amodal.datagen.store.work_folder import open_work
 from amodal.models.aura import AuraModel
 from amodal.synthetic.generate import synthesize
 from amodal.training.loop import train
@@ -30,7 +30,7 @@ BETTER = "If I wanted to tidy up here, what would I have to take hold of first?"
 
 @pytest.mark.parametrize("images", [4, 200])
 def test_scenes_to_training(tmp_path: Path, capsys: pytest.CaptureFixture[str], images: int) -> None:
-    """Ten pairs a scene; three people at the page: one disagreement, one rewrite, one pair rejected."""
+    """Ten pairs per scene, three people on the page: one disagreement, one rewrite, one rejected pair."""
     amodal = partial(_amodal, capsys)
     scenes = synthesize("scenes", images, 6, tmp_path / "scenes", progress=False)
     work, out, pairs = tmp_path / "work", tmp_path / "out", 10 * images
@@ -40,38 +40,38 @@ def test_scenes_to_training(tmp_path: Path, capsys: pytest.CaptureFixture[str], 
     assert (report["checked"], report["failed"]) == (pairs, 0)
     with served(work) as link, launched() as browser:
         _three_people(browser, link)
-        with ThreadPoolExecutor(3) as pool:  # what they left open, without a browser each
-            counts = dict(zip(NAMES, pool.map(partial(_accepts_the_rest, link), NAMES), strict=True))
+        with ThreadPoolExecutor(3) as pool:  # the remaining pairs, without browsers
+            counts = dict(zip(NAMES, pool.map(partial(_accept_the_rest, link), NAMES), strict=True))
         later = Person(browser, link, "Ada")
-        assert later.is_done() and later.troubles == []
-    with open_work(work) as manifest:
-        assert {name: counts[name] + 3 - 2 * (name == "Cyd") for name in NAMES} == _verdicts(manifest.reviews())
-        rewritten = manifest.pair(2)
-        assert (rewritten.state, rewritten.question, manifest.pair(3).state) == ("rewritten", BETTER, "rejected")
-        assert [(e.state, e.who) for e in manifest.history(2)] == [
+        assert later.is_done() and later.errors == []
+    with open_work(work) as opened:
+        assert {name: counts[name] + 3 - 2 * (name == "Cyd") for name in NAMES} == _verdicts(opened.reviews.all())
+        rewritten = opened.pairs.get(2)
+        assert (rewritten.state, rewritten.question, opened.pairs.get(3).state) == ("rewritten", BETTER, "rejected")
+        assert [(entry.state, entry.who) for entry in opened.pairs.history(2)] == [
             ("generated", "template"), ("checked", "check"), ("reviewed", "Bob"), ("cross_checked", "Ada"),
             ("rewritten", "Cyd"),
         ]  # fmt: skip
-    figures = amodal("stats", work)
-    assert figures["states"] | {"accepted": pairs - 2, "rewritten": 1, "rejected": 1} == figures["states"]
-    assert figures["agreement"]["pairs"] == pairs
-    assert figures["agreement"]["observed"] == pytest.approx((pairs - 1) / pairs)
-    assert 0 < figures["agreement"]["fleiss"]["kappa"] < 1
+    numbers = amodal("stats", work)
+    assert numbers["states"] | {"accepted": pairs - 2, "rewritten": 1, "rejected": 1} == numbers["states"]
+    assert numbers["agreement"]["pairs"] == pairs
+    assert numbers["agreement"]["observed"] == pytest.approx((pairs - 1) / pairs)
+    assert 0 < numbers["agreement"]["fleiss"]["kappa"] < 1
     assert amodal("export", work, "--to", "canonical", "--out", out)["pairs"] == pairs - 1
     dataset = read_reason_seg(out / "questions.json", out / "annotations.json")
     asked = [turn.question for conversation in dataset.conversations for turn in conversation.turns]
     assert len(asked) == pairs - 1 and asked.count(BETTER) == 1
-    _trains_two_steps(out, tmp_path / "training")
+    _train_two_steps(out, tmp_path / "training")
 
 
 def _amodal(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
-    """Runs `amodal reasonseg` and returns its JSON."""
+    """Run `amodal reasonseg` and return its JSON."""
     assert main(["reasonseg", *map(str, arguments), "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
 def _three_people(browser: Any, link: str) -> None:
-    """Ada and Bob: 1 both accept, 2 one accepts and one rewrites, 3 both reject; Cyd decides on 2."""
+    """Ada and Bob both accept pair 1, disagree about pair 2 and both reject pair 3; Cyd decides about pair 2."""
     ada, bob = Person(browser, link, "Ada").sees(1), Person(browser, link, "Bob").sees(2)
     ada.press("a").sees(3)
     bob.press("f")
@@ -84,12 +84,12 @@ def _three_people(browser: Any, link: str) -> None:
     cyd.press("t", "Control+Enter").page.wait_for_selector("#said:has-text('rewritten for good')")
     for person in (ada, bob, cyd):
         person.page.wait_for_selector("body:not(.busy)")
-        assert person.troubles == []
+        assert person.errors == []
         person.page.close()
 
 
-def _accepts_the_rest(link: str, name: str) -> int:
-    """Somebody accepts what the page's server hands out until nothing is left; returns how many."""
+def _accept_the_rest(link: str, name: str) -> int:
+    """Accept every pair that the page's server hands out; returns their number."""
     count = 0
     while True:
         content = _ask(link, "next", reviewer=name)
@@ -111,8 +111,8 @@ def _verdicts(reviews: Any) -> dict[str, int]:
     return {name: sum(review.reviewer == name for review in reviews) for name in NAMES}
 
 
-def _trains_two_steps(data: Path, folder: Path) -> None:
-    """AURA on an LLM and a SAM of random weights; the model is saved and opens again."""
+def _train_two_steps(data: Path, folder: Path) -> None:
+    """Train AURA with a language model and a SAM of random weights; the saved model can be loaded."""
     source = {"annotations": str(data / "annotations.json")}
     recipe = parse_recipe(
         {

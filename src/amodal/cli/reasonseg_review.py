@@ -1,4 +1,4 @@
-"""`amodal reasonseg review`."""
+"""The commands of `amodal reasonseg review`: serve, export, import and agreement."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Annotated, Any
 
 import typer
 
-from amodal.cli.data_source import AsJson
+from amodal.cli.options import AsJson
 from amodal.errors import InputError
 
 review_app = typer.Typer(no_args_is_help=True)
 
-Work = Annotated[Path, typer.Argument(help="Work folder of `amodal reasonseg generate`.")]
+Work = Annotated[Path, typer.Argument(help="Work folder made by `amodal reasonseg generate`.")]
 Reviewers = Annotated[
-    int | None, typer.Option(help="People who judge each pair; kept in the work folder (2 at first).")
+    int | None, typer.Option(help="Number of people who review each pair; stored in the work folder (2 at first).")
 ]
-IncludeFailed = Annotated[bool, typer.Option("--include-failed", help="Also pairs that failed the automatic check.")]
+IncludeFailed = Annotated[bool, typer.Option("--include-failed", help="Include pairs that failed the automatic check.")]
 
 
 @review_app.callback()
 def _group() -> None:
-    """People accept, fix or reject question-answer pairs."""
+    """Let people accept, fix or reject question-answer pairs."""
 
 
 @review_app.command()
@@ -30,17 +30,20 @@ def serve(
     work: Work,
     reviewers: Reviewers = None,
     include_failed: IncludeFailed = False,
-    host: Annotated[str, typer.Option(help="Address to bind to; other than loopback asks visitors for a token.")] = (
+    host: Annotated[str, typer.Option(help="Address to bind to; any other than loopback requires a token.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0 takes a free one.")] = 8765,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to bind to; 0 takes a free one.")] = 8765,
     token: Annotated[
         str | None,
-        typer.Option(envvar="AMODAL_REVIEW_TOKEN", help="What visitors must show; random if needed and not given."),
+        typer.Option(
+            envvar="AMODAL_REVIEW_TOKEN",
+            help="Token that visitors must show; random if required and not given.",
+        ),
     ] = None,
-    lease: Annotated[float, typer.Option(help="Minutes a pair is kept for the person who got it.")] = 15.0,
+    lease: Annotated[float, typer.Option(help="Minutes that a pair stays reserved for one person.")] = 15.0,
 ) -> None:
-    """Serve a web page on which people review, until stopped by Ctrl+C.
+    """Serve a web page for reviewing pairs until stopped by Ctrl+C.
 
     Example: amodal reasonseg review serve work --reviewers 2
     """
@@ -51,12 +54,12 @@ def serve(
     except ImportError as error:
         raise InputError(f"review: expected FastAPI, got no {error.name} (pip install 'amodal[reasonseg]')") from error
     from amodal.datagen.review.review import work_policy
-    from amodal.datagen.store.manifest import open_work
+    from amodal.datagen.store.work_folder import open_work
 
-    with open_work(work) as manifest:
-        policy = replace(work_policy(manifest, reviewers, include_failed), lease_seconds=60 * lease)
+    with open_work(work) as opened:
+        policy = replace(work_policy(opened, reviewers, include_failed), lease_seconds=60 * lease)
         try:
-            run(manifest, policy, host=host, port=port, token=token, announce=_announce)
+            run(opened, policy, host=host, port=port, token=token, announce=_announce)
         except KeyboardInterrupt:
             typer.echo("Stopped.")
 
@@ -64,12 +67,12 @@ def serve(
 @review_app.command("export")
 def export_tasks(
     work: Work,
-    out: Annotated[Path, typer.Option(help="New folder for tasks, labeling configuration and pictures.")],
-    to: Annotated[str, typer.Option(help="Tool to review in: label-studio.")] = "label-studio",
+    out: Annotated[Path, typer.Option(help="Folder to make for tasks, labeling configuration and images.")],
+    to: Annotated[str, typer.Option(help="Tool for the review: label-studio.")] = "label-studio",
     reviewers: Reviewers = None,
     include_failed: IncludeFailed = False,
-    picture_url: Annotated[
-        str, typer.Option(help="What stands before a picture's name in the tasks.")
+    image_url: Annotated[
+        str, typer.Option("--picture-url", help="URL prefix of the images in the tasks.")
     ] = "/data/local-files/?d=images/",
     mentioned_only: Annotated[
         bool, typer.Option("--mentioned-only", help="Leave out masks of objects that the answer does not mention.")
@@ -80,73 +83,75 @@ def export_tasks(
 
     Example: amodal reasonseg review export work --to label-studio --out tasks
     """
-    _known(to)
+    _check_tool(to)
     from amodal.datagen.review.label_studio import export_label_studio
     from amodal.datagen.review.review import work_policy
-    from amodal.datagen.store.manifest import open_work
+    from amodal.datagen.store.work_folder import open_work
 
-    with open_work(work) as manifest:
-        policy = work_policy(manifest, reviewers, include_failed)
+    with open_work(work) as opened:
+        policy = work_policy(opened, reviewers, include_failed)
         result = export_label_studio(
-            manifest, policy, out, picture_url=picture_url, mentioned_only=mentioned_only, progress=not as_json
+            opened, policy, out, image_url=image_url, mentioned_only=mentioned_only, progress=not as_json
         )
-    counts = f"{result['tasks']} tasks on {result['images']} pictures"
+    counts = f"{result['tasks']} tasks about {result['images']} images"
     typer.echo(json.dumps(result) if as_json else f"Written: {out}/tasks-*.json, config.xml and images/ ({counts})")
 
 
 @review_app.command("import")
 def import_tasks(
     work: Work,
-    annotated: Annotated[Path, typer.Argument(help="JSON export of the tool, with people's annotations.")],
-    source: Annotated[str, typer.Option("--from", "--to", help="Tool it comes from: label-studio.")] = "label-studio",
+    annotated: Annotated[Path, typer.Argument(help="JSON export of the tool with people's annotations.")],
+    source: Annotated[
+        str, typer.Option("--from", "--to", help="Tool that made the file: label-studio.")
+    ] = "label-studio",
     reviewers: Reviewers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take over people's verdicts; what was taken over before is left alone.
+    """Import people's verdicts, except those imported before.
 
     Example: amodal reasonseg review import work annotated.json --from label-studio
     """
-    _known(source)
+    _check_tool(source)
     from amodal.datagen.review.label_studio import import_label_studio
     from amodal.datagen.review.review import work_policy
-    from amodal.datagen.store.manifest import open_work
+    from amodal.datagen.store.work_folder import open_work
 
-    with open_work(work) as manifest:
-        result = import_label_studio(manifest, work_policy(manifest, reviewers, include_failed=True), annotated)
+    with open_work(work) as opened:
+        result = import_label_studio(opened, work_policy(opened, reviewers, include_failed=True), annotated)
     if as_json:
         typer.echo(json.dumps(result))
         return
-    typer.echo(f"Taken over: {result['taken']} verdicts; {result['known']} were known, {result['empty']} are empty.")
+    typer.echo(f"Imported: {result['taken']} verdicts; {result['known']} known before, {result['empty']} empty.")
     for line in result["refused"]:
-        typer.echo(f"Not taken over: {line}")
+        typer.echo(f"Not imported: {line}")
     if result["masks_changed"]:
-        typer.echo(f"Masks drawn over, which is not taken over: pairs {', '.join(map(str, result['masks_changed']))}")
+        typer.echo(f"Changed masks, not imported: pairs {', '.join(map(str, result['masks_changed']))}")
 
 
 @review_app.command()
 def agreement(work: Work, as_json: AsJson = False) -> None:
-    """Print how well people agree: Cohen's kappa of each two, Fleiss' kappa of all.
+    """Print how well people agree: Cohen's kappa per pair of people, Fleiss' kappa of all.
 
     Example: amodal reasonseg review agreement work --json
     """
-    from amodal.datagen.review.agreement import agreement as measure
-    from amodal.datagen.store.manifest import open_work
+    from amodal.datagen.stats import agreement as measure
+    from amodal.datagen.store.work_folder import open_work
 
-    with open_work(work) as manifest:
-        result = measure(manifest.reviews())
+    with open_work(work) as opened:
+        result = measure(opened.reviews.all())
     typer.echo(json.dumps(result) if as_json else "\n".join(agreement_lines(result)))
 
 
 def agreement_lines(result: dict[str, Any]) -> list[str]:
-    """What `amodal.datagen.review.agreement` measured, for people."""
+    """The result of `amodal.datagen.stats.agreement` as lines of text."""
     fleiss = result["fleiss"]
     if not result["pairs"]:
-        return ["agreement: no pair was judged by two people"]
+        return ["agreement: no pair was reviewed by two people"]
     return [
-        f"{result['pairs']} pairs judged by two people or more, {_figure(result['observed'])} of verdicts equal",
-        f"Fleiss' kappa: {_figure(fleiss['kappa'])} ({fleiss['pairs']} pairs, {fleiss['verdicts']} verdicts each)",
+        f"{result['pairs']} pairs reviewed by two people or more, {_number(result['observed'])} of verdicts equal",
+        f"Fleiss' kappa: {_number(fleiss['kappa'])} ({fleiss['pairs']} pairs, {fleiss['verdicts']} verdicts each)",
         *(
-            f"Cohen's kappa of {' and '.join(row['reviewers'])}: {_figure(row['kappa'])} ({row['pairs']} pairs)"
+            f"Cohen's kappa of {' and '.join(row['reviewers'])}: {_number(row['kappa'])} ({row['pairs']} pairs)"
             for row in result["cohen"]
         ),
     ]
@@ -155,13 +160,13 @@ def agreement_lines(result: dict[str, Any]) -> list[str]:
 def _announce(link: str) -> None:
     typer.echo(f"Review: {link}")
     if "?token=" in link:
-        typer.echo("Whoever has this link may review; it is not encrypted. Ctrl+C stops.")
+        typer.echo("Everybody with this link may review; the connection is not encrypted. Stop with Ctrl+C.")
 
 
-def _figure(value: float | None) -> str:
+def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}"
 
 
-def _known(tool: str) -> None:
+def _check_tool(tool: str) -> None:
     if tool != "label-studio":
         raise InputError(f"tool: expected label-studio, got {tool!r}")

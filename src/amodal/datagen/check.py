@@ -1,4 +1,4 @@
-"""Stage 3: hold every generated pair against the rules, and send back what breaks them."""
+"""Stage 3: check every generated pair against the rules, and send back the pairs that fail."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from amodal.datagen.prompt import PAIRS_PER_IMAGE
-from amodal.datagen.rules import RULES, Context, Fault, RuleSettings, check_duplicate, check_pair
-from amodal.datagen.store.manifest import Manifest
+from amodal.datagen.rules import RULES, RuleContext, RuleSettings, RuleViolation, check_duplicate, check_pair
 from amodal.datagen.store.records import Draft, Pair, PairState, WorkImage
-from amodal.io.progress import bar
+from amodal.datagen.store.work_folder import WorkFolder
+from amodal.io.progress import progress_bar
 
-EXAMPLES = 3  # of each rule in a report
-WHO = "check"
+MAX_EXAMPLES = 3  # per rule in a report
+WHO = "check"  # name in the history of pairs
 IMAGE_RULES = ("format", "count")
 
-Then = Literal["retry", "people"]
+FailureRoute = Literal["retry", "people"]
 
 
 @dataclass
 class RuleReport:
-    """How often a rule was broken, and by what."""
+    """How often a rule was violated, with examples."""
 
     failed: int = 0
     examples: list[dict[str, Any]] = field(default_factory=list)
@@ -29,17 +29,17 @@ class RuleReport:
 
 @dataclass
 class CheckReport:
-    """What `check` found.
+    """The result of `check`.
 
     Attributes:
-        pairs: looked at.
-        checked: of them, without fault.
-        failed: with one or more.
-        images: looked at.
-        images_failed: without a single readable pair.
-        again: images that `generate` will ask about once more.
-        rules: by name; `format` counts answers of another form, `count` images with too few pairs,
-            the others pairs.
+        pairs: number of pairs checked.
+        checked: number of pairs without a violation.
+        failed: number of pairs with a violation.
+        images: number of images checked.
+        images_failed: number of images without a single readable pair.
+        again: number of images that `generate` will ask about again.
+        rules: report by rule. `format` counts replies that could not be parsed, `count` images with
+            too few pairs, and each other rule pairs.
     """
 
     pairs: int = 0
@@ -53,126 +53,113 @@ class CheckReport:
     )
 
     def to_json(self) -> dict[str, Any]:
-        """As printed by `amodal reasonseg check --json`."""
+        """The output of `amodal reasonseg check --json`."""
         rules = {name: {"failed": rule.failed, "examples": rule.examples} for name, rule in self.rules.items()}
-        counts = {name: getattr(self, name) for name in COUNTS}
-        return {**counts, "rules": rules}
+        counts = ("pairs", "checked", "failed", "images", "images_failed", "again")
+        return {**{name: getattr(self, name) for name in counts}, "rules": rules}
 
-    def note(self, rule: str, reason: str, **where: Any) -> None:
-        """Count one breach and keep it if it is among the first."""
+    def add_violation(self, rule: str, reason: str, **location: Any) -> None:
+        """Count one violation, and keep it if it is among the first."""
         report = self.rules[rule]
         report.failed += 1
-        if len(report.examples) < EXAMPLES:
-            report.examples.append({**where, "reason": reason})
-
-
-COUNTS = ("pairs", "checked", "failed", "images", "images_failed", "again")
+        if len(report.examples) < MAX_EXAMPLES:
+            report.examples.append({**location, "reason": reason})
 
 
 def check(
-    manifest: Manifest,
+    work: WorkFolder,
     settings: RuleSettings | None = None,
     *,
     pairs: int = PAIRS_PER_IMAGE,
     rounds: int = 3,
-    then: Then = "retry",
+    failure_route: FailureRoute = "retry",
     progress: bool = True,
 ) -> CheckReport:
-    """Check what was generated; pairs that people have seen are left alone.
+    """Check the generated pairs; pairs that people have reviewed do not change.
 
-    Failed pairs keep the reason. With `then="retry"` their images are asked about again by the
-    next `generate`, which tells the model the reasons, as long as the image has rounds left;
-    whatever failed in the last round, and with `then="people"` at once, waits for people.
+    A failed pair stores the reason. With `failure_route="retry"`, the next `generate` asks about
+    its image again and tells the model the reason, as long as the image has rounds left. Pairs that
+    fail in the last round, and all failed pairs with `failure_route="people"`, wait for people.
 
     Args:
-        manifest: the work folder.
-        settings: bounds of the rules.
-        pairs: wanted for each image.
-        rounds: answers about one image at most.
-        then: where failed pairs go.
-        progress: show a bar on stderr.
+        work: work folder.
+        settings: settings of the rules.
+        pairs: number of pairs wanted per image.
+        rounds: maximum number of replies per image.
+        failure_route: where failed pairs go.
+        progress: show a progress bar on stderr.
     """
     report, settings = CheckReport(), settings or RuleSettings()
-    _count_unreadable(manifest, report)
-    categories = manifest.categories()
-    ((total,),) = manifest.query("SELECT count(*) FROM images WHERE state != 'selected'")
-    images = (image for image in manifest.images() if image.state != "selected")
-    for image in bar(images, "check", progress, total):
+    _report_malformed(work, report)
+    categories, counts = work.categories(), work.image_state_counts()
+    total = sum(counts.values()) - counts.get("selected", 0)
+    images = (image for image in work.images() if image.state != "selected")
+    for image in progress_bar(images, "check", progress, total):
         report.images += 1
-        with manifest.transaction():
-            context = Context(manifest.sample(image), categories, settings)
-            found = list(manifest.pairs(image_id=image.id))
-            failed = _check_pairs(manifest, found, context, report)
-            missing = pairs - len(found)
-            if found and missing > 0:
-                report.note("count", f"expected {pairs} pairs, got {len(found)}", image_id=image.id)
-            _settle(manifest, image, bool(found), failed + max(missing, 0), then == "retry", rounds, report)
+        with work.atomic():
+            context = RuleContext(work.sample(image), categories, settings)
+            found = list(work.pairs.find(image_id=image.id))
+            num_failed = _check_pairs(work, found, context, report)
+            num_missing = max(pairs - len(found), 0)
+            if found and num_missing:
+                report.add_violation("count", f"expected {pairs} pairs, got {len(found)}", image_id=image.id)
+            retry = failure_route == "retry" and image.tries < rounds and num_failed + num_missing > 0
+            _set_image_state(work, image, bool(found), retry, report)
     return report
 
 
-def draft_of(pair: Pair) -> Draft:
-    """What the rules look at."""
-    return Draft(pair.question, pair.answer, pair.claims)
-
-
-def _check_pairs(manifest: Manifest, found: Iterable[Pair], context: Context, report: CheckReport) -> int:
-    """Give each pair that no one has seen its state; returns how many failed."""
-    kept, failed = list[Draft](), 0
-    ordered = sorted(found, key=lambda pair: pair.state in ("generated", "failed"))  # what people kept comes first
-    for pair in ordered:
-        draft = draft_of(pair)
+def _check_pairs(work: WorkFolder, pairs: Iterable[Pair], context: RuleContext, report: CheckReport) -> int:
+    """Check each pair that nobody has reviewed and set its state; returns how many failed."""
+    kept, num_failed = list[Draft](), 0
+    # Reviewed pairs come first, so that of two duplicates the reviewed one stays.
+    for pair in sorted(pairs, key=lambda pair: pair.state in ("generated", "failed")):
+        draft = Draft(pair.question, pair.answer, pair.claims)
         if pair.state not in ("generated", "checked", "failed"):
             kept += [] if pair.state == "rejected" else [draft]
             continue
-        faults = check_pair(draft, context)
-        duplicate = None if faults else check_duplicate(draft, kept, context.settings)
-        faults += [duplicate] if duplicate else []
-        _report(pair, faults, report)
-        if faults:
-            failed += 1
+        violations = check_pair(draft, context)
+        duplicate = None if violations else check_duplicate(draft, kept, context.settings)
+        violations += [duplicate] if duplicate else []
+        _report_pair(pair, violations, report)
+        if violations:
+            num_failed += 1
         else:
             kept.append(draft)
-        _set_state(manifest, pair, faults)
-    return failed
+        _set_pair_state(work, pair, violations)
+    return num_failed
 
 
-def _report(pair: Pair, faults: list[Fault], report: CheckReport) -> None:
+def _report_pair(pair: Pair, violations: list[RuleViolation], report: CheckReport) -> None:
     report.pairs += 1
-    report.failed += bool(faults)
-    report.checked += not faults
-    for fault in faults:
-        where = {"pair_id": pair.id, "image_id": pair.image_id, "question": pair.question, "answer": pair.answer}
-        report.note(fault.rule, fault.reason, **where)
+    report.failed += bool(violations)
+    report.checked += not violations
+    for violation in violations:
+        location = {"pair_id": pair.id, "image_id": pair.image_id, "question": pair.question, "answer": pair.answer}
+        report.add_violation(violation.rule, violation.reason, **location)
 
 
-def _set_state(manifest: Manifest, pair: Pair, faults: list[Fault]) -> None:
-    state: PairState = "failed" if faults else "checked"
-    reason = "; ".join(map(str, faults)) or None
-    if (pair.state, pair.reason) != (state, reason):
-        if pair.state == state:  # failed before, for another reason
-            with manifest.transaction() as connection:
-                connection.execute("UPDATE pairs SET reason = ? WHERE id = ?", (reason, pair.id))
-            return
-        manifest.set_state(pair.id, state, WHO, reason=reason)
+def _set_pair_state(work: WorkFolder, pair: Pair, violations: list[RuleViolation]) -> None:
+    state: PairState = "failed" if violations else "checked"
+    reason = "; ".join(map(str, violations)) or None
+    if pair.state != state:
+        work.pairs.set_state(pair.id, state, WHO, reason=reason)
+    elif pair.reason != reason:  # failed before for another reason
+        work.pairs.set_reason(pair.id, reason)
 
 
-def _settle(
-    manifest: Manifest, image: WorkImage, answered: bool, wanting: int, retry: bool, rounds: int, report: CheckReport
-) -> None:
-    """Whether an image is done, is asked about again, or has failed as a whole."""
-    if wanting and retry and image.tries < rounds and not (image.reason or "").startswith("refused"):
-        manifest.set_image_state(image.id, "again", None if answered else image.reason)
+def _set_image_state(work: WorkFolder, image: WorkImage, has_pairs: bool, retry: bool, report: CheckReport) -> None:
+    """Decide whether an image is done, is asked about again, or has failed as a whole."""
+    if retry and not (image.reason or "").startswith("refused"):
+        work.set_image_state(image.id, "again", None if has_pairs else image.reason)
         report.again += 1
-    elif answered:
-        manifest.set_image_state(image.id, "done")
+    elif has_pairs:
+        work.set_image_state(image.id, "done")
     else:
-        manifest.set_image_state(image.id, "failed", image.reason)
-    report.images_failed += not answered
+        work.set_image_state(image.id, "failed", image.reason)
+    report.images_failed += not has_pairs
 
 
-def _count_unreadable(manifest: Manifest, report: CheckReport) -> None:
-    sql = "SELECT image_id, detail, response FROM requests WHERE status = 'malformed' ORDER BY id"
-    for image_id, detail, response in manifest.query(f"{sql} LIMIT {EXAMPLES}"):
-        report.note("format", detail, image_id=image_id, response=(response or "")[:500])
-    ((count,),) = manifest.query("SELECT count(*) FROM requests WHERE status = 'malformed'")
-    report.rules["format"].failed = count
+def _report_malformed(work: WorkFolder, report: CheckReport) -> None:
+    for reply in work.requests.malformed(limit=MAX_EXAMPLES):
+        report.add_violation("format", reply.reason, image_id=reply.image_id, response=reply.response[:500])
+    report.rules["format"].failed = work.requests.counts().get("malformed", 0)

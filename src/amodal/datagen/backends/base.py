@@ -1,4 +1,4 @@
-"""What a writer of question-answer pairs is to the rest of the pipeline."""
+"""The interface between the pipeline and a backend that writes question-answer pairs."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from amodal.data.samples import ImageSample
-from amodal.datagen.prompt import Rejected
+from amodal.datagen.prompt import RejectedPair
 
 
 @dataclass(frozen=True)
-class Task:
-    """Pairs wanted for one image.
+class WritingTask:
+    """A request for pairs about one image.
 
     Attributes:
-        image: with its objects.
+        image: the image with its objects.
         categories: names by id.
-        count: pairs wanted.
-        round: how many answers about this image there were before.
-        key: the same for the same task in every run, so that a server can tell a repeated request.
-        kept: questions of the image that stay.
-        rejected: pairs of earlier rounds that did not pass.
-        complaint: why the last answer as a whole could not be used, or None.
+        count: number of pairs wanted.
+        round: number of earlier replies about this image.
+        key: the same for the same task in every run, so that a server recognises a repeated request.
+        kept: questions about the image that stay.
+        rejected: pairs of earlier rounds that failed the check.
+        complaint: why the last reply as a whole could not be used, or None.
     """
 
     image: ImageSample
@@ -31,19 +31,19 @@ class Task:
     round: int
     key: str
     kept: Sequence[str] = ()
-    rejected: Sequence[Rejected] = ()
+    rejected: Sequence[RejectedPair] = ()
     complaint: str | None = None
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came back, and what it used up.
+class BackendReply:
+    """The reply to a writing task, and the tokens it used.
 
     Attributes:
-        text: to be read by `prompt.parse_response`.
-        raw: everything that was received, as JSON, for keeping.
+        text: text for `prompt.parse_response`.
+        raw: everything that was received, as JSON, for the record.
         prompt_tokens: as counted by the server, or estimated.
-        completion_tokens: likewise.
+        completion_tokens: as counted by the server, or estimated.
     """
 
     text: str
@@ -53,20 +53,20 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """The most a request may use up."""
+class UsageEstimate:
+    """The most tokens that a request may use."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
 class BackendError(Exception):
-    """A request that brought no answer.
+    """A request that got no reply.
 
     Attributes:
         retry: whether the same request may succeed later.
-        fatal: whether every other request would fail the same way.
-        wait: seconds the server asks to wait, or None.
+        fatal: whether every other request would fail for the same reason.
+        wait: seconds that the server asks to wait, or None.
     """
 
     def __init__(self, message: str, *, retry: bool, fatal: bool = False, wait: float | None = None) -> None:
@@ -78,20 +78,20 @@ class Backend(Protocol):
     """Writes question-answer pairs about images.
 
     Attributes:
-        name: for the history of pairs, such as `openai/gpt-4o`.
+        name: name in the history of pairs, such as `openai/gpt-4o`.
     """
 
     name: str
 
-    def estimate(self, task: Task) -> Estimate:
-        """The most that asking for this may use up."""
+    def estimate(self, task: WritingTask) -> UsageEstimate:
+        """The most tokens that this task may use."""
 
-    async def ask(self, task: Task) -> Answer:
-        """Ask once.
+    async def ask(self, task: WritingTask) -> BackendReply:
+        """Send one request.
 
         Raises:
-            BackendError: no answer came.
+            BackendError: no reply was received.
         """
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""

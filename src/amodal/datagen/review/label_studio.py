@@ -1,4 +1,4 @@
-"""Reviews in Label Studio: pairs out as tasks with both masks of every object, verdicts back in."""
+"""Review in Label Studio: export of pairs as tasks with both masks of every object, import of verdicts."""
 
 from __future__ import annotations
 
@@ -13,31 +13,35 @@ from typing import Any, cast
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-from amodal.datagen.review.items import Items, picture_path
-from amodal.datagen.review.label_studio_masks import PARTS, labelled_masks, masks_changed
-from amodal.datagen.review.markup import from_editable, reason_for_people, to_editable
-from amodal.datagen.review.review import Policy, reviewer_name, submit
+import numpy as np
+
+from amodal.datagen.review.items import ReviewItems, from_editable, reason_for_people, safe_image_path, to_editable
+from amodal.datagen.review.review import ReviewPolicy, reviewer_name, submit
 from amodal.datagen.rules import object_ids
-from amodal.datagen.store.manifest import Manifest
 from amodal.datagen.store.records import Pair, Review, Verdict, WorkImage
+from amodal.datagen.store.work_folder import WorkFolder
 from amodal.errors import InputError
 from amodal.inference.draw import object_colour
-from amodal.io.files import appearing_folder
-from amodal.io.progress import bar
+from amodal.io.files import atomic_folder
+from amodal.io.progress import progress_bar
+from amodal.ops.arrays import Mask
+from amodal.ops.brush_rle import decode_brush, encode_brush
+from amodal.ops.rle import decode_mask
 
 Record = dict[str, Any]
 
 MODEL_VERSION = "amodal"
-TASKS_A_FILE = 500  # with ten objects a picture some 30 MB
-_NOTHING_YET = "None yet."
+TASKS_PER_FILE = 500  # about 30 MB with ten objects per image
+PARTS = {"visible": "visible_mask", "whole": "segmentation"}
+_NO_VERDICTS = "None yet."
 
 
 def export_label_studio(
-    work: Manifest,
-    policy: Policy,
+    work: WorkFolder,
+    policy: ReviewPolicy,
     out: str | Path,
     *,
-    picture_url: str,
+    image_url: str,
     mentioned_only: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -45,39 +49,39 @@ def export_label_studio(
 
     Args:
         work: work folder.
-        policy: says which pairs wait.
+        policy: determines which pairs wait.
         out: new folder.
-        picture_url: what stands before a picture's name in the tasks.
+        image_url: URL prefix of the images in the tasks.
         mentioned_only: leave out the masks of objects that the answer does not mention.
-        progress: show how far it is.
+        progress: show a progress bar on stderr.
 
     Returns:
-        `tasks`, `images` and `objects` (the most on one picture).
+        `tasks` and `images` (numbers of both) and `objects` (the largest number of objects per image).
 
     Raises:
-        InputError: the folder exists, nothing waits, or a picture is missing or outside the work
+        InputError: the folder exists, no pair waits, or an image file is missing or outside the work
             folder.
     """
     folder = Path(out)
     if folder.exists():
         raise InputError(f"out: expected a new folder, got {str(folder)!r}, which exists")
-    images = {pair.image_id for pair in work.pairs(policy.states)}
+    images = {pair.image_id for pair in work.pairs.find(policy.states)}
     if not images:
         raise InputError(f"work {work.folder}: expected pairs that wait for people, got none")
     largest = max(len(work.object_records(image_id)) for image_id in images)
-    with appearing_folder(folder) as unfinished:
+    with atomic_folder(folder) as unfinished:
         (unfinished / "config.xml").write_text(labeling_config(largest), encoding="utf-8")
-        shown = bar(sorted(images), "pictures", progress)
-        tasks = _tasks(work, policy, shown, unfinished / "images", picture_url, mentioned_only)
+        shown = progress_bar(sorted(images), "images", progress)
+        tasks = _tasks(work, policy, shown, unfinished / "images", image_url, mentioned_only)
         count = _write_parts(tasks, unfinished)
     return {"tasks": count, "images": len(images), "objects": largest}
 
 
 def labeling_config(num_objects: int) -> str:
-    """The labeling interface: picture and masks, the objects in words, editable texts, the verdict.
+    """The labeling interface: image and masks, the objects in words, editable texts, and the verdict.
 
     Args:
-        num_objects: most objects on one picture; each gets a label for either mask.
+        num_objects: largest number of objects per image; each gets one label per mask.
     """
     view = ElementTree.Element("View")
     _add(view, "Image", name="image", value="$image", zoom="true", zoomControl="true")
@@ -106,26 +110,26 @@ def labeling_config(num_objects: int) -> str:
     return ElementTree.tostring(view, encoding="unicode")
 
 
-def import_label_studio(work: Manifest, policy: Policy, annotated: str | Path) -> dict[str, Any]:
-    """Take over the verdicts of a Label Studio export ("JSON").
+def import_label_studio(work: WorkFolder, policy: ReviewPolicy, annotated: str | Path) -> dict[str, Any]:
+    """Import the verdicts of a Label Studio export ("JSON").
 
-    Masks are the dataset's: what people drew is compared and reported, not taken over.
+    Changes of masks are reported, but not imported: masks belong to the dataset.
 
     Args:
         work: work folder.
-        policy: how verdicts add up.
+        policy: how verdicts become a decision.
         annotated: the exported file.
 
     Returns:
-        Counts `taken`, `known` (imported before) and `empty` (skipped or without a verdict),
-        `refused`: a line for each verdict not taken over and why, and `masks_changed`: ids of pairs
-        whose masks were drawn over.
+        Numbers `taken` (imported now), `known` (imported before) and `empty` (skipped or without a
+        verdict); `refused`, one line per verdict that was not imported, with the reason; and
+        `masks_changed`, ids of the pairs whose masks people changed.
 
     Raises:
         InputError: the file is missing or of another form.
     """
     counts, refused, changed = Counter[str](), list[str](), set[int]()
-    items = Items(work)
+    items = ReviewItems(work)
     masks_of = lru_cache(maxsize=8)(lambda image_id: labelled_masks(work.object_records(image_id)))
     for task in _read_tasks(Path(annotated)):
         try:
@@ -137,7 +141,7 @@ def import_label_studio(work: Manifest, policy: Policy, annotated: str | Path) -
             if masks_changed(annotation.get("result") or [], masks_of(pair.image_id)):
                 changed.add(pair.id)
             try:
-                counts[_take(work, items, policy, task, annotation)] += 1
+                counts[_import_annotation(work, items, policy, task, annotation)] += 1
             except InputError as error:
                 line = " ".join(str(error).split())
                 refused.append(line if line.startswith("pair ") else f"pair {pair.id}: {line}")
@@ -146,38 +150,38 @@ def import_label_studio(work: Manifest, policy: Policy, annotated: str | Path) -
 
 
 def _write_parts(tasks: Iterable[Record], folder: Path) -> int:
-    """`tasks-001.json` and so on, each small enough to be imported; returns how many tasks there are."""
+    """Write `tasks-001.json` and so on, each small enough to be imported; returns the number of tasks."""
     count = 0
     rest = iter(tasks)
-    while part := list(islice(rest, TASKS_A_FILE)):
-        number = count // TASKS_A_FILE + 1
+    while part := list(islice(rest, TASKS_PER_FILE)):
+        number = count // TASKS_PER_FILE + 1
         (folder / f"tasks-{number:03d}.json").write_text(json.dumps(part), encoding="utf-8")
         count += len(part)
     return count
 
 
 def _tasks(
-    work: Manifest, policy: Policy, images: Iterable[int], folder: Path, picture_url: str, mentioned_only: bool
+    work: WorkFolder, policy: ReviewPolicy, images: Iterable[int], folder: Path, image_url: str, mentioned_only: bool
 ) -> Iterator[Record]:
-    """A task for each pair, an image after the other; copies the pictures on the way."""
+    """One task per pair, image by image; also copies the image files."""
     folder.mkdir()
     for image_id in images:
         image = work.image(image_id)
-        name = _copy_picture(work, image, folder)
+        name = _copy_image(work, image, folder)
         records = work.object_records(image_id)
         ids = [record["id"] for record in records]
         regions = _regions(records, image)
-        data = {"image": picture_url + quote(name), "objects": _in_words(records, work.categories())}
-        for pair in work.pairs(policy.states, image_id):
+        data = {"image": image_url + quote(name), "objects": _in_words(records, work.categories())}
+        for pair in work.pairs.find(policy.states, image_id):
             numbers = {ids.index(i) + 1 for i in object_ids(pair.answer) if i in ids}
             kept = [r for r in regions if not mentioned_only or int(r["id"].partition("-")[0]) in numbers]
             yield _task(work, pair, ids, data, kept)
 
 
-def _copy_picture(work: Manifest, image: WorkImage, folder: Path) -> str:
-    source = picture_path(work, image)
+def _copy_image(work: WorkFolder, image: WorkImage, folder: Path) -> str:
+    source = safe_image_path(work, image)
     if not source.is_file():
-        raise InputError(f"image {image.id}: expected the picture {str(source)!r}, which does not exist")
+        raise InputError(f"image {image.id}: expected the file {str(source)!r}, which does not exist")
     name = f"{image.id}{source.suffix.lower()}"
     shutil.copyfile(source, folder / name)
     return name
@@ -200,10 +204,12 @@ def _regions(records: Sequence[Record], image: WorkImage) -> list[Record]:
     ]
 
 
-def _task(work: Manifest, pair: Pair, ids: Sequence[int], data: Record, regions: Sequence[Record]) -> Record:
+def _task(work: WorkFolder, pair: Pair, ids: Sequence[int], data: Record, regions: Sequence[Record]) -> Record:
     answer = to_editable(pair.answer, ids)
     texts = [_text_region("question", pair.question), _text_region("answer", answer)]
-    earlier = [_verdict_in_words(r, ids) for r in work.reviews(pair.id)] if pair.state == "cross_checked" else []
+    earlier = (
+        [_verdict_in_words(r, ids) for r in work.reviews.of_pair(pair.id)] if pair.state == "cross_checked" else []
+    )
     if pair.state == "failed":
         earlier = [f"The automatic check: {reason_for_people(pair.reason or '', ids)}"]
     return {
@@ -213,7 +219,7 @@ def _task(work: Manifest, pair: Pair, ids: Sequence[int], data: Record, regions:
             "tries": pair.tries,
             "question": pair.question,
             "answer": answer,
-            "earlier": "\n".join(earlier) or _NOTHING_YET,
+            "earlier": "\n".join(earlier) or _NO_VERDICTS,
         },
         "predictions": [{"model_version": MODEL_VERSION, "result": [*regions, *texts]}],
     }
@@ -224,7 +230,7 @@ def _text_region(name: str, text: str) -> Record:
 
 
 def _in_words(records: Sequence[Record], categories: dict[int, str]) -> str:
-    """`#1 lamp, 19% hidden behind #2`, a line an object."""
+    """Describe the objects as `#1 lamp, 19% hidden behind #2`, one line per object."""
     number = {record["id"]: i + 1 for i, record in enumerate(records)}
     lines = []
     for record in records:
@@ -242,7 +248,7 @@ def _verdict_in_words(review: Review, ids: Sequence[int]) -> str:
 
 def _read_tasks(path: Path) -> list[Record]:
     if not path.is_file():
-        raise InputError(f"annotated: expected a file, got {str(path)!r}, which is none")
+        raise InputError(f"annotated: expected a file, got {str(path)!r}, which does not exist")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -262,28 +268,30 @@ def _is_task(task: Any) -> bool:
     )
 
 
-def _pair_of(work: Manifest, task: Record) -> Pair:
-    """The pair a task was made of; it must ask what the task asked."""
+def _pair_of(work: WorkFolder, task: Record) -> Pair:
+    """The pair from which a task was made; the task must have its question, or one from its history."""
     number, question = task["data"].get("pair"), task["data"].get("question")
     if not isinstance(number, int):
         raise InputError(f"task {task.get('id')}: expected the number of a pair, got {number!r}")
-    pair = work.pair(number)
-    if question not in {event.question for event in work.history(number)}:
+    pair = work.pairs.get(number)
+    if question not in {event.question for event in work.pairs.history(number)}:
         raise InputError(f"pair {number}: expected a task of this work folder, got another question")
     return pair
 
 
-def _take(work: Manifest, items: Items, policy: Policy, task: Record, annotation: Record) -> str:
-    """Take one annotation over: `taken`, `known` or `empty`."""
+def _import_annotation(
+    work: WorkFolder, items: ReviewItems, policy: ReviewPolicy, task: Record, annotation: Record
+) -> str:
+    """Import one annotation; returns whether it was `taken`, `known` or `empty`."""
     values = _values(annotation)
     verdict = values.get("verdict")
     if annotation.get("was_cancelled") or verdict is None:
         return "empty"
-    pair = work.pair(task["data"]["pair"])
+    pair = work.pairs.get(task["data"]["pair"])
     name = reviewer_name(work, _annotator(annotation.get("completed_by")))
     question, answer = _edits(values, task["data"])
     full = None if answer is None else from_editable(answer, items.object_ids(pair.image_id))
-    before = next((r for r in work.reviews(pair.id) if r.reviewer == name), None)
+    before = next((r for r in work.reviews.of_pair(pair.id) if r.reviewer == name), None)
     if before is not None:
         same = before.verdict == verdict and (verdict != "fix" or (before.question, before.answer) == (question, full))
         if same:
@@ -299,7 +307,7 @@ def _take(work: Manifest, items: Items, policy: Policy, task: Record, annotation
 
 
 def _edits(values: dict[str, str], data: Record) -> tuple[str | None, str | None]:
-    """Question and answer where they differ from what was exported."""
+    """Question and answer, each None if it is as it was exported."""
     edited = []
     for name in ("question", "answer"):
         text = " ".join(values.get(name, "").split())
@@ -308,7 +316,7 @@ def _edits(values: dict[str, str], data: Record) -> tuple[str | None, str | None
 
 
 def _values(annotation: Record) -> dict[str, str]:
-    """What was chosen and written, by control; of several texts the last."""
+    """The choices and texts by name of the control; of several texts the last."""
     values = {}
     for region in annotation.get("result") or []:
         value = region.get("value")
@@ -321,13 +329,49 @@ def _values(annotation: Record) -> dict[str, str]:
 
 
 def _annotator(completed_by: Any) -> str:
-    """A name for who made an annotation: e-mail address, or the number Label Studio gave them."""
+    """Name of the annotator: the e-mail address, or the number that Label Studio gave them."""
     if isinstance(completed_by, dict):
         completed_by = completed_by.get("email") or completed_by.get("id")
     if completed_by is None:
-        raise InputError("expected to know who annotated, got no completed_by")
+        raise InputError("expected the name of the annotator, got no completed_by")
     return completed_by if isinstance(completed_by, str) else f"annotator {completed_by}"
 
 
 def _add(parent: ElementTree.Element, tag: str, **attributes: str) -> ElementTree.Element:
     return ElementTree.SubElement(parent, tag, attributes)
+
+
+def masks_changed(result: Sequence[Record], masks: dict[str, tuple[Mask, list[int]]]) -> bool:
+    """Whether an annotation's brush regions differ from the masks of the image's objects.
+
+    Args:
+        result: regions of the annotation.
+        masks: masks as returned by `labelled_masks`.
+    """
+    for region in result:
+        value = region.get("value") or {}
+        if region.get("type") != "brushlabels" or "rle" not in value:
+            continue
+        label = str((value.get("brushlabels") or [""])[0])
+        if label not in masks:
+            return True
+        mask, encoded = masks[label]
+        if value["rle"] == encoded:
+            continue
+        try:
+            if not np.array_equal(decode_brush(value["rle"], (mask.shape[0], mask.shape[1])), mask):
+                return True
+        except InputError:
+            return True
+    return False
+
+
+def labelled_masks(records: Sequence[Record]) -> dict[str, tuple[Mask, list[int]]]:
+    """Both masks of every object, also as brush RLE, by label such as `2 visible`; empty masks are left out."""
+    masks = {}
+    for number, record in enumerate(records, start=1):
+        for part, key in PARTS.items():
+            mask = decode_mask(record[key])
+            if mask.any():
+                masks[f"{number} {part}"] = (mask, encode_brush(mask))
+    return masks

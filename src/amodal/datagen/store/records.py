@@ -1,4 +1,4 @@
-"""What a work folder holds, and the states a question-answer pair goes through."""
+"""What a work folder stores, and the states that a question-answer pair goes through."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Verdict = Literal["accept", "fix", "reject"]
 Stage = Literal["review", "cross-check", "tiebreak"]
 ImageState = Literal["selected", "answered", "again", "done", "failed"]
 
-# Where each state leads. A failed pair is generated anew, passes a later check, or goes to people,
-# who may also decide on it alone.
+# The states that may follow each state. A failed pair is generated again, passes a later check, or
+# goes to people, who may also decide about it alone.
 TRANSITIONS: dict[PairState, frozenset[PairState]] = {
     "generated": frozenset({"checked", "failed"}),
     "failed": frozenset({"generated", "checked", "reviewed", "accepted", "rewritten", "rejected"}),
@@ -32,15 +32,15 @@ class Pair:
     """A question and its answer.
 
     Attributes:
-        id: number in the work folder.
-        image_id: picture it belongs to.
-        slot: which of the picture's pairs it is, from 1; another try fills the same slot.
+        id: id in the work folder.
+        image_id: image that the question is about.
+        slot: position among the pairs of the image, from 1; another try fills the same slot.
         question: one line.
         answer: text with `<p>phrase</p> {seg:ANNOTATION_ID}` for each object.
-        claims: (front, behind) annotation ids of what the writer said hides what.
-        state: where it stands.
+        claims: (front, behind) annotation ids of each occlusion that the writer stated.
+        state: current state.
         tries: how often it was generated.
-        reason: why it is in this state; None if there is nothing to say.
+        reason: why it is in this state, or None.
     """
 
     id: int
@@ -65,14 +65,15 @@ class Draft:
 
 @dataclass(frozen=True)
 class Review:
-    """What one person said about one pair.
+    """One person's judgement of one pair.
 
     Attributes:
         pair_id: the pair.
         reviewer: name of the person.
-        stage: first review, cross-check by another person, or decision of a third.
-        verdict: accept as it is, accept with the changes given, or reject.
-        question: as edited; None if unchanged. `answer` likewise.
+        stage: first review, cross-check by another person, or decision by a third person.
+        verdict: accept unchanged, accept with the given changes, or reject.
+        question: the edited question; None if unchanged.
+        answer: the edited answer; None if unchanged.
         note: free text.
         time: ISO 8601, UTC.
     """
@@ -88,8 +89,8 @@ class Review:
 
 
 @dataclass(frozen=True)
-class Event:
-    """One line of a pair's history: its state and text after someone changed them."""
+class HistoryEntry:
+    """The state and the texts of a pair after somebody changed them."""
 
     pair_id: int
     state: PairState
@@ -102,17 +103,17 @@ class Event:
 
 @dataclass(frozen=True)
 class WorkImage:
-    """A picture of the work folder and how far it is.
+    """An image of the work folder and its progress.
 
     Attributes:
         id: image id.
         file_name: name in the work folder's `images/`.
         height: H in pixels.
         width: W in pixels.
-        split: side it is on.
-        state: selected (nothing asked yet), answered, again (another try is wanted), done, failed.
-        tries: answers received.
-        reason: why it failed or is asked again.
+        split: side of the split.
+        state: selected (no reply yet), answered, again (another try is wanted), done or failed.
+        tries: number of replies received.
+        reason: why it failed or is tried again, or None.
     """
 
     id: int

@@ -1,4 +1,4 @@
-"""The short form of answers: nothing is lost on the way there and back."""
+"""The editable form of answers: conversion there and back loses nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amodal.datagen.review.markup import from_editable, reason_for_people, to_editable
+from amodal.datagen.review.items import from_editable, reason_for_people, to_editable
 from amodal.errors import InputError
 
 IDS = [11, 205, 7]
@@ -26,15 +26,15 @@ IDS = [11, 205, 7]
         ("<script>alert(1)</script> <p>it</p> {seg:7}", "<script>alert(1)</script> [it #3]"),
     ],
 )
-def test_there_and_back(answer: str, short: str) -> None:
+def test_conversion_there_and_back(answer: str, short: str) -> None:
     assert to_editable(answer, IDS) == short
     assert from_editable(short, IDS) == answer
 
 
-def test_reasons_use_the_pages_numbers() -> None:
+def test_reasons_use_the_numbers_of_the_page() -> None:
     reason = "expected what the masks show, got that [205] hides part of [7], not [99], in '[a] <p>it</p> {seg:11}'"
-    told = "expected what the masks show, got that #2 hides part of #3, not [99], in '[a] [it #1]'"
-    assert reason_for_people(reason, IDS) == told
+    expected = "expected what the masks show, got that #2 hides part of #3, not [99], in '[a] [it #1]'"
+    assert reason_for_people(reason, IDS) == expected
 
 
 @given(
@@ -47,8 +47,8 @@ def test_reasons_use_the_pages_numbers() -> None:
         max_size=4,
     )
 )
-def test_no_mention_changes(parts: list[tuple[str, str | None, list[int]]]) -> None:
-    """Only white space may differ, unless the words between already looked like the short form."""
+def test_no_mention_is_lost(parts: list[tuple[str, str | None, list[int]]]) -> None:
+    """Only white space may differ; the words between mentions must not look like the editable form."""
     text = ""
     for between, words, ids in parts:
         text += between.replace("#", "").replace("{", "").replace("}", "").replace("<", "")
@@ -65,7 +65,7 @@ def test_numbers_without_an_object(number: int) -> None:
         from_editable(f"It is [the mug #{number}].", IDS)
 
 
-def test_long_hostile_text_takes_no_time() -> None:
+def test_long_hostile_text_is_fast() -> None:
     for text in ("[" * 50_000, "[a " * 20_000, "[" + "#1 " * 20_000, "<p>" * 20_000, "[" + " " * 50_000 + "#"):
         assert from_editable(text, IDS) == " ".join(text.split())
         to_editable(text, IDS)

@@ -1,25 +1,35 @@
-"""What a model is told and shown."""
+"""The request to a model: summary, image with outlines, prompt text, parsing of the reply."""
 
 from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from amodal.datagen.describe import describe, draw_outlines, hidden_share, picture_url
-from amodal.datagen.prompt import Rejected, make_prompt, parse_response, to_response
-from amodal.datagen.store.manifest import Manifest
+from amodal.cli.main import main
+from amodal.datagen.prompt import (
+    RejectedPair,
+    describe,
+    draw_outlines,
+    image_url,
+    make_prompt,
+    parse_response,
+    to_response,
+)
 from amodal.datagen.store.records import Draft
+from amodal.datagen.store.work_folder import WorkFolder
 from amodal.errors import InputError
 from amodal.inference.draw import object_colour
 from amodal.ops.rle import encode_mask
 
-Works = Callable[..., Manifest]
+Works = Callable[..., WorkFolder]
 
 
 def test_summary(toy_work: Works) -> None:
@@ -31,40 +41,40 @@ def test_summary(toy_work: Works) -> None:
     ]
 
 
-def test_what_spills_over_hides_nothing(toy_work: Works) -> None:
-    """Pixels seen outside the whole do not make up for those of it that are hidden."""
+def test_visible_pixels_outside_the_amodal_mask_do_not_count(toy_work: Works) -> None:
+    """They do not lower the occlusion rate."""
     work = toy_work(1)
     mug = work.sample(work.image(1)).objects[0]
-    assert hidden_share(mug) == 0.25
-    seen = mug.visible_mask()
-    seen[:4] = True
-    assert hidden_share(replace(mug, visible_rle=encode_mask(seen))) == 0.25
-    assert hidden_share(replace(mug, amodal_rle=None)) == 0
+    assert mug.occlusion_rate() == 0.25
+    spilled = mug.visible_mask()
+    spilled[:4] = True
+    assert replace(mug, visible_rle=encode_mask(spilled)).occlusion_rate() == 0.25
+    assert replace(mug, amodal_rle=None).occlusion_rate() == 0
 
 
-def test_picture_with_outlines(toy_work: Works) -> None:
+def test_image_with_outlines(toy_work: Works) -> None:
     work = toy_work(1)
     image = work.sample(work.image(1))
 
     def sent(**settings: object) -> np.ndarray:
-        url = picture_url(image, **{"outlines": False, "max_side": 1024, **settings})
+        url = image_url(image, **{"outlines": False, "max_side": 1024, **settings})
         kind, code = url.split(",")
         assert kind == "data:image/jpeg;base64"
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(code))))
 
     plain, drawn = sent(), sent(outlines=True)
     assert plain.shape == drawn.shape == (32, 32, 3)
-    assert np.abs(plain.astype(int) - image.load()).mean() < 12, "the picture, but for JPEG"
+    assert np.abs(plain.astype(int) - image.load()).mean() < 12, "the image, except for JPEG errors"
     assert np.abs(plain.astype(int) - drawn).mean() > 5
     assert sent(max_side=16).shape == (16, 16, 3)
     pixels = np.zeros((128, 128, 3), np.uint8)
     marked = draw_outlines(pixels, image).any(axis=2)
-    assert not pixels.any(), "the picture given is left alone"
+    assert not pixels.any(), "the given array is not changed"
     assert marked[16, 16] and marked[80, 111], "corners of both objects, at four times the size"
     assert not marked[124, 4]
 
 
-def test_labels_stay_inside(toy_work: Works) -> None:
+def test_labels_stay_inside_the_image(toy_work: Works) -> None:
     work = toy_work(1)
     image = work.sample(work.image(1))
     mug, book = image.objects
@@ -74,13 +84,13 @@ def test_labels_stay_inside(toy_work: Works) -> None:
     columns = np.flatnonzero((drawn == colour).all(axis=2).any(axis=0))
     assert columns.max() <= 127 and columns.min() > 60
     label = (drawn == colour).all(axis=2)[:, columns.min()]
-    assert label.sum() > 8, "its left end is in the picture, as its right end is"
+    assert label.sum() > 8, "both ends of the label are inside the image"
 
 
-def test_prompt_tells_what_went_wrong() -> None:
+def test_prompt_states_what_went_wrong() -> None:
     first = make_prompt("SUMMARY", 10)
     assert first.user.startswith("SUMMARY\n\nWrite 10 question-answer pairs about this picture.\n\nAnswer with JSON")
-    rejected = [Rejected("Which cup?", "This {seg:1}.", "giveaway: names it")]
+    rejected = [RejectedPair("Which cup?", "This {seg:1}.", "giveaway: names it")]
     again = make_prompt("SUMMARY", 3, rejected, ["Who sits there?"], "format: broken")
     assert "Write 3 question-answer pairs" in again.user
     assert "- Which cup? -> This {seg:1}. (giveaway: names it)" in again.user
@@ -91,7 +101,7 @@ def test_prompt_tells_what_went_wrong() -> None:
         make_prompt("", 1, version="no such")
 
 
-def test_answers_are_read_back() -> None:
+def test_replies_are_parsed() -> None:
     drafts = [Draft("What is it?", "It is <p>that</p> {seg:3}.", ((3, 4),)), Draft("Who?", "Nobody.")]
     assert parse_response(to_response(drafts)) == drafts
     assert parse_response(f"```json\n{to_response(drafts)}\n```") == drafts
@@ -113,6 +123,18 @@ def test_answers_are_read_back() -> None:
         ('{"pairs": [{"question": "\\ud800", "answer": "a", "occlusion": []}]}', "expected JSON"),
     ],
 )
-def test_answers_that_cannot_be_read(text: str, message: str) -> None:
+def test_malformed_replies_are_refused(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_response(text)
+
+
+ROOT = Path(__file__).parents[2]
+FOLDER = Path(os.environ.get("AMODAL_SAMPLE_DATA", ROOT / "data" / "photos")) / "cocoa"
+
+
+@pytest.mark.skipif(not FOLDER.is_dir(), reason="no sample data")
+def test_prompt_of_a_genuine_record(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["reasonseg", "prompt", "--format", "cocoa", "--annotations", str(FOLDER), "--image-id", "343254"]
+    assert main(arguments) == 0
+    document = (ROOT / "docs" / "reasonseg.md").read_text()
+    assert document.split("````text\n")[1].split("\n````")[0] == capsys.readouterr().out.strip()

@@ -1,4 +1,4 @@
-"""`amodal reasonseg` from pictures to a dataset, without a network."""
+"""`amodal reasonseg` from annotated images to a dataset, without a network."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from amodal.cli.main import main
-from amodal.data.formats.reason_seg import read_reason_seg
-from amodal.datagen.store.manifest import open_work
+from amodal.data.reason_seg import read_reason_seg
+from amodal.datagen.store.work_folder import open_work
 from amodal.synthetic.generate import synthesize
 from tests.datagen.endpoint import serving
-from tests.datagen.many import write_many
+from tests.datagen.toy_work import execute_sql, write_many
 
 
 def amodal(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> Any:
-    """Runs `amodal reasonseg` and returns its JSON, or its line on stderr where it is to fail."""
+    """Run `amodal reasonseg`; returns its JSON or text, or its line on stderr if it should fail."""
     got = main(["reasonseg", *map(str, arguments)])
     captured = capsys.readouterr()
     assert got == code, captured
@@ -38,20 +38,21 @@ def end_to_end(capsys: pytest.CaptureFixture[str], annotations: Path, images: in
     assert (again["pairs"], again["requests"]) == (10 * images, made["requests"]), "nothing is written twice"
     report = amodal(capsys, "check", work, "--json")
     assert (report["checked"], report["failed"], report["again"]) == (10 * images, 0, 0)
-    figures = amodal(capsys, "stats", work, "--json")
-    assert (figures["images"], figures["pairs"], figures["pairs_per_image"]) == (images, 10 * images, 10.0)
-    assert figures["states"]["checked"] == 10 * images
-    with open_work(work) as manifest:
-        for pair in list(manifest.pairs()):
-            manifest.set_state(pair.id, "accepted", "ada")
+    numbers = amodal(capsys, "stats", work, "--json")
+    assert (numbers["images"], numbers["pairs"], numbers["pairs_per_image"]) == (images, 10 * images, 10.0)
+    assert numbers["states"]["checked"] == 10 * images
+    with open_work(work) as opened:
+        for pair in list(opened.pairs.find()):
+            opened.pairs.set_state(pair.id, "accepted", "ada")
     written = amodal(capsys, "export", work, "--to", "canonical", "--out", out, "--json")
     assert written["pairs"] == 10 * images
     dataset = read_reason_seg(out / "questions.json", out / "annotations.json")
     assert (len(dataset.conversations), dataset.num_turns) == (10 * images, 10 * images)
 
 
-def test_end_to_end(capsys: pytest.CaptureFixture[str], scenes: Path, tmp_path: Path) -> None:
-    end_to_end(capsys, scenes, 12, tmp_path)
+def test_end_to_end(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    annotations = synthesize("scenes", 12, 5, tmp_path / "scenes", progress=False)
+    end_to_end(capsys, annotations, 12, tmp_path)
 
 
 @pytest.mark.slow
@@ -60,21 +61,21 @@ def test_end_to_end_with_two_hundred_scenes(capsys: pytest.CaptureFixture[str], 
     end_to_end(capsys, annotations, 200, tmp_path)
 
 
-def test_words_for_people(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_text_output(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     annotations, work = write_many(tmp_path / "many", 3), tmp_path / "work"
     assert "30 pairs about 3 images (3 answered)" in amodal(
         capsys, "generate", "--annotations", annotations, "--out", work
     )
-    with open_work(work) as manifest, manifest.transaction() as connection:
-        connection.execute("UPDATE pairs SET question = 'Which mug is the best of them?' WHERE id = 1")
-        connection.execute("UPDATE pairs SET answer = 'It is <p>the mug</p> {seg:1} here.' WHERE id = 1")
+    with open_work(work) as opened:
+        execute_sql(opened, "UPDATE pairs SET question = 'Which mug is the best of them?' WHERE id = 1")
+        execute_sql(opened, "UPDATE pairs SET answer = 'It is <p>the mug</p> {seg:1} here.' WHERE id = 1")
     text = amodal(capsys, "check", work)
     assert "30 pairs: 29 checked, 1 failed" in text and "giveaway: 1" in text and "pair 1: expected a question" in text
-    assert "1 images wait for another try" in text
+    assert "1 images wait for a retry" in text
     assert "30 pairs about 3 images (1 answered, 2 done)" in amodal(capsys, "generate", "--out", work)
     assert "30 pairs: 30 checked, 0 failed" in amodal(capsys, "check", work)
     text = amodal(capsys, "stats", work)
-    assert "3 images, 30 pairs, 10.0 an image" in text and "requests: 4 answered" in text
+    assert "3 images, 30 pairs, 10.0 per image" in text and "requests: 4 answered" in text
     assert "Written: 30 pairs" in amodal(capsys, "export", work, "--out", tmp_path / "out", "--states", "checked")
 
 
@@ -135,8 +136,8 @@ def test_bad_input(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
-    """Peak of a whole `generate`, the reading of the annotations included."""
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
+    """Peak memory of a complete `generate`, including the reading of the annotations."""
     code = (
         "import resource, sys; from amodal.cli.main import main; assert main(sys.argv[1:]) == 0; "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)"
