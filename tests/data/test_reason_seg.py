@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from amodal.data.datasets import read_dataset
-from amodal.data.formats.reason_seg import ReasonDataset, plain_text, read_reason_seg
+from amodal.data.reason_seg import ReasonDataset, plain_text, read_reason_seg
 from amodal.errors import MAX_QUESTION_LENGTH, InputError
 from tests.data.toy import write_toy
 

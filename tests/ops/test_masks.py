@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from amodal.ops.masks import convex_hull_mask, crop_and_resize, crop_mask, iou_of_counts, mask_iou, paste_probs
+from amodal.ops.masks import convex_hull_mask, crop_and_resize, crop_mask, iou_of_counts, mask_iou, resize_probs
 from tests.drawing import mask
 
 
@@ -46,12 +46,10 @@ def test_crop_keeps_a_mask_that_fits() -> None:
     assert doubled.mean() == pytest.approx(0.25, abs=0.02)
 
 
-def test_probabilities_are_pasted_into_their_window() -> None:
-    probs = np.full((8, 8), 0.7, np.float32)
-    full = paste_probs(probs, (3, 2, 9, 5), (10, 12))
-    assert full.shape == (10, 12)
-    np.testing.assert_allclose(full[2:5, 3:9], 0.7, atol=1e-6)
-    assert full.sum() == pytest.approx(0.7 * 18, abs=1e-4)
+def test_probabilities_are_resized_to_their_window() -> None:
+    resized = resize_probs(np.full((8, 8), 0.7, np.float32), (3, 2, 9, 5))
+    assert resized.shape == (3, 6) and resized.dtype == np.float32
+    np.testing.assert_allclose(resized, 0.7, atol=1e-6)
 
 
 def test_shrinking_averages_and_growing_interpolates() -> None:

@@ -15,7 +15,8 @@ from amodal.errors import InputError
 if TYPE_CHECKING:
     from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
     from amodal.inference.scene import SceneObject
-    from amodal.ops.arrays import ImageArray, Window
+    from amodal.io.images import ImageArray
+    from amodal.ops.arrays import Window
 
     Selection = tuple[ImageSample, ObjectSample]
 
@@ -49,14 +50,14 @@ def draw(
     """
     from PIL import Image
 
-    from amodal.io.files import appearing
+    from amodal.io.files import atomic_path
 
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise InputError(f"out: expected a .png or .jpg file, got {str(out)!r}")
     dataset = open_dataset(annotations, format_, images)
     chosen = _by_id(dataset, object_ids) if object_ids else _random(dataset, count, seed, occluded)
     drawn_sheet = Image.fromarray(sheet([tile(dataset, *each) for each in chosen], columns))
-    with appearing(out) as temporary:
+    with atomic_path(out) as temporary:
         drawn_sheet.save(temporary)
     drawn = [{"image_id": image.id, "annotation_id": obj.id} for image, obj in chosen]
     typer.echo(json.dumps({"out": str(out), "objects": drawn}) if as_json else f"Written: {out} ({len(drawn)} objects)")

@@ -82,11 +82,11 @@ def validate(
     Example: amodal data validate --format kins2020 --annotations update_test_2020.json --images testing/image_2
     """
     from amodal.data.validation.validate import validate as validate_dataset
-    from amodal.io.files import write_whole
+    from amodal.io.files import write_atomic
 
     found = validate_dataset(format_of(annotations, format_), annotations, images, progress=not as_json)
     if report is not None:
-        write_whole(report, json.dumps(found.to_json()), "report")
+        write_atomic(report, json.dumps(found.to_json()), "report")
     if as_json:
         typer.echo(json.dumps(found.to_json()))
     else:
@@ -123,7 +123,7 @@ def stats(
 
 def _find_object(index: Index, object_id: int | None) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """The record that contains the object, and the object as it is read; the first object if no id is given."""
-    from amodal.data.formats.base import to_sample
+    from amodal.data.records import to_sample
 
     for position, entry in enumerate(index.images):
         for record in index.records(position):

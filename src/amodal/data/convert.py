@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from amodal.data.formats import canonical, coco, cocoa_cls, kins
-from amodal.data.formats.base import (
+from amodal.data.formats.parquet import write_parquet
+from amodal.data.records import (
     ALL_INFORMATION,
     AMODAL,
     ANNOTATOR,
@@ -23,12 +24,11 @@ from amodal.data.formats.base import (
     Record,
     Target,
 )
-from amodal.data.formats.parquet import write_parquet
 from amodal.data.relations import derive_occluders, occluder_positions
 from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
 from amodal.errors import InputError
 from amodal.io.json_stream import annotation_file
-from amodal.io.progress import bar
+from amodal.io.progress import progress_bar
 from amodal.ops.occlusion import depth_levels, occlusion_groups
 from amodal.ops.rle import rle_area, rle_intersection
 
@@ -163,7 +163,7 @@ def _images(
 ) -> Iterator[tuple[ImageSample, list[ObjectInImage]]]:
     """Yield each image with the objects that the target can store, and count them in `result`."""
     holds, keeps = (ALL_INFORMATION, frozenset[str]()) if target is None else (target.holds, target.keeps)
-    for image in bar(dataset.images, "convert", progress):
+    for image in progress_bar(dataset.images, "convert", progress):
         source = tuple(image.objects)
         objects = list(_place_objects(image, dataset.categories, with_modal=UNKNOWN_AMODAL in holds))
         for obj in source:

@@ -7,12 +7,12 @@ from itertools import islice
 from pathlib import Path
 
 from amodal.data.formats import cocoa, masks
-from amodal.data.formats.base import Format, Record
 from amodal.data.formats.canonical import FORMAT as CANONICAL
 from amodal.data.formats.coco import FORMAT as COCO
 from amodal.data.formats.cocoa_cls import COCOA_CLS, D2SA
 from amodal.data.formats.kins import KINS2019, KINS2020
 from amodal.data.index import DatasetFault, FaultHandler, Index, build_index
+from amodal.data.records import Format, Record
 from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
 from amodal.io.json_stream import scan

@@ -15,11 +15,11 @@ from typing import Any, Protocol, overload
 import numpy as np
 import numpy.typing as npt
 
-from amodal.data.formats.base import Format, RawAnnotation, Record, integer, to_sample
+from amodal.data.records import Format, RawAnnotation, Record, integer, to_sample
 from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
 from amodal.errors import InputError
 from amodal.io.images import MAX_PIXELS
-from amodal.io.json_stream import Entry, scan
+from amodal.io.json_stream import JsonEntry, scan
 
 MAX_CACHED_IMAGES = 256
 """Number of images whose objects are cached, because programs access the objects of an image several times in a row."""
@@ -269,7 +269,7 @@ class _IndexBuilder:
         self.seen: set[int] = set()
         self.owners, self.offsets, self.lengths, self.counts = (array("q") for _ in range(4))
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: JsonEntry) -> None:
         """Add one entry of the file."""
         handle = _HANDLERS.get(entry.section)
         if handle is not None and entry.kind != "value":
@@ -309,7 +309,7 @@ class _IndexBuilder:
             np.bincount(owners, weights=counts, minlength=len(position)).astype(int).tolist(),
         )
 
-    def add_image(self, entry: Entry) -> None:
+    def add_image(self, entry: JsonEntry) -> None:
         """Add a record of `images`."""
         record = entry.record
         if not self._has("images", record, IMAGE_KEYS):
@@ -330,7 +330,7 @@ class _IndexBuilder:
             attributes = LazyAttributes(self.file, (entry.offset, entry.length))
             self.images[number] = ImageEntry(number, str(record["file_name"]), (height, width), attributes)
 
-    def add_annotation(self, entry: Entry) -> None:
+    def add_annotation(self, entry: JsonEntry) -> None:
         """Add a record of `annotations`."""
         record, format_ = entry.record, self.format
         if not self._has("annotations", record, ("id", "image_id", *format_.keys)):
@@ -364,7 +364,7 @@ class _IndexBuilder:
         self.lengths.append(entry.length)
         self.counts.append(1 if names is None else len(names))
 
-    def add_category(self, entry: Entry) -> None:
+    def add_category(self, entry: JsonEntry) -> None:
         """Add a record of `categories`."""
         record = entry.record
         if not self._has("categories", record, ("id", "name")):
@@ -409,7 +409,7 @@ class _IndexBuilder:
         return f"{expected}, got {who:.40} without {', '.join(missing)}"
 
 
-_HANDLERS: dict[str, Callable[[_IndexBuilder, Entry], None]] = {
+_HANDLERS: dict[str, Callable[[_IndexBuilder, JsonEntry], None]] = {
     "images": _IndexBuilder.add_image,
     "annotations": _IndexBuilder.add_annotation,
     "categories": _IndexBuilder.add_category,

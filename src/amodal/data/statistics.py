@@ -13,8 +13,8 @@ import numpy as np
 from amodal.data.relations import derive_occluders
 from amodal.data.samples import AnnotatedDataset, ImageSample
 from amodal.errors import InputError
-from amodal.io.files import appearing
-from amodal.io.progress import bar
+from amodal.io.files import atomic_path
+from amodal.io.progress import progress_bar
 from amodal.ops.occlusion import rle_occlusion_rate
 from amodal.ops.rle import rle_area
 
@@ -129,7 +129,7 @@ def compute_statistics(dataset: AnnotatedDataset, *, progress: bool = False) -> 
     statistics = DatasetStatistics(dataset.format, num_images=len(dataset.images))
     for name in dataset.categories.values():
         statistics.categories.setdefault(name, CategoryStatistics())
-    for image in bar(dataset.images, "stats", progress):
+    for image in progress_bar(dataset.images, "stats", progress):
         _add(statistics, derive_occluders(image), dataset.categories)
     statistics.categories = dict(sorted(statistics.categories.items(), key=lambda item: -item[1].objects))
     return statistics
@@ -162,7 +162,7 @@ def plot_statistics(statistics: DatasetStatistics, path: Path) -> None:
     right.invert_yaxis()
     right.set(title=f"Categories ({len(shown)} of {len(statistics.categories)})", xlabel="objects")
     right.legend()
-    with appearing(path, "plot") as temporary:
+    with atomic_path(path, "plot") as temporary:
         figure.savefig(temporary, dpi=120)
 
 

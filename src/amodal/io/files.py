@@ -11,7 +11,7 @@ from amodal.errors import InputError
 
 
 @contextmanager
-def appearing(path: Path, what: str = "out") -> Iterator[Path]:
+def atomic_path(path: Path, what: str = "out") -> Iterator[Path]:
     """Yield a temporary path beside `path`, with the same suffix, and rename it to `path` at the end.
 
     Args:
@@ -33,7 +33,7 @@ def appearing(path: Path, what: str = "out") -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, content: str | bytes, what: str = "out") -> Path:
+def write_atomic(path: Path, content: str | bytes, what: str = "out") -> Path:
     """Write a whole file, text as UTF-8, which appears complete or not at all, and return `path`.
 
     Args:
@@ -44,16 +44,16 @@ def write_whole(path: Path, content: str | bytes, what: str = "out") -> Path:
     Raises:
         InputError: the file cannot be written.
     """
-    with appearing(path, what) as temporary:
+    with atomic_path(path, what) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
 
 
 @contextmanager
-def appearing_folder(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `folder`, and rename it to `folder` at the end.
 
-    Remains of a killed run are removed. `empty_folder` checks that `folder` can be written.
+    Remains of a killed run are removed. `require_empty_folder` checks that `folder` can be written.
 
     Args:
         folder: folder that is missing or empty.
@@ -71,7 +71,7 @@ def appearing_folder(folder: Path) -> Iterator[Path]:
         raise
 
 
-def no_file(folder: Path, what: str = "out") -> Path:
+def require_folder(folder: Path, what: str = "out") -> Path:
     """Return the folder, which may not exist yet.
 
     Raises:
@@ -82,7 +82,7 @@ def no_file(folder: Path, what: str = "out") -> Path:
     return folder
 
 
-def empty_folder(folder: Path, what: str) -> Path:
+def require_empty_folder(folder: Path, what: str) -> Path:
     """Return the folder, which is missing or empty.
 
     Raises:

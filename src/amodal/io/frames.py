@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from amodal.errors import InputError
-from amodal.io.files import appearing
-from amodal.io.images import load_image
-from amodal.ops.arrays import ImageArray
+from amodal.io.files import atomic_path
+from amodal.io.images import ImageArray, load_image
 
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEO_ENDINGS = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".gif"})
@@ -107,7 +106,7 @@ class VideoWriter:
         av = _av()
         height, width = (side // 2 * 2 for side in image.shape[:2])
         if self.container is None:
-            temporary = self._open.enter_context(appearing(self.path))
+            temporary = self._open.enter_context(atomic_path(self.path))
             self.container = self._open.enter_context(av.open(str(temporary), "w", format="mp4"))
             self.stream = self.container.add_stream("h264", rate=self.rate)
             self.stream.width, self.stream.height, self.stream.pix_fmt = width, height, "yuv420p"

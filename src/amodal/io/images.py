@@ -7,10 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from amodal.errors import InputError
-from amodal.ops.arrays import ImageArray
+
+ImageArray = npt.NDArray[np.uint8]
+"""(H, W, 3) uint8 RGB."""
 
 ImageSource = str | Path | Image.Image | ImageArray
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from amodal.errors import InputError
-from amodal.io.files import appearing
+from amodal.io.files import atomic_path
 
 CHUNK_BYTES = 8 << 20
 MAX_RECORD_BYTES = 64 << 20
@@ -25,7 +25,7 @@ _DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True)
-class Entry:
+class JsonEntry:
     """A member of the top-level object, or one item of a member that is a list.
 
     Attributes:
@@ -43,7 +43,7 @@ class Entry:
     kind: str
 
 
-def scan(path: Path) -> Iterator[Entry]:
+def scan(path: Path) -> Iterator[JsonEntry]:
     """Yield the entries of a JSON file in one pass.
 
     Args:
@@ -71,7 +71,7 @@ def scan(path: Path) -> Iterator[Entry]:
             raise window.broken("text after the end")
 
 
-def _members(window: _Window) -> Iterator[Entry]:
+def _members(window: _Window) -> Iterator[JsonEntry]:
     if window.peek() == "}":
         window.skip(1)
         return
@@ -81,21 +81,21 @@ def _members(window: _Window) -> Iterator[Entry]:
         section = window.value()[0]
         window.expect(":")
         if window.peek() == "[":
-            yield Entry(section, None, window.offset, 1, "list")
+            yield JsonEntry(section, None, window.offset, 1, "list")
             window.skip(1)
             yield from _items(window, section)
         else:
-            yield Entry(section, *window.value(), "value")
+            yield JsonEntry(section, *window.value(), "value")
         if window.expect(",}") == "}":
             return
 
 
-def _items(window: _Window, section: str) -> Iterator[Entry]:
+def _items(window: _Window, section: str) -> Iterator[JsonEntry]:
     if window.peek() == "]":
         window.skip(1)
         return
     while True:
-        yield Entry(section, *window.value(), "item")
+        yield JsonEntry(section, *window.value(), "item")
         if window.expect(",]") == "]":
             return
 
@@ -209,7 +209,7 @@ def annotation_file(path: Path, members: dict[str, Any]) -> Iterator[Callable[[d
         InputError: the file cannot be written.
     """
     images: list[dict[str, Any]] = []
-    with appearing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         first = "".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in members.items())
         file.write("{" + first + '"annotations": [')
         separator = "\n"

@@ -11,7 +11,7 @@ from rich.progress import track
 Item = TypeVar("Item")
 
 
-def bar(items: Iterable[Item], what: str, shown: bool, total: int | None = None) -> Iterable[Item]:
+def progress_bar(items: Iterable[Item], what: str, shown: bool, total: int | None = None) -> Iterable[Item]:
     """Yield the items and show a progress bar if `shown` is set and stderr is a terminal.
 
     Args:

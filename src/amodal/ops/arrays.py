@@ -11,8 +11,6 @@ Mask = npt.NDArray[np.bool_]
 FloatMap = npt.NDArray[np.float32]
 """(H, W) float32: probabilities, logits or uncertainty per pixel."""
 
-ImageArray = npt.NDArray[np.uint8]
-"""(H, W, 3) uint8 RGB."""
 
 Boxes = npt.NDArray[np.float64]
 """(..., 4) float64."""

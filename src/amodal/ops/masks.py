@@ -78,11 +78,3 @@ def resize_probs(probs: FloatMap, window: Window) -> FloatMap:
     x0, y0, x1, y1 = window
     resized = cv2.resize(probs, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
     return np.asarray(resized, np.float32)
-
-
-def paste_probs(probs: FloatMap, window: Window, size: tuple[int, int]) -> FloatMap:
-    """Paste the (S, S) probabilities of a crop into an (H, W) image that is 0 outside the window."""
-    x0, y0, x1, y1 = window
-    full = np.zeros(size, np.float32)
-    full[y0:y1, x0:x1] = resize_probs(probs, window)
-    return full

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from amodal.data.formats.base import (
+from amodal.data.records import (
     ALL_INFORMATION,
     Format,
     ObjectInImage,

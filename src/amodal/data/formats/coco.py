@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amodal.data.formats.base import (
+from amodal.data.records import (
     AMODAL,
     UNKNOWN_AMODAL,
     VISIBLE,

@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from amodal.data.formats.base import Format, RawAnnotation, Record, integer, other_keys
 from amodal.data.index import DatasetFault, FaultHandler, ImageEntry, Index, build_index
+from amodal.data.records import Format, RawAnnotation, Record, integer, other_keys
 from amodal.errors import InputError
 from amodal.io.images import image_size
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from amodal.data.formats.base import (
+from amodal.data.records import (
     AMODAL,
     OCCLUDERS,
     ORDER,

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from amodal.data.formats.base import Format, RawAnnotation, Record
 from amodal.data.index import DatasetFault, FaultHandler, ImageEntry, Index
+from amodal.data.records import Format, RawAnnotation, Record
 from amodal.errors import InputError
 from amodal.io.images import image_size, opened_image
 from amodal.ops.rle import encode_mask

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from amodal.data.formats.base import ObjectInImage
+from amodal.data.records import ObjectInImage
 from amodal.data.samples import AnnotatedDataset, ImageSample
 from amodal.errors import InputError
 from amodal.io.images import image_size

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from amodal.data.formats.base import RawAnnotation, is_degenerate, is_number, mask_rle
 from amodal.data.index import DatasetFault
+from amodal.data.records import RawAnnotation, is_degenerate, is_number, mask_rle
 from amodal.errors import InputError
 from amodal.ops.occlusion import rle_occlusion_rate
 from amodal.ops.rle import Rle, rle_area, rle_box_xyxy, rle_difference, rle_intersection, rle_union

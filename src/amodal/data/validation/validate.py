@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from amodal.data.datasets import open_index
-from amodal.data.formats.base import RawAnnotation, integer
 from amodal.data.index import DatasetFault, ImageEntry, Index
+from amodal.data.records import RawAnnotation, integer
 from amodal.data.validation.objects import AnnotationMasks, check_object
 from amodal.errors import InputError
 from amodal.io.images import image_size
-from amodal.io.progress import bar
+from amodal.io.progress import progress_bar
 from amodal.ops.rle import rle_area, rle_intersection
 
 WARNINGS = {
@@ -136,7 +136,7 @@ def validate(
     report.num_images = len(index.images)
     report.num_objects = sum(index.num_objects)
     used = Counter[int]()
-    for position in bar(range(len(index.images)), "validate", progress):
+    for position in progress_bar(range(len(index.images)), "validate", progress):
         report.faults += _image_objects(index, position, used)
     report.faults += _categories(index, used)
     own = Path(annotations).parent / "images"

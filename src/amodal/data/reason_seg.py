@@ -23,7 +23,7 @@ from typing import Any
 from amodal.data.datasets import read_dataset
 from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
 from amodal.errors import MAX_QUESTION_LENGTH, InputError
-from amodal.io.files import appearing
+from amodal.io.files import atomic_path
 from amodal.ops.rle import rle_area
 
 """Maximum number of characters; a longer question is more likely a file that was passed by mistake."""
@@ -146,7 +146,7 @@ def write_questions(path: Path, records: Iterable[dict[str, Any]]) -> Path:
     """
     if path.is_dir():
         raise InputError(f"out: expected a file for the questions, got the folder {str(path)!r}")
-    with appearing(path) as temporary:
+    with atomic_path(path) as temporary:
         separator = "[\n"
         with temporary.open("w", encoding="utf-8") as file:
             for record in records:
