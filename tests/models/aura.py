@@ -1,4 +1,4 @@
-"""An AURA small enough for unit tests: random weights everywhere, LoRA on a saved LLM."""
+"""An AURA small enough for unit tests, with random weights and LoRA on a saved LLM."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ SIZES = TinyMllmSizes(
     vocabulary=320,
 )
 STAGES = SIZES.model_copy(update={"vision_stages": [8, 16, 24], "vision_image_size": 64})
-"""The same with a residual network as its tower."""
+"""The same with a residual network as vision tower."""
 ANSWER = "You could use <p>the mug</p> [SEG], behind <p>two books</p> [SEG] [SEG]."
 TEXTS = ["What could I drink from?", "What is behind it?", ANSWER.replace("[SEG]", "")] * 3
 
 
 def scatter(module: torch.nn.Module, scale: float = 0.2, seed: int = 1) -> None:
-    """Weights far from zero, or parity proves little."""
+    """Set weights far from zero; otherwise parity would prove little."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -50,7 +50,7 @@ def small_mllm(seed: int = 1) -> LoadedMllm:
 
 
 def write_mllm(folder: Path, seed: int = 1) -> Path:
-    """An LLM with its processor, as published ones lie in a folder."""
+    """Save an LLM with its processor in a folder, in the form of a published one."""
     loaded = small_mllm(seed)
     loaded.model.save_pretrained(folder)
     loaded.processor.save_pretrained(folder)
@@ -70,16 +70,16 @@ def small_config(**changes: Any) -> AuraConfig:
 
 
 def small_aura(folder: Path, **changes: Any) -> AuraModel:
-    """LoRA on an LLM in `folder/mllm`, backbone in `folder/sam`; trained parts moved."""
+    """LoRA on an LLM in `folder/mllm`, backbone in `folder/sam`; the trainable parts are changed."""
     mllm, sam = folder / "mllm", folder / "sam"
     if not mllm.is_dir():
         write_mllm(mllm)
         write_sam(sam)
-    return moved(AuraModel.from_base(mllm, sam, small_config(**changes)))
+    return with_changed_weights(AuraModel.from_base(mllm, sam, small_config(**changes)))
 
 
-def moved(model: AuraModel, scale: float = 0.05) -> AuraModel:
-    """Every trainable tensor moved, as training would."""
+def with_changed_weights(model: AuraModel, scale: float = 0.05) -> AuraModel:
+    """Change every trainable tensor, as training would."""
     torch.manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -88,23 +88,23 @@ def moved(model: AuraModel, scale: float = 0.05) -> AuraModel:
     return model.eval()
 
 
-def picture(seed: int = 0, height: int = 40, width: int = 56) -> npt.NDArray[np.uint8]:
+def random_image(seed: int = 0, height: int = 40, width: int = 56) -> npt.NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
 
 
 def training_batch(model: AuraModel, answers: tuple[str, ...] = (ANSWER, "There is none.")) -> dict[str, Any]:
-    """One question and answer a row, padded at the end."""
+    """One question and answer per row, padded at the end."""
     from amodal.models.aura.processing import pad_rows
 
     processor: Any = model.processor
     rows = []
     for index, answer in enumerate(answers):
-        row = processor.first_turn(picture(index), "What could I drink from?")
+        row = processor.first_turn(random_image(index), "What could I drink from?")
         length, said = row["input_ids"].shape[1], torch.tensor([processor.answer_tokens(answer)])
         row["labels"] = torch.cat([torch.full((1, length), IGNORE_INDEX), said], dim=1)
         row["input_ids"] = torch.cat([row["input_ids"], said], dim=1)
         row["attention_mask"] = torch.ones_like(row["input_ids"])
         rows.append(row)
     batch = pad_rows(rows, processor.pad_token_id, front=False)
-    batch["pixel_values_sam"] = torch.cat([processor.pixels_sam(picture(i)) for i in range(len(answers))])
+    batch["pixel_values_sam"] = torch.cat([processor.pixels_sam(random_image(i)) for i in range(len(answers))])
     return batch

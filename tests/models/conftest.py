@@ -41,7 +41,7 @@ def sam() -> SamModel:
     model = new_sam(small_sam_config(), seed=1)
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
-        if parameter.dim() > 1 and "shared" not in name:  # far from zero, or parity proves little
+        if parameter.dim() > 1 and "shared" not in name:  # far from zero, otherwise parity would prove little
             torch.nn.init.normal_(parameter, std=0.2)
     return model.eval()
 

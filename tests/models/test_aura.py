@@ -1,4 +1,4 @@
-"""AURA's contracts: reads as its LLM does, trains what it declares, survives the disk, batches."""
+"""AURA's contracts: it reads as its LLM does, trains what it declares, is saved exactly, and batches."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from amodal.models.aura.modeling import parameter_counts
 from amodal.models.increments import INCREMENT, increment_state
 from tests.models.aura import (
     ANSWER,
-    moved,
-    picture,
+    random_image,
     small_aura,
     small_config,
     small_mllm,
     training_batch,
+    with_changed_weights,
     write_mllm,
     write_sam,
 )
@@ -32,7 +32,7 @@ from tests.models.conftest import small_sam_config
 QUESTION = "What could I drink from?"
 
 
-def test_writes_the_same_tokens_as_its_llm_alone(tmp_path: Path) -> None:
+def test_generates_the_same_tokens_as_its_llm_alone(tmp_path: Path) -> None:
     folder = write_mllm(tmp_path / "mllm")
     model = AuraModel.from_base(folder, small_sam_config(), small_config())
     assert model.processor is not None
@@ -41,7 +41,7 @@ def test_writes_the_same_tokens_as_its_llm_alone(tmp_path: Path) -> None:
     with torch.no_grad():  # the new row as `add_seg_token` makes it
         for layer in (bare.get_input_embeddings(), bare.get_output_embeddings()):
             layer.weight[-1] = layer.weight[:-1].mean(0)
-    inputs = model.processor([picture()], [QUESTION]).mllm
+    inputs = model.processor([random_image()], [QUESTION]).mllm
     theirs = bare.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :].tolist()
     dialogue = Dialogue(model, model.processor)
     dialogue.begin(dict(inputs))
@@ -50,12 +50,12 @@ def test_writes_the_same_tokens_as_its_llm_alone(tmp_path: Path) -> None:
     assert ours == [t for t in theirs if t not in model.processor.end_token_ids]
 
 
-def test_mask_states_of_cached_generation_are_those_of_a_full_forward(tmp_path: Path) -> None:
-    """Over two turns, the second on the cache of the first."""
+def test_seg_states_of_cached_generation_equal_a_full_forward(tmp_path: Path) -> None:
+    """Over two turns; the second continues from the cache of the first."""
     model = small_aura(tmp_path)
     processor = model.processor
     assert processor is not None
-    inputs = processor([picture()], [QUESTION])
+    inputs = processor([random_image()], [QUESTION])
     dialogue = Dialogue(model, processor)
     dialogue.begin(dict(inputs.mllm))
     turns = [dialogue.answer(40, given=[ANSWER])]
@@ -75,7 +75,7 @@ def test_mask_states_of_cached_generation_are_those_of_a_full_forward(tmp_path: 
 
 
 @pytest.mark.parametrize("boxes", [0.0, 1.0])
-def test_training_reads_the_states_that_generation_reads(tmp_path: Path, boxes: float) -> None:
+def test_training_and_generation_use_the_same_states(tmp_path: Path, boxes: float) -> None:
     model = small_aura(tmp_path, box_weight=boxes)
     processor = model.processor
     assert processor is not None
@@ -83,7 +83,7 @@ def test_training_reads_the_states_that_generation_reads(tmp_path: Path, boxes: 
     with torch.no_grad():
         output = model(**batch)
     dialogue = Dialogue(model, processor)
-    dialogue.begin(dict(processor([picture()], [QUESTION]).mllm))
+    dialogue.begin(dict(processor([random_image()], [QUESTION]).mllm))
     made = dialogue.answer(40, given=[ANSWER])
     with torch.no_grad():
         features = model.encode_image(batch["pixel_values_sam"])
@@ -119,7 +119,7 @@ def test_batched_equals_single(tmp_path: Path) -> None:
     torch.testing.assert_close(together.logits[:1, :kept], alone.logits, atol=1e-4, rtol=1e-4)
 
 
-def test_chosen_masks_are_those_of_all_and_all_point(tmp_path: Path) -> None:
+def test_chosen_masks_equal_those_of_all_and_every_seg_points(tmp_path: Path) -> None:
     model = small_aura(tmp_path, box_weight=1.0)
     batch = training_batch(model)
     with torch.no_grad():
@@ -142,7 +142,7 @@ def test_boxes_are_embedded_as_sam_does(tmp_path: Path) -> None:
     torch.testing.assert_close(model.prompt_encoder.corners(boxes), theirs[0], atol=1e-5, rtol=1e-5)
 
 
-def test_a_new_model_has_the_bases_corners(tmp_path: Path) -> None:
+def test_new_model_has_the_corner_embeddings_of_its_base(tmp_path: Path) -> None:
     from transformers import SamModel
 
     config = small_config(box_weight=1.0)
@@ -151,7 +151,7 @@ def test_a_new_model_has_the_bases_corners(tmp_path: Path) -> None:
     assert torch.equal(model.prompt_encoder.corner_embed.weight[1], sam.point_embed[3].weight[0])
 
 
-def test_a_hinted_box_takes_the_place_of_the_read_one(tmp_path: Path) -> None:
+def test_hinted_box_replaces_the_predicted_one(tmp_path: Path) -> None:
     model = small_aura(tmp_path, box_weight=1.0)
     batch = training_batch(model)
     with torch.no_grad():
@@ -170,13 +170,13 @@ def test_a_hinted_box_takes_the_place_of_the_read_one(tmp_path: Path) -> None:
     assert out.boxes_xyxy_sam.shape == (3, 4) and (out.boxes_xyxy_sam[:, :2] <= out.boxes_xyxy_sam[:, 2:]).all()
 
 
-def test_a_box_is_read_where_the_state_points() -> None:
-    """The box changes with the token chosen alone."""
+def test_box_depends_on_the_token_with_the_most_attention() -> None:
+    """The box changes with that token, and hardly with the token of least attention."""
     torch.manual_seed(0)
     reader = BoxReader(8).eval()
     states, tokens = torch.randn(2, 8), torch.randn(2, 5, 8)
     with torch.no_grad():
-        reader.query[2].weight.mul_(80)  # a sharp choice
+        reader.query[2].weight.mul_(80)  # sharp attention
         boxes, logits = reader(states, tokens)
         least = logits.argmin(-1)
         other = tokens.clone()
@@ -235,7 +235,7 @@ def test_save_and_load_is_bitwise(tmp_path: Path, merged: bool, rank: int, boxes
         assert torch.equal(theirs.logits, ours.logits)
 
 
-def test_increment_holds_what_was_trained_and_names_both_bases(tmp_path: Path) -> None:
+def test_increment_has_the_trained_tensors_and_names_both_bases(tmp_path: Path) -> None:
     model = small_aura(tmp_path)
     model.save_pretrained(tmp_path / "aura")
     settings = json.loads((tmp_path / "aura" / "config.json").read_text())
@@ -245,7 +245,7 @@ def test_increment_holds_what_was_trained_and_names_both_bases(tmp_path: Path) -
     assert not any("vision_tower" in name or "base_layer" in name or "patch_embed" in name for name in names)
     counts = parameter_counts(model.config)
     assert counts["trainable"] == sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert counts["token_rows"] == 2 * 24  # the row read and the row written
+    assert counts["token_rows"] == 2 * 24  # a row of the input and of the output embedding
     assert counts["total"] == sum(p.numel() for p in model.parameters())
 
 
@@ -265,7 +265,7 @@ def test_merging_in_place_changes_no_answer(tmp_path: Path) -> None:
 @pytest.mark.parametrize("train_vision", [False, True])
 def test_llm_trained_whole_needs_no_base(tmp_path: Path, train_vision: bool) -> None:
     sam, config = write_sam(tmp_path / "sam"), small_config(train_mllm=True, lora_rank=0, train_vision=train_vision)
-    model = moved(AuraModel.from_base(small_mllm(), sam, config))
+    model = with_changed_weights(AuraModel.from_base(small_mllm(), sam, config))
     output = model.train()(**training_batch(model))
     (output.logits.mean() + output.masks.amodal_logits.mean()).backward()
     moving = [p.grad is not None for p in model.vision_encoder.parameters()]
@@ -277,9 +277,9 @@ def test_llm_trained_whole_needs_no_base(tmp_path: Path, train_vision: bool) -> 
     assert (tmp_path / "aura" / INCREMENT).is_file()
 
 
-def test_a_tower_that_has_learned_to_see_may_rest(tmp_path: Path) -> None:
+def test_vision_tower_can_be_frozen(tmp_path: Path) -> None:
     sam, config = write_sam(tmp_path / "sam"), small_config(train_mllm=True, lora_rank=0, train_tower=False)
-    model = moved(AuraModel.from_base(small_mllm(), sam, config))
+    model = with_changed_weights(AuraModel.from_base(small_mllm(), sam, config))
     frozen = {name for name, parameter in model.mllm.named_parameters() if not parameter.requires_grad}
     assert frozen and all("vision_tower" in name for name in frozen)
     model.save_pretrained(tmp_path / "aura")
@@ -316,10 +316,10 @@ def test_other_bases_are_refused(tmp_path: Path) -> None:
         AuraModel.from_base(tmp_path / "nothing", small_sam_config())
 
 
-def test_tokenizer_that_takes_the_mask_token_apart_is_refused(tmp_path: Path) -> None:
+def test_tokenizer_that_splits_the_mask_token_is_refused(tmp_path: Path) -> None:
     model = small_aura(tmp_path)
     model.save_pretrained(tmp_path / "aura")
-    small_mllm().processor.save_pretrained(tmp_path / "aura" / "processor")  # never heard of the token
+    small_mllm().processor.save_pretrained(tmp_path / "aura" / "processor")  # its tokenizer does not know the token
     with pytest.raises(InputError, match=r"expected '\[SEG\]' to be one token, got \d+"):
         AuraModel.from_pretrained(tmp_path / "aura")
 
@@ -351,7 +351,7 @@ def test_rows_of_table_2_are_configurations(tmp_path: Path, condition: bool, spa
     assert not torch.equal(masks.amodal_logits, masks.visible_logits)
 
 
-def test_new_model_starts_with_one_embedding_for_both_masks(tmp_path: Path) -> None:
+def test_new_model_decodes_both_masks_from_one_embedding(tmp_path: Path) -> None:
     write_mllm(tmp_path / "mllm")
     model = AuraModel.from_base(tmp_path / "mllm", write_sam(tmp_path / "sam"), small_config())
     with torch.no_grad():
@@ -359,11 +359,11 @@ def test_new_model_starts_with_one_embedding_for_both_masks(tmp_path: Path) -> N
     torch.testing.assert_close(masks.amodal_logits, masks.visible_logits)
 
 
-def test_picture_reaches_the_llm_whole(tmp_path: Path) -> None:
-    """The processor alone would cut a wide picture to its centre."""
+def test_llm_sees_the_whole_image(tmp_path: Path) -> None:
+    """The LLM's processor alone would cut a wide image to its centre."""
     processor = small_aura(tmp_path).processor
     assert processor is not None
-    image = picture(height=20, width=80)
+    image = random_image(height=20, width=80)
     seen = processor.first_turn(image, QUESTION)["pixel_values"]
     for column in (0, 79):
         changed = image.copy()
@@ -371,7 +371,7 @@ def test_picture_reaches_the_llm_whole(tmp_path: Path) -> None:
         assert not torch.equal(processor.first_turn(changed, QUESTION)["pixel_values"], seen)
 
 
-def test_masks_go_to_the_backbones_frame_and_back(tmp_path: Path) -> None:
+def test_masks_convert_to_the_sam_frame_and_back(tmp_path: Path) -> None:
     processor = small_aura(tmp_path).processor
     assert isinstance(processor, AuraProcessor)
     import numpy as np

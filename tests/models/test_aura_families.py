@@ -1,4 +1,4 @@
-"""Another family of LLMs by the same classes: Qwen2-VL, whose positions have three axes."""
+"""The same classes with other LLMs: Qwen2-VL, whose positions have three axes, and a residual vision tower."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.models.aura import (
     SIZES,
     STAGES,
     TEXTS,
-    moved,
-    picture,
+    random_image,
     scatter,
     small_config,
     training_batch,
+    with_changed_weights,
     write_sam,
 )
 from tests.models.conftest import small_sam_config
@@ -40,7 +40,7 @@ TEMPLATE = (
 
 @pytest.fixture
 def assistant(monkeypatch: pytest.MonkeyPatch) -> AmodalAssistant:
-    """Random weights; without the processor for videos, which needs a package of its own."""
+    """Random weights; without the processor for videos, which needs another package."""
     monkeypatch.setattr(Qwen2VLProcessor, "check_argument_for_proper_class", lambda *_: None)
     tokenizer = tiny_processor(SIZES, TEXTS).tokenizer
     tokenizer.add_tokens(list(TOKENS), special_tokens=True)
@@ -64,20 +64,20 @@ def assistant(monkeypatch: pytest.MonkeyPatch) -> AmodalAssistant:
     mllm: Any = AutoModelForImageTextToText.from_config(config)
     scatter(mllm, 0.1)
     base = LoadedMllm(mllm.eval(), processor)
-    return AmodalAssistant(moved(AuraModel.from_base(base, small_sam_config(), small_config())))
+    return AmodalAssistant(with_changed_weights(AuraModel.from_base(base, small_sam_config(), small_config())))
 
 
-def test_states_of_two_cached_turns_are_those_of_a_full_forward(assistant: AmodalAssistant) -> None:
+def test_states_of_two_cached_turns_equal_a_full_forward(assistant: AmodalAssistant) -> None:
     model, processor = assistant.model, assistant.processor
     calls: list[int] = []
     model.mllm.model.visual.register_forward_hook(lambda *_: calls.append(1))
-    chat = assistant.chat(picture(0, 60, 90))
+    chat = assistant.chat(random_image(0, 60, 90))
     dialogue = chat._begin(QUESTION)
     cached = [dialogue.answer(40, given=[ANSWER]).states]
     dialogue.follow(["What is behind it?"])
     cached.append(dialogue.answer(40, given=[ANSWER]).states)
     assert len(calls) == 1
-    inputs = processor([picture(0, 60, 90)], [QUESTION]).mllm
+    inputs = processor([random_image(0, 60, 90)], [QUESTION]).mllm
     length, more = inputs["input_ids"].shape[1], dialogue.tokens.shape[1] - inputs["input_ids"].shape[1]
     types = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, more))
     assert types.shape[1] == length + more
@@ -93,8 +93,8 @@ def test_states_of_two_cached_turns_are_those_of_a_full_forward(assistant: Amoda
     torch.testing.assert_close(torch.cat(cached), full, atol=1e-5, rtol=1e-5)
 
 
-def test_pictures_of_different_sizes_in_one_batch(assistant: AmodalAssistant) -> None:
-    pairs: list[Any] = [(picture(0, 60, 90), QUESTION), (picture(1, 90, 60), "Is there anything to sit on?")]
+def test_images_of_different_sizes_in_one_batch(assistant: AmodalAssistant) -> None:
+    pairs: list[Any] = [(random_image(0, 60, 90), QUESTION), (random_image(1, 90, 60), "Is there anything to sit on?")]
     together = assistant.ask_batch(pairs, max_new_tokens=8)
     alone = [assistant.ask(*pair, max_new_tokens=8) for pair in pairs]
     assert [reply.text for reply in together] == [reply.text for reply in alone]
@@ -106,7 +106,7 @@ def small_model(folder: Path, **changes: Any) -> AuraModel:
     if not sam.is_dir():
         write_sam(sam)
     config = small_config(train_mllm=True, lora_rank=0, **changes)
-    return moved(AuraModel.from_base(new_tiny_mllm(STAGES, TEXTS), sam, config))
+    return with_changed_weights(AuraModel.from_base(new_tiny_mllm(STAGES, TEXTS), sam, config))
 
 
 def tower_of(model: AuraModel) -> ResNetTower:
@@ -115,29 +115,29 @@ def tower_of(model: AuraModel) -> ResNetTower:
     return tower
 
 
-def test_a_token_for_each_cell(tmp_path: Path) -> None:
+def test_one_token_per_cell(tmp_path: Path) -> None:
     model = small_model(tmp_path)
     assert model.processor is not None
-    row = model.processor.first_turn(picture(), "What could I drink from?")
+    row = model.processor.first_turn(random_image(), "What could I drink from?")
     images = int((row["input_ids"] == model.mllm.config.image_token_id).sum())
     tokens = tower_of(model)(row["pixel_values"]).last_hidden_state
     assert tokens.shape == (1, images, 24) and images == (64 // 16) ** 2
 
 
-def test_tokens_are_read_row_by_row(tmp_path: Path) -> None:
-    """What changes at the right of the top changes the tokens there."""
+def test_tokens_are_in_row_major_order(tmp_path: Path) -> None:
+    """A change at the top right changes the token there most."""
     tower = tower_of(small_model(tmp_path)).eval()
     pixels = torch.zeros(2, 3, 64, 64)
     pixels[1, :, :8, -8:] = 3.0
     with torch.no_grad():
         tokens = tower(pixels).last_hidden_state
-    moved_by = (tokens[0] - tokens[1]).abs().sum(-1).reshape(4, 4)
-    assert moved_by.argmax() == 3
+    change = (tokens[0] - tokens[1]).abs().sum(-1).reshape(4, 4)
+    assert change.argmax() == 3
 
 
 def test_save_and_load_is_bitwise(tmp_path: Path) -> None:
     model = small_model(tmp_path)
-    tower_of(model).train()(torch.randn(4, 3, 64, 64))  # batch statistics are part of it
+    tower_of(model).train()(torch.randn(4, 3, 64, 64))  # changes the batch statistics, which are saved too
     model.eval().save_pretrained(tmp_path / "aura")
     again = AuraModel.from_pretrained(tmp_path / "aura")
     assert again.state_dict().keys() == model.state_dict().keys()
@@ -148,11 +148,11 @@ def test_save_and_load_is_bitwise(tmp_path: Path) -> None:
         assert torch.equal(model(**batch).logits, again(**batch).logits)
 
 
-@pytest.mark.parametrize("rests", [False, True])
-def test_at_rest_its_batch_statistics_rest_too(tmp_path: Path, rests: bool) -> None:
-    model = small_model(tmp_path, train_tower=not rests).train()
+@pytest.mark.parametrize("frozen", [False, True])
+def test_batch_statistics_of_a_frozen_tower_do_not_change(tmp_path: Path, frozen: bool) -> None:
+    model = small_model(tmp_path, train_tower=not frozen).train()
     before = {name: tensor.clone() for name, tensor in tower_of(model).state_dict().items()}
     model(**training_batch(model))
     after = tower_of(model).state_dict()
     changed = [name for name, tensor in before.items() if not torch.equal(tensor, after[name])]
-    assert (changed == []) == rests
+    assert (changed == []) == frozen

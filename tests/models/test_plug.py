@@ -68,12 +68,12 @@ def test_only_declared_parameters_move(sam_folder: Path, small_plug: PlugConfig)
     loss = output.pred_masks.square().mean() + output.visible_logits.square().mean()
     loss.backward()
     optimizer.step()
-    moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
-    assert moved <= increment_state(model).keys()
+    changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed <= increment_state(model).keys()
     for part in ("attn.lora.down", "attn.lora.up", "visible_decoder", "amodal_decoder"):
-        assert any(part in name for name in moved), part
-    assert "prompt_encoder.point_embed.2.weight" in moved
-    assert any(name.startswith("refine_module") for name in moved)
+        assert any(part in name for name in changed), part
+    assert "prompt_encoder.point_embed.2.weight" in changed
+    assert any(name.startswith("refine_module") for name in changed)
 
 
 @pytest.mark.parametrize("merged", [False, True])

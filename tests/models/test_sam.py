@@ -1,4 +1,4 @@
-"""The base: Meta's original code and checkpoint against our converter and transformers."""
+"""The SAM base: our converter and transformers give the outputs of Meta's original code and checkpoint."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.models.conftest import small_sam_config
 
 @pytest.fixture
 def meta_sam(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A tiny model of Meta's own code with random weights (its import wants torchvision)."""
+    """A tiny model of Meta's own code with random weights (its import needs torchvision)."""
     for name in ("torchvision", "torchvision.ops", "torchvision.ops.boxes", "torchvision.transforms",
                  "torchvision.transforms.functional"):  # fmt: skip
         stub = types.ModuleType(name)
@@ -59,14 +59,14 @@ def meta_sam(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def save_meta(model: Any, path: Path) -> Path:
-    """As Meta ships it: without the buffers of pixel normalisation."""
+    """Save as Meta does, without the buffers of pixel normalisation."""
     state = {k: v for k, v in model.state_dict().items() if not k.startswith("pixel_")}
     torch.save(state, path)
     return path
 
 
 @pytest.mark.parametrize("multimask", [False, True])
-def test_meta_checkpoint_gives_metas_outputs(meta_sam: Any, tmp_path: Path, multimask: bool) -> None:
+def test_meta_checkpoint_has_metas_outputs(meta_sam: Any, tmp_path: Path, multimask: bool) -> None:
     ours = load_meta_checkpoint(save_meta(meta_sam, tmp_path / "sam_vit_x.pth")).eval()
     use_folded_attention(ours.vision_encoder)
     pixels = torch.randn(1, 3, 64, 64)
@@ -120,7 +120,7 @@ def test_broken_meta_checkpoints_are_refused(meta_sam: Any, tmp_path: Path) -> N
 
 
 def test_weights_fit_another_input_size() -> None:
-    """The tables are interpolated at loading exactly as transformers does at each call."""
+    """Tables are interpolated at loading, exactly as transformers does at each call."""
     large = new_sam(small_sam_config(128)).vision_encoder
     torch.manual_seed(0)
     for name, parameter in large.named_parameters():
@@ -153,7 +153,7 @@ def test_presets_have_the_published_sizes() -> None:
     assert sizes == {"vit-b": 89_670_912, "vit-l": 308_278_272, "facebook/sam-vit-huge": 637_026_048}
 
 
-def test_foreign_folder_is_not_a_base(tmp_path: Path) -> None:
+def test_folder_without_a_sam_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read as a SAM"):
         sam_config_for(tmp_path / "nothing")
     model = new_sam(small_sam_config())
@@ -163,7 +163,7 @@ def test_foreign_folder_is_not_a_base(tmp_path: Path) -> None:
         load_sam(tmp_path / "partial")
 
 
-def test_fingerprint_sees_one_changed_number() -> None:
+def test_fingerprint_depends_on_every_value() -> None:
     model = new_sam(small_sam_config()).vision_encoder
     before = fingerprint(model)
     with torch.no_grad():

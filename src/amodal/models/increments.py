@@ -2,7 +2,7 @@
 
 An increment holds the tensors that were trained. Its `config.json` names each frozen base that the
 tensors belong to, by id, revision and fingerprint (`Origin`). A whole ("merged") model holds
-everything. Both are safetensors files beside a `config.json`.
+everything. Both are safetensors files next to a `config.json`.
 
 Nothing here knows a model class: a model says which of its tensors belong to a frozen base
 (`IncrementalModel`), and its own `save_pretrained` and `from_pretrained` call these functions.
@@ -203,7 +203,7 @@ def save_model(
         folder: created if needed.
         tensors: what to store, of an increment or of the whole model.
         config: settings to write.
-        processor: saved along; None for a model without one.
+        processor: saved in the same folder; None for a model without one.
         is_whole: whether `tensors` are those of the whole model.
     """
     weights = WHOLE if is_whole else INCREMENT

@@ -1,4 +1,4 @@
-"""Generating AURA's answers token by token, with the state that predicts each mask token.
+"""Generating AURA's answers token by token, with the state that predicts each `[SEG]` token.
 
 Conversations continue from a key-value cache: for a later question the LLM reads only that question
 and generates its answer; it does not read the image or earlier turns again.
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,11 +20,9 @@ from transformers.generation.streamers import BaseStreamer
 
 from amodal.errors import InputError
 from amodal.models.aura.heads import seg_states
+from amodal.models.aura.modeling import AuraModel
 from amodal.models.aura.processing import AuraProcessor, pad_rows
 from amodal.models.aura.prompts import TextPart, answer_parts
-
-if TYPE_CHECKING:
-    from amodal.models.aura.modeling import AuraModel
 
 OnPart = Callable[[TextPart], None]
 
@@ -35,8 +33,8 @@ class Answers:
 
     Attributes:
         tokens: of each conversation's answer, without its end token.
-        states: (N, D) of the mask tokens, conversation by conversation.
-        rows: (N,) index of each mask token's conversation.
+        states: (N, D) of the `[SEG]` tokens, conversation by conversation.
+        rows: (N,) index of each `[SEG]` token's conversation.
         image_tokens: (B, n, D) of the images, kept from the first turn; None for a model without boxes.
     """
 
@@ -108,11 +106,11 @@ class Dialogue:
 
         Args:
             max_new_tokens: maximum length of an answer.
-            given: answers to write instead of the LLM's own, with mask tokens and markup.
+            given: answers to write instead of the LLM's own, with `[SEG]` tokens and markup.
             on_part: called with each part of the answer during generation (one conversation only).
 
         Returns:
-            Tokens, and the states that predict the mask tokens.
+            Tokens, and the states that predict the `[SEG]` tokens.
 
         Raises:
             InputError: the conversation is longer than the LLM can read.
@@ -123,7 +121,7 @@ class Dialogue:
         self._check_length(max_new_tokens)
         prompt_length = self.tokens.shape[1]
         with self.model.recorded_states() as recorded:
-            written = self.model.mllm.generate(
+            generated = self.model.mllm.generate(
                 input_ids=self.tokens,
                 attention_mask=self.attention,
                 past_key_values=self.cache,
@@ -132,14 +130,16 @@ class Dialogue:
                 streamer=None if on_part is None else _TokenStreamer(self.processor, on_part),
                 **self.first,
             )
-        answered = written[:, prompt_length:]  # (B, A)
+        answered = generated[:, prompt_length:]  # (B, A)
         states = torch.cat([state[:, -1:] for state in recorded], dim=1)  # (B, A, D)
         answer_mask = self._answer_mask(answered)
         self._remember(answered, answer_mask)
-        picked, rows = seg_states(states, answered.where(answer_mask > 0, -1), self.processor.seg_token_id)
+        selected, rows = seg_states(states, answered.where(answer_mask > 0, -1), self.processor.seg_token_id)
         ends = set(self.processor.end_token_ids)
         kept = [row[mask > 0].tolist() for row, mask in zip(answered, answer_mask, strict=True)]
-        return Answers([[token for token in row if token not in ends] for row in kept], picked, rows, self.image_tokens)
+        return Answers(
+            [[token for token in row if token not in ends] for row in kept], selected, rows, self.image_tokens
+        )
 
     def _settings(self, max_new_tokens: int) -> GenerationConfig:
         return GenerationConfig(
@@ -201,10 +201,10 @@ class AnswerStream:
     """Splits a growing answer into parts that later tokens do not change.
 
     Words are passed on at once; words that name an object are passed on with its number, after its
-    mask token. Incomplete markup is held back.
+    `[SEG]` token. Incomplete markup is held back.
 
     Args:
-        seg_token: text of the mask token.
+        seg_token: text of the `[SEG]` token.
         on_part: called with each part.
     """
 
@@ -213,7 +213,7 @@ class AnswerStream:
         self._num_letters = self._num_objects = 0
 
     def push(self, text: str, *, complete: bool = False) -> None:
-        """Take the whole answer so far, with mask tokens and markup, and pass on what is new."""
+        """Take the whole answer so far, with `[SEG]` tokens and markup, and pass on what is new."""
         parts = answer_parts(text if complete else self._definite(text), self.seg_token)
         place = 0
         for part in parts:

@@ -86,8 +86,8 @@ class SegPromptEncoder(nn.Module):
         width: D.
         sam: configuration of the backbone.
         with_boxes: also predict a box (`BoxReader`) and embed its corners as SAM does. Differs from
-            the paper: because a small LLM learns where an object is long before its embedding says so
-            to the decoders, which know already how to use a box.
+            the paper: because the embedding of a small LLM takes long to learn an object's place, and
+            SAM's decoders can already use a box.
     """
 
     def __init__(self, width: int, sam: SamConfig, with_boxes: bool = False) -> None:

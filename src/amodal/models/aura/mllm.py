@@ -152,7 +152,7 @@ def sampled_fingerprint(module: nn.Module) -> str:
 
 @torch.no_grad()
 def add_seg_token(mllm: PreTrainedModel, processor: Any, token: str) -> int:
-    """Add the mask token to the tokenizer and its rows to the LLM's embeddings.
+    """Add the `[SEG]` token to the tokenizer and its rows to the LLM's embeddings.
 
     A new row starts at the mean of the others, so that it is the same on every machine. A matrix with
     unused rows (published ones are often padded) keeps its size.

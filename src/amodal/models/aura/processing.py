@@ -24,12 +24,13 @@ from transformers import AutoProcessor
 from transformers.utils import PushToHubMixin
 
 from amodal.errors import MAX_QUESTION_LENGTH, InputError
+from amodal.io.images import ImageArray
 from amodal.losses import IGNORE_INDEX
 from amodal.models.aura.configuration import AuraConfig
 from amodal.models.aura.prompts import TurnTemplate, seg_token_id, special_tokens, turn_template
 from amodal.models.bases.sam import IMAGE_MEAN, IMAGE_STD
 from amodal.models.increments import resolve_folder, upload
-from amodal.ops.arrays import ImageArray, Mask
+from amodal.ops.arrays import Mask
 
 MLLM_FOLDER = "processor"
 SETTINGS_FILE = "aura_processor.json"
@@ -60,12 +61,12 @@ class AuraProcessor(PushToHubMixin):
     """Prepares images and questions for both networks, around the LLM's own processor.
 
     Args:
-        mllm: processor of the LLM, whose tokenizer has the mask token.
+        mllm: processor of the LLM, whose tokenizer has the `[SEG]` token.
         image_size: S_sam.
-        seg_token: text of the mask token.
+        seg_token: text of the `[SEG]` token.
 
     Raises:
-        InputError: the mask token is not one token, or the processor's chat template is unusable.
+        InputError: the `[SEG]` token is not one token, or the processor's chat template is unusable.
     """
 
     def __init__(self, mllm: Any, image_size: int = 1024, seg_token: str = "[SEG]") -> None:
@@ -136,7 +137,7 @@ class AuraProcessor(PushToHubMixin):
         return self.tokens(self.template.prompt(check_question(question, self.seg_token), first=False))
 
     def answer_tokens(self, answer: str) -> list[int]:
-        """Return the tokens of an answer with mask tokens and phrase markup, and the end token."""
+        """Return the tokens of an answer with `[SEG]` tokens and phrase markup, and the end token."""
         return [*self.tokens(answer), self.end_token_id]
 
     def tokens(self, text: str) -> list[int]:
@@ -145,7 +146,7 @@ class AuraProcessor(PushToHubMixin):
         return numbers
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Return the text of an answer's tokens, with mask tokens and markup but no other special tokens."""
+        """Return the text of an answer's tokens, with `[SEG]` tokens and markup but no other special tokens."""
         kept = [t for t in tokens if t not in self._silent]
         return str(self.tokenizer.decode(kept, clean_up_tokenization_spaces=False))
 
@@ -209,7 +210,7 @@ class AuraProcessor(PushToHubMixin):
         """Load the processor of a bundled name, folder or hub id.
 
         Raises:
-            InputError: there is no processor, or its tokenizer lacks the mask token.
+            InputError: there is no processor, or its tokenizer lacks the `[SEG]` token.
         """
         folder = resolve_folder(name, revision)
         try:
@@ -226,7 +227,7 @@ def check_question(question: str, seg_token: str = "[SEG]") -> str:
     """Return a question with single spaces.
 
     Raises:
-        InputError: it is empty, longer than `MAX_QUESTION_LENGTH`, or contains the mask token.
+        InputError: it is empty, longer than `MAX_QUESTION_LENGTH`, or contains the `[SEG]` token.
     """
     text = " ".join(question.split())
     if not text:

@@ -97,7 +97,7 @@ def special_tokens(tokenizer: Any) -> dict[str, int]:
 
 
 def seg_token_id(tokenizer: Any, token: str) -> int:
-    """Return the id of the mask token.
+    """Return the id of the `[SEG]` token.
 
     Raises:
         InputError: the tokenizer does not know it as one token.
@@ -126,12 +126,12 @@ def answer_parts(text: str, seg_token: str) -> list[TextPart]:
     """Split an answer of the LLM into words and the objects that they name.
 
     All markup is removed: `<p>the mug</p> [SEG]` becomes the words "the mug", which name one object.
-    Several mask tokens in a row belong to the same words. A mask token without marked words makes a
+    Several `[SEG]` tokens in a row belong to the same words. A `[SEG]` token without marked words makes a
     part with an object and without words.
 
     Args:
         text: decoded answer with `seg_token`s and phrase markup.
-        seg_token: text of the mask token.
+        seg_token: text of the `[SEG]` token.
 
     Returns:
         Parts whose joined text is the answer; objects are numbered from 0 in their order.
