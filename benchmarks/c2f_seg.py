@@ -1,8 +1,8 @@
-"""C2F-Seg's released network for `objects.py --c2f-seg CHECKOUT`, random weights; its code stays where it is.
+"""C2F-Seg's released network with random weights, for `objects.py --c2f-seg CHECKOUT`.
 
-`git clone https://github.com/amazon-science/c2f-seg` makes the checkout. Sizes are those of its KINS
-configuration: 256 px, a codebook of 256, 12 layers of 768, three rounds of filling in. Its image
-encoder is torchvision's ResNet-50, here transformers' of the same layers.
+The code is imported from a checkout made by `git clone https://github.com/amazon-science/c2f-seg`. The sizes are those
+of its KINS configuration: 256 pixels, a codebook of 256 entries, 12 layers of width 768, and three rounds of filling
+in masked tokens. Its image encoder is torchvision's ResNet-50; the same layers of transformers are used here.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ FILLER = {
 
 
 def released_network(checkout: Path) -> Callable[[Tensor, Tensor], Tensor]:
-    """Crops (B, 3, 256, 256) and visible masks (B, 1, 256, 256) to amodal logits, by all that its test script calls.
+    """Build a function from crops (B, 3, 256, 256) and visible masks (B, 1, 256, 256) to amodal logits.
 
-    The surest codes are filled in first, where it samples: as many calls, the same answer each time.
+    It calls everything that C2F-Seg's test script calls, except that the most confident tokens are filled in first
+    where the script samples: the number of calls is the same, and the result is deterministic.
 
     Args:
-        checkout: of the repository.
+        checkout: folder of the repository.
     """
     with _imports(checkout):
         layers, components, codes = (
@@ -51,18 +52,18 @@ def released_network(checkout: Path) -> Callable[[Tensor, Tensor], Tensor]:
     refine = components.Refine_Module().eval()
     resnet = _resnet().eval()
 
-    def answer(pixels: Tensor, visible: Tensor) -> Tensor:
+    def amodal_logits(pixels: Tensor, visible: Tensor) -> Tensor:
         features = resnet(pixels, output_hidden_states=True).hidden_states[1:]
         quantised, _, info = codebook(before(encoder(visible)))
         B, C, h, w = quantised.shape
-        seen = info[2].view(B, -1)
-        filled = torch.full_like(seen, CODES)  # nothing is known
+        visible_codes = info[2].view(B, -1)
+        filled = torch.full_like(visible_codes, CODES)  # all tokens are masked
         for turn in range(ROUNDS):
-            with _on_a_processor():
-                probs = filler(features[-1], seen, filled, mask=None)[..., :-1].softmax(-1)
-            sure, best = probs.max(-1)
+            with _on_the_cpu():
+                probs = filler(features[-1], visible_codes, filled, mask=None)[..., :-1].softmax(-1)
+            confidence, best = probs.max(-1)
             unknown = filled == CODES
-            keep = sure.where(unknown, sure.new_tensor(2.0)).argsort(1, descending=True)
+            keep = confidence.where(unknown, confidence.new_tensor(2.0)).argsort(1, descending=True)
             count = h * w * (turn + 1) // ROUNDS
             known = torch.zeros_like(unknown).scatter(1, keep[:, :count], True)
             filled = torch.where(unknown & known, best, filled)
@@ -71,11 +72,11 @@ def released_network(checkout: Path) -> Callable[[Tensor, Tensor], Tensor]:
         _, amodal = refine(features, coarse)
         return F.interpolate(amodal, size=(SIDE, SIDE))
 
-    return answer
+    return amodal_logits
 
 
 def _resnet() -> ResNetModel:
-    """ResNet-50 whose last stage keeps its resolution: 2,048 channels of 16 x 16."""
+    """Build a ResNet-50 whose last stage keeps its resolution: 2,048 channels of 16 x 16."""
     model = ResNetModel(ResNetConfig())
     first: Any = model.encoder.stages[3].layers[0]
     for convolution in (first.shortcut.convolution, first.layer[1].convolution):
@@ -85,7 +86,7 @@ def _resnet() -> ResNetModel:
 
 @contextmanager
 def _imports(checkout: Path) -> Iterator[None]:
-    """The checkout on the path; a stand-in for torchvision, of which only the ResNet's name is imported."""
+    """Make the checkout importable, with a stand-in for torchvision, whose ResNets it only imports by name."""
     stand_in: Any = types.ModuleType("torchvision.models")
     stand_in.resnet18 = stand_in.resnet50 = None
     names = {"torchvision": types.ModuleType("torchvision"), "torchvision.models": stand_in}
@@ -104,8 +105,8 @@ def _imports(checkout: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _on_a_processor() -> Iterator[None]:
-    """Its transformer sends a mask to a GPU, wherever it runs itself."""
+def _on_the_cpu() -> Iterator[None]:
+    """Keep tensors on the CPU: C2F-Seg's transformer sends a mask to a GPU on every device."""
     before = torch.Tensor.cuda
     torch.Tensor.cuda = lambda tensor, *_, **__: tensor  # type: ignore[method-assign]
     try:
