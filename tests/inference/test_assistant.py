@@ -104,7 +104,10 @@ def test_a_batch_gives_the_same_replies_as_single_questions(assistant: AmodalAss
 
 
 def test_conversations_of_different_lengths_in_one_batch(assistant: AmodalAssistant) -> None:
-    asked = [(random_image(0), [QUESTION, "What is behind it?", "And more?"]), (random_image(1), ["What is it, and where?"])]
+    asked = [
+        (random_image(0), [QUESTION, "What is behind it?", "And more?"]),
+        (random_image(1), ["What is it, and where?"]),
+    ]
     together = assistant.converse(asked, max_new_tokens=7)
     assert [len(replies) for replies in together] == [3, 1]
     for (image, questions), replies in zip(asked, together, strict=True):
@@ -211,7 +214,8 @@ def test_a_loaded_assistant_gives_the_same_answers(assistant: AmodalAssistant, t
     again = AmodalAssistant.from_pretrained(tmp_path / "aura", device="cpu", dtype="float32")
     assert again.ask(random_image(), QUESTION, max_new_tokens=8).text == before.text
     assert_same(again.ask(random_image(), QUESTION, answer=ANSWER), given)
-    reply = AmodalAssistant.from_pretrained(tmp_path / "aura", dtype="bfloat16").ask(random_image(), QUESTION, answer=ANSWER)
+    narrow = AmodalAssistant.from_pretrained(tmp_path / "aura", dtype="bfloat16")
+    reply = narrow.ask(random_image(), QUESTION, answer=ANSWER)
     assert len(reply.scene.objects) == 3
 
 

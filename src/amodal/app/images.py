@@ -1,4 +1,4 @@
-"""What the web demo can do with an image: keep it, segment it, ask about it, draw it and export it. No HTTP here."""
+"""Operations of the web demo on an image, independent of HTTP: store, segment, ask, draw and export."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ from amodal.inference.exports.layers import remove_front_objects
 from amodal.inference.find import ObjectFinder, segment_everything
 from amodal.inference.scene import Scene
 from amodal.inference.segmenter import AmodalSegmenter
-from amodal.io.images import load_image
+from amodal.io.images import ImageArray, load_image
 from amodal.models.aura.processing import check_question
-from amodal.ops.arrays import ImageArray
 
 MAX_SIDE = 2048  # longest side of a stored image; larger uploads are shrunk, because a page shows no more pixels
 MAX_PROMPTS = 32

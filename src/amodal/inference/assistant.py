@@ -13,12 +13,11 @@ from torch import Tensor
 from amodal.errors import InputError
 from amodal.inference.scene import Scene, SceneObject
 from amodal.inference.segmenter import pick_device, pick_dtype
-from amodal.io.images import ImageSource, load_image
+from amodal.io.images import ImageArray, ImageSource, load_image
 from amodal.models.aura import AuraModel, AuraProcessor
 from amodal.models.aura.generation import Answers, Dialogue, OnPart
 from amodal.models.aura.mllm import merge_adapters
 from amodal.models.aura.prompts import TextPart, answer_parts, phrases
-from amodal.ops.arrays import ImageArray
 
 
 @dataclass(frozen=True)

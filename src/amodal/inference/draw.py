@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from amodal.ops.arrays import Box, FloatMap, ImageArray, Mask, Points, Window
+from amodal.io.images import ImageArray
+from amodal.ops.arrays import Box, FloatMap, Mask, Points, Window
 
 Colour = tuple[int, int, int]
 

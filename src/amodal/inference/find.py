@@ -16,10 +16,11 @@ from transformers import SamModel
 from amodal.errors import InputError
 from amodal.inference.scene import Scene, SceneObject, visible_iou
 from amodal.inference.segmenter import AmodalSegmenter, pick_dtype
+from amodal.io.images import ImageArray
 from amodal.models.bases.sam import load_sam
 from amodal.models.plug import PlugProcessor
 from amodal.nn.attention import use_folded_attention
-from amodal.ops.arrays import Boxes, ImageArray, Mask, Points, Window
+from amodal.ops.arrays import Boxes, Mask, Points, Window
 from amodal.ops.boxes import mask_to_box
 from amodal.ops.masks import crop_and_resize, mask_iou
 

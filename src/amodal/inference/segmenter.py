@@ -13,14 +13,14 @@ from torch import Tensor
 from amodal.errors import InputError
 from amodal.inference.onnx import OnnxPlug, is_export
 from amodal.inference.scene import Scene, SceneObject
-from amodal.io.images import ImageSource, load_image
+from amodal.io.images import ImageArray, ImageSource, load_image
 from amodal.models.plug import PlugModel, PlugOutput, PlugProcessor
 from amodal.models.plug.processing import PlugInputs
 from amodal.models.plug.sharing import at_input_size, load_beside
 from amodal.nn.attention import use_int8
 from amodal.nn.kernels import cpu_has
 from amodal.nn.packing import can_use_int8
-from amodal.ops.arrays import Boxes, ImageArray
+from amodal.ops.arrays import Boxes
 from amodal.ops.masks import resize_probs
 
 BoxesLike = Sequence[Sequence[float]] | npt.NDArray[np.floating]

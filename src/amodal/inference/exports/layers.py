@@ -10,7 +10,7 @@ from PIL import Image
 
 from amodal.errors import InputError
 from amodal.inference.scene import Scene
-from amodal.ops.arrays import ImageArray
+from amodal.io.images import ImageArray
 
 # Colour of occluded pixels. They are transparent, so it shows only if the alpha channel is removed.
 OCCLUDED_COLOUR = (255, 0, 255)
