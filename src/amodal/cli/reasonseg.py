@@ -355,13 +355,14 @@ def _readable(numbers: dict[str, Any]) -> str:
         f"{name} {side['images']} images, {side['pairs']} pairs" for name, side in numbers["splits"].items()
     )
     answer, occlusion = numbers["objects_per_answer"], numbers["occlusion"]
+    lengths = ", ".join(f"{count} with {length}" for length, count in answer["counts"].items()) or "none"
     return "\n".join(
         [
             f"{numbers['images']} images, {numbers['pairs']} pairs, {numbers['pairs_per_image']:.1f} per image",
             f"splits: {sides}",
             f"pairs: {_listed(numbers['states'])}",
             f"images: {_listed(numbers['image_states'])}",
-            f"objects per answer: {answer['mean']:.2f} ({_listed(answer['counts'])})",
+            f"objects per answer: {answer['mean']:.2f} ({lengths})",
             f"occlusion rates of the objects mentioned, in tenths: {' '.join(map(str, occlusion['histogram']))}; "
             f"{occlusion['whole']} of {occlusion['objects']} not occluded",
             f"requests: {_listed(numbers['requests'])}; {numbers['spent']['tokens']} tokens, "

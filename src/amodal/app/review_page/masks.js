@@ -1,9 +1,9 @@
-// The picture and its masks: decoding, drawing at the screen's resolution, zoom, and what is under the pointer.
+// The image and its masks: decoding, drawing at the screen's resolution, zoom, and the object under the pointer.
 import { inkOn } from "./text.js";
 
 const DARK = "#12141a";
 
-// Runs (off, on, off, ...; row by row) to a canvas of the mask's own box, white where set.
+// Decode run lengths (off, on, off, ...; row by row) to a canvas of the mask's box, white inside the mask.
 function maskCanvas(runs, width) {
   let at = 0, left = Infinity, right = -1, top = Infinity, bottom = -1, area = 0;
   runs.forEach((run, index) => {
@@ -53,31 +53,31 @@ function difference(amodal, visible) {
 }
 
 export class Scene {
-  // image: a loaded <img>; item: what the server sent.
+  // image: a loaded <img>; item: the item that the server sent.
   constructor(image, item) {
     this.image = image;
     this.width = item.image.width;
     this.height = item.image.height;
-    this.objects = item.objects.map((thing) => {
-      const visible = maskCanvas(thing.visible, this.width), amodal = maskCanvas(thing.amodal, this.width);
-      return { ...thing, visible, amodal, covered: thing.hidden > 0 ? difference(amodal, visible) : null };
+    this.objects = item.objects.map((obj) => {
+      const visible = maskCanvas(obj.visible, this.width), amodal = maskCanvas(obj.amodal, this.width);
+      return { ...obj, visible, amodal, covered: obj.hidden > 0 ? difference(amodal, visible) : null };
     });
   }
 
-  // Number of the smallest shown object at a point of the picture, or null.
+  // Number of the smallest shown object at a point of the image, or null.
   at(x, y, view) {
     const px = Math.floor(x), py = Math.floor(y);
-    const hit = this.shown(view).filter((thing) => {
-      const mask = view.mode === "whole" ? thing.amodal : thing.visible;
+    const hit = this.shown(view).filter((obj) => {
+      const mask = view.mode === "whole" ? obj.amodal : obj.visible;
       return mask && mask.has(px, py);
     });
-    const area = (thing) => (thing.amodal ?? thing.visible).area;
+    const area = (obj) => (obj.amodal ?? obj.visible).area;
     hit.sort((a, b) => area(a) - area(b));
     return hit.length ? hit[0].number : null;
   }
 
   shown(view) {
-    return this.objects.filter((thing) => view.all || view.mentioned.has(thing.number) || thing.number === view.lit);
+    return this.objects.filter((obj) => view.all || view.mentioned.has(obj.number) || obj.number === view.lit);
   }
 
   // view: {mode: visible|whole|none, all, mentioned: Set, lit: number|null, scale, left, top}, in canvas pixels.
@@ -91,16 +91,16 @@ export class Scene {
     pen.imageSmoothingEnabled = true;
     if (view.mode === "none") return;
     const shown = this.shown(view);
-    const lit = shown.find((thing) => thing.number === view.lit);
-    if (lit) shown.push(...shown.splice(shown.indexOf(lit), 1)); // over all others
+    const lit = shown.find((obj) => obj.number === view.lit);
+    if (lit) shown.push(...shown.splice(shown.indexOf(lit), 1)); // drawn over all others
     if (lit) this.#spotlight(pen, canvas, view, lit);
     const line = Math.max(2, Math.min(canvas.width, canvas.height) / 420);
-    for (const thing of shown) this.#paint(pen, view, thing, line, lit && lit !== thing ? 0.35 : 1);
-    for (const thing of shown) this.#number(pen, view, thing, lit && lit !== thing ? 0.55 : 1);
+    for (const obj of shown) this.#paint(pen, view, obj, line, lit && lit !== obj ? 0.35 : 1);
+    for (const obj of shown) this.#number(pen, view, obj, lit && lit !== obj ? 0.55 : 1);
   }
 
-  #spotlight(pen, canvas, view, thing) {
-    const mask = view.mode === "whole" ? thing.amodal : thing.visible ?? thing.amodal;
+  #spotlight(pen, canvas, view, obj) {
+    const mask = view.mode === "whole" ? obj.amodal : obj.visible ?? obj.amodal;
     if (!mask) return;
     const veil = newCanvas(canvas.width, canvas.height);
     const brush = veil.getContext("2d");
@@ -111,41 +111,41 @@ export class Scene {
     pen.drawImage(veil, 0, 0);
   }
 
-  #paint(pen, view, thing, line, strength) {
-    const loud = view.lit === thing.number;
-    const { visible, amodal, covered } = thing;
+  #paint(pen, view, obj, line, strength) {
+    const loud = view.lit === obj.number;
+    const { visible, amodal, covered } = obj;
     pen.globalAlpha = strength;
     if (visible) {
-      fill(pen, visible, view, thing.colour, loud ? 0.2 : 0.4);
+      fill(pen, visible, view, obj.colour, loud ? 0.2 : 0.4);
       ring(pen, visible, view, line + 1.6, DARK);
-      ring(pen, visible, view, line, thing.colour);
+      ring(pen, visible, view, line, obj.colour);
     }
     if (view.mode === "whole" && covered) {
-      hatch(pen, covered, view, thing.colour, line);
+      hatch(pen, covered, view, obj.colour, line);
       ring(pen, amodal, view, line + 1.2, DARK);
-      ring(pen, amodal, view, line * 0.8, thing.colour);
+      ring(pen, amodal, view, line * 0.8, obj.colour);
     }
     pen.globalAlpha = 1;
   }
 
-  #number(pen, view, thing, strength) {
-    if (view.mode === "visible" && !thing.visible) return;
+  #number(pen, view, obj, strength) {
+    if (view.mode === "visible" && !obj.visible) return;
     const sharp = window.devicePixelRatio || 1, most = Math.min(20, 9 + pen.canvas.width / sharp / 80);
-    const side = Math.sqrt((thing.visible ?? thing.amodal)?.area ?? 0) * view.scale / sharp;
+    const side = Math.sqrt((obj.visible ?? obj.amodal)?.area ?? 0) * view.scale / sharp;
     const size = Math.max(10, Math.min(most, side * 0.16)) * sharp;
-    const x = view.left + (thing.anchor[0] + 0.5) * view.scale, y = view.top + (thing.anchor[1] + 0.5) * view.scale;
-    const text = String(thing.number);
+    const x = view.left + (obj.anchor[0] + 0.5) * view.scale, y = view.top + (obj.anchor[1] + 0.5) * view.scale;
+    const text = String(obj.number);
     pen.globalAlpha = strength;
     pen.font = `700 ${size}px system-ui, sans-serif`;
     const half = Math.max(size * 0.78, pen.measureText(text).width / 2 + size * 0.42);
     pen.beginPath();
     pen.roundRect(x - half, y - size * 0.78, 2 * half, size * 1.56, size);
-    pen.fillStyle = thing.colour;
+    pen.fillStyle = obj.colour;
     pen.strokeStyle = DARK;
     pen.lineWidth = size / 8;
     pen.fill();
     pen.stroke();
-    pen.fillStyle = inkOn(thing.colour);
+    pen.fillStyle = inkOn(obj.colour);
     pen.textAlign = "center";
     pen.textBaseline = "middle";
     pen.fillText(text, x, y + size * 0.05);
@@ -157,7 +157,7 @@ function place(pen, mask, view, dx = 0, dy = 0) {
   pen.drawImage(mask.canvas, view.left + mask.x * view.scale + dx, view.top + mask.y * view.scale + dy, mask.w * view.scale, mask.h * view.scale);
 }
 
-// A canvas around a mask, `pad` wider on all sides, and a view in its frame.
+// A canvas around a mask, larger by `pad` on all sides, and the view in its coordinates.
 function layer(mask, view, pad) {
   const x = Math.floor(view.left + mask.x * view.scale - pad), y = Math.floor(view.top + mask.y * view.scale - pad);
   const canvas = newCanvas(mask.w * view.scale + 2 * pad + 2, mask.h * view.scale + 2 * pad + 2);
@@ -178,7 +178,7 @@ function fill(pen, mask, view, colour, alpha) {
   pen.globalAlpha = before;
 }
 
-// A line around a mask: the mask drawn all around itself, minus itself.
+// A line around a mask: the mask drawn at shifted positions, minus the mask itself.
 function ring(pen, mask, view, width, colour) {
   const own = layer(mask, view, width + 1);
   for (let step = 0; step < 16; step++) {
@@ -192,7 +192,7 @@ function ring(pen, mask, view, width, colour) {
   pen.drawImage(own.canvas, own.x, own.y);
 }
 
-// The hidden part: a thin tint and diagonal stripes that line up between objects.
+// The occluded part: a light tint and diagonal stripes that are aligned between objects.
 function hatch(pen, mask, view, colour, line) {
   const own = layer(mask, view, 1);
   const period = 5 * line;

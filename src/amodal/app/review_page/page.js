@@ -1,10 +1,10 @@
-// The review page: one pair at a time, judged from the keyboard.
+// The review page: people judge one pair at a time, by keyboard or mouse.
 import { Scene } from "./masks.js";
 import { draw, light, listenToStage } from "./stage.js";
 import { $, currentAnswer, state } from "./state.js";
 import { badge, make, mentionedNumbers, showAnswer, showChanges } from "./text.js";
 
-const REASONS = ["The question names the object", "The answer names a wrong object", "What hides what is wrong", "Nobody would ask this"];
+const REASONS = ["The question names the object", "The answer names a wrong object", "A statement about what hides what is wrong", "Nobody would ask this"];
 
 /* Requests */
 
@@ -19,14 +19,14 @@ async function post(path, body) {
   return content;
 }
 
-// One thing at a time; what goes wrong is said, and a pair that moved on is replaced by the next.
+// Run one action at a time; report errors, and replace a pair that changed meanwhile by the next one.
 async function act(work) {
-  if (state.busy) return; // also a key pressed twice must not judge a pair nobody has seen
+  if (state.busy) return; // a key pressed twice must not judge the next, unseen pair
   setBusy(true);
   try {
     await work();
   } catch (error) {
-    say(error.status ? error.message : "The server does not answer. Nothing is lost: try again.", true);
+    say(error.status ? error.message : "The server does not respond. Nothing is lost; try again.", true);
     if (error.status === 409 && state.item) await next().catch(() => {});
   } finally {
     setBusy(false);
@@ -77,7 +77,7 @@ const skip = () => act(async () => {
 const undo = () => act(async () => {
   const content = await post("undo", {});
   await receive(content);
-  say(`Took the verdict on pair ${content.item.id} back.`);
+  say(`Withdrew the verdict on pair ${content.item.id}.`);
 });
 
 /* Showing */
@@ -88,11 +88,11 @@ function show(item, image, failed) {
   phase("judge");
   $("question").textContent = item.question;
   showAnswer($("answer"), item.answer, item.objects, light);
-  const claims = item.claims.map(([front, behind]) => `#${front} hides a part of #${behind}`);
+  const claims = item.claims.map(([front, behind]) => `#${front} hides part of #${behind}`);
   $("claims").hidden = !claims.length;
-  $("claims").textContent = `Said about what hides what: ${claims.join(", ")}.`;
-  const notice = failed ? "The picture could not be loaded." : item.fault ? `Failed the automatic check: ${item.fault}`
-    : item.state === "cross_checked" ? "The others do not agree. Your verdict decides." : "";
+  $("claims").textContent = `Stated by the writer: ${claims.join(", ")}.`;
+  const notice = failed ? "The image could not be loaded." : item.fault ? `Failed the automatic check: ${item.fault}`
+    : item.state === "cross_checked" ? "The earlier verdicts differ. Your verdict decides." : "";
   $("notice").hidden = !notice;
   $("notice").className = failed || item.fault ? "bad" : "";
   $("notice").textContent = notice;
@@ -131,18 +131,18 @@ function verdictCard(verdict, index) {
 
 function showObjects() {
   const mentioned = mentionedNumbers(currentAnswer());
-  const listed = state.item.objects.filter((thing) => state.all || state.phase === "write" || mentioned.has(thing.number));
-  $("objects").replaceChildren(...listed.map((thing) => {
-    const button = make("button", mentioned.has(thing.number) ? "" : "absent");
+  const listed = state.item.objects.filter((obj) => state.all || state.phase === "write" || mentioned.has(obj.number));
+  $("objects").replaceChildren(...listed.map((obj) => {
+    const button = make("button", mentioned.has(obj.number) ? "" : "absent");
     button.type = "button";
-    button.dataset.number = thing.number;
-    const hidden = Math.round(thing.hidden * 100);
-    const behind = thing.behind.length ? ` behind ${thing.behind.map((n) => `#${n}`).join(", ")}` : "";
-    button.append(badge(thing), make("span", "", thing.name), make("small", "", hidden ? `${hidden}% hidden${behind}` : "whole"));
-    button.addEventListener("pointerenter", () => light(thing.number));
+    button.dataset.number = obj.number;
+    const hidden = Math.round(obj.hidden * 100);
+    const behind = obj.behind.length ? ` behind ${obj.behind.map((n) => `#${n}`).join(", ")}` : "";
+    button.append(badge(obj), make("span", "", obj.name), make("small", "", hidden ? `${hidden}% hidden${behind}` : "whole"));
+    button.addEventListener("pointerenter", () => light(obj.number));
     button.addEventListener("pointerleave", () => light(null));
     button.addEventListener("mousedown", (event) => event.preventDefault()); // the text field keeps its selection
-    button.addEventListener("click", () => choose(thing.number));
+    button.addEventListener("click", () => choose(obj.number));
     const item = make("li");
     item.append(button);
     return item;
@@ -183,8 +183,8 @@ function showDone(progress) {
   const waiting = progress.left;
   $("done-title").textContent = waiting ? "Nothing for you right now" : "All done. Thank you!";
   $("done-text").textContent = waiting
-    ? `${waiting} ${waiting === 1 ? "pair is" : "pairs are"} in other hands at the moment.`
-    : `You judged ${progress.mine} ${progress.mine === 1 ? "pair" : "pairs"}; what is still open waits for other people.`;
+    ? `${waiting} ${waiting === 1 ? "pair is" : "pairs are"} held by other people at the moment.`
+    : `You judged ${progress.mine} ${progress.mine === 1 ? "pair" : "pairs"}; the open pairs wait for other people.`;
   $("again").focus();
 }
 
@@ -194,7 +194,7 @@ function page(name) {
 
 function phase(name) {
   state.phase = name;
-  if (name === "judge") document.activeElement?.blur(); // a field about to hide must not take the next key
+  if (name === "judge") document.activeElement?.blur(); // a field that is about to be hidden must not receive the next key
   $("desk").dataset.phase = name;
   $("reading").hidden = name === "write";
   $("writing").hidden = name !== "write";
@@ -236,7 +236,7 @@ function preview() {
   checking = setTimeout(checkText, 400);
 }
 
-// What the automatic check would say. It only tells: a person may know better.
+// Show the result of the automatic check; people may decide otherwise.
 let checking = 0;
 async function checkText() {
   const body = { pair: state.item?.id, question: $("edit-question").value, answer: $("edit-answer").value };
@@ -274,7 +274,7 @@ function pickReason(index) {
   [...$("reasons").children].forEach((button, at) => button.setAttribute("aria-pressed", String(REASONS[at] === state.reason)));
 }
 
-// An object's button or its mask: while writing, its mention goes into the answer; otherwise the light stays on it.
+// A click on an object's button or mask: inserts its mention while writing; otherwise keeps it highlighted.
 function choose(number) {
   if (state.phase !== "write") {
     state.pinned = state.pinned === number ? null : number;
@@ -282,7 +282,7 @@ function choose(number) {
   }
   const field = $("edit-answer");
   const words = field.value.slice(field.selectionStart, field.selectionEnd).trim();
-  const name = state.item.objects.find((thing) => thing.number === number).name;
+  const name = state.item.objects.find((obj) => obj.number === number).name;
   const clean = (words || `the ${name}`).replace(/[[\]#]/g, "");
   field.focus();
   field.setRangeText(`[${clean} #${number}]`, field.selectionStart, field.selectionEnd, "end");
@@ -337,7 +337,7 @@ function onKey(event) {
   if (event.repeat) return;
   if (/^[1-9]$/.test(event.key)) {
     const number = Number(event.key);
-    if (state.item.objects.some((thing) => thing.number === number)) choose(number);
+    if (state.item.objects.some((obj) => obj.number === number)) choose(number);
     return;
   }
   const action = KEYS[event.key.toLowerCase()];
@@ -382,7 +382,7 @@ function listen() {
   keepLease();
 }
 
-// A person who thinks for long keeps the pair; one who left the page loses it when the lease ends.
+// A person who takes long keeps the pair; after leaving the page, the lease ends.
 function keepLease() {
   setTimeout(async () => {
     if (state.item && !document.hidden && !state.busy) {

@@ -1,4 +1,4 @@
-// The picture on the stage: what is lit, zoom, and the pointer.
+// The image: the highlighted object, zoom, and the pointer.
 import { $, currentAnswer, state } from "./state.js";
 import { mentionedNumbers } from "./text.js";
 

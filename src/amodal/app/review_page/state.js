@@ -1,4 +1,4 @@
-// What the page knows, shared by its parts.
+// State of the page, shared by its modules.
 export const $ = (id) => document.getElementById(id);
 
 export const state = {
@@ -6,5 +6,5 @@ export const state = {
   mode: "visible", bare: false, all: false, lit: null, pinned: null, zoom: 1, centre: null, reason: null, draft: null, lease: 900,
 };
 
-// The answer as it is shown or being written, in the short form.
+// The answer that is shown or edited, in its editable form.
 export const currentAnswer = () => (state.phase === "write" ? $("edit-answer").value : state.item.answer);

@@ -1,6 +1,6 @@
-// Words of a pair as page elements. Everything a person or a model wrote goes through text nodes.
+// Texts of a pair as page elements. Everything that a person or a model wrote becomes a text node.
 
-// "[the mug #2 #3]" -> {words: "the mug", numbers: [2, 3]}; null if no number ends it.
+// "the mug #2 #3" -> {words: "the mug", numbers: [2, 3]}; null without a number at the end.
 function mention(inside) {
   const words = inside.split(/\s+/).filter(Boolean);
   const numbers = [];
@@ -42,34 +42,34 @@ export function make(tag, className, text) {
   return element;
 }
 
-export function badge(thing) {
-  const element = make("span", "badge", String(thing.number));
-  tint(element, thing);
+export function badge(obj) {
+  const element = make("span", "badge", String(obj.number));
+  tint(element, obj);
   return element;
 }
 
-export function tint(element, thing) {
-  element.style.setProperty("--object", thing.colour);
-  element.style.setProperty("--object-ink", inkOn(thing.colour));
+export function tint(element, obj) {
+  element.style.setProperty("--object", obj.colour);
+  element.style.setProperty("--object-ink", inkOn(obj.colour));
 }
 
-// Dark or light, whichever reads on a colour "#rrggbb".
+// Dark or light text, whichever is readable on a colour "#rrggbb".
 export function inkOn(colour) {
   const [r, g, b] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
   return 0.299 * r + 0.587 * g + 0.114 * b > 120 ? "#14161b" : "#ffffff";
 }
 
-// An answer with its objects marked; `onPoint(number or null)` while the pointer is on one.
+// Show an answer with marked objects; calls `onPoint` with the number under the pointer, or null.
 export function showAnswer(element, answer, objects, onPoint) {
   element.replaceChildren(...parse(answer).map((piece) => (typeof piece === "string" ? piece : chip(piece, objects, onPoint))));
 }
 
 function chip(piece, objects, onPoint) {
-  const known = piece.numbers.map((number) => objects.find((thing) => thing.number === number));
-  if (known.some((thing) => !thing)) {
+  const known = piece.numbers.map((number) => objects.find((obj) => obj.number === number));
+  if (known.some((obj) => !obj)) {
     return make("span", "unknown", `[${piece.words} ${piece.numbers.map((n) => `#${n}`).join(" ")}: no such object]`);
   }
-  const element = make("span", "mention", piece.words); // no button: those do not wrap like words
+  const element = make("span", "mention", piece.words); // not a button, which would not wrap like words
   element.tabIndex = 0;
   element.dataset.numbers = piece.numbers.join(" ");
   tint(element, known[0]);
@@ -81,8 +81,8 @@ function chip(piece, objects, onPoint) {
   return element;
 }
 
-// What changed from one text to another, word by word (longest common subsequence); the new text alone
-// where little stayed.
+// Show the changes from one text to another, word by word (longest common subsequence), or only the new
+// text if most words changed.
 export function showChanges(element, before, after) {
   const a = before.split(/(\s+)/).filter((w) => w.trim()), b = after.split(/(\s+)/).filter((w) => w.trim());
   if (a.length * b.length > 400000) return element.replaceChildren(after);

@@ -26,6 +26,7 @@ from amodal.io.files import atomic_folder
 from amodal.io.progress import progress_bar
 from amodal.ops.arrays import Mask
 from amodal.ops.brush_rle import decode_brush, encode_brush
+from amodal.ops.occlusion import is_occluded
 from amodal.ops.rle import decode_mask
 
 Record = dict[str, Any]
@@ -236,7 +237,8 @@ def _in_words(records: Sequence[Record], categories: dict[int, str]) -> str:
     for record in records:
         name = categories.get(record["category_id"], f"category {record['category_id']}")
         front = ", ".join(f"#{number[i]}" for i in record["occluders"] if i in number)
-        hidden = f", {record['occlude_rate']:.0%} hidden" if record["occlude_rate"] else ", not hidden"
+        rate = record["occlude_rate"]
+        hidden = f", {rate:.0%} hidden" if is_occluded(rate) else ", not hidden"
         lines.append(f"#{number[record['id']]} {name}{hidden}{f' behind {front}' if front else ''}")
     return "\n".join(lines)
 

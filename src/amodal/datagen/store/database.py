@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -163,7 +163,7 @@ class Database:
         """Number of rows by value of a column."""
         return dict(self.query(f"SELECT {column}, count(*) FROM {table} GROUP BY {column}"))
 
-    def pages(self, table: str, columns: str, where: dict[str, Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
+    def pages(self, table: str, columns: str, where: Mapping[str, Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
         """Rows by id, one page at a time, so that a long loop neither locks the file nor fills the memory.
 
         Args:
