@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from amodal import AmodalAssistant, AmodalSegmenter, Scene, SceneObject
-from amodal.data.formats.reason_seg import Conversation, read_reason_seg
+from amodal.data.reason_seg import Conversation, read_reason_seg
 from amodal.inference.draw import draw_scene, draw_uncertainty
 from amodal.models.aura.prompts import answer_parts
 from amodal.ops.boxes import mask_to_box

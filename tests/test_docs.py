@@ -140,8 +140,8 @@ def test_commands_of_the_how_tos_run(document: str, tmp_path: Path, monkeypatch:
         Path(folder).mkdir()
         Image.fromarray(render_scene(4, size=(128, 128)).image).save(Path(folder) / "one.png")
     Image.fromarray(render_scene(3, size=(400, 400)).image).save("street.jpg")
-    with VideoWriter(Path("film.mp4"), Fraction(2)) as film:
-        film.add(render_scene(5, size=(128, 128)).image)
+    with VideoWriter(Path("street.mp4"), Fraction(2)) as video:
+        video.add(render_scene(5, size=(128, 128)).image)
     assert main(["segment", "street.jpg", "--box", "30,40,210,380", "--out", "street"]) == 0
     task = to_tasks(Scene.load("street"), "one.png")[0]
     Path("export.json").write_text(json.dumps([task | {"annotations": task["predictions"]}]))
