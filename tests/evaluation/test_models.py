@@ -16,6 +16,7 @@ from amodal.evaluation.boxes import BoxSource
 from amodal.evaluation.evaluator import EvaluationSettings, evaluate, evaluate_baseline
 from amodal.evaluation.predictions import MaskPrediction
 from amodal.evaluation.rows import ImageCache, ModelRow
+from amodal.ops.boxes import mask_to_box
 from amodal.ops.rle import decode_mask, encode_window
 from tests.evaluation.toy_predictions import toy
 
@@ -59,6 +60,8 @@ def test_masks_can_be_kept_as_the_network_gives_them(segmenter: AmodalSegmenter,
         assert np.array_equal(amodal | visible, decode_mask(united.amodal))
         num_outside += int((visible & ~amodal).sum())
     assert num_outside > 0  # the two branches disagree on noise, so the option has an effect
+    for obj in segmenter(image, BOXES, union_visible=False).objects:
+        assert obj.amodal_box_xyxy == tuple(mask_to_box(obj.amodal_mask))
 
 
 def test_threshold_and_union_reach_the_segmenter_and_the_report(segmenter: AmodalSegmenter, tmp_path: Path) -> None:
