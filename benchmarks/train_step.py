@@ -36,7 +36,7 @@ from amodal.training.tasks.plug import PlugTask
 SIZE = 512
 Step = Callable[[], None]
 
-# name -> (ours or the reference, precision, gradient checkpointing, point loss)
+# name: (ours or the reference, precision, gradient checkpointing, point loss)
 CONTENDERS = {
     "reference float32": ("reference", "no", False, True),
     "reference bfloat16": ("reference", "bf16", False, True),
@@ -48,7 +48,7 @@ CONTENDERS = {
 
 
 class Reference(nn.Module):
-    """PLUG as one writes it first."""
+    """A straightforward implementation of PLUG."""
 
     def __init__(self, config: PlugConfig) -> None:
         super().__init__()
@@ -70,11 +70,11 @@ class Reference(nn.Module):
         self.epsilon = config.epsilon
 
     def forward(self, pixel_values: Tensor, input_boxes: Tensor) -> PlugOutput:
-        """(B, 3, S, S) and (B, P, 4) to what `PlugModel` gives."""
+        """Predict masks for (B, 3, S, S) images and (B, P, 4) boxes, like `PlugModel`."""
         visible = self._branch("visible", self.visible_decoder, pixel_values, input_boxes)
         amodal = self._branch("amodal", self.amodal_decoder, pixel_values, input_boxes)
-        doubts = [uncertainty_map(logits.float().sigmoid(), self.epsilon) for logits in (visible, amodal)]
-        correction = self.refine(pixel_values, visible.sigmoid(), amodal.sigmoid(), *doubts)
+        uncertainties = [uncertainty_map(logits.float().sigmoid(), self.epsilon) for logits in (visible, amodal)]
+        correction = self.refine(pixel_values, visible.sigmoid(), amodal.sigmoid(), *uncertainties)
         return PlugOutput(pred_masks=amodal + correction, coarse_amodal_logits=amodal, visible_logits=visible)
 
     def _branch(self, name: str, decoder: nn.Module, pixel_values: Tensor, boxes: Tensor) -> Tensor:

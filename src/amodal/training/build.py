@@ -231,12 +231,10 @@ def _build_aura(recipe: Recipe) -> TrainingSetup:
     assert isinstance(settings, AuraModelRecipe) and isinstance(data, AuraDataRecipe)
     train, validation = _read_reason_sources(data.train), _read_reason_sources(data.validation)
     model = _aura_model(settings, train, recipe)
-    if model.config.names_only:
-        samples = _named_images(model, data, train, validation)
-    else:
-        samples = _image_conversations(model, data, train, validation)
+    make_samples = _named_images if model.config.names_only else _image_conversations
+    train_samples, validation_samples = make_samples(model, data, train, validation)
     task = AuraTask(model.config)
-    return TrainingSetup(task.prepare(model), task, *samples, model.config.mask_threshold)
+    return TrainingSetup(task.prepare(model), task, train_samples, validation_samples, model.config.mask_threshold)
 
 
 def _read_reason_sources(sources: list[ReasonSourceRecipe]) -> list[ReasonSource]:

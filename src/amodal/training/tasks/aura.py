@@ -154,7 +154,7 @@ def text_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: (B, K, vocabulary).
-        targets: (B, K), `IGNORE_INDEX` where no answer stands.
+        targets: (B, K) token ids, `IGNORE_INDEX` outside the answers.
     """
     counted = targets != IGNORE_INDEX
     if not counted.any():
