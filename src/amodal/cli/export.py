@@ -21,7 +21,7 @@ def export_scene_command(
     ],
     out: Annotated[Path, typer.Option(help="New folder to write.")],
     image: Annotated[
-        Path | None, typer.Option(help="Image of the scene; layers, crops and labelme need its pixels.")
+        Path | None, typer.Option(help="Image of the scene; required for layers and crops, embedded by labelme.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the names of the written files as JSON.")] = False,
 ) -> None:

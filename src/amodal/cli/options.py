@@ -16,9 +16,6 @@ ModelName = Annotated[str, typer.Option("--model", help="Model: bundled name, fo
 Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, ...")]
 Dtype = Annotated[str, typer.Option(help="Precision: auto, float32, bfloat16, or int8 (large models on a CPU).")]
 Mode = Annotated[str, typer.Option(help="Encode one crop per object (crop) or the whole image once (image; faster).")]
-ImageSize = Annotated[
-    int | None, typer.Option(help="Side of the network's square input in mode 'image'; default: the model's own.")
-]
 DetectorName = Annotated[
     str | None, typer.Option("--detector", help="Detector of transformers that finds the boxes: hub id or folder.")
 ]

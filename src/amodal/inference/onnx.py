@@ -14,7 +14,7 @@ import warnings
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -179,6 +179,7 @@ class OnnxPlug(nn.Module):
     def __init__(self, folder: str | Path, threads: int | None = None) -> None:
         super().__init__()
         self.config = read_config(Path(folder), PlugConfig)
+        self.config.mask_prompts = False  # the exported decoder takes boxes only
         runtime = _extra("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
@@ -196,15 +197,52 @@ class OnnxPlug(nn.Module):
         visible, amodal = self._run(ENCODER, list(EMBEDDINGS), pixel_values)
         return visible, amodal
 
-    def predict(self, pixel_values: Tensor, visible: Tensor, amodal: Tensor, input_boxes: Tensor) -> PlugOutput:
-        """See `PlugModel.predict`; the uncertainty of the visible mask is not computed."""
+    def predict(
+        self,
+        pixel_values: Tensor,
+        visible: Tensor,
+        amodal: Tensor,
+        input_boxes: Tensor | None = None,
+        *,
+        input_points: Tensor | None = None,
+        input_labels: Tensor | None = None,
+        input_masks: Tensor | None = None,
+        mask_given: Tensor | None = None,
+    ) -> PlugOutput:
+        """See `PlugModel.predict`; the uncertainty of the visible mask is not computed.
+
+        Raises:
+            InputError: the prompts are not boxes alone.
+        """
+        prompts = {"boxes": input_boxes, "points": input_points, "point labels": input_labels}
+        prompts |= {"masks": input_masks, "mask_given": mask_given}
+        given = [kind for kind, tensor in prompts.items() if tensor is not None]
+        if input_boxes is None or len(given) > 1:
+            raise InputError(f"prompts: expected boxes alone for an ONNX model, got {' and '.join(given) or 'none'}")
         names = output_names(self.config)
         outputs = self._run(DECODER, names, pixel_values, visible, amodal, input_boxes)
         return PlugOutput(**dict(zip(names, outputs, strict=True)))
 
-    def forward(self, pixel_values: Tensor, input_boxes: Tensor, **_: Any) -> PlugOutput:
-        """See `PlugModel.forward`."""
-        return self.predict(pixel_values, *self.encode(pixel_values), input_boxes)
+    def forward(
+        self,
+        pixel_values: Tensor,
+        input_boxes: Tensor | None = None,
+        *,
+        input_points: Tensor | None = None,
+        input_labels: Tensor | None = None,
+        input_masks: Tensor | None = None,
+        mask_given: Tensor | None = None,
+    ) -> PlugOutput:
+        """See `PlugModel.forward` and `predict`."""
+        return self.predict(
+            pixel_values,
+            *self.encode(pixel_values),
+            input_boxes,
+            input_points=input_points,
+            input_labels=input_labels,
+            input_masks=input_masks,
+            mask_given=mask_given,
+        )
 
     def _run(self, file: str, outputs: list[str], *inputs: Tensor) -> list[Tensor]:
         session = self._sessions[file]
