@@ -79,3 +79,23 @@ def test_first_layer_projects_image_tokens_once_for_all_prompts() -> None:
     first.register_forward_hook(lambda _, x, y: seen.append(y.shape[:2]))
     single(*inputs(2, 6))
     assert seen == [(2, 1)]
+
+
+def test_one_dense_embedding_per_prompt_equals_one_call_per_prompt() -> None:
+    _, single = theirs_and_ours()
+    embeddings, positions, sparse, _ = inputs(2, 3)
+    dense = torch.randn(2, 3, 32, 5, 7, generator=torch.Generator().manual_seed(2))
+    together = single(embeddings, positions, sparse, dense)
+    for p in range(3):
+        alone = single(embeddings, positions, sparse[:, p : p + 1], dense[:, p])
+        for ours, expected in zip(together, alone, strict=True):
+            torch.testing.assert_close(ours[:, p : p + 1], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_shared_dense_embedding_equals_its_copies_per_prompt() -> None:
+    _, single = theirs_and_ours()
+    embeddings, positions, sparse, dense = inputs(2, 3)
+    shared = single(embeddings, positions, sparse, dense)
+    copied = single(embeddings, positions, sparse, dense[:, None].expand(-1, 3, -1, -1, -1))
+    for ours, expected in zip(copied, shared, strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)

@@ -2,7 +2,8 @@
 
 Same tensors and same result as transformers' `SamMaskDecoder`. That one copies the image tokens for
 every prompt before its first layer, and rearranges tokens to planes and back for its upscaling.
-Here the first layer projects the tokens of an image once for all of its prompts. The two transposed
+Here the first layer projects the tokens of an image once for all of its prompts, unless each prompt
+has a mask of its own, which is added to the tokens. The two transposed
 convolutions, whose windows do not overlap, are linear maps of tokens; the pixels are put in their
 order at the end, when one value per pixel is left.
 
@@ -33,7 +34,8 @@ def decode_one_mask(
         image_embeddings: (B, C, h, w).
         positions: (B, C, h, w) of the image tokens.
         sparse: (B, P, n, C) embeddings of the prompts, n per prompt.
-        dense: (B, C, h, w) embedding of a mask prompt, or of no mask.
+        dense: (B, C, h, w) embedding that all prompts of an image share, such as that of no mask, or
+            (B, P, C, h, w) with one embedding per prompt.
 
     Returns:
         Logits (B, P, 4h, 4w) and predicted quality (B, P).
@@ -41,7 +43,8 @@ def decode_one_mask(
     grid = (image_embeddings.shape[2], image_embeddings.shape[3])
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     tokens = torch.cat([own.expand(*sparse.shape[:2], -1, -1), sparse], dim=2).to(own.dtype)  # (B, P, Q, C)
-    keys = (image_embeddings + dense).flatten(2).transpose(1, 2)[:, None]  # (B, 1, T, C)
+    shared = dense if dense.dim() == 5 else dense[:, None]
+    keys = (image_embeddings[:, None] + shared).flatten(3).transpose(2, 3)  # (B, P or 1, T, C)
     places = positions.flatten(2).transpose(1, 2)[:, None]
     queries = tokens
     for layer in decoder.transformer.layers:

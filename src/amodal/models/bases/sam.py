@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
-from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPositionalEmbedding
+from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPositionalEmbedding, SamPromptEncoder
 from transformers.utils import logging
 
 from amodal.errors import InputError
@@ -51,6 +51,9 @@ HUB_IDS = {
     "facebook/sam-vit-large": "vit-l",
     "facebook/sam-vit-huge": "vit-h",
 }
+MASK_LOGIT = 10.0
+"""Logit of the pixels of a binary mask prompt. SAM takes the logits of an earlier prediction as a prompt; SAM 2
+converts binary masks to -10 and 10, and so do we."""
 
 
 _PARTS = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
@@ -360,6 +363,30 @@ class Float32PositionalEmbedding(SamPositionalEmbedding):
         super()._apply(fn, recurse)
         self.positional_embedding.data = self.positional_embedding.data.float()
         return self
+
+
+def embed_masks(encoder: SamPromptEncoder, masks: Tensor, mask_given: Tensor | None = None) -> Tensor:
+    """Embed one mask prompt per object; transformers' `SamPromptEncoder` takes one per image.
+
+    Args:
+        encoder: SAM's.
+        masks: (B, P, H', W') in the frame of the network's input, of any resolution: bool, or logits of an
+            earlier prediction. They are resized to four times the embedding grid, bilinear and antialiased as in
+            SAM 2.
+        mask_given: (B, P) bool; the other prompts get the embedding of no mask. All masks count if None.
+
+    Returns:
+        (B, P, C, h, w).
+    """
+    logits = (masks.float() * 2 - 1) * MASK_LOGIT if masks.dtype == torch.bool else masks.float()
+    size = tuple(4 * cells for cells in encoder.image_embedding_size)
+    if logits.shape[-2:] != size:
+        logits = nn.functional.interpolate(logits, size=size, mode="bilinear", align_corners=False, antialias=True)
+    no_mask = encoder.no_mask_embed.weight[0, :, None, None]
+    dense = encoder.mask_embed(logits.flatten(0, 1)[:, None].to(no_mask.dtype)).unflatten(0, masks.shape[:2])
+    return (
+        dense if mask_given is None else torch.where(mask_given[..., None, None, None], dense, no_mask.to(dense.dtype))
+    )
 
 
 def load_encoder(encoder: nn.Module, sam: SamModel) -> None:

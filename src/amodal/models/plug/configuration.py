@@ -45,6 +45,8 @@ class PlugConfig(PreTrainedConfig):
         crop_scale: side of the crop relative to the visible box.
         mask_threshold: probability above which a pixel is foreground.
         box_source: box that prompts the model, `"visible"` or `"amodal"` (table 2, row 1).
+        mask_prompts: also train with visible masks as prompts (not in the paper). False means that the model has
+            never seen a mask prompt.
     """
 
     model_type = "plug"
@@ -74,6 +76,7 @@ class PlugConfig(PreTrainedConfig):
         crop_scale: float = 2.0,
         mask_threshold: float = 0.3,
         box_source: str = "visible",
+        mask_prompts: bool = False,
         **kwargs: Any,
     ) -> None:
         self.sam = sam.to_dict() if isinstance(sam, SamConfig) else (sam or SamConfig().to_dict())
@@ -99,6 +102,7 @@ class PlugConfig(PreTrainedConfig):
         self.crop_scale = crop_scale
         self.mask_threshold = mask_threshold
         self.box_source = box_source
+        self.mask_prompts = mask_prompts
         super().__init__(**kwargs)
         self._check()
 

@@ -1,4 +1,4 @@
-"""PLUG: visible and amodal masks of the objects in given boxes (PLUG section 3).
+"""PLUG: visible and amodal masks of the objects that boxes, points or visible masks prompt for (PLUG section 3).
 
 The order is that of the paper: image encoder with parallel LoRA (3.3), prompt encoder, two mask decoders
 (Eq. 5), refine module guided by uncertainty (Eq. 6-8, 11).
@@ -22,10 +22,12 @@ from transformers import PreTrainedModel, SamConfig
 from transformers.models.sam.modeling_sam import SamPromptEncoder, SamVisionEncoder
 from transformers.utils import ModelOutput
 
+from amodal.errors import InputError
 from amodal.models.bases.sam import (
     Float32PositionalEmbedding,
     LoadedSam,
     SingleMaskDecoder,
+    embed_masks,
     load_decoders,
     load_encoder,
     load_sam,
@@ -62,12 +64,12 @@ class PlugOutput(ModelOutput):
 
 
 @dataclass(frozen=True)
-class BoxPrompts:
-    """Embedded boxes, the inputs of the mask decoders.
+class PromptEmbeddings:
+    """Embedded prompts, the inputs of the mask decoders.
 
     Attributes:
-        sparse: (B, P, 2, C) embeddings of the corners.
-        dense: (B, C, h, w) embedding for "no mask prompt".
+        sparse: (B, P, n, C) embeddings of points and corners of boxes, n per prompt.
+        dense: (B, C, h, w) embedding of no mask, or (B, P, C, h, w) embeddings of the mask prompts.
         positions: (1, C, h, w) of the image tokens.
     """
 
@@ -123,8 +125,8 @@ class PlugModel(PreTrainedModel):
     def set_trainable(self) -> None:
         """Freeze the base; train adapters, prompt encoder, decoders and refine module.
 
-        The Fourier features are fixed, as in SAM, and so are the parts of the prompt encoder
-        that serve points and masks.
+        The Fourier features are fixed, as in SAM, and so are the parts of the prompt encoder that serve
+        points, and without `config.mask_prompts` also those that serve masks.
         """
         self.requires_grad_(True)
         self.vision_encoder.requires_grad_(self.config.train_base)
@@ -134,11 +136,11 @@ class PlugModel(PreTrainedModel):
         prompts = self.prompt_encoder
         for frozen in (
             prompts.shared_embedding,
-            prompts.mask_embed,
             prompts.not_a_point_embed,
             *prompts.point_embed[:2],
         ):
             frozen.requires_grad_(False)
+        prompts.mask_embed.requires_grad_(self.config.mask_prompts)
         for decoder in self.decoders():  # the quality of the visible mask is not used
             scored = self.config.iou_weight > 0 and decoder is self.amodal_decoder
             decoder.iou_prediction_head.requires_grad_(scored)
@@ -181,27 +183,48 @@ class PlugModel(PreTrainedModel):
         visible, amodal = embeddings.unflatten(0, (2, -1))  # branch-major
         return visible, amodal
 
-    def embed_boxes(self, boxes: Tensor, dtype: torch.dtype) -> BoxPrompts:
-        """Embed boxes for both decoders.
+    def embed_prompts(
+        self,
+        input_boxes: Tensor | None,
+        input_points: Tensor | None,
+        input_labels: Tensor | None,
+        input_masks: Tensor | None,
+        mask_given: Tensor | None,
+        dtype: torch.dtype,
+    ) -> PromptEmbeddings:
+        """Embed boxes, points and masks for both decoders; see `forward` for the prompts.
 
         Args:
-            boxes: (B, P, 4) xyxy in pixels of the network's input.
+            input_boxes: (B, P, 4); this and the other prompts are those of `forward`.
             dtype: that of the image embeddings.
         """
-        sparse, dense = self.prompt_encoder(
-            input_points=None, input_labels=None, input_boxes=boxes.float(), input_masks=None
-        )
+        if input_points is not None and input_labels is None:
+            input_labels = torch.ones(input_points.shape[:3], dtype=torch.long, device=input_points.device)
+        _check_prompts(input_boxes, input_points, input_labels, input_masks, mask_given)
+        if input_boxes is not None or input_points is not None:
+            sparse, dense = self.prompt_encoder(
+                input_points=None if input_points is None else input_points.float(),
+                input_labels=input_labels,
+                input_boxes=None if input_boxes is None else input_boxes.float(),
+                input_masks=None,
+            )
+        if input_masks is not None:
+            dense = embed_masks(self.prompt_encoder, input_masks, mask_given)
+            if input_boxes is None and input_points is None:
+                sparse = dense.new_zeros(*dense.shape[:2], 0, dense.shape[2])
         cells = self.prompt_encoder.image_embedding_size[0]
         positions = self.prompt_encoder.shared_embedding.image_positions(cells)
-        return BoxPrompts(sparse.to(dtype), dense.to(dtype), positions.to(dtype))
+        return PromptEmbeddings(sparse.to(dtype), dense.to(dtype), positions.to(dtype))
 
-    def decode(self, decoder: SingleMaskDecoder, embeddings: Tensor, prompts: BoxPrompts) -> tuple[Tensor, Tensor]:
+    def decode(
+        self, decoder: SingleMaskDecoder, embeddings: Tensor, prompts: PromptEmbeddings
+    ) -> tuple[Tensor, Tensor]:
         """Decode all prompts of all images in one call (Eq. 5).
 
         Args:
             decoder: visible or amodal decoder.
             embeddings: (B, C, h, w).
-            prompts: of P boxes per image.
+            prompts: of P objects per image.
 
         Returns:
             Logits (B, P, H, W) at input resolution and predicted quality (B, P).
@@ -211,33 +234,78 @@ class PlugModel(PreTrainedModel):
         size = (self.config.image_size, self.config.image_size)
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=False), quality
 
-    def forward(self, pixel_values: Tensor, input_boxes: Tensor) -> PlugOutput:
-        """Predict visible and amodal masks.
+    def forward(
+        self,
+        pixel_values: Tensor,
+        input_boxes: Tensor | None = None,
+        *,
+        input_points: Tensor | None = None,
+        input_labels: Tensor | None = None,
+        input_masks: Tensor | None = None,
+        mask_given: Tensor | None = None,
+    ) -> PlugOutput:
+        """Predict visible and amodal masks of P objects per image.
+
+        Boxes, points and masks can be combined. PLUG is trained with boxes, and with masks if
+        `config.mask_prompts`; points use what SAM has learned about them.
 
         Args:
             pixel_values: (B, 3, H, W), H = W = `config.image_size`, normalised by the processor.
             input_boxes: (B, P, 4) xyxy boxes of the visible parts in pixels of the same input.
+            input_points: (B, P, K, 2) points (x, y) in the same pixels, K per object.
+            input_labels: (B, P, K) integers: 1 on the object's visible part, 0 not on it, -1 not a point, -10
+                padding, as in transformers' SAM; all 1 if None. Padding stays a (zero) token, as it does there.
+            input_masks: (B, P, H', W') visible masks that cover the same input at any resolution: bool, or float
+                logits of an earlier prediction.
+            mask_given: (B, P) bool, which objects have a mask; the masks of the others are ignored. All if None.
 
         Returns:
             `PlugOutput`; all maps (B, P, H, W).
+
+        Raises:
+            InputError: there is no prompt, or the prompts do not fit each other.
         """
         pixel_values = pixel_values.to(self.dtype)
-        return self.predict(pixel_values, *self.encode(pixel_values), input_boxes)
+        return self.predict(
+            pixel_values,
+            *self.encode(pixel_values),
+            input_boxes,
+            input_points=input_points,
+            input_labels=input_labels,
+            input_masks=input_masks,
+            mask_given=mask_given,
+        )
 
     def predict(
-        self, pixel_values: Tensor, visible_embeddings: Tensor, amodal_embeddings: Tensor, input_boxes: Tensor
+        self,
+        pixel_values: Tensor,
+        visible_embeddings: Tensor,
+        amodal_embeddings: Tensor,
+        input_boxes: Tensor | None = None,
+        *,
+        input_points: Tensor | None = None,
+        input_labels: Tensor | None = None,
+        input_masks: Tensor | None = None,
+        mask_given: Tensor | None = None,
     ) -> PlugOutput:
         """Run what follows the encoder: both decoders, uncertainty, refine module.
+
+        Several calls can share one encoding.
 
         Args:
             pixel_values: (B, 3, H, W) in the model's precision.
             visible_embeddings: (B, C, h, w) of `encode`; `amodal_embeddings` likewise.
-            input_boxes: (B, P, 4) as in `forward`; several calls can share one encoding.
+            input_boxes: (B, P, 4); this and the other prompts are those of `forward`.
 
         Returns:
             `PlugOutput`; all maps (B, P, H, W).
+
+        Raises:
+            InputError: as in `forward`.
         """
-        prompts = self.embed_boxes(input_boxes, amodal_embeddings.dtype)
+        prompts = self.embed_prompts(
+            input_boxes, input_points, input_labels, input_masks, mask_given, amodal_embeddings.dtype
+        )
         amodal_logits, quality = self.decode(self.amodal_decoder, amodal_embeddings, prompts)
         visible_logits = None
         if self.visible_decoder is not None:
@@ -371,6 +439,31 @@ class PlugModel(PreTrainedModel):
             model = cls.from_base(loaded, saved.config)
         saved.load_into(model)
         return (model if dtype is None else model.to(dtype)).eval()
+
+
+def _check_prompts(
+    boxes: Tensor | None, points: Tensor | None, labels: Tensor | None, masks: Tensor | None, mask_given: Tensor | None
+) -> None:
+    """Raise `InputError` if no prompt is given, or if prompts do not describe the same (B, P) objects."""
+    if masks is not None and not (masks.dim() == 4 and (masks.dtype == torch.bool or masks.is_floating_point())):
+        kind = f"{str(masks.dtype).removeprefix('torch.')} of shape {tuple(masks.shape)}"
+        raise InputError(f"input_masks: expected bool or float logits of shape (B, P, H, W), got {kind}")
+    prompts = {"input_boxes": boxes, "input_points": points, "input_masks": masks}
+    given = {name: tensor for name, tensor in prompts.items() if tensor is not None}
+    if not given:
+        raise InputError("prompts: expected input_boxes, input_points or input_masks, got none")
+    first, *others = given
+    for name in others:
+        if given[name].shape[:2] != given[first].shape[:2]:
+            expected, got = tuple(given[first].shape[:2]), tuple(given[name].shape[:2])
+            raise InputError(f"{name}: expected (B, P) = {expected} as in {first}, got {got}")
+    for name, tensor, reference, axes in (("input_labels", labels, points, 3), ("mask_given", mask_given, masks, 2)):
+        if tensor is None:
+            continue
+        if reference is None:
+            raise InputError(f"{name}: expected together with input_{'points' if axes == 3 else 'masks'}, got it alone")
+        if tensor.shape != reference.shape[:axes]:
+            raise InputError(f"{name}: expected shape {tuple(reference.shape[:axes])}, got {tuple(tensor.shape)}")
 
 
 def parameter_counts(config: PlugConfig) -> dict[str, int]:

@@ -16,9 +16,9 @@ from amodal.errors import InputError
 from amodal.models.bases.sam import IMAGE_MEAN, IMAGE_STD
 from amodal.models.increments import resolve_folder, upload
 from amodal.models.plug.configuration import PlugConfig
-from amodal.ops.arrays import Window
+from amodal.ops.arrays import Mask, Window
 from amodal.ops.boxes import boxes_to_crop, crop_window
-from amodal.ops.masks import crop_and_resize
+from amodal.ops.masks import crop_and_resize, crop_mask
 
 
 @dataclass
@@ -30,12 +30,16 @@ class PlugInputs:
         input_boxes: (N, P, 4) visible boxes xyxy in pixels of the S x S crop.
         windows: N crop windows (x0, y0, x1, y1) in pixels of the image.
         size: (H, W) of the image.
+        input_masks: (N, P, S, S) bool, visible masks in the crop; None if no masks were given.
+        mask_given: (N, P) bool, which objects have a mask; None likewise.
     """
 
     pixel_values: Tensor
     input_boxes: Tensor
     windows: list[Window]
     size: tuple[int, int]
+    input_masks: Tensor | None = None
+    mask_given: Tensor | None = None
 
 
 class PlugProcessor(ImageProcessingMixin):
@@ -105,15 +109,24 @@ class PlugProcessor(ImageProcessingMixin):
         """Make the processor that belongs to a model."""
         return cls(image_size=config.image_size, crop_scale=config.crop_scale)
 
-    def __call__(self, image: npt.NDArray[np.uint8], boxes_xyxy: npt.NDArray[np.floating]) -> PlugInputs:
+    def __call__(
+        self,
+        image: npt.NDArray[np.uint8],
+        boxes_xyxy: npt.NDArray[np.floating],
+        masks: Sequence[Mask | None] | npt.NDArray[np.bool_] | None = None,
+    ) -> PlugInputs:
         """Prepare all objects of one image, one crop per object.
 
         Args:
             image: (H, W, 3) uint8 RGB.
             boxes_xyxy: (N, 4) visible boxes in pixels of the image, inside it.
+            masks: N visible masks, each (H, W) bool, or None for an object without one.
 
         Returns:
             `PlugInputs` with N crops.
+
+        Raises:
+            InputError: there is not one mask per box, or a mask is not (H, W) bool.
         """
         size = (image.shape[0], image.shape[1])
         crops, boxes, windows = [], [], []
@@ -123,23 +136,57 @@ class PlugProcessor(ImageProcessingMixin):
             boxes.append(boxes_to_crop(box[None], window, self.image_size))
             windows.append(window)
         pixels = self.normalize(np.stack(crops))
-        return PlugInputs(pixels, torch.from_numpy(np.stack(boxes)).float(), windows, size)
+        inputs = PlugInputs(pixels, torch.from_numpy(np.stack(boxes)).float(), windows, size)
+        if masks is not None:
+            inputs.input_masks, inputs.mask_given = (x[:, None] for x in self._mask_prompts(masks, windows, size))
+        return inputs
 
-    def whole(self, image: npt.NDArray[np.uint8], boxes_xyxy: npt.NDArray[np.floating]) -> PlugInputs:
+    def whole(
+        self,
+        image: npt.NDArray[np.uint8],
+        boxes_xyxy: npt.NDArray[np.floating],
+        masks: Sequence[Mask | None] | npt.NDArray[np.bool_] | None = None,
+    ) -> PlugInputs:
         """Prepare a whole image for all of its objects at once.
 
         Args:
             image: (H, W, 3) uint8 RGB.
             boxes_xyxy: (P, 4) visible boxes in pixels of the image, inside it.
+            masks: P visible masks, each (H, W) bool, or None for an object without one.
 
         Returns:
             `PlugInputs` with one crop, the whole image, and P boxes.
+
+        Raises:
+            InputError: there is not one mask per box, or a mask is not (H, W) bool.
         """
         size = (image.shape[0], image.shape[1])
         window = (0, 0, size[1], size[0])
         pixels = self.normalize(crop_and_resize(image, window, self.image_size, "area")[None])
         boxes = boxes_to_crop(np.asarray(boxes_xyxy, np.float64).reshape(-1, 4), window, self.image_size)
-        return PlugInputs(pixels, torch.from_numpy(boxes[None]).float(), [window], size)
+        inputs = PlugInputs(pixels, torch.from_numpy(boxes[None]).float(), [window], size)
+        if masks is not None:
+            windows = [window] * len(boxes)
+            inputs.input_masks, inputs.mask_given = (x[None] for x in self._mask_prompts(masks, windows, size))
+        return inputs
+
+    def _mask_prompts(
+        self,
+        masks: Sequence[Mask | None] | npt.NDArray[np.bool_],
+        windows: Sequence[Window],
+        size: tuple[int, int],
+    ) -> tuple[Tensor, Tensor]:
+        """Crop one mask per window: (N, S, S) bool, and (N,) bool, which of them were given."""
+        if len(masks) != len(windows):
+            raise InputError(f"masks: expected one mask per box, got {len(masks)} masks and {len(windows)} boxes")
+        crops = np.zeros((len(masks), self.image_size, self.image_size), bool)
+        for index, (mask, window) in enumerate(zip(masks, windows, strict=True)):
+            if mask is None:
+                continue
+            if mask.dtype != bool or mask.shape != size:
+                raise InputError(f"masks: expected bool masks of shape {size}, got {mask.dtype} of shape {mask.shape}")
+            crops[index] = crop_mask(mask, window, self.image_size)
+        return torch.from_numpy(crops), torch.tensor([mask is not None for mask in masks])
 
     def normalize(self, crops: npt.NDArray[np.uint8]) -> Tensor:
         """(N, S, S, 3) uint8 RGB to (N, 3, S, S) float32, normalised."""
