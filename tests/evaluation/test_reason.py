@@ -18,7 +18,8 @@ from amodal.data.reason_seg import ReasonDataset, ReasonTurn, read_reason_seg
 from amodal.errors import InputError
 from amodal.evaluation.reason import category_name, evaluate_reason, iou_by_occlusion
 from amodal.inference.assistant import AmodalAssistant, Reply
-from amodal.inference.scene import Scene, SceneObject
+from amodal.inference.scene import Scene
+from amodal.inference.scene_object import SceneObject
 from amodal.metrics.reason import MaskPair, score_answer
 from amodal.ops.masks import convex_hull_mask
 from amodal.synthetic.generate import synthesize

@@ -23,8 +23,12 @@ class Masks:
 
 
 def strict(objects: list[Masks]) -> dict[str, float | None]:
-    full, occ, visible = [], [], []
+    full, occ, visible, false_occlusions, single = [], [], [], [], []
     for o in objects:
+        if o.G.sum() == 0 or (o.G & ~o.V).sum() / o.G.sum() < 0.01:
+            false_occlusions.append(o.P.sum() > 0 and (o.P & ~o.W).sum() / o.P.sum() > 0.05)
+        if o.P.any():
+            single.append(_num_components(o.P) == 1)
         full.append(_iou(o.P, o.G))
         visible.append(_iou(o.W, o.V))
         if np.any(np.logical_and(o.G, np.logical_not(o.V))):
@@ -33,6 +37,8 @@ def strict(objects: list[Masks]) -> dict[str, float | None]:
         "mIoU_full": sum(full) / len(full),
         "mIoU_occ": sum(occ) / len(occ) if occ else None,
         "mIoU_visible": sum(visible) / len(visible),
+        "false_occlusion_rate": sum(false_occlusions) / len(false_occlusions) if false_occlusions else None,
+        "single_component": sum(single) / len(single) if single else None,
         "num_occluded": len(occ),
     }
 
@@ -77,6 +83,21 @@ REFERENCE = {"strict": strict, "c2f": c2f, "cumulative": cumulative}
 def _iou(a: Mask, b: Mask) -> float:
     union = np.logical_or(a, b).sum()
     return np.logical_and(a, b).sum() / union if union else 1.0
+
+
+def _num_components(mask: Mask) -> int:
+    """Flood fill, over sides and corners."""
+    unvisited = {(int(y), int(x)) for y, x in np.argwhere(mask)}
+    count = 0
+    while unvisited:
+        count += 1
+        reached = [unvisited.pop()]
+        while reached:
+            y, x = reached.pop()
+            around = {(y + i, x + j) for i in (-1, 0, 1) for j in (-1, 0, 1)} & unvisited
+            unvisited -= around
+            reached += around
+    return count
 
 
 def random_objects(seed: int, count: int) -> list[Masks]:

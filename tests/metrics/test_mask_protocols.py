@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from amodal.metrics.mask_protocols import MASK_PROTOCOLS, PixelCounts, StrictIoU, count_pixels
-from amodal.ops.rle import encode_mask
+from amodal.ops.rle import count_components, encode_mask
 from tests.drawing import mask
 from tests.metrics.reference import KINDS, REFERENCE, Masks, random_objects
 
@@ -18,7 +18,9 @@ Metrics = dict[str, float | None]
 
 
 def counts_of(objects: list[Masks]) -> PixelCounts:
-    return PixelCounts.from_rows([count_pixels(*(encode_mask(m) for m in (o.P, o.G, o.V, o.W))) for o in objects])
+    """Counts with the components, as the evaluator makes them."""
+    counts = PixelCounts.from_rows([count_pixels(*(encode_mask(m) for m in (o.P, o.G, o.V, o.W))) for o in objects])
+    return counts._replace(num_components=count_components([encode_mask(o.P) for o in objects]))
 
 
 def compute(protocol: str, counts: PixelCounts) -> Metrics:
@@ -86,11 +88,36 @@ def test_cumulative_divides_sums_over_the_dataset() -> None:
     assert compute("strict", counts_of([small, large]))["mIoU_full"] == pytest.approx(1 / 2)
 
 
+def test_an_unoccluded_object_that_is_reported_as_occluded_is_counted() -> None:
+    row, right, wrong = "#" * 100, "#" * 95 + "." * 5, "#" * 94 + "." * 6  # 5 % is allowed
+    almost = "#" * 99 + "."  # an object with 1 % occluded is occluded
+    objects = [masks(row, row, row, w) for w in (row, right, wrong)] + [masks(row, row, almost, wrong)]
+    ratio = MASK_PROTOCOLS["strict"](counts_of(objects))["false_occlusion_rate"]
+    assert ratio.counted.tolist() == [True, True, True, False]
+    assert ratio.value() == pytest.approx(1 / 3)
+    outside = masks("##..", "##..", "##..", "..##")  # the predicted visible mask lies outside the amodal mask
+    assert compute("strict", counts_of([outside]))["false_occlusion_rate"] == 1
+    empty = masks("....", "##..", "##..", "....")
+    assert compute("strict", counts_of([empty]))["false_occlusion_rate"] == 0
+
+
+def test_masks_in_one_piece_are_counted() -> None:
+    whole, corners, parts, empty = (masks(p, "####", "##..", "##..") for p in ("##..", "###.", "#.#.", "...."))
+    ratio = MASK_PROTOCOLS["strict"](counts_of([whole, corners, parts, empty]))["single_component"]
+    assert ratio.counted.tolist() == [True, True, True, False]
+    assert ratio.value() == pytest.approx(2 / 3)
+    assert compute("strict", counts_of([empty]))["single_component"] is None
+    scores, whole_mask = StrictIoU(), mask("###", "###", "###")
+    scores.update(mask("#..", ".#.", "..#"), whole_mask, whole_mask)
+    assert scores.compute()["single_component"] == 1
+
+
 def test_visible_metrics_need_a_predicted_visible_mask() -> None:
     one = masks("##..", "####", "##..", "##..")
     row = count_pixels(*(encode_mask(m) for m in (one.P, one.G, one.V)))
     for ratios_of in MASK_PROTOCOLS.values():
-        assert "mIoU_visible" not in ratios_of(PixelCounts.from_rows([row]))
+        alone = ratios_of(PixelCounts.from_rows([row]))
+        assert {"mIoU_visible", "false_occlusion_rate", "single_component"}.isdisjoint(alone)
         mixed = ratios_of(PixelCounts.from_rows([row, *zip(*counts_of([one]), strict=True)]))
         assert mixed["mIoU_visible"].value() == pytest.approx(1)
         assert mixed["mIoU_visible"].counted.tolist() == [False, True]
@@ -110,6 +137,7 @@ def test_counts_match_boolean_masks_at_full_size() -> None:
         occluded_intersection=(P & G & ~V).sum(), occluded_union=((P | G) & ~V).sum(),
         amodal_area=G.sum(), visible_area=V.sum(), occluded_area=(G & ~V).sum(), spilled_area=(V & ~G).sum(),
         visible_intersection=(W & V).sum(), visible_union=(W | V).sum(),
+        occluded_area_pred=(P & ~W).sum(), num_components=-1,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 from amodal.errors import InputError
 from amodal.ops.rle import (
     are_complete,
+    count_components,
     decode_mask,
     decode_window,
     encode_mask,
@@ -169,3 +171,33 @@ def test_a_damaged_rle_among_valid_ones_is_found() -> None:
 def test_other_content_is_not_complete(wrong: dict[str, Any]) -> None:
     assert not are_complete([wrong], SIZE)
     assert not are_complete([*varied_rles(0, 3), wrong, *varied_rles(1, 3)], SIZE)
+
+
+@given(st.lists(masks, min_size=1, max_size=6))
+def test_components_are_those_of_the_decoded_masks(originals: list[np.ndarray]) -> None:
+    expected = [cv2.connectedComponents(m.astype(np.uint8), connectivity=8)[0] - 1 for m in originals]
+    assert count_components([encode_mask(m) for m in originals]).tolist() == expected
+
+
+def test_components_of_special_masks() -> None:
+    spiral = mask("#######", "......#", "#####.#", "#...#.#", "#.###.#", "#.....#", "#######")
+    corner = mask("#..", ".#.", "..#")
+    edges = mask("..#", "...", "#..")  # the last pixel of a column and the first of the next but one
+    wrapped = mask("#.#", "#.#", "#.#")
+    touching = mask(".#", ".#", "##")[::-1]
+    found = count_components([encode_mask(m) for m in (spiral, corner, edges, wrapped, touching)])
+    assert found.tolist() == [1, 1, 2, 2, 1]
+    empty = encode_mask(np.zeros((4, 5), bool))
+    assert count_components([empty, encode_mask(np.ones((4, 5), bool)), empty]).tolist() == [0, 1, 0]
+    assert count_components([empty]).tolist() == [0]
+    assert count_components([]).tolist() == []
+    split = {"size": [5, 2], "counts": b"12005"}  # runs 1, 2, 0, 2, 5: no unset pixel between two runs of set pixels
+    assert decode_mask(split)[:, 0].tolist() == [False, True, True, True, True]
+    assert count_components([split]).tolist() == [1]
+
+
+def test_components_of_large_noise() -> None:
+    rng = np.random.default_rng(0)
+    noise = [rng.random((90, 130)) < density for density in (0.1, 0.3, 0.4, 0.5, 0.9)]
+    expected = [cv2.connectedComponents(m.astype(np.uint8), connectivity=8)[0] - 1 for m in noise]
+    assert count_components([encode_mask(m) for m in noise]).tolist() == expected

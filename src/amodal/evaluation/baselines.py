@@ -126,7 +126,8 @@ def pretrained_sam(base: str, device: str = "auto") -> AmodalSegmenter:
     """
     import torch  # processes that only count pixels do without it
 
-    from amodal.inference.segmenter import AmodalSegmenter, pick_device
+    from amodal.inference.devices import pick_device
+    from amodal.inference.segmenter import AmodalSegmenter
     from amodal.models.bases.sam import load_sam
     from amodal.models.plug import PlugConfig, PlugModel
 

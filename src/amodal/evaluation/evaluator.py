@@ -349,7 +349,7 @@ def _evaluate_row(
     baselines = [
         b for b in settings.baselines if b != options["model"] and (has_visible or not BASELINES[b].needs_visible_pred)
     ]
-    scorer = Scorer((name, *baselines), name)
+    scorer = Scorer((name, *baselines), name, counts_components=settings.protocol == "strict")
     sam_rows = _sam_rows(baselines, settings.sam, boxes, images)
     num_workers = settings.num_workers or pick_num_workers(
         settings.max_objects or dataset.num_objects, 1 + len(settings.baselines)

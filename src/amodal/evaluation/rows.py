@@ -21,7 +21,7 @@ from amodal.ops.arrays import Box, Boxes, Mask
 from amodal.ops.rle import Rle, encode_empty, encode_mask, encode_window
 
 if TYPE_CHECKING:
-    from amodal.inference.scene import SceneObject
+    from amodal.inference.scene_object import SceneObject
     from amodal.inference.segmenter import AmodalSegmenter
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from amodal.metrics.mask_protocols import (
     Ratios,
     count_pixels,
 )
+from amodal.ops.rle import count_components
 
 OBJECTS_PER_JOB = 256
 IMAGES_PER_PART = 64
@@ -45,15 +47,21 @@ class Scorer:
 
     Attributes:
         rows: names of the rows to count, in the order of the result.
-        main: row whose visible masks the baselines may use.
+        main: row whose visible masks the baselines may use; the first of `rows`.
+        counts_components: count the connected components of the main row's amodal masks.
     """
 
     rows: tuple[str, ...]
     main: str
+    counts_components: bool = False
 
     def __call__(self, cases: list[Case]) -> IntArray:
         """Return (N, number of rows, fields of `PixelCounts`) int64."""
-        return np.array([[self._count(case, name) for name in self.rows] for case in cases], np.int64)
+        table = np.array([[self._count(case, name) for name in self.rows] for case in cases], np.int64)
+        if self.counts_components:
+            column = PixelCounts._fields.index("num_components")
+            table[:, 0, column] = count_components([prediction_of(case, self.main, self.main).amodal for case in cases])
+        return table
 
     def _count(self, case: Case, name: str) -> CountsRow:
         prediction = prediction_of(case, name, self.main)
@@ -166,11 +174,10 @@ class PartScorer:
         positions, records = part
         tally = Tally(WorstObjects(self.num_worst, self.scorer.main))
         rows = {self.scorer.main: FileRow(records, self.union_visible)}
-        for position in positions:
-            image = self.dataset.images[position]
-            cases = list(cases_of_image(image, self.selection.objects_of(image), rows, self.boxes))
-            if cases:
-                tally.add(cases, self.scorer(cases))
+        images = [self.dataset.images[position] for position in positions]
+        per_image = (cases_of_image(image, self.selection.objects_of(image), rows, self.boxes) for image in images)
+        for job in split_into_jobs(chain.from_iterable(per_image)):
+            tally.add(job, self.scorer(job))
         return tally
 
     def parts(self, records: ObjectRecords) -> Iterator[DatasetPart]:

@@ -7,6 +7,7 @@ that set. Means, occlusion ranges, categories and confidence intervals therefore
 Notation, all masks at full image size: P predicted amodal mask, G true amodal mask, V true visible mask, W predicted
 visible mask. Each protocol has a `full` metric (P against G), an `occ` metric (P∖V against G∖V: the occluded part,
 taken outside the *true* visible mask) and, where visible masks were predicted, a `visible` metric (W against V).
+`strict` also has two metrics of what people notice first in a mask, `false_occlusion_rate` and `single_component`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from pycocotools import mask as coco_mask
 from amodal.metrics.intervals import FloatArray, OcclusionRange, range_indices
 from amodal.ops.arrays import Mask
 from amodal.ops.masks import iou_of_counts
-from amodal.ops.rle import Rle, encode_mask, rle_as_bytes
+from amodal.ops.occlusion import MIN_OCCLUSION_RATE
+from amodal.ops.rle import Rle, count_components, encode_mask, rle_as_bytes
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -31,6 +33,9 @@ CountsRow = tuple[int, ...]
 
 C2F_FULL_EPSILON = 1e-10
 C2F_OCC_EPSILON = 1e-6
+
+MAX_RATE_OF_UNOCCLUDED = 0.05
+"""Largest predicted occlusion rate with which an object that is not occluded counts as reported correctly."""
 
 
 class PixelCounts(NamedTuple):
@@ -47,6 +52,8 @@ class PixelCounts(NamedTuple):
         spilled_area: |V∖G|; 0 where the annotation is consistent.
         visible_intersection: |W∩V|.
         visible_union: |W∪V|; -1 where no visible mask was predicted.
+        occluded_area_pred: |P∖W|; -1 where no visible mask was predicted.
+        num_components: connected components of P (8-connectivity); -1 where they were not counted.
     """
 
     intersection: IntArray
@@ -59,6 +66,8 @@ class PixelCounts(NamedTuple):
     spilled_area: IntArray
     visible_intersection: IntArray
     visible_union: IntArray
+    occluded_area_pred: IntArray
+    num_components: IntArray
 
     @classmethod
     def from_rows(cls, rows: Iterable[CountsRow] | IntArray) -> PixelCounts:
@@ -75,9 +84,21 @@ class PixelCounts(NamedTuple):
         """
         return np.asarray(self.occluded_area / np.maximum(self.amodal_area, 1), np.float64)
 
+    @property
+    def amodal_area_pred(self) -> IntArray:
+        """|P|, (N,)."""
+        return self.intersection + self.union - self.amodal_area
+
+    @property
+    def occluded_share_pred(self) -> FloatArray:
+        """|P∖W| / |P|, (N,) in [0, 1]: the predicted occlusion rate; 0 for an empty P, meaningless without a W."""
+        return np.asarray(self.occluded_area_pred / np.maximum(self.amodal_area_pred, 1), np.float64)
+
 
 def count_pixels(amodal_pred: Rle, amodal_true: Rle, visible_true: Rle, visible_pred: Rle | None = None) -> CountsRow:
     """Count the pixels of one object on run lengths, without decoding any mask.
+
+    Components are not counted, because `count_components` counts those of many masks at a time.
 
     Raises:
         ValueError: the masks do not all have the same size.
@@ -89,7 +110,7 @@ def count_pixels(amodal_pred: Rle, amodal_true: Rle, visible_true: Rle, visible_
     P, G, V, *W = (rle_as_bytes(rle) for rle in masks)
     PG = _intersect(P, G)
     regions = [P, G, V, PG, _intersect(P, V), _intersect(G, V), _intersect(PG, V)]
-    regions += [W[0], _intersect(W[0], V)] if W else []
+    regions += [W[0], _intersect(W[0], V), _intersect(W[0], P)] if W else []
     p, g, v, pg, pv, gv, pgv, *w = (int(n) for n in coco_mask.area(regions))
     occluded_intersection = pg - pgv
     visible_intersection, visible_union = (w[1], w[0] + v - w[1]) if w else (0, -1)
@@ -104,6 +125,8 @@ def count_pixels(amodal_pred: Rle, amodal_true: Rle, visible_true: Rle, visible_
         v - gv,
         visible_intersection,
         visible_union,
+        p - w[2] if w else -1,
+        -1,
     )
 
 
@@ -142,6 +165,10 @@ def strict_ratios(counts: PixelCounts) -> Ratios:
 
     full: |P∩G| / |P∪G| over all objects. occ: the same of P∖V and G∖V, over the objects whose G∖V is not empty. The
     IoU of two empty masks is 1.
+
+    `false_occlusion_rate`: share of the objects with |G∖V| / |G| below `MIN_OCCLUSION_RATE` that have |P∖W| / |P| above
+    `MAX_RATE_OF_UNOCCLUDED`, where visible masks were predicted. `single_component`: share of the P that are one
+    connected component, among those that are not empty, where components were counted.
     """
     everything = np.ones(len(counts.union), bool)
     ratios = {
@@ -151,6 +178,10 @@ def strict_ratios(counts: PixelCounts) -> Ratios:
     known = counts.visible_union >= 0
     if known.any():
         ratios["mIoU_visible"] = _mean(iou_of_counts(counts.visible_intersection, counts.visible_union), known)
+        complete = known & (counts.occluded_share < MIN_OCCLUSION_RATE)
+        ratios["false_occlusion_rate"] = _share(counts.occluded_share_pred > MAX_RATE_OF_UNOCCLUDED, complete)
+    if (counts.num_components >= 0).any():
+        ratios["single_component"] = _share(counts.num_components == 1, counts.num_components > 0)
     return ratios
 
 
@@ -208,6 +239,11 @@ def _mean(values: FloatArray, counted: BoolArray) -> Ratio:
     return Ratio(np.where(counted, values, 0.0), counted.astype(np.float64), counted)
 
 
+def _share(holds: BoolArray, counted: BoolArray) -> Ratio:
+    """Share of the counted objects for which something holds."""
+    return _mean(holds.astype(np.float64), counted)
+
+
 def _c2f_full(intersection: IntArray, union: IntArray) -> FloatArray:
     return np.asarray((intersection + C2F_FULL_EPSILON) / (np.maximum(union, 0) + C2F_FULL_EPSILON), np.float64)
 
@@ -239,10 +275,9 @@ class StrictIoU:
         Raises:
             ValueError: the masks do not all have the same size.
         """
-        visible = None if visible_pred is None else encode_mask(visible_pred)
-        self.rows.append(
-            count_pixels(encode_mask(amodal_pred), encode_mask(amodal_true), encode_mask(visible_true), visible)
-        )
+        visible, amodal = None if visible_pred is None else encode_mask(visible_pred), encode_mask(amodal_pred)
+        counts = count_pixels(amodal, encode_mask(amodal_true), encode_mask(visible_true), visible)
+        self.rows.append((*counts[:-1], int(count_components([amodal])[0])))
 
     @property
     def counts(self) -> PixelCounts:
@@ -255,9 +290,10 @@ class StrictIoU:
         return int((self.counts.spilled_area > 0).sum())
 
     def compute(self) -> dict[str, float]:
-        """Return `mIoU_full`, `mIoU_occ` and `mIoU_visible` in [0, 1], with the numbers of objects behind them.
+        """Return the metrics of `strict_ratios` in [0, 1], with the numbers of objects behind them.
 
-        A mean over no objects is 0; `mIoU_visible` is left out if no visible mask was predicted.
+        A mean over no objects is 0; `mIoU_visible` and `false_occlusion_rate` are left out if no visible mask was
+        predicted.
         """
         return self._metrics(np.ones(len(self.rows), bool))
 

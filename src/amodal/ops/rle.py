@@ -258,12 +258,29 @@ def are_complete(rles: Sequence[Rle], size: tuple[int, int]) -> bool:
 
 
 def _runs_cover(texts: list[bytes], pixels: int) -> bool:
-    """Whether each text covers `pixels`; its numbers are r0, r1, r2, r3 - r1, r4 - r2, ..."""
+    """Whether each text covers `pixels`."""
+    runs, per_text = _runs_of_texts(texts)
+    totals = np.add.reduceat(runs, np.cumsum(per_text) - per_text)
+    return bool((runs >= 0).all() and (totals == pixels).all())
+
+
+def _runs_of_texts(texts: list[bytes]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Run lengths of several masks, one after the other, and the number of runs of each mask.
+
+    The numbers of a text are r0, r1, r2, r3 - r1, r4 - r2, ...
+
+    Args:
+        texts: compressed counts, none of them empty.
+
+    Raises:
+        ValueError: other characters, or a number that does not end or is larger than any run.
+    """
     numbers, closing = _coco_numbers(b"".join(texts))
-    stops = np.cumsum([len(text) for text in texts])
-    if not closing[stops - 1].all():  # a number that continues in the next text
-        return False
-    per_text = np.add.reduceat(closing.astype(np.int64), stops - [len(text) for text in texts])
+    lengths = np.array([len(text) for text in texts])
+    stops = np.cumsum(lengths)
+    if not closing[stops - 1].all():
+        raise ValueError("a number that continues in the next text")
+    per_text = np.add.reduceat(closing.astype(np.int64), stops - lengths)
     begins = np.cumsum(per_text) - per_text
     # The odd and the even numbers of a text are two running sums: two columns, one block of rows per text.
     heights = per_text // 2
@@ -274,10 +291,76 @@ def _runs_cover(texts: list[bytes], pixels: int) -> bool:
     differences = np.zeros((int(heights.sum()) + 1, 2), np.int64)
     differences[row + 1, column] = numbers[later]
     sums = np.cumsum(differences, axis=0)
-    runs = sums[row + 1, column] - sums[np.repeat(tops, np.maximum(per_text - 1, 0)), column]
-    if (runs < 0).any() or (numbers[begins] < 0).any():
-        return False
-    totals = numbers[begins] + np.bincount(
-        np.repeat(np.arange(len(texts)), per_text - 1), weights=runs, minlength=len(texts)
-    )
-    return bool((totals == pixels).all())
+    runs = numbers.copy()
+    runs[later] = sums[row + 1, column] - sums[np.repeat(tops, np.maximum(per_text - 1, 0)), column]
+    return runs, per_text
+
+
+def count_components(rles: Sequence[Rle]) -> npt.NDArray[np.int64]:
+    """Count the connected components of masks on their run lengths, without decoding.
+
+    Two pixels are connected if they share a side or a corner. The masks are counted together, because the cost is
+    some sixty numpy calls for one mask or a hundred.
+
+    Args:
+        rles: N valid masks of any sizes.
+
+    Returns:
+        (N,) int64; 0 for an empty mask.
+    """
+    if not rles:
+        return np.zeros(0, np.int64)
+    starts, stops, heights, owners = _vertical_runs(rles)
+    # Runs of neighbouring columns touch, also at a corner, if the shifted one neither ends before the other begins
+    # nor begins after the other ends. Columns are one pixel apart, so a run never touches one of the same column.
+    first = np.searchsorted(stops, starts + heights + 1, "left")
+    num_touching = np.maximum(np.searchsorted(starts, stops + heights + 1, "right") - first, 0)
+    left = np.repeat(np.arange(len(starts)), num_touching)
+    offsets = np.arange(len(left)) - np.repeat(np.cumsum(num_touching) - num_touching, num_touching)
+    roots = _smallest_connected(left, first[left] + offsets, len(starts))
+    return np.bincount(owners[roots == np.arange(len(starts))], minlength=len(rles)).astype(np.int64)
+
+
+def _vertical_runs(rles: Sequence[Rle]) -> tuple[npt.NDArray[np.int64], ...]:
+    """Runs of set pixels of all masks, split at the ends of columns.
+
+    Returns:
+        starts: (R,) positions, column by column and mask after mask, with a gap of one pixel between columns.
+        stops: (R,) positions behind the last pixel.
+        heights: (R,) height of the mask.
+        owners: (R,) index of the mask.
+    """
+    runs, per_text = _runs_of_texts([rle_as_bytes(rle)["counts"] for rle in rles])
+    begins = np.cumsum(per_text) - per_text
+    ends = np.cumsum(runs)
+    owner = np.repeat(np.arange(len(rles)), per_text)
+    ends -= np.repeat(ends[begins] - runs[begins], per_text)
+    is_set = ((np.arange(len(runs)) - begins[owner]) % 2 == 1) & (runs > 0)
+    start, stop, owner = (ends - runs)[is_set], ends[is_set], owner[is_set]
+    parted = (start[1:] != stop[:-1]) | (owner[1:] != owner[:-1])  # not just by a run of no unset pixels
+    if not parted.all():
+        first, last = np.insert(parted, 0, True), np.append(parted, True)
+        start, stop, owner = start[first], stop[last], owner[first]
+    sizes = np.array([rle["size"] for rle in rles], np.int64)  # (N, 2)
+    height = sizes[owner, 0]
+    spans = (stop - 1) // height - start // height + 1  # columns that each run crosses
+    index = np.repeat(np.arange(len(spans)), spans)
+    column = (start // height)[index] + np.arange(len(index)) - np.repeat(np.cumsum(spans) - spans, spans)
+    owner, height = owner[index], height[index]
+    areas = (sizes[:, 0] + 1) * (sizes[:, 1] + 1)
+    base = (np.cumsum(areas) - areas)[owner] + column * (height + 1)
+    top = np.maximum(start[index] - column * height, 0)
+    bottom = np.minimum(stop[index] - column * height, height)
+    return base + top, base + bottom, height, owner
+
+
+def _smallest_connected(left: npt.NDArray[np.int64], right: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """Smallest node that each of `count` nodes is connected with, over edges from `left` to `right`."""
+    roots = np.arange(count)
+    while True:
+        low, high = np.minimum(roots[left], roots[right]), np.maximum(roots[left], roots[right])
+        if (low == high).all():
+            return roots
+        np.minimum.at(roots, high, low)
+        while not np.array_equal(roots, roots[roots]):
+            roots = roots[roots]
