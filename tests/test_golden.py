@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from amodal import AmodalAssistant, AmodalSegmenter
-from amodal.inference.scene import SceneObject
+from amodal.inference.scene_object import SceneObject
 from amodal.ops.boxes import mask_to_box
 from amodal.ops.masks import mask_iou
 from amodal.ops.rle import decode_mask, encode_mask
@@ -52,7 +52,7 @@ def segmenter_masks(mode: str) -> list[dict[str, Any]]:
     for seed in (40_001, 40_002, 40_003):
         scene = render_scene(seed)
         boxes = np.array([mask_to_box(drawn.visible_mask) for drawn in scene.objects])
-        found += [_record(answer) for answer in segmenter(scene.image, boxes).objects]
+        found += [_record(answer) for answer in segmenter(scene.image, boxes, clean=False).objects]
     return found
 
 

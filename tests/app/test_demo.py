@@ -19,7 +19,8 @@ from amodal.app.server import access_token, is_loopback
 from amodal.errors import InputError
 from amodal.inference.exports import FORMATS
 from amodal.inference.find import ObjectFinder
-from amodal.inference.scene import Scene, SceneObject
+from amodal.inference.scene import Scene
+from amodal.inference.scene_object import SceneObject
 from amodal.inference.segmenter import AmodalSegmenter
 from amodal.models.aura.prompts import TextPart
 

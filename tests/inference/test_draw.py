@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from amodal.inference.draw import MAX_SIDE, MIN_SIDE, draw_scene, draw_uncertainty, object_colour
-from amodal.inference.scene import SceneObject
+from amodal.inference.scene_object import SceneObject
 
 
 def half_occluded(side: int) -> SceneObject:

@@ -19,8 +19,9 @@ from amodal.inference.exports import FORMATS, export_scene
 from amodal.inference.exports.coco import from_coco_file, to_coco_file, to_coco_visible
 from amodal.inference.exports.label_studio import LABEL_CONFIG, from_task, to_tasks
 from amodal.inference.exports.layers import object_layer, remove_front_objects
-from amodal.inference.exports.libraries import fiftyone_fields, to_detections, to_fiftyone, to_pandas
-from amodal.inference.scene import Scene, SceneObject
+from amodal.inference.exports.libraries import fiftyone_fields, to_fiftyone
+from amodal.inference.scene import Scene
+from amodal.inference.scene_object import SceneObject
 from tests.drawing import mask
 
 
@@ -92,15 +93,15 @@ def test_supervision_has_masks_boxes_and_rates(part: str) -> None:
     import supervision as sv
 
     scene = make_scene()
-    found = to_detections(scene, part)
+    found = scene.to_detections(part)
     assert isinstance(found, sv.Detections) and len(found) == 3
     for index, obj in enumerate(scene.objects):
         assert np.array_equal(found.mask[index], getattr(obj, f"{part}_mask"))
     assert found.data["occlusion_rate"].tolist() == [t.occlusion_rate for t in scene.objects]
     assert found.data["class_name"].tolist() == ["book", "cup", "object"]
-    assert len(to_detections(Scene([], (4, 8)))) == 0
+    assert len(Scene([], (4, 8)).to_detections()) == 0
     with pytest.raises(InputError, match="part: expected 'visible' or 'amodal'"):
-        to_detections(scene, "hidden")
+        scene.to_detections("hidden")
 
 
 def test_the_cvat_sdk_reads_the_masks(tmp_path: Path) -> None:
@@ -239,7 +240,7 @@ def test_tables_name_occluders(tmp_path: Path) -> None:
     with (export_scene(scene, "csv", tmp_path / "csv", "a.png") / "objects.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["occluders"] for row in rows] == ["1", "", ""] and rows[0]["amodal_area"] == "12"
-    frame = to_pandas(scene)
+    frame = scene.to_pandas()
     assert frame["phrase"].tolist()[:2] == ["book", "cup"]
 
 

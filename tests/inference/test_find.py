@@ -7,16 +7,10 @@ import pytest
 import torch
 
 from amodal.errors import InputError
-from amodal.inference.find import (
-    Detector,
-    GridSettings,
-    ObjectFinder,
-    check_points,
-    load_or_find,
-    remove_duplicates,
-    segment_everything,
-)
-from amodal.inference.scene import Scene, SceneObject
+from amodal.inference.everything import load_or_find, remove_duplicates, segment_everything
+from amodal.inference.find import Detector, GridSettings, ObjectFinder, check_points
+from amodal.inference.scene import Scene
+from amodal.inference.scene_object import SceneObject
 from amodal.inference.segmenter import AmodalSegmenter
 from amodal.ops.boxes import box_iou
 from tests.drawing import mask

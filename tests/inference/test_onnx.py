@@ -31,8 +31,9 @@ def small_model(**settings: object) -> PlugModel:
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"visible_branch": False, "refine": False, "parallel_lora": False}])
 def test_export_and_segment(settings: dict[str, object], tmp_path: Path) -> None:
-    model = small_model(**settings)
+    model = small_model(**settings, mask_prompts=True)
     done = export_onnx(model, tmp_path / "onnx")
+    assert OnnxPlug(done.folder).config.mask_prompts is False  # so that the segmenter prompts by boxes
     assert sorted(p.name for p in done.folder.iterdir()) == ["config.json", DECODER, ENCODER]
     assert done.encoder_difference < 1e-4 and done.decoder_difference < 1e-3
     image = np.random.default_rng(0).integers(0, 255, (70, 90, 3), dtype=np.uint8)
@@ -79,6 +80,20 @@ def test_an_export_with_different_outputs_is_refused_and_not_written(
     ):
         export_onnx(model, tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("prompts", "got"),
+    [
+        ({"input_boxes": torch.zeros(1, 1, 4), "input_masks": torch.zeros(1, 1, 8, 8)}, "boxes and masks"),
+        ({"input_points": torch.zeros(1, 1, 1, 2)}, "points"),
+        ({}, "none"),
+    ],
+)
+def test_an_export_refuses_other_prompts_than_boxes(prompts: dict[str, torch.Tensor], got: str) -> None:
+    exported, image = OnnxPlug.__new__(OnnxPlug), torch.zeros(1, 3, 64, 64)
+    with pytest.raises(InputError, match=f"prompts: expected boxes alone for an ONNX model, got {got}$"):
+        exported.predict(image, image, image, **prompts)
 
 
 def test_damaged_and_missing_files_are_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from amodal.errors import InputError
 from amodal.inference.onnx import ENCODER, export_onnx
-from amodal.inference.scene import SceneObject
+from amodal.inference.scene_object import SceneObject
 from amodal.inference.segmenter import AmodalSegmenter
 from amodal.models.plug import PlugModel
 from amodal.nn.packing import can_use_int8

@@ -17,7 +17,8 @@ from PIL import Image
 from amodal.data.datasets import read_dataset
 from amodal.errors import InputError
 from amodal.inference import scene as scene_module
-from amodal.inference.scene import Scene, SceneObject
+from amodal.inference.scene import Scene
+from amodal.inference.scene_object import SceneObject
 from amodal.ops.arrays import Mask
 from amodal.ops.boxes import mask_to_box
 from amodal.ops.occlusion import MIN_OCCLUDER_SHARE
@@ -166,7 +167,7 @@ def test_saved_files(tmp_path: Path) -> None:
             np.testing.assert_array_equal(stored, getattr(obj, f"{kind}_mask"))
     content = json.loads((folder / "scene.json").read_text())
     assert content["size"] == [3, 5] and content["occlusion_order"] == [[0, 1]]
-    assert set(content) == {"size", "objects", "occlusion_order"}
+    assert set(content) == {"size", "image", "objects", "occlusion_order"}
     assert set(content["objects"][1]) == {
         "visible",
         "amodal",
@@ -174,6 +175,10 @@ def test_saved_files(tmp_path: Path) -> None:
         "amodal_box_xyxy",
         "occlusion_rate",
         "score",
+        "name",
+        "class_id",
+        "source_id",
+        "tracker_id",
         "phrase",
     }
     assert content["objects"][1]["occlusion_rate"] == pytest.approx(0.2)

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from amodal.errors import InputError
 from amodal.inference import segmenter as module
+from amodal.inference.devices import pick_device, pick_dtype
+from amodal.inference.prompts import check_box
 from amodal.inference.scene import Scene
-from amodal.inference.segmenter import AmodalSegmenter, check_boxes, pick_device, pick_dtype
+from amodal.inference.segmenter import AmodalSegmenter
 from amodal.models.increments import bundled_models
 from amodal.models.plug import PlugConfig, PlugModel, PlugOutput
 from amodal.nn.packing import Int8Linear, can_use_int8
@@ -193,10 +195,9 @@ def test_a_hundred_megapixels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("boxes", "message"),
     [
-        ([], "box: expected at least one box, got none"),
-        (None, "box: expected at least one box, got none"),
+        ([], "prompts: expected at least one object, got empty boxes"),
+        (None, "prompts: expected boxes, points, masks or detections, got none"),
         ([[1, 2, 3]], r"box: expected four numbers X0,Y0,X1,Y1, got \[1.0, 2.0, 3.0\]"),
-        ([1, 2, 3, 4], r"box: expected four numbers X0,Y0,X1,Y1, got \[1.0\]"),
         ([["a", 2, 3, 4]], r"box: expected four numbers X0,Y0,X1,Y1, got \['a', 2, 3, 4\]"),
         ([[None, 2, 3, [4]]], "box: expected four numbers"),
         ([[0, 0, math.nan, 4]], r"box: expected finite numbers, got \[0.0, 0.0, nan, 4.0\]"),
@@ -216,8 +217,8 @@ def test_impossible_boxes(boxes: Any, message: str) -> None:
 
 
 def test_valid_boxes_are_unchanged() -> None:
-    boxes = np.array([[0, 0, 20, 10], [0.5, 0.25, 0.75, 0.5]])
-    np.testing.assert_array_equal(check_boxes(boxes, (10, 20)), boxes)
+    for box in ([0, 0, 20, 10], [0.5, 0.25, 1.75, 0.5]):
+        assert check_box(box, (10, 20)) == tuple(box)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0, -1.0, math.nan])
@@ -229,7 +230,7 @@ def test_impossible_threshold(threshold: float) -> None:
 def test_impossible_batches() -> None:
     with pytest.raises(InputError, match="batch_size: expected 1 or more, got 0"):
         box_segmenter()(noise(10, 20), [[0, 0, 5, 5]], batch_size=0)
-    with pytest.raises(InputError, match="boxes: expected one list per image for 2 images, got 1"):
+    with pytest.raises(InputError, match="prompts: expected one list per image for 2 images, got 1"):
         box_segmenter().segment_batch([noise(5, 5)] * 2, [[[0, 0, 5, 5]]])
 
 

@@ -18,9 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from amodal.errors import InputError
 from amodal.inference.draw import draw_uncertainty, object_colour
+from amodal.inference.everything import segment_everything
 from amodal.inference.exports import FORMATS, export_scene
 from amodal.inference.exports.layers import remove_front_objects
-from amodal.inference.find import ObjectFinder, segment_everything
+from amodal.inference.find import ObjectFinder
+from amodal.inference.prompts import collect_prompts
 from amodal.inference.scene import Scene
 from amodal.inference.segmenter import AmodalSegmenter
 from amodal.io.images import ImageArray, load_image
@@ -136,10 +138,10 @@ class DemoModels:
         """
         if prompts.everything or not (prompts.boxes or prompts.points):
             return segment_everything(self.segmenter, self.finder, pixels, threshold=prompts.threshold)
-        boxes = [list(box) for box in prompts.boxes]
-        if prompts.points:
-            boxes += self.finder.boxes_at(pixels, prompts.points).tolist()
-        return self.segmenter(pixels, boxes, threshold=prompts.threshold)
+        size = (pixels.shape[0], pixels.shape[1])
+        objects = collect_prompts(size, boxes_xyxy=prompts.boxes) if prompts.boxes else []
+        objects += collect_prompts(size, points_xy=[[point] for point in prompts.points]) if prompts.points else []
+        return self.segmenter.segment_batch([pixels], [objects], threshold=prompts.threshold)[0]
 
     def ask(self, image: DemoImage, question: str) -> dict[str, Any]:
         """Answer a question about an image, as the next turn of the conversation about it.

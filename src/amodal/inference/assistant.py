@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from amodal.errors import InputError
-from amodal.inference.scene import Scene, SceneObject
-from amodal.inference.segmenter import pick_device, pick_dtype
+from amodal.inference.devices import pick_device, pick_dtype
+from amodal.inference.scene import Scene
+from amodal.inference.scene_object import SceneObject
 from amodal.io.images import ImageArray, ImageSource, load_image
 from amodal.models.aura import AuraModel, AuraProcessor
 from amodal.models.aura.generation import Answers, Dialogue, OnPart

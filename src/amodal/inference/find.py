@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
+from torch import Tensor
 from transformers import SamModel
 
 from amodal.errors import InputError
-from amodal.inference.scene import Scene, SceneObject, visible_iou
-from amodal.inference.segmenter import AmodalSegmenter, pick_dtype
+from amodal.inference.devices import pick_dtype
+from amodal.inference.prompts import check_points
 from amodal.io.images import ImageArray
 from amodal.models.bases.sam import load_sam
 from amodal.models.plug import PlugProcessor
 from amodal.nn.attention import use_folded_attention
-from amodal.ops.arrays import Boxes, Mask, Points, Window
-from amodal.ops.boxes import mask_to_box
+from amodal.ops.arrays import Box, Boxes, Mask, Points, Window
+from amodal.ops.boxes import boxes_to_crop, crop_window, mask_to_box
 from amodal.ops.masks import crop_and_resize, mask_iou
-
-MAX_OVERLAP = 0.5
-"""Two objects whose visible masks overlap more than this (IoU) count as one object that was found twice."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +122,6 @@ class ObjectFinder:
     def boxes_at(self, image: ImageArray, points_xy: Sequence[Sequence[float]]) -> Boxes:
         """Find the box of the object at each point.
 
-        The model segments each point in windows of three sizes. The box comes from the mask with the
-        highest score among those that do not leave their window.
-
         Args:
             image: (H, W, 3) uint8 RGB.
             points_xy: (N, 2) in image pixels.
@@ -136,7 +132,46 @@ class ObjectFinder:
         Raises:
             InputError: a point that is not two finite numbers inside the image.
         """
-        return np.array([self._box_at(image, point) for point in check_points(points_xy, image.shape[:2])])
+        points = check_points(points_xy, (image.shape[0], image.shape[1]))
+        return np.array([self.box_of(image, point[None], np.ones(1, np.int64)) for point in points])
+
+    def box_of(
+        self, image: ImageArray, points_xy: Points, point_labels: npt.NDArray[np.int64], box_xyxy: Box | None = None
+    ) -> Boxes:
+        """Find the box of the visible part of one object from points on it and points that are not on it.
+
+        Without a box, the model segments the object in windows of three sizes around the points on it. The result
+        comes from the mask with the highest score among those that do not leave their window. With a box, the model
+        gets both prompts in the window that PLUG cuts for the box.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            points_xy: (K, 2) in image pixels.
+            point_labels: (K,) 1 on the object, 0 not on the object; at least one is 1.
+            box_xyxy: box that surrounds the visible part roughly, or None.
+
+        Returns:
+            (4,) box xyxy in image pixels; the given box, or one pixel at the first point, where nothing was found.
+        """
+        size = (image.shape[0], image.shape[1])
+        positive = points_xy[point_labels == 1]
+        if box_xyxy is None:
+            windows = [_window_at(positive.mean(0), max(size) * share, size) for share in (1.0, 0.5, 0.25)]
+            windows = [w for n, w in enumerate(windows) if n == 0 or _contains(w, positive).all()]
+        else:
+            windows = [crop_window(np.array(box_xyxy), size, self.processor.crop_scale)]
+        proposals: list[MaskProposal] = []
+        for window in windows:
+            inside = _contains(window, points_xy)
+            if not (inside & (point_labels == 1)).any() and box_xyxy is None:
+                continue
+            proposals += self._propose(image, window, points_xy[inside][None], point_labels[inside][None], box_xyxy)
+        filled = [p for p in proposals if p.mask.any()]
+        complete = [p for p in filled if not _is_cut(p, size)]
+        if not filled:
+            x, y = int(positive[0, 0]), int(positive[0, 1])
+            return np.array((x, y, x + 1, y + 1) if box_xyxy is None else box_xyxy, dtype=np.float64)
+        return max(complete or filled, key=lambda p: p.score).box_xyxy
 
     def all_boxes(self, image: ImageArray) -> Boxes:
         """Find objects with a grid of points.
@@ -153,38 +188,35 @@ class ObjectFinder:
             x0, y0, x1, y1 = window
             steps = (np.arange(self.settings.points_per_side) + 0.5) / self.settings.points_per_side
             grid = np.stack(np.meshgrid(x0 + steps * (x1 - x0), y0 + steps * (y1 - y0)), -1).reshape(-1, 2)
-            proposals += [p for p in self._propose(image, window, grid) if self._is_usable(p, size)]
+            labels = np.ones((len(grid), 1), np.int64)
+            proposals += [p for p in self._propose(image, window, grid[:, None], labels) if self._is_usable(p, size)]
         proposals.sort(key=lambda p: -p.score)
         return np.array([p.box_xyxy for p in self._remove_overlaps(proposals, size)]).reshape(-1, 4)
 
-    def _box_at(self, image: ImageArray, point: Points) -> Boxes:
-        H, W = image.shape[:2]
-        proposals: list[MaskProposal] = []
-        for share in (1.0, 0.5, 0.25):
-            window = _window_at(point, max(H, W) * share, (H, W))
-            proposals += self._propose(image, window, point[None])
-        filled = [p for p in proposals if p.mask.any()]
-        inside = [p for p in filled if not _is_cut(p, (H, W))]
-        if not filled:
-            x, y = int(point[0]), int(point[1])
-            return np.array([x, y, x + 1, y + 1], dtype=np.float64)
-        return max(inside or filled, key=lambda p: p.score).box_xyxy
-
     @torch.inference_mode()
-    def _propose(self, image: ImageArray, window: Window, points_xy: Points) -> Iterator[MaskProposal]:
-        """Predict one mask per point; the window is encoded once."""
+    def _propose(
+        self,
+        image: ImageArray,
+        window: Window,
+        points_xy: Points,
+        point_labels: npt.NDArray[np.int64],
+        box_xyxy: Box | None = None,
+    ) -> Iterator[MaskProposal]:
+        """Predict one mask per prompt of K points (P, K, 2) with labels (P, K); the window is encoded once."""
         x0, y0, x1, y1 = window
         crop = crop_and_resize(image, window, self.processor.image_size)
         pixel_values = self.processor.normalize(crop[None]).to(self.device)
         scale = self.processor.image_size / np.array([x1 - x0, y1 - y0])
-        points = torch.from_numpy((points_xy - np.array([x0, y0])) * scale).float().to(self.device)
+        prompts: dict[str, Tensor] = {}
+        if points_xy.shape[1]:
+            points = torch.from_numpy((points_xy - np.array([x0, y0])) * scale).float()
+            prompts["input_points"] = points[None].to(self.device)  # (1, P, K, 2)
+            prompts["input_labels"] = torch.from_numpy(point_labels)[None].to(self.device)
+        if box_xyxy is not None:
+            box = boxes_to_crop(np.array(box_xyxy)[None], window, self.processor.image_size)
+            prompts["input_boxes"] = torch.from_numpy(box)[None].float().to(self.device)
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            output = self.model(
-                pixel_values=pixel_values,
-                input_points=points[None, :, None],  # (1, P, 1, 2)
-                input_labels=torch.ones(1, len(points), 1, dtype=torch.long, device=self.device),
-                multimask_output=False,
-            )
+            output = self.model(pixel_values=pixel_values, multimask_output=False, **prompts)
         logits = output.pred_masks[0, :, 0].float().cpu()  # (P, h, w)
         offset = self.settings.offset
         stability = (logits > offset).sum((1, 2)) / (logits > -offset).sum((1, 2)).clamp_min(1)
@@ -269,109 +301,6 @@ class Detector:
         return clipped[has_area], [d["label"] for d, keep in zip(detections, has_area, strict=True) if keep]
 
 
-def scene_finder(
-    segmenter: AmodalSegmenter, detector: str | None, texts: Sequence[str] | None, threshold: float | None
-) -> Callable[[ImageArray], Scene]:
-    """Build a function that finds and segments the objects of an image.
-
-    Args:
-        segmenter: makes the masks.
-        detector: name of a detector that finds the boxes; None for a grid of points and the segmenter's base.
-        texts: what an open-vocabulary detector looks for.
-        threshold: as for the segmenter.
-
-    Returns:
-        A function from (H, W, 3) uint8 RGB to a scene.
-
-    Raises:
-        InputError: no such detector or base.
-    """
-    source: Detector | ObjectFinder
-    if detector:
-        source = Detector(detector, texts, segmenter.device)
-    else:
-        source = ObjectFinder.from_pretrained(segmenter.base_name, segmenter.device)
-    return lambda image: segment_everything(segmenter, source, image, threshold=threshold)
-
-
-def segment_everything(
-    segmenter: AmodalSegmenter, source: Detector | ObjectFinder, image: ImageArray, *, threshold: float | None = None
-) -> Scene:
-    """Find the objects of an image and segment them.
-
-    Args:
-        segmenter: makes the masks.
-        source: finds the boxes; the labels of a detector become phrases.
-        image: (H, W, 3) uint8 RGB.
-        threshold: as for the segmenter.
-
-    Returns:
-        Scene of the objects, best first, without duplicates.
-    """
-    labels: list[str] | None = None
-    if isinstance(source, Detector):
-        boxes, labels = source(image)
-    else:
-        boxes = source.all_boxes(image)
-    if len(boxes) == 0:
-        return Scene([], (image.shape[0], image.shape[1]), image)
-    scene = segmenter(image, boxes, threshold=threshold)
-    objects = scene.objects
-    if labels is not None:
-        objects = [replace(obj, phrase=label) for obj, label in zip(objects, labels, strict=True)]
-    return Scene(remove_duplicates(objects), scene.size, scene.image)
-
-
-def remove_duplicates(objects: list[SceneObject], max_overlap: float = MAX_OVERLAP) -> list[SceneObject]:
-    """The objects in their order, without empty ones and without those that repeat an earlier visible mask."""
-    kept: list[SceneObject] = []
-    for obj in objects:
-        if obj.visible_in_window.any() and all(visible_iou(obj, other) <= max_overlap for other in kept):
-            kept.append(obj)
-    return kept
-
-
-def load_or_find(folder: Path, image: ImageArray, find: Callable[[ImageArray], Scene]) -> Scene:
-    """Load the scene that an earlier run saved in `folder`; if there is none, find the objects and save the scene."""
-    if (folder / "scene.json").is_file():
-        saved = Scene.load(folder)
-        if saved.size == image.shape[:2]:
-            return Scene(saved.objects, saved.size, image)
-    scene = find(image)
-    scene.save(folder)
-    return scene
-
-
-def check_points(points_xy: Sequence[Sequence[float]], size: tuple[int, ...]) -> Points:
-    """Validate points against an image.
-
-    Args:
-        points_xy: N points of two numbers, in image pixels.
-        size: (H, W) of the image.
-
-    Returns:
-        (N, 2) float64.
-
-    Raises:
-        InputError: no point, not two finite numbers, or a point outside the image.
-    """
-    H, W = size[:2]
-    checked = []
-    for point in points_xy:
-        try:
-            values = np.asarray(point, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"point: expected two numbers X,Y, got {point!r:.80}") from error
-        if values.shape != (2,) or not np.isfinite(values).all():
-            raise InputError(f"point: expected two finite numbers X,Y, got {point!r:.80}")
-        if not (0 <= values[0] < W and 0 <= values[1] < H):
-            raise InputError(f"point: expected a point inside the {W} x {H} image, got {values.tolist()}")
-        checked.append(values)
-    if not checked:
-        raise InputError("point: expected at least one point, got none")
-    return np.array(checked)
-
-
 def _search_windows(size: tuple[int, int], levels: int) -> Iterator[Window]:
     """The whole image, then overlapping halves, quarters, ...; each distinct window once."""
     H, W = size
@@ -395,6 +324,13 @@ def _window_at(point: Points, side: float, size: tuple[int, int]) -> Window:
         spans.append((start, start + length))
     (x0, x1), (y0, y1) = spans
     return (x0, y0, x1, y1)
+
+
+def _contains(window: Window, points_xy: Points) -> npt.NDArray[np.bool_]:
+    """(K,) whether each point (K, 2) lies in the window."""
+    x0, y0, x1, y1 = window
+    x, y = points_xy[:, 0], points_xy[:, 1]
+    return (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
 
 
 def _is_cut(proposal: MaskProposal, size: tuple[int, int]) -> bool:

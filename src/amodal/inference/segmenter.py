@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,19 +14,31 @@ import torch
 from torch import Tensor
 
 from amodal.errors import InputError
+from amodal.inference.devices import pick_device, pick_dtype
+from amodal.inference.find import ObjectFinder
 from amodal.inference.onnx import OnnxPlug, is_export
-from amodal.inference.scene import Scene, SceneObject
-from amodal.io.images import ImageArray, ImageSource, load_image
+from amodal.inference.prompts import (
+    BoxesLike,
+    LabelsLike,
+    MasksLike,
+    ObjectPrompt,
+    PointsLike,
+    collect_prompts,
+    with_box,
+)
+from amodal.inference.scene import Scene
+from amodal.inference.scene_object import SceneObject
+from amodal.io.images import ImageArray, ImageSource, load_image, path_of
 from amodal.models.plug import PlugModel, PlugOutput, PlugProcessor
 from amodal.models.plug.processing import PlugInputs
 from amodal.models.plug.sharing import at_input_size, load_beside
 from amodal.nn.attention import use_int8
-from amodal.nn.kernels import cpu_has
 from amodal.nn.packing import can_use_int8
-from amodal.ops.arrays import Boxes
+from amodal.ops.arrays import Mask, Window
+from amodal.ops.cleaning import CleanSettings, clean_masks
 from amodal.ops.masks import resize_probs
+from amodal.ops.rle import decode_mask, decode_window, rle_box_xyxy
 
-BoxesLike = Sequence[Sequence[float]] | npt.NDArray[np.floating]
 MODES = ("crop", "image")
 FIRST = "first"  # name of the model that a segmenter was built with
 
@@ -72,6 +87,7 @@ class AmodalSegmenter:
         self.model = self._ready(model if image_size is None else _at_size(model, image_size))
         self.processor = PlugProcessor.from_config(self.model.config)
         self._image_size = image_size
+        self._finder: ObjectFinder | None = None
         self._models: dict[str, PlugModel | OnnxPlug] = {FIRST: self.model}
 
     @classmethod
@@ -157,104 +173,191 @@ class AmodalSegmenter:
     def __call__(
         self,
         image: ImageSource,
-        boxes_xyxy: BoxesLike,
+        boxes_xyxy: BoxesLike = None,
         *,
+        points_xy: PointsLike = None,
+        point_labels: LabelsLike = None,
+        masks: MasksLike = None,
+        detections: Any = None,
         threshold: float | None = None,
         union_visible: bool = True,
+        clean: bool | CleanSettings = True,
         batch_size: int = 16,
     ) -> Scene:
-        """Segment the objects in given boxes.
+        """Segment the objects that the prompts describe.
+
+        All prompts that are given describe the same N objects; None as an entry leaves that kind of prompt out for one
+        object. A given mask becomes the visible mask of its object without any change, and the amodal mask always
+        covers it. Masks are a prompt for models that were trained with them (`config.mask_prompts`); other models get
+        the box of the mask. Points are a prompt for the modal base model, which finds the box of the visible part.
 
         Args:
-            image: path, PIL image or (H, W, 3) uint8 RGB.
-            boxes_xyxy: (N, 4) boxes of the visible parts in image pixels; a box that reaches
-                beyond the image is clipped to it.
+            image: path, PIL image, or array of an image, see `load_image`.
+            boxes_xyxy: (N, 4) boxes of the visible parts in image pixels, or one flat box; a box that reaches beyond
+                the image is clipped to it.
+            points_xy: N lists of K points (x, y) in image pixels.
+            point_labels: N lists of K labels, 1 on the object, 0 not on it; all 1 if None.
+            masks: (N, H, W) bool, or a list of (H, W) arrays, COCO RLEs or lists of polygons.
+            detections: boxes or masks of a detector, instead of the other prompts: a `supervision.Detections`, an
+                ultralytics `Results`, a dictionary as from torchvision, or COCO annotations.
             threshold: a pixel is foreground if its probability is above this; the model's own if None.
             union_visible: unite each amodal mask with the visible mask of the same object; False
-                returns the masks as the network gives them.
+                returns the masks as the network gives them, for objects without a given mask.
+            clean: remove specks, holes and occluded rims, see `amodal.ops.cleaning`; False returns the masks as
+                the network gives them.
             batch_size: maximum number of objects per forward pass.
 
         Returns:
-            Scene with N objects in the order of the boxes.
+            Scene with N objects in the order of the prompts.
 
         Raises:
-            InputError: an unreadable image or an impossible box, threshold or batch size.
+            InputError: an unreadable image or an impossible prompt, threshold or batch size.
         """
-        return self.segment_batch(
-            [image], [boxes_xyxy], threshold=threshold, union_visible=union_visible, batch_size=batch_size
+        pixels = load_image(image)
+        prompts = collect_prompts(
+            (pixels.shape[0], pixels.shape[1]),
+            boxes_xyxy=boxes_xyxy,
+            points_xy=points_xy,
+            point_labels=point_labels,
+            masks=masks,
+            detections=detections,
+        )
+        scene = self.segment_batch(
+            [pixels],
+            [prompts],
+            threshold=threshold,
+            union_visible=union_visible,
+            clean=clean,
+            batch_size=batch_size,
         )[0]
+        scene.image_path = path_of(image)
+        return scene
 
     @torch.inference_mode()
     def segment_batch(
         self,
         images: Sequence[ImageSource],
-        boxes_xyxy: Sequence[BoxesLike],
+        prompts: Sequence[Sequence[ObjectPrompt] | BoxesLike],
         *,
         threshold: float | None = None,
         union_visible: bool = True,
+        clean: bool | CleanSettings = True,
         batch_size: int = 16,
     ) -> list[Scene]:
         """Segment the objects of several images, which may have different sizes, in joint forward passes.
 
         Args:
             images: one image source per image, as for one image.
-            boxes_xyxy: one array or list of boxes per image.
+            prompts: per image, its boxes (N, 4), or its prompts as `collect_prompts` returns them.
             threshold: as for one image.
             union_visible: as for one image.
+            clean: as for one image.
             batch_size: maximum number of objects per forward pass.
 
         Returns:
             One scene per image.
 
         Raises:
-            InputError: as for one image, or not exactly one list of boxes per image.
+            InputError: as for one image, or not exactly one list of prompts per image.
         """
         limit = self.model.config.mask_threshold if threshold is None else threshold
         if not 0 < limit < 1:
             raise InputError(f"threshold: expected a number in (0, 1), got {limit}")
         if batch_size < 1:
             raise InputError(f"batch_size: expected 1 or more, got {batch_size}")
-        if len(images) != len(boxes_xyxy):
-            raise InputError(f"boxes: expected one list per image for {len(images)} images, got {len(boxes_xyxy)}")
+        if len(images) != len(prompts):
+            raise InputError(f"prompts: expected one list per image for {len(images)} images, got {len(prompts)}")
         pixels = [load_image(image) for image in images]
-        checked = [check_boxes(b, p.shape[:2]) for b, p in zip(boxes_xyxy, pixels, strict=True)]
-        scenes = [Scene([], (p.shape[0], p.shape[1]), p) for p in pixels]
+        known = [self._with_boxes(image, own) for image, own in zip(pixels, prompts, strict=True)]
+        scenes = [
+            Scene([], (p.shape[0], p.shape[1]), p, image_path=path_of(i)) for p, i in zip(pixels, images, strict=True)
+        ]
+        options = _MaskOptions(limit, union_visible, _clean_settings(clean), self.model.config.image_size)
         if self.mode == "image":
-            for scene, image, boxes in zip(scenes, pixels, checked, strict=True):
-                scene.objects.extend(self._segment_whole_image(image, boxes, limit, union_visible, batch_size))
+            for scene, image, own in zip(scenes, pixels, known, strict=True):
+                scene.objects.extend(self._segment_whole_image(image, own, options, batch_size))
             return scenes
-        jobs = [(i, pixels[i], box) for i, boxes in enumerate(checked) for box in boxes]
+        jobs = [(i, pixels[i], prompt) for i, own in enumerate(known) for prompt in own]
         for start in range(0, len(jobs), batch_size):
             part = jobs[start : start + batch_size]
-            objects = self._segment_crops([job[1:] for job in part], limit, union_visible)
+            objects = self._segment_crops([job[1:] for job in part], options)
             for (i, *_), obj in zip(part, objects, strict=True):
                 scenes[i].objects.append(obj)
         return scenes
 
+    def _with_boxes(self, image: ImageArray, prompts: Sequence[ObjectPrompt] | BoxesLike) -> list[ObjectPrompt]:
+        """Prompts in which every object has a box: its own, that of its mask, or the one found from its points."""
+        own = [p for p in prompts if isinstance(p, ObjectPrompt)] if prompts is not None else []
+        if not own or prompts is None or len(own) != len(prompts):
+            size = (image.shape[0], image.shape[1])
+            own = collect_prompts(size, boxes_xyxy=cast("BoxesLike", prompts if prompts is not None else []))
+        complete = []
+        for prompt in map(with_box, own):
+            if prompt.points_xy is not None and prompt.point_labels is not None and prompt.visible is None:
+                box = self.finder.box_of(image, prompt.points_xy, prompt.point_labels, prompt.box_xyxy)
+                x0, y0, x1, y1 = (float(v) for v in box)
+                prompt = replace(prompt, box_xyxy=(x0, y0, x1, y1))
+            complete.append(prompt)
+        return complete
+
+    @property
+    def finder(self) -> ObjectFinder:
+        """The modal base model, which finds the boxes of objects at points; loaded when it is first needed."""
+        if self._finder is None:
+            self._finder = ObjectFinder.from_pretrained(self.base_name, self.device)
+        return self._finder
+
+    @property
+    def uses_masks(self) -> bool:
+        """Whether the model was trained with mask prompts; other models are prompted by the boxes of the masks."""
+        return bool(getattr(self.model.config, "mask_prompts", False))
+
     def _segment_crops(
-        self, jobs: list[tuple[ImageArray, Boxes]], threshold: float, union_visible: bool
+        self, jobs: list[tuple[ImageArray, ObjectPrompt]], options: _MaskOptions
     ) -> Iterator[SceneObject]:
         """One forward pass for objects of any images; the crops are cut only now, which saves memory."""
-        inputs = [self.processor(image, box) for image, box in jobs]
+        inputs = [self.processor(image, np.array([prompt.box_xyxy]), self._masks([prompt])) for image, prompt in jobs]
         pixel_values = torch.cat([i.pixel_values for i in inputs]).to(self.device)
         boxes = torch.cat([i.input_boxes for i in inputs]).to(self.device)
         with self._precision():
-            output = self.model(pixel_values, boxes)
-        return _objects(output, inputs, [box for _, box in jobs], threshold, union_visible)
+            output = self.model(pixel_values, boxes, **self._mask_inputs(inputs))
+        return _objects(output, inputs, [prompt for _, prompt in jobs], options)
 
     def _segment_whole_image(
-        self, image: ImageArray, boxes: Boxes, threshold: float, union_visible: bool, batch_size: int
+        self, image: ImageArray, prompts: list[ObjectPrompt], options: _MaskOptions, batch_size: int
     ) -> Iterator[SceneObject]:
-        """Encode the whole image once, then decode its boxes, `batch_size` per forward pass."""
-        inputs = self.processor.whole(image, boxes)
-        pixel_values = inputs.pixel_values.to(self.device, self.model.dtype)
-        with self._precision():
-            visible, amodal = self.model.encode(pixel_values)
-        for start in range(0, len(boxes), batch_size):
-            part = slice(start, start + batch_size)
+        """Encode the whole image once, then decode its objects, `batch_size` per forward pass."""
+        pixel_values: Tensor | None = None
+        for start in range(0, len(prompts), batch_size):
+            part = prompts[start : start + batch_size]
+            inputs = self.processor.whole(image, np.array([prompt.box_xyxy for prompt in part]), self._masks(part))
+            if pixel_values is None:
+                pixel_values = inputs.pixel_values.to(self.device, self.model.dtype)
+                with self._precision():
+                    visible, amodal = self.model.encode(pixel_values)
             with self._precision():
-                output = self.model.predict(pixel_values, visible, amodal, inputs.input_boxes[:, part].to(self.device))
-            yield from _objects(output, [inputs] * len(boxes[part]), boxes[part], threshold, union_visible)
+                output = self.model.predict(
+                    pixel_values, visible, amodal, inputs.input_boxes.to(self.device), **self._mask_inputs([inputs])
+                )
+            yield from _objects(output, [inputs] * len(part), part, options)
+
+    def _masks(self, prompts: Sequence[ObjectPrompt]) -> list[Mask | None] | None:
+        """Visible masks (H, W) for the network; None if it takes no masks or there are none."""
+        if not self.uses_masks or all(prompt.visible is None for prompt in prompts):
+            return None
+        return [None if prompt.visible is None else decode_mask(prompt.visible) for prompt in prompts]
+
+    def _mask_inputs(self, inputs: Sequence[PlugInputs]) -> dict[str, Tensor]:
+        """Mask prompts of several crops as the model takes them; empty if no crop has one."""
+        if all(i.input_masks is None for i in inputs):
+            return {}
+        shape = next(i.input_masks.shape for i in inputs if i.input_masks is not None)
+        masks = [torch.zeros(shape, dtype=torch.bool) if i.input_masks is None else i.input_masks for i in inputs]
+        given = [torch.zeros(shape[:2], dtype=torch.bool) if i.mask_given is None else i.mask_given for i in inputs]
+        return {
+            "input_masks": torch.cat(masks).to(self.device),
+            "mask_given": torch.cat(given).to(self.device),
+        }
 
     def _ready(self, model: PlugModel | OnnxPlug) -> PlugModel | OnnxPlug:
         """Switch the model to 8 bits or back; like the device, this changes the model itself."""
@@ -271,12 +374,24 @@ class AmodalSegmenter:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
 
+@dataclass(frozen=True)
+class _MaskOptions:
+    """How masks are made from probabilities; `side` is the side of the network's input in pixels."""
+
+    threshold: float
+    union_visible: bool
+    clean: CleanSettings | None
+    side: int
+
+
+def _clean_settings(clean: bool | CleanSettings) -> CleanSettings | None:
+    if isinstance(clean, CleanSettings):
+        return clean
+    return CleanSettings() if clean else None
+
+
 def _objects(
-    output: PlugOutput,
-    inputs: Sequence[PlugInputs],
-    boxes: Sequence[Boxes] | Boxes,
-    threshold: float,
-    union_visible: bool,
+    output: PlugOutput, inputs: Sequence[PlugInputs], prompts: Sequence[ObjectPrompt], options: _MaskOptions
 ) -> Iterator[SceneObject]:
     """Convert the predictions (B, P, S, S) of one forward pass to B * P objects in the pixels of their images."""
     assert output.amodal_uncertainty is not None and output.iou_scores is not None
@@ -284,19 +399,53 @@ def _objects(
     visible = amodal if output.visible_logits is None else _probs(output.visible_logits)
     uncertainty = output.amodal_uncertainty.flatten(0, 1).float().cpu().numpy()
     scores = output.iou_scores.flatten().float().clamp(0, 1).tolist()
-    for index, (own, box) in enumerate(zip(inputs, boxes, strict=True)):
-        window = own.windows[0]
-        x0, y0, x1, y1 = (float(v) for v in box)
+    for index, (own, prompt) in enumerate(zip(inputs, prompts, strict=True)):
+        crop = own.windows[0]
+        assert prompt.box_xyxy is not None
+        masks = (
+            resize_probs(visible[index], crop) > options.threshold,
+            resize_probs(amodal[index], crop) > options.threshold,
+        )
+        window, (visible_mask, amodal_mask) = _masks_of(masks, crop, prompt, options)
         yield SceneObject(
             window=window,
-            visible_in_window=resize_probs(visible[index], window) > threshold,
-            amodal_in_window=resize_probs(amodal[index], window) > threshold,
+            visible_in_window=visible_mask,
+            amodal_in_window=amodal_mask,
             size=own.size,
-            visible_box_xyxy=(x0, y0, x1, y1),
+            visible_box_xyxy=prompt.box_xyxy,
             score=scores[index],
-            uncertainty_crop=(uncertainty[index].copy(), window),
-            union_visible=union_visible,
+            uncertainty_crop=(uncertainty[index].copy(), crop),
+            name=prompt.name,
+            class_id=prompt.class_id,
+            source_id=prompt.source_id,
+            tracker_id=prompt.tracker_id,
+            union_visible=options.union_visible or prompt.visible is not None,
         )
+
+
+def _masks_of(
+    masks: tuple[Mask, Mask], crop: Window, prompt: ObjectPrompt, options: _MaskOptions
+) -> tuple[Window, tuple[Mask, Mask]]:
+    """Visible and amodal mask of one object, with the given visible mask in place, cleaned if asked for.
+
+    Returns:
+        The window of the masks, which is the crop, or larger where a given mask reaches beyond it, and both masks.
+    """
+    visible, amodal = masks
+    window = crop
+    if prompt.visible is not None:
+        box = [int(v) for v in rle_box_xyxy(prompt.visible)]
+        window = (min(crop[0], box[0]), min(crop[1], box[1]), max(crop[2], box[2]), max(crop[3], box[3]))
+        visible = decode_window(prompt.visible, window)
+        placed = np.zeros_like(visible)
+        x, y = crop[0] - window[0], crop[1] - window[1]
+        placed[y : y + amodal.shape[0], x : x + amodal.shape[1]] = amodal
+        amodal = placed
+    if options.clean is None:
+        return window, (visible, amodal)
+    pixel = math.sqrt((crop[2] - crop[0]) * (crop[3] - crop[1])) / options.side
+    given = prompt.visible is not None
+    return window, clean_masks(visible, amodal, settings=options.clean, pixel=pixel, keep_visible=given)
 
 
 def _at_size(model: PlugModel | OnnxPlug, image_size: int) -> PlugModel | OnnxPlug:
@@ -310,92 +459,7 @@ def _at_size(model: PlugModel | OnnxPlug, image_size: int) -> PlugModel | OnnxPl
     return at_input_size(model, image_size)
 
 
-def pick_device(name: str) -> torch.device:
-    """Choose a device by name.
-
-    Args:
-        name: `auto` (a GPU if there is one), `cpu`, `cuda`, ...
-
-    Raises:
-        InputError: unknown device, or a device that this machine does not have.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device: expected auto, cpu, cuda, ... of this machine, got {name!r} ({reason})") from error
-    return device
-
-
-def pick_dtype(name: str, device: torch.device, *, int8: bool = False) -> torch.dtype:
-    """Choose a precision by name.
-
-    Args:
-        name: `auto`, `float32`, `bfloat16` or, with `int8=True`, `int8`. `auto` is bfloat16 where the
-            hardware computes in it (such GPUs, and CPUs with AMX or AVX-512-BF16), which takes at most
-            half the time of float32, and float32 elsewhere.
-        device: device of the model.
-        int8: whether the caller supports int8.
-
-    Raises:
-        InputError: unknown name.
-    """
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16} | ({"int8": torch.int8} if int8 else {})
-    if name == "auto":
-        return torch.bfloat16 if _fast_in_bfloat16(device) else torch.float32
-    if name not in dtypes:
-        raise InputError(f"dtype: expected one of auto, {', '.join(dtypes)}, got {name!r}")
-    return dtypes[name]
-
-
-def _fast_in_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and (cpu_has("amx_bf16") or cpu_has("avx512_bf16"))
-
-
 def _probs(logits: Tensor | None) -> npt.NDArray[np.float32]:
     """Convert (B, P, S, S) logits to (B * P, S, S) probabilities on the CPU."""
     assert logits is not None
     return np.asarray(logits.flatten(0, 1).float().sigmoid().cpu().numpy(), np.float32)
-
-
-def check_boxes(boxes_xyxy: BoxesLike, size: tuple[int, int]) -> Boxes:
-    """Validate boxes against an image and clip them to it.
-
-    Args:
-        boxes_xyxy: N boxes of four numbers in image pixels.
-        size: (H, W) of the image.
-
-    Returns:
-        (N, 4) float64 inside the image.
-
-    Raises:
-        InputError: no box, or a box that is not four finite numbers, inverted, without area or outside the image.
-    """
-    H, W = size
-    if boxes_xyxy is None or len(boxes_xyxy) == 0:
-        raise InputError("box: expected at least one box, got none")
-    checked = []
-    for box in boxes_xyxy:
-        try:
-            values = np.asarray(box, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"box: expected four numbers X0,Y0,X1,Y1, got {box!r}") from error
-        if values.shape != (4,):
-            raise InputError(f"box: expected four numbers X0,Y0,X1,Y1, got {np.ravel(values).tolist()}")
-        shown = [float(v) for v in values]
-        if not np.isfinite(values).all():
-            raise InputError(f"box: expected finite numbers, got {shown}")
-        x0, y0, x1, y1 = shown
-        if x1 < x0 or y1 < y0:
-            raise InputError(f"box: expected X0 < X1 and Y0 < Y1, got {shown}, which is inverted")
-        if x1 == x0 or y1 == y0:
-            raise InputError(f"box: expected an area, got {shown}, which has none")
-        if x0 >= W or y0 >= H or x1 <= 0 or y1 <= 0:
-            raise InputError(f"box: expected a box inside the {W} x {H} image, got {shown}")
-        checked.append([max(x0, 0.0), max(y0, 0.0), min(x1, float(W)), min(y1, float(H))])
-    return np.array(checked)

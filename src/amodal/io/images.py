@@ -47,6 +47,14 @@ def load_image(source: ImageSource) -> ImageArray:
         return _to_rgb(image)
 
 
+def path_of(source: ImageSource) -> Path | None:
+    """The file that an image comes from, if it is known."""
+    if isinstance(source, (str, Path)):
+        return Path(source)
+    name = getattr(source, "filename", None)
+    return Path(name) if name else None
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """The (H, W) of the image that `load_image` returns, read without decoding the pixels.
 

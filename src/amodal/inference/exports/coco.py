@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from amodal.errors import InputError
-from amodal.inference.scene import Scene, SceneObject
+from amodal.inference.scene import Scene
+from amodal.inference.scene_object import SceneObject
 from amodal.ops.rle import decode_mask, segmentation_to_rle
 
 UNNAMED = "object"
@@ -35,7 +36,7 @@ def scenes_to_coco_file(scenes: Iterable[tuple[str, Scene]]) -> dict[str, Any]:
         H, W = scene.size
         images.append({"id": len(images) + 1, "file_name": image_name, "height": H, "width": W})
         annotations += scene.to_coco(len(images), len(annotations) + 1)
-        names += [obj.phrase or UNNAMED for obj in scene.objects]
+        names += [obj.label for obj in scene.objects]
     categories = sorted({*names, UNNAMED})
     for annotation, name in zip(annotations, names, strict=True):
         annotation["category_id"] = categories.index(name) + 1

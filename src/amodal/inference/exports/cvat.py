@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 import numpy as np
 import numpy.typing as npt
 
-from amodal.inference.scene import Scene, SceneObject
+from amodal.inference.scene import Scene
+from amodal.inference.scene_object import SceneObject
 from amodal.ops.boxes import mask_to_box
 
 

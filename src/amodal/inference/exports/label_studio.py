@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from amodal.errors import InputError
-from amodal.inference.scene import Scene, SceneObject
+from amodal.inference.scene import Scene
+from amodal.inference.scene_object import SceneObject
 from amodal.ops.arrays import Mask
 from amodal.ops.brush_rle import decode_brush, encode_brush
 from amodal.version import __version__
