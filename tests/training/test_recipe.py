@@ -80,6 +80,15 @@ def test_the_recipe_in_a_run_folder_can_be_read_again(tmp_path: Path) -> None:
         ("task=[sam]", "task: expected 'sam', 'plug' or 'aura', got"),
         ("model.lora_rank=two", r"model\.lora_rank: expected a valid integer, got 'two'"),
         ("model.epsilon=0", r"model\.epsilon: expected 1 or more, got 0"),
+        ("data.mask_prompt_share=1.5", r"data\.mask_prompt_share: expected less than or equal to 1, got 1\.5"),
+        (
+            "data.mask_prompt_share=0.5",
+            r"data\.mask_prompt_share: expected 0 with model\.mask_prompts false, got 0\.5",
+        ),
+        (
+            "model.mask_prompts=true",
+            r"data\.mask_prompt_share: expected above 0 with model\.mask_prompts true, got 0\.0",
+        ),
         ("training.steps", "--set: expected key=value, got 'training.steps'"),
         ("data.train.7.weight=1", r"--set: expected a number below 2 in 'data\.train\.7\.weight', got '7'"),
         ("seed.x=1", r"--set: expected 'seed\.x' to name a key inside a section, got a part of it that is a value"),
@@ -89,6 +98,13 @@ def test_the_recipe_in_a_run_folder_can_be_read_again(tmp_path: Path) -> None:
 def test_errors_name_the_key_and_the_expected_value(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_recipe(written(tmp_path, PLUG | {"seed": 0}), [override])
+
+
+def test_mask_prompts_are_for_plug(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path, PLUG), ["model.mask_prompts=true", "data.mask_prompt_share=0.5"])
+    assert isinstance(recipe.model, PlugModelRecipe) and recipe.model.config().mask_prompts
+    with pytest.raises(InputError, match=r"data\.mask_prompt_share: expected 0 for task 'sam', got 0\.5"):
+        load_recipe(written(tmp_path, SAM), ["data.mask_prompt_share=0.5"])
 
 
 def test_files_that_are_not_recipes_are_rejected(tmp_path: Path) -> None:

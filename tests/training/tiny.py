@@ -34,7 +34,13 @@ TRAINING: dict[str, Any] = {
 }
 
 
-def tiny_recipe(folder: Path, task: str = "sam", model: dict[str, Any] | None = None, **training: Any) -> Recipe:
+def tiny_recipe(
+    folder: Path,
+    task: str = "sam",
+    model: dict[str, Any] | None = None,
+    data: dict[str, Any] | None = None,
+    **training: Any,
+) -> Recipe:
     """A recipe with toy data in `folder`; the task `plug` gets a base with random weights."""
     annotations = folder / "toy" / "annotations.json"
     if not annotations.is_file():
@@ -48,7 +54,7 @@ def tiny_recipe(folder: Path, task: str = "sam", model: dict[str, Any] | None = 
             "task": task,
             "output": str(folder / "run"),
             "model": settings | (model or {}),
-            "data": {"train": [source], "validation": [source], "num_prompts": 2},
+            "data": {"train": [source], "validation": [source], "num_prompts": 2} | (data or {}),
             "training": TRAINING | training,
         }
     )

@@ -193,6 +193,8 @@ def _object_crops(recipe: Recipe, image_size: int, crop_scale: float, box_source
             augmentation=augmentation,
             num_prompts=num_prompts,
             box_source=box_source,
+            mask_prompt_share=data.mask_prompt_share,
+            mask_prompt_noise=data.mask_prompt_noise,
         )
         for sources, augmentation, num_prompts in (
             (data.train, data.augmentation, data.num_prompts),

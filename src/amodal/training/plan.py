@@ -105,6 +105,8 @@ def saved_for_backward(config: PlugConfig, precision: str) -> tuple[dict[str, in
             "valid": torch.ones(1, 1, dtype=torch.bool),
         }
         parameter_storages = {p.untyped_storage()._cdata for p in parameters}
+        if config.mask_prompts:
+            batch |= {"input_masks": maps.clone(), "mask_given": batch["valid"].clone()}
         with (
             _counting(parts, parameter_storages) as saved,
             torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision != "no"),

@@ -120,12 +120,19 @@ class SourceRecipe(Strict):
 
 
 class DataRecipe(Strict):
-    """Datasets of a SAM or PLUG training, and the augmentation of the training crops."""
+    """Datasets of a SAM or PLUG training, and the augmentation of the training crops.
+
+    `mask_prompt_share` of the prompts of a PLUG model with `mask_prompts` are a box and the visible mask, the others a
+    box only. The outline of these masks is moved by up to `mask_prompt_noise` times the square root of the mask's area.
+    Validation prompts in the same way.
+    """
 
     train: list[SourceRecipe]
     validation: list[SourceRecipe]
     augmentation: Augmentation = Augmentation()
     num_prompts: Positive = 1
+    mask_prompt_share: Share = 0.0
+    mask_prompt_noise: Share = 0.05
 
 
 class ReasonSourceRecipe(Strict):
@@ -261,7 +268,22 @@ def parse_recipe(content: dict[str, Any], name: str = "recipe") -> Recipe:
             recipe.model.config()
         except InputError as error:
             raise InputError(f"recipe {name}: model.{error}") from error
+    _check_mask_prompts(recipe, name)
     return recipe
+
+
+def _check_mask_prompts(recipe: Recipe, name: str) -> None:
+    """Raise `InputError` unless the data have mask prompts exactly if the model is trained with them."""
+    if not isinstance(recipe.data, DataRecipe):
+        return
+    share = recipe.data.mask_prompt_share
+    if isinstance(recipe.model, PlugModelRecipe):
+        trained = recipe.model.config().mask_prompts
+        expected = "above 0 with model.mask_prompts true" if trained else "0 with model.mask_prompts false"
+    else:
+        trained, expected = False, f"0 for task {recipe.task!r}"
+    if trained != (share > 0):
+        raise InputError(f"recipe {name}: data.mask_prompt_share: expected {expected}, got {share}")
 
 
 def _override(content: dict[str, Any], override: str) -> None:

@@ -12,7 +12,16 @@ from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
 from amodal.models.plug import PlugProcessor
 from amodal.ops.boxes import mask_to_box
-from amodal.training.datasets.crops import MAX_POINTS, Augmentation, ObjectCrops, augment_colours, collate, jitter_box
+from amodal.ops.rle import decode_mask
+from amodal.training.datasets.crops import (
+    MAX_POINTS,
+    Augmentation,
+    ObjectCrops,
+    augment_colours,
+    collate,
+    jitter_box,
+    noisy_mask,
+)
 from amodal.training.datasets.sampling import CropSource, StepSampler, evaluation_keys
 from tests.data.toy import BACK_VISIBLE, write_toy
 
@@ -38,6 +47,61 @@ def test_an_evaluation_crop_equals_the_output_of_the_processor(toy: AnnotatedDat
     expected = PlugProcessor(image_size=32)(image.load(), boxes)
     torch.testing.assert_close(batch["pixel_values"][:2], expected.pixel_values, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(batch["input_boxes"][:2], expected.input_boxes)
+
+
+def test_an_exact_mask_prompt_equals_the_output_of_the_processor(toy: AnnotatedDataset) -> None:
+    dataset = crops(toy, mask_prompt_share=1.0)
+    batch = collate([dataset[(0, i, (0,))] for i in range(2)])
+    image = toy.images[0]
+    boxes = np.array([obj.visible_box_xyxy for obj in image.objects])
+    masks = [decode_mask(obj.visible_rle) for obj in image.objects]
+    expected = PlugProcessor(image_size=32)(image.load(), boxes, masks)
+    assert torch.equal(batch["input_masks"], expected.input_masks)
+    assert torch.equal(batch["mask_given"], expected.mask_given)
+
+
+def test_mask_prompts_leave_everything_else_as_it_was(toy: AnnotatedDataset) -> None:
+    options: dict[str, object] = {"augmentation": Augmentation(wide=0.5), "num_prompts": 3}
+    without, noisy = crops(toy, **options), crops(toy, **options, mask_prompt_share=0.5, mask_prompt_noise=0.3)
+    given = []
+    for step in range(30):
+        key = (0, step % 8, (3, step, 0))
+        plain, prompted, again = (collate([dataset[key]]) for dataset in (without, noisy, noisy))
+        assert not {"input_masks", "mask_given"} & plain.keys()
+        assert all(torch.equal(prompted[name], tensor) for name, tensor in plain.items())
+        assert all(torch.equal(again[name], tensor) for name, tensor in prompted.items())
+        assert not (prompted["mask_given"] & ~prompted["valid"]).any()  # padding has no mask
+        assert torch.equal(prompted["input_masks"].any(-1).any(-1), prompted["mask_given"])
+        given += prompted["mask_given"][prompted["valid"]].tolist()
+    assert 0.3 < np.mean(given) < 0.7
+
+
+def test_mask_prompts_are_flipped_with_the_image(toy: AnnotatedDataset) -> None:
+    flipped, straight = (
+        collate([crops(toy, augmentation=UNCHANGED.model_copy(update={"flip": flip}), **noisy)[(0, 0, (1,))]])
+        for flip in (1.0, 0.0)
+        for noisy in [{"mask_prompt_share": 1.0, "mask_prompt_noise": 0.2}]
+    )
+    assert torch.equal(flipped["input_masks"].flip(-1), straight["input_masks"])
+    assert not torch.equal(straight["input_masks"], straight["visible_masks"])
+
+
+def test_noise_moves_the_outline_of_a_mask_by_a_limited_distance() -> None:
+    mask = np.zeros((64, 64), bool)
+    mask[16:48, 16:48] = True
+    areas = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        assert np.array_equal(noisy_mask(np.random.default_rng(seed), mask, 0.0), mask)
+        moved = noisy_mask(rng, mask, 0.1)  # 3.2 pixels
+        assert moved[20:44, 20:44].all() and not moved[:12].any() and not moved[:, 52:].any()
+        areas.append(moved.sum() / mask.sum())
+    assert min(areas) < 0.9 and max(areas) > 1.1
+    thin = np.zeros((64, 64), bool)
+    thin[30] = True
+    assert all(noisy_mask(np.random.default_rng(seed), thin, 1.0).any() for seed in range(20))
+    full = np.ones((64, 64), bool)
+    assert noisy_mask(np.random.default_rng(0), full, 0.1).all()
 
 
 def test_an_augmentation_of_strength_zero_changes_nothing(toy: AnnotatedDataset) -> None:

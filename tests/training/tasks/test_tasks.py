@@ -4,15 +4,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from amodal.models.plug import PlugModel
 from amodal.training.build import TrainingSetup, build
 from amodal.training.datasets.crops import collate
 from amodal.training.datasets.sampling import Batch
+from amodal.training.loop import train
+from amodal.training.plan import plan
 from tests.training.tiny import tiny_recipe
 
 
 def built(folder: Path, task: str, **model: object) -> tuple[TrainingSetup, Batch]:
-    setup = build(tiny_recipe(folder, task, model=model))
+    data = {"mask_prompt_share": 0.5} if model.get("mask_prompts") else {}
+    setup = build(tiny_recipe(folder, task, model=model, data=data))
     return setup, collate([setup.train[(0, i, (i,))] for i in range(4)])
 
 
@@ -36,7 +41,13 @@ def test_sam_losses_reach_the_parameters_its_prompt_needs(tmp_path: Path, points
 
 
 @pytest.mark.parametrize(
-    "model", [{}, {"iou_weight": 0.2}, {"train_base": True, "iou_weight": 0.2, "dice_weight": 1.0}]
+    "model",
+    [
+        {},
+        {"iou_weight": 0.2},
+        {"train_base": True, "iou_weight": 0.2, "dice_weight": 1.0},
+        {"mask_prompts": True},
+    ],
 )
 def test_every_part_that_plug_trains_has_a_gradient_in_every_batch(tmp_path: Path, model: dict[str, object]) -> None:
     """Processes that sum their gradients wait for all of them."""
@@ -97,3 +108,43 @@ def test_padding_prompts_do_not_count(tmp_path: Path, task: str) -> None:
     batch["visible_masks"][:, 1] ^= True
     batch["amodal_masks"][:, 1] ^= True
     assert all(torch.equal(before[name], loss) for name, loss in losses(setup, batch).items())
+
+
+def test_plug_uses_the_mask_prompts_of_a_batch(tmp_path: Path) -> None:
+    setup, batch = built(tmp_path, "plug", mask_prompts=True)
+    assert batch["mask_given"].any() and not batch["mask_given"].all()
+    visible, _ = setup.task.predict(setup.model, batch)
+    exact = setup.model(
+        batch["pixel_values"],
+        batch["input_boxes"],
+        input_masks=batch["input_masks"],
+        mask_given=batch["mask_given"],
+    )
+    assert torch.equal(visible, exact.visible_logits.sigmoid())
+    boxes_alone = {name: tensor for name, tensor in batch.items() if name not in ("input_masks", "mask_given")}
+    changed = (setup.task.predict(setup.model, boxes_alone)[0] - visible).abs().amax((-2, -1)) > 1e-3
+    assert torch.equal(changed & batch["valid"], batch["mask_given"] & batch["valid"])
+    batch["mask_given"][:] = False  # the mask embedding still has a gradient, for processes that sum theirs
+    sum(losses(setup, batch).values()).backward()
+    assert setup.model.prompt_encoder.mask_embed.conv1.weight.grad is not None
+
+
+def test_training_with_mask_prompts_resumes_to_the_result_of_an_uninterrupted_run(tmp_path: Path) -> None:
+    recipe = tiny_recipe(
+        tmp_path,
+        "plug",
+        model={"mask_prompts": True},
+        data={"mask_prompt_share": 0.5},
+        steps=2,
+        checkpoint_every=1,
+    )
+    straight, resumed = (recipe.model_copy(update={"output": str(tmp_path / name)}) for name in ("a", "b"))
+    folder = train(straight, progress=False)
+    train(resumed, progress=False, stop_after=1)
+    train(resumed, progress=False)
+    a, b = (load_file(tmp_path / name / "checkpoints/step_0000002/model.safetensors") for name in ("a", "b"))
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    base = build(recipe).model.state_dict()
+    assert not torch.equal(a["prompt_encoder.mask_embed.conv1.weight"], base["prompt_encoder.mask_embed.conv1.weight"])
+    assert PlugModel.from_pretrained(folder).config.mask_prompts
+    assert plan(recipe)["trained"] > plan(tiny_recipe(tmp_path, "plug"))["trained"]

@@ -66,6 +66,9 @@ class ObjectCrops(Dataset[dict[str, Any]]):
         num_prompts: P; the first prompt is the object that the crop is centred on.
         box_source: box that prompts and that the crop is centred on. `amodal` falls back to the visible
             box where the amodal mask is unknown.
+        mask_prompt_share: share of the prompts that also have a mask, the visible mask after `noisy_mask`. The masks
+            have their own random numbers: windows, colours and boxes are the same for any share.
+        mask_prompt_noise: `amount` of `noisy_mask`.
 
     Raises:
         InputError: no source has a usable object.
@@ -80,6 +83,8 @@ class ObjectCrops(Dataset[dict[str, Any]]):
         augmentation: Augmentation | None = None,
         num_prompts: int = 1,
         box_source: BoxSource = "visible",
+        mask_prompt_share: float = 0.0,
+        mask_prompt_noise: float = 0.0,
     ) -> None:
         self.sources = list(sources)
         self.image_size = image_size
@@ -87,6 +92,8 @@ class ObjectCrops(Dataset[dict[str, Any]]):
         self.augmentation = augmentation
         self.num_prompts = num_prompts
         self.box_source = box_source
+        self.mask_prompt_share = mask_prompt_share
+        self.mask_prompt_noise = mask_prompt_noise
         self._index = [_usable_objects(source) for source in self.sources]
         if not any(self._index):
             raise InputError("data: expected sources with at least one usable object, got none")
@@ -121,6 +128,9 @@ class ObjectCrops(Dataset[dict[str, Any]]):
             prompt = self._prompt(rng, neighbour, window)
             if prompt["visible_mask"].sum() >= MIN_PROMPT_PIXELS:
                 prompts.append(prompt)
+        if self.mask_prompt_share > 0:
+            own_rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
+            prompts = [prompt | {"mask_prompt": self._mask_prompt(own_rng, prompt)} for prompt in prompts]
         if self.augmentation is not None:
             pixels = augment_colours(rng, pixels, self.augmentation)
             if rng.random() < self.augmentation.flip:
@@ -176,6 +186,13 @@ class ObjectCrops(Dataset[dict[str, Any]]):
             "points": _points(rng, visible),
         }
 
+    def _mask_prompt(self, rng: Rng, prompt: dict[str, Any]) -> Mask | None:
+        """The mask (S, S) that prompts for an object, or None if this prompt has none."""
+        visible = prompt["visible_mask"]
+        if rng.random() >= self.mask_prompt_share or not visible.any():
+            return None
+        return noisy_mask(rng, visible, self.mask_prompt_noise)
+
 
 def collate(items: list[dict[str, Any]]) -> Batch:
     """Stack crops; missing prompts are padded with `valid` False.
@@ -184,7 +201,8 @@ def collate(items: list[dict[str, Any]]) -> Batch:
         `pixel_values` (B, 3, S, S) normalised, `input_boxes` (B, P, 4) xyxy in the crop,
         `visible_masks` and `amodal_masks` (B, P, S, S) bool, `has_amodal` and `valid` (B, P)
         bool, `input_points` (B, P, N, 2) with `input_labels` (B, P, N): 1 inside the visible
-        mask, 0 outside, -10 padding.
+        mask, 0 outside, -10 padding. If there are mask prompts also `input_masks` (B, P, S, S) bool and
+        `mask_given` (B, P) bool, which prompts have one.
     """
     B, P, S = len(items), items[0]["num_prompts"], items[0]["pixels"].shape[0]
     boxes = np.tile(np.array([0, 0, S, S], np.float32), (B, P, 1))
@@ -209,6 +227,8 @@ def collate(items: list[dict[str, Any]]) -> Batch:
         "input_points": points,
         "input_labels": labels,
     }
+    if "mask_prompt" in items[0]["prompts"][0]:
+        arrays |= _mask_prompts(items, (B, P, S, S))
     pixels = torch.from_numpy(np.stack([item["pixels"] for item in items]))
     return {"pixel_values": _normalised(pixels)} | {k: torch.from_numpy(v) for k, v in arrays.items()}
 
@@ -243,6 +263,39 @@ def jitter_box(rng: Rng, box_xyxy: Boxes, size: int, amount: float) -> Boxes:
     extent = np.tile(box_xyxy[2:] - box_xyxy[:2], 2)
     moved = box_xyxy + extent * rng.uniform(-amount, amount, 4)
     return np.clip(moved, 0, size)
+
+
+def noisy_mask(rng: Rng, mask: Mask, amount: float) -> Mask:
+    """Move the outline of a mask, as masks from people and from other models differ from the true one.
+
+    The outline moves outwards or inwards by a smooth random distance. A field of 1 x 1 cell dilates or erodes the mask
+    everywhere alike; a finer one, up to 4 x 4 cells over the crop, does both in different places.
+
+    Args:
+        rng: source of the random numbers.
+        mask: (S, S) bool.
+        amount: largest distance, relative to the square root of the mask's area.
+
+    Returns:
+        (S, S) bool; the mask itself if nothing of it would remain.
+    """
+    cells = int(rng.integers(1, 5))
+    field = rng.uniform(-1, 1, (cells, cells)).astype(np.float32)
+    inside, outside = (cv2.distanceTransform(m.astype(np.uint8), cv2.DIST_L2, 3) for m in (mask, ~mask))
+    distance = np.where(mask, inside - 0.5, 0.5 - outside)  # from the outline to a pixel's centre, positive inside
+    shift = cv2.resize(field, mask.shape[::-1]) * np.float32(amount * np.sqrt(np.count_nonzero(mask)))
+    moved = np.asarray(distance + shift > 0, bool)
+    return moved if moved.any() else mask
+
+
+def _mask_prompts(items: list[dict[str, Any]], shape: tuple[int, int, int, int]) -> dict[str, npt.NDArray[Any]]:
+    """Stack the mask prompts of a batch of `shape` (B, P, S, S)."""
+    masks, given = np.zeros(shape, bool), np.zeros(shape[:2], bool)
+    for b, item in enumerate(items):
+        for p, prompt in enumerate(item["prompts"]):
+            if prompt["mask_prompt"] is not None:
+                masks[b, p], given[b, p] = prompt["mask_prompt"], True
+    return {"input_masks": masks, "mask_given": given}
 
 
 def _normalised(pixels: Tensor) -> Tensor:
@@ -287,9 +340,9 @@ def _flipped(prompt: dict[str, Any]) -> dict[str, Any]:
     x0, y0, x1, y1 = prompt["box"]
     points_xy, labels = prompt["points"]
     points_xy = np.stack([size - 1 - points_xy[:, 0], points_xy[:, 1]], axis=1)
+    masks = {name: prompt.get(name) for name in ("visible_mask", "amodal_mask", "mask_prompt")}
     return prompt | {
-        "visible_mask": np.ascontiguousarray(prompt["visible_mask"][:, ::-1]),
-        "amodal_mask": np.ascontiguousarray(prompt["amodal_mask"][:, ::-1]),
+        **{name: np.ascontiguousarray(mask[:, ::-1]) for name, mask in masks.items() if mask is not None},
         "box": np.array([size - x1, y0, size - x0, y1], np.float32),
         "points": (points_xy, labels),
     }

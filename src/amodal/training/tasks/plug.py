@@ -36,7 +36,7 @@ class PlugTask:
 
         Objects whose amodal mask is unknown only contribute to the losses of the visible mask.
         """
-        output: PlugOutput = model(batch["pixel_values"], batch["input_boxes"])
+        output: PlugOutput = model(batch["pixel_values"], batch["input_boxes"], **_mask_prompts(batch))
         valid = batch["valid"]
         amodal_valid = valid & batch["has_amodal"]
         visible, amodal = batch["visible_masks"], batch["amodal_masks"]
@@ -56,7 +56,7 @@ class PlugTask:
     @staticmethod
     def predict(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Visible and amodal probabilities (B, P, S, S); without a visible branch both are the amodal one."""
-        output: PlugOutput = model(batch["pixel_values"], batch["input_boxes"])
+        output: PlugOutput = model(batch["pixel_values"], batch["input_boxes"], **_mask_prompts(batch))
         assert output.pred_masks is not None
         amodal = output.pred_masks.float().sigmoid()
         visible = amodal if output.visible_logits is None else output.visible_logits.float().sigmoid()
@@ -83,6 +83,11 @@ class PlugTask:
         if config.dice_weight > 0:
             losses[f"{name}_dice"] = config.dice_weight * mask_dice(logits, targets, valid)
         return losses
+
+
+def _mask_prompts(batch: Batch) -> dict[str, Tensor]:
+    """The mask prompts of a batch, if its crops have any."""
+    return {name: batch[name] for name in ("input_masks", "mask_given") if name in batch}
 
 
 def _channels_last(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
