@@ -58,7 +58,7 @@ def segmenter_masks(mode: str) -> list[dict[str, Any]]:
 
 def assistant_answers() -> list[dict[str, Any]]:
     """Words and masks of `aura-tiny` in one conversation about each of two scenes."""
-    assistant = AmodalAssistant.from_pretrained("aura-tiny", device="cpu", dtype="float32")
+    assistant = AmodalAssistant.from_pretrained("aura-tiny", device="cpu", dtype="float32", clean=False)
     found = []
     for seed in (40_004, 40_005):
         chat = assistant.chat(render_scene(seed).image)

@@ -1,7 +1,8 @@
-"""Images of a folder and frames of a video, read and written."""
+"""Images of a folder, and frames of a video, read and written."""
 
 from __future__ import annotations
 
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,37 +11,66 @@ import pytest
 from PIL import Image
 
 from amodal.errors import InputError
-from amodal.io.frames import VideoWriter, is_frame_source, open_frames
+from amodal.io.frames import VideoWriter, is_video, list_images, open_video, unique_stems
 
 
-def test_a_folder_of_images_is_read_in_order(tmp_path: Path) -> None:
-    for name in ("b.png", "a.jpg"):
-        Image.new("RGB", (6, 4), "red").save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("not an image")
-    frames = open_frames(tmp_path)
-    assert is_frame_source(tmp_path) and frames.total == 2
-    assert [name for name, _ in frames] == ["a", "b"]
-    Image.new("RGB", (6, 4)).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match="expected images of different stems"):
-        open_frames(tmp_path)
+def test_images_of_a_folder_are_listed_without_hidden_files(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG", "._a.jpg", ".hidden.png", ".DS_Store", "Thumbs.db", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in list_images(tmp_path)] == ["a.JPG", "b.png"]
+
+
+def test_folders_without_images_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "._a.jpg").touch()
+    with pytest.raises(InputError, match="folder: expected a folder with images, got none in"):
+        list_images(tmp_path)
+    with pytest.raises(InputError, match="folder: expected a folder of images, got"):
+        list_images(tmp_path / "._a.jpg")
+
+
+def test_every_image_gets_a_name_of_its_own() -> None:
+    assert unique_stems(["a.jpg", "b.jpg"]) == ["a", "b"]
+    assert unique_stems(["a.jpg", "a.png", "A.tif"]) == ["a", "a.png", "A.tif"]
+    assert unique_stems(["train/a.jpg", "val/a.jpg", "x\\a.jpg"]) == ["a", "a.jpg", "a.jpg_2"]
+    assert unique_stems(["run.json.png"], reserved=["run.json"]) == ["run.json.png"]
 
 
 def test_sources_without_frames_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="frames: expected a folder with images"):
-        open_frames(tmp_path)
     (tmp_path / "video.mp4").write_text("not a video")
     with pytest.raises(InputError, match="video: expected a video file"):
-        open_frames(tmp_path / "video.mp4")
+        open_video(tmp_path / "video.mp4")
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(InputError, match=r"video: expected the package av, got none \(pip install 'amodal\[video\]'\)"):
+        open_video(tmp_path / "video.mp4")
 
 
 def test_a_written_video_can_be_read(tmp_path: Path) -> None:
     with VideoWriter(tmp_path / "video.mp4", Fraction(5)) as video:
         for grey in (20, 120, 220):
             video.add(np.full((33, 48, 3), grey, np.uint8))
-    frames = open_frames(tmp_path / "video.mp4")
-    assert is_frame_source(tmp_path / "video.mp4") and frames.rate == 5
+    frames = open_video(tmp_path / "video.mp4")
+    assert is_video(tmp_path / "video.mp4") and frames.rate == 5
+    assert [name for name, _ in frames] == ["000000", "000001", "000002"]
     means = [image.mean() for _, image in frames]
     assert np.allclose(means, (20, 120, 220), atol=4)
+
+
+def test_a_damaged_video_is_refused(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "video.mp4", Fraction(5)) as video:
+        for seed in range(30):
+            video.add(np.random.default_rng(seed).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    frames = open_video(tmp_path / "video.mp4")
+    (tmp_path / "video.mp4").write_bytes(b"gone")
+    with pytest.raises(InputError, match="expected a whole video, got a damaged one"):
+        list(frames)
+
+
+def test_images_and_folders_are_no_videos(tmp_path: Path) -> None:
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.png")
+    assert not is_video(tmp_path / "a.png") and not is_video(tmp_path)
 
 
 def test_an_interrupted_video_is_removed(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from amodal.errors import InputError
@@ -76,10 +79,31 @@ def test_pil_images_and_arrays_are_accepted() -> None:
     assert load_image(array) is array
 
 
-@pytest.mark.parametrize("array", [np.zeros((4, 5), np.uint8), np.zeros((4, 5, 3)), np.zeros((4, 5, 4), np.uint8)])
-def test_other_arrays_raise(array: np.ndarray) -> None:
-    with pytest.raises(InputError, match=r"expected an \(H, W, 3\) uint8 array, got"):
-        load_image(array)
+def test_grey_float_and_transparent_arrays_are_converted() -> None:
+    grey = np.full((4, 5), 51, np.uint8)
+    expected = np.full((4, 5, 3), 51, np.uint8)
+    for array in (grey, grey[..., None], expected / 255, np.full((4, 5), 0.2), np.full((4, 5, 3), 0.2, np.float32)):
+        np.testing.assert_array_equal(load_image(array), expected)
+    transparent = np.dstack([expected, np.zeros((4, 5), np.uint8)])
+    assert (load_image(transparent) == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (np.zeros((3, 4, 5), np.uint8), "shape (3, 4, 5); transpose a channel-first array"),
+        (np.zeros(4, np.uint8), "expected an (H, W, 3) array, got shape (4,)"),
+        (np.full((4, 5, 3), 200.0), "expected float values in 0-1, got 200 to 200"),
+        (np.full((4, 5, 3), np.nan), "expected float values in 0-1, got nan to nan"),
+        (np.zeros((4, 5, 3), np.int64), "expected uint8, or floats in 0-1, got int64"),
+        ([np.zeros((4, 5, 3), np.uint8)], "got a list; pass one image, or several to segment_batch"),
+        (torch.zeros(3, 4, 5), "got a Tensor; pass tensor.permute(1, 2, 0).numpy()"),
+        (7, "expected a path, a PIL image or an array, got a int"),
+    ],
+)
+def test_other_sources_raise(source: Any, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        load_image(source)
 
 
 def test_invalid_files_raise(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from amodal.models.aura import AuraModel, AuraProcessor
 from amodal.models.aura.generation import Answers, Dialogue, OnPart
 from amodal.models.aura.mllm import merge_adapters
 from amodal.models.aura.prompts import TextPart, answer_parts, phrases
+from amodal.ops.cleaning import CleanSettings, clean_masks
 
 
 @dataclass(frozen=True)
@@ -50,25 +51,33 @@ class AmodalAssistant:
         model: an `AuraModel` with its processor.
         device: device of the model.
         dtype: precision of the network.
+        clean: remove specks, holes and occluded rims from the masks, see `amodal.ops.cleaning`; False returns the
+            masks as the network gives them.
 
     Raises:
         InputError: a model without its processor.
     """
 
     def __init__(
-        self, model: AuraModel, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+        self,
+        model: AuraModel,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+        *,
+        clean: bool = True,
     ) -> None:
         if model.processor is None:
             raise InputError("model: expected an AuraModel with its processor, got one without")
         self.device = device or torch.device("cpu")
         self.dtype = dtype
+        self.clean = clean
         self.processor: AuraProcessor = model.processor
         self.model = model.to(self.device).eval()
         self.model.mllm.to(dtype)
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path = "aura-tiny", *, device: str = "auto", dtype: str = "auto"
+        cls, name: str | Path = "aura-tiny", *, device: str = "auto", dtype: str = "auto", clean: bool = True
     ) -> AmodalAssistant:
         """Load a model.
 
@@ -76,6 +85,7 @@ class AmodalAssistant:
             name: bundled name, folder or hub id.
             device: `auto` (a GPU if there is one), `cpu`, `cuda`, ...
             dtype: `auto` (bfloat16 where it is faster), `float32` or `bfloat16`.
+            clean: clean the masks, see the class.
 
         Raises:
             InputError: unknown model, device or dtype, or a model without mask token.
@@ -84,7 +94,7 @@ class AmodalAssistant:
         precision = pick_dtype(dtype, place)
         model = AuraModel.from_pretrained(name, mllm_dtype=precision)
         merge_adapters(model.mllm)
-        return cls(model, place, precision)
+        return cls(model, place, precision, clean=clean)
 
     def chat(self, image: ImageSource) -> Chat:
         """Start a conversation about an image.
@@ -185,7 +195,7 @@ class AmodalAssistant:
         """Encode images with the segmentation backbone.
 
         Args:
-            sam_pixel_values: (B, 3, S, S) normalized images.
+            pixel_values_sam: (B, 3, S_sam, S_sam) normalised images.
 
         Returns:
             (B, C, h, w) features.
@@ -233,6 +243,9 @@ class AmodalAssistant:
                 self.processor.image_probs(logits[index].float().sigmoid().cpu().numpy(), size) > threshold
                 for logits in (masks.visible_logits, masks.amodal_logits)
             )
+            if self.clean:
+                pixel = max(size) / self.processor.image_size
+                visible, amodal = clean_masks(visible, amodal, settings=CleanSettings(), pixel=pixel)
             score = float(masks.iou_scores[index].float().clamp(0, 1))
             objects.append(SceneObject.from_masks(visible, amodal, score=score, phrase=name))
         return objects

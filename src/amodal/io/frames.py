@@ -1,8 +1,8 @@
-"""Sequences of images: a folder of images or the frames of a video, and writing videos."""
+"""Folders of images, and reading and writing videos."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,39 +13,70 @@ import numpy as np
 
 from amodal.errors import InputError
 from amodal.io.files import atomic_path
-from amodal.io.images import ImageArray, load_image
+from amodal.io.images import ImageArray
 
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEO_ENDINGS = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".gif"})
-FOLDER_RATE = 10  # frames per second of a video that is made from a folder
+DEFAULT_RATE = 10  # frames per second of a video that does not state its rate
+
+
+def list_images(folder: Path) -> list[Path]:
+    """List the image files of a folder in the order of their names; hidden files and other files are ignored.
+
+    Hidden are names that begin with a dot, such as the `._photo.jpg` that macOS writes beside `photo.jpg`.
+
+    Raises:
+        InputError: not a folder, or a folder without images.
+    """
+    if not folder.is_dir():
+        raise InputError(f"folder: expected a folder of images, got {str(folder)!r}")
+    files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS and path.name[0] != "."]
+    if not files:
+        raise InputError(f"folder: expected a folder with images, got none in {str(folder)!r}")
+    return sorted(files, key=lambda path: path.name)
+
+
+def unique_stems(names: Iterable[str], reserved: Iterable[str] = ()) -> list[str]:
+    """One name per file that no other file has, for results that belong to it.
+
+    The first file of a stem gets the stem, and others of the same stem their whole name: `a.jpg` and `a.png` become
+    `a` and `a.png`. Names that differ only in upper and lower case count as the same, as they do on some systems.
+
+    Args:
+        names: file names, possibly with folders, which are left out.
+        reserved: names that no file may get.
+    """
+    taken = {name.casefold() for name in reserved}
+    found = []
+    for name in names:
+        file = Path(name.replace("\\", "/"))
+        numbered = (f"{file.name}_{number}" for number in range(2, 2 + len(taken) + 1))
+        unique = next(n for n in (file.stem, file.name, *numbered) if n.casefold() not in taken)
+        taken.add(unique.casefold())
+        found.append(unique)
+    return found
 
 
 @dataclass(frozen=True)
-class Frames:
-    """The frames of a folder of images or of a video.
+class VideoFrames:
+    """The frames of a video.
 
     Attributes:
-        source: folder of images or video file.
-        names: file names of the images of a folder, in order; None for a video.
-        total: number of frames; None if a video does not state it.
+        source: video file.
+        total: number of frames; None if the video does not state it.
         rate: frames per second.
     """
 
     source: Path
-    names: tuple[str, ...] | None
     total: int | None
     rate: Fraction
 
     def __iter__(self) -> Iterator[tuple[str, ImageArray]]:
-        """Yield the name without suffix and the (H, W, 3) uint8 RGB pixels of each frame.
+        """Yield the number, as six digits, and the (H, W, 3) uint8 RGB pixels of each frame.
 
         Raises:
             InputError: a frame is damaged.
         """
-        if self.names is not None:
-            for name in self.names:
-                yield Path(name).stem, load_image(self.source / name)
-            return
         av = _av()
         try:
             with av.open(str(self.source)) as container:
@@ -55,29 +86,22 @@ class Frames:
             raise InputError(f"video {self.source}: expected a whole video, got a damaged one ({error})") from error
 
 
-def is_frame_source(source: Path) -> bool:
-    """Whether a path is a folder or a video instead of a single image."""
-    return source.is_dir() or (source.is_file() and source.suffix.lower() in VIDEO_ENDINGS)
+def is_video(source: Path) -> bool:
+    """Whether a path is a video file, by its ending."""
+    return source.is_file() and source.suffix.lower() in VIDEO_ENDINGS
 
 
-def open_frames(source: Path) -> Frames:
-    """Open a folder of images or a video.
+def open_video(source: Path) -> VideoFrames:
+    """Open a video.
 
     Raises:
-        InputError: the folder has no images or two images of the same stem, or the file is not a video.
+        InputError: the file is not a video, or the package av is not installed.
     """
-    if source.is_dir():
-        names = sorted(p.name for p in source.iterdir() if p.suffix.lower() in IMAGE_ENDINGS)
-        if not names:
-            raise InputError(f"frames: expected a folder with images, got none in {str(source)!r}")
-        if len({Path(name).stem for name in names}) < len(names):
-            raise InputError(f"frames: expected images of different stems, got two of one in {str(source)!r}")
-        return Frames(source, tuple(names), len(names), Fraction(FOLDER_RATE))
     av = _av()
     try:
         with av.open(str(source)) as container:
             stream = container.streams.video[0]
-            return Frames(source, None, stream.frames or None, Fraction(stream.average_rate or FOLDER_RATE))
+            return VideoFrames(source, stream.frames or None, Fraction(stream.average_rate or DEFAULT_RATE))
     except (av.error.FFmpegError, IndexError) as error:
         raise InputError(f"video: expected a video file, got {str(source)!r} ({error})") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from amodal.errors import InputError
 ImageArray = npt.NDArray[np.uint8]
 """(H, W, 3) uint8 RGB."""
 
-ImageSource = str | Path | Image.Image | ImageArray
+ImageSource = str | Path | Image.Image | npt.NDArray[np.uint8] | npt.NDArray[np.floating]
 
 # A larger file is more likely an attack or a mistake than a photograph; an image of 12,000 x 9,000 has 108 million
 # pixels.
@@ -29,7 +30,8 @@ def load_image(source: ImageSource) -> ImageArray:
     orientation is applied.
 
     Args:
-        source: path, PIL image, or (H, W, 3) uint8 array, which is returned unchanged.
+        source: path, PIL image, or array. An (H, W, 3) uint8 array is returned unchanged; (H, W), (H, W, 1) and
+            (H, W, 4) arrays, and float arrays in [0, 1], are converted.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -38,9 +40,9 @@ def load_image(source: ImageSource) -> ImageArray:
         InputError: the file is missing, empty, truncated or of another kind, or the array has another form.
     """
     if isinstance(source, np.ndarray):
-        if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
-            raise InputError(f"image: expected an (H, W, 3) uint8 array, got {source.shape} {source.dtype}")
-        return source
+        return _array_to_rgb(source)
+    if not isinstance(source, (str, Path, Image.Image)):
+        raise InputError(f"image: expected a path, a PIL image or an array, got {_advice(source)}")
     if isinstance(source, Image.Image):
         return _to_rgb(source)
     with opened_image(Path(source)) as image:
@@ -97,6 +99,34 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
         raise InputError(f"image {path}: expected a whole image, got a damaged one ({error})") from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+
+
+def _array_to_rgb(array: npt.NDArray[Any]) -> ImageArray:
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or not array.size:
+        advice = "; transpose a channel-first array" if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ""
+        raise InputError(f"image: expected an (H, W, 3) array, got shape {array.shape}{advice}")
+    if array.dtype.kind == "f":
+        low, high = float(array.min()), float(array.max())
+        if not (low >= 0 and high <= 1):
+            raise InputError(f"image: expected float values in 0-1, got {low:g} to {high:g}")
+        array = np.rint(array * 255).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise InputError(f"image: expected uint8, or floats in 0-1, got {array.dtype}")
+    if array.shape[2] == 3:
+        return array
+    return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else _to_rgb(Image.fromarray(array))
+
+
+def _advice(source: object) -> str:
+    """What an unknown image source is, and how to pass it."""
+    kind = type(source).__name__
+    if isinstance(source, (list, tuple)):
+        return f"a {kind}; pass one image, or several to segment_batch"
+    if hasattr(source, "permute"):
+        return f"a {kind}; pass tensor.permute(1, 2, 0).numpy() of an image in 0-1"
+    return f"a {kind}"
 
 
 def _to_rgb(image: Image.Image) -> ImageArray:

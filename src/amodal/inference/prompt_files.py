@@ -1,0 +1,307 @@
+"""Prompts from files: COCO annotation files, and visible masks as JSON, PNG or a folder of PNG files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from amodal.data.formats.coco import FORMAT as COCO
+from amodal.errors import InputError
+from amodal.inference.prompts import ObjectPrompt, coco_prompt, mask_prompt
+from amodal.io.images import opened_image
+from amodal.io.json_stream import scan
+
+MASK_ENDINGS = frozenset({".png", ".bmp", ".tif", ".tiff"})
+OTHER_FORMATS = COCO.foreign - {"visible_mask", "invisible_mask"}
+"""Keys of formats in which `segmentation` is the amodal mask and the visible mask has another name than in COCOA-cls."""
+
+FaultHandler = Callable[[InputError], None]
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """One image of a COCO file.
+
+    Attributes:
+        id: image id.
+        file_name: name in the file, possibly with folders.
+        size: (H, W), or None if the file does not state it.
+        record: the record itself.
+    """
+
+    id: int
+    file_name: str
+    size: tuple[int, int] | None
+    record: dict[str, Any]
+
+    def path(self, folder: Path) -> Path:
+        """Its file under `folder`: with the folders of the name, or else by the last part of the name alone."""
+        name = self.file_name.replace("\\", "/")
+        whole = folder / name
+        return whole if whole.is_file() else folder / Path(name).name
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """A COCO file whose objects are prompts; the annotations are read on access.
+
+    Attributes:
+        path: the file.
+        images: in file order.
+        categories: category records in file order.
+        places: offset and length in the file of the annotations, by image id.
+    """
+
+    path: Path
+    images: tuple[CocoImage, ...]
+    categories: tuple[dict[str, Any], ...]
+    places: dict[int, list[tuple[int, int]]]
+
+    @cached_property
+    def names(self) -> dict[int, str]:
+        """Names of the categories by id."""
+        return {category["id"]: str(category["name"]) for category in self.categories}
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[CocoImage]]:
+        found: dict[str, list[CocoImage]] = {}
+        for image in self.images:
+            found.setdefault(Path(image.file_name.replace("\\", "/")).name, []).append(image)
+        return found
+
+    def image_of(self, file: Path) -> CocoImage:
+        """The image with the file name of an image file; folders decide between images of the same name.
+
+        Raises:
+            InputError: no image or several images of this name.
+        """
+        images = self._by_name.get(file.name, [])
+        if len(images) > 1:
+            whole = "/" + file.as_posix()
+            images = [image for image in images if whole.endswith("/" + image.file_name.lstrip("./"))] or images
+        if len(images) != 1:
+            found = f"{len(images)} of them" if images else f"{len(self.images)} images of other names"
+            raise InputError(f"annotations {self.path}: expected one image of the name {file.name!r}, got {found}")
+        return images[0]
+
+    def annotations(self, image: CocoImage) -> list[dict[str, Any]]:
+        """The annotation records of an image, without regions of many objects (`iscrowd`)."""
+        records = []
+        with self.path.open("rb") as file:
+            for offset, length in self.places.get(image.id, ()):
+                file.seek(offset)
+                records.append(json.loads(file.read(length)))
+        return [record for record in records if not record.get("iscrowd")]
+
+    def prompts(
+        self, image: CocoImage, size: tuple[int, int], on_fault: FaultHandler | None = None
+    ) -> list[ObjectPrompt]:
+        """One prompt per object of an image: its mask where it has one, otherwise its box.
+
+        Args:
+            image: one of `images`.
+            size: (H, W) of the image file.
+            on_fault: called with the error of an object that cannot be a prompt, which is then left out; if None, the
+                error is raised.
+
+        Raises:
+            InputError: the image has another size than the file states, or an object cannot be a prompt.
+        """
+        if image.size not in (None, size):
+            raise InputError(
+                f"annotations {self.path}: expected {_told(size)} for {image.file_name}, like the image, "
+                f"got {_told(image.size or size)}"
+            )
+        return prompts_of_records(self.annotations(image), size, self.names, on_fault)
+
+
+def prompts_of_records(
+    records: Iterable[dict[str, Any]], size: tuple[int, int], names: dict[int, str], on_fault: FaultHandler | None
+) -> list[ObjectPrompt]:
+    """One prompt per annotation record of an image (H, W); the arguments are those of `CocoFile.prompts`.
+
+    Raises:
+        InputError: an object cannot be a prompt.
+    """
+    found = []
+    for record in records:
+        try:
+            found.append(coco_prompt(record, size, names.get(record["category_id"])))
+        except InputError as error:
+            if on_fault is None:
+                raise
+            on_fault(error)
+    return found
+
+
+def read_coco_file(path: Path) -> CocoFile:
+    """Read a COCO file with boxes or masks of visible parts, or a canonical or COCOA-cls file.
+
+    Raises:
+        InputError: the file is missing or is broken JSON; it lacks images, annotations, categories or one of their
+            ids; an annotation has an image or a category that the file lacks; or the file is of another format.
+    """
+    images: dict[int, CocoImage] = {}
+    categories: dict[int, dict[str, Any]] = {}
+    places: dict[int, list[tuple[int, int]]] = {}
+    used: set[int] = set()
+    lists: set[str] = set()
+    for entry in scan(path):
+        if entry.kind == "list":
+            lists.add(entry.section)
+        if entry.kind != "item" or entry.section not in ("images", "annotations", "categories"):
+            continue
+        if not isinstance(entry.record, dict):
+            raise InputError(f"annotations {path}: expected records in {entry.section}, got {entry.record!r:.60}")
+        where = f"annotations {path}: {entry.section}"
+        if entry.section == "annotations":
+            _id(entry.record, "id", where)
+            used.add(_id(entry.record, "category_id", where))
+            places.setdefault(_id(entry.record, "image_id", where), []).append((entry.offset, entry.length))
+            other = OTHER_FORMATS & entry.record.keys()
+            if other:
+                raise InputError(
+                    f"{where}: expected a COCO file, got the key {min(other)!r} of another format "
+                    "(`amodal data convert` converts it)"
+                )
+        elif entry.section == "images":
+            image = _image(entry.record, where)
+            if image.id in images:
+                raise InputError(f"{where}: expected one image per id, got a second one of id {image.id}")
+            images[image.id] = image
+        else:
+            categories[_id(entry.record, "id", where)] = _named(entry.record, where)
+    missing = [name for name in ("images", "annotations", "categories") if name not in lists]
+    if missing:
+        raise InputError(f"annotations {path}: expected a COCO file, got a file without {' and '.join(missing)}")
+    for name, unknown in (("image", places.keys() - images.keys()), ("category", used - categories.keys())):
+        if unknown:
+            raise InputError(
+                f"annotations {path}: expected the {name} of each annotation, got none of id {min(unknown)}"
+            )
+    return CocoFile(path, tuple(images.values()), tuple(categories.values()), places)
+
+
+def read_masks(path: Path, image: Path, size: tuple[int, int]) -> list[ObjectPrompt]:
+    """Read the visible masks of one image.
+
+    Args:
+        path: JSON file: COCO file, or list of RLEs, polygons or annotations; image file: one mask (one value beside 0),
+            or a label map (one value per object, 0 is background, the value becomes the source id); or a folder with
+            one image file per mask, in the order of the names.
+        image: file of the image, which names it in a COCO file.
+        size: (H, W) of the image.
+
+    Returns:
+        One prompt per object.
+
+    Raises:
+        InputError: no masks, or one that cannot be read, is empty or has another size.
+    """
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.suffix.lower() in MASK_ENDINGS and p.name[0] != ".")
+        if not files:
+            raise InputError(f"masks: expected a folder with PNG files, got none in {str(path)!r}")
+        return [_single_mask(file, size) for file in files]
+    if not path.is_file():
+        raise InputError(f"masks: expected a file or folder, got {str(path)!r}, which does not exist")
+    if path.suffix.lower() in MASK_ENDINGS:
+        return _label_map(path, size)
+    if path.suffix.lower() != ".json":
+        raise InputError(f"masks: expected a JSON file, a PNG file or a folder, got {str(path)!r}")
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"masks {path}: expected JSON, got broken text ({error})") from error
+    if isinstance(content, dict) and "annotations" in content:
+        coco = read_coco_file(path)
+        return coco.prompts(coco.image_of(image), size)
+    entries = [content] if isinstance(content, dict) and "counts" in content else content
+    if not isinstance(entries, list) or not entries:
+        raise InputError(f"masks {path}: expected a COCO file or a list of RLEs, got {content!r:.60}")
+    return [_listed_mask(entry, f"masks {path}: mask {index}", size) for index, entry in enumerate(entries)]
+
+
+def _listed_mask(entry: Any, where: str, size: tuple[int, int]) -> ObjectPrompt:
+    try:
+        if isinstance(entry, dict) and "counts" not in entry:
+            return coco_prompt(entry, size)
+        if not isinstance(entry, (dict, list)):
+            raise InputError(f"expected an RLE, polygons or an annotation, got {entry!r:.60}")
+        return ObjectPrompt(visible=mask_prompt(entry, size))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _single_mask(file: Path, size: tuple[int, int]) -> ObjectPrompt:
+    prompts = _label_map(file, size)
+    if len(prompts) > 1:
+        raise InputError(f"masks {file}: expected one mask per file of a folder, got {len(prompts)} values beside 0")
+    return prompts[0]
+
+
+def _label_map(file: Path, size: tuple[int, int]) -> list[ObjectPrompt]:
+    """One prompt per value of an image file beside 0."""
+    labels = _read_labels(file)
+    if labels.shape != size:
+        raise InputError(f"masks {file}: expected {_told(size)}, like the image, got {_told(labels.shape)}")
+    values, counts = np.unique(labels[labels != 0], return_counts=True)
+    if not len(values):
+        raise InputError(f"masks {file}: expected at least one pixel, got an empty mask")
+    if len(values) > 1 and values[-1] == 255 and 2 * counts[-1] > counts.sum():
+        raise InputError(
+            f"masks {file}: expected 0 and 255, or one value per object, got shades of grey; compare the mask with a "
+            "threshold first"
+        )
+    source = len(values) > 1
+    return [
+        ObjectPrompt(visible=mask_prompt(labels == value, size), source_id=int(value) if source else None)
+        for value in values
+    ]
+
+
+def _read_labels(file: Path) -> npt.NDArray[np.integer[Any]]:
+    """(H, W) integers of an image file with one channel, or with equal ones."""
+    with opened_image(file) as image:
+        if image.mode in ("RGB", "RGBA", "LA"):
+            channels = np.asarray(image.convert("RGBA"))
+            if (channels[..., :3] != channels[..., :1]).any() or (channels[..., 3] != 255).any():
+                raise InputError(f"masks {file}: expected one channel, got a colour image or a transparent one")
+            return channels[..., 0]
+        array = np.asarray(image)
+    if array.dtype.kind not in "biu" or array.ndim != 2:
+        raise InputError(f"masks {file}: expected integers, got {array.dtype}; compare the mask with a threshold first")
+    return array.astype(np.int64)
+
+
+def _image(record: dict[str, Any], where: str) -> CocoImage:
+    name = record.get("file_name")
+    if not isinstance(name, str) or not name:
+        raise InputError(f"{where}: expected a file_name, got {name!r:.60}")
+    height, width = record.get("height"), record.get("width")
+    sized = isinstance(height, int) and isinstance(width, int)
+    return CocoImage(_id(record, "id", where), name, (height, width) if sized else None, record)
+
+
+def _named(record: dict[str, Any], where: str) -> dict[str, Any]:
+    if not isinstance(record.get("name"), str):
+        raise InputError(f"{where}: expected a name, got {record.get('name')!r:.60}")
+    return record
+
+
+def _id(record: dict[str, Any], key: str, where: str) -> int:
+    value = record.get(key)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputError(f"{where}: expected an integer {key}, got {value!r:.60} in {json.dumps(record):.80}")
+    return value
+
+
+def _told(size: tuple[int, ...]) -> str:
+    return f"{size[1]} x {size[0]} pixels"
