@@ -21,7 +21,7 @@ from scenes import annotations
 
 from amodal import AmodalSegmenter
 from amodal.data.datasets import read_dataset
-from amodal.inference.segmenter import pick_dtype
+from amodal.inference.devices import pick_dtype
 from amodal.metrics.mask_protocols import StrictIoU
 from amodal.models.bases.sam import sam_config_for
 from amodal.models.plug import PlugConfig, PlugModel

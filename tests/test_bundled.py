@@ -15,7 +15,7 @@ from transformers import SamModel
 
 from amodal import AmodalAssistant, AmodalSegmenter
 from amodal.cli.main import main
-from amodal.data.formats.reason_seg import read_reason_seg
+from amodal.data.reason_seg import read_reason_seg
 from amodal.evaluation.reason import evaluate_reason
 from amodal.inference.scene import Scene
 from amodal.metrics.mask_protocols import StrictIoU

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from amodal.errors import InputError
     from amodal.evaluation.evaluator import evaluate
     from amodal.inference.assistant import AmodalAssistant
-    from amodal.inference.scene import Scene, SceneObject
+    from amodal.inference.scene import Scene
+    from amodal.inference.scene_object import SceneObject
     from amodal.inference.segmenter import AmodalSegmenter
     from amodal.training.loop import train
 

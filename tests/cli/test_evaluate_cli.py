@@ -145,7 +145,7 @@ def test_comparison_of_reports(
         "c2f": ["--predictions", str(wrong), "--protocol", "c2f"],
         "listed": ["--predictions", str(wrong), "--objects", str(tmp_path / "list.txt")],
         "boxes": ["--predictions", str(wrong), "--box-source", "gt_amodal"],
-        "half": ["--predictions", str(wrong), "--threshold", "0.5"],
+        "visible": ["--predictions", str(wrong), "--box-source", "gt_visible"],
         "united": ["--predictions", str(wrong), "--union-visible"],
     }.items():
         reports[name] = str(tmp_path / f"{name}.report.json")
@@ -156,16 +156,22 @@ def test_comparison_of_reports(
     assert overall["mIoU_full"]["difference"] == pytest.approx(18 / 30 - 1)
     assert main(["evaluate", "compare", reports["a"], reports["b"]]) == 0
     assert "-0.4000" in capsys.readouterr().out
-    for other, message in {
-        "c2f": "expected one protocol, got 'strict' and 'c2f'",
-        "listed": "got 6 (all annotated objects) and 2 (an explicit list of 2), not the same ones",
-        "boxes": "expected the same box_source in both reports, got None and 'gt_amodal'",
-        "half": "expected the same threshold in both reports, got None and 0.5",
-        "united": "expected the same union_visible in both reports, got False and True",
+    for pair, message in {
+        ("a", "listed"): "got 6 (all annotated objects) and 2 (an explicit list of 2), not the same ones",
+        ("c2f", "listed"): "not the same ones",
+        ("visible", "boxes"): "expected the same box_source in both reports, got 'gt_visible' and 'gt_amodal'",
+        ("a", "united"): "expected the same union_visible in both reports, got False and True",
     }.items():
-        assert message in refused(capsys, tmp_path, "evaluate", "compare", reports["a"], reports[other])
-    allowed = run(capsys, "evaluate", "compare", reports["a"], reports["half"], "--allow", "threshold")
-    assert allowed["different_options"] == {"threshold": [None, 0.5]}
+        assert message in refused(capsys, tmp_path, "evaluate", "compare", *(reports[name] for name in pair))
+    allowed = run(capsys, "evaluate", "compare", reports["visible"], reports["boxes"], "--allow", "box_source")
+    assert allowed["different_options"] == {"box_source": ["gt_visible", "gt_amodal"]}
+    unstated = run(capsys, "evaluate", "compare", reports["a"], reports["boxes"])
+    assert unstated["different_options"] == {"box_source": [None, "gt_amodal"]}
+    two = run(capsys, "evaluate", "compare", reports["b"], reports["c2f"])
+    assert two["protocol"] == "strict and c2f"
+    assert {row["figure"] for row in two["unshared"]} == {"false_occlusion_rate", "single_component"}
+    assert main(["evaluate", "compare", reports["b"], reports["c2f"]]) == 0
+    assert "in one report only" in capsys.readouterr().out
     broken = write(tmp_path / "broken.json", {"protocol": "strict"})
     assert "broken.json', other JSON" in refused(capsys, tmp_path, "evaluate", "compare", reports["a"], str(broken))
     assert "expected a report of" in refused(capsys, tmp_path, "evaluate", "compare", reports["a"], "none.json")
@@ -176,6 +182,72 @@ def test_comparison_of_reports(
     del nameless["options"]["objects_sha256"]
     old = write(tmp_path / "old.json", nameless)
     assert "name their objects" in refused(capsys, tmp_path, "evaluate", "compare", reports["a"], str(old))
+
+
+def test_comparison_of_runs_and_predictions(
+    toy_set: tuple[list[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run folder, the model's saved predictions, and a file of another model, in any combination."""
+    saved, out, other = tmp_path / "saved.json", tmp_path / "run" / "evaluation", tmp_path / "other.json"
+    report = run(capsys, *MASKS, *toy_set[0], "--protocol", "c2f", "--save-predictions", str(saved), "--out", str(out))
+    write(other, [{k: v for k, v in r.items() if k != "annotation_id"} for r in toy_set[1]])
+    compare = ["evaluate", "compare"]
+    for second in (str(out), str(tmp_path / "run"), str(out / "report.json")):
+        same = run(capsys, *compare, str(saved), second, *toy_set[0])
+        assert same["protocol"] == "c2f"
+        assert {row["difference"] for row in same["rows"]} <= {0, None}
+    better = run(capsys, *compare, str(saved), str(other), *toy_set[0], "--protocol", "c2f")
+    overall = {row["figure"]: row for row in better["rows"] if row["objects"] == "all"}
+    assert overall["mIoU_full"]["first"] == report["metrics"]["mIoU_full"]
+    assert overall["mIoU_full"]["second"] == 1
+    (tmp_path / "list.txt").write_text("1_1\n1_2\n")
+    few = run(capsys, *compare, str(saved), str(other), *toy_set[0], "--objects", str(tmp_path / "list.txt"))
+    assert (few["protocol"], few["num_objects"]) == ("strict", 2)
+    assert "annotations: expected --annotations to score" in refused(capsys, tmp_path, *compare, str(saved), str(out))
+    assert "expected a folder with one report.json" in refused(capsys, tmp_path, *compare, str(tmp_path / "toy"), "x")
+
+
+def test_predictions_without_ids_are_matched(
+    toy_set: tuple[list[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [{k: v for k, v in r.items() if k != "annotation_id"} for r in toy_set[1]]
+    path = str(write(tmp_path / "p.json", [r | {"category_id": 2} for r in records]))
+    command = [*MASKS, *toy_set[0], "--predictions", path]
+    assert main([*command, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == (
+        "amodal: warning: 3 of 6 objects have no prediction and score 0\n"
+        "amodal: warning: 3 of 6 predictions match no scored object\n"
+    )
+    options = json.loads(captured.out)["options"]
+    assert (options["num_matched"], options["num_unmatched"]) == (3, 3)
+    options = run(capsys, *command, "--any-category", "--match-iou", "0.8", "--clean")["options"]
+    assert (options["num_matched"], options["match_iou"], options["match_category"]) == (6, 0.8, False)
+    assert options["clean"] is True  # as stated
+    mixed = write(tmp_path / "mixed.json", [toy_set[1][0], records[1]])
+    for arguments, message in (
+        ([*command, "--match-iou", "0"], "match_iou: expected a number in (0, 1], got 0.0"),
+        ([*MASKS, *toy_set[0], "--predictions", str(mixed)], "got one in record 0 and none in record 1"),
+    ):
+        assert message in refused(capsys, tmp_path, *arguments)
+
+
+def test_cleaning_is_off_by_default_and_stated(
+    toy_set: tuple[list[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (MASKS, DETECTIONS):
+        for option, expected in (([], False), (["--no-clean"], False), (["--clean"], True)):
+            report = run(capsys, *command, *toy_set[0], *option, "--resamples", "0", "--device", "cpu")
+            assert report["options"]["clean"] is expected
+            assert report["options"]["device"] == "cpu"
+            assert report["options"]["dtype"] in ("float32", "bfloat16")
+    path = str(write(tmp_path / "p.json", toy_set[1]))
+    for command in (MASKS, DETECTIONS):
+        options = run(capsys, *command, *toy_set[0], "--predictions", path)["options"]
+        assert options.keys() >= {"device", "dtype", "clean"}
+        assert options["clean"] is None
+    message = "clean: expected with a model or a predictions file, got the baseline 'filled_box'"
+    assert message in refused(capsys, tmp_path, *MASKS, *toy_set[0], "--model", "filled_box", "--clean")
 
 
 def test_invalid_input_is_reported_in_one_line_and_writes_nothing(

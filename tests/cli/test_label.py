@@ -10,7 +10,8 @@ from PIL import Image
 from amodal.cli.main import main
 from amodal.data.datasets import read_dataset
 from amodal.inference.exports.label_studio import from_task, to_tasks
-from amodal.inference.scene import Scene, SceneObject
+from amodal.inference.scene import Scene
+from amodal.inference.scene_object import SceneObject
 from tests.drawing import mask
 
 
@@ -91,9 +92,7 @@ def test_invalid_inputs_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     wrong.write_text('{"images": 3}')
     assert "expected a list of tasks" in refused(capsys, "label", "collect", str(wrong), "--out", out)
     wrong.write_text("{")
-    assert "expected a JSON file of Label Studio" in refused(
-        capsys, "label", "collect", str(wrong), "--out", out
-    )
+    assert "expected a JSON file of Label Studio" in refused(capsys, "label", "collect", str(wrong), "--out", out)
     wrong.write_text('[{"data": {"image": "a"}}]')
     assert "expected annotated tasks, got none among 1" in refused(capsys, "label", "collect", str(wrong), "--out", out)
     assert not Path(out).exists()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from amodal.data.datasets import read_dataset
-from amodal.data.formats.reason_seg import parse_answer
+from amodal.data.reason_seg import parse_answer
 from amodal.data.samples import AnnotatedDataset
 from amodal.questions.facts import Facts
 from amodal.questions.image_forms import image_questions, inventory_questions

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from amodal.data.datasets import read_dataset
-from amodal.data.formats.reason_seg import parse_answer, plain_text
+from amodal.data.reason_seg import parse_answer, plain_text
 from amodal.data.samples import AnnotatedDataset, ImageSample
 from amodal.questions import wording
 from amodal.questions.facts import Facts

@@ -12,7 +12,7 @@ import pytest
 
 from amodal.cli.main import main
 from amodal.data.datasets import read_dataset
-from amodal.data.formats.reason_seg import plain_text, read_reason_seg, write_questions
+from amodal.data.reason_seg import plain_text, read_reason_seg, write_questions
 from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
 from amodal.questions.wording import SCENE_KINDS

@@ -14,7 +14,7 @@ from amodal.errors import InputError
 
 if TYPE_CHECKING:
     from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
-    from amodal.inference.scene import SceneObject
+    from amodal.inference.scene_object import SceneObject
     from amodal.io.images import ImageArray
     from amodal.ops.arrays import Window
 
@@ -125,7 +125,7 @@ def _name(dataset: AnnotatedDataset, obj: ObjectSample) -> str:
 
 
 def _scene_object(obj: ObjectSample, window: Window) -> SceneObject:
-    from amodal.inference.scene import SceneObject
+    from amodal.inference.scene_object import SceneObject
 
     x0, y0, x1, y1 = window
     visible, amodal = obj.visible_mask(), obj.amodal_mask()

@@ -79,7 +79,7 @@ def open_index(format_name: str, annotations: str | Path, images: str | Path | N
     path = Path(annotations)
     if not path.exists():
         raise InputError(f"annotations: expected a file, got {str(path)!r}, which does not exist")
-    folder = _image_folder(path, None if images is None else Path(images))
+    folder = image_folder(path, None if images is None else Path(images))
     wrong_format: list[DatasetFault] = []
 
     def collect(fault: DatasetFault) -> None:
@@ -136,7 +136,12 @@ def _hint(fault: DatasetFault, path: Path, format_name: str) -> str:
     return "" if other in (None, format_name) else f" (the file looks like {other})"
 
 
-def _image_folder(annotations: Path, images: Path | None) -> Path:
+def image_folder(annotations: Path, images: Path | None) -> Path:
+    """The folder of a dataset's images: the given one, or `images/` beside the annotations, or their own folder.
+
+    Raises:
+        InputError: the given folder does not exist.
+    """
     if images is None:
         beside = annotations.parent / "images"
         if beside.is_dir():

@@ -113,9 +113,7 @@ def folded_attention(
         assert padding is not None
         key, value = (x.to(q.dtype) for x in padding)
         long.append(padding_logit(q, key, q_rows, q_cols, grid))
-        k_long = F.pad(
-            k_long, (0, 1, 0, 1)
-        )  # one more key, for the padded tokens
+        k_long = F.pad(k_long, (0, 1, 0, 1))  # one more key, for the padded tokens
         k_long[..., -1, -1] = 1
         v = torch.cat([v, value[:, None].expand(v.shape[0], -1, 1, -1)], dim=2)
     return softmax_attention(torch.cat(long, dim=-1), k_long, v)

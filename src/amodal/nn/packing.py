@@ -43,9 +43,7 @@ class Prepared(Generic[Value]):
             with torch.no_grad(), torch.autocast("cpu", enabled=False):
                 self._value = make()
             self._key = key
-            self._held = [
-                s.detach() for s in sources if s is not None
-            ]  # else a new tensor could get an old address
+            self._held = [s.detach() for s in sources if s is not None]  # else a new tensor could get an old address
         return self._value
 
     def clear(self) -> None:

@@ -14,9 +14,9 @@ from amodal.data.datasets import read_dataset
 from amodal.data.formats.canonical import canonical_record, write_canonical
 from amodal.data.splits import Split, select_split
 from amodal.errors import InputError
-from amodal.io.files import write_whole
+from amodal.io.files import write_atomic
 from amodal.io.processes import in_processes
-from amodal.io.progress import bar
+from amodal.io.progress import progress_bar
 from amodal.ops.rle import encode_mask
 from amodal.synthetic.paste import PastedOccluders
 from amodal.synthetic.scenes import SyntheticImage, SyntheticObject, render_scene
@@ -77,7 +77,7 @@ def synthesize(
     _prepare(out, settings)
     todo = [i for i in range(count) if not _part(out, i).exists()]
     steps = in_processes(painter, todo, workers)
-    for _ in bar(steps, kind, progress, len(todo)):
+    for _ in progress_bar(steps, kind, progress, len(todo)):
         pass
     info = {"description": f"amodal {kind}", **{k: settings[k] for k in ("kind", "seed", "split", "count")}}
     write_canonical(out / "annotations.json", info, painter.categories, _records(out, count))
@@ -119,8 +119,8 @@ class _Painter:
                 object_record(obj, i, 1 + self.categories.index(obj.category)) for i, obj in enumerate(made.objects)
             ],
         }
-        write_whole(self.out / "images" / name, code.tobytes())
-        write_whole(_part(self.out, index), json.dumps(record))
+        write_atomic(self.out / "images" / name, code.tobytes())
+        write_atomic(_part(self.out, index), json.dumps(record))
         return index
 
 
@@ -157,7 +157,7 @@ def _prepare(out: Path, settings: dict[str, Any]) -> None:
     elif out.exists() and any(path.name != PARTS for path in out.iterdir()):
         raise InputError(f"out: expected a new or empty folder, got {str(out)!r}, which holds files")
     (out / PARTS).mkdir(parents=True, exist_ok=True)
-    write_whole(marker, json.dumps(settings))
+    write_atomic(marker, json.dumps(settings))
     (out / "images").mkdir(exist_ok=True)
 
 

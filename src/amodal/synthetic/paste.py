@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
 from amodal.errors import InputError
-from amodal.ops.arrays import ImageArray, Mask
+from amodal.io.images import ImageArray
+from amodal.ops.arrays import Mask
 from amodal.ops.occlusion import occluders_of, occlusion_rate
 from amodal.ops.rle import rle_area
 from amodal.synthetic.scenes import SyntheticImage, SyntheticObject

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from amodal.data.datasets import read_dataset
-from amodal.data.formats.reason_seg import write_questions
+from amodal.data.reason_seg import write_questions
 from amodal.data.relations import derive_occluders
 from amodal.data.samples import AnnotatedDataset, ImageSample
 from amodal.errors import InputError
-from amodal.io.progress import bar
+from amodal.io.progress import progress_bar
 from amodal.questions.facts import Facts
 from amodal.questions.list_forms import LISTS, Lists, scene_lists
 from amodal.questions.scene_forms import PRESENT_SHARE, scene_conversations
@@ -62,7 +62,7 @@ def synthesize_questions(
     dataset = read_dataset("canonical", annotations, images)
     per_image = question_records(dataset, seed, words, count, present, lists)
     total = min(len(dataset.images), count or len(dataset.images))
-    shown = bar(per_image, "questions", progress, total)
+    shown = progress_bar(per_image, "questions", progress, total)
     return write_questions(out, (record for records in shown for record in records))
 
 

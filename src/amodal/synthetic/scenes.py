@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 import skia
 
-from amodal.ops.arrays import ImageArray, Mask
+from amodal.io.images import ImageArray
+from amodal.ops.arrays import Mask
 from amodal.ops.occlusion import occluders_of, occlusion_rate
 from amodal.synthetic.shapes import SHAPES, Part, Rng
 from amodal.synthetic.surfaces import Colour, background, camera, random_colour

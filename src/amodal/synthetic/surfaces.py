@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from amodal.ops.arrays import ImageArray
+from amodal.io.images import ImageArray
 from amodal.synthetic.shapes import Rng
 
 FloatImage = npt.NDArray[np.float32]
