@@ -19,18 +19,16 @@ from amodal import AmodalSegmenter
 from amodal.data.datasets import read_dataset
 from amodal.errors import InputError
 from amodal.inference import batch as module
-from amodal.inference.batch import BatchPlan, SegmentBlock, segment_dataset
-from amodal.ops.rle import decode_mask
+from amodal.inference.batch import BatchPlan, SegmentBlock, read_parts, segment_dataset
+from amodal.inference.prompt_files import read_coco_file
+from amodal.ops.rle import decode_mask, encode_mask
 from amodal.synthetic.generate import synthesize
 
 Row = dict[str, Any]
 
 
 def results(folder: Path) -> list[Row]:
-    import pyarrow.parquet as parquet
-
-    rows = [row for part in sorted(folder.glob("part-*.parquet")) for row in parquet.read_table(part).to_pylist()]
-    return sorted(rows, key=lambda row: (row["image_id"], row["annotation_id"] or 0))
+    return sorted(read_parts(folder), key=lambda row: (row["image_id"], row["annotation_id"] or 0))
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +36,15 @@ def annotations(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return synthesize("scenes", 16, 5, tmp_path_factory.mktemp("scenes"), progress=False)
 
 
-def in_this_process(ray_rows: list[Row], plan: BatchPlan) -> list[tuple[int, list[Row]]]:
+def in_this_process(ray_rows: list[Row], plan: BatchPlan) -> list[tuple[int, list[Row], list[list[str]]]]:
     """Segment the blocks one after the other, without Ray."""
-    worker = SegmentBlock(plan.model, plan.mode, plan.dtype, threads=1, device="cpu")
+    worker = SegmentBlock(plan.model, plan.mode, plan.dtype, plan.clean, threads=1, device="cpu")
     size, finished = plan.images_per_block, []
     for start in range(0, len(ray_rows), size):
         part = np.array([json.dumps(row) for row in ray_rows[start : start + size]], dtype=object)
         output = worker({"row": part})
-        finished.append((int(output["num_images"][0]), json.loads(output["objects"][0])))
+        objects, failures = (json.loads(output[name][0]) for name in ("objects", "failures"))
+        finished.append((int(output["num_images"][0]), objects, failures))
     return finished
 
 
@@ -106,8 +105,9 @@ def test_an_interrupted_run_is_resumed(
     assert results(segment_dataset(dataset, tmp_path / "out", plan, progress=False)) == whole
     with pytest.raises(InputError, match="expected a new folder or results of .*'image'.*, got results of .*'crop'"):
         segment_dataset(dataset, tmp_path / "out", BatchPlan(mode="image"), progress=False)
-    with pytest.raises(InputError, match="results of .*'bfloat16'.*, got results of .*'auto'"):
-        segment_dataset(dataset, tmp_path / "out", BatchPlan(dtype="bfloat16"), progress=False)
+    for plan, wanted in ((BatchPlan(dtype="bfloat16"), "'bfloat16'"), (BatchPlan(clean=False), "'clean': False")):
+        with pytest.raises(InputError, match=f"results of .*{wanted}.*, got results of .*'auto'"):
+            segment_dataset(dataset, tmp_path / "out", plan, progress=False)
 
 
 def test_a_parquet_file_of_paths_and_boxes(tmp_path: Path, without_ray: None) -> None:
@@ -139,11 +139,61 @@ def test_invalid_inputs_are_refused(tmp_path: Path, annotations: Path, without_r
 
     empty = arrow.table({"image_id": ["a"], "path": ["a.png"], "boxes_xyxy": [[]]})
     parquet.write_table(empty, tmp_path / "empty.parquet")
-    with pytest.raises(InputError, match="dataset: expected images with boxes, got none"):
+    with pytest.raises(InputError, match="dataset: expected images with objects, got none"):
         segment_dataset(tmp_path / "empty.parquet", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="out: expected a folder, got the file"):
         segment_dataset(read_dataset("canonical", annotations), tmp_path / "bad.parquet")
+
+
+def coco_file(folder: Path) -> Path:
+    """A file with a mask and a box in a.png, a box without area in it, and two images that cannot be read."""
+    for name in ("a.png", "broken.png"):
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(folder / name)
+    (folder / "broken.png").write_bytes((folder / "broken.png").read_bytes()[:500])
+    Image.new("RGB", (20, 20)).save(folder / "small.png")
+    names = ("a.png", "broken.png", "small.png", "empty.png")
+    visible = np.zeros((40, 50), bool)
+    visible[5:30, 5:25] = True
+    box = {"category_id": 3, "bbox": [10, 10, 20, 20]}
+    content = {
+        "images": [{"id": i, "file_name": name, "height": 40, "width": 50} for i, name in enumerate(names)],
+        "categories": [{"id": 3, "name": "dog"}],
+        "annotations": [
+            {"id": 70, "image_id": 0, "category_id": 3, "segmentation": encode_mask(visible), "bbox": [0, 0, 2, 2]},
+            {"id": 71, "image_id": 0} | box,
+            {"id": 72, "image_id": 0} | box | {"bbox": [10, 10, 0, 5]},
+            {"id": 73, "image_id": 1} | box,
+            {"id": 74, "image_id": 2} | box,
+        ],
+    }
+    path = folder / "instances.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_coco_file_of_masks_and_boxes(tmp_path: Path, without_ray: None) -> None:
+    coco = read_coco_file(coco_file(tmp_path))
+    failures: list[tuple[str, str]] = []
+    out = segment_dataset(coco, tmp_path / "out", on_failure=lambda *one: failures.append(one), progress=False)
+    rows = results(out)
+    assert [(row["image_id"], row["annotation_id"], row["category_id"]) for row in rows] == [(0, 70, 3), (0, 71, 3)]
+    annotation = json.loads(coco.path.read_text())["annotations"][0]
+    assert rows[0]["visible_segmentation"] == annotation["segmentation"]  # the given mask, exactly
+    assert [Path(name).name for name, _ in failures] == ["a.png", "broken.png", "small.png"]
+    assert failures[0][1].startswith("annotation 72: box: expected an area")
+    assert "expected a whole image" in failures[1][1]
+    assert failures[2][1] == "image: expected [40, 50] as annotated, got [20, 20]"
+    with pytest.raises(InputError, match="a.png: annotation 72: box: expected an area"):
+        segment_dataset(coco, tmp_path / "strict", progress=False)
+
+
+def test_parts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"predictions: expected a folder with part-\*.parquet, got none in"):
+        list(read_parts(tmp_path))
+    (tmp_path / "part-000000.parquet").write_text("no")
+    with pytest.raises(InputError, match="predictions .*part-000000.parquet: expected a Parquet file, got"):
+        list(read_parts(tmp_path))
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

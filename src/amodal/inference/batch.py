@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -19,11 +19,18 @@ import numpy as np
 
 from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
+from amodal.inference.prompt_files import CocoFile, prompts_of_records
+from amodal.inference.prompts import collect_prompts
 from amodal.io.files import atomic_path, require_folder, write_atomic
+from amodal.io.images import load_image
 from amodal.ops.rle import encode_mask
 
 Row = dict[str, Any]
+FailureHandler = Callable[[str, str], None]
+"""Called with the file of an image, and with what is wrong with it or with one of its objects."""
+
 SETTINGS = "batch.json"
+PARTS = "part-*.parquet"
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class BatchPlan:
         cpus: CPU cores per segmenter.
         gpus: GPUs per segmenter; below 1, segmenters share a GPU.
         images_per_block: images per block; this many are repeated if a worker dies.
+        clean: remove specks, holes and occluded rims, see `AmodalSegmenter`.
 
     Raises:
         InputError: a number out of range.
@@ -50,6 +58,7 @@ class BatchPlan:
     cpus: int = 1
     gpus: float = 0
     images_per_block: int = 16
+    clean: bool = True
 
     def __post_init__(self) -> None:
         for name in ("workers", "cpus", "images_per_block"):
@@ -60,39 +69,79 @@ class BatchPlan:
 
 
 def segment_dataset(
-    dataset: AnnotatedDataset | Path, out: Path, plan: BatchPlan | None = None, *, progress: bool = True
+    dataset: AnnotatedDataset | CocoFile | Path,
+    out: Path,
+    plan: BatchPlan | None = None,
+    *,
+    images: Path | None = None,
+    on_failure: FailureHandler | None = None,
+    progress: bool = True,
 ) -> Path:
-    """Segment every object of a dataset in its visible box.
+    """Segment every object of a dataset.
 
     Args:
-        dataset: from `read_dataset`; or a Parquet file with the columns `image_id`, `path` (absolute
-            or relative to the file) and `boxes_xyxy` (lists of four numbers).
+        dataset: from `read_dataset`, whose visible boxes are the prompts; a COCO file from `read_coco_file`, whose
+            masks are the prompts, and its boxes where it has no masks; or a Parquet file with the columns `image_id`,
+            `path` (absolute or relative to the file) and `boxes_xyxy` (lists of four numbers).
         out: folder for the results: a new one, or that of an interrupted run.
         plan: model and workers.
+        images: folder of the images of a COCO file.
+        on_failure: called for each image that cannot be read and each object that cannot be a prompt, which are left
+            out; if None, the first of them ends the run.
         progress: whether to show a progress bar.
 
     Returns:
         `out`, which contains `part-*.parquet` with one row per object: `image_id`, `annotation_id`
         (None without annotations), `category_id`, `segmentation` and `visible_segmentation` (RLE), `score`.
+        `read_parts` reads it.
 
     Raises:
         InputError: the `ray` extra is not installed, nothing to segment, an unreadable Parquet file,
-            or `out` contains results of other settings.
+            or `out` contains results of other settings; without `on_failure` also an unreadable image or object.
     """
     plan = plan or BatchPlan()
     ray = _extra("ray")
-    rows = list(_rows_of_parquet(dataset) if isinstance(dataset, Path) else _rows_of_dataset(dataset))
+    if isinstance(dataset, Path):
+        rows = list(_rows_of_parquet(dataset))
+    elif isinstance(dataset, CocoFile):
+        rows = list(_rows_of_coco(dataset, images or dataset.path.parent))
+    else:
+        rows = list(_rows_of_dataset(dataset))
     if not rows:
-        raise InputError("dataset: expected images with boxes, got none")
+        raise InputError("dataset: expected images with objects, got none")
     _check_settings(out, plan)
     done, first = _finished(out)
     rows = [row for row in rows if row["image_id"] not in done]
     if rows:
-        _run(ray, rows, out, plan, first, progress)
+        _run(ray, rows, out, plan, first, on_failure, progress)
     return out
 
 
-def _run(ray: ModuleType, rows: list[Row], out: Path, plan: BatchPlan, first: int, progress: bool) -> None:
+def read_parts(folder: Path) -> Iterator[Row]:
+    """Read the rows that `segment_dataset` wrote, with the keys of a predictions file.
+
+    Raises:
+        InputError: the folder has no such files, one of them is broken, or pyarrow is not installed.
+    """
+    parquet, parts = _extra("pyarrow.parquet"), sorted(folder.glob(PARTS))
+    if not parts:
+        raise InputError(f"predictions: expected a folder with {PARTS}, got none in {str(folder)!r}")
+    for part in parts:
+        try:
+            yield from parquet.read_table(part).to_pylist()
+        except (OSError, ValueError) as error:
+            raise InputError(f"predictions {part}: expected a Parquet file, got {error!r:.120}") from error
+
+
+def _run(
+    ray: ModuleType,
+    rows: list[Row],
+    out: Path,
+    plan: BatchPlan,
+    first: int,
+    on_failure: FailureHandler | None,
+    progress: bool,
+) -> None:
     from rich.progress import Progress
 
     for name in ("ray", "ray.data"):
@@ -103,11 +152,16 @@ def _run(ray: ModuleType, rows: list[Row], out: Path, plan: BatchPlan, first: in
     try:
         with Progress(disable=not progress) as bar:
             task = bar.add_task("segment", total=len(rows))
-            for number, (num_images, objects) in enumerate(_blocks(rows, plan), start=first):
-                _write_part(objects, out / f"part-{number:06d}.parquet")
+            for number, (num_images, objects, failures) in enumerate(_blocks(rows, plan), start=first):
+                for name, message in failures:
+                    if on_failure is None:
+                        raise InputError(f"{name}: {message}")
+                    on_failure(name, message)
+                if objects:
+                    _write_part(objects, out / f"part-{number:06d}.parquet")
                 bar.advance(task, num_images)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, InputError):  # an unreadable image or an unknown model
+        if isinstance(error.cause, InputError):  # an unknown model
             raise InputError(str(error.cause)) from error
         raise
     finally:
@@ -115,8 +169,8 @@ def _run(ray: ModuleType, rows: list[Row], out: Path, plan: BatchPlan, first: in
             ray.shutdown()
 
 
-def _blocks(rows: list[Row], plan: BatchPlan) -> Iterator[tuple[int, list[Row]]]:
-    """Yield finished blocks in any order: number of images and rows of objects.
+def _blocks(rows: list[Row], plan: BatchPlan) -> Iterator[tuple[int, list[Row], list[list[str]]]]:
+    """Yield finished blocks in any order: number of images, rows of objects, and failures (file and message).
 
     Ray Data restarts an actor that died and repeats its block, without a limit.
     """
@@ -135,36 +189,78 @@ def _blocks(rows: list[Row], plan: BatchPlan) -> Iterator[tuple[int, list[Row]]]
         num_gpus=plan.gpus or None,
     )
     for row in finished.iter_rows():
-        yield row["num_images"], json.loads(row["objects"])
+        yield row["num_images"], json.loads(row["objects"]), json.loads(row["failures"])
 
 
 class SegmentBlock:
     """A worker that loads the model once and then segments blocks of images."""
 
-    def __init__(self, model: str, mode: str, dtype: str, threads: int, device: str) -> None:
+    def __init__(self, model: str, mode: str, dtype: str, clean: bool, threads: int, device: str) -> None:
         import torch
 
         from amodal.inference.segmenter import AmodalSegmenter
 
         torch.set_num_threads(threads)
+        self.clean = clean
         self.segmenter = AmodalSegmenter.from_pretrained(model, mode=mode, dtype=dtype, device=device)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Convert a block of images to one row with all of their objects."""
+        """Convert a block of images to one row with all of their objects and failures."""
         rows = [json.loads(text) for text in batch["row"]]
-        objects = [obj for row in rows for obj in self._segment(row)]
-        return {"num_images": np.array([len(rows)]), "objects": np.array([json.dumps(objects)], dtype=object)}
+        failures: list[list[str]] = []
+        objects = [obj for row in rows for obj in self._segment(row, failures)]
+        return {
+            "num_images": np.array([len(rows)]),
+            "objects": np.array([json.dumps(objects)], dtype=object),
+            "failures": np.array([json.dumps(failures)], dtype=object),
+        }
 
-    def _segment(self, row: Row) -> Iterator[Row]:
-        objects = self.segmenter(row["path"], row["boxes_xyxy"]).objects
-        for obj, annotation, category in zip(objects, row["annotation_ids"], row["category_ids"], strict=True):
-            yield {
+    def _segment(self, row: Row, failures: list[list[str]]) -> list[Row]:
+        """The objects of one image; none if the image cannot be read."""
+
+        def report(error: InputError) -> None:
+            failures.append([row["path"], str(error)])
+
+        try:
+            pixels = load_image(row["path"])
+            size = (pixels.shape[0], pixels.shape[1])
+            if row.get("size") and list(size) != row["size"]:
+                raise InputError(f"image: expected {row['size']} as annotated, got {list(size)}")
+            if "annotations" in row:
+                prompts = prompts_of_records(row["annotations"], size, {}, report)
+            else:
+                prompts = collect_prompts(size, boxes_xyxy=row["boxes_xyxy"])
+            scenes = self.segmenter.segment_batch([pixels], [prompts], clean=self.clean) if prompts else []
+        except InputError as error:
+            report(error)
+            return []
+        if "annotations" in row:
+            ids = [(prompt.source_id, prompt.class_id) for prompt in prompts]
+        else:
+            ids = list(zip(row["annotation_ids"], row["category_ids"], strict=True))
+        return [
+            {
                 "image_id": row["image_id"],
                 "annotation_id": annotation,
                 "category_id": category,
                 "segmentation": encode_mask(obj.amodal_mask),
                 "visible_segmentation": encode_mask(obj.visible_mask),
                 "score": obj.score,
+            }
+            for scene in scenes
+            for obj, (annotation, category) in zip(scene.objects, ids, strict=True)
+        ]
+
+
+def _rows_of_coco(coco: CocoFile, images: Path) -> Iterator[Row]:
+    for image in coco.images:
+        annotations = coco.annotations(image)
+        if annotations:
+            yield {
+                "image_id": image.id,
+                "path": str(image.path(images).resolve()),
+                "size": None if image.size is None else list(image.size),
+                "annotations": annotations,
             }
 
 
@@ -175,6 +271,7 @@ def _rows_of_dataset(dataset: AnnotatedDataset) -> Iterator[Row]:
             yield {
                 "image_id": image.id,
                 "path": str(Path(image.path).resolve()),
+                "size": list(image.size),
                 "boxes_xyxy": [[float(v) for v in o.visible_box_xyxy] for o in objects],
                 "annotation_ids": [o.id for o in objects],
                 "category_ids": [o.category_id for o in objects],
@@ -199,9 +296,9 @@ def _has_area(box: Any) -> bool:
     return bool(box[2] > box[0] and box[3] > box[1])
 
 
-def _model_settings(plan: BatchPlan) -> dict[str, str]:
+def _model_settings(plan: BatchPlan) -> dict[str, Any]:
     """The settings that the masks depend on."""
-    return {"model": plan.model, "mode": plan.mode, "dtype": plan.dtype}
+    return {"model": plan.model, "mode": plan.mode, "dtype": plan.dtype, "clean": plan.clean}
 
 
 def _check_settings(out: Path, plan: BatchPlan) -> None:
@@ -218,7 +315,7 @@ def _check_settings(out: Path, plan: BatchPlan) -> None:
 
 def _finished(out: Path) -> tuple[set[Any], int]:
     """Ids of the images that are in a file already, and the number of the next file."""
-    parquet, parts = _extra("pyarrow.parquet"), sorted(out.glob("part-*.parquet"))
+    parquet, parts = _extra("pyarrow.parquet"), sorted(out.glob(PARTS))
     done = {i for part in parts for i in parquet.read_table(part, columns=["image_id"])["image_id"].to_pylist()}
     return done, 1 + int(parts[-1].stem.split("-")[1]) if parts else 0
 

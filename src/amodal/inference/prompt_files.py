@@ -20,7 +20,7 @@ from amodal.io.json_stream import scan
 
 MASK_ENDINGS = frozenset({".png", ".bmp", ".tif", ".tiff"})
 OTHER_FORMATS = COCO.foreign - {"visible_mask", "invisible_mask"}
-"""Keys of formats in which `segmentation` is the amodal mask and the visible mask has another name than in COCOA-cls."""
+"""Keys of formats in which the visible mask has another name than in COCO and COCOA-cls."""
 
 FaultHandler = Callable[[InputError], None]
 
@@ -260,9 +260,9 @@ def _label_map(file: Path, size: tuple[int, int]) -> list[ObjectPrompt]:
             f"masks {file}: expected 0 and 255, or one value per object, got shades of grey; compare the mask with a "
             "threshold first"
         )
-    source = len(values) > 1
+    is_map = len(values) > 1
     return [
-        ObjectPrompt(visible=mask_prompt(labels == value, size), source_id=int(value) if source else None)
+        ObjectPrompt(visible=mask_prompt(labels == value, size), source_id=int(value) if is_map else None)
         for value in values
     ]
 
@@ -270,13 +270,13 @@ def _label_map(file: Path, size: tuple[int, int]) -> list[ObjectPrompt]:
 def _read_labels(file: Path) -> npt.NDArray[np.integer[Any]]:
     """(H, W) integers of an image file with one channel, or with equal ones."""
     with opened_image(file) as image:
-        if image.mode in ("RGB", "RGBA", "LA"):
-            channels = np.asarray(image.convert("RGBA"))
-            if (channels[..., :3] != channels[..., :1]).any() or (channels[..., 3] != 255).any():
-                raise InputError(f"masks {file}: expected one channel, got a colour image or a transparent one")
-            return channels[..., 0]
-        array = np.asarray(image)
-    if array.dtype.kind not in "biu" or array.ndim != 2:
+        single = len(image.getbands()) == 1
+        array = np.asarray(image if single else image.convert("RGBA"))
+    if not single:
+        if (array[..., :3] != array[..., :1]).any() or (array[..., 3] != 255).any():
+            raise InputError(f"masks {file}: expected one channel, got a colour image or a transparent one")
+        array = array[..., 0]
+    if array.dtype.kind not in "biu":
         raise InputError(f"masks {file}: expected integers, got {array.dtype}; compare the mask with a threshold first")
     return array.astype(np.int64)
 
@@ -286,8 +286,8 @@ def _image(record: dict[str, Any], where: str) -> CocoImage:
     if not isinstance(name, str) or not name:
         raise InputError(f"{where}: expected a file_name, got {name!r:.60}")
     height, width = record.get("height"), record.get("width")
-    sized = isinstance(height, int) and isinstance(width, int)
-    return CocoImage(_id(record, "id", where), name, (height, width) if sized else None, record)
+    size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    return CocoImage(_id(record, "id", where), name, size, record)
 
 
 def _named(record: dict[str, Any], where: str) -> dict[str, Any]:
