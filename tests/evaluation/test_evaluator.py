@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -14,11 +15,12 @@ from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
 from amodal.evaluation.baselines import BASELINES, DEFAULT_BASELINES, BaselineInputs
 from amodal.evaluation.evaluator import evaluate
-from amodal.evaluation.report import EvaluationReport
+from amodal.evaluation.report import EvaluationReport, as_text
 from amodal.ops.boxes import mask_to_box
 from amodal.ops.masks import convex_hull_mask
 from amodal.ops.rle import decode_mask, encode_mask
 from amodal.synthetic.generate import synthesize
+from amodal.version import __version__, source_commit
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +73,25 @@ def test_predicting_the_visible_mask_equals_the_baseline(dataset: AnnotatedDatas
     assert report.metrics["mIoU_occ"] == baseline["mIoU_occ"] == 0
     assert report.baselines["hull_own_visible"] == report.baselines["hull_true_visible"]
     assert tuple(report.baselines) == DEFAULT_BASELINES
+
+
+def test_false_occlusions_and_masks_in_several_pieces_are_reported(dataset: AnnotatedDataset) -> None:
+    report = evaluate(Oracle(dataset), dataset, progress=False)
+    pieces = [
+        cv2.connectedComponents(amodal.astype(np.uint8), connectivity=8)[0] - 1
+        for image in dataset.images
+        for obj in image.objects
+        if (amodal := obj.amodal_mask()) is not None
+    ]
+    assert report.metrics["single_component"] == pytest.approx(np.mean(np.array(pieces) == 1))
+    assert report.metrics["false_occlusion_rate"] == 0
+    assert report.intervals["false_occlusion_rate"] == pytest.approx([0, 0])
+    assert all("single_component" not in row and "false_occlusion_rate" not in row for row in report.baselines.values())
+    assert "shape of the masks" in as_text(report.tables(), 120)
+    for protocol in ("c2f", "cumulative"):
+        other = evaluate(Oracle(dataset), dataset, protocol=protocol, progress=False)
+        assert not {"single_component", "false_occlusion_rate"} & other.metrics.keys()
+        assert "shape of the masks" not in as_text(other.tables(), 120)
 
 
 def test_boxes_come_from_the_source_in_the_report(dataset: AnnotatedDataset) -> None:
@@ -129,8 +150,9 @@ def test_baselines_can_be_left_out(dataset: AnnotatedDataset) -> None:
 
 def test_mask_options_of_other_models_raise(dataset: AnnotatedDataset) -> None:
     for options, message in (
-        ({"threshold": 0.6}, "expected None and True .* got 0.6 and True for Oracle"),
-        ({"union_visible": False}, "expected None and True .* got None and False for Oracle"),
+        ({"threshold": 0.6}, r"expected None, True and False .* got \(0.6, True, False\) for Oracle"),
+        ({"union_visible": False}, r"got \(None, False, False\) for Oracle"),
+        ({"clean": True}, r"threshold, union_visible, clean: .* got \(None, True, True\) for Oracle"),
     ):
         with pytest.raises(InputError, match=message):
             evaluate(Oracle(dataset), dataset, progress=False, **options)
@@ -139,12 +161,22 @@ def test_mask_options_of_other_models_raise(dataset: AnnotatedDataset) -> None:
 def test_report_has_the_documented_form(dataset: AnnotatedDataset, tmp_path: Path) -> None:
     report = evaluate(Oracle(dataset), dataset, name="oracle", progress=False)
     content = json.loads(report.save(tmp_path / "new" / "report.json").read_text())
-    assert content.keys() >= {"protocol", "options", "metrics", "by_occlusion", "version"}
+    assert content.keys() >= {"protocol", "options", "metrics", "by_occlusion", "version", "commit"}
     assert content["protocol"] == "strict"
+    assert (content["version"], content["commit"]) == (__version__, source_commit())
+    assert {name: content["options"][name] for name in ("device", "dtype", "clean")} == {
+        "device": None,  # unknown for a model other than AmodalSegmenter
+        "dtype": None,
+        "clean": None,
+    }
     assert sum(row["num_objects"] for row in content["by_occlusion"]) == dataset.num_objects
     assert EvaluationReport(**content) == report
     assert report.table().row_count == 1 + len(DEFAULT_BASELINES)
     (tmp_path / "file").touch()
+    del content["commit"]
+    old = tmp_path / "old.json"
+    old.write_text(json.dumps(content))
+    assert EvaluationReport.load(old).commit is None  # it was made by another commit than this one
     for save in (report.save, report.save_folder):
         with pytest.raises(InputError, match="out: expected a file to write, got"):
             save(tmp_path / "file" / "below")

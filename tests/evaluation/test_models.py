@@ -34,18 +34,23 @@ def image() -> np.ndarray:
 
 
 def predict(
-    segmenter: AmodalSegmenter, image: np.ndarray, threshold: float | None = None, union_visible: bool = True
+    segmenter: AmodalSegmenter,
+    image: np.ndarray,
+    threshold: float | None = None,
+    union_visible: bool = True,
+    clean: bool = False,
 ) -> list[MaskPrediction]:
-    row = ModelRow(segmenter, BoxSource("gt_visible"), ImageCache(), threshold, union_visible)
+    row = ModelRow(segmenter, BoxSource("gt_visible"), ImageCache(), threshold, union_visible, clean=clean)
     return row.predict(image, BOXES)
 
 
+@pytest.mark.parametrize("clean", [False, True])
 @pytest.mark.parametrize("threshold", [None, 0.6])
 def test_predictions_are_the_masks_of_the_segmenter(
-    segmenter: AmodalSegmenter, image: np.ndarray, threshold: float | None
+    segmenter: AmodalSegmenter, image: np.ndarray, threshold: float | None, clean: bool
 ) -> None:
-    predictions = predict(segmenter, image, threshold)
-    scene = segmenter(image, BOXES, threshold=threshold)
+    predictions = predict(segmenter, image, threshold, clean=clean)
+    scene = segmenter(image, BOXES, threshold=threshold, clean=clean)
     for prediction, obj in zip(predictions, scene.objects, strict=True):
         assert np.array_equal(decode_mask(prediction.amodal), obj.amodal_mask)
         assert np.array_equal(decode_mask(prediction.visible or {}), obj.visible_mask)
@@ -60,7 +65,7 @@ def test_masks_can_be_kept_as_the_network_gives_them(segmenter: AmodalSegmenter,
         assert np.array_equal(amodal | visible, decode_mask(united.amodal))
         num_outside += int((visible & ~amodal).sum())
     assert num_outside > 0  # the two branches disagree on noise, so the option has an effect
-    for obj in segmenter(image, BOXES, union_visible=False).objects:
+    for obj in segmenter(image, BOXES, union_visible=False, clean=False).objects:
         assert obj.amodal_box_xyxy == tuple(mask_to_box(obj.amodal_mask))
 
 
@@ -73,6 +78,29 @@ def test_threshold_and_union_reach_the_segmenter_and_the_report(segmenter: Amoda
     assert (default.options["threshold"], default.options["union_visible"]) == (0.3, True)
     assert (changed.options["threshold"], changed.options["union_visible"]) == (0.6, False)
     assert default.metrics["mIoU_full"] != changed.metrics["mIoU_full"]
+
+
+def test_masks_are_scored_as_the_network_gives_them_unless_cleaning_is_asked_for(
+    segmenter: AmodalSegmenter, image: np.ndarray, tmp_path: Path
+) -> None:
+    raw, cleaned = predict(segmenter, image), predict(segmenter, image, clean=True)  # noise, so there are specks
+    assert [one.amodal for one in raw] != [one.amodal for one in cleaned]
+    _, dataset = toy(tmp_path, 1)
+    reports = {
+        clean: evaluate(segmenter, dataset, baselines=(), progress=False, **({"clean": True} if clean else {}))
+        for clean in (False, True)
+    }
+    for clean, report in reports.items():
+        assert report.options["clean"] is clean
+        assert (report.options["device"], report.options["dtype"]) == (str(segmenter.device), "float32")
+    assert reports[True].metrics["single_component"] >= reports[False].metrics["single_component"]
+
+
+def test_the_report_names_the_precision(tmp_path: Path) -> None:
+    _, dataset = toy(tmp_path, 1)
+    segmenter = AmodalSegmenter.from_pretrained("plug-tiny", device="cpu", dtype="bfloat16")
+    report = evaluate(segmenter, dataset, baselines=(), max_objects=1, progress=False)
+    assert (report.options["device"], report.options["dtype"]) == ("cpu", "bfloat16")
 
 
 def test_invalid_thresholds_raise(segmenter: AmodalSegmenter, image: np.ndarray) -> None:
@@ -111,6 +139,8 @@ def test_sam_is_given_the_amodal_box_as_in_the_paper(tmp_path: Path) -> None:
     assert (visible_box.options["box_source"], amodal_box.options["box_source"]) == ("gt_visible", "gt_amodal")
     assert visible_box.options["threshold"] == amodal_box.options["threshold"] == 0.5
     assert amodal_box.options["sam"] == "sam-tiny"
+    assert amodal_box.options["dtype"] == "float32"
+    assert amodal_box.options["clean"] is False
     assert amodal_box.metrics["mIoU_full"] > visible_box.metrics["mIoU_full"] + 0.1
     with pytest.raises(InputError, match="base: expected a bundled name"):
         evaluate_baseline("sam", dataset, replace(settings, sam=str(tmp_path)))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from amodal.data.samples import AnnotatedDataset, ImageSample
 from amodal.errors import InputError
 from amodal.evaluation.evaluator import EvaluationSettings, evaluate_model, evaluate_predictions
 from amodal.evaluation.predictions import (
@@ -16,7 +17,6 @@ from amodal.evaluation.predictions import (
     PredictionRecord,
     image_sizes,
     predictions_file,
-    read_by_object,
     read_predictions,
 )
 from amodal.ops.rle import encode_mask
@@ -25,7 +25,7 @@ from tests.evaluation.toy_predictions import perfect, shifted, toy, write
 
 PIXEL = encode_mask(mask("#...", "...."))
 OTHER = encode_mask(mask("....", "..##"))
-SIZES = {1: (2, 4)}
+DATASET = AnnotatedDataset((ImageSample(1, Path("1.png"), 2, 4, ()),), {2: "cup"}, "canonical")
 GOOD = {"image_id": 1, "annotation_id": 5, "category_id": 2, "segmentation": PIXEL, "score": 0.5}
 
 
@@ -34,7 +34,7 @@ def quiet(**changes: Any) -> EvaluationSettings:
 
 
 def read(path: Path, **options: Any) -> list[PredictionRecord]:
-    return list(read_predictions(path, SIZES, **options))
+    return list(read_predictions(path, DATASET, **options))
 
 
 def test_a_record_is_read(tmp_path: Path) -> None:
@@ -89,7 +89,10 @@ def test_invalid_records_raise_with_their_position(record: dict[str, Any], messa
     ("text", "message"),
     [
         ("[{", "expected JSON"),
-        ('{"annotations": [{"image_id": 1}]}', "expected a list of records, got other content"),
+        (
+            '{"annotations": [{"image_id": 1}]}',
+            "expected a list of records, or a COCO file with images and annotations, got other content",
+        ),
         ("[1, 2]", "expected a list of records, got other content"),
         ("", "expected JSON"),
     ],
@@ -105,31 +108,10 @@ def test_other_files_raise(text: str, message: str, tmp_path: Path) -> None:
 def test_missing_files_and_folders_raise(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="predictions: expected a file, got .* does not exist"):
         read(tmp_path / "none.json")
-    with pytest.raises(InputError, match="predictions: expected a file, got .* is a folder"):
+    with pytest.raises(InputError, match="predictions: expected a file or a folder of Parquet files, got .*, without"):
         read(tmp_path)
-
-
-def test_repeated_objects_and_missing_ids_raise(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="record 1: expected one record per object, got a second one of annotation 5"):
-        read_by_object(write(tmp_path / "p.json", [GOOD, GOOD]), SIZES)
-    unnamed = write(tmp_path / "q.json", [{"image_id": 1, "segmentation": PIXEL}])
-    with pytest.raises(InputError, match="record 0: expected an annotation_id, got none"):
-        read_by_object(unnamed, SIZES)
-
-
-@pytest.mark.parametrize("bad", [{"size": [2, 4], "counts": "11"}, None, "x"])
-def test_an_invalid_mask_among_valid_ones_is_named(bad: Any, tmp_path: Path) -> None:
-    """Masks of an image are checked together, but the message names one record."""
-    records = [GOOD | {"annotation_id": i} for i in range(5)]
-    records[3] = records[3] | {"segmentation": bad}
-    records_of_file = read_by_object(write(tmp_path / "p.json", records), SIZES)
-    assert records_of_file.predictions(1, [0, 9, 2], (2, 4), False) == [
-        MaskPrediction(PIXEL, None, 0.5),
-        None,
-        MaskPrediction(PIXEL, None, 0.5),
-    ]
-    with pytest.raises(InputError, match="record 3: segmentation: expected"):
-        records_of_file.predictions(1, [0, 1, 2, 3], (2, 4), False)
+    with pytest.raises(InputError, match="predictions: expected a file, got .* does not exist"):
+        read(tmp_path / "none.parquet")
 
 
 def test_files_are_written_completely_or_not_at_all(tmp_path: Path) -> None:

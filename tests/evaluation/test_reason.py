@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -266,7 +266,8 @@ def test_report_as_file_and_as_tables(dataset: ReasonDataset, tmp_path: Path) ->
     report = evaluate_reason(Oracle(dataset), dataset, progress=False)
     content = json.loads(report.save(tmp_path / "new" / "report.json").read_text())
     assert content == json.loads(json.dumps(report.to_json()))
-    assert content.keys() == {"protocol", "options", "metrics", "by_occlusion", "by_kind", "baselines", "version"}
+    keys = {"protocol", "options", "metrics", "by_occlusion", "by_kind", "baselines", "version", "commit"}
+    assert content.keys() == keys
     assert content["protocol"] == "reason"
     console = Console(record=True, width=200)
     for table in report.tables():
@@ -282,6 +283,30 @@ def test_report_as_file_and_as_tables(dataset: ReasonDataset, tmp_path: Path) ->
     report.save_folder(tmp_path / "folder")
     assert sorted(p.name for p in (tmp_path / "folder").iterdir()) == ["report.json", "table.txt"]
     assert "no_object_accuracy" in (tmp_path / "folder" / "table.txt").read_text()
+
+
+def test_the_masks_of_an_assistant_are_cleaned_on_request_only(dataset: ReasonDataset) -> None:
+    class Assistant(Oracle):
+        """Has the attributes of `AmodalAssistant` that the report names."""
+
+        clean, device, dtype = True, "cpu", "torch.bfloat16"
+        seen: ClassVar[list[bool]] = []
+
+        def converse(self, conversations: Any, *, answers: Any = None) -> list[list[Reply]]:
+            self.seen.append(self.clean)
+            return super().converse(conversations, answers=answers)
+
+    few = dataset.head(1)
+    for options, expected in (({}, False), ({"clean": True}, True)):
+        assistant = Assistant(dataset)
+        report = evaluate_reason(assistant, few, progress=False, **options)
+        assert set(Assistant.seen) == {expected}
+        assert (report.options["clean"], report.options["dtype"]) == (expected, "bfloat16")
+        assert assistant.clean  # as before
+        Assistant.seen.clear()
+    assert evaluate_reason(Oracle(dataset), few, progress=False).options["clean"] is None
+    with pytest.raises(InputError, match="clean: expected False for a model other than AmodalAssistant, got True for"):
+        evaluate_reason(Oracle(dataset), few, clean=True, progress=False)
 
 
 def test_occlusion_ranges_without_objects() -> None:
@@ -326,6 +351,11 @@ def test_a_real_assistant_free_and_forced(dataset: ReasonDataset, tmp_path: Path
     few = replace(dataset, conversations=(double, single))
     free = evaluate_reason(assistant, few, progress=False)
     assert free.metrics["num_answers"] == 3
+    assert {name: free.options[name] for name in ("device", "dtype", "clean")} == {
+        "device": "cpu",
+        "dtype": "float32",
+        "clean": False,
+    }
     path = tmp_path / "answers.jsonl"
     evaluate_reason(assistant, few, teacher_forced=True, answers=path, progress=False)
     lines = [json.loads(line) for line in path.read_text().splitlines()[1:]]

@@ -36,10 +36,13 @@ ModelOption = Annotated[
     str | None, typer.Option(metavar="MODEL", help="Bundled name, folder or hub id.", rich_help_panel=INPUT)
 ]
 PredictionsOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Score this file instead of a model.", rich_help_panel=INPUT)
+    Path | None, typer.Option(metavar="PATH", help="Score this file instead of a model.", rich_help_panel=INPUT)
 ]
 FormatOption = Annotated[
-    str, typer.Option("--format", metavar="NAME", help="Format of the annotations.", rich_help_panel=INPUT)
+    str,
+    typer.Option(
+        "--format", metavar="NAME", help="Of the annotations (canonical).", show_default=False, rich_help_panel=INPUT
+    ),
 ]
 ImagesOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the images.", rich_help_panel=INPUT)]
 BoxSourceOption = Annotated[
@@ -48,10 +51,13 @@ BoxSourceOption = Annotated[
 ]
 ThresholdOption = Annotated[
     float | None,
-    typer.Option(metavar="P", help="Foreground probability; the model's own by default.", rich_help_panel=MASKS),
+    typer.Option(metavar="P", help="Foreground probability.", rich_help_panel=MASKS),
 ]
 UnionOption = Annotated[
-    bool | None, typer.Option(help="Unite amodal with visible masks. On for models.", rich_help_panel=MASKS)
+    bool | None, typer.Option(help="Unite amodal and visible.", show_default=False, rich_help_panel=MASKS)
+]
+CleanOption = Annotated[
+    bool | None, typer.Option(help="Clean the masks of a model.", show_default=False, rich_help_panel=MASKS)
 ]
 SavePredictionsOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write the predictions to a file.", rich_help_panel=OUTPUT)
@@ -85,8 +91,15 @@ def masks(
         int | None, typer.Option(min=1, metavar="N", help="Only the first N objects.", rich_help_panel=OBJECTS)
     ] = None,
     box_source: BoxSourceOption = None,
+    match_iou: Annotated[
+        float, typer.Option(metavar="IOU", help="Smallest IoU of a match.", rich_help_panel=OBJECTS)
+    ] = 0.5,
+    any_category: Annotated[
+        bool, typer.Option("--any-category", help="Match across categories.", rich_help_panel=OBJECTS)
+    ] = False,
     threshold: ThresholdOption = None,
     union_visible: UnionOption = None,
+    clean: CleanOption = None,
     baseline: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Only this baseline; repeatable.", rich_help_panel=BASELINES),
@@ -160,8 +173,12 @@ def masks(
                 box_source=box_source,
                 threshold=threshold,
                 union_visible=bool(union_visible),
+                clean=clean,
+                match_iou=match_iou,
+                match_category=not any_category,
             )
         elif name in ALL_BASELINES:
+            _check_no_cleaning(name, clean)
             report = evaluate_baseline(name, dataset, settings, box_source=source, threshold=threshold)
         else:
             from amodal.inference.segmenter import AmodalSegmenter
@@ -173,6 +190,7 @@ def masks(
                 box_source=source,
                 threshold=threshold,
                 union_visible=union_visible is not False,
+                clean=bool(clean),
                 name=name,
                 resume_file=None if folder is None else folder / "answers.partial.jsonl",
             )
@@ -189,6 +207,7 @@ def detections(
     box_source: BoxSourceOption = None,
     threshold: ThresholdOption = None,
     union_visible: UnionOption = None,
+    clean: CleanOption = None,
     out: OutOption = None,
     save_predictions: SavePredictionsOption = None,
     as_json: JsonOption = False,
@@ -215,7 +234,7 @@ def detections(
     from amodal.evaluation.boxes import DEFAULT_BOX_SOURCE, BoxSource
     from amodal.evaluation.detection import detections_from_file, detections_from_model, evaluate_detections
     from amodal.evaluation.predictions import image_sizes
-    from amodal.evaluation.rows import ImageCache, ModelRow
+    from amodal.evaluation.rows import UNKNOWN_COMPUTATION, ImageCache, ModelRow
     from amodal.evaluation.scoring import Resampling
 
     name, source = model or DEFAULT_PLUG, box_source or DEFAULT_BOX_SOURCE
@@ -227,6 +246,8 @@ def detections(
                 "threshold": threshold,
                 "model": predictions.name,
                 "union_visible": bool(union_visible),
+                **UNKNOWN_COMPUTATION,
+                "clean": clean,
             }
         elif name in ALL_BASELINES:
             raise InputError(f"model: expected a model for the protocol amodal_ap, got the baseline {name!r}")
@@ -239,6 +260,7 @@ def detections(
                 ImageCache(),
                 threshold,
                 union_visible is not False,
+                clean=bool(clean),
             )
             found = detections_from_model(row, dataset, progress=not as_json, save_predictions=save_predictions)
             options = {"model": name, "box_source": source} | row.options
@@ -262,6 +284,7 @@ def answers(
     max_questions: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Only the first N conversations.", rich_help_panel=ANSWERS)
     ] = None,
+    clean: CleanOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",
@@ -284,6 +307,7 @@ def answers(
         AmodalAssistant.from_pretrained(name, device=device),
         dataset,
         teacher_forced=teacher_forced,
+        clean=bool(clean),
         max_conversations=max_questions,
         name=name,
         answers=None if folder is None else folder / "answers.jsonl",
@@ -294,27 +318,56 @@ def answers(
 
 @evaluate_app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(help="Report of `amodal evaluate masks` or `detections`.")],
-    second: Annotated[Path, typer.Argument(help="Another report.")],
+    first: Annotated[Path, typer.Argument(help="Report, folder with a report, or predictions.")],
+    second: Annotated[Path, typer.Argument(help="Another one.")],
     allow: Annotated[
-        list[str] | None, typer.Option(help="Option that may differ: box_source, threshold, union_visible.")
+        list[str] | None, typer.Option(metavar="NAME", help="Option that may differ, such as threshold; repeatable.")
+    ] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Annotations to score predictions on.")
+    ] = None,
+    format_: Annotated[str, typer.Option("--format", metavar="NAME", help="Format of the annotations.")] = "canonical",
+    protocol: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of predictions; default: that of the other report.")
+    ] = None,
+    objects: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Score predictions of these: imageid_annoid lines.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
-    """Compare two reports of the same protocol, options and objects.
+    """Compare two reports on the same objects, of one protocol or of two.
 
-    Example: amodal evaluate compare runs/a/report.json runs/b/report.json
+    Example: amodal evaluate compare runs/a runs/b/report.json
     """
     from rich.console import Console
 
+    from amodal.data.datasets import read_dataset
+    from amodal.evaluation.evaluator import EvaluationSettings, evaluate_predictions
+    from amodal.evaluation.predictions import is_predictions
     from amodal.evaluation.report import EvaluationReport
     from amodal.evaluation.report import compare as compare_reports
+    from amodal.metrics.mask_protocols import MASK_PROTOCOLS
 
-    comparison = compare_reports(EvaluationReport.load(first), EvaluationReport.load(second), tuple(allow or ()))
+    of_files = [path for path in (first, second) if is_predictions(path)]
+    if of_files and annotations is None:
+        raise InputError(f"annotations: expected --annotations to score {str(of_files[0])!r} with, got none")
+    reports = {path: EvaluationReport.load(path) for path in (first, second) if path not in of_files}
+    protocols = [protocol] if protocol else [r.protocol for r in reports.values() if r.protocol in MASK_PROTOCOLS]
+    settings = EvaluationSettings([*protocols, "strict"][0], objects, baselines=(), resampling=None, progress=False)
+    with _warnings_on_stderr():
+        for path in of_files:
+            reports[path] = evaluate_predictions(path, read_dataset(format_, annotations or Path()), settings)
+        comparison = compare_reports(reports[first], reports[second], tuple(allow or ()))
     if as_json:
         typer.echo(json.dumps(comparison.to_json()))
-    else:
-        Console().print(comparison.table())
+        return
+    for table in comparison.tables():
+        Console().print(table)
+
+
+def _check_no_cleaning(baseline: str, clean: bool | None) -> None:
+    if clean:
+        raise InputError(f"clean: expected with a model or a predictions file, got the baseline {baseline!r}")
 
 
 def _check_one_input(model: str | None, predictions: Path | None) -> None:

@@ -35,13 +35,13 @@ MAX_DETECTIONS = 100
 
 
 def detections_from_file(path: Path, dataset: AnnotatedDataset, union_visible: bool = False) -> list[Instance]:
-    """Read the detections of a predictions file.
+    """Read the detections of a predictions file of any form.
 
     Raises:
         InputError: an invalid file, or a record without category or score.
     """
     detections = []
-    for index, record in enumerate(read_predictions(path, image_sizes(dataset), union_visible=union_visible)):
+    for index, record in enumerate(read_predictions(path, dataset, union_visible=union_visible)):
         if record.category_id is None or not record.has_score:
             missing = "category_id" if record.category_id is None else "score"
             raise InputError(f"predictions {path}: record {index}: expected a {missing} for {PROTOCOL}, got none")

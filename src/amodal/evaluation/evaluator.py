@@ -18,9 +18,11 @@ from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
 from amodal.evaluation.baselines import BASELINES, DEFAULT_BASELINES, check_baselines, pretrained_sam
 from amodal.evaluation.boxes import DEFAULT_BOX_SOURCE, BoxSource
-from amodal.evaluation.predictions import PredictionRecord, image_sizes, predictions_file, read_by_object
-from amodal.evaluation.report import EvaluationReport
+from amodal.evaluation.matching import DEFAULT_MATCH_IOU, Matcher, read_by_object
+from amodal.evaluation.predictions import PredictionRecord, image_sizes, predictions_file
+from amodal.evaluation.report import PREDICTIONS_COUNT, EvaluationReport
 from amodal.evaluation.rows import (
+    UNKNOWN_COMPUTATION,
     Case,
     FileRow,
     ImageCache,
@@ -114,6 +116,7 @@ def evaluate(
     box_source: str = DEFAULT_BOX_SOURCE,
     threshold: float | None = None,
     union_visible: bool = True,
+    clean: bool = False,
     objects: str | Path | None = None,
     max_objects: int | None = None,
     baselines: Sequence[str] = DEFAULT_BASELINES,
@@ -141,6 +144,7 @@ def evaluate(
             `predicted:FILE`.
         threshold: probability above which a pixel is foreground; the model's own if None.
         union_visible: unite each predicted amodal mask with the predicted visible mask.
+        clean: clean the masks, as `AmodalSegmenter` does by default; the papers score the masks of the network.
         objects: file of `imageid_annoid` lines with the objects to score; all annotated objects if None.
         max_objects: score the first objects in file order only; all if None.
         baselines: names of baselines to score as well; empty for none.
@@ -157,8 +161,9 @@ def evaluate(
         their number.
 
     Raises:
-        InputError: unknown protocol, baseline or box source; a threshold or `union_visible=False` for a model other
-            than `AmodalSegmenter`; a number below its minimum; an invalid list; or no object with an amodal mask.
+        InputError: unknown protocol, baseline or box source; a threshold, `union_visible=False` or `clean=True` for a
+            model other than `AmodalSegmenter`; a number below its minimum; an invalid list; or no object with an
+            amodal mask.
     """
     settings = EvaluationSettings(
         protocol=protocol,
@@ -177,6 +182,7 @@ def evaluate(
         box_source=box_source,
         threshold=threshold,
         union_visible=union_visible,
+        clean=clean,
         batch_size=batch_size,
         name=name,
     )
@@ -190,6 +196,7 @@ def evaluate_model(
     box_source: str = DEFAULT_BOX_SOURCE,
     threshold: float | None = None,
     union_visible: bool = True,
+    clean: bool = False,
     batch_size: int = 32,
     name: str = "model",
     resume_file: Path | None = None,
@@ -203,6 +210,7 @@ def evaluate_model(
         box_source: as for `evaluate`.
         threshold: as for `evaluate`.
         union_visible: as for `evaluate`.
+        clean: as for `evaluate`.
         batch_size: as for `evaluate`.
         name: as for `evaluate`.
         resume_file: file in which predictions are saved as they are made, so that a stopped run can be resumed.
@@ -211,7 +219,7 @@ def evaluate_model(
         InputError: as `evaluate`.
     """
     boxes, images = BoxSource.parse(box_source, image_sizes(dataset)), ImageCache()
-    row = ModelRow(model, boxes, images, threshold, union_visible, batch_size)
+    row = ModelRow(model, boxes, images, threshold, union_visible, batch_size, clean)
     options = {"model": name, "box_source": box_source} | row.options
     main: Row = row
     if resume_file is not None:
@@ -232,43 +240,60 @@ def evaluate_predictions(
     box_source: str | None = None,
     threshold: float | None = None,
     union_visible: bool = False,
+    clean: bool | None = None,
+    match_iou: float = DEFAULT_MATCH_IOU,
+    match_category: bool = True,
     name: str | None = None,
 ) -> EvaluationReport:
     """Score a predictions file.
 
     Args:
-        path: file whose records name their annotations.
+        path: a file of any form that `iterate_records` reads. Where its records name no annotations, they are matched
+            to the annotated objects of their image by `evaluation.matching`.
         dataset: dataset with visible and amodal masks.
         settings: protocol, objects, baselines and outputs.
         box_source: box source that the file was made with, for the report and the baseline `filled_box`; None if
             unknown.
         threshold: threshold that the file was made with, for the report; None if unknown.
         union_visible: unite each amodal mask with the visible mask before scoring.
+        clean: whether the masks of the file were cleaned, for the report; None if unknown.
+        match_iou: smallest IoU of a prediction and an object that may match.
+        match_category: whether a prediction that states a category matches objects of this category only.
         name: name of the row; the name of the file if None.
 
     Returns:
-        The report. Annotated objects that are not in the file score 0 and are counted.
+        The report. Annotated objects without a prediction in the file score 0 and are counted. Its `options` name the
+        matcher, if it was needed, and count the predictions that were matched and the others.
 
     Raises:
-        InputError: an invalid file or list, or a file without any of the scored objects.
+        InputError: an invalid file, list or threshold, or a file without any of the scored objects.
     """
+    matcher = Matcher(match_iou, match_category)
     if threshold is not None:
         check_threshold(threshold)
     sizes = image_sizes(dataset)
     boxes = BoxSource.parse(box_source or DEFAULT_BOX_SOURCE, sizes)
-    records = read_by_object(path, sizes)
+    records = read_by_object(path, dataset, matcher)
     options = {
         "model": name or path.name,
         "box_source": box_source,
         "threshold": threshold,
         "union_visible": union_visible,
+        **UNKNOWN_COMPUTATION,
+        "clean": clean,
+        **records.options,
     }
     main = FileRow(records, union_visible)
     report = _evaluate_row(main, dataset, settings, options, boxes, ImageCache(), records.have_visible)
-    if report.options["num_without_answer"] == report.metrics["num_objects"]:
-        raise InputError(f"predictions {path}: expected records of the annotated objects, got none of their ids")
     num_predicted = report.metrics["num_objects"] - report.options["num_without_answer"]
-    report.options["num_unused_predictions"] = len(records) - num_predicted
+    if not num_predicted and not records.options:
+        raise InputError(f"predictions {path}: expected records of the annotated objects, got none of their ids")
+    num_unused = len(records) - num_predicted
+    report.options[PREDICTIONS_COUNT] = num_unused
+    if records.options:
+        report.options |= {"num_matched": num_predicted, "num_unmatched": num_unused}
+        if num_unused:
+            warnings.warn(f"{num_unused} of {len(records)} predictions match no scored object", stacklevel=2)
     return report
 
 
@@ -305,6 +330,7 @@ def evaluate_baseline(
         "box_source": baseline.box_source or box_source,
         "threshold": None,
         "union_visible": False,
+        **UNKNOWN_COMPUTATION,
     }
     main: Row | None = None
     if baseline.amodal_mask is None:

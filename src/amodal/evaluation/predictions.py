@@ -1,29 +1,33 @@
-"""The predictions file: a JSON list of records with the predicted masks of one object each.
+"""The predictions file: records with the predicted masks of one object each.
 
 A record is `{image_id, annotation_id, category_id, segmentation, visible_segmentation, score}`; only `image_id` and
-`segmentation` are required here. Files are read and written record by record, so memory does not grow with them.
+`segmentation` are required here. One reader, `iterate_records`, takes all forms of the file: a JSON list of records,
+Parquet as `amodal batch` writes it, and the canonical annotation file. Files are read and written record by record, so
+memory does not grow with them.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from amodal.data.records import mask_rle
 from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
 from amodal.io.files import atomic_path
-from amodal.io.json_stream import scan
+from amodal.io.json_stream import JsonEntry, scan
 from amodal.ops.rle import Rle, are_complete, rle_union
 
 ImageSizes = dict[int, tuple[int, int]]
 """(H, W) by image id."""
 MASK_KEYS = ("segmentation", "visible_segmentation")
+ROWS_PER_READ = 1024
+"""Rows of a Parquet file that are in memory at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,92 +80,78 @@ NumberedRecord = tuple[int, dict[str, Any]]
 """Position of a record in its file, and the record as parsed from JSON."""
 
 
-@dataclass(frozen=True)
-class ObjectRecords:
-    """Records of a predictions file by image and annotation. Masks are validated when they are looked up.
-
-    Attributes:
-        path: the file, for error messages.
-        by_image: records by image id, then by annotation id.
-    """
-
-    path: Path
-    by_image: dict[int, dict[int, NumberedRecord]]
-
-    def __len__(self) -> int:
-        """Number of records."""
-        return sum(map(len, self.by_image.values()))
-
-    @property
-    def have_visible(self) -> bool:
-        """Whether there are records and each of them has a visible mask."""
-        records = [record for image in self.by_image.values() for _, record in image.values()]
-        return bool(records) and all(record.get("visible_segmentation") is not None for record in records)
-
-    def subset(self, image_ids: Iterable[int]) -> ObjectRecords:
-        """Return the records of some images."""
-        return ObjectRecords(self.path, {i: self.by_image[i] for i in image_ids if i in self.by_image})
-
-    def predictions(
-        self, image_id: int, annotation_ids: Sequence[int], size: tuple[int, int], union_visible: bool
-    ) -> list[MaskPrediction | None]:
-        """Return the predictions for objects of one image, None for an object that is not in the file.
-
-        Raises:
-            InputError: an invalid mask or score, or no visible mask to unite with the amodal mask.
-        """
-        by_object = self.by_image.get(image_id, {})
-        records = [by_object.get(i) for i in annotation_ids]
-        masks = [r[k] for _, r in filter(None, records) for k in MASK_KEYS if r.get(k) is not None]
-        masks_valid = all(isinstance(m, dict) for m in masks) and are_complete(masks, size)
-        return [
-            None if one is None else _parse(self.path, *one, {image_id: size}, union_visible, masks_valid).masks
-            for one in records
-        ]
-
-
 def image_sizes(dataset: AnnotatedDataset) -> ImageSizes:
     """Return (H, W) of every image by its id."""
     return {image.id: image.size for image in dataset.images}
 
 
-def read_predictions(path: Path, sizes: ImageSizes, *, union_visible: bool = False) -> Iterator[PredictionRecord]:
-    """Read a predictions file record by record.
+def read_predictions(
+    path: Path, dataset: AnnotatedDataset, *, union_visible: bool = False
+) -> Iterator[PredictionRecord]:
+    """Read a predictions file of any form record by record.
 
     Args:
-        path: the file.
-        sizes: sizes of the annotated images.
+        path: as for `iterate_records`.
+        dataset: the annotated images.
         union_visible: unite each amodal mask with the visible mask.
 
     Raises:
-        InputError: the file does not exist, is not valid JSON or has a record of another form; a record refers to an
-            unknown image, has a mask of another size, or has no visible mask to unite with.
+        InputError: as `iterate_records`; or a record refers to an unknown image, has a mask of another size, or has no
+            visible mask to unite with.
     """
-    for index, record in read_records(path, "predictions"):
+    sizes = image_sizes(dataset)
+    for index, record in iterate_records(path, dataset):
         yield _parse(path, index, record, sizes, union_visible)
 
 
-def read_by_object(path: Path, sizes: ImageSizes) -> ObjectRecords:
-    """Read a predictions file whose records name their annotations.
+def parse_records(
+    path: Path, records: Sequence[NumberedRecord], image_id: int, size: tuple[int, int], union_visible: bool
+) -> list[PredictionRecord]:
+    """Parse the records of one image; valid masks are checked together, which is faster.
+
+    Args:
+        path: the predictions file, for error messages.
+        records: records of the image.
+        image_id: id of the image.
+        size: (H, W) of the image.
+        union_visible: unite each amodal mask with the visible mask.
 
     Raises:
-        InputError: the file does not exist or is not valid JSON; a record has no ids or an unknown image; or two
-            records belong to the same object.
+        InputError: an invalid mask or score, or no visible mask to unite with the amodal mask.
     """
-    by_image: dict[int, dict[int, NumberedRecord]] = {}
-    for index, record in read_records(path, "predictions"):
-        try:
-            image_size(record, sizes)
-            if record.get("annotation_id") is None:
-                raise InputError("expected an annotation_id, got none: detections are scored by the protocol amodal_ap")
-            annotation_id = integer(record, "annotation_id")
-            by_object = by_image.setdefault(record["image_id"], {})
-            if annotation_id in by_object:
-                raise InputError(f"expected one record per object, got a second one of annotation {annotation_id}")
-        except InputError as error:
-            raise InputError(f"predictions {path}: record {index}: {error}") from error
-        by_object[annotation_id] = (index, record)
-    return ObjectRecords(path, by_image)
+    masks = [record[key] for _, record in records for key in MASK_KEYS if record.get(key) is not None]
+    masks_valid = all(isinstance(m, dict) for m in masks) and are_complete(masks, size)
+    return [_parse(path, *record, {image_id: size}, union_visible, masks_valid) for record in records]
+
+
+def iterate_records(path: Path, dataset: AnnotatedDataset) -> Iterator[NumberedRecord]:
+    """Read the records of a predictions file of any form, in the form of the JSON list.
+
+    Args:
+        path: a JSON list of records; a Parquet file or a folder of them, as `amodal batch` writes; or a canonical
+            annotation file. That file has ids of its own: an image is found in the dataset by its file name, or by the
+            last part of it, and a category by its name. A category that the dataset does not have counts as not
+            stated, and so do the ids of the annotations.
+        dataset: the annotated images.
+
+    Raises:
+        InputError: the file does not exist, is broken or has another form; pyarrow is not installed; or an image of a
+            canonical file is not in the dataset.
+    """
+    if path.is_dir() or (path.suffix == ".parquet" and path.is_file()):
+        return _read_parquet(path)
+    return _read_canonical(path, dataset) if _is_json_object(path) else read_records(path, "predictions")
+
+
+def is_predictions(path: Path) -> bool:
+    """Whether a path looks like predictions of any form, without reading them; False for a path that is missing."""
+    if path.is_dir():
+        return bool(_parquet_files(path))
+    if path.suffix == ".parquet" or not _is_json_object(path):
+        return path.is_file()
+    with suppress(InputError):
+        return any(entry.section in ("images", "annotations") for entry in scan(path))
+    return False
 
 
 def read_records(path: Path, name: str) -> Iterator[NumberedRecord]:
@@ -174,19 +164,123 @@ def read_records(path: Path, name: str) -> Iterator[NumberedRecord]:
     Raises:
         InputError: the file does not exist or is not a JSON list of objects.
     """
+    for index, entry in enumerate(_scan(path, name)):
+        if entry.section or entry.kind != "item" or not isinstance(entry.record, dict):
+            raise InputError(f"{name} {path}: expected a list of records, got other content")
+        yield index, entry.record
+
+
+def _scan(path: Path, name: str) -> Iterator[JsonEntry]:
+    """Scan a JSON file whose content has another name than annotations in error messages."""
     if not path.is_file():
         fault = "is a folder" if path.is_dir() else "does not exist"
         raise InputError(f"{name}: expected a file, got {str(path)!r}, which {fault}")
     try:
-        for index, entry in enumerate(scan(path)):
-            if entry.section or entry.kind != "item" or not isinstance(entry.record, dict):
-                raise InputError(f"{name} {path}: expected a list of records, got other content")
-            yield index, entry.record
+        yield from scan(path)
     except InputError as error:
         message = str(error)
         if message.startswith("annotations"):  # `scan` calls every file "annotations"
             message = name + message.removeprefix("annotations")
         raise InputError(message) from error
+
+
+def _is_json_object(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
+
+
+def _parquet_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
+
+
+def _read_parquet(path: Path) -> Iterator[NumberedRecord]:
+    """Read the rows of a Parquet file, or of all files in a folder; positions count through the whole folder."""
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise InputError(
+            "predictions: expected pyarrow to be installed (pip install 'amodal[ray]'), got none"
+        ) from error
+    files = _parquet_files(path) if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"predictions: expected a file or a folder of Parquet files, got {str(path)!r}, without any")
+    index = 0
+    for file in files:
+        try:
+            for rows in parquet.ParquetFile(file).iter_batches(batch_size=ROWS_PER_READ):
+                for record in rows.to_pylist():
+                    yield index, record
+                    index += 1
+        except (OSError, ValueError) as error:
+            raise InputError(f"predictions {file}: expected a Parquet file, got {str(error)!r:.120}") from error
+
+
+def _read_canonical(path: Path, dataset: AnnotatedDataset) -> Iterator[NumberedRecord]:
+    """Read the annotations of a canonical file in the form of the JSON list.
+
+    The file is scanned twice, because its images may come after its annotations.
+    """
+    names: dict[str, dict[int, str]] = {"images": {}, "categories": {}}
+    sections = set()
+    for entry in _scan(path, "predictions"):
+        sections.add(entry.section)
+        if entry.section in names and entry.kind == "item":
+            key = "file_name" if entry.section == "images" else "name"
+            try:
+                names[entry.section][integer(entry.record, "id")] = str(entry.record[key])
+            except (InputError, KeyError, AttributeError, TypeError) as error:
+                raise InputError(
+                    f"predictions {path}: expected {entry.section} with id and {key}, got {entry.record!r:.60}"
+                ) from error
+    if not {"images", "annotations"} <= sections:
+        raise InputError(
+            f"predictions {path}: expected a list of records, or a COCO file with images and annotations, "
+            "got other content"
+        )
+    images, categories = _ImageNames(dataset), {name: number for number, name in dataset.categories.items()}
+    items = (e for e in _scan(path, "predictions") if e.section == "annotations" and e.kind == "item")
+    for index, entry in enumerate(items):
+        record = entry.record
+        try:
+            if not isinstance(record, dict):
+                raise InputError(f"expected an annotation, got {record!r:.60}")
+            image_id, category = integer(record, "image_id"), record.get("category_id")
+            if image_id not in names["images"]:
+                raise InputError(f"expected the image_id of a listed image, got {image_id}")
+            name = None if category is None else names["categories"].get(integer(record, "category_id"))
+            translated = {
+                "image_id": images.find(names["images"][image_id]),
+                "category_id": None if name is None else categories.get(name),
+                "segmentation": record.get("segmentation"),
+                "visible_segmentation": record.get("visible_mask"),
+                "score": record.get("score"),
+            }
+        except InputError as error:
+            raise InputError(f"predictions {path}: record {index}: {error}") from error
+        yield index, translated
+
+
+class _ImageNames:
+    """Finds the images of a dataset by their file names."""
+
+    def __init__(self, dataset: AnnotatedDataset) -> None:
+        self._by_name: dict[str, int] = {}
+        self._by_last_part: dict[str, list[int]] = {}
+        for image in dataset.images:
+            self._by_name[image.file_name] = image.id
+            self._by_last_part.setdefault(PurePath(image.file_name).name, []).append(image.id)
+
+    def find(self, file_name: str) -> int:
+        """Return the id of an image. Raises `InputError` unless the name belongs to exactly one."""
+        if file_name in self._by_name:
+            return self._by_name[file_name]
+        found = self._by_last_part.get(PurePath(file_name).name, [])
+        if len(found) != 1:
+            fault = f"which names {len(found)} of them" if found else "which names none"
+            raise InputError(f"expected the file name of an annotated image, got {file_name!r}, {fault}")
+        return found[0]
 
 
 @contextmanager

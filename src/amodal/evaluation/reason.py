@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,13 +24,14 @@ from rich.table import Table
 from amodal.data.reason_seg import Conversation, ReasonDataset, plain_text
 from amodal.errors import InputError
 from amodal.evaluation.report import as_text
+from amodal.evaluation.rows import UNKNOWN_COMPUTATION, computation
 from amodal.io.files import atomic_path, require_folder, write_atomic
 from amodal.io.images import ImageArray
 from amodal.metrics.intervals import OcclusionRange, range_indices, range_label
 from amodal.metrics.reason import AnswerScore, MaskPair, Overlap, TrueObject, score_answer, summarize
 from amodal.ops.arrays import Mask
 from amodal.ops.masks import convex_hull_mask
-from amodal.version import __version__
+from amodal.version import __version__, source_commit
 
 if TYPE_CHECKING:
     from amodal.inference.assistant import AmodalAssistant, Reply
@@ -161,13 +163,15 @@ class ReasonReport:
 
     Attributes:
         protocol: `reason`.
-        options: model, `free` or `teacher_forced`, questions, and how objects are matched.
+        options: model, device, precision, whether masks were cleaned, `free` or `teacher_forced`, questions, and how
+            objects are matched. None is unknown.
         metrics: metrics over all answers.
         by_occlusion: mean IoU of the true objects per range of their occlusion rate.
         by_kind: metrics per kind of question.
         baselines: metrics of the amodal masks of baselines on the same answers: `says nothing`, and masks computed
             from the model's visible masks.
         version: version of the package.
+        commit: git commit of the package; None without a checkout.
     """
 
     protocol: str
@@ -177,6 +181,7 @@ class ReasonReport:
     by_kind: list[dict[str, Any]] = field(default_factory=list)
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
     version: str = __version__
+    commit: str | None = field(default_factory=source_commit)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, in the form that other programs read."""
@@ -220,6 +225,7 @@ def evaluate_reason(
     dataset: ReasonDataset,
     *,
     teacher_forced: bool = False,
+    clean: bool = False,
     batch_size: int = 8,
     max_conversations: int | None = None,
     name: str = "model",
@@ -240,6 +246,7 @@ def evaluate_reason(
             first, so that the conversations of a batch have similar lengths.
         dataset: questions with true answers.
         teacher_forced: give the model the true words and score the masks only.
+        clean: clean the masks, whatever the assistant's own setting is; the papers score the masks of the network.
         batch_size: number of conversations per call.
         max_conversations: ask the first conversations only; all if None.
         name: name of the model in the report.
@@ -247,8 +254,8 @@ def evaluate_reason(
         progress: show a progress bar on stderr.
 
     Raises:
-        InputError: a number below 1, an answers file of another run, an image that cannot be read, or sacrebleu is
-            not installed in `free` mode.
+        InputError: a number below 1, `clean=True` for a model other than `AmodalAssistant`, an answers file of another
+            run, an image that cannot be read, or sacrebleu is not installed in `free` mode.
         ValueError: the assistant does not return one reply per question, or masks of another size.
     """
     for label, number in (("batch_size", batch_size), ("max_conversations", max_conversations)):
@@ -260,6 +267,7 @@ def evaluate_reason(
         dataset = dataset.head(max_conversations)
     options = {
         "model": name,
+        **_computation(assistant, clean),
         "mode": TEACHER_FORCED if teacher_forced else FREE,
         "questions": questions_digest(dataset),
         "num_conversations": len(dataset.conversations),
@@ -271,7 +279,8 @@ def evaluate_reason(
         task = bar.add_task("evaluate", total=len(dataset.conversations), completed=len(file.answers))
         for start in range(0, len(remaining), batch_size):
             batch = remaining[start : start + batch_size]
-            for conversation, replies in zip(batch, _converse(assistant, batch, teacher_forced), strict=True):
+            made = list(_converse(assistant, batch, teacher_forced, clean))
+            for conversation, replies in zip(batch, made, strict=True):
                 file.add(conversation.id, _score_replies(conversation, replies, dataset.categories, teacher_forced))
             bar.advance(task, len(batch))
     records = [record for c in dataset.conversations for record in file.answers[str(c.id)]]
@@ -331,8 +340,31 @@ def iou_by_occlusion(scores: list[AnswerScore]) -> list[dict[str, Any]]:
     return rows
 
 
+def _computation(assistant: AmodalAssistant | ConversationModel, clean: bool) -> dict[str, Any]:
+    """Options of the report that say how the masks are computed."""
+    if hasattr(assistant, "clean"):
+        return computation(assistant) | {"clean": clean}
+    if clean:
+        got = type(assistant).__name__
+        raise InputError(f"clean: expected False for a model other than AmodalAssistant, got True for {got}")
+    return UNKNOWN_COMPUTATION
+
+
+@contextmanager
+def _cleaning(assistant: AmodalAssistant | ConversationModel, clean: bool) -> Iterator[None]:
+    """Let an assistant clean its masks or not."""
+    if not hasattr(assistant, "clean"):
+        yield
+        return
+    own, assistant.clean = assistant.clean, clean
+    try:
+        yield
+    finally:
+        assistant.clean = own
+
+
 def _converse(
-    assistant: AmodalAssistant | ConversationModel, batch: Sequence[Conversation], teacher_forced: bool
+    assistant: AmodalAssistant | ConversationModel, batch: Sequence[Conversation], teacher_forced: bool, clean: bool
 ) -> Iterator[Sequence[Reply]]:
     images = {conversation.image.id: conversation.image.load() for conversation in batch}
     asked = [(images[c.image.id], [turn.question for turn in c.turns]) for c in batch]
@@ -340,7 +372,8 @@ def _converse(
     if teacher_forced:
         token = assistant.processor.seg_token  # type: ignore[union-attr]
         answers = [[turn.with_token(token) for turn in c.turns] for c in batch]
-    replies = assistant.converse(asked, answers=answers)
+    with _cleaning(assistant, clean):
+        replies = assistant.converse(asked, answers=answers)
     if len(replies) != len(batch):
         raise ValueError(f"replies: expected one list per conversation, got {len(replies)} for {len(batch)}")
     for conversation, of_conversation in zip(batch, replies, strict=True):

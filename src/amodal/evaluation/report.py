@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -16,14 +16,21 @@ from amodal.errors import InputError
 from amodal.evaluation.baselines import BASELINES
 from amodal.io.files import require_folder, write_atomic
 from amodal.metrics.intervals import range_label
-from amodal.version import __version__
+from amodal.version import __version__, source_commit
 
 Metrics = dict[str, Any]
 MAX_PRINTED_CATEGORIES = 20
 """Largest number of categories that are printed; the report file always has all of them."""
 
-COMPARED_OPTIONS = ("box_source", "threshold", "union_visible")
-"""Options that change the metrics. Two reports must agree in them, as in the protocol and the set of objects."""
+COMPARED_OPTIONS = ("box_source", "threshold", "union_visible", "clean", "match_iou", "match_category")
+"""Options that change the metrics. Two reports must agree in those that both of them state, and in the objects."""
+
+SHAPE_METRICS = ("false_occlusion_rate", "single_component")
+"""Metrics of the protocol `strict` that are printed in a table of their own."""
+
+NOT_STATED = "not stated"
+PREDICTIONS_COUNT = "num_unused_predictions"
+"""Option that only reports of predictions files have."""
 
 
 @dataclass
@@ -32,8 +39,9 @@ class EvaluationReport:
 
     Attributes:
         protocol: name of the protocol.
-        options: model, box source, threshold, scored objects, objects without a prediction, and how intervals are
-            computed.
+        options: model, box source, threshold, device, precision, whether masks were cleaned, how predictions of a file
+            were matched, scored objects, objects without a prediction, and how intervals are computed. None is
+            unknown.
         metrics: metrics of the model; None where the denominator is 0.
         intervals: 95 % confidence intervals, in the form of `metrics`.
         by_occlusion: metrics per range of the true occlusion rate.
@@ -41,6 +49,7 @@ class EvaluationReport:
         baselines: metrics of each baseline on the same objects.
         worst: the objects with the lowest IoU, worst first, if requested.
         version: version of the package.
+        commit: git commit of the package; None without a checkout.
     """
 
     protocol: str
@@ -52,6 +61,7 @@ class EvaluationReport:
     baselines: dict[str, Metrics] = field(default_factory=dict)
     worst: list[Metrics] = field(default_factory=list)
     version: str = __version__
+    commit: str | None = field(default_factory=source_commit)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, in the form that other programs read."""
@@ -59,17 +69,21 @@ class EvaluationReport:
 
     @classmethod
     def load(cls, path: str | Path) -> EvaluationReport:
-        """Read a report file.
+        """Read a report.
+
+        Args:
+            path: file, or folder that holds one report, as for `report_file`.
 
         Raises:
-            InputError: the file does not exist or is not a report.
+            InputError: the file does not exist or is not a report, or the folder does not hold exactly one.
         """
+        path = report_file(Path(path))
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"report: expected a report of `amodal evaluate`, got {str(path)!r} ({error})") from error
         try:
-            report = cls(**content)
+            report = cls(**{"commit": None} | content)  # older reports do not state it
             _ = report.protocol, report.options["model"], report.metrics["num_objects"]
         except (TypeError, KeyError) as error:
             raise InputError(
@@ -122,6 +136,9 @@ class EvaluationReport:
         yield self.table()
         labels = [([range_label(r["above"], r["up_to"]), str(r["num_objects"])], r) for r in self.by_occlusion]
         yield _table("by occlusion rate", ["occluded", "objects"], labels)
+        if any(name in self.metrics for name in SHAPE_METRICS):
+            row = {"intervals": self.intervals, **self.metrics}
+            yield _table("shape of the masks", ["prediction"], [([str(self.options["model"])], row)], SHAPE_METRICS)
         if 1 < len(self.by_category) <= MAX_PRINTED_CATEGORIES:
             labels = [([str(r["name"]), str(r["num_objects"])], r) for r in self.by_category]
             yield _table("by category", ["category", "objects"], labels)
@@ -145,7 +162,7 @@ def flatten(row: Metrics) -> tuple[dict[str, float | None], dict[str, list[float
     intervals: dict[str, Any] = {}
     nested_intervals = row.get("intervals") or {}
     for name, value in row.items():
-        if name.startswith("mIoU"):
+        if name.startswith("mIoU") or name in SHAPE_METRICS:
             metrics[name], intervals[name] = value, nested_intervals.get(name)
         elif name in ("amodal", "visible") and isinstance(value, dict):
             for short in ("AP", "AP50", "AP75"):
@@ -154,9 +171,13 @@ def flatten(row: Metrics) -> tuple[dict[str, float | None], dict[str, list[float
     return metrics, intervals
 
 
-def _table(title: str, heads: list[str], rows: list[tuple[list[str], Metrics]]) -> Table:
+def _table(
+    title: str, heads: list[str], rows: list[tuple[list[str], Metrics]], names: Sequence[str] | None = None
+) -> Table:
+    """Return a table of the named metrics; of all except `SHAPE_METRICS` if None."""
     flat = [(labels, *flatten(row)) for labels, row in rows]
-    names = list(dict.fromkeys(name for _, metrics, _ in flat for name in metrics))
+    known = dict.fromkeys(name for _, metrics, _ in flat for name in metrics)
+    names = [name for name in known if (name not in SHAPE_METRICS if names is None else name in names)]
     table = Table(title=title, title_justify="left")
     for head in heads:
         table.add_column(head)
@@ -220,14 +241,36 @@ def _plot_metric(
             axes.plot(*zip(*shown, strict=True), marker, ms=5, ls=":", lw=0.8, label=label)
 
 
+def report_file(path: Path) -> Path:
+    """Return the report that a path names.
+
+    Args:
+        path: the file itself, or a folder with a `report.json`, as `--out` writes it; or a folder with exactly one
+            `report.json` somewhere below, such as the folder of a training run that was evaluated into it.
+
+    Raises:
+        InputError: the folder holds no report, or more than one.
+    """
+    if not path.is_dir() or (path / "report.json").is_file():
+        return path / "report.json" if path.is_dir() else path
+    found = sorted(path.rglob("report.json"))
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(str(file.relative_to(path)) for file in found[:3]) or "none"
+    hint = ""
+    if not found and (path / "recipe.yaml").is_file():  # a training run
+        hint = f": score it with `amodal evaluate masks --model {path / 'model'} --out {path / 'evaluation'}`"
+    raise InputError(f"report: expected a folder with one report.json, got {str(path)!r} with {names}{hint}")
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """Two reports of one protocol on the same objects, made by `compare`.
+    """Two reports on the same objects, made by `compare`.
 
     Attributes:
         first: one report.
         second: the other report.
-        different: options that differ and were allowed to.
+        different: options that differ and were allowed to, or that only one of the reports states.
     """
 
     first: EvaluationReport
@@ -235,37 +278,53 @@ class Comparison:
     different: tuple[str, ...] = ()
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return each metric of both reports with its difference: overall, then by occlusion range."""
+        """Return each metric that both reports have, with its difference: overall, then by occlusion range."""
         rows = []
-        pairs = [("all", self.first.metrics, self.second.metrics)]
-        for a, b in zip(self.first.by_occlusion, self.second.by_occlusion, strict=False):
-            pairs.append((range_label(a["above"], a["up_to"]), a, b))
-        for objects, a, b in pairs:
-            first, second = flatten(a)[0], flatten(b)[0]
-            for name, x in first.items():
-                y = second.get(name)
+        for objects, first, second in self._groups():
+            for name in (name for name in first if name in second):
+                x, y = first[name], second[name]
                 difference = None if x is None or y is None else y - x
                 rows.append({"objects": objects, "figure": name, "first": x, "second": y, "difference": difference})
         return rows
 
+    def unshared(self) -> list[dict[str, Any]]:
+        """Return the metrics that only one of the reports has, over all objects."""
+        _, first, second = next(self._groups())
+        pairs = ((self.first, first, second), (self.second, second, first))
+        return [
+            {"model": own.options["model"], "protocol": own.protocol, "figure": name, "value": value}
+            for own, metrics, others in pairs
+            for name, value in metrics.items()
+            if name not in others
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         return {
-            "protocol": self.first.protocol,
+            "protocol": self.protocol,
             "num_objects": self.first.metrics["num_objects"],
             "models": [self.first.options["model"], self.second.options["model"]],
             "different_options": {n: [r.options.get(n) for r in (self.first, self.second)] for n in self.different},
             "rows": self.rows(),
+            "unshared": self.unshared(),
         }
 
+    @property
+    def protocol(self) -> str:
+        """The protocol of both reports, or both protocols."""
+        return " and ".join(dict.fromkeys((self.first.protocol, self.second.protocol)))
+
     def table(self) -> Table:
-        """Return a table with one line per metric and occlusion range."""
-        note = "".join(
-            f"; {n} {self.first.options.get(n)} against {self.second.options.get(n)}" for n in self.different
-        )
-        title = f"{self.first.protocol}: {self.first.metrics['num_objects']} objects{note}"
+        """Return a table with one line per shared metric and occlusion range."""
+        notes = []
+        for name in self.different:
+            values = [r.options.get(name) for r in (self.first, self.second)]
+            notes.append(f"; {name} {' against '.join(NOT_STATED if v is None else str(v) for v in values)}")
+        title = f"{self.protocol}: {self.first.metrics['num_objects']} objects{''.join(notes)}"
         table = Table(title=title, title_justify="left")
         names = [str(r.options["model"]) for r in (self.first, self.second)]
+        if self.first.protocol != self.second.protocol:
+            names = [f"{n}, {r.protocol}" for n, r in zip(names, (self.first, self.second), strict=True)]
         for head in ("occluded", "metric"):
             table.add_column(head)
         for head in (*names, "difference"):
@@ -276,9 +335,31 @@ class Comparison:
             table.add_row(row["objects"], row["figure"], *values, difference)
         return table
 
+    def tables(self) -> Iterator[Table]:
+        """Yield the table of the shared metrics, then that of the others if there are any."""
+        yield self.table()
+        rows = self.unshared()
+        if rows:
+            table = Table(title="in one report only", title_justify="left")
+            for head in ("prediction", "protocol", "metric", "value"):
+                table.add_column(head)
+            for row in rows:
+                value = "-" if row["value"] is None else format(row["value"], ".4f")
+                table.add_row(str(row["model"]), row["protocol"], row["figure"], value)
+            yield table
+
+    def _groups(self) -> Iterator[tuple[str, dict[str, float | None], dict[str, float | None]]]:
+        """Yield a label and the metrics of both reports, for all objects and per occlusion range."""
+        yield "all", flatten(self.first.metrics)[0], flatten(self.second.metrics)[0]
+        for a, b in zip(self.first.by_occlusion, self.second.by_occlusion, strict=False):
+            yield range_label(a["above"], a["up_to"]), flatten(a)[0], flatten(b)[0]
+
 
 def compare(first: EvaluationReport, second: EvaluationReport, allow: tuple[str, ...] = ()) -> Comparison:
-    """Compare two reports.
+    """Compare two reports on the same objects, of one protocol or of two.
+
+    Options that only one report states do not stand in the way, because nobody knows whether they differ: a report of a
+    predictions file does not know how the file was made. The comparison names them.
 
     Args:
         first: one report.
@@ -286,13 +367,11 @@ def compare(first: EvaluationReport, second: EvaluationReport, allow: tuple[str,
         allow: options of `COMPARED_OPTIONS` that may differ; the comparison names them.
 
     Raises:
-        InputError: the reports differ in the protocol, the objects or another option, or `allow` has an unknown name.
+        InputError: the reports differ in the objects or in another option, or `allow` has an unknown name.
     """
     for name in allow:
         if name not in COMPARED_OPTIONS:
             raise InputError(f"allow: expected one of {', '.join(COMPARED_OPTIONS)}, got {name!r}")
-    if first.protocol != second.protocol:
-        raise InputError(f"compare: expected one protocol, got {first.protocol!r} and {second.protocol!r}")
     digests = [r.options.get("objects_sha256") for r in (first, second)]
     if None in digests:
         raise InputError("compare: expected reports that name their objects (objects_sha256), got one without")
@@ -301,7 +380,19 @@ def compare(first: EvaluationReport, second: EvaluationReport, allow: tuple[str,
         raise InputError(f"compare: expected the same objects in both reports, got {a} and {b}, not the same ones")
     different = tuple(n for n in COMPARED_OPTIONS if first.options.get(n) != second.options.get(n))
     for name in different:
-        if name not in allow:
-            values = " and ".join(repr(r.options.get(name)) for r in (first, second))
-            raise InputError(f"compare: expected the same {name} in both reports, got {values} (--allow {name})")
+        values = [_stated(r, name, other) for r, other in ((first, second), (second, first))]
+        if name not in allow and None not in values:
+            shown = " and ".join(map(repr, values))
+            raise InputError(f"compare: expected the same {name} in both reports, got {shown} (--allow {name})")
     return Comparison(first, second, different)
+
+
+def _stated(report: EvaluationReport, name: str, other: EvaluationReport) -> Any:
+    """Value of an option; None if it is unknown.
+
+    The masks of a predictions file that are scored as they are may have been united before they were saved, so a model
+    may be compared with its own file.
+    """
+    value = report.options.get(name)
+    of_file = [PREDICTIONS_COUNT in r.options for r in (report, other)]
+    return None if name == "union_visible" and not value and of_file == [True, False] else value

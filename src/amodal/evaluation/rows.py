@@ -14,7 +14,8 @@ from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
 from amodal.errors import InputError
 from amodal.evaluation.baselines import BASELINES, BaselineInputs
 from amodal.evaluation.boxes import BoxSource
-from amodal.evaluation.predictions import MaskPrediction, ObjectRecords
+from amodal.evaluation.matching import MatchedRecords, ObjectRecords
+from amodal.evaluation.predictions import MaskPrediction
 from amodal.evaluation.selection import ObjectSelection
 from amodal.io.images import ImageArray
 from amodal.ops.arrays import Box, Boxes, Mask
@@ -81,6 +82,7 @@ class ModelRow:
         threshold: probability above which a pixel is foreground; the model's own if None.
         union_visible: unite each amodal mask with the visible mask.
         batch_size: maximum number of objects per forward pass.
+        clean: clean the masks before they are scored.
 
     Raises:
         InputError: an invalid threshold or batch size, or mask options with a model other than `AmodalSegmenter`.
@@ -92,24 +94,29 @@ class ModelRow:
     threshold: float | None = None
     union_visible: bool = True
     batch_size: int = 32
+    clean: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise InputError(f"batch_size: expected 1 or more, got {self.batch_size}")
         if self.threshold is not None:
             check_threshold(self.threshold)
-        if hasattr(self.model, "predict") and (self.threshold is not None or not self.union_visible):
+        options = (self.threshold, self.union_visible, self.clean)
+        if hasattr(self.model, "predict") and options != (None, True, False):
             raise InputError(
-                "threshold, union_visible: expected None and True for a model other than AmodalSegmenter, "
-                f"got {self.threshold} and {self.union_visible} for {type(self.model).__name__}"
+                "threshold, union_visible, clean: expected None, True and False for a model other than "
+                f"AmodalSegmenter, got {options} for {type(self.model).__name__}"
             )
 
     @property
     def options(self) -> dict[str, Any]:
-        """How the masks are made, for the report."""
-        config = getattr(getattr(self.model, "model", None), "config", None)
-        threshold = getattr(config, "mask_threshold", None) if self.threshold is None else self.threshold
-        return {"threshold": threshold, "union_visible": self.union_visible}
+        """How the masks are made, for the report; what is not known of a model other than `AmodalSegmenter` is None."""
+        options = {"threshold": self.threshold, "union_visible": self.union_visible}
+        if hasattr(self.model, "predict"):
+            return UNKNOWN_COMPUTATION | options
+        if self.threshold is None:
+            options["threshold"] = self.model.model.config.mask_threshold
+        return options | computation(self.model) | {"clean": self.clean}
 
     def __call__(self, image: ImageSample, objects: Sequence[ObjectSample]) -> list[MaskPrediction | None]:
         """Return one prediction per object, None for an object without a box."""
@@ -135,6 +142,7 @@ class ModelRow:
             boxes_xyxy,
             threshold=self.threshold,
             union_visible=self.union_visible,
+            clean=self.clean,
             batch_size=self.batch_size,
         )
         return [_encode_object(obj, self.model.has_visible_branch) for obj in scene.objects]
@@ -148,6 +156,16 @@ class ModelRow:
                 raise InputError(f"predict: expected one prediction for each of {len(batch)} boxes, got {len(results)}")
             predictions += [r if isinstance(r, MaskPrediction) else _encode_full_size(r) for r in results]
         return predictions
+
+
+UNKNOWN_COMPUTATION: dict[str, Any] = {"device": None, "dtype": None, "clean": None}
+"""Options of a report about masks that were made elsewhere."""
+
+
+def computation(model: Any) -> dict[str, Any]:
+    """Return the device and the precision of an `AmodalSegmenter` or `AmodalAssistant`, for the report."""
+    dtype = "int8" if getattr(model, "int8", False) else str(model.dtype).removeprefix("torch.")
+    return {"device": str(model.device), "dtype": dtype}
 
 
 def check_threshold(threshold: float) -> None:
@@ -175,12 +193,12 @@ class FileRow:
         union_visible: unite each amodal mask with the visible mask.
     """
 
-    records: ObjectRecords
+    records: ObjectRecords | MatchedRecords
     union_visible: bool = False
 
     def __call__(self, image: ImageSample, objects: Sequence[ObjectSample]) -> list[MaskPrediction | None]:
-        """Return one prediction per object, None for an object that is not in the file."""
-        return self.records.predictions(image.id, [obj.id for obj in objects], image.size, self.union_visible)
+        """Return one prediction per object, None for an object that has none in the file."""
+        return self.records.predictions(image, objects, self.union_visible)
 
 
 class ResumableRow:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from amodal.data.samples import AnnotatedDataset
 from amodal.evaluation.boxes import BoxSource
-from amodal.evaluation.predictions import ObjectRecords
+from amodal.evaluation.matching import MatchedRecords, ObjectRecords
 from amodal.evaluation.rows import Case, FileRow, cases_of_image, prediction_of
 from amodal.evaluation.selection import ObjectKey, ObjectSelection
 from amodal.evaluation.worst import WorstObjects
@@ -145,7 +145,7 @@ class Tally:
         )
 
 
-DatasetPart = tuple[range, ObjectRecords]
+DatasetPart = tuple[range, ObjectRecords | MatchedRecords]
 """Positions of images in the dataset, and the records of a predictions file for them."""
 
 
@@ -180,7 +180,7 @@ class PartScorer:
             tally.add(job, self.scorer(job))
         return tally
 
-    def parts(self, records: ObjectRecords) -> Iterator[DatasetPart]:
+    def parts(self, records: ObjectRecords | MatchedRecords) -> Iterator[DatasetPart]:
         """Split the dataset and the records of its predictions file into parts."""
         for start in range(0, len(self.dataset.images), IMAGES_PER_PART):
             positions = range(start, min(start + IMAGES_PER_PART, len(self.dataset.images)))

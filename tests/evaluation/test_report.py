@@ -1,0 +1,97 @@
+"""Finding reports, and comparing them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amodal.errors import InputError
+from amodal.evaluation.report import COMPARED_OPTIONS, EvaluationReport, as_text, compare, report_file
+
+
+def report(protocol: str = "strict", metrics: dict[str, Any] | None = None, **options: Any) -> EvaluationReport:
+    known = {"model": "m", "objects_sha256": "a", "objects": "all annotated objects"}
+    counts = {"num_objects": 3, "num_occluded": 1}
+    return EvaluationReport(protocol, known | options, counts | (metrics or {"mIoU_full": 0.5}))
+
+
+def test_a_folder_with_one_report_is_found(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "evaluation").mkdir(parents=True)
+    report().save(run / "evaluation" / "report.json")
+    assert report_file(run) == run / "evaluation" / "report.json"
+    assert EvaluationReport.load(run) == report()
+    report(protocol="c2f").save(run / "report.json")
+    assert EvaluationReport.load(run).protocol == "c2f"  # its own one comes first
+    assert report_file(run / "report.json") == run / "report.json"
+
+
+def test_folders_without_a_single_report_raise(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"report: expected a folder with one report.json, got '.*' with none$"):
+        EvaluationReport.load(tmp_path)
+    (tmp_path / "recipe.yaml").touch()
+    with pytest.raises(InputError, match="with none: score it with `amodal evaluate masks --model .*model --out"):
+        EvaluationReport.load(tmp_path)
+    for name in ("a", "b"):
+        report().save(tmp_path / name / "report.json")
+    with pytest.raises(InputError, match="with a/report.json, b/report.json$"):
+        EvaluationReport.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", COMPARED_OPTIONS)
+def test_options_that_both_reports_state_must_agree(name: str) -> None:
+    first, second = report(**{name: 1}), report(**{name: 2})
+    with pytest.raises(InputError, match=rf"expected the same {name} in both reports, got 1 and 2 \(--allow {name}\)"):
+        compare(first, second)
+    assert compare(first, second, (name,)).different == (name,)
+    unstated = compare(first, report())
+    assert unstated.to_json()["different_options"] == {name: [1, None]}
+    assert f"{name} 1 against not stated" in as_text([unstated.table()], 200)
+
+
+def test_a_model_is_comparable_with_its_saved_predictions() -> None:
+    model = report(box_source="gt_visible", threshold=0.3, union_visible=True, clean=False)
+    saved = {"box_source": None, "threshold": None, "clean": None, "num_unused_predictions": 0}
+    file = report(union_visible=False, **saved)
+    for pair in ((model, file), (file, model)):
+        assert set(compare(*pair).different) == {"box_source", "threshold", "union_visible", "clean"}
+    united = report(union_visible=True, **saved)
+    with pytest.raises(InputError, match="expected the same union_visible in both reports, got False and True"):
+        compare(file, united)  # both are files, so this is known
+
+
+def test_metrics_that_two_protocols_share_are_compared_and_the_others_are_listed() -> None:
+    strict = report(metrics={"mIoU_full": 0.5, "mIoU_occ": None, "single_component": 0.75})
+    cumulative = report("cumulative", {"mIoU_full": 0.6, "mIoU_occ": 0.3})
+    content = compare(strict, cumulative).to_json()
+    assert content["protocol"] == "strict and cumulative"
+    assert content["rows"] == [
+        {"objects": "all", "figure": "mIoU_full", "first": 0.5, "second": 0.6, "difference": pytest.approx(0.1)},
+        {"objects": "all", "figure": "mIoU_occ", "first": None, "second": 0.3, "difference": None},
+    ]
+    assert content["unshared"] == [{"model": "m", "protocol": "strict", "figure": "single_component", "value": 0.75}]
+    text = as_text(compare(strict, cumulative).tables(), 120)
+    assert "m, strict" in text and "m, cumulative" in text and "0.7500" in text
+    detections = report("amodal_ap", {"amodal": {"AP": 0.4, "AP50": 0.5, "AP75": None}})
+    content = compare(detections, strict).to_json()
+    assert content["rows"] == []
+    assert [row["figure"] for row in content["unshared"]] == [
+        "AP amodal",
+        "AP50 amodal",
+        "AP75 amodal",
+        "mIoU_full",
+        "mIoU_occ",
+        "single_component",
+    ]
+    assert as_text(compare(detections, strict).tables(), 120).count("amodal_ap") == 5  # title, head and three metrics
+
+
+def test_reports_of_other_objects_or_of_none_raise() -> None:
+    with pytest.raises(InputError, match="expected the same objects in both reports, got 3 .* and 3 .*, not the same"):
+        compare(report(), report("c2f", objects_sha256="b"))
+    with pytest.raises(InputError, match="expected reports that name their objects"):
+        compare(report(), report(objects_sha256=None))
+    with pytest.raises(InputError, match="allow: expected one of box_source, .* got 'protocol'"):
+        compare(report(), report(), ("protocol",))
