@@ -11,6 +11,7 @@ import pytest
 from amodal.data.formats.canonical import canonical_record
 from amodal.data.samples import AnnotatedDataset, ImageSample
 from amodal.errors import InputError
+from amodal.evaluation.detection import detections_from_file
 from amodal.evaluation.evaluator import EvaluationSettings, evaluate_predictions
 from amodal.evaluation.predictions import is_predictions, iterate_records, read_predictions
 from amodal.inference.batch import _write_part
@@ -66,6 +67,8 @@ def test_a_folder_of_parts_and_a_parquet_file_score_as_the_json(
         assert report.metrics["mIoU_full"] == report.metrics["mIoU_occ"] == 1
         assert report.options["model"] == path.name
         assert report.options.get("num_matched") == (None if named else 6)
+    if named:
+        assert detections_from_file(folder, dataset) == detections_from_file(tmp_path / "p.json", dataset)
 
 
 def test_invalid_parquet_raises(dataset: AnnotatedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
