@@ -23,6 +23,7 @@ from amodal.inference.scene import Scene
 from amodal.inference.scene_object import SceneObject
 from amodal.inference.segmenter import AmodalSegmenter
 from amodal.models.aura.prompts import TextPart
+from amodal.ops.rle import decode_mask, encode_mask
 
 
 class Assistant:
@@ -77,6 +78,63 @@ def test_a_box_gives_the_same_scene_as_the_library(client: TestClient, models: D
 def test_points_and_whole_images(client: TestClient) -> None:
     assert len(post_image(client, "/api/segment", prompts='{"points": [[20, 20]]}').json()["objects"]) == 1
     assert "objects" in post_image(client, "/api/segment").json()
+
+
+def drawn_mask(size: tuple[int, int] = (40, 60)) -> np.ndarray:
+    found = np.zeros(size, bool)
+    found[8:30, 10:35] = True
+    found[15:20, 30:50] = True
+    return found
+
+
+def test_a_given_mask_is_kept_and_prompts_are_combined_as_in_python(client: TestClient, models: DemoModels) -> None:
+    content, given = png(), drawn_mask()
+    rle = encode_mask(given)
+    prompts = {
+        "boxes": [None, [5, 5, 30, 30], None],
+        "masks": [rle, None, None],
+        "points_per_object": [None, None, [[20, 20], [50, 30, 0]]],
+        "points": [[12, 12, 1], [40, 18]],
+    }
+    answer = post_image(client, "/api/segment", content, prompts=json.dumps(prompts))
+    assert answer.status_code == 200 and len(answer.json()["objects"]) == 5
+    np.testing.assert_array_equal(decode_mask(answer.json()["objects"][0]["visible"]), given)
+    scene = models.segmenter(
+        np.array(Image.open(io.BytesIO(content)).convert("RGB")),
+        [None, [5, 5, 30, 30], None, None, None],
+        masks=[given, None, None, None, None],
+        points_xy=[None, None, [[20, 20], [50, 30]], [[12, 12]], [[40, 18]]],
+        point_labels=[None, None, [1, 0], [1], [1]],
+    )
+    assert answer.json() == json.loads(json.dumps(scene.to_json()))
+
+
+def test_names_and_ids_of_annotations_reach_the_scene(client: TestClient) -> None:
+    given = drawn_mask()
+    annotations = [
+        {"id": 7, "category_id": 3, "category_name": "mug", "segmentation": encode_mask(given), "iscrowd": 0},
+        {"id": 8, "category_id": 3, "bbox": [5, 5, 25, 25]},
+    ]
+    prompts = json.dumps({"detections": annotations})
+    first, second = post_image(client, "/api/segment", prompts=prompts).json()["objects"]
+    assert (first["name"], first["class_id"], first["source_id"]) == ("mug", 3, 7)
+    assert (second["name"], second["class_id"], second["source_id"]) == (None, 3, 8)
+    np.testing.assert_array_equal(decode_mask(first["visible"]), given)
+
+
+def test_masks_have_the_size_of_the_upload_even_if_it_is_large(client: TestClient) -> None:
+    given = drawn_mask((60, 2100))
+    prompts = json.dumps({"masks": [encode_mask(given)]})
+    (found,) = post_image(client, "/api/segment", png((2100, 60)), prompts=prompts).json()["objects"]
+    np.testing.assert_array_equal(decode_mask(found["visible"]), given)
+
+
+def test_the_page_takes_masks_and_labelled_points(client: TestClient) -> None:
+    key = upload(client)
+    prompts = {"masks": [encode_mask(drawn_mask())], "points": [[20, 20, 1]]}
+    assert len(client.post(f"/demo/images/{key}/segment", json=prompts).json()["objects"]) == 2
+    refused = client.post(f"/demo/images/{key}/segment", json={"points": [[20, 20, 2]]})
+    assert refused.status_code == 422 and "labels of 0 or 1" in refused.json()["error"]
 
 
 def test_a_batch_is_answered_in_order(client: TestClient) -> None:
@@ -142,6 +200,30 @@ def test_examples(client: TestClient, name: str) -> None:
         (None, {"prompts": '{"boxes": [[900, 9, 1000, 11]]}'}, 422, "expected a box inside the 60 x 40 image"),
         (None, {"prompts": '{"boxes": [[NaN, 1, 2, 3]]}'}, 422, "expected finite numbers"),
         (None, {"prompts": '{"points": [[-1, 4]]}'}, 422, "point: expected a point inside"),
+        (None, {"prompts": '{"points": [[1]]}'}, 422, "prompts.points.0"),
+        (None, {"prompts": '{"points": [[1, 4, 0]]}'}, 422, "expected at least one point with label 1"),
+        (None, {"prompts": '{"points_per_object": [[]]}'}, 422, "expected at least one point"),
+        (None, {"prompts": '{"points_per_object": [null]}'}, 422, "for object 0, got none"),
+        (None, {"prompts": '{"masks": ["x"]}'}, 422, "prompts.masks.0"),
+        (None, {"prompts": '{"masks": [{}]}'}, 422, "segmentation: expected polygons or an RLE"),
+        (None, {"prompts": '{"masks": [{"size": [4, 4], "counts": "4"}]}'}, 422, "expected an RLE of size [40, 60]"),
+        (None, {"prompts": '{"masks": [{"size": [40, 60], "counts": "#"}]}'}, 422, "expected an RLE's counts"),
+        (None, {"prompts": json.dumps({"masks": [encode_mask(np.zeros((40, 60), bool))]})}, 422, "got an empty mask"),
+        (
+            None,
+            {"prompts": json.dumps({"masks": [encode_mask(drawn_mask())], "boxes": [[1, 1, 9, 9]] * 2})},
+            422,
+            "expected one entry per object in each list, got 2 boxes, 1 masks",
+        ),
+        (None, {"prompts": '{"detections": [{"id": 5}]}'}, 422, "annotation 5: expected a segmentation or a bbox"),
+        (None, {"prompts": '{"detections": [{"id": "x"}]}'}, 422, "prompts.detections.0.id"),
+        (
+            None,
+            {"prompts": '{"detections": [{"bbox": [1, 1, 9, 9]}], "boxes": [[1, 1, 9, 9]]}'},
+            422,
+            "detections: expected without other prompts",
+        ),
+        (None, {"prompts": json.dumps({"masks": [{"counts": "0" * 2_000_000}]})}, 400, "Part exceeded maximum size"),
         (None, {"prompts": '{"colour": 1}'}, 422, "prompts.colour"),
         (None, {"prompts": json.dumps({"boxes": [[1, 1, 9, 9]] * 33})}, 422, "prompts.boxes"),
     ],
@@ -166,8 +248,11 @@ def test_images_with_too_many_pixels_are_not_decoded(models: DemoModels) -> None
         assert answer.status_code == 422 and "expected at most 100 pixels, got 60 x 40" in answer.json()["error"]
 
 
-def test_large_images_are_shrunk() -> None:
-    assert ImageStore().read(png((3000, 30))).shape == (20, 2048, 3)
+def test_large_images_are_shrunk_for_the_page(client: TestClient) -> None:
+    content = png((3000, 30))
+    assert post_image(client, "/demo/images", content).json()["size"] == [20, 2048]
+    box = {"prompts": '{"boxes": [[2900, 2, 2990, 28]]}'}
+    assert post_image(client, "/api/segment", content, **box).json()["size"] == [30, 3000]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from amodal.app.images import (
     EXAMPLE_SEEDS,
+    MAX_SIDE,
     DemoImage,
     DemoModels,
     ImageStore,
@@ -109,7 +110,7 @@ def _add_api(app: FastAPI, models: DemoModels, queue: JobQueue, store: ImageStor
     async def segment(
         request: Request, image: Annotated[UploadFile, File()], prompts: Annotated[str, Form()] = "{}"
     ) -> dict[str, Any]:
-        """Segment the objects of an image. `prompts` is JSON: boxes, points, everything, threshold; {} finds all."""
+        """Segment the objects of an image. `prompts` is JSON in the form of `Prompts`; {} finds all objects."""
         wanted, content = _parse(Prompts, prompts, "prompts"), await image.read()
         scene = await queue.run(_visitor(request), partial(segment_upload, content, wanted))
         return scene.to_json()
@@ -152,7 +153,7 @@ def _add_demo(app: FastAPI, models: DemoModels, queue: JobQueue, store: ImageSto
 
     @app.post("/demo/images", include_in_schema=False)
     async def upload(image: Annotated[UploadFile, File()]) -> dict[str, Any]:
-        pixels = await asyncio.to_thread(store.read, await image.read())
+        pixels = await asyncio.to_thread(store.read, await image.read(), MAX_SIDE)
         return opened(store.add(Path(image.filename or "image").stem[:60] or "image", pixels))
 
     @app.post("/demo/examples/{name}", include_in_schema=False)

@@ -10,7 +10,7 @@ import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -22,27 +22,78 @@ from amodal.inference.everything import segment_everything
 from amodal.inference.exports import FORMATS, export_scene
 from amodal.inference.exports.layers import remove_front_objects
 from amodal.inference.find import ObjectFinder
-from amodal.inference.prompts import collect_prompts
+from amodal.inference.prompts import ObjectPrompt, collect_prompts
 from amodal.inference.scene import Scene
 from amodal.inference.segmenter import AmodalSegmenter
 from amodal.io.images import ImageArray, load_image
 from amodal.models.aura.processing import check_question
 
-MAX_SIDE = 2048  # longest side of a stored image; larger uploads are shrunk, because a page shows no more pixels
+MAX_SIDE = 2048  # longest side of an image on the page; larger uploads are shrunk, because a page shows no more pixels
 MAX_PROMPTS = 32
+MAX_NAME = 200  # characters of the name of a class
 EXAMPLE_SEEDS = {"one": 11, "two": 27, "three": 40}  # examples are drawn, so nothing is stored or downloaded
 EXAMPLE_SIZE = (384, 384)
 
 
+LabelledPoint = Annotated[list[float], Field(min_length=2, max_length=3)]
+"""A point [x, y] on an object, or [x, y, label] with 1 for a point on the object and 0 for a point not on it."""
+
+
+class Annotation(BaseModel):
+    """The keys of a COCO annotation that are used as a prompt; other keys are ignored."""
+
+    id: int | None = None
+    category_id: int | None = None
+    category_name: str | None = Field(None, max_length=MAX_NAME)
+    bbox: tuple[float, float, float, float] | None = None
+    visible_bbox: tuple[float, float, float, float] | None = None
+    segmentation: dict[str, Any] | list[Any] | None = None
+    visible_mask: dict[str, Any] | None = None
+
+
 class Prompts(BaseModel):
-    """Boxes and points of the objects to segment; without any, all objects are looked for."""
+    """The objects to segment; without any prompt, all objects are looked for.
+
+    `boxes`, `points_per_object` and `masks` describe the same N objects, as the arguments of `AmodalSegmenter` do, and
+    null leaves that kind of prompt out for one object. `detections` replaces these three and keeps names and ids. Each
+    entry of `points` is one more object.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
-    boxes: list[tuple[float, float, float, float]] = Field([], max_length=MAX_PROMPTS)
-    points: list[tuple[float, float]] = Field([], max_length=MAX_PROMPTS)
+    boxes: list[tuple[float, float, float, float] | None] = Field([], max_length=MAX_PROMPTS)
+    points: list[LabelledPoint] = Field([], max_length=MAX_PROMPTS)
+    points_per_object: list[Annotated[list[LabelledPoint], Field(max_length=MAX_PROMPTS)] | None] = Field(
+        [], max_length=MAX_PROMPTS
+    )
+    masks: list[dict[str, Any] | None] = Field([], max_length=MAX_PROMPTS)
+    detections: list[Annotation] = Field([], max_length=MAX_PROMPTS)
     everything: bool = False
     threshold: float | None = Field(None, gt=0, lt=1)
+
+    def objects(self, size: tuple[int, int]) -> list[ObjectPrompt]:
+        """One prompt per object of an image of this size (H, W); none if all objects are to be found.
+
+        Raises:
+            InputError: an impossible prompt, or lists of different lengths.
+        """
+        if self.everything:
+            return []
+        objects: list[ObjectPrompt] = []
+        if self.boxes or self.points_per_object or self.masks or self.detections:
+            points, labels = _split_labels(self.points_per_object)
+            objects = collect_prompts(
+                size,
+                boxes_xyxy=self.boxes or None,
+                points_xy=points or None,
+                point_labels=labels or None,
+                masks=self.masks or None,
+                detections=[entry.model_dump(exclude_none=True) for entry in self.detections] or None,
+            )
+        if self.points:
+            points, labels = _split_labels([[point] for point in self.points])
+            objects += collect_prompts(size, points_xy=points, point_labels=labels)
+        return objects
 
 
 @dataclass(eq=False)
@@ -100,13 +151,18 @@ class ImageStore:
         self.images.move_to_end(key)
         return image
 
-    def read(self, content: bytes) -> ImageArray:
-        """Decode an upload to (H, W, 3) uint8 RGB and shrink it to at most `MAX_SIDE` per side.
+    def read(self, content: bytes, max_side: int | None = None) -> ImageArray:
+        """Decode an upload to (H, W, 3) uint8 RGB.
+
+        Args:
+            content: bytes of an image file.
+            max_side: longest side of the result, to which a larger image is shrunk; its own size if None.
 
         Raises:
             InputError: not an image, a damaged one, or one with too many pixels.
         """
-        return shrink(decode_image(content, self.max_pixels))
+        pixels = decode_image(content, self.max_pixels)
+        return pixels if max_side is None else shrink(pixels, max_side)
 
     def _remove_old(self) -> None:
         limit = time.monotonic() - self.max_seconds
@@ -134,13 +190,11 @@ class DemoModels:
             prompts: which objects.
 
         Raises:
-            InputError: an impossible box, point or threshold.
+            InputError: an impossible box, point, mask or threshold.
         """
-        if prompts.everything or not (prompts.boxes or prompts.points):
+        objects = prompts.objects((pixels.shape[0], pixels.shape[1]))
+        if not objects:
             return segment_everything(self.segmenter, self.finder, pixels, threshold=prompts.threshold)
-        size = (pixels.shape[0], pixels.shape[1])
-        objects = collect_prompts(size, boxes_xyxy=prompts.boxes) if prompts.boxes else []
-        objects += collect_prompts(size, points_xy=[[point] for point in prompts.points]) if prompts.points else []
         return self.segmenter.segment_batch([pixels], [objects], threshold=prompts.threshold)[0]
 
     def ask(self, image: DemoImage, question: str) -> dict[str, Any]:
@@ -268,7 +322,16 @@ def decode_image(content: bytes, max_pixels: int) -> ImageArray:
         raise InputError(f"image: expected a complete image, got a damaged one ({error!s:.80})") from error
 
 
-def shrink(pixels: ImageArray, max_side: int = MAX_SIDE) -> ImageArray:
+def _split_labels(
+    objects: list[list[list[float]] | None],
+) -> tuple[list[list[list[float]] | None], list[list[float] | None]]:
+    """Separate the points (x, y) of each object from their labels; a point without a label is on the object."""
+    points = [None if own is None else [point[:2] for point in own] for own in objects]
+    labels = [None if own is None else [point[2] if len(point) > 2 else 1 for point in own] for own in objects]
+    return points, labels
+
+
+def shrink(pixels: ImageArray, max_side: int) -> ImageArray:
     """Shrink an (H, W, 3) image if a side is longer than `max_side`."""
     H, W = pixels.shape[:2]
     if max(H, W) <= max_side:

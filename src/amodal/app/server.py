@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
 
 from amodal.errors import InputError
 
@@ -301,6 +302,10 @@ def add_error_handlers(app: FastAPI, statuses: Mapping[type[Exception], int] | N
     known.update(statuses or {})
     for kind, status in known.items():
         app.add_exception_handler(kind, respond(status))
+
+    @app.exception_handler(HTTPException)
+    def refused(_: object, error: Any) -> Any:
+        return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
     def invalid_request(_: object, error: Any) -> Any:
