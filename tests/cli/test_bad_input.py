@@ -93,6 +93,9 @@ def test_recipes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "model.lora_rnk: unknown key" in refused(capsys, tmp_path, "info", recipe(model=", lora_rnk: 3"))
     assert "expected key=value" in refused(capsys, tmp_path, "info", recipe(), "--set", "model.lora_rank")
     assert "does not exist" in refused(capsys, tmp_path, "train", str(tmp_path / "none.yaml"))
+    assert "fork: expected a run with a checkpoint and a model in" in refused(
+        capsys, tmp_path, "train", recipe(), "--fork", "second"
+    )
 
 
 def test_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -51,7 +51,9 @@ class Hold:
     last: int
 
 
-def start(recipe_file: Path, processes: int = 1, hold: Hold | None = None, **environment: str) -> list[BaseProcess]:
+def start(
+    recipe_file: Path, processes: int = 1, hold: Hold | None = None, fork: str | None = None, **environment: str
+) -> list[BaseProcess]:
     """Start one training over several processes; errors go to `recipe_file` with `.<rank>` appended."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -62,7 +64,7 @@ def start(recipe_file: Path, processes: int = 1, hold: Hold | None = None, **env
     started = []
     for rank in range(processes):
         own = world | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {})
-        process = _SERVER.Process(target=run_training, args=(str(recipe_file), own, hold))
+        process = _SERVER.Process(target=run_training, args=(str(recipe_file), own, hold, fork))
         process.start()
         started.append(process)
     return started
@@ -87,7 +89,7 @@ def sign_of(recipe_file: Path) -> Path:
     return recipe_file.with_suffix(".holds")
 
 
-def run_training(recipe_file: str, environment: dict[str, str], hold: Hold | None) -> None:
+def run_training(recipe_file: str, environment: dict[str, str], hold: Hold | None, fork: str | None) -> None:
     """Body of a process."""
     os.environ.update(environment)
     import torch
@@ -102,7 +104,7 @@ def run_training(recipe_file: str, environment: dict[str, str], hold: Hold | Non
     if hold is not None:
         _wait_at(hold, sign_of(Path(recipe_file)))
     try:
-        train(load_recipe(recipe_file), progress=False)
+        train(load_recipe(recipe_file), progress=False, fork=fork)
     except BaseException:
         rank = environment.get("RANK", "0")
         Path(recipe_file).with_suffix(f".{rank}").write_text(traceback.format_exc())

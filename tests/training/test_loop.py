@@ -100,6 +100,7 @@ def test_the_saved_model_has_the_averaged_weights(tmp_path: Path) -> None:
 
 def test_checkpoints_of_another_model_are_refused(tmp_path: Path) -> None:
     run(tiny_recipe(tmp_path, steps=2))
+    (tmp_path / "run" / "recipe.yaml").unlink()
     with pytest.raises(InputError, match="output: expected checkpoints of this recipe's model"):
         run(tiny_recipe(tmp_path, model={"hidden_size": 24}))
     with pytest.raises(InputError, match=r"output: expected .* to contain average\.pt"):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,15 @@ import yaml
 
 from amodal.errors import InputError
 from amodal.models.plug import PlugConfig
-from amodal.training.recipe import PlugModelRecipe, load_recipe, parse_recipe
+from amodal.training.recipe import (
+    MAY_CHANGE,
+    NO_VALUE,
+    PlugModelRecipe,
+    Recipe,
+    differences,
+    load_recipe,
+    parse_recipe,
+)  # fmt: skip
 
 SOURCE = {"format": "canonical", "annotations": "a.json"}
 SAM = {
@@ -114,3 +124,68 @@ def test_files_that_are_not_recipes_are_rejected(tmp_path: Path) -> None:
         load_recipe(written(tmp_path, "a: [1"))
     with pytest.raises(InputError, match="expected a mapping, got list"):
         load_recipe(written(tmp_path, "[1, 2]"))
+
+
+def changed(*overrides: str, folder: Path) -> Recipe:
+    return load_recipe(written(folder, PLUG), list(overrides))
+
+
+def test_differences_are_named_by_dotted_keys_with_both_values(tmp_path: Path) -> None:
+    begun = changed(folder=tmp_path)
+    assert differences(begun, changed(folder=tmp_path)) == {}
+    given = changed(
+        "seed=2",
+        "model.lora_rank=4",
+        "data.train.1.weight=2",
+        "training.betas=[0.9, 0.95]",
+        "training.steps=null",
+        "training.epochs=3",
+        folder=tmp_path,
+    )
+    assert differences(begun, given) == {
+        "seed": (0, 2),
+        "model.lora_rank": (16, 4),
+        "data.train.1.weight": (1.0, 2.0),
+        "training.steps": (10, None),
+        "training.epochs": (None, 3),
+        "training.betas": ([0.9, 0.999], [0.9, 0.95]),
+    }
+
+
+def test_an_entry_that_only_one_recipe_has_is_one_difference(tmp_path: Path) -> None:
+    two, one = (
+        changed(folder=tmp_path),
+        changed("data.train=[{format: canonical, annotations: a.json}]", folder=tmp_path),
+    )
+    entry = two.data.train[1].model_dump(mode="json")
+    assert differences(two, one) == {"data.train.1": (entry, NO_VALUE)}
+    assert differences(one, two) == {"data.train.1": (NO_VALUE, entry)}
+
+
+def test_a_key_that_an_older_recipe_lacks_equals_its_default(tmp_path: Path) -> None:
+    recipe = changed(folder=tmp_path)
+    content = recipe.model_dump(mode="json")
+    for section, key in (("data", "mask_prompt_share"), ("data", "mask_prompt_noise"), ("model", "mask_prompts")):
+        del content[section][key]
+    older = load_recipe(written(tmp_path, content))
+    assert differences(older, recipe) == {}
+    assert differences(older, changed("data.mask_prompt_noise=0.1", folder=tmp_path)) == {
+        "data.mask_prompt_noise": (0.05, 0.1)
+    }
+
+
+def test_keys_without_influence_on_the_weights_are_no_differences_and_stand_in_the_documentation(
+    tmp_path: Path,
+) -> None:
+    values = {
+        "output": "runs/y", "training.checkpoint_every": 7, "training.compile": True,
+        "training.gradient_checkpointing": True, "training.log_every": 7, "training.max_minutes": 5.0,
+        "training.picture_objects": 0, "training.trackers": [], "training.workers": 3,
+    }  # fmt: skip
+    assert values.keys() == MAY_CHANGE
+    given = changed(*(f"{key}={json.dumps(value)}" for key, value in values.items()), folder=tmp_path)
+    assert differences(changed(folder=tmp_path), given) == {}
+    assert given.training.workers == 3 and given.output == "runs/y"
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `") and line.endswith("| may change |")]
+    assert {key for row in rows for key in re.findall(r"`([a-z_.]+)`", row.split("|")[1])} == MAY_CHANGE

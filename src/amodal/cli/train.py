@@ -17,12 +17,19 @@ def train(
     stop_after: Annotated[
         int | None, typer.Option(help="Stop with a checkpoint after this step; the same command resumes.")
     ] = None,
+    fork: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Start a new run in the folder NAME beside the recipe's output, from the last weights of that run.",
+        ),
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print memory and number of steps without training.")] = False,
     processes: Annotated[int, typer.Option(min=1, help="Number of GPUs, for --plan.")] = 1,
     objects: Annotated[int | None, typer.Option(min=1, help="Number of training objects, for --plan.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train a model by a recipe, or resume a run that was stopped.
+    """Train a model by a recipe, or resume a run that was stopped, with the recipe that it began with.
 
     Example: amodal train recipes/plug/tiny.yaml --set training.steps=100
     """
@@ -39,7 +46,7 @@ def train(
 
     from amodal.training.loop import train as run_training
 
-    folder = run_training(parsed, progress=not as_json, stop_after=stop_after)
+    folder = run_training(parsed, progress=not as_json, stop_after=stop_after, fork=fork)
     if not PartialState().is_main_process:
         return
     typer.echo(json.dumps({"model": str(folder)}) if as_json else f"Best model: {folder}")

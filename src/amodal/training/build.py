@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import SamConfig
 
@@ -70,31 +71,36 @@ class TrainingSetup:
     mask_threshold: float
 
 
-def build(recipe: Recipe) -> TrainingSetup:
+def build(recipe: Recipe, weights: Path | None = None) -> TrainingSetup:
     """Build the model, the task and the datasets of a recipe.
 
     The data are read first, so that a missing file is reported before a base is loaded.
+
+    Args:
+        recipe: a parsed recipe.
+        weights: safetensors file with tensors that replace those of the model `recipe.init`: a checkpoint of the run
+            that has saved this model.
 
     Raises:
         InputError: data or a base cannot be read, or settings contradict each other.
     """
     settings, seed = recipe.model, recipe.seed
     if isinstance(settings, AuraModelRecipe):
-        return _build_aura(recipe)
+        return _build_aura(recipe, weights)
     if isinstance(settings, PlugModelRecipe):
         config = settings.config()
         train, validation = _object_crops(recipe, config.image_size, config.crop_scale, config.box_source)
         torch.manual_seed(seed)
         plug = PlugModel.from_base(settings.base, settings.config(), revision=settings.base_revision)
         if recipe.init is not None:
-            _load_plug_init(plug, recipe.init)
+            _load_plug_init(plug, recipe.init, weights)
         plug_task = PlugTask(plug.config)
         return TrainingSetup(plug_task.prepare(plug), plug_task, train, validation, plug.config.mask_threshold)
     train, validation = _object_crops(recipe, settings.image_size, settings.crop_scale, "visible")
     torch.manual_seed(seed)
     sam = new_sam(sam_config(settings), seed)
     if recipe.init is not None:
-        _load_init(sam, load_sam(recipe.init).model, recipe.init)
+        _load_init(sam, _updated(load_sam(recipe.init).model, weights), recipe.init)
     sam_task = SamTask(settings.points_share, settings.dice_weight, settings.quality_weight)
     return TrainingSetup(sam_task.prepare(sam), sam_task, train, validation, 0.5)
 
@@ -203,7 +209,22 @@ def _object_crops(recipe: Recipe, image_size: int, crop_scale: float, box_source
     ]
 
 
-def _load_plug_init(model: PlugModel, name: str) -> None:
+def _updated(saved: nn.Module, weights: Path | None) -> nn.Module:
+    """Replace the tensors of a saved model that a file contains, in place."""
+    if weights is None:
+        return saved
+    own_state, tensors = saved.state_dict(), load_file(weights)
+    different = sorted(k for k, v in tensors.items() if k not in own_state or own_state[k].shape != v.shape)
+    if different:
+        raise InputError(
+            f"fork: expected the checkpoint and the model of one run, got {str(weights)!r}, "
+            f"which differs from the model in {different[:2]}"
+        )
+    saved.load_state_dict(tensors, strict=False)
+    return saved
+
+
+def _load_plug_init(model: PlugModel, name: str, weights: Path | None) -> None:
     """Start a PLUG model from the weights of a saved one of the same sizes."""
     saved = PlugModel.from_pretrained(name)
     if saved.config.train_base and not model.config.train_base:
@@ -211,7 +232,7 @@ def _load_plug_init(model: PlugModel, name: str) -> None:
             f"init: expected a model on a frozen base with model.train_base=false, got {name!r}, whose own base "
             "an increment would leave out"
         )
-    _load_init(model, saved, name)
+    _load_init(model, _updated(saved, weights), name)
 
 
 def _load_init(model: nn.Module, saved: nn.Module, name: str, *, allow_missing: bool = False) -> None:
@@ -228,11 +249,11 @@ def _load_init(model: nn.Module, saved: nn.Module, name: str, *, allow_missing: 
     model.load_state_dict(saved_state, strict=not allow_missing)
 
 
-def _build_aura(recipe: Recipe) -> TrainingSetup:
+def _build_aura(recipe: Recipe, weights: Path | None) -> TrainingSetup:
     settings, data = recipe.model, recipe.data
     assert isinstance(settings, AuraModelRecipe) and isinstance(data, AuraDataRecipe)
     train, validation = _read_reason_sources(data.train), _read_reason_sources(data.validation)
-    model = _aura_model(settings, train, recipe)
+    model = _aura_model(settings, train, recipe, weights)
     make_samples = _named_images if model.config.names_only else _image_conversations
     train_samples, validation_samples = make_samples(model, data, train, validation)
     task = AuraTask(model.config)
@@ -243,7 +264,9 @@ def _read_reason_sources(sources: list[ReasonSourceRecipe]) -> list[ReasonSource
     return [ReasonSource(read_reason_seg(s.questions, s.annotations, s.images), s.weight) for s in sources]
 
 
-def _aura_model(settings: AuraModelRecipe, train: list[ReasonSource], recipe: Recipe) -> AuraModel:
+def _aura_model(
+    settings: AuraModelRecipe, train: list[ReasonSource], recipe: Recipe, weights: Path | None
+) -> AuraModel:
     """An untrained AURA model, or one with the weights of `recipe.init`."""
     config = settings.config()
     if config.naming_weight > 0:
@@ -268,7 +291,7 @@ def _aura_model(settings: AuraModelRecipe, train: list[ReasonSource], recipe: Re
         mllm_dtype=torch.float32 if config.train_mllm else frozen_dtype,
     )
     if saved is not None:
-        _load_init(model, saved, str(recipe.init), allow_missing=True)
+        _load_init(model, _updated(saved, weights), str(recipe.init), allow_missing=True)
     return model
 
 

@@ -44,7 +44,7 @@ from amodal.training.datasets.crops import ObjectCrops
 from amodal.training.datasets.sampling import Batch, StepSampler, loader, to_device
 from amodal.training.optimizers import learning_rate_factor, new_optimizer, total_steps
 from amodal.training.recipe import Recipe, load_recipe
-from amodal.training.record import LossMeter, RunRecord, check_trackers, draw_sheet
+from amodal.training.record import Fork, LossMeter, RunRecord, check_recipe, check_trackers, draw_sheet
 from amodal.training.validation import fixed_predictions, validate_answers, validate_masks
 
 SELECTION_SCORES = {"sam": ("visible",), "plug": ("full", "occ"), "aura": ("visible", "full", "token")}
@@ -58,11 +58,13 @@ def train(
     progress: bool = True,
     stop_after: int | None = None,
     resume: bool = True,
+    fork: str | None = None,
 ) -> Path:
     """Run or resume the training that a recipe describes.
 
     The run folder, `output` in the recipe, holds the best model (`model/`), the log, curves and checkpoints; see
-    docs/training.md. To run on several processes, start the calling program with `accelerate launch`.
+    docs/training.md. A run is only resumed with the recipe that it began with; keys on which its weights do not depend
+    may differ. To run on several processes, start the calling program with `accelerate launch`.
 
     Args:
         recipe: a parsed recipe, or the path of a YAML recipe.
@@ -71,27 +73,37 @@ def train(
         progress: whether to show a progress bar.
         stop_after: write a checkpoint and stop after this step; a later call resumes the run.
         resume: whether to resume from the newest checkpoint in the run folder, if there is one.
+        fork: name of a new run folder beside the recipe's `output`. The new run starts at step 0 with a new optimiser
+            from the last weights of the run in `output`, which stays unchanged; the recipe may differ from its recipe.
 
     Returns:
-        The folder of the model with the best validation scores, `output/model`, for `from_pretrained`.
+        The folder of the model with the best validation scores, `model` in the run folder, for `from_pretrained`.
 
     Raises:
-        InputError: the recipe, its data, base or settings cannot be used, or the run folder has
-            checkpoints of another model or settings, or has any checkpoints with `resume=False`.
+        InputError: the recipe, its data, base or settings cannot be used; the run folder has a run that began with
+            another recipe, or has any checkpoints with `resume=False`; or the run cannot be forked.
         FloatingPointError: the loss is not finite; the message names a file with the ids of the batch.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
     elif overrides:
         raise InputError("overrides: expected none for a parsed recipe, got some; apply them with load_recipe")
+    new_run = None if fork is None else Fork.of(recipe, fork)
+    if new_run is not None:
+        recipe = new_run.recipe
     out = Path(recipe.output)
     if not resume and complete_checkpoints(out / "checkpoints"):
         raise InputError(f"output: expected a folder without checkpoints for a new run, got {str(out)!r}")
+    check_recipe(recipe)
     settings = recipe.training
     check_trackers(list(settings.trackers))
     accelerator = _accelerator(recipe, out)
     check_device_and_settings(accelerator, settings)
-    setup = build(recipe)
+    if new_run is None:
+        setup = build(recipe)
+    else:
+        setup = build(recipe.model_copy(update={"init": str(new_run.model)}), new_run.weights)
+        new_run.begin(accelerator, setup.model)
     if settings.gradient_checkpointing:
         model: Any = setup.model
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -24,6 +24,27 @@ Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
+RECIPE_FILE = "recipe.yaml"
+"""File of a run folder with the recipe that its run began with."""
+
+MAY_CHANGE = frozenset(
+    {
+        "output",
+        "training.checkpoint_every",
+        "training.compile",
+        "training.gradient_checkpointing",
+        "training.log_every",
+        "training.max_minutes",
+        "training.picture_objects",
+        "training.trackers",
+        "training.workers",
+    }
+)
+"""Keys that a resumed run may change, because its weights do not depend on them; docs/training.md has the reasons."""
+
+NO_VALUE = "no value"
+"""Stands for the value of a key that one of two compared recipes does not have, such as an entry of a shorter list."""
+
 
 class Strict(BaseModel):
     """Base class of all sections: unknown keys and wrong types are errors."""
@@ -270,6 +291,43 @@ def parse_recipe(content: dict[str, Any], name: str = "recipe") -> Recipe:
             raise InputError(f"recipe {name}: model.{error}") from error
     _check_mask_prompts(recipe, name)
     return recipe
+
+
+def differences(begun: Recipe, given: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Compare two recipes in the keys on which the result of a training depends.
+
+    Args:
+        begun: recipe of a run folder; defaults stand for keys that were added to recipes later.
+        given: recipe of the call.
+
+    Returns:
+        The values in `begun` and in `given` by dotted key (`data.train.0.weight`), without the keys of `MAY_CHANGE`.
+        `NO_VALUE` stands for the value of a key that one of them does not have.
+    """
+    found = _differences("", begun.model_dump(mode="json"), given.model_dump(mode="json"))
+    return {key: values for key, values in found.items() if key not in MAY_CHANGE}
+
+
+def _differences(key: str, begun: Any, given: Any) -> dict[str, tuple[Any, Any]]:
+    if begun == given:
+        return {}
+    sections = [_section(value) for value in (begun, given)]
+    if sections[0] is None or sections[1] is None:
+        return {key: (begun, given)}
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in sections[0] | sections[1]:
+        inner = f"{key}.{name}" if key else name
+        found |= _differences(inner, *(section.get(name, NO_VALUE) for section in sections if section is not None))
+    return found
+
+
+def _section(value: Any) -> dict[str, Any] | None:
+    """A mapping, or a list of mappings by index; None for other values, which are compared as a whole."""
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
+        return {str(index): entry for index, entry in enumerate(value)}
+    return None
 
 
 def _check_mask_prompts(recipe: Recipe, name: str) -> None:

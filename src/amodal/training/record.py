@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,17 @@ import torch
 import yaml
 from accelerate import Accelerator
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from amodal.errors import InputError
-from amodal.io.files import atomic_path, write_atomic
+from amodal.io.files import atomic_folder, atomic_path, write_atomic
 from amodal.io.images import ImageArray
 from amodal.models.bases.sam import IMAGE_MEAN, IMAGE_STD
 from amodal.ops.arrays import Mask
-from amodal.training.recipe import Recipe
+from amodal.training.checkpoint import complete_checkpoints
+from amodal.training.recipe import NO_VALUE, RECIPE_FILE, Recipe, differences, load_recipe
 
+VERSIONS = "versions.json"
 LOG = "log.jsonl"
 CURVES = "curves.png"
 SHEETS = "pictures"
@@ -40,13 +43,17 @@ SHEET_CELL = 192
 """Side in pixels of one image on a sheet."""
 SHEET_GAP = 4
 
+SHOWN_DIFFERENCES = 3
+SHOWN_CHARACTERS = 60
+"""Number of differing keys that an error message shows, and the length of each of their values."""
+
 
 class RunRecord:
     """Writes to the run folder and to the trackers of the recipe, from the first process only.
 
     Args:
         accelerator: knows the trackers and which process this is.
-        recipe: recipe of the run; it is written to the run folder.
+        recipe: recipe of the run; it is written to the run folder when the run begins.
         step: number of steps done; log lines of later steps are dropped, because these steps will run again.
     """
 
@@ -175,8 +182,107 @@ def read_log(out: Path) -> LogLines:
     return lines
 
 
+def check_recipe(recipe: Recipe) -> None:
+    """Check that the run folder of a recipe has no run yet, or one that began with the same recipe.
+
+    Keys that do not change the result may differ, see `MAY_CHANGE`.
+
+    Raises:
+        InputError: the run began with another recipe; the message names the keys with both values.
+    """
+    file = Path(recipe.output) / RECIPE_FILE
+    if not file.is_file():
+        return
+    different = differences(load_recipe(file), recipe)
+    if not different:
+        return
+    shown = [
+        f"{key} {_shortened(given)} instead of {_shortened(begun)}"
+        for key, (begun, given) in list(different.items())[:SHOWN_DIFFERENCES]
+    ]
+    more = f" and {len(different) - len(shown)} more" if len(different) > len(shown) else ""
+    raise InputError(
+        f"recipe: expected the one that the run in {recipe.output!r} began with ({RECIPE_FILE}), got "
+        f"{', '.join(shown)}{more}; choose another output, or --fork NAME for a new run from its last weights"
+    )
+
+
+def _shortened(value: Any) -> str:
+    text = NO_VALUE if value == NO_VALUE else json.dumps(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A new run that starts from the last weights of another run, with a new optimiser, at step 0.
+
+    Attributes:
+        recipe: recipe of the new run. Its `init` is a copy of the last weights in the new run folder, so that the
+            other run may continue or be deleted.
+        model: saved model of the other run.
+        weights: file of its newest checkpoint with the tensors that replace those of `model`.
+        origin: `folder`, `step` and `commit` of the other run.
+    """
+
+    recipe: Recipe
+    model: Path
+    weights: Path
+    origin: dict[str, Any]
+
+    @classmethod
+    def of(cls, recipe: Recipe, name: str) -> Fork:
+        """Find the last weights of the run in the recipe's `output`, without writing anything.
+
+        Args:
+            recipe: its `output` is the run folder of the other run. All other keys hold for the new run.
+            name: name of the new run folder, beside the other one.
+
+        Raises:
+            InputError: the name is not that of a new folder, or the other run has no checkpoint or no model.
+        """
+        source = Path(recipe.output)
+        if name in ("", "..") or Path(name).name != name:
+            raise InputError(f"fork: expected the name of a new folder beside {str(source)!r}, got {name!r}")
+        target = source.parent / name
+        if target.exists():
+            raise InputError(
+                f"fork: expected the name of a new folder, got {str(target)!r}, which exists; "
+                f"resume a fork with its own {RECIPE_FILE}"
+            )
+        checkpoints = complete_checkpoints(source / "checkpoints")
+        model, weights = source / "model", checkpoints[-1] / "model.safetensors" if checkpoints else None
+        if weights is None or not weights.is_file() or not model.is_dir():
+            raise InputError(
+                f"fork: expected a run with a checkpoint and a model in {str(source)!r}, got none; "
+                "the key 'init' starts from any saved model"
+            )
+        step = json.loads((weights.parent / "progress.json").read_text())["step"]
+        origin = {"folder": str(source), "step": step, "commit": _read_versions(source).get("commit")}
+        forked = recipe.model_copy(update={"output": str(target), "init": str(target / "init")})
+        return cls(forked, model, weights, origin)
+
+    def begin(self, accelerator: Accelerator, model: nn.Module) -> None:
+        """Write the new run folder with its first weights, which appears complete or not at all.
+
+        Args:
+            accelerator: knows which process this is; every process must call this.
+            model: built model with the last weights of the other run, before it is prepared.
+        """
+        accelerator.wait_for_everyone()  # until every process has found the folder missing
+        if accelerator.is_main_process:
+            saved: Any = model
+            with atomic_folder(Path(self.recipe.output)) as folder:
+                saved.save_pretrained(folder / "init")
+                write_atomic(folder / VERSIONS, json.dumps({"forked_from": self.origin}, indent=1))
+                _write_recipe(folder, self.recipe)
+        accelerator.wait_for_everyone()
+
+
 def write_description(out: Path, recipe: Recipe, step: int, strategy: str = "NO", processes: int = 1) -> None:
-    """Write the resolved recipe, the strategy, the versions and the commit; drop log lines of steps after `step`."""
+    """Write the strategy, the versions and the commit, and drop log lines of steps after `step`.
+
+    The resolved recipe is written once, when the run begins. What the run was forked from is kept.
+    """
     import accelerate
     import transformers
 
@@ -184,7 +290,8 @@ def write_description(out: Path, recipe: Recipe, step: int, strategy: str = "NO"
     kept = [json.dumps(line) + "\n" for line in read_log(out) if line["step"] <= step]
     if (out / LOG).is_file():
         write_atomic(out / LOG, "".join(kept))
-    write_atomic(out / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+    if not (out / RECIPE_FILE).is_file():
+        _write_recipe(out, recipe)
     versions = {
         "commit": _commit(),
         "torch": torch.__version__,
@@ -193,7 +300,18 @@ def write_description(out: Path, recipe: Recipe, step: int, strategy: str = "NO"
         "strategy": strategy,
         "processes": processes,
     }
-    write_atomic(out / "versions.json", json.dumps(versions, indent=1))
+    kept_versions = {name: value for name, value in _read_versions(out).items() if name == "forked_from"}
+    write_atomic(out / VERSIONS, json.dumps(versions | kept_versions, indent=1))
+
+
+def _write_recipe(out: Path, recipe: Recipe) -> None:
+    write_atomic(out / RECIPE_FILE, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+
+
+def _read_versions(out: Path) -> dict[str, Any]:
+    file = out / VERSIONS
+    versions: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    return versions
 
 
 def _commit() -> str | None:
