@@ -130,20 +130,32 @@ def test_commands_of_the_how_tos_run(document: str, tmp_path: Path, monkeypatch:
     from PIL import Image
 
     from amodal.cli.main import main
-    from amodal.inference.exports.label_studio import to_tasks
+    from amodal.inference.exports.label_studio import to_task
+    from amodal.inference.results import ImageResult
     from amodal.inference.scene import Scene
     from amodal.io.frames import VideoWriter
     from amodal.synthetic.scenes import render_scene
 
     monkeypatch.chdir(tmp_path)
-    for folder in ("photos", "frames"):
+    for folder in ("photos", "masks"):
         Path(folder).mkdir()
-        Image.fromarray(render_scene(4, size=(128, 128)).image).save(Path(folder) / "one.png")
-    Image.fromarray(render_scene(3, size=(400, 400)).image).save("street.jpg")
+    mask = Image.new("1", (400, 400))
+    mask.paste(1, (30, 40, 210, 380))
+    for name in ("masks/0.png", "mask.png"):
+        mask.save(name)
+    Image.fromarray(render_scene(4, size=(128, 128)).image).save("photos/one.png")
+    for name in ("street.jpg", "photos/street.jpg"):
+        Image.fromarray(render_scene(3, size=(400, 400)).image).save(name)
+    content = {
+        "images": [{"id": 1, "file_name": "one.png"}, {"id": 2, "file_name": "street.jpg"}],
+        "categories": [{"id": 1, "name": "shape"}],
+        "annotations": [{"id": i, "image_id": i, "category_id": 1, "bbox": [30, 40, 80, 80]} for i in (1, 2)],
+    }
+    Path("instances.json").write_text(json.dumps(content))
     with VideoWriter(Path("street.mp4"), Fraction(2)) as video:
         video.add(render_scene(5, size=(128, 128)).image)
     assert main(["segment", "street.jpg", "--box", "30,40,210,380", "--out", "street"]) == 0
-    task = to_tasks(Scene.load("street"), "one.png")[0]
+    task = to_task(ImageResult("one.png", Scene.load("street")), "one.png")
     Path("export.json").write_text(json.dumps([task | {"annotations": task["predictions"]}]))
     lines = [line for name, line in commands() if name == f"{document}.md"]
     for arguments in lines:

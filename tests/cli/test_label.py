@@ -9,7 +9,8 @@ from PIL import Image
 
 from amodal.cli.main import main
 from amodal.data.datasets import read_dataset
-from amodal.inference.exports.label_studio import from_task, to_tasks
+from amodal.inference.exports.label_studio import from_task, to_task
+from amodal.inference.results import ImageResult
 from amodal.inference.scene import Scene
 from amodal.inference.scene_object import SceneObject
 from tests.drawing import mask
@@ -17,16 +18,16 @@ from tests.drawing import mask
 
 def save_images(folder: Path) -> Path:
     folder.mkdir()
-    for name in ("a.png", "b.png"):
+    for name in ("a.png", "b.png", "._a.png"):
         Image.effect_noise((64, 48), 60).convert("RGB").save(folder / name)
     return folder
 
 
 def boxes_file(folder: Path) -> Path:
     content = {
-        "images": [{"id": 1, "file_name": "a.png", "height": 48, "width": 64}],
-        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [8, 8, 30, 30]}],
-        "categories": [{"id": 1, "name": "object"}],
+        "images": [{"id": 5, "file_name": "a.png", "height": 48, "width": 64}, {"id": 6, "file_name": "b.png"}],
+        "annotations": [{"id": 31, "image_id": 5, "category_id": 4, "bbox": [8, 8, 30, 30]}],
+        "categories": [{"id": 4, "name": "shoe"}],
     }
     path = folder / "boxes.json"
     path.write_text(json.dumps(content))
@@ -46,11 +47,14 @@ def test_corrected_predictions_become_a_dataset(tmp_path: Path, capsys: pytest.C
     assert main(["label", "predict", str(images), "--out", str(tasks_file), "--boxes", str(boxes_file(tmp_path))]) == 0
     tasks = json.loads(tasks_file.read_text())
     assert [t["data"]["image"] for t in tasks] == ["/data/local-files/?d=a.png", "/data/local-files/?d=b.png"]
-    assert len(from_task(tasks[0]).objects) == 1 and tasks_file.with_suffix(".xml").read_text().startswith("<View>")
+    (obj,) = from_task(tasks[0]).scene
+    assert (obj.name, obj.class_id, obj.source_id) == ("shoe", 4, 31) and tasks_file.with_suffix(
+        ".xml"
+    ).read_text().startswith("<View>")
 
     corrected = mask("##..", "####")
     scene = Scene([SceneObject.from_masks(mask("##..", "##.."), corrected, phrase="shoe")], (2, 4))
-    tasks[0]["annotations"] = to_tasks(scene, "x")[0]["predictions"]
+    tasks[0]["annotations"] = to_task(ImageResult("x", scene), "x")["predictions"]
     export = tmp_path / "export.json"
     export.write_text(json.dumps(tasks))
     out = tmp_path / "corrected" / "annotations.json"
@@ -59,7 +63,8 @@ def test_corrected_predictions_become_a_dataset(tmp_path: Path, capsys: pytest.C
     assert json.loads(capsys.readouterr().out) == {"images": 1, "objects": 1, "left_out": 1}
     dataset = read_dataset("canonical", out, images)
     (record,) = dataset.images
-    assert record.file_name == "a.png" and np.array_equal(record.objects[0].amodal_mask(), corrected)
+    assert (record.id, record.file_name, record.objects[0].id) == (5, "a.png", 31)
+    assert np.array_equal(record.objects[0].amodal_mask(), corrected)
     assert dataset.categories[record.objects[0].category_id] == "shoe"
 
 
@@ -75,18 +80,20 @@ def test_without_boxes_the_objects_are_found(tmp_path: Path, capsys: pytest.Capt
 
 def test_invalid_inputs_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images, out = save_images(tmp_path / "photos"), str(tmp_path / "out.json")
-    assert "folder: expected a folder" in refused(capsys, "label", "predict", str(tmp_path / "no"), "--out", out)
+    assert "folder: expected a folder of images" in refused(
+        capsys, "label", "predict", str(tmp_path / "no"), "--out", out
+    )
     both = ("--boxes", str(boxes_file(tmp_path)), "--detector", "x")
-    assert "expected either --boxes or --detector" in refused(
+    assert "expected either --annotations or --detector" in refused(
         capsys, "label", "predict", str(images), "--out", out, *both
     )
     wrong = tmp_path / "wrong.json"
     wrong.write_text('{"images": 3}')
-    assert "boxes: expected a COCO file" in refused(
-        capsys, "label", "predict", str(images), "--out", out, "--boxes", str(wrong)
+    assert "expected a COCO file, got a file without images and annotations and categories" in refused(
+        capsys, "label", "predict", str(images), "--out", out, "--annotations", str(wrong)
     )
     wrong.write_text('{"images": [], "annotations": [3]}')
-    assert "boxes: expected a COCO file" in refused(
+    assert "expected records in annotations, got 3" in refused(
         capsys, "label", "predict", str(images), "--out", out, "--boxes", str(wrong)
     )
     wrong.write_text('{"images": 3}')
@@ -98,13 +105,27 @@ def test_invalid_inputs_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not Path(out).exists()
 
 
-def test_scenes_are_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_that_fail_are_reported_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, out = save_images(tmp_path / "photos"), tmp_path / "t.json"
+    (images / "b.png").write_text("broken")
+    arguments = ["label", "predict", str(images), "--out", str(out), "--boxes", str(boxes_file(tmp_path))]
+    assert main([*arguments, "--json"]) == 3
+    captured = capsys.readouterr()
+    assert list(json.loads(captured.out)["failed"]) == ["b.png"] and len(json.loads(out.read_text())) == 1
+    assert captured.err.startswith("amodal: b.png: image ") and captured.err.count("\n") == 2
+    assert "b.png: image" in refused(capsys, *arguments, "--strict")
+    Image.new("RGB", (8, 8)).save(images / "c.png")
+    assert main(arguments) == 3
+    assert capsys.readouterr().out.startswith("Left out: 1 images of the folder that boxes.json does not have")
+
+
+def test_saved_results_become_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     m = mask("##..", "##..")
-    pixels = np.zeros((2, 4, 3), np.uint8)
-    folder = Scene([SceneObject.from_masks(m, m)], (2, 4), pixels).save(tmp_path / "scene")
-    Image.fromarray(pixels).save(tmp_path / "street.png")
-    arguments = ["export", "scene", str(folder), "--to", "layers", "--out", str(tmp_path / "layers"), "--json"]
-    assert "expected a scene with its image" in refused(capsys, *arguments)
-    assert main([*arguments, "--image", str(tmp_path / "street.png")]) == 0
-    files = json.loads(capsys.readouterr().out)
-    assert [Path(f).name for f in files] == ["00_object_00.png", "01_background.png", "layers.json"]
+    obj = SceneObject.from_masks(m, m, name="shoe", class_id=4, source_id=31)
+    Scene([obj], (2, 4), image_path=Path("photos/a.png")).save(tmp_path / "scenes" / "a")
+    out = tmp_path / "tasks.json"
+    assert main(["label", "tasks", str(tmp_path / "scenes"), "--out", str(out), "--url", "s3://x/", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["objects"] == 1
+    (task,) = json.loads(out.read_text())
+    assert task["data"]["image"] == "s3://x/a.png" and from_task(task).scene[0].source_id == 31
+    assert out.with_suffix(".xml").is_file()

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from amodal.errors import InputError
-from amodal.inference.everything import load_or_find, remove_duplicates, segment_everything
+from amodal.inference.everything import remove_duplicates, segment_everything
 from amodal.inference.find import Detector, GridSettings, ObjectFinder, check_points
-from amodal.inference.scene import Scene
 from amodal.inference.scene_object import SceneObject
 from amodal.inference.segmenter import AmodalSegmenter
 from amodal.ops.boxes import box_iou
@@ -134,17 +133,3 @@ def test_a_detector_gives_boxes_and_labels(tmp_path: Path) -> None:
 def test_an_unknown_detector_is_refused() -> None:
     with pytest.raises(InputError, match="detector: expected a model for object-detection, got '/nowhere'"):
         Detector("/nowhere")
-
-
-def test_saved_frames_are_not_segmented_again(tmp_path: Path) -> None:
-    image, _ = squares()
-    square = image[..., 0] > 0
-    calls = []
-
-    def find(pixels: np.ndarray) -> Scene:
-        calls.append(1)
-        return Scene([SceneObject.from_masks(square, square)], (128, 128), pixels)
-
-    first, second = (load_or_find(tmp_path / "0", image, find) for _ in range(2))
-    assert calls == [1] and np.array_equal(first.objects[0].visible_mask, second.objects[0].visible_mask)
-    assert second.image is not None

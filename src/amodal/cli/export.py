@@ -1,4 +1,4 @@
-"""`amodal export`: scenes and models in the formats of other tools."""
+"""`amodal export`: results and models in the formats of other tools."""
 
 from __future__ import annotations
 
@@ -8,37 +8,55 @@ from typing import Annotated
 
 import typer
 
-from amodal.cli.options import JsonSummary
+from amodal.cli.options import FormatName, JsonSummary
 
 export_app = typer.Typer(no_args_is_help=True)
 
+Source = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder of one scene, folder of scenes, predictions file, or folder that `amodal batch` wrote."
+    ),
+]
+Dataset = Annotated[
+    Path | None, typer.Option(help="Annotation file that predictions belong to; scenes do not need it.")
+]
 
-@export_app.command("scene")
-def export_scene_command(
-    scene: Annotated[Path, typer.Argument(help="Folder that `amodal segment` or `amodal ask` wrote.")],
+
+@export_app.command("scenes")
+@export_app.command("scene", hidden=True)
+def export_scenes_command(
+    source: Source,
     to: Annotated[
-        str, typer.Option(help="Format: coco, coco-visible, cvat, label-studio, labelme, layers, crops or csv.")
+        str, typer.Option(help="Format: coco, coco-visible, cvat, label-studio, labelme, yolo, layers, crops or csv.")
     ],
     out: Annotated[Path, typer.Option(help="New folder to write.")],
+    annotations: Dataset = None,
+    format_: FormatName = None,
     image: Annotated[
-        Path | None, typer.Option(help="Image of the scene; required for layers and crops, embedded by labelme.")
+        Path | None,
+        typer.Option(
+            help="Image of the scene, or folder of the images; layers and crops need them (default: the files that "
+            "were segmented), labelme embeds them if given."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the names of the written files as JSON.")] = False,
 ) -> None:
-    """Write a scene in the format of another tool.
+    """Write scenes or predictions as one dataset in the format of another tool.
 
-    Example: amodal export scene street-amodal --to layers --image street.jpg --out layers
+    File names, names and ids of the objects are kept.
+
+    Example: amodal export scenes amodal --to yolo --out amodal-yolo
     """
-    from amodal.inference.exports import export_scene
-    from amodal.inference.scene import Scene
-    from amodal.io.images import load_image
+    from amodal.inference.exports import export_results
+    from amodal.inference.results import read_results
 
-    loaded = Scene.load(scene)
-    if image is not None:
-        loaded = Scene(loaded.objects, loaded.size, load_image(image), loaded.question, loaded.answer)
-    folder = export_scene(loaded, to, out, image.name if image is not None else "image.png")
-    files = sorted(str(path) for path in folder.iterdir())
-    typer.echo(json.dumps(files) if as_json else "Written: " + ", ".join(files))
+    folder = export_results(read_results(source, annotations, format_), to, out, image)
+    files = sorted(str(path) for path in folder.rglob("*") if path.is_file())
+    if as_json:
+        typer.echo(json.dumps(files))
+    else:
+        typer.echo("Written: " + (", ".join(files) if len(files) <= 8 else f"{len(files)} files in {folder}"))
 
 
 @export_app.command("onnx")

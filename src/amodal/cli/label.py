@@ -8,31 +8,51 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amodal.cli.options import DetectorName, DetectorTexts, Device, JsonSummary, ModelName
+from amodal.cli.export import Dataset, Source
+from amodal.cli.options import (
+    Clean,
+    DetectorName,
+    DetectorTexts,
+    Device,
+    Failures,
+    FormatName,
+    JsonSummary,
+    ModelName,
+    Strict,
+)
 from amodal.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from amodal.inference.scene import Scene
     from amodal.inference.segmenter import AmodalSegmenter
 
 label_app = typer.Typer(no_args_is_help=True)
+
+TaskFile = Annotated[Path, typer.Option(help="JSON file of tasks to import into Label Studio.")]
+Prefix = Annotated[
+    str, typer.Option(help="Prefix of the image names in the tasks: where Label Studio finds the images.")
+]
+LOCAL_FILES = "/data/local-files/?d="
 
 
 @label_app.command("predict")
 def predict(
     folder: Annotated[Path, typer.Argument(help="Folder of images.")],
-    out: Annotated[Path, typer.Option(help="JSON file of tasks to import into Label Studio.")],
-    url: Annotated[
-        str, typer.Option(help="Prefix of the image names in the tasks: where Label Studio finds the images.")
-    ] = "/data/local-files/?d=",
-    boxes: Annotated[Path | None, typer.Option(help="COCO file with boxes; without it, find the objects.")] = None,
+    out: TaskFile,
+    url: Prefix = LOCAL_FILES,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(
+            "--annotations",
+            "--boxes",
+            help="COCO file with masks or boxes of visible parts; without it, find the objects.",
+        ),
+    ] = None,
     detector: DetectorName = None,
     text: DetectorTexts = None,
     model: ModelName = "plug-tiny",
+    clean: Clean = True,
     device: Device = "auto",
+    strict: Strict = False,
     as_json: JsonSummary = False,
 ) -> None:
     """Predict visible and amodal masks for a folder of images, as Label Studio tasks to correct.
@@ -41,37 +61,61 @@ def predict(
 
     Example: amodal label predict photos --out tasks.json
     """
-    from amodal.inference.exports.label_studio import LABEL_CONFIG, to_tasks
-    from amodal.inference.find import scene_finder
-    from amodal.inference.segmenter import AmodalSegmenter
-    from amodal.io.files import write_atomic
-    from amodal.io.frames import open_frames
+    if annotations is not None and detector is not None:
+        raise InputError("annotations: expected either --annotations or --detector, got both")
+    from amodal.inference.exports.label_studio import to_task
+    from amodal.inference.folder import ImageSegmenter, images_of_folder
+    from amodal.inference.prompt_files import read_coco_file
+    from amodal.io.images import load_image
     from amodal.io.progress import progress_bar
 
-    if not folder.is_dir():
-        raise InputError(f"folder: expected a folder of images, got {str(folder)!r}")
-    if boxes is not None and detector is not None:
-        raise InputError("boxes: expected either --boxes or --detector, got both")
-    frames = open_frames(folder)
-    given = {} if boxes is None else _boxes_by_image(boxes)
-    segmenter = AmodalSegmenter.from_pretrained(model, device=device)
-    find = scene_finder(segmenter, detector, text, None) if boxes is None else None
+    def load() -> AmodalSegmenter:
+        from amodal.inference.segmenter import AmodalSegmenter
+
+        return AmodalSegmenter.from_pretrained(model, device=device)
+
+    failures, segment = Failures(strict), ImageSegmenter(load, detector, text, clean=clean)
+    coco = None if annotations is None else read_coco_file(annotations)
+    images = images_of_folder(folder, coco, failures.add)
     tasks: list[dict[str, Any]] = []
     num_objects = 0
-    images = progress_bar(frames, "images", not as_json, frames.total)
-    for name, (_, pixels) in zip(frames.names or (), images, strict=True):
-        scene = find(pixels) if find is not None else _segment_boxes(segmenter, pixels, given.get(name, []))
-        num_objects += len(scene.objects)
-        tasks += to_tasks(scene, f"{url}{name}")
-    write_atomic(out, json.dumps(tasks))
-    write_atomic(out.with_suffix(".xml"), LABEL_CONFIG)
-    summary = {"images": len(tasks), "objects": num_objects, "tasks": str(out), "config": str(out.with_suffix(".xml"))}
-    if as_json:
-        typer.echo(json.dumps(summary))
-    else:
-        typer.echo(
-            f"{num_objects} objects in {len(tasks)} images. Import {out} with the interface {out.with_suffix('.xml')}"
-        )
+    for index in progress_bar(range(len(images)), "images", not as_json):
+        path = images.paths[index]
+        try:
+            prompts = images.prompts(index, failures.add)
+            pixels = load_image(path)
+        except InputError as error:
+            failures.add(path.name, str(error))
+            continue
+        result = images.result(index, segment(pixels, prompts))
+        num_objects += len(result.scene)
+        tasks.append(to_task(result, f"{url}{path.relative_to(folder).as_posix()}"))
+    if images.num_other and annotations is not None and not as_json:
+        typer.echo(f"Left out: {images.num_other} images of the folder that {annotations.name} does not have")
+    _write_tasks(tasks, num_objects, out, as_json, failures)
+
+
+@label_app.command("tasks")
+def tasks_of_results(
+    source: Source,
+    out: TaskFile,
+    url: Prefix = LOCAL_FILES,
+    annotations: Dataset = None,
+    format_: FormatName = None,
+    as_json: JsonSummary = False,
+) -> None:
+    """Write results that exist already as Label Studio tasks to correct.
+
+    Also writes the labelling interface as OUT.xml.
+
+    Example: amodal label tasks predictions --annotations instances.json --out tasks.json
+    """
+    from amodal.inference.exports.label_studio import to_tasks
+    from amodal.inference.results import read_results
+
+    results = read_results(source, annotations, format_)
+    tasks = to_tasks(results, url)
+    _write_tasks(tasks, sum(len(task["data"]["objects"]) for task in tasks), out, as_json, Failures())
 
 
 @label_app.command("collect")
@@ -86,8 +130,9 @@ def collect_corrections(
 
     Example: amodal label collect export.json --out corrected/annotations.json
     """
-    from amodal.inference.exports.coco import scenes_to_coco_file
+    from amodal.inference.exports.coco import to_coco_file
     from amodal.inference.exports.label_studio import from_task
+    from amodal.inference.results import Results
     from amodal.io.files import write_atomic
 
     try:
@@ -99,7 +144,7 @@ def collect_corrections(
     done = [t for t in tasks if any(not a.get("was_cancelled") for a in t.get("annotations") or [])]
     if not done:
         raise InputError(f"export: expected annotated tasks, got none among {len(tasks)}")
-    content = scenes_to_coco_file((_image_name(task), from_task(task)) for task in done)
+    content = to_coco_file(Results.of(from_task(task) for task in done))
     write_atomic(out, json.dumps(content))
     num_skipped, num_objects = len(tasks) - len(done), len(content["annotations"])
     if as_json:
@@ -109,27 +154,17 @@ def collect_corrections(
         typer.echo(f"Written: {out}: {num_objects} objects in {len(done)} images{note}")
 
 
-def _segment_boxes(segmenter: AmodalSegmenter, pixels: npt.NDArray[np.uint8], boxes: list[list[float]]) -> Scene:
-    from amodal.inference.scene import Scene
+def _write_tasks(tasks: list[dict[str, Any]], num_objects: int, out: Path, as_json: bool, failures: Failures) -> None:
+    """Write the tasks and their labelling interface, print a summary, and exit with the code of the failures."""
+    from amodal.inference.exports.label_studio import LABEL_CONFIG
+    from amodal.io.files import write_atomic
 
-    return segmenter(pixels, boxes) if boxes else Scene([], (pixels.shape[0], pixels.shape[1]), pixels)
-
-
-def _boxes_by_image(path: Path) -> dict[str, list[list[float]]]:
-    """Boxes (xyxy) by file name of the image; the visible boxes where the file has them."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        names = {image["id"]: Path(image["file_name"]).name for image in content["images"]}
-        found: dict[str, list[list[float]]] = {}
-        for annotation in content["annotations"]:
-            x, y, w, h = annotation.get("visible_bbox") or annotation["bbox"]
-            found.setdefault(names[annotation["image_id"]], []).append([x, y, x + w, y + h])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"boxes: expected a COCO file, got {str(path)!r} ({error!r:.80})") from error
-    return found
-
-
-def _image_name(task: dict[str, Any]) -> str:
-    """The file name at the end of the image URL of a task."""
-    url = str(task["data"].get("image", ""))
-    return url.split("?d=")[-1].rsplit("/", 1)[-1] or f"task_{task.get('id')}"
+    config = out.with_suffix(".xml")
+    write_atomic(out, json.dumps(tasks))
+    write_atomic(config, LABEL_CONFIG)
+    if as_json:
+        summary = {"images": len(tasks), "objects": num_objects, "tasks": str(out), "config": str(config)}
+        typer.echo(json.dumps(summary | {"failed": failures.messages}))
+    else:
+        typer.echo(f"{num_objects} objects in {len(tasks)} images. Import {out} with the interface {config}")
+    failures.exit()

@@ -33,7 +33,7 @@ app = typer.Typer(
 for command in (segment, batch, ask, train, info, serve):
     app.command()(command)
 app.add_typer(evaluate_app, name="evaluate")
-app.add_typer(export_app, name="export", help="Write scenes and models in the formats of other tools.")
+app.add_typer(export_app, name="export", help="Write results and models in the formats of other tools.")
 app.add_typer(label_app, name="label", help="Predict masks, correct them in Label Studio and collect them.")
 app.add_typer(data_app, name="data", help="Inspect, validate, convert, draw and synthesize datasets.")
 app.add_typer(reasonseg_app, name="reasonseg", help="Generate, check, review and export question-answer data.")
@@ -61,8 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: command and options; those of the process if None.
 
     Returns:
-        0 on success, 2 on bad input, 1 on any other error. An error prints one line on stderr; with
-        AMODAL_DEBUG=1 any other error is raised with its traceback.
+        0 on success, 2 on bad input, 3 if some of many images or objects were skipped, 1 on any other error. An
+        error prints one line on stderr; with AMODAL_DEBUG=1 any other error is raised with its traceback.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

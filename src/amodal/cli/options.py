@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +23,48 @@ DetectorName = Annotated[
 DetectorTexts = Annotated[
     list[str] | None, typer.Option("--text", help="What an open-vocabulary detector looks for; may be repeated.")
 ]
+Threshold = Annotated[float | None, typer.Option(help="Smallest probability of foreground; default: the model's own.")]
+Clean = Annotated[bool, typer.Option("--clean/--no-clean", help="Remove specks, holes and thin rims from the masks.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first image or object that fails.")]
 JsonSummary = Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")]
+
+
+SOME_FAILED = 3
+"""Exit code of a command that skipped some of many images or objects."""
+
+
+@dataclass
+class Failures:
+    """Images and objects that a command skips and reports at its end.
+
+    Attributes:
+        strict: stop at the first of them.
+        messages: what is wrong, by the name of the image.
+    """
+
+    strict: bool = False
+    messages: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, name: str, message: str) -> None:
+        """Note what is wrong with an image or with one of its objects.
+
+        Raises:
+            InputError: `strict` is set.
+        """
+        if self.strict:
+            raise InputError(f"{name}: {message}")
+        self.messages.setdefault(name, []).append(message)
+
+    def exit(self) -> None:
+        """Print the failures on stderr, one per line, and exit with `SOME_FAILED`; without failures, do nothing."""
+        if not self.messages:
+            return
+        for name, messages in self.messages.items():
+            for message in messages:
+                typer.echo(f"amodal: {name}: {' '.join(message.split())}", err=True)
+        number = sum(map(len, self.messages.values()))
+        typer.echo(f"amodal: {number} failed and left out; everything else is written", err=True)
+        raise typer.Exit(SOME_FAILED)
 
 
 def parse_numbers(name: str, text: str, form: str) -> list[float]:
@@ -40,6 +82,39 @@ def parse_numbers(name: str, text: str, form: str) -> list[float]:
     if len(values) != count:
         raise InputError(f"{name}: expected {words} numbers {form}, got {text!r}")
     return values
+
+
+def parse_point(text: str) -> tuple[float, float, int]:
+    """Parse a point X,Y with label 1 (on the object), or X,Y,1 or X,Y,0 (not on the object).
+
+    Raises:
+        InputError: another form.
+    """
+    position, label = text, "1"
+    if text.count(",") == 2:
+        position, _, label = text.rpartition(",")
+    if label.strip() not in ("0", "1"):
+        raise InputError(f"point: expected the label 0 or 1 in X,Y,LABEL, got {text!r}")
+    x, y = parse_numbers("point", position, "X,Y")
+    return x, y, int(label)
+
+
+def group_points(points: list[tuple[float, float, int]]) -> list[list[tuple[float, float, int]]]:
+    """Points by object: each point with label 1 begins an object, points with label 0 belong to the one before.
+
+    Raises:
+        InputError: the first point has label 0.
+    """
+    groups: list[list[tuple[float, float, int]]] = []
+    for point in points:
+        if point[2]:
+            groups.append([point])
+        elif groups:
+            groups[-1].append(point)
+        else:
+            x, y, _ = point
+            raise InputError(f"point: expected a point on an object before one with label 0, got {x:g},{y:g},0 first")
+    return groups
 
 
 Annotations = Annotated[Path, typer.Option(help="Annotation file, or folder for masks and single COCOA records.")]

@@ -3,28 +3,114 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from amodal.cli.options import (
+    Clean,
     DetectorName,
     DetectorTexts,
     Device,
     Dtype,
+    Failures,
     JsonSummary,
     Mode,
     ModelName,
+    Strict,
+    Threshold,
+    group_points,
     parse_numbers,
+    parse_point,
 )
 from amodal.errors import InputError
 from amodal.io.files import require_folder
 
 if TYPE_CHECKING:
+    from amodal.inference.folder import ImageSegmenter
+    from amodal.inference.prompts import ObjectPrompt
     from amodal.inference.scene import Scene
     from amodal.inference.segmenter import AmodalSegmenter
+
+COMBINATIONS = (
+    "expected --box with --point (one box), --masks with --box (one box per mask), or --box, --point, --masks, "
+    "--annotations or --detector alone"
+)
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """What the command line says about the objects.
+
+    Attributes:
+        boxes: boxes X0,Y0,X1,Y1 in pixels.
+        points: points X,Y with a label 0 or 1.
+        masks: file or folder of visible masks, or None.
+        annotations: COCO file, or None.
+        detector: name of a detector, or None.
+
+    Raises:
+        InputError: prompts that cannot be combined.
+    """
+
+    boxes: list[list[float]]
+    points: list[tuple[float, float, int]]
+    masks: Path | None
+    annotations: Path | None
+    detector: str | None
+
+    def __post_init__(self) -> None:
+        given = self.given()
+        one_box_with_points = given == ["--box", "--point"] and len(self.boxes) == 1
+        if len(given) > 1 and not one_box_with_points and given != ["--box", "--masks"]:
+            told = [f"{len(self.boxes)} x --box" if name == "--box" else name for name in given]
+            raise InputError(f"prompts: {COMBINATIONS}, got {' and '.join(told)}")
+
+    def given(self) -> list[str]:
+        """Names of the options that were given."""
+        options: dict[str, Any] = {
+            "--box": self.boxes,
+            "--point": self.points,
+            "--masks": self.masks,
+            "--annotations": self.annotations,
+            "--detector": self.detector,
+        }
+        return [name for name, value in options.items() if value]
+
+    def prompts(self, image: Path, size: tuple[int, int]) -> list[ObjectPrompt] | None:
+        """The prompts of one image (H, W); None to find its objects.
+
+        Raises:
+            InputError: an impossible prompt, or annotations without objects of this image.
+        """
+        from amodal.inference.prompt_files import read_coco_file, read_masks
+        from amodal.inference.prompts import check_box, collect_prompts
+
+        if self.annotations is not None:
+            coco = read_coco_file(self.annotations)
+            found = coco.prompts(coco.image_of(image), size)
+            if not found:
+                raise InputError(f"annotations {self.annotations}: expected objects in {image.name}, got none")
+            return found
+        if self.masks is not None:
+            found = read_masks(self.masks, image, size)
+            if not self.boxes:
+                return found
+            if len(self.boxes) != len(found):
+                raise InputError(f"prompts: expected one --box per mask, got {len(self.boxes)} for {len(found)} masks")
+            boxes = [check_box(box, size) for box in self.boxes]
+            return [replace(prompt, box_xyxy=box) for prompt, box in zip(found, boxes, strict=True)]
+        if not self.boxes and not self.points:
+            return None
+        groups = [self.points] if self.boxes and self.points else group_points(self.points)
+        return collect_prompts(
+            size,
+            boxes_xyxy=self.boxes or None,
+            points_xy=[[point[:2] for point in group] for group in groups] or None,
+            point_labels=[[point[2] for point in group] for group in groups] or None,
+        )
 
 
 def segment(
@@ -32,140 +118,199 @@ def segment(
     box: Annotated[
         list[str] | None, typer.Option(help="Box of a visible part in pixels, X0,Y0,X1,Y1; may be repeated.")
     ] = None,
-    point: Annotated[list[str] | None, typer.Option(help="Point on an object in pixels, X,Y; may be repeated.")] = None,
+    point: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Point in pixels: X,Y on an object, or X,Y,0 not on it; may be repeated. Each X,Y is an object, and "
+            "X,Y,0 belongs to the point before it; with one --box, all points belong to its object."
+        ),
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            help="Visible masks of the image, which are kept exactly: COCO file or JSON list of RLEs; PNG with one "
+            "mask, or with one integer per object (0 is background); or a folder with one PNG mask per object."
+        ),
+    ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(help="COCO file with masks or boxes of visible parts, for the image or for all of the folder."),
+    ] = None,
     detector: DetectorName = None,
     text: DetectorTexts = None,
     model: ModelName = "plug-tiny",
     out: Annotated[Path | None, typer.Option(help="Folder for masks, overlay and scene.json.")] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="Smallest probability of foreground; default: the model's own.")
-    ] = None,
+    threshold: Threshold = None,
+    clean: Clean = True,
     device: Device = "auto",
     dtype: Dtype = "auto",
     mode: Mode = "crop",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Segment all images again, also with other options.")
+    ] = False,
+    strict: Strict = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print scene.json; for a folder or video, the number of frames.")
+        bool, typer.Option("--json", help="Print scene.json; for a folder or video, a summary.")
     ] = False,
 ) -> None:
     """Segment objects, including the parts that other objects hide.
 
-    Boxes, points or a detector select the objects; without them, a grid of points finds objects.
+    Masks, boxes, points, annotations or a detector select the objects; without them, a grid of points finds objects.
 
-    Example: amodal segment street.jpg --box 30,40,210,380 --out street
+    Example: amodal segment photos --annotations instances.json --out amodal
     """
-    boxes = [parse_numbers("box", value, "X0,Y0,X1,Y1") for value in box or []]
-    points = [parse_numbers("point", value, "X,Y") for value in point or []]
-    if detector and (boxes or points):
-        raise InputError("detector: expected no box or point together with a detector, got both")
     if text and not detector:
         raise InputError("text: expected --detector together with --text, got no detector")
-    from amodal.io.frames import is_frame_source
+    boxes = [parse_numbers("box", value, "X0,Y0,X1,Y1") for value in box or []]
+    points = [parse_point(value) for value in point or []]
+    selection = PromptOptions(boxes, points, masks, annotations, detector)
+    folder = require_folder(out or Path(f"{image.resolve().name if image.is_dir() else image.stem}-amodal"))
+
+    from amodal.inference.folder import ImageSegmenter, digest
+    from amodal.io.frames import is_video
 
     def load() -> AmodalSegmenter:
         from amodal.inference.segmenter import AmodalSegmenter
 
         return AmodalSegmenter.from_pretrained(model, device=device, dtype=dtype, mode=mode)
 
-    if out is not None:
-        require_folder(out)
-    if is_frame_source(image):
-        if boxes or points:
-            raise InputError("box, point: expected none for several frames (objects are not tracked), got some")
-        folder = out or Path(f"{image.stem}-amodal")
-        num_frames = _segment_frames(image, folder, load, detector, text, threshold, not as_json)
-        line = f"Written: {num_frames} frames and overlay.mp4 in {folder} (objects are not tracked between frames)"
-        typer.echo(json.dumps({"folder": str(folder), "frames": num_frames}) if as_json else line)
-        return
-    scene = _segment_image(image, boxes, points, load, detector, text, threshold)
-    folder = scene.save(out or Path(f"{image.stem}-amodal"))
-    if as_json:
-        typer.echo(json.dumps(scene.to_json()))
+    segmenter = ImageSegmenter(load, detector, text, threshold, clean)
+    several = image.is_dir() or is_video(image)
+    if several:
+        allowed = ("--annotations", "--detector") if image.is_dir() else ("--detector",)
+        wrong = [name for name in selection.given() if name not in allowed]
+        if wrong:
+            kind = "a folder" if image.is_dir() else "a video (objects are not tracked)"
+            raise InputError(f"prompts: expected {' or '.join(allowed)} or none for {kind}, got {' and '.join(wrong)}")
+        options: dict[str, Any] = {"model": model, "mode": mode, "dtype": dtype, "threshold": threshold}
+        options |= {"clean": clean, "detector": detector, "text": text}
+    if image.is_dir():
+        if annotations is not None and annotations.is_file():
+            options["annotations"] = digest(annotations)
+        _segment_folder(image, annotations, folder, segmenter, options, overwrite, Failures(strict), as_json)
+    elif several:
+        _segment_video(image, folder, segmenter, options, overwrite, as_json)
     else:
-        _print_table(scene, folder)
+        scene = _segment_image(image, selection, segmenter)
+        scene.save(folder)
+        if as_json:
+            typer.echo(json.dumps(scene.to_json()))
+        else:
+            _print_table(scene, folder)
 
 
 def batch(
     dataset: Annotated[Path, typer.Argument(help="Annotation file, or a Parquet file of image paths and boxes.")],
     out: Annotated[Path, typer.Option(help="Folder for the Parquet files; an interrupted run is resumed.")],
-    format_: Annotated[str, typer.Option("--format", help="Format of the annotation file.")] = "canonical",
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="Format of the annotation file; default: guessed. In a coco file, masks are prompts where there are "
+            "any, otherwise boxes; in other formats, the visible boxes are.",
+        ),
+    ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
     model: ModelName = "plug-tiny",
+    clean: Clean = True,
     mode: Mode = "crop",
     dtype: Dtype = "auto",
     workers: Annotated[int, typer.Option(min=1, help="Number of segmenters that run in parallel.")] = 2,
     cpus: Annotated[int, typer.Option(min=1, help="CPU cores per segmenter.")] = 1,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs per segmenter; may be a fraction.")] = 0,
+    strict: Strict = False,
     as_json: JsonSummary = False,
 ) -> None:
     """Segment the objects of a dataset in parallel.
 
-    The workers run in Ray; the masks are written as Parquet files.
+    The workers run in Ray; the masks are written as Parquet files, which `evaluate`, `export` and `label` read.
 
     Example: amodal batch data/scenes-test/annotations.json --out predictions --workers 2
     """
-    from amodal.data.datasets import read_dataset
+    from amodal.data.datasets import guess_format, image_folder, read_dataset
+    from amodal.data.samples import AnnotatedDataset
     from amodal.inference.batch import BatchPlan, segment_dataset
+    from amodal.inference.prompt_files import CocoFile, read_coco_file
 
-    plan = BatchPlan(model=model, mode=mode, dtype=dtype, workers=workers, cpus=cpus, gpus=gpus)
-    source = dataset if dataset.suffix == ".parquet" else read_dataset(format_, dataset, images)
-    folder = segment_dataset(source, out, plan, progress=not as_json)
-    parts = len(list(folder.glob("part-*.parquet")))
-    typer.echo(json.dumps({"folder": str(folder), "parts": parts}) if as_json else f"Written: {folder} ({parts} files)")
+    plan = BatchPlan(model=model, mode=mode, dtype=dtype, workers=workers, cpus=cpus, gpus=gpus, clean=clean)
+    source: Path | CocoFile | AnnotatedDataset = dataset
+    if dataset.suffix != ".parquet":
+        name = format_ or guess_format(dataset) or "coco"
+        source = read_coco_file(dataset) if name == "coco" else read_dataset(name, dataset, images)
+    failures = Failures(strict)
+    folder = image_folder(dataset, images) if isinstance(source, CocoFile) else None
+    segment_dataset(source, out, plan, images=folder, on_failure=failures.add, progress=not as_json)
+    parts = len(list(out.glob("part-*.parquet")))
+    if as_json:
+        typer.echo(json.dumps({"folder": str(out), "parts": parts, "failed": failures.messages}))
+    else:
+        typer.echo(f"Written: {out} ({parts} files)")
+    failures.exit()
 
 
-def _segment_image(
-    image: Path,
-    boxes: list[list[float]],
-    points: list[list[float]],
-    load: Callable[[], AmodalSegmenter],
-    detector: str | None,
-    text: list[str] | None,
-    threshold: float | None,
-) -> Scene:
-    from amodal.inference.find import ObjectFinder, check_points, scene_finder
-    from amodal.inference.segmenter import check_boxes
+def _segment_image(image: Path, selection: PromptOptions, segment: ImageSegmenter) -> Scene:
     from amodal.io.images import load_image
 
     pixels = load_image(image)  # check all inputs before the model is loaded, which takes a second
-    if boxes:
-        check_boxes(boxes, pixels.shape[:2])
-    if points:
-        check_points(points, pixels.shape[:2])
-    segmenter = load()
-    if not boxes and not points:
-        return scene_finder(segmenter, detector, text, threshold)(pixels)
-    if points:
-        finder = ObjectFinder.from_pretrained(segmenter.base_name, segmenter.device)
-        boxes = boxes + finder.boxes_at(pixels, points).tolist()
-    return segmenter(pixels, boxes, threshold=threshold)
+    scene = segment(pixels, selection.prompts(image, (pixels.shape[0], pixels.shape[1])))
+    scene.image_path = image
+    return scene
 
 
-def _segment_frames(
+def _segment_folder(
     source: Path,
+    annotations: Path | None,
     out: Path,
-    load: Callable[[], AmodalSegmenter],
-    detector: str | None,
-    text: list[str] | None,
-    threshold: float | None,
-    progress: bool,
-) -> int:
-    """Write one scene per frame and a video of the overlays; scenes of an earlier run are reused.
-
-    Returns:
-        The number of frames.
-    """
-    from amodal.inference.find import load_or_find, scene_finder
-    from amodal.io.frames import VideoWriter, open_frames
+    segment: ImageSegmenter,
+    options: dict[str, Any],
+    overwrite: bool,
+    failures: Failures,
+    as_json: bool,
+) -> None:
+    """Write one scene per image and one annotation file; scenes of an earlier run are reused."""
+    from amodal.inference.folder import ANNOTATION_FILE, images_of_folder, segment_folder
+    from amodal.inference.prompt_files import read_coco_file
     from amodal.io.progress import progress_bar
 
-    frames = open_frames(source)
-    find = scene_finder(load(), detector, text, threshold)
-    num_frames = 0
-    with VideoWriter(out / "overlay.mp4", frames.rate) as video:
-        for name, pixels in progress_bar(frames, "frames", progress, frames.total):
-            video.add(load_or_find(out / name, pixels, find).draw())
-            num_frames += 1
-    return num_frames
+    coco = None if annotations is None else read_coco_file(annotations)
+    images = images_of_folder(source, coco, failures.add)
+    built = segment_folder(
+        images,
+        out,
+        segment,
+        options,
+        overwrite=overwrite,
+        on_failure=failures.add,
+        progress=lambda items: progress_bar(items, "images", not as_json, len(images)),
+    )
+    file = out / ANNOTATION_FILE
+    if as_json:
+        content = {"folder": str(out), "annotations": str(file) if built.num_images else None}
+        typer.echo(
+            json.dumps(
+                content | {"images": built.num_images, "objects": built.num_objects, "failed": failures.messages}
+            )
+        )
+    elif built.num_images:
+        typer.echo(f"Written: {file} with {built.num_objects} objects in {built.num_images} images, and their scenes")
+        if images.num_other and annotations is not None:
+            typer.echo(f"Left out: {images.num_other} images of the folder that {annotations.name} does not have")
+    failures.exit()
+
+
+def _segment_video(
+    source: Path, out: Path, segment: ImageSegmenter, options: dict[str, Any], overwrite: bool, as_json: bool
+) -> None:
+    """Write one scene per frame and a video of the overlays; scenes of an earlier run are reused."""
+    from amodal.inference.folder import VIDEO_FILE, segment_video
+    from amodal.io.frames import open_video
+    from amodal.io.progress import progress_bar
+
+    frames = open_video(source)
+    shown = progress_bar(frames, "frames", not as_json, frames.total)
+    num_frames = segment_video(shown, frames.rate, out, segment, options, overwrite=overwrite)
+    line = f"Written: {num_frames} frames and {VIDEO_FILE} in {out} (objects are not tracked between frames)"
+    typer.echo(json.dumps({"folder": str(out), "frames": num_frames}) if as_json else line)
 
 
 def _print_table(scene: Scene, folder: Path) -> None:
@@ -176,8 +321,9 @@ def _print_table(scene: Scene, folder: Path) -> None:
     for name in ("object", "hidden", "visible box", "amodal box", "score"):
         table.add_column(name, justify="right")
     for index, obj in enumerate(scene.objects):
+        label = obj.name or obj.phrase
         table.add_row(
-            str(index) if obj.phrase is None else f"{index} {obj.phrase}",
+            str(index) if label is None else f"{index} {label}",
             f"{obj.occlusion_rate:.0%}",
             _format_box(obj.visible_box_xyxy),
             _format_box(obj.amodal_box_xyxy),

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from amodal.inference.find import Detector, ObjectFinder
 from amodal.inference.scene import Scene
 from amodal.inference.scene_object import SceneObject, visible_iou
 from amodal.inference.segmenter import AmodalSegmenter
 from amodal.io.images import ImageArray
+from amodal.ops.cleaning import CleanSettings
 
 MAX_OVERLAP = 0.5
 """Two objects whose visible masks overlap more than this (IoU) count as one object that was found twice."""
 
 
 def scene_finder(
-    segmenter: AmodalSegmenter, detector: str | None, texts: Sequence[str] | None, threshold: float | None
+    segmenter: AmodalSegmenter,
+    detector: str | None,
+    texts: Sequence[str] | None,
+    threshold: float | None,
+    clean: bool | CleanSettings = True,
 ) -> Callable[[ImageArray], Scene]:
     """Build a function that finds and segments the objects of an image.
 
@@ -26,6 +30,7 @@ def scene_finder(
         detector: name of a detector that finds the boxes; None for a grid of points and the segmenter's base.
         texts: what an open-vocabulary detector looks for.
         threshold: as for the segmenter.
+        clean: as for the segmenter.
 
     Returns:
         A function from (H, W, 3) uint8 RGB to a scene.
@@ -38,11 +43,16 @@ def scene_finder(
         source = Detector(detector, texts, segmenter.device)
     else:
         source = ObjectFinder.from_pretrained(segmenter.base_name, segmenter.device)
-    return lambda image: segment_everything(segmenter, source, image, threshold=threshold)
+    return lambda image: segment_everything(segmenter, source, image, threshold=threshold, clean=clean)
 
 
 def segment_everything(
-    segmenter: AmodalSegmenter, source: Detector | ObjectFinder, image: ImageArray, *, threshold: float | None = None
+    segmenter: AmodalSegmenter,
+    source: Detector | ObjectFinder,
+    image: ImageArray,
+    *,
+    threshold: float | None = None,
+    clean: bool | CleanSettings = True,
 ) -> Scene:
     """Find the objects of an image and segment them.
 
@@ -51,6 +61,7 @@ def segment_everything(
         source: finds the boxes; the labels of a detector become phrases.
         image: (H, W, 3) uint8 RGB.
         threshold: as for the segmenter.
+        clean: as for the segmenter.
 
     Returns:
         Scene of the objects, best first, without duplicates.
@@ -62,7 +73,7 @@ def segment_everything(
         boxes = source.all_boxes(image)
     if len(boxes) == 0:
         return Scene([], (image.shape[0], image.shape[1]), image)
-    scene = segmenter(image, boxes, threshold=threshold)
+    scene = segmenter(image, boxes, threshold=threshold, clean=clean)
     objects = scene.objects
     if labels is not None:
         objects = [replace(obj, phrase=label) for obj, label in zip(objects, labels, strict=True)]
@@ -76,14 +87,3 @@ def remove_duplicates(objects: list[SceneObject], max_overlap: float = MAX_OVERL
         if obj.visible_in_window.any() and all(visible_iou(obj, other) <= max_overlap for other in kept):
             kept.append(obj)
     return kept
-
-
-def load_or_find(folder: Path, image: ImageArray, find: Callable[[ImageArray], Scene]) -> Scene:
-    """Load the scene that an earlier run saved in `folder`; if there is none, find the objects and save the scene."""
-    if (folder / "scene.json").is_file():
-        saved = Scene.load(folder)
-        if saved.size == image.shape[:2]:
-            return Scene(saved.objects, saved.size, image)
-    scene = find(image)
-    scene.save(folder)
-    return scene

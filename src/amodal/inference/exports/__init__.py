@@ -8,26 +8,29 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from amodal.errors import InputError
-from amodal.inference.exports import coco, cvat, label_studio, labelme, layers, libraries
+from amodal.inference.exports import coco, cvat, label_studio, labelme, layers, libraries, yolo
+from amodal.inference.results import ImageResult, Results
 from amodal.inference.scene import Scene
 from amodal.io.files import atomic_folder, require_empty_folder
 
 
 class ExportFormat(NamedTuple):
-    """A format that a scene can be written in.
+    """A format that scenes can be written in.
 
     Attributes:
         description: what the format is, in a few words.
-        write: writes a scene; called with the scene, the file name of the image and an empty folder.
+        write: writes the scenes of all images; called with them and an empty folder.
+        needs_images: whether the scenes need the pixels of their images.
     """
 
     description: str
-    write: Callable[[Scene, str, Path], None]
+    write: Callable[[Results, Path], None]
+    needs_images: bool = False
 
 
-def _json_file(name: str, content: Callable[[Scene, str], Any]) -> Callable[[Scene, str, Path], None]:
-    def write(scene: Scene, image_name: str, folder: Path) -> None:
-        (folder / name).write_text(json.dumps(content(scene, image_name), indent=1), encoding="utf-8")
+def _json_file(name: str, content: Callable[[Results], Any]) -> Callable[[Results, Path], None]:
+    def write(results: Results, folder: Path) -> None:
+        (folder / name).write_text(json.dumps(content(results), indent=1), encoding="utf-8")
 
     return write
 
@@ -42,14 +45,40 @@ FORMATS = {
         "Label Studio tasks with predictions", _json_file("tasks.json", label_studio.to_tasks)
     ),
     "labelme": ExportFormat("LabelMe JSON", labelme.write_labelme),
-    "layers": ExportFormat("one RGBA PNG per layer, front to back", layers.write_layers),
-    "crops": ExportFormat("one RGBA PNG per object, cropped to its amodal box", layers.write_crops),
+    "yolo": ExportFormat("YOLO segmentation labels of the amodal masks", yolo.write_yolo),
+    "layers": ExportFormat("one RGBA PNG per layer, front to back", layers.write_layers, needs_images=True),
+    "crops": ExportFormat("one RGBA PNG per object, cropped to its amodal box", layers.write_crops, needs_images=True),
     "csv": ExportFormat("a table with one row per object", libraries.write_csv),
 }
 
 
+def export_results(results: Results, to: str, out: str | Path, images: Path | None = None) -> Path:
+    """Write the scenes of several images as one dataset in the format of another tool.
+
+    Args:
+        results: scenes to write, from `read_results` or `Results.of`.
+        to: one of `FORMATS`.
+        out: folder, created if needed; it must be empty.
+        images: image file of a single scene, or folder of the images. `layers` and `crops` need them, and use the files
+            that the scenes name if this is None; `labelme` embeds them if they are given.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: unknown format, a folder that is not empty, or a scene without the image it needs.
+    """
+    if to not in FORMATS:
+        raise InputError(f"to: expected one of {', '.join(FORMATS)}, got {to!r}")
+    if images is not None or FORMATS[to].needs_images:
+        results = results.with_images(images)
+    with atomic_folder(require_empty_folder(Path(out), "out")) as writing:
+        FORMATS[to].write(results, writing)
+    return Path(out)
+
+
 def export_scene(scene: Scene, to: str, out: str | Path, image_name: str = "image.png") -> Path:
-    """Write a scene in the format of another tool.
+    """Write one scene in the format of another tool, see `export_results`.
 
     Args:
         scene: scene to write; `layers` and `crops` need its image.
@@ -63,8 +92,4 @@ def export_scene(scene: Scene, to: str, out: str | Path, image_name: str = "imag
     Raises:
         InputError: unknown format, a folder that is not empty, or a scene without the image it needs.
     """
-    if to not in FORMATS:
-        raise InputError(f"to: expected one of {', '.join(FORMATS)}, got {to!r}")
-    with atomic_folder(require_empty_folder(Path(out), "out")) as writing:
-        FORMATS[to].write(scene, image_name, writing)
-    return Path(out)
+    return export_results(Results.of([ImageResult(image_name, scene)]), to, out)

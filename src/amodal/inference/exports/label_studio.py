@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from amodal.errors import InputError
+from amodal.inference.results import ImageResult, Results
 from amodal.inference.scene import Scene
 from amodal.inference.scene_object import SceneObject
 from amodal.ops.arrays import Mask
 from amodal.ops.brush_rle import decode_brush, encode_brush
 from amodal.version import __version__
+
+SOURCE_KEYS = ("name", "class_id", "source_id")
 
 # Labelling interface of the tasks: two brushes; a relation connects the two masks of an object.
 LABEL_CONFIG = """<View>
@@ -27,31 +31,46 @@ LABEL_CONFIG = """<View>
 """
 
 
-def to_tasks(scene: Scene, image_name: str) -> list[dict[str, Any]]:
-    """One task with a prediction: a visible and an amodal brush region per object, connected by a relation.
+def to_tasks(results: Results, prefix: str = "") -> list[dict[str, Any]]:
+    """One task per image, see `to_task`.
 
     Args:
-        scene: scene with N objects.
-        image_name: value of `data.image`, a URL or path that Label Studio can open.
+        results: scenes and the file names of their images.
+        prefix: what comes before a file name in `data.image`, where Label Studio finds the images.
     """
-    result: list[dict[str, Any]] = []
-    for index, obj in enumerate(scene.objects):
-        result += _regions(obj, index)
-    scores = [obj.score for obj in scene.objects]
+    return [to_task(result, f"{prefix}{result.name}") for result in results]
+
+
+def to_task(result: ImageResult, image: str) -> dict[str, Any]:
+    """One task with a prediction: a visible and an amodal brush region per object, connected by a relation.
+
+    `data` also has the file name and the ids and names of the source, which Label Studio keeps in its export.
+
+    Args:
+        result: scene with N objects, and the file name of its image.
+        image: value of `data.image`, a URL or path that Label Studio can open.
+    """
+    regions: list[dict[str, Any]] = []
+    for index, obj in enumerate(result.scene):
+        regions += _regions(obj, index)
+    scores = [obj.score for obj in result.scene]
     prediction = {
         "model_version": f"amodal {__version__}",
         "score": float(np.mean(scores)) if scores else 0.0,
-        "result": result,
+        "result": regions,
     }
-    return [{"data": {"image": image_name}, "predictions": [prediction]}]
+    data: dict[str, Any] = {"image": image, "file_name": result.name, "image_id": result.image_id}
+    data["objects"] = [{key: getattr(obj, key) for key in SOURCE_KEYS} for obj in result.scene]
+    return {"data": data, "predictions": [prediction]}
 
 
-def from_task(task: dict[str, Any]) -> Scene:
-    """Read the scene of a corrected task from the JSON export of Label Studio.
+def from_task(task: dict[str, Any]) -> ImageResult:
+    """Read the scene of a corrected task from the JSON export of Label Studio, with the file name of its image.
 
     The newest annotation that was not cancelled is used, or the prediction if there is none. Visible
     and amodal regions are paired by their relation, otherwise by the object number in the ids from
-    `to_tasks`.
+    `to_task`. The ids of the source come from `data`; the text of a region is the name of an object that had one,
+    otherwise its phrase.
 
     Args:
         task: one task of the export.
@@ -66,16 +85,19 @@ def from_task(task: dict[str, Any]) -> Scene:
     first = next(iter(regions.values()))
     try:
         size = (int(first["original_height"]), int(first["original_width"]))
-        phrases = {r["id"]: r["value"]["text"] for r in result if r.get("type") == "textarea"}
+        texts = {r["id"]: r["value"]["text"] for r in result if r.get("type") == "textarea"}
+        sources = task.get("data", {}).get("objects") or []
         objects = [
             SceneObject.from_masks(
-                _mask(regions[visible], size), _mask(regions[amodal_], size), phrase=_phrase(phrases, visible, amodal_)
+                _mask(regions[visible], size),
+                _mask(regions[amodal_], size),
+                **_source(sources, amodal_, _text(texts, visible, amodal_)),
             )
             for visible, amodal_ in _pairs(task.get("id"), regions, result)
         ]
-    except (KeyError, TypeError) as error:
+        return ImageResult(_file_name(task), Scene(objects, size), task.get("data", {}).get("image_id"))
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"task {task.get('id')}: expected Label Studio's brush regions, got {error!r:.100}") from error
-    return Scene(objects, size)
 
 
 def _regions(obj: SceneObject, index: int) -> Iterator[dict[str, Any]]:
@@ -85,8 +107,8 @@ def _regions(obj: SceneObject, index: int) -> Iterator[dict[str, Any]]:
         value = {"format": "rle", "rle": encode_brush(getattr(obj, f"{part}_mask")), "brushlabels": [part]}
         region = {"id": f"object{index}_{part}", "type": "brushlabels", "from_name": "part", "value": value}
         yield region | shared | {"score": obj.score, "meta": {"text": [f"object {index}"]}}
-    if obj.phrase:
-        value = {"text": [obj.phrase]}
+    if obj.name or obj.phrase:
+        value = {"text": [obj.label]}
         yield {"id": f"object{index}_amodal", "type": "textarea", "from_name": "phrase", "value": value} | shared
     yield {
         "type": "relation",
@@ -132,9 +154,27 @@ def _mask(region: dict[str, Any], size: tuple[int, int]) -> Mask:
     return decode_brush(region["value"]["rle"], size)
 
 
-def _phrase(phrases: dict[str, Any], *keys: str) -> str | None:
+def _source(sources: list[dict[str, Any]], region: str, text: str | None) -> dict[str, Any]:
+    """Names and ids of the object of a region; an object whose name was corrected gets the class id of its new name."""
+    number = re.fullmatch(r"object(\d+)_amodal", region)
+    own = sources[int(number[1])] if number and int(number[1]) < len(sources) else {}
+    if own.get("name") is None:
+        return {"phrase": text, "class_id": own.get("class_id"), "source_id": own.get("source_id")}
+    class_ids = {source["name"]: source["class_id"] for source in sources}
+    return {"name": text, "class_id": class_ids.get(text), "source_id": own.get("source_id")}
+
+
+def _file_name(task: dict[str, Any]) -> str:
+    """The file name of the image of a task, or else the end of its URL."""
+    data = task.get("data", {})
+    url = str(data.get("image", ""))
+    name = data.get("file_name") or url.split("?d=")[-1].rsplit("/", 1)[-1] or f"task_{task.get('id')}"
+    return str(name)
+
+
+def _text(texts: dict[str, Any], *keys: str) -> str | None:
     for key in keys:
-        text = phrases.get(key)
+        text = texts.get(key)
         if text:
             return str(text[0] if isinstance(text, list) else text)
     return None

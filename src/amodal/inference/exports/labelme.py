@@ -11,41 +11,50 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from amodal.inference.scene import Scene
+from amodal.inference.exports.coco import class_name, object_numbers
+from amodal.inference.results import ImageResult, Results
 from amodal.inference.scene_object import SceneObject
+from amodal.io.frames import unique_stems
 
 VERSION = "5.5.0"  # version of the LabelMe format; masks need 5.2 or later
 
 
-def write_labelme(scene: Scene, image_name: str, folder: Path) -> None:
-    """Write `<image>.json` with one shape of type `mask` per visible and per amodal mask.
+def write_labelme(results: Results, folder: Path) -> None:
+    """Write `<image>.json` per image, with one shape of type `mask` per visible and per amodal mask.
 
-    The two masks of an object share a `group_id`; `description` is `visible` or `amodal`.
+    The two masks of an object share a `group_id`: the source id of the object, or its number in the image, from 0,
+    where one of them has no source id. `description` is `visible` or `amodal`.
     """
+    stems = unique_stems(result.name for result in results)
+    for stem, result in zip(stems, results, strict=True):
+        (folder / f"{stem}.json").write_text(json.dumps(_content(result), indent=1), encoding="utf-8")
+
+
+def _content(result: ImageResult) -> dict[str, Any]:
+    name, scene, _ = result
     shapes = [
-        _shape(obj, index, part)
-        for index, obj in enumerate(scene.objects)
+        _shape(obj, number, part)
+        for number, obj in zip(object_numbers(scene, 0), scene, strict=True)
         for part in ("visible", "amodal")
         if getattr(obj, f"{part}_in_window").any()
     ]
-    content: dict[str, Any] = {
+    return {
         "version": VERSION,
         "flags": {},
         "shapes": shapes,
-        "imagePath": image_name,
+        "imagePath": name,
         "imageData": None if scene.image is None else _png(scene.image),
         "imageHeight": scene.size[0],
         "imageWidth": scene.size[1],
     }
-    (folder / f"{Path(image_name).stem}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def _shape(obj: SceneObject, index: int, part: str) -> dict[str, Any]:
+def _shape(obj: SceneObject, number: int, part: str) -> dict[str, Any]:
     x0, y0, x1, y1 = obj.window
     return {
-        "label": obj.phrase or "object",
+        "label": class_name(obj),
         "description": part,
-        "group_id": index,
+        "group_id": number,
         "flags": {},
         "shape_type": "mask",
         "points": [[x0, y0], [x1 - 1, y1 - 1]],  # both corners belong to the mask

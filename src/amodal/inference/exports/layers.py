@@ -9,7 +9,9 @@ import numpy as np
 from PIL import Image
 
 from amodal.errors import InputError
+from amodal.inference.results import ImageResult, Results
 from amodal.inference.scene import Scene
+from amodal.io.frames import unique_stems
 from amodal.io.images import ImageArray
 
 # Colour of occluded pixels. They are transparent, so it shows only if the alpha channel is removed.
@@ -56,14 +58,33 @@ def remove_front_objects(scene: Scene, count: int) -> ImageArray:
     return image
 
 
-def write_layers(scene: Scene, image_name: str, folder: Path) -> None:
-    """Write one PNG file per layer, numbered from the front to the background, and the list `layers.json`."""
+def write_layers(results: Results, folder: Path) -> None:
+    """Write one PNG file per layer, numbered from the front to the background, and the list `layers.json`.
+
+    Of several images, each gets its own folder, which is named after it.
+    """
+    stems = unique_stems(result.name for result in results) if len(results) > 1 else [""]
+    for stem, result in zip(stems, results, strict=True):
+        (folder / stem).mkdir(exist_ok=True)
+        _write_scene(result, folder / stem)
+
+
+def _write_scene(result: ImageResult, folder: Path) -> None:
+    image_name, scene, _ = result
     records = []
     for place, index in enumerate(scene.front_to_back()):
         obj = scene.objects[index]
         file = f"{place:02d}_object_{index:02d}.png"
         Image.fromarray(object_layer(scene, index), "RGBA").save(folder / file)
-        records.append({"file": file, "object": index, "phrase": obj.phrase, "occlusion_rate": obj.occlusion_rate})
+        records.append(
+            {
+                "file": file,
+                "object": index,
+                "phrase": obj.phrase,
+                "name": obj.name,
+                "occlusion_rate": obj.occlusion_rate,
+            }
+        )
     file = f"{len(records):02d}_background.png"
     Image.fromarray(background_layer(scene), "RGBA").save(folder / file)
     records.append({"file": file, "object": None})
@@ -71,12 +92,14 @@ def write_layers(scene: Scene, image_name: str, folder: Path) -> None:
     (folder / "layers.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def write_crops(scene: Scene, image_name: str, folder: Path) -> None:
+def write_crops(results: Results, folder: Path) -> None:
     """Write `<image>_<object>.png`, the layer of each object cropped to its amodal box."""
-    for index, obj in enumerate(scene.objects):
-        x0, y0, x1, y1 = obj.window
-        crop = object_layer(scene, index)[y0:y1, x0:x1]
-        Image.fromarray(crop, "RGBA").save(folder / f"{Path(image_name).stem}_{index:02d}.png")
+    stems = unique_stems(result.name for result in results)
+    for stem, (_, scene, _) in zip(stems, results, strict=True):
+        for index, obj in enumerate(scene.objects):
+            x0, y0, x1, y1 = obj.window
+            crop = object_layer(scene, index)[y0:y1, x0:x1]
+            Image.fromarray(crop, "RGBA").save(folder / f"{stem}_{index:02d}.png")
 
 
 def _image(scene: Scene) -> ImageArray:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from amodal.errors import InputError
 from amodal.inference.conversions import table_rows
+from amodal.inference.results import Results
 from amodal.inference.scene import Scene
 from amodal.ops.boxes import mask_to_box
 
-if TYPE_CHECKING:
-    pass
 
-
-def write_csv(scene: Scene, image_name: str, folder: Path) -> None:
-    """Write `objects.csv` with the rows of `table_rows`."""
-    content = table_rows(scene.objects, scene.occlusion_order(), image_name)
+def write_csv(results: Results, folder: Path) -> None:
+    """Write `objects.csv` with the rows of `table_rows` of all images."""
+    rows = [row for name, scene, _ in results for row in table_rows(scene.objects, scene.occlusion_order(), name)]
     with (folder / "objects.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(content[0]) if content else ["image", "object"])
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else ["image", "object"])
         writer.writeheader()
-        writer.writerows(content)
+        writer.writerows(rows)
 
 
 def to_fiftyone(scene: Scene, image_path: str | Path) -> Any:

@@ -1,0 +1,316 @@
+"""Segmenting a folder of images: one scene folder per image and one annotation file, resumed with the same options."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amodal.errors import InputError
+from amodal.inference.batch import FailureHandler
+from amodal.inference.exports.coco import CocoBuilder
+from amodal.inference.prompt_files import CocoFile, CocoImage
+from amodal.inference.prompts import ObjectPrompt
+from amodal.inference.results import ImageResult
+from amodal.inference.scene import Scene
+from amodal.io.files import write_atomic
+from amodal.io.frames import VideoWriter, list_images, unique_stems
+from amodal.io.images import ImageArray, image_size, load_image
+
+if TYPE_CHECKING:
+    from amodal.inference.segmenter import AmodalSegmenter
+
+RUN_FILE = "run.json"
+ANNOTATION_FILE = "annotations.json"
+VIDEO_FILE = "overlay.mp4"
+
+
+@dataclass
+class ImageSegmenter:
+    """Segments images by prompts, or finds their objects where there are none; loads the models on first use.
+
+    Attributes:
+        load: loads the segmenter.
+        detector: as for `scene_finder`.
+        texts: as for `scene_finder`.
+        threshold: as for `AmodalSegmenter`.
+        clean: as for `AmodalSegmenter`.
+    """
+
+    load: Callable[[], AmodalSegmenter]
+    detector: str | None = None
+    texts: Sequence[str] | None = None
+    threshold: float | None = None
+    clean: bool = True
+
+    @cached_property
+    def segmenter(self) -> AmodalSegmenter:
+        """The segmenter."""
+        return self.load()
+
+    @cached_property
+    def find(self) -> Callable[[ImageArray], Scene]:
+        """Finds and segments the objects of an image."""
+        from amodal.inference.everything import (
+            scene_finder,
+        )  # imports PyTorch, which checks of the input need not wait for
+
+        return scene_finder(self.segmenter, self.detector, self.texts, self.threshold, self.clean)
+
+    def __call__(self, image: ImageArray, prompts: Sequence[ObjectPrompt] | None) -> Scene:
+        """Segment an image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            prompts: one per object, possibly none; None to find the objects.
+
+        Returns:
+            Scene with its image.
+
+        Raises:
+            InputError: an unknown model or detector, or an impossible threshold.
+        """
+        if prompts is None:
+            return self.find(image)
+        if not prompts:
+            return Scene([], (image.shape[0], image.shape[1]), image)
+        return self.segmenter.segment_batch([image], [prompts], threshold=self.threshold, clean=self.clean)[0]
+
+
+@dataclass(frozen=True)
+class FolderImages:
+    """The images of a folder that are to be segmented.
+
+    Attributes:
+        paths: image files.
+        coco: annotations whose objects are the prompts, or None to find the objects.
+        entries: the image in `coco` of each file; None without `coco`.
+        num_other: number of images of the folder that `coco` lacks.
+    """
+
+    paths: tuple[Path, ...]
+    coco: CocoFile | None = None
+    entries: tuple[CocoImage, ...] | None = None
+    num_other: int = 0
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.paths)
+
+    def result(self, index: int, scene: Scene) -> ImageResult:
+        """The scene of an image with the file name and id of the annotations."""
+        if self.entries is None:
+            return ImageResult(self.paths[index].name, scene, index + 1)
+        return ImageResult(self.entries[index].file_name, scene, self.entries[index].id)
+
+    def record(self, index: int) -> dict[str, Any] | None:
+        """The record of an image in the annotations, or None."""
+        return None if self.entries is None else self.entries[index].record
+
+    def prompts(self, index: int, on_failure: FailureHandler) -> list[ObjectPrompt] | None:
+        """The prompts of the objects of an image; None to find its objects.
+
+        Raises:
+            InputError: the image cannot be read, or has another size than in the annotations.
+        """
+        if self.coco is None or self.entries is None:
+            return None
+        path = self.paths[index]
+        return self.coco.prompts(self.entries[index], image_size(path), lambda error: on_failure(path.name, str(error)))
+
+
+def images_of_folder(folder: Path, coco: CocoFile | None, on_failure: FailureHandler) -> FolderImages:
+    """The images of a folder, or those of a COCO file in it; images of the file that are missing are failures.
+
+    Raises:
+        InputError: the folder has no images.
+    """
+    files = list_images(folder)
+    if coco is None:
+        return FolderImages(tuple(files))
+    found: list[tuple[Path, CocoImage]] = []
+    for image in coco.images:
+        path = image.path(folder)
+        if path.is_file():
+            found.append((path, image))
+        else:
+            on_failure(image.file_name, f"expected an image of {coco.path.name} in {folder}, got none")
+    used = {path for path, _ in found}
+    paths, entries = tuple(path for path, _ in found), tuple(image for _, image in found)
+    return FolderImages(paths, coco, entries, sum(path not in used for path in files))
+
+
+@dataclass
+class SceneFolders:
+    """Scene folders inside `out`, which all come from a run with the same options.
+
+    Attributes:
+        out: folder of the run.
+        options: what the scenes depend on; written to `run.json` with the first scene.
+        names: names of the scene folders.
+        overwrite: whether scenes of an earlier run are replaced.
+
+    Raises:
+        InputError: `out` has scenes that were made with other options.
+    """
+
+    out: Path
+    options: dict[str, Any]
+    names: Sequence[str]
+    overwrite: bool = False
+    _started: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        if self.overwrite or not any((self.out / name / "scene.json").is_file() for name in self.names):
+            return
+        file = self.out / RUN_FILE
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+            other = [key for key in sorted(self.options | found) if found.get(key) != self.options.get(key)]
+        except (OSError, ValueError, TypeError):
+            raise InputError(
+                f"out {self.out}: expected scenes with their options in {RUN_FILE}, got scenes without; --overwrite "
+                "segments them anew"
+            ) from None
+        if other:
+            changes = ", ".join(f"{key} {_short(found.get(key))} -> {_short(self.options.get(key))}" for key in other)
+            raise InputError(
+                f"out {self.out}: expected the options of the scenes in it, got others ({changes}); --overwrite "
+                "segments them anew"
+            )
+
+    def load(self, name: str, size: tuple[int, int], file_name: str | None = None) -> Scene | None:
+        """A scene that an earlier run saved, without its pixels; None if there is none of this image.
+
+        Args:
+            name: name of its folder.
+            size: (H, W) of the image.
+            file_name: file name of the image; not compared if None.
+        """
+        if self.overwrite or not (self.out / name / "scene.json").is_file():
+            return None
+        try:
+            scene = Scene.load(self.out / name)
+        except InputError:
+            return None
+        same = file_name is None or (scene.image_path is not None and scene.image_path.name == file_name)
+        return scene if same and scene.size == size else None
+
+    def save(self, name: str, scene: Scene) -> None:
+        """Save a scene in the folder of this name."""
+        if not self._started:
+            if self.overwrite:  # so that an interrupted run is not resumed with scenes of other options
+                for old in self.names:
+                    (self.out / old / "scene.json").unlink(missing_ok=True)
+            write_atomic(self.out / RUN_FILE, json.dumps(self.options, indent=1))
+            self._started = True
+        scene.save(self.out / name)
+
+
+def segment_folder(
+    images: FolderImages,
+    out: Path,
+    segment: ImageSegmenter,
+    options: dict[str, Any],
+    *,
+    overwrite: bool = False,
+    on_failure: FailureHandler,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> CocoBuilder:
+    """Segment images into one scene folder each, and write all scenes into one annotation file.
+
+    Scenes of an earlier run with the same options are reused.
+
+    Args:
+        images: images and their prompts.
+        out: folder to write to.
+        segment: segments one image.
+        options: what the scenes depend on.
+        overwrite: segment images again that have a scene.
+        on_failure: called for each image that cannot be read and each object that cannot be a prompt, which are left
+            out.
+        progress: shows the progress of an iteration over the images.
+
+    Returns:
+        What the annotation file has.
+
+    Raises:
+        InputError: `out` has scenes with other options, or what `ImageSegmenter` raises.
+    """
+    names = unique_stems((path.name for path in images.paths), (RUN_FILE, ANNOTATION_FILE, VIDEO_FILE))
+    folders = SceneFolders(out, options, names, overwrite)
+    builder = CocoBuilder(None if images.coco is None else images.coco.categories)
+    for index in progress(range(len(images))):
+        path, name = images.paths[index], names[index]
+        try:
+            prompts = images.prompts(index, on_failure)
+            scene = folders.load(name, image_size(path), path.name)
+            pixels = load_image(path) if scene is None else None
+        except InputError as error:
+            on_failure(path.name, str(error))
+            continue
+        if pixels is not None:
+            scene = segment(pixels, prompts)
+            scene.image_path = path
+            folders.save(name, scene)
+        assert scene is not None
+        builder.add(images.result(index, scene), images.record(index))
+    if builder.num_images:
+        write_atomic(out / ANNOTATION_FILE, json.dumps(builder.content()))
+    return builder
+
+
+def segment_video(
+    frames: Iterable[tuple[str, ImageArray]],
+    rate: Fraction,
+    out: Path,
+    segment: ImageSegmenter,
+    options: dict[str, Any],
+    *,
+    overwrite: bool = False,
+) -> int:
+    """Segment the frames of a video into one scene folder each, and write a video of the overlays.
+
+    Scenes of an earlier run with the same options are reused. Objects are not tracked.
+
+    Args:
+        frames: name and pixels (H, W, 3) uint8 RGB of each frame.
+        rate: frames per second.
+        out: folder to write to.
+        segment: segments one frame.
+        options: what the scenes depend on.
+        overwrite: segment frames again that have a scene.
+
+    Returns:
+        The number of frames.
+
+    Raises:
+        InputError: `out` has scenes with other options, or what `ImageSegmenter` raises.
+    """
+    saved = [file.parent.name for file in out.glob("*/scene.json") if file.parent.name.isdigit()]
+    folders = SceneFolders(out, options, saved, overwrite)
+    num_frames = 0
+    with VideoWriter(out / VIDEO_FILE, rate) as video:
+        for name, pixels in frames:
+            scene = folders.load(name, (pixels.shape[0], pixels.shape[1]))
+            if scene is None:
+                scene = segment(pixels, None)
+                folders.save(name, scene)
+            scene.image = pixels
+            video.add(scene.draw())
+            num_frames += 1
+    return num_frames
+
+
+def digest(file: Path) -> str:
+    """Short fingerprint of the content of a file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def _short(value: Any) -> str:
+    return f"{value!s:.40}"
