@@ -11,6 +11,7 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 
@@ -76,10 +77,13 @@ def test_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     from amodal.synthetic.scenes import render_scene
 
-    Image.fromarray(render_scene(3, size=(400, 400)).image).save(tmp_path / "street.jpg")
+    drawn = render_scene(3, size=(400, 400))
+    Image.fromarray(drawn.image).save(tmp_path / "street.jpg")
+    masks = np.stack([obj.visible_mask for obj in drawn.objects])
     monkeypatch.chdir(tmp_path)
     for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S):
-        exec(compile(block, "README.md", "exec"), {})
+        names = {"visible_masks": masks}
+        exec(compile(block, "README.md", "exec"), names)
     assert (tmp_path / "street" / "overlay.png").is_file()
 
 

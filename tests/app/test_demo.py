@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shlex
 import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -94,7 +98,7 @@ def test_a_given_mask_is_kept_and_prompts_are_combined_as_in_python(client: Test
         "boxes": [None, [5, 5, 30, 30], None],
         "masks": [rle, None, None],
         "points_per_object": [None, None, [[20, 20], [50, 30, 0]]],
-        "points": [[12, 12, 1], [40, 18]],
+        "points": [[12, 12, 1], [30, 30, 0], [40, 18]],
     }
     answer = post_image(client, "/api/segment", content, prompts=json.dumps(prompts))
     assert answer.status_code == 200 and len(answer.json()["objects"]) == 5
@@ -103,8 +107,8 @@ def test_a_given_mask_is_kept_and_prompts_are_combined_as_in_python(client: Test
         np.array(Image.open(io.BytesIO(content)).convert("RGB")),
         [None, [5, 5, 30, 30], None, None, None],
         masks=[given, None, None, None, None],
-        points_xy=[None, None, [[20, 20], [50, 30]], [[12, 12]], [[40, 18]]],
-        point_labels=[None, None, [1, 0], [1], [1]],
+        points_xy=[None, None, [[20, 20], [50, 30]], [[12, 12], [30, 30]], [[40, 18]]],
+        point_labels=[None, None, [1, 0], [1, 0], [1]],
     )
     assert answer.json() == json.loads(json.dumps(scene.to_json()))
 
@@ -144,6 +148,34 @@ def test_a_batch_is_answered_in_order(client: TestClient) -> None:
     assert [scene["size"] for scene in answer.json()] == [[30, 40], [30, 41], [30, 42]]
     refused = client.post("/api/segment/batch", files=files, data={"prompts": "[{}]"})
     assert refused.status_code == 422 and "expected one entry per image" in refused.json()["error"]
+
+
+def test_the_examples_of_the_documentation(client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the Python and send the requests of docs/serve.md, in their order."""
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    given = drawn_mask((400, 400))
+    Image.effect_noise((400, 400), 80).convert("RGB").save("street.jpg")
+    Image.fromarray(given).save("mask.png")
+    for block in re.findall(r"```python\n(.*?)```", page, re.S):
+        exec(compile(block, "serve.md", "exec"), {})
+    answers = [send_like_curl(client, line) for line in re.findall(r"^curl (.*)$", page, re.M)]
+    assert len(answers) == 4 and all(answer.status_code == 200 for answer in answers)
+    np.testing.assert_array_equal(decode_mask(answers[-1].json()["objects"][0]["visible"]), given)
+
+
+def send_like_curl(client: TestClient, arguments: str) -> Any:
+    """Send the form that `curl -F NAME=VALUE ... URL` sends; a value is a text, @FILE or <FILE."""
+    *fields, url = shlex.split(arguments)
+    form, files = {}, {}
+    for flag, field in zip(fields[::2], fields[1::2], strict=True):
+        name, _, value = field.partition("=")
+        assert flag == "-F"
+        if value.startswith("@"):
+            files[name] = (value[1:], Path(value[1:]).read_bytes())
+        else:
+            form[name] = Path(value[1:]).read_text() if value.startswith("<") else value
+    return client.post(urlsplit(url).path, files=files, data=form)
 
 
 def test_a_conversation_continues(client: TestClient) -> None:

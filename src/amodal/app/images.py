@@ -56,7 +56,7 @@ class Prompts(BaseModel):
 
     `boxes`, `points_per_object` and `masks` describe the same N objects, as the arguments of `AmodalSegmenter` do, and
     null leaves that kind of prompt out for one object. `detections` replaces these three and keeps names and ids. Each
-    entry of `points` is one more object.
+    entry of `points` is one more object, except that a point with label 0 belongs to the object of the point before it.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -91,7 +91,13 @@ class Prompts(BaseModel):
                 detections=[entry.model_dump(exclude_none=True) for entry in self.detections] or None,
             )
         if self.points:
-            points, labels = _split_labels([[point] for point in self.points])
+            groups: list[list[list[float]] | None] = []
+            for point in self.points:
+                if groups and groups[-1] and point[2:] == [0]:
+                    groups[-1].append(point)
+                else:
+                    groups.append([point])
+            points, labels = _split_labels(groups)
             objects += collect_prompts(size, points_xy=points, point_labels=labels)
         return objects
 
@@ -285,8 +291,8 @@ def zip_scene(image: DemoImage, to: str) -> bytes:
         else:
             export_scene(image.scene, to, folder, f"{image.name}.png")
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-            for file in sorted(folder.iterdir()):
-                archive.write(file, file.name)
+            for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+                archive.write(file, file.relative_to(folder))
     return buffer.getvalue()
 
 
@@ -324,10 +330,12 @@ def decode_image(content: bytes, max_pixels: int) -> ImageArray:
 
 def _split_labels(
     objects: list[list[list[float]] | None],
-) -> tuple[list[list[list[float]] | None], list[list[float] | None]]:
+) -> tuple[list[list[list[float]] | None], list[list[Any] | None]]:
     """Separate the points (x, y) of each object from their labels; a point without a label is on the object."""
     points = [None if own is None else [point[:2] for point in own] for own in objects]
-    labels = [None if own is None else [point[2] if len(point) > 2 else 1 for point in own] for own in objects]
+    labels: list[list[Any] | None] = [
+        None if own is None else [point[2] if len(point) > 2 else 1 for point in own] for own in objects
+    ]
     return points, labels
 
 
