@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from amodal.models.bases.sam import IMAGE_MEAN, IMAGE_STD
 from amodal.ops.arrays import Mask
 from amodal.training.checkpoint import complete_checkpoints
 from amodal.training.recipe import NO_VALUE, RECIPE_FILE, Recipe, differences, load_recipe
+from amodal.version import source_commit
 
 VERSIONS = "versions.json"
 LOG = "log.jsonl"
@@ -293,7 +293,7 @@ def write_description(out: Path, recipe: Recipe, step: int, strategy: str = "NO"
     if not (out / RECIPE_FILE).is_file():
         _write_recipe(out, recipe)
     versions = {
-        "commit": _commit(),
+        "commit": source_commit(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "accelerate": accelerate.__version__,
@@ -312,15 +312,6 @@ def _read_versions(out: Path) -> dict[str, Any]:
     file = out / VERSIONS
     versions: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     return versions
-
-
-def _commit() -> str | None:
-    try:
-        return subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def _tracker_settings(out: Path, step: int) -> dict[str, dict[str, Any]]:
