@@ -78,8 +78,8 @@ def wait_until_idle(page: Any) -> None:
     page.wait_for_selector("#everything:not([disabled])")
 
 
-def open_example(page: Any) -> None:
-    page.click("#examples button >> nth=0")
+def open_example(page: Any, index: int = 0) -> None:
+    page.click(f"#examples button >> nth={index}")
     page.wait_for_selector("#ink", state="visible")
     wait_until_idle(page)
 
@@ -148,7 +148,7 @@ def test_the_bundled_assistant_answers_with_masks(page: Any) -> None:
     with serving(AmodalAssistant.from_pretrained("aura-tiny", device="cpu")) as place:
         page.goto(place)
         page.wait_for_selector("#examples button")
-        open_example(page)
+        open_example(page, 1)  # in the first example, the model finds nothing that is hidden
         page.fill("#question", "What is hidden most?")
         page.click("#send")
         page.wait_for_selector(".talk .it")
