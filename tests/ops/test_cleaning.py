@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,3 +80,26 @@ def test_cleaning_twice_drops_no_more_parts(visible: np.ndarray, amodal: np.ndar
     once = clean_masks(visible, amodal, settings=CleanSettings(min_occlusion=0))
     twice = clean_masks(*once, settings=CleanSettings(min_occlusion=0))
     assert np.count_nonzero(twice[1]) >= 0.8 * np.count_nonzero(once[1])
+
+
+def test_large_and_small_discs_remove_the_same_strips() -> None:
+    """Distances replace discs above `MAX_DISC`; they agree where a strip is clearly thicker or thinner."""
+    visible = np.zeros((120, 200), bool)
+    visible[:, :100] = True
+    for width, is_kept in ((8, False), (24, True)):
+        amodal = visible.copy()
+        amodal[:, 100 : 100 + width] = True
+        for pixel in (4, 8):  # discs of 8 and 16 pixels
+            _, cleaned = clean_masks(visible, amodal, settings=CleanSettings(min_occlusion=0), pixel=pixel)
+            expected = is_kept or width >= 2 * pixel
+            assert bool((cleaned & ~visible).any()) == expected, (width, pixel)
+
+
+def test_a_large_image_is_cleaned_quickly() -> None:
+    visible = np.zeros((1500, 2000), bool)
+    visible[250:1250, 250:1000] = True
+    amodal = visible.copy()
+    amodal[250:1250, 250:1750] = True
+    start = time.perf_counter()
+    clean_masks(visible, amodal, settings=CleanSettings(), pixel=54)
+    assert time.perf_counter() - start < 5

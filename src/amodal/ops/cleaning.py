@@ -15,6 +15,9 @@ import numpy as np
 from amodal.ops.arrays import Mask
 from amodal.ops.occlusion import occlusion_rate
 
+MAX_DISC = 9
+"""Largest disc in pixels that is moved over the mask itself."""
+
 
 @dataclass(frozen=True)
 class CleanSettings:
@@ -87,11 +90,15 @@ def _thick_parts(mask: Mask, thickness: int) -> Mask:
     """Remove what a disc of this diameter does not fit into; the corners of what is thick enough are kept."""
     if thickness < 2 or not mask.any():
         return mask
+    padded = np.pad(mask, thickness).astype(np.uint8)
+    inner = slice(thickness, -thickness)
+    if thickness > MAX_DISC:  # a large disc takes seconds on a large image; distances are exact to one pixel
+        core = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) >= thickness / 2
+        around = cv2.distanceTransform((~core).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= thickness
+        return mask & around[inner, inner] & core.any()
     offsets = np.arange(thickness) - (thickness - 1) / 2
     disc = (np.hypot(*np.meshgrid(offsets, offsets)) <= thickness / 2).astype(np.uint8)
-    padded = np.pad(mask, thickness).astype(np.uint8)
     last = (thickness - 1, thickness - 1)  # an even disc has no centre pixel: erode towards one corner, dilate back
     opened = cv2.dilate(cv2.erode(padded, disc, anchor=(0, 0)), disc, anchor=last)
     around = cv2.dilate(opened, np.ones((thickness | 1, thickness | 1), np.uint8))
-    inner = slice(thickness, -thickness)
     return mask & around[inner, inner].astype(bool)
