@@ -75,3 +75,13 @@ def test_high_uncertainty_is_bright() -> None:
     drawn = draw_uncertainty(image, uncertainty).astype(int)
     assert (drawn[:, :300] == drawn[0, 0, 0]).all()  # grey
     assert drawn[0, 600].sum() > drawn[0, 100].sum()
+
+
+def test_the_label_has_the_name_or_else_the_phrase() -> None:
+    obj = half_occluded(64)
+    image = np.zeros((64, 64, 3), np.uint8)
+    cup, phrase, both, plain = (
+        draw_scene(image, [SceneObject.from_masks(obj.visible_mask, obj.amodal_mask, name=name, phrase=words)])
+        for name, words in (("cup", None), (None, "cup"), ("cup", "the cup behind"), (None, None))
+    )
+    assert np.array_equal(cup, phrase) and np.array_equal(cup, both) and not np.array_equal(cup, plain)

@@ -68,6 +68,21 @@ def test_one_scene_and_a_folder_of_scenes(tmp_path: Path) -> None:
     assert results.categories is None
 
 
+def test_a_folder_of_scenes_has_the_categories_and_image_ids_of_its_annotations(tmp_path: Path) -> None:
+    for name in ("a", "c"):
+        make_scene(Path(f"photos/{name}.png")).save(tmp_path / name)
+    file = dataset(tmp_path).rename(tmp_path / "annotations.json")
+    (tmp_path / "run.json").write_text(json.dumps({"annotations": "0123"}))
+    results = read_results(tmp_path)
+    assert results.categories == {18: "dog", 44: "bottle"}
+    assert [(r.name, r.image_id) for r in results] == [("val/a.png", 7), ("c.png", None)]
+    (tmp_path / "run.json").write_text(json.dumps({"annotations": None}))
+    assert read_results(tmp_path).categories is None
+    (tmp_path / "run.json").write_text(json.dumps({"annotations": "0123"}))
+    file.write_text("{")
+    assert read_results(tmp_path).categories is None
+
+
 @pytest.mark.parametrize("masks", [False, True])
 def test_a_predictions_file_with_its_dataset(tmp_path: Path, masks: bool) -> None:
     path = tmp_path / "predictions.json"

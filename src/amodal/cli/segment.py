@@ -268,8 +268,9 @@ def _segment_folder(
     as_json: bool,
 ) -> None:
     """Write one scene per image and one annotation file; scenes of an earlier run are reused."""
-    from amodal.inference.folder import ANNOTATION_FILE, images_of_folder, segment_folder
+    from amodal.inference.folder import images_of_folder, segment_folder
     from amodal.inference.prompt_files import read_coco_file
+    from amodal.inference.results import ANNOTATION_FILE
     from amodal.io.progress import progress_bar
 
     coco = None if annotations is None else read_coco_file(annotations)

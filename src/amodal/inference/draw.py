@@ -50,6 +50,10 @@ class DrawableObject(Protocol):
         """Share of the object that is occluded, in [0, 1]."""
 
     @property
+    def name(self) -> str | None:
+        """Name of the object's class."""
+
+    @property
     def phrase(self) -> str | None:
         """Words that name the object."""
 
@@ -84,12 +88,12 @@ def draw_scene(image: ImageArray, objects: Sequence[DrawableObject], labels: Seq
     """Draw objects over their image.
 
     The visible part is filled and has a solid outline; the occluded part is hatched and has a dashed
-    outline. A thin rectangle shows the visible box. The label gives number, phrase and occlusion rate.
+    outline. A thin rectangle shows the visible box. The label gives number, name (or phrase) and occlusion rate.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         objects: objects whose windows are in image pixels.
-        labels: one text per object; number, phrase and occlusion rate if None.
+        labels: one text per object; number, name (or phrase) and occlusion rate if None.
 
     Returns:
         (h, w, 3) uint8 RGB; the size of the image unless that is very large or very small.
@@ -206,8 +210,9 @@ def _smooth(points: Points, line: int) -> Points:
 
 
 def _label(index: int, obj: DrawableObject) -> str:
-    name = f"{index}" if obj.phrase is None else f"{index} {obj.phrase:.40}"
-    return f"{name}: {obj.occlusion_rate:.0%} hidden"
+    words = obj.name or obj.phrase
+    numbered = f"{index}" if words is None else f"{index} {words:.40}"
+    return f"{numbered}: {obj.occlusion_rate:.0%} hidden"
 
 
 def _annotate(

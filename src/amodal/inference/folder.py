@@ -16,7 +16,7 @@ from amodal.inference.batch import FailureHandler
 from amodal.inference.exports.coco import CocoBuilder
 from amodal.inference.prompt_files import CocoFile, CocoImage
 from amodal.inference.prompts import ObjectPrompt
-from amodal.inference.results import ImageResult
+from amodal.inference.results import ANNOTATION_FILE, RUN_FILE, ImageResult
 from amodal.inference.scene import Scene
 from amodal.io.files import write_atomic
 from amodal.io.frames import VideoWriter, list_images, unique_stems
@@ -25,8 +25,6 @@ from amodal.io.images import ImageArray, image_size, load_image
 if TYPE_CHECKING:
     from amodal.inference.segmenter import AmodalSegmenter
 
-RUN_FILE = "run.json"
-ANNOTATION_FILE = "annotations.json"
 VIDEO_FILE = "overlay.mp4"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,12 +12,18 @@ from typing import Any, NamedTuple
 from amodal.data.datasets import guess_format, image_folder, read_dataset
 from amodal.errors import InputError
 from amodal.inference.batch import PARTS, Row, read_parts
-from amodal.inference.prompt_files import read_coco_file
+from amodal.inference.prompt_files import CocoFile, read_coco_file
 from amodal.inference.scene import Scene
 from amodal.inference.scene_object import SceneObject
 from amodal.io.images import load_image
 from amodal.io.json_stream import scan
 from amodal.ops.rle import decode_mask, segmentation_to_rle
+
+RUN_FILE = "run.json"
+"""File in a folder of scenes with the options that they were made with."""
+
+ANNOTATION_FILE = "annotations.json"
+"""File in a folder of scenes with all of them in canonical form."""
 
 
 class ImageResult(NamedTuple):
@@ -94,7 +101,7 @@ def read_results(source: Path, annotations: Path | None = None, format_: str | N
         folders = sorted(path.parent for path in source.glob("*/scene.json"))
         if not folders:
             raise InputError(f"source: expected a folder with scenes or predictions, got none in {str(source)!r}")
-        return Results([partial(_saved_scene, folder) for folder in folders])
+        return _scenes_of_run(source, folders)
     if annotations is None:
         raise InputError(f"annotations: expected the dataset of the predictions in {str(source)!r}, got none")
     rows = read_parts(source) if source.is_dir() else _json_rows(source)
@@ -105,6 +112,27 @@ class _Image(NamedTuple):
     name: str
     path: Path
     size: tuple[int, int] | None
+
+
+def _scenes_of_run(source: Path, folders: Sequence[Path]) -> Results:
+    """The scenes of a folder, with the image ids and categories of the annotations that they were made with, if any."""
+    try:
+        options = json.loads((source / RUN_FILE).read_text(encoding="utf-8"))
+        coco = read_coco_file(source / ANNOTATION_FILE) if options.get("annotations") else None
+    except (OSError, ValueError, AttributeError):  # scenes that were collected by hand, or a run that is not finished
+        coco = None
+    if coco is None:
+        return Results([partial(_saved_scene, folder) for folder in folders])
+    return Results([partial(_scene_of_run, folder, coco) for folder in folders], coco.names)
+
+
+def _scene_of_run(folder: Path, coco: CocoFile) -> ImageResult:
+    result = _saved_scene(folder)
+    try:
+        image = coco.image_of(result.scene.image_path or Path(result.name))
+    except InputError:
+        return result
+    return result._replace(name=image.file_name, image_id=image.id)
 
 
 def _saved_scene(folder: Path) -> ImageResult:
