@@ -13,10 +13,10 @@ import torch
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 from amodal.errors import InputError
+from amodal.models.bases.checkpoints import load_meta_checkpoint
 from amodal.models.bases.sam import (
     fingerprint,
     fit_encoder_weights,
-    load_meta_checkpoint,
     load_sam,
     new_sam,
     sam_config_for,
