@@ -13,14 +13,10 @@ import torch
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 from amodal.errors import InputError
-from amodal.models.bases.checkpoints import load_meta_checkpoint
-from amodal.models.bases.sam import (
-    fingerprint,
-    fit_encoder_weights,
-    load_sam,
-    new_sam,
-    sam_config_for,
-)
+from amodal.models.bases.checkpoints import load_checkpoint
+from amodal.models.bases.families import base_config, load_base
+from amodal.models.bases.protocol import fingerprint_of
+from amodal.models.bases.sam import fit_encoder_weights, new_sam
 from amodal.models.plug import PlugConfig, PlugModel
 from amodal.nn.attention import use_folded_attention
 from tests.models.conftest import small_sam_config
@@ -67,7 +63,7 @@ def save_meta(model: Any, path: Path) -> Path:
 
 @pytest.mark.parametrize("multimask", [False, True])
 def test_meta_checkpoint_has_metas_outputs(meta_sam: Any, tmp_path: Path, multimask: bool) -> None:
-    ours = load_meta_checkpoint(save_meta(meta_sam, tmp_path / "sam_vit_x.pth")).eval()
+    ours = load_checkpoint(save_meta(meta_sam, tmp_path / "sam_vit_x.pth")).eval()
     use_folded_attention(ours.vision_encoder)
     pixels = torch.randn(1, 3, 64, 64)
     box = torch.tensor([[8.0, 8.0, 40.0, 48.0]])
@@ -100,23 +96,23 @@ def test_plug_on_a_meta_checkpoint_predicts_metas_mask(meta_sam: Any, tmp_path: 
         expected = torch.nn.functional.interpolate(logits, size=(64, 64), mode="bilinear")
         got = model(pixels, box[None]).pred_masks
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
-    assert load_sam(path).origin.fingerprint == model.config.base["fingerprint"]
+    assert load_base(path).origin.fingerprint == model.config.base["fingerprint"]
 
 
 def test_broken_meta_checkpoints_are_refused(meta_sam: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="got no file"):
-        load_meta_checkpoint(tmp_path / "missing.pth")
+        load_checkpoint(tmp_path / "missing.pth")
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(InputError, match="expected a torch checkpoint"):
-        load_meta_checkpoint(tmp_path / "text.pth")
+        load_checkpoint(tmp_path / "text.pth")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(InputError, match="got other content"):
-        load_meta_checkpoint(tmp_path / "other.pth")
+        load_checkpoint(tmp_path / "other.pth")
     state = meta_sam.state_dict()
     state.pop("mask_decoder.iou_token.weight")
     torch.save(state, tmp_path / "partial.pth")
     with pytest.raises(InputError, match="expected the tensors of Meta's SAM, got Error"):
-        load_meta_checkpoint(tmp_path / "partial.pth")
+        load_checkpoint(tmp_path / "partial.pth")
 
 
 def test_weights_fit_another_input_size() -> None:
@@ -147,7 +143,7 @@ def test_weights_fit_another_input_size() -> None:
 def test_presets_have_the_published_sizes() -> None:
     with torch.device("meta"):
         sizes = {
-            name: sum(p.numel() for p in SamVisionEncoder(sam_config_for(name).vision_config).parameters())
+            name: sum(p.numel() for p in SamVisionEncoder(base_config(name).vision_config).parameters())
             for name in ("vit-b", "vit-l", "facebook/sam-vit-huge")
         }
     assert sizes == {"vit-b": 89_670_912, "vit-l": 308_278_272, "facebook/sam-vit-huge": 637_026_048}
@@ -155,17 +151,17 @@ def test_presets_have_the_published_sizes() -> None:
 
 def test_folder_without_a_sam_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read as a SAM"):
-        sam_config_for(tmp_path / "nothing")
+        base_config(tmp_path / "nothing")
     model = new_sam(small_sam_config())
     del model.mask_decoder.iou_token
     model.save_pretrained(tmp_path / "partial")
     with pytest.raises(InputError, match="expected the tensors of a SAM"):
-        load_sam(tmp_path / "partial")
+        load_base(tmp_path / "partial")
 
 
 def test_fingerprint_depends_on_every_value() -> None:
     model = new_sam(small_sam_config()).vision_encoder
-    before = fingerprint(model)
+    before = fingerprint_of(model.state_dict())
     with torch.no_grad():
         model.neck.conv1.weight[0, 0] += 1e-3
-    assert fingerprint(model) != before
+    assert fingerprint_of(model.state_dict()) != before

@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import SamMaskDecoderConfig
 from transformers.models.sam.modeling_sam import SamMaskDecoder
 
-from amodal.models.bases.sam import SingleMaskDecoder, single_mask_decoder_weights
+from amodal.models.bases.prompts import single_mask_weights
+from amodal.models.bases.sam import SingleMaskDecoder
 from amodal.nn import kernels
 
 CONFIG: dict[str, Any] = {
@@ -30,7 +31,7 @@ def theirs_and_ours(**changes: Any) -> tuple[SamMaskDecoder, SingleMaskDecoder]:
     for parameter in whole.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     single = SingleMaskDecoder(config)
-    single.load_state_dict(single_mask_decoder_weights(whole))
+    single.load_state_dict(single_mask_weights(whole))
     return whole.eval(), single.eval()
 
 

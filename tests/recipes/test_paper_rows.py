@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from amodal.models.bases.sam import sam_config_for
+from amodal.models.bases.families import base_config
 from amodal.models.plug import PlugModel
 from amodal.training.plan import plan
 from amodal.training.recipe import PlugModelRecipe, Recipe, load_recipe
@@ -51,7 +51,7 @@ def test_a_row_has_the_parts_that_the_table_names(data: str, row: str, arguments
     recipe = loaded(arguments)
     assert arguments[0] == f"recipes/plug/{data}-vit-h.yaml"
     assert isinstance(recipe.model, PlugModelRecipe)
-    config = recipe.model.config(sam=sam_config_for(recipe.model.base))
+    config = recipe.model.config(sam=base_config(recipe.model.base))
     kind, number = row.split()
     parts = PARTS[number if kind == "row" else "5"]
     assert (config.point_loss, config.refine, config.parallel_lora, config.visible_branch) == parts

@@ -19,7 +19,7 @@ from amodal.errors import InputError
 from amodal.inference.devices import pick_dtype
 from amodal.inference.prompts import check_points
 from amodal.io.images import ImageArray
-from amodal.models.bases.sam import load_sam
+from amodal.models.bases.families import load_base
 from amodal.models.plug import PlugProcessor
 from amodal.nn.attention import use_folded_attention
 from amodal.ops.arrays import Box, Boxes, Mask, Points, Window
@@ -115,7 +115,7 @@ class ObjectFinder:
         Raises:
             InputError: no such model.
         """
-        model = load_sam(name).model
+        model = load_base(name, only="sam").model
         use_folded_attention(model.vision_encoder)
         return cls(model, device)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from amodal.errors import InputError
-from amodal.models.bases.sam import sam_config_for
+from amodal.models.bases.families import base_config
 from amodal.models.plug import PlugConfig, PlugModel
 from amodal.nn.kernels import forced_kernel
 from amodal.training.optimizers import total_steps
@@ -50,7 +50,7 @@ def plan(recipe: Recipe, *, processes: int = 1, objects: int | None = None) -> d
         raise InputError(
             f"training.batch_size: expected a multiple of the {processes} processes, got {settings.batch_size}"
         )
-    config = recipe.model.config(sam=sam_config_for(recipe.model.base))
+    config = recipe.model.config(sam=base_config(recipe.model.base))
     saved, parameters, trained = saved_for_backward(config, settings.precision)
     crops = settings.batch_size // processes
     activations = sum(saved.values())
@@ -145,6 +145,6 @@ def _counting(parts: dict[str, nn.Module], excluded_storages: set[int]) -> Itera
 
 def _layer_inputs(config: PlugConfig) -> int:
     """Bytes of the inputs of all encoder layers in bfloat16, which gradient checkpointing stores."""
-    vision = config.sam_config().vision_config
+    vision = config.base_config().vision_config
     cells = (config.image_size // vision.patch_size) ** 2
     return int(2 * config.num_branches * cells * vision.hidden_size * vision.num_hidden_layers)

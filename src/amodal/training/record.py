@@ -20,7 +20,7 @@ from torch import Tensor
 from amodal.errors import InputError
 from amodal.io.files import atomic_path, write_atomic
 from amodal.io.images import ImageArray
-from amodal.models.bases.sam import IMAGE_MEAN, IMAGE_STD
+from amodal.models.bases.protocol import IMAGE_MEAN, IMAGE_STD
 from amodal.ops.arrays import Mask
 from amodal.training.recipe import Recipe
 
