@@ -16,7 +16,7 @@ from amodal.training.recipe import PlugModelRecipe, Recipe, load_recipe
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "reproduce.md").read_text()
-PAPERS = sorted((ROOT / "recipes" / "plug").glob("*-vit-*.yaml"))
+FULL_SIZE = sorted(p for kind in ("vit", "sam2.1") for p in (ROOT / "recipes" / "plug").glob(f"*-{kind}-*.yaml"))
 
 # (point loss, refine, parallel LoRA, visible branch) of table 2's rows
 PARTS = {
@@ -74,7 +74,7 @@ def test_rows_do_not_overwrite_each_other() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(p, marks=[] if "kins" in p.stem else pytest.mark.slow) for p in PAPERS],
+    [pytest.param(p, marks=[] if "kins" in p.stem else pytest.mark.slow) for p in FULL_SIZE],
     ids=lambda path: path.stem,
 )
 def test_the_header_states_the_computed_plan(path: Path) -> None:
