@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel, Sam2Config
+from transformers import PreTrainedConfig, PreTrainedModel, Sam2Config, SamHQConfig
 
 from amodal.models.bases.families import FAMILIES
 from amodal.models.bases.protocol import BaseFamily
@@ -44,6 +44,17 @@ def small_sam2_config(image_size: int = 64) -> Sam2Config:
             "iou_head_hidden_dim": 16,
         },
     )
+
+
+def small_sam_hq_config(image_size: int = 64) -> SamHQConfig:
+    """The small SAM with SAM-HQ's decoder."""
+    sam = small_sam_config(image_size).to_dict()
+    parts = {
+        name: {k: v for k, v in sam[name].items() if k != "model_type"}
+        for name in ("vision_config", "prompt_encoder_config", "mask_decoder_config")
+    }
+    parts["mask_decoder_config"]["vit_dim"] = parts["vision_config"]["hidden_size"]
+    return SamHQConfig(**parts)
 
 
 @dataclass(frozen=True)
@@ -94,12 +105,39 @@ def single_mask(model: Any, pixels: Tensor, **prompts: Tensor) -> tuple[Tensor, 
     return output.pred_masks[:, :, 0], output.iou_scores[:, :, 0]
 
 
+def single_hq_mask(model: Any, pixels: Tensor, **prompts: Tensor) -> tuple[Tensor, Tensor]:
+    """SAM-HQ's mask by transformers' model, after a correction.
+
+    The decoder of transformers 5.23 upscales the image tokens that went into its transformer, with rows and columns
+    exchanged. The original code upscales those that come out of it, as SAM does.
+    """
+    decoder, kept = model.mask_decoder, []
+    hooks = [
+        decoder.transformer.register_forward_hook(lambda _module, _inputs, outputs: kept.append(outputs[1])),
+        decoder.upscale_conv1.register_forward_pre_hook(
+            lambda _module, inputs: (kept[-1].transpose(2, 3).reshape(inputs[0].shape),)
+        ),
+    ]
+    try:
+        return single_mask(model, pixels, **prompts)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 ROWS = {
     "sam": TinyBase(
         FAMILIES["sam"],
         small_sam_config,
         single_mask,
         lambda model, pixels: model.get_image_embeddings(pixels),
+        sizes=(96,),
+    ),
+    "sam_hq": TinyBase(
+        FAMILIES["sam_hq"],
+        small_sam_hq_config,
+        single_hq_mask,
+        lambda model, pixels: model.get_image_embeddings(pixels)[0],
         sizes=(96,),
     ),
     "sam2": TinyBase(

@@ -237,7 +237,7 @@ def test_presets_of_sam_2_have_the_published_sizes(name: str, millions: float) -
 
 
 def test_what_no_family_can_use_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="base: expected a model_type of sam, sam2.*, got 'bert'"):
+    with pytest.raises(InputError, match="base: expected a model_type of sam, .*, got 'bert'"):
         family_of(BertConfig())
     with pytest.raises(InputError, match="expected a positive multiple of 32"):
         PlugConfig(sam=base_config("sam2.1-tiny"), image_size=80)

@@ -111,7 +111,7 @@ def test_broken_meta_checkpoints_are_refused(meta_sam: Any, tmp_path: Path) -> N
     state = meta_sam.state_dict()
     state.pop("mask_decoder.iou_token.weight")
     torch.save(state, tmp_path / "partial.pth")
-    with pytest.raises(InputError, match="expected the tensors of Meta's SAM, got Error"):
+    with pytest.raises(InputError, match=r"got 1 missing .*: mask_decoder.iou_token.weight$"):
         load_checkpoint(tmp_path / "partial.pth")
 
 
@@ -165,3 +165,22 @@ def test_fingerprint_depends_on_every_value() -> None:
     with torch.no_grad():
         model.neck.conv1.weight[0, 0] += 1e-3
     assert fingerprint_of(model.state_dict()) != before
+
+
+def test_a_pruned_sam_keeps_its_widths(tmp_path: Path) -> None:
+    """SlimSAM's heads and MLPs are narrower than a ViT's of its depth; all widths come from its configuration."""
+    config = small_sam_config()
+    config.vision_config.hidden_size, config.vision_config.mlp_dim = 168, 100
+    config.vision_config.num_attention_heads = 12  # of width 14, which is no multiple of 8
+    sam = new_sam(config, seed=2).double().eval()
+    sam.save_pretrained(tmp_path / "slim")
+    model = PlugModel.from_base(tmp_path / "slim", PlugConfig(image_size=64, lora_rank=2, refine_channels=8)).double()
+    assert model.vision_encoder.layers[0].attn.lora.down.shape == (2, 2, 2, 168)
+    pixels, boxes = torch.randn(2, 3, 64, 64).double(), torch.tensor([[[8.0, 8.0, 40.0, 48.0]]]).expand(2, -1, -1)
+    with torch.no_grad():
+        theirs = sam(pixel_values=pixels, input_boxes=boxes.double(), multimask_output=False)
+        expected = torch.nn.functional.interpolate(theirs.pred_masks[:, :, 0], size=(64, 64), mode="bilinear")
+        torch.testing.assert_close(model(pixels, boxes).pred_masks, expected, atol=1e-5, rtol=1e-5)
+    model.float().save_pretrained(tmp_path / "plug")
+    again = PlugModel.from_pretrained(tmp_path / "plug")
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in model.state_dict().items())

@@ -103,7 +103,7 @@ def attend(attention: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     q, k, v = (_heads(x, attention.num_attention_heads) for x in (q * attention.scaling, k, v))
     mixed = softmax_attention(q, k, v).transpose(1, 2).flatten(2)
     project_out = attention.out_proj if hasattr(attention, "out_proj") else attention.o_proj  # the name in SAM 2
-    return project_out(mixed.reshape(query.shape[0], prompts, own, -1))  # type: ignore[no-any-return]
+    return project_out(mixed.reshape(query.shape[0], prompts, own, -1))
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
@@ -139,7 +139,7 @@ def upscaled_tokens(decoder: Any, image_tokens: Tensor, high_resolution: tuple[T
     fine = _upscaled(decoder.upscale_conv2, decoder.activation(fine))  # (B, P, T, 4, 4, C / 8)
     if high_resolution is not None:
         fine = fine + wide(_pixels_of_tokens(high_resolution[0], 2))
-    return decoder.activation(fine)  # type: ignore[no-any-return]
+    return decoder.activation(fine)
 
 
 def planes(pixels: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -17,9 +17,10 @@ from amodal.models.bases.checkpoints import load_checkpoint
 from amodal.models.bases.protocol import BaseFamily, LoadedBase
 from amodal.models.bases.sam import SamFamily
 from amodal.models.bases.sam2 import Sam2Family
+from amodal.models.bases.sam_hq import SamHQFamily
 from amodal.models.increments import Origin, bundled_models
 
-FAMILIES: dict[str, BaseFamily] = {family.model_type: family for family in (SamFamily(), Sam2Family())}
+FAMILIES: dict[str, BaseFamily] = {family.model_type: family for family in (SamFamily(), SamHQFamily(), Sam2Family())}
 """Families by transformers' `model_type`."""
 
 _ALIASES = {alias: family for family in FAMILIES.values() for alias in family.aliases}
