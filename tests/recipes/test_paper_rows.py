@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from amodal.models.bases.families import base_config
-from amodal.models.plug import PlugModel
+from amodal.models.bases.families import FAMILIES, base_config
+from amodal.models.plug import PlugConfig, PlugModel
+from amodal.models.plug.modeling import parameter_counts
 from amodal.training.plan import plan
 from amodal.training.recipe import PlugModelRecipe, Recipe, load_recipe
 
@@ -61,6 +62,15 @@ def test_a_row_has_the_parts_that_the_table_names(data: str, row: str, arguments
     assert recipe.training.steps == (0 if row == "row 1" else None)
     with torch.device("meta"):
         PlugModel(config)
+
+
+def test_the_table_of_bases_states_the_counted_parameters() -> None:
+    names = ("lora", "mask_decoders", "refine", "incremental", "base", "total")
+    table = re.findall(r"^\| SAM[\d. ]* `([\w.-]+)` \| ([\d,| ]+) \|$", DOCUMENT, re.M)
+    assert [preset for preset, _ in table] == [name for kind in ("sam", "sam2") for name in FAMILIES[kind].presets]
+    for preset, cells in table:
+        counts = parameter_counts(PlugConfig(sam=base_config(preset)))
+        assert [int(cell.replace(",", "")) for cell in cells.split("|")] == [counts[name] for name in names], preset
 
 
 def test_rows_do_not_overwrite_each_other() -> None:

@@ -349,7 +349,7 @@ class FoldedMlp(nn.Module):
         """(..., C) to (..., C)."""
         first, second = (getattr(self, name) for name in self.names)
         if not may_prepare(self, x):
-            return second(self.act(first(x)))  # type: ignore[no-any-return]
+            return second(self.act(first(x)))
         hidden = prepared_linear(self._prepared[0], first, x, activation=self.act, int8=self.int8)
         return prepared_linear(self._prepared[1], second, hidden, int8=self.int8)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -64,10 +64,10 @@ class SamFamily(BaseFamily):
     title = "SAM"
     config_class = SamConfig
     model_class = SamModel
-    presets = {
+    presets: ClassVar[Mapping[str, dict[str, Any]]] = {
         name: {"vision_config": SamVisionConfig(**vision, mlp_ratio=4.0).to_dict()} for name, vision in PRESETS.items()
     }
-    hub_ids = HUB_IDS
+    hub_ids: ClassVar[Mapping[str, str]] = HUB_IDS
 
     def sizes(self, config: PreTrainedConfig) -> dict[str, Any]:
         """The configurations of the three parts, without transformers' bookkeeping."""

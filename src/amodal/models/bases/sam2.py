@@ -72,13 +72,13 @@ class Sam2Family(BaseFamily):
     config_class = Sam2Config
     model_class: ClassVar[type[PreTrainedModel]] = Sam2Model
     # Sizes of the four published models (configurations in Meta's repository sam2, `configs/sam2.1`).
-    presets = {
+    presets: ClassVar[Mapping[str, dict[str, Any]]] = {
         "sam2.1-tiny": _preset(96, 1, [1, 2, 7, 2], [5, 7, 9]),
         "sam2.1-small": _preset(96, 1, [1, 2, 11, 2], [7, 10, 13]),
         "sam2.1-base-plus": _preset(112, 2, [2, 3, 16, 3], [12, 16, 20], background=14),
         "sam2.1-large": _preset(144, 2, [2, 6, 36, 4], [23, 33, 43], third_window=16),
     }
-    hub_ids = {
+    hub_ids: ClassVar[Mapping[str, str]] = {
         f"facebook/{version}-hiera-{size}": f"sam2.1-{size}"
         for version in ("sam2", "sam2.1")
         for size in ("tiny", "small", "base-plus", "large")
