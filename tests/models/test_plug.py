@@ -143,7 +143,7 @@ def test_damaged_increments_are_refused(sam_folder: Path, small_plug: PlugConfig
 def test_unknown_model_and_base_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected a bundled name"):
         PlugModel.from_pretrained("no-such-model")
-    with pytest.raises(InputError, match="cannot be read as a SAM"):
+    with pytest.raises(InputError, match="expected a file or folder, got none at this path"):
         PlugModel.from_base(tmp_path / "nothing")
 
 

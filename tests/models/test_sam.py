@@ -150,7 +150,7 @@ def test_presets_have_the_published_sizes() -> None:
 
 
 def test_folder_without_a_sam_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read as a SAM"):
+    with pytest.raises(InputError, match="expected a file or folder, got none at this path"):
         base_config(tmp_path / "nothing")
     model = new_sam(small_sam_config())
     del model.mask_decoder.iou_token

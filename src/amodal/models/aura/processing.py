@@ -215,7 +215,7 @@ class AuraProcessor(PushToHubMixin):
         folder = resolve_folder(name, revision)
         try:
             settings = json.loads((folder / SETTINGS_FILE).read_text())
-            mllm = AutoProcessor.from_pretrained(str(folder / MLLM_FOLDER))
+            mllm = AutoProcessor.from_pretrained(str(folder / MLLM_FOLDER), trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
                 f"model {folder}: expected an AURA processor in {SETTINGS_FILE} and {MLLM_FOLDER}/, got none"
