@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel, Sam2Config, SamHQConfig
+from transformers import EdgeTamConfig, PreTrainedConfig, PreTrainedModel, Sam2Config, SamHQConfig
 
 from amodal.models.bases.families import FAMILIES
 from amodal.models.bases.protocol import BaseFamily
 from tests.models.conftest import small_sam_config
+from tests.models.trunk import TinyTrunkConfig
 
 
 def small_sam2_config(image_size: int = 64) -> Sam2Config:
@@ -55,6 +56,25 @@ def small_sam_hq_config(image_size: int = 64) -> SamHQConfig:
     }
     parts["mask_decoder_config"]["vit_dim"] = parts["vision_config"]["hidden_size"]
     return SamHQConfig(**parts)
+
+
+def small_edgetam_config(image_size: int = 64) -> EdgeTamConfig:
+    """EdgeTAM on a tiny convolutional trunk; that of the published model needs timm."""
+    return EdgeTamConfig(
+        vision_config={
+            "backbone_config": TinyTrunkConfig().to_dict(),
+            "backbone_channel_list": [32, 24, 16, 8],
+            "backbone_feature_sizes": [[image_size // 4] * 2, [image_size // 8] * 2, [image_size // 16] * 2],
+            "fpn_hidden_size": 16,
+        },
+        prompt_encoder_config={"hidden_size": 16, "image_size": image_size},
+        mask_decoder_config={
+            "hidden_size": 16,
+            "mlp_dim": 32,
+            "num_attention_heads": 2,
+            "iou_head_hidden_dim": 16,
+        },
+    )
 
 
 @dataclass(frozen=True)
@@ -143,6 +163,13 @@ ROWS = {
     "sam2": TinyBase(
         FAMILIES["sam2"],
         small_sam2_config,
+        single_mask,
+        lambda model, pixels: model.get_image_embeddings(pixels)[-1],
+        sizes=(96, 160),
+    ),
+    "edgetam": TinyBase(
+        FAMILIES["edgetam"],
+        small_edgetam_config,
         single_mask,
         lambda model, pixels: model.get_image_embeddings(pixels)[-1],
         sizes=(96, 160),

@@ -14,13 +14,17 @@ from transformers.utils import logging
 
 from amodal.errors import InputError
 from amodal.models.bases.checkpoints import load_checkpoint
+from amodal.models.bases.edgetam import EdgeTamFamily
 from amodal.models.bases.protocol import BaseFamily, LoadedBase
 from amodal.models.bases.sam import SamFamily
 from amodal.models.bases.sam2 import Sam2Family
 from amodal.models.bases.sam_hq import SamHQFamily
+from amodal.models.hub import Source, find_source
 from amodal.models.increments import Origin, bundled_models
 
-FAMILIES: dict[str, BaseFamily] = {family.model_type: family for family in (SamFamily(), SamHQFamily(), Sam2Family())}
+FAMILIES: dict[str, BaseFamily] = {
+    family.model_type: family for family in (SamFamily(), SamHQFamily(), Sam2Family(), EdgeTamFamily())
+}
 """Families by transformers' `model_type`."""
 
 _ALIASES = {alias: family for family in FAMILIES.values() for alias in family.aliases}
@@ -48,7 +52,8 @@ def base_config(name: str | Path) -> PreTrainedConfig:
     """Read the configuration of a base without loading its weights.
 
     Args:
-        name: preset (`vit-b`, ..., `sam2.1-tiny`, ...), hub id, bundled name, or folder.
+        name: preset (`vit-b`, ..., `sam2.1-tiny`, ...), hub id, bundled name, folder, or checkpoint file, which is
+            read whole.
 
     Raises:
         InputError: there is no such base, or its configuration is unreadable.
@@ -57,7 +62,8 @@ def base_config(name: str | Path) -> PreTrainedConfig:
         preset = family.presets.get(family.hub_ids.get(str(name), str(name)))
         if preset is not None:
             return family.config_class.from_dict(dict(preset))
-    return _read_config(name)
+    source = _find(name, weights=False)
+    return load_checkpoint(source.path).config if source.path.is_file() else _read_config(source.path, name)
 
 
 def load_base(
@@ -87,32 +93,41 @@ def _load(name: str | Path | PreTrainedConfig | LoadedBase, revision: str | None
         return name
     if isinstance(name, PreTrainedConfig):
         return LoadedBase(family_of(name).new_model(name), Origin(fingerprint=""))
-    path = Path(name)
-    if path.suffix == ".pth":
-        model: Any = load_checkpoint(path)
+    source = _find(name, revision)
+    if source.path.is_file():
+        model: Any = load_checkpoint(source.path)
         family = family_of(model.config)
     else:
-        source = bundled_models().get(str(name), path if path.is_dir() else str(name))
-        family = family_of(_read_config(name, revision))
+        family = family_of(_read_config(source.path, name))
         try:
             with _hidden_progress_bars():  # loading takes a second; a bar would hide the caller's output
                 model, notes = family.model_class.from_pretrained(
-                    source, revision=revision or "main", output_loading_info=True, dtype=torch.float32
+                    source.path, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
                 )
         except (OSError, ValueError, SafetensorError) as error:
             raise _unknown_base(name) from error
         wrong = {k: sorted(notes.get(k, ())) for k in ("missing_keys", "unexpected_keys")}
         if any(wrong.values()):
             raise InputError(f"base {name}: expected the tensors of a {family.title}, got {wrong}")
-        revision = getattr(model.config, "_commit_hash", None) or revision
-    return LoadedBase(model, Origin(str(name), revision, family.fingerprint(model)))
+    return LoadedBase(model, Origin(str(name), source.revision, family.fingerprint(model)))
 
 
-def _read_config(name: str | Path, revision: str | None = None) -> PreTrainedConfig:
-    """Read the `config.json` of a bundled name, folder or hub id in the class of its family."""
-    source = bundled_models().get(str(name), Path(name))
+def _find(name: str | Path, revision: str | None = None, *, weights: bool = True) -> Source:
+    """Find the folder or checkpoint file of a base; the tensors of a saved folder stand for the folder."""
+    others = f"a preset ({', '.join(preset_names())}), a checkpoint file, "
+    source = find_source(
+        name, argument="base", bundled=bundled_models(), revision=revision, weights=weights, others=others
+    )
+    folder = source.path.parent
+    if source.path.name == "model.safetensors" and (folder / "config.json").is_file():
+        return Source(folder, source.revision)
+    return source
+
+
+def _read_config(folder: Path, name: str | Path) -> PreTrainedConfig:
+    """Read the `config.json` of a folder in the class of its family; `name` is what the caller asked for."""
     try:
-        settings, _ = PreTrainedConfig.get_config_dict(source, revision=revision or "main")
+        settings, _ = PreTrainedConfig.get_config_dict(folder)
     except (OSError, ValueError) as error:
         raise _unknown_base(name) from error
     family = family_of(settings)
