@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import EdgeTamConfig, PreTrainedConfig, PreTrainedModel, Sam2Config, SamHQConfig
+from transformers import EdgeTamConfig, PreTrainedConfig, PreTrainedModel, Sam2Config, Sam3TrackerConfig, SamHQConfig
 
 from amodal.models.bases.families import FAMILIES
 from amodal.models.bases.protocol import BaseFamily
@@ -68,6 +68,37 @@ def small_edgetam_config(image_size: int = 64) -> EdgeTamConfig:
             "fpn_hidden_size": 16,
         },
         prompt_encoder_config={"hidden_size": 16, "image_size": image_size},
+        mask_decoder_config={
+            "hidden_size": 16,
+            "mlp_dim": 32,
+            "num_attention_heads": 2,
+            "iou_head_hidden_dim": 16,
+        },
+    )
+
+
+def small_sam3_config(image_size: int = 64) -> Sam3TrackerConfig:
+    """SAM 3's tracker with borders of incomplete windows, tiled positions and a global layer."""
+    cells = image_size // 8
+    return Sam3TrackerConfig(
+        vision_config={
+            "backbone_config": {
+                "model_type": "sam3_vit_model",
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 2,
+                "image_size": image_size,
+                "patch_size": 8,
+                "window_size": 3,
+                "global_attn_indexes": [1],
+                "pretrain_image_size": 24,
+            },
+            "scale_factors": [4.0, 2.0, 1.0],
+            "backbone_feature_sizes": [[4 * cells] * 2, [2 * cells] * 2, [cells] * 2],
+            "fpn_hidden_size": 16,
+        },
+        prompt_encoder_config={"hidden_size": 16, "image_size": image_size, "patch_size": 8},
         mask_decoder_config={
             "hidden_size": 16,
             "mlp_dim": 32,
@@ -173,5 +204,12 @@ ROWS = {
         single_mask,
         lambda model, pixels: model.get_image_embeddings(pixels)[-1],
         sizes=(96, 160),
+    ),
+    "sam3_tracker": TinyBase(
+        FAMILIES["sam3_tracker"],
+        small_sam3_config,
+        single_mask,
+        lambda model, pixels: model.get_image_embeddings(pixels)[-1],
+        sizes=(96, 112),
     ),
 }

@@ -18,12 +18,13 @@ from amodal.models.bases.edgetam import EdgeTamFamily
 from amodal.models.bases.protocol import BaseFamily, LoadedBase
 from amodal.models.bases.sam import SamFamily
 from amodal.models.bases.sam2 import Sam2Family
+from amodal.models.bases.sam3 import Sam3Family
 from amodal.models.bases.sam_hq import SamHQFamily
 from amodal.models.hub import Source, find_source
 from amodal.models.increments import Origin, bundled_models
 
 FAMILIES: dict[str, BaseFamily] = {
-    family.model_type: family for family in (SamFamily(), SamHQFamily(), Sam2Family(), EdgeTamFamily())
+    family.model_type: family for family in (SamFamily(), SamHQFamily(), Sam2Family(), EdgeTamFamily(), Sam3Family())
 }
 """Families by transformers' `model_type`."""
 
