@@ -58,7 +58,7 @@ def is_local_name(name: str | Path) -> bool:
         or "\\" in text
         or text.count("/") > 1
         or is_checkpoint_name(text)
-        or Path(text).exists()
+        or (text != "" and Path(text).exists())
     )
 
 
@@ -88,7 +88,7 @@ def find_source(
     if str(name) in bundled:
         return Source(bundled[str(name)])
     path = Path(name).expanduser()
-    if path.exists():
+    if str(name) and path.exists():
         return Source(path)
     if is_local_name(name):
         raise InputError(f"{argument} {name}: expected a file or folder, got none at this path")
