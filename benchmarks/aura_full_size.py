@@ -23,7 +23,8 @@ from amodal.models.aura import AuraConfig, AuraModel, AuraProcessor
 from amodal.models.aura.mllm import mllm_config_for, plain_settings
 from amodal.models.aura.modeling import parameter_counts
 from amodal.models.aura.tiny_mllm import TinyMllmSizes, tiny_llava_config, tiny_processor
-from amodal.models.bases.sam import sam_config_for, sam_sizes
+from amodal.models.bases.families import base_config
+from amodal.models.bases.sam import sam_sizes
 
 ANSWER = "It is <p>the mug</p> [SEG]."
 GIB = 2**30
@@ -73,7 +74,7 @@ def _config(quick: bool) -> tuple[AuraConfig, AuraProcessor]:
         mllm.image_token_index = mllm.image_token_id = own.tokenizer.convert_tokens_to_ids("<image>")
     config = AuraConfig(
         mllm=plain_settings(mllm),
-        sam=sam_sizes(sam_config_for("sam-tiny" if quick else "vit-h")),
+        sam=sam_sizes(base_config("sam-tiny" if quick else "vit-h")),
         image_size=128 if quick else 1024,
         seg_token_id=own.tokenizer.convert_tokens_to_ids("[SEG]"),
     )

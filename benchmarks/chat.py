@@ -24,7 +24,7 @@ from amodal.inference.assistant import AmodalAssistant
 from amodal.models.aura import AuraConfig, AuraModel
 from amodal.models.aura.generation import Dialogue
 from amodal.models.aura.tiny_mllm import TinyMllmSizes, new_tiny_mllm
-from amodal.models.bases.sam import sam_config_for
+from amodal.models.bases.families import base_config
 
 TURNS = (
     ("What could I drink from?", "You could drink from <p>the mug</p> [SEG]."),
@@ -50,7 +50,7 @@ def random_model(quick: bool) -> AuraModel:
         vocabulary=400,
     )
     config = AuraConfig(image_size=128 if quick else 1024, train_mllm=True, lora_rank=0)
-    sam = sam_config_for("sam-tiny" if quick else "vit-b")
+    sam = base_config("sam-tiny" if quick else "vit-b")
     return AuraModel.from_base(new_tiny_mllm(sizes, [text for turn in TURNS for text in turn]), sam, config)
 
 

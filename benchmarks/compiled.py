@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from measure import arguments, finish
 
-from amodal.models.bases.sam import sam_config_for
+from amodal.models.bases.families import base_config
 from amodal.models.plug import PlugConfig, PlugModel
 from amodal.nn.attention import use_int8
 from amodal.nn.packing import can_use_int8
@@ -90,7 +90,7 @@ def build(name: str, base: str) -> Callable[[], object]:
     dtype, is_compiled, int8 = CONTENDERS[name]
     torch.manual_seed(0)
     size = 128 if base == "sam-tiny" else 512
-    model = PlugModel(PlugConfig(sam=sam_config_for(base), image_size=size)).to(dtype).eval()
+    model = PlugModel(PlugConfig(sam=base_config(base), image_size=size)).to(dtype).eval()
     pixels = torch.randn(1, 3, size, size, dtype=dtype)
     if int8 == "ours":
         use_int8(model.vision_encoder)

@@ -23,7 +23,7 @@ from amodal import AmodalSegmenter
 from amodal.data.datasets import read_dataset
 from amodal.inference.devices import pick_dtype
 from amodal.metrics.mask_protocols import StrictIoU
-from amodal.models.bases.sam import sam_config_for
+from amodal.models.bases.families import base_config
 from amodal.models.plug import PlugConfig, PlugModel
 
 NUM_BOXES = (1, 2, 3, 4, 6, 8, 16)
@@ -62,7 +62,7 @@ def main() -> None:
 def load(options: Any) -> dict[str, AmodalSegmenter]:
     """Return one segmenter per mode, all with the same weights."""
     if options.base:
-        model = PlugModel(PlugConfig(sam=sam_config_for(options.base)))
+        model = PlugModel(PlugConfig(sam=base_config(options.base)))
     else:
         model = PlugModel.from_pretrained(options.model)
     place = torch.device("cpu")

@@ -22,7 +22,7 @@ from measure import arguments, finish, interleave, peak_mib, rate_contenders, ra
 from torch import Tensor
 from transformers import SamModel
 
-from amodal.models.bases.sam import sam_config_for
+from amodal.models.bases.families import base_config
 from amodal.models.plug import PlugConfig, PlugModel
 
 RANK = 16
@@ -36,7 +36,7 @@ def main() -> None:
         boxes={"type": int, "nargs": "+", "default": [1, 4, 16]},
         c2f_seg={"type": Path, "help": "checkout of the C2F-Seg repository"},
     )
-    sam = sam_config_for(options.base)
+    sam = base_config(options.base)
     size = 128 if options.base == "sam-tiny" else 512
     config = PlugConfig(sam=sam, image_size=size, lora_rank=RANK, refine_channels=16 if size == 128 else 64)
     ours = PlugModel(config).eval()
@@ -76,7 +76,7 @@ def build_reference(config: PlugConfig) -> Any:
     """Build a SAM with two adapter sets by PEFT."""
     from peft import LoraConfig, get_peft_model
 
-    sam = config.sam_config()
+    sam = config.base_config()
     sam._attn_implementation = "eager"
     settings = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=r"vision_encoder\.layers\.\d+\.attn\.qkv")
     model = get_peft_model(SamModel(sam), settings, adapter_name="visible")

@@ -22,7 +22,7 @@ from torch import nn
 from transformers import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 
-from amodal.models.bases.sam import sam_config_for
+from amodal.models.bases.families import base_config
 from amodal.models.plug import PlugConfig, PlugModel
 from amodal.nn.attention import use_int8
 from amodal.nn.packing import can_use_int8
@@ -32,12 +32,12 @@ def main() -> None:
     """Build all contenders, time them alternately and print the result."""
     options = arguments(__doc__)
     torch.manual_seed(0)
-    config = PlugConfig(sam=sam_config_for("vit-b"), image_size=224 if options.quick else 512)
+    config = PlugConfig(sam=base_config("vit-b"), image_size=224 if options.quick else 512)
     ours = randomised(PlugModel(config)).eval()
     narrow = PlugModel(config).eval()
     narrow.load_state_dict(ours.state_dict())
     narrow.to(torch.bfloat16)
-    vision = config.sam_config().vision_config
+    vision = config.base_config().vision_config
     eager = reference(vision, "eager", torch.float32)
     fused32, fused = reference(vision, "sdpa", torch.float32), reference(vision, "sdpa", torch.bfloat16)
     narrow8 = in_8_bits(narrow)  # outside inference mode, because tensors created in it are never prepared

@@ -27,7 +27,7 @@ from measure import finish
 from torch import Tensor, nn
 from transformers import SamConfig, SamModel
 
-from amodal.models.bases.sam import sam_config_for
+from amodal.models.bases.families import base_config
 from amodal.models.plug import PlugConfig, PlugModel, PlugOutput
 from amodal.nn.refine import RefineModule
 from amodal.nn.uncertainty import uncertainty_map
@@ -168,14 +168,14 @@ def make_step(name: str, options: argparse.Namespace) -> Step:
 
 
 def _config(quick: bool, point_loss: bool) -> PlugConfig:
-    sam = sam_config_for("vit-b")
+    sam = base_config("vit-b")
     if quick:
         sam.vision_config.num_hidden_layers, sam.vision_config.global_attn_indexes = 2, [1]
     return PlugConfig(sam=sam, point_loss=point_loss)
 
 
 def _sizes(config: PlugConfig) -> dict[str, Any]:
-    sam = config.sam_config()
+    sam = config.base_config()
     return {k: getattr(sam, k).to_dict() for k in ("vision_config", "prompt_encoder_config", "mask_decoder_config")}
 
 

@@ -18,7 +18,7 @@ import torch
 from measure import arguments, finish, peak_mib
 from objects import build_reference, reference_masks
 
-from amodal.models.bases.sam import sam_config_for
+from amodal.models.bases.families import base_config
 from amodal.models.plug import PlugConfig, PlugModel
 
 # name -> (ours or the reference, precision, whether weights may be prepared)
@@ -48,7 +48,7 @@ def main() -> None:
 def measure(kind: str, dtype: torch.dtype, prepares: bool, base: str, threads: int) -> dict[str, Any]:
     """Build the model in this precision in a new process and predict masks for one box."""
     torch.set_num_threads(threads)
-    config = PlugConfig(sam=sam_config_for(base))
+    config = PlugConfig(sam=base_config(base))
     empty = peak_mib()
     torch.set_default_dtype(dtype)
     with torch.inference_mode(not prepares):

@@ -109,13 +109,13 @@ def test_invalid_thresholds_raise(segmenter: AmodalSegmenter, image: np.ndarray)
 
 
 def test_pretrained_sam_is_transformers_sam_on_the_crop(image: np.ndarray) -> None:
-    from amodal.models.bases.sam import load_sam
+    from amodal.models.bases.families import load_base
 
     ours = pretrained_sam("sam-tiny", "cpu")
     assert ours.model.config.mask_threshold == SAM_THRESHOLD
     assert not ours.has_visible_branch
     assert predict(ours, image)[0].visible is None
-    sam = load_sam("sam-tiny").model.eval().double()  # in float32 both are off by 3e-4
+    sam = load_base("sam-tiny").model.eval().double()  # in float32 both are off by 3e-4
     inputs = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)).double()
     box = torch.tensor([[[20.0, 30.0, 90.0, 100.0]]]).double()
     with torch.inference_mode():

@@ -130,6 +130,8 @@ def test_a_detector_gives_boxes_and_labels(tmp_path: Path) -> None:
     assert all(obj.phrase in labels for obj in scene.objects)
 
 
-def test_an_unknown_detector_is_refused() -> None:
-    with pytest.raises(InputError, match="detector: expected a model for object-detection, got '/nowhere'"):
+def test_an_unknown_detector_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="detector /nowhere: expected a file or folder, got none at this path"):
         Detector("/nowhere")
+    with pytest.raises(InputError, match="detector: expected a model for object-detection, got '.*'"):
+        Detector(tmp_path)

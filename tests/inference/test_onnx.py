@@ -14,6 +14,7 @@ from amodal.cli.main import main
 from amodal.errors import InputError
 from amodal.inference import onnx as module
 from amodal.inference.onnx import DECODER, ENCODER, OnnxPlug, export_onnx, is_export
+from amodal.models.bases.protocol import ImageFeatures
 from amodal.models.plug import PlugConfig, PlugModel
 from tests.models.conftest import small_sam_config
 
@@ -65,9 +66,9 @@ def test_an_export_with_different_outputs_is_refused_and_not_written(
         def __init__(self, folder: Path) -> None:
             super().__init__()
 
-        def encode(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def encode(self, pixels: torch.Tensor) -> tuple[ImageFeatures, ImageFeatures]:
             visible, amodal = model.encode(pixels)
-            return visible, amodal + 1
+            return visible, ImageFeatures(amodal.embedding + 1)
 
         def predict(self, *inputs: torch.Tensor) -> object:
             return model.predict(*inputs)
@@ -92,8 +93,9 @@ def test_an_export_with_different_outputs_is_refused_and_not_written(
 )
 def test_an_export_refuses_other_prompts_than_boxes(prompts: dict[str, torch.Tensor], got: str) -> None:
     exported, image = OnnxPlug.__new__(OnnxPlug), torch.zeros(1, 3, 64, 64)
+    features = ImageFeatures(image)
     with pytest.raises(InputError, match=f"prompts: expected boxes alone for an ONNX model, got {got}$"):
-        exported.predict(image, image, image, **prompts)
+        exported.predict(image, features, features, **prompts)
 
 
 def test_damaged_and_missing_files_are_refused(tmp_path: Path) -> None:

@@ -347,5 +347,5 @@ def test_impossible_modes(plug: PlugModel) -> None:
         AmodalSegmenter(plug, mode="tiles")
     with pytest.raises(InputError, match="image_size: expected with mode 'image' only, got 128 with 'crop'"):
         AmodalSegmenter(plug, image_size=128)
-    with pytest.raises(InputError, match="image_size: expected a positive multiple of the patch size 8.*, got 100"):
+    with pytest.raises(InputError, match="image_size: expected a positive multiple of 8.*, got 100"):
         AmodalSegmenter(plug, mode="image", image_size=100)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import types
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,3 +59,42 @@ def sam_folder(sam: SamModel, tmp_path: Path) -> Path:
 @pytest.fixture
 def small_plug() -> PlugConfig:
     return PlugConfig(image_size=64, lora_rank=2, refine_channels=8, num_points=16)
+
+
+@pytest.fixture
+def meta_sam(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A tiny model of Meta's own code with random weights (its import needs torchvision)."""
+    for name in ("torchvision", "torchvision.ops", "torchvision.ops.boxes", "torchvision.transforms",
+                 "torchvision.transforms.functional"):  # fmt: skip
+        stub = types.ModuleType(name)
+        stub.batched_nms = stub.box_area = stub.resize = stub.to_pil_image = None
+        monkeypatch.setitem(sys.modules, name, stub)
+    from segment_anything import modeling
+
+    torch.manual_seed(0)
+    model = modeling.Sam(
+        image_encoder=modeling.ImageEncoderViT(
+            img_size=64, patch_size=8, embed_dim=24, depth=3, num_heads=2, mlp_ratio=2,
+            out_chans=16, qkv_bias=True, use_rel_pos=True, window_size=3, global_attn_indexes=(1,),
+            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+        ),
+        prompt_encoder=modeling.PromptEncoder(
+            embed_dim=16, image_embedding_size=(8, 8), input_image_size=(64, 64), mask_in_chans=16
+        ),
+        mask_decoder=modeling.MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=modeling.TwoWayTransformer(depth=2, embedding_dim=16, mlp_dim=32, num_heads=8),
+            transformer_dim=16, iou_head_depth=3, iou_head_hidden_dim=16,
+        ),
+    )  # fmt: skip
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def save_meta(model: Any, path: Path) -> Path:
+    """Save as Meta does, without the buffers of pixel normalisation."""
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith("pixel_")}
+    torch.save(state, path)
+    return path

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import SamModel
 
 from amodal.errors import InputError
-from amodal.models.bases.sam import MASK_LOGIT, embed_masks
+from amodal.models.bases.prompts import MASK_LOGIT, embed_masks
 from amodal.models.increments import increment_state
 from amodal.models.plug import PlugConfig, PlugModel, PlugProcessor
 from tests.models.conftest import small_sam_config
@@ -65,11 +65,11 @@ def test_without_masks_nothing_changes(sam_folder: Path, small_plug: PlugConfig)
         visible, amodal = model.encode(PIXELS)
         sparse, dense = model.prompt_encoder(None, None, BOXES, None)
         positions = model.prompt_encoder.shared_embedding.image_positions(8)
-        for logits, decoder, embeddings in (
+        for logits, decoder, features in (
             (got.coarse_amodal_logits, model.amodal_decoder, amodal),
             (got.visible_logits, model.visible_decoder, visible),
         ):
-            low = decoder(embeddings, positions, sparse, dense)[0]
+            low = decoder(features.embedding, positions, sparse, dense)[0]
             assert torch.equal(logits, torch.nn.functional.interpolate(low, size=(64, 64), mode="bilinear"))
         same = model(PIXELS, BOXES, input_masks=MASKS, mask_given=torch.zeros(1, 2, dtype=torch.bool))
     torch.testing.assert_close(same.pred_masks, got.pred_masks, atol=1e-5, rtol=1e-5)

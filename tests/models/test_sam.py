@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import types
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,61 +10,18 @@ import torch
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 from amodal.errors import InputError
-from amodal.models.bases.sam import (
-    fingerprint,
-    fit_encoder_weights,
-    load_meta_checkpoint,
-    load_sam,
-    new_sam,
-    sam_config_for,
-)
+from amodal.models.bases.checkpoints import load_checkpoint
+from amodal.models.bases.families import base_config, load_base
+from amodal.models.bases.protocol import fingerprint_of
+from amodal.models.bases.sam import fit_encoder_weights, new_sam
 from amodal.models.plug import PlugConfig, PlugModel
 from amodal.nn.attention import use_folded_attention
-from tests.models.conftest import small_sam_config
-
-
-@pytest.fixture
-def meta_sam(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A tiny model of Meta's own code with random weights (its import needs torchvision)."""
-    for name in ("torchvision", "torchvision.ops", "torchvision.ops.boxes", "torchvision.transforms",
-                 "torchvision.transforms.functional"):  # fmt: skip
-        stub = types.ModuleType(name)
-        stub.batched_nms = stub.box_area = stub.resize = stub.to_pil_image = None
-        monkeypatch.setitem(sys.modules, name, stub)
-    from segment_anything import modeling
-
-    torch.manual_seed(0)
-    model = modeling.Sam(
-        image_encoder=modeling.ImageEncoderViT(
-            img_size=64, patch_size=8, embed_dim=24, depth=3, num_heads=2, mlp_ratio=2,
-            out_chans=16, qkv_bias=True, use_rel_pos=True, window_size=3, global_attn_indexes=(1,),
-            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-        ),
-        prompt_encoder=modeling.PromptEncoder(
-            embed_dim=16, image_embedding_size=(8, 8), input_image_size=(64, 64), mask_in_chans=16
-        ),
-        mask_decoder=modeling.MaskDecoder(
-            num_multimask_outputs=3,
-            transformer=modeling.TwoWayTransformer(depth=2, embedding_dim=16, mlp_dim=32, num_heads=8),
-            transformer_dim=16, iou_head_depth=3, iou_head_hidden_dim=16,
-        ),
-    )  # fmt: skip
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.2)
-    return model.eval()
-
-
-def save_meta(model: Any, path: Path) -> Path:
-    """Save as Meta does, without the buffers of pixel normalisation."""
-    state = {k: v for k, v in model.state_dict().items() if not k.startswith("pixel_")}
-    torch.save(state, path)
-    return path
+from tests.models.conftest import save_meta, small_sam_config
 
 
 @pytest.mark.parametrize("multimask", [False, True])
 def test_meta_checkpoint_has_metas_outputs(meta_sam: Any, tmp_path: Path, multimask: bool) -> None:
-    ours = load_meta_checkpoint(save_meta(meta_sam, tmp_path / "sam_vit_x.pth")).eval()
+    ours = load_checkpoint(save_meta(meta_sam, tmp_path / "sam_vit_x.pth")).eval()
     use_folded_attention(ours.vision_encoder)
     pixels = torch.randn(1, 3, 64, 64)
     box = torch.tensor([[8.0, 8.0, 40.0, 48.0]])
@@ -100,23 +54,23 @@ def test_plug_on_a_meta_checkpoint_predicts_metas_mask(meta_sam: Any, tmp_path: 
         expected = torch.nn.functional.interpolate(logits, size=(64, 64), mode="bilinear")
         got = model(pixels, box[None]).pred_masks
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
-    assert load_sam(path).origin.fingerprint == model.config.base["fingerprint"]
+    assert load_base(path).origin.fingerprint == model.config.base["fingerprint"]
 
 
 def test_broken_meta_checkpoints_are_refused(meta_sam: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="got no file"):
-        load_meta_checkpoint(tmp_path / "missing.pth")
+        load_checkpoint(tmp_path / "missing.pth")
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(InputError, match="expected a torch checkpoint"):
-        load_meta_checkpoint(tmp_path / "text.pth")
+        load_checkpoint(tmp_path / "text.pth")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(InputError, match="got other content"):
-        load_meta_checkpoint(tmp_path / "other.pth")
+        load_checkpoint(tmp_path / "other.pth")
     state = meta_sam.state_dict()
     state.pop("mask_decoder.iou_token.weight")
     torch.save(state, tmp_path / "partial.pth")
-    with pytest.raises(InputError, match="expected the tensors of Meta's SAM, got Error"):
-        load_meta_checkpoint(tmp_path / "partial.pth")
+    with pytest.raises(InputError, match=r"got 1 missing .*: mask_decoder.iou_token.weight$"):
+        load_checkpoint(tmp_path / "partial.pth")
 
 
 def test_weights_fit_another_input_size() -> None:
@@ -147,25 +101,44 @@ def test_weights_fit_another_input_size() -> None:
 def test_presets_have_the_published_sizes() -> None:
     with torch.device("meta"):
         sizes = {
-            name: sum(p.numel() for p in SamVisionEncoder(sam_config_for(name).vision_config).parameters())
+            name: sum(p.numel() for p in SamVisionEncoder(base_config(name).vision_config).parameters())
             for name in ("vit-b", "vit-l", "facebook/sam-vit-huge")
         }
     assert sizes == {"vit-b": 89_670_912, "vit-l": 308_278_272, "facebook/sam-vit-huge": 637_026_048}
 
 
 def test_folder_without_a_sam_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read as a SAM"):
-        sam_config_for(tmp_path / "nothing")
+    with pytest.raises(InputError, match="expected a file or folder, got none at this path"):
+        base_config(tmp_path / "nothing")
     model = new_sam(small_sam_config())
     del model.mask_decoder.iou_token
     model.save_pretrained(tmp_path / "partial")
     with pytest.raises(InputError, match="expected the tensors of a SAM"):
-        load_sam(tmp_path / "partial")
+        load_base(tmp_path / "partial")
 
 
 def test_fingerprint_depends_on_every_value() -> None:
     model = new_sam(small_sam_config()).vision_encoder
-    before = fingerprint(model)
+    before = fingerprint_of(model.state_dict())
     with torch.no_grad():
         model.neck.conv1.weight[0, 0] += 1e-3
-    assert fingerprint(model) != before
+    assert fingerprint_of(model.state_dict()) != before
+
+
+def test_a_pruned_sam_keeps_its_widths(tmp_path: Path) -> None:
+    """SlimSAM's heads and MLPs are narrower than a ViT's of its depth; all widths come from its configuration."""
+    config = small_sam_config()
+    config.vision_config.hidden_size, config.vision_config.mlp_dim = 168, 100
+    config.vision_config.num_attention_heads = 12  # of width 14, which is no multiple of 8
+    sam = new_sam(config, seed=2).double().eval()
+    sam.save_pretrained(tmp_path / "slim")
+    model = PlugModel.from_base(tmp_path / "slim", PlugConfig(image_size=64, lora_rank=2, refine_channels=8)).double()
+    assert model.vision_encoder.layers[0].attn.lora.down.shape == (2, 2, 2, 168)
+    pixels, boxes = torch.randn(2, 3, 64, 64).double(), torch.tensor([[[8.0, 8.0, 40.0, 48.0]]]).expand(2, -1, -1)
+    with torch.no_grad():
+        theirs = sam(pixel_values=pixels, input_boxes=boxes.double(), multimask_output=False)
+        expected = torch.nn.functional.interpolate(theirs.pred_masks[:, :, 0], size=(64, 64), mode="bilinear")
+        torch.testing.assert_close(model(pixels, boxes).pred_masks, expected, atol=1e-5, rtol=1e-5)
+    model.float().save_pretrained(tmp_path / "plug")
+    again = PlugModel.from_pretrained(tmp_path / "plug")
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in model.state_dict().items())

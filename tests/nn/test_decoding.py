@@ -7,10 +7,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import SamMaskDecoderConfig
+from transformers import Sam2MaskDecoderConfig, SamMaskDecoderConfig
 from transformers.models.sam.modeling_sam import SamMaskDecoder
+from transformers.models.sam2.modeling_sam2 import Sam2MaskDecoder
 
-from amodal.models.bases.sam import SingleMaskDecoder, single_mask_decoder_weights
+from amodal.models.bases.prompts import single_mask_weights
+from amodal.models.bases.protocol import ImageFeatures, PromptEmbeddings
+from amodal.models.bases.sam import SingleMaskDecoder
+from amodal.models.bases.sam2 import SingleMaskSam2Decoder
 from amodal.nn import kernels
 
 CONFIG: dict[str, Any] = {
@@ -30,7 +34,7 @@ def theirs_and_ours(**changes: Any) -> tuple[SamMaskDecoder, SingleMaskDecoder]:
     for parameter in whole.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     single = SingleMaskDecoder(config)
-    single.load_state_dict(single_mask_decoder_weights(whole))
+    single.load_state_dict(single_mask_weights(whole))
     return whole.eval(), single.eval()
 
 
@@ -99,3 +103,36 @@ def test_a_shared_dense_embedding_equals_its_copies_per_prompt() -> None:
     copied = single(embeddings, positions, sparse, dense[:, None].expand(-1, 3, -1, -1, -1))
     for ours, expected in zip(copied, shared, strict=True):
         torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["no mask", "one mask per prompt"])
+def test_same_masks_and_gradients_as_transformers_sam_2(shared: bool) -> None:
+    """Also with one embedding per prompt, which transformers takes as one image per prompt."""
+    torch.manual_seed(0)
+    config = Sam2MaskDecoderConfig(**CONFIG, dynamic_multimask_via_stability=False)
+    config._attn_implementation = "eager"
+    whole = Sam2MaskDecoder(config)
+    for parameter in whole.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    single = SingleMaskSam2Decoder(config)
+    weights = single_mask_weights(whole)
+    single.load_state_dict({k: v for k, v in weights.items() if not k.startswith("pred_obj_score_head.")})
+    embedding, positions, sparse, dense = inputs(2, 3)
+    fine, middle = torch.randn(2, 32, 20, 28), torch.randn(2, 32, 10, 14)
+    if not shared:
+        dense = torch.randn(2, 3, 32, 5, 7)
+    prompts = PromptEmbeddings(sparse, dense, positions[:1])
+    masks, quality = single(ImageFeatures(embedding, (fine, middle)), prompts)
+    for prompt in range(3):
+        expected, expected_quality, *_ = whole(
+            embedding,
+            positions[:1].expand(2, -1, -1, -1),
+            sparse[:, prompt : prompt + 1],
+            dense if shared else dense[:, prompt],
+            multimask_output=False,
+            high_resolution_features=[whole.conv_s0(fine), whole.conv_s1(middle)],
+        )
+        torch.testing.assert_close(masks[:, prompt], expected[:, 0, 0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(quality[:, prompt], expected_quality[:, 0, 0], atol=1e-5, rtol=1e-5)
+    (masks.square().mean() + quality.square().mean()).backward()
+    assert all(p.grad is not None for p in single.parameters())

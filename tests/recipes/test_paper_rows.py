@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from amodal.models.bases.sam import sam_config_for
-from amodal.models.plug import PlugModel
+from amodal.models.bases.families import FAMILIES, base_config
+from amodal.models.plug import PlugConfig, PlugModel
+from amodal.models.plug.modeling import parameter_counts
 from amodal.training.plan import plan
 from amodal.training.recipe import PlugModelRecipe, Recipe, load_recipe
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "reproduce.md").read_text()
-PAPERS = sorted((ROOT / "recipes" / "plug").glob("*-vit-*.yaml"))
+FULL_SIZE = sorted(p for kind in ("vit", "sam2.1") for p in (ROOT / "recipes" / "plug").glob(f"*-{kind}-*.yaml"))
 
 # (point loss, refine, parallel LoRA, visible branch) of table 2's rows
 PARTS = {
@@ -51,7 +52,7 @@ def test_a_row_has_the_parts_that_the_table_names(data: str, row: str, arguments
     recipe = loaded(arguments)
     assert arguments[0] == f"recipes/plug/{data}-vit-h.yaml"
     assert isinstance(recipe.model, PlugModelRecipe)
-    config = recipe.model.config(sam=sam_config_for(recipe.model.base))
+    config = recipe.model.config(sam=base_config(recipe.model.base))
     kind, number = row.split()
     parts = PARTS[number if kind == "row" else "5"]
     assert (config.point_loss, config.refine, config.parallel_lora, config.visible_branch) == parts
@@ -61,6 +62,15 @@ def test_a_row_has_the_parts_that_the_table_names(data: str, row: str, arguments
     assert recipe.training.steps == (0 if row == "row 1" else None)
     with torch.device("meta"):
         PlugModel(config)
+
+
+def test_the_table_of_bases_states_the_counted_parameters() -> None:
+    names = ("lora", "mask_decoders", "refine", "incremental", "base", "total")
+    table = re.findall(r"^\| SAM[\d. ]* `([\w.-]+)` \| ([\d,| ]+) \|$", DOCUMENT, re.M)
+    assert [preset for preset, _ in table] == [name for kind in ("sam", "sam2") for name in FAMILIES[kind].presets]
+    for preset, cells in table:
+        counts = parameter_counts(PlugConfig(sam=base_config(preset)))
+        assert [int(cell.replace(",", "")) for cell in cells.split("|")] == [counts[name] for name in names], preset
 
 
 def test_rows_do_not_overwrite_each_other() -> None:
@@ -74,7 +84,7 @@ def test_rows_do_not_overwrite_each_other() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(p, marks=[] if "kins" in p.stem else pytest.mark.slow) for p in PAPERS],
+    [pytest.param(p, marks=[] if "kins" in p.stem else pytest.mark.slow) for p in FULL_SIZE],
     ids=lambda path: path.stem,
 )
 def test_the_header_states_the_computed_plan(path: Path) -> None:

@@ -3,23 +3,34 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
-from amodal.models.bases.sam import HUB_IDS
+from amodal.models.bases.families import base_config
+from amodal.models.bases.sam2 import new_sam2
 from amodal.models.plug import PlugModel
 from amodal.training.build import build, sam_config
 from amodal.training.loop import train
 from amodal.training.recipe import PlugModelRecipe, Recipe, SamModelRecipe, load_recipe
+from tests.models.families import small_sam2_config
 from tests.training.tiny import SAM, TRAINING, tiny_base, tiny_recipe
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != "launch")
+SAM2_SIZES = ("tiny", "small", "base-plus", "large")
 PROMPTED = [path for path in RECIPES if path.parent.name != "aura"]  # tests/recipes/test_aura.py tests the others
+
+
+def tiny_sam2(folder: Path) -> Path:
+    """Write a small SAM 2 with random weights."""
+    new_sam2(small_sam2_config()).save_pretrained(folder / "sam2")
+    return folder / "sam2"
 
 
 def test_the_expected_recipes_exist() -> None:
     names = {str(path.relative_to(FOLDER)) for path in RECIPES}
     papers = {f"plug/{data}-vit-{size}.yaml" for data in ("kins", "cocoa") for size in "blh"}
-    assert names >= papers | {"sam/tiny.yaml", "plug/tiny.yaml"}
+    sam2 = {f"plug/{data}-sam2.1-{size}.yaml" for data in ("kins", "cocoa") for size in SAM2_SIZES}
+    assert names >= papers | sam2 | {"sam/tiny.yaml", "plug/tiny.yaml"}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(FOLDER)))
@@ -33,12 +44,18 @@ def test_every_recipe_is_valid_and_has_its_command_in_the_header(path: Path) -> 
         recipe.model.config()
 
 
-@pytest.mark.parametrize("path", [p for p in PROMPTED if "-vit-" in p.name], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [p for p in PROMPTED if "-vit-" in p.name or "-sam2.1-" in p.name], ids=lambda path: path.stem
+)
 def test_recipes_of_the_paper_have_its_constants(path: Path) -> None:
     recipe = load_recipe(path)
     assert isinstance(recipe.model, PlugModelRecipe)
-    config, training = recipe.model.config(), recipe.training
-    assert HUB_IDS[recipe.model.base] == path.stem[-5:]
+    training = recipe.training
+    config = recipe.model.config(sam=base_config(recipe.model.base))
+    preset = path.stem.split("-", 1)[1]
+    assert config.family.hub_ids[recipe.model.base] == preset
+    with torch.device("meta"):
+        PlugModel(config)
     assert (config.image_size, config.lora_rank, config.crop_scale, config.mask_threshold) == (512, 16, 2.0, 0.3)
     assert (config.epsilon, config.oversample, config.importance, config.num_points) == (3, 4, 0.75, 256)
     assert (config.alpha, config.beta, config.dice_weight) == (0.1, 0.1, 0.0)
@@ -53,7 +70,9 @@ def test_every_recipe_trains_two_steps_at_small_size(path: Path, tmp_path: Path)
     if isinstance(recipe.model, SamModelRecipe):
         sizes = SAM
     else:
-        sizes = {"base": str(tiny_base(tmp_path)), "image_size": 32, "num_points": 16, "refine_channels": 8}
+        is_sam2 = "-sam2.1-" in path.name
+        base = str(tiny_sam2(tmp_path) if is_sam2 else tiny_base(tmp_path))
+        sizes = {"base": base, "image_size": 64 if is_sam2 else 32, "num_points": 16, "refine_channels": 8}
     shrunk: Recipe = recipe.model_copy(
         update={
             "output": str(tmp_path / "run"),

@@ -11,7 +11,7 @@ import torch
 
 from amodal.cli.main import main
 from amodal.errors import InputError
-from amodal.models.bases.sam import sam_config_for
+from amodal.models.bases.families import base_config
 from amodal.models.plug import PlugConfig, PlugModel
 from amodal.training.plan import plan, saved_for_backward
 from amodal.training.recipe import Recipe, load_recipe
@@ -27,8 +27,9 @@ def small(folder: Path, **training: Any) -> Recipe:
 
 def test_the_count_equals_what_autograd_saves(tmp_path: Path) -> None:
     """Compared with a real step of the same model in float32."""
-    config = PlugConfig(sam=sam_config_for(tiny_base(tmp_path)), image_size=32, num_points=16, refine_channels=8)
-    saved, parameters, trained = saved_for_backward(config, "no")
+    config = PlugConfig(sam=base_config(tiny_base(tmp_path)), image_size=32, num_points=16, refine_channels=8)
+    saved, layer_inputs, parameters, trained = saved_for_backward(config, "no")
+    assert layer_inputs == 2 * (1 + 2) * 4 * 4 * 16  # bfloat16; only the first of two layers gets one branch
     model = PlugModel(config).train()
     assert parameters == sum(p.numel() for p in model.parameters())
     assert trained == sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -58,7 +58,7 @@ def _model_config(name: str) -> Any:
 
 
 def _recipe_config(path: str, overrides: list[str] | None) -> Any:
-    from amodal.models.bases.sam import sam_config_for
+    from amodal.models.bases.families import base_config
     from amodal.training.build import sized_config
     from amodal.training.recipe import AuraModelRecipe, PlugModelRecipe, load_recipe
 
@@ -67,4 +67,4 @@ def _recipe_config(path: str, overrides: list[str] | None) -> Any:
         return sized_config(settings)
     if not isinstance(settings, PlugModelRecipe):
         raise InputError(f"recipe {path}: expected a PLUG or AURA recipe, got another task")
-    return settings.config(sam=sam_config_for(settings.base))
+    return settings.config(sam=base_config(settings.base))

@@ -128,12 +128,13 @@ def pretrained_sam(base: str, device: str = "auto") -> AmodalSegmenter:
 
     from amodal.inference.devices import pick_device
     from amodal.inference.segmenter import AmodalSegmenter
-    from amodal.models.bases.sam import load_sam
+    from amodal.models.bases.families import family_of, load_base
     from amodal.models.plug import PlugConfig, PlugModel
 
-    sam = load_sam(base)
+    sam = load_base(base)
+    family = family_of(sam.model.config)
     config = PlugConfig(
-        image_size=min(sam.model.config.vision_config.image_size, PlugConfig().image_size),
+        image_size=min(family.native_size(family.sizes(sam.model.config)), PlugConfig().image_size),
         lora_rank=0, parallel_lora=False, visible_branch=False, refine=False, point_loss=False,
         mask_threshold=SAM_THRESHOLD,
     )  # fmt: skip

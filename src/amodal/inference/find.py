@@ -19,7 +19,8 @@ from amodal.errors import InputError
 from amodal.inference.devices import pick_dtype
 from amodal.inference.prompts import check_points
 from amodal.io.images import ImageArray
-from amodal.models.bases.sam import load_sam
+from amodal.models.bases.families import load_base
+from amodal.models.hub import find_source
 from amodal.models.plug import PlugProcessor
 from amodal.nn.attention import use_folded_attention
 from amodal.ops.arrays import Box, Boxes, Mask, Points, Window
@@ -115,7 +116,7 @@ class ObjectFinder:
         Raises:
             InputError: no such model.
         """
-        model = load_sam(name).model
+        model = load_base(name, only="sam").model
         use_folded_attention(model.vision_encoder)
         return cls(model, device)
 
@@ -275,8 +276,11 @@ class Detector:
         self.texts, self.threshold = list(texts or []), threshold
         task: Literal["zero-shot-object-detection", "object-detection"]
         task = "zero-shot-object-detection" if self.texts else "object-detection"
+        folder = find_source(name, argument="detector", bundled={}).path
         try:
-            self.pipeline: Any = pipeline(task, model=str(name), device=device, use_fast=False)
+            self.pipeline: Any = pipeline(
+                task, model=str(folder), device=device, use_fast=False, trust_remote_code=False
+            )
         except Exception as error:  # transformers raises many types here
             reason = " ".join(str(error).split())[:160]
             raise InputError(f"detector: expected a model for {task}, got {str(name)!r} ({reason})") from error

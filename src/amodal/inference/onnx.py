@@ -11,6 +11,7 @@ import logging
 import shutil
 import tempfile
 import warnings
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -22,11 +23,11 @@ from torch import Tensor, nn
 
 from amodal.errors import InputError
 from amodal.io.files import atomic_path, require_folder
+from amodal.models.bases.protocol import ImageFeatures
 from amodal.models.increments import read_config
 from amodal.models.plug import PlugConfig, PlugModel, PlugOutput
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
-EMBEDDINGS = ("visible_embeddings", "amodal_embeddings")
 OUTPUTS = ("pred_masks", "coarse_amodal_logits", "visible_logits", "amodal_uncertainty", "iou_scores")
 TOLERANCE = 3e-4  # relative to the largest output; PyTorch in float32 differs by 1.1e-4 from float64 (plug-tiny)
 
@@ -50,8 +51,8 @@ class _Encoder(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model.encode(pixel_values)
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        return tuple(x for features in self.model.encode(pixel_values) for x in _maps(features))
 
 
 class _Decoder(nn.Module):
@@ -61,13 +62,33 @@ class _Decoder(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, pixel_values: Tensor, visible: Tensor, amodal: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, pixel_values: Tensor, visible: tuple[Tensor, ...], amodal: tuple[Tensor, ...], boxes: Tensor
+    ) -> tuple[Tensor, ...]:
         B, P = boxes.shape[:2]
-        pixel_values, visible, amodal = (
-            x[:, None].expand(-1, P, -1, -1, -1).flatten(0, 1) for x in (pixel_values, visible, amodal)
+        pixel_values, *maps = (
+            x[:, None].expand(-1, P, -1, -1, -1).flatten(0, 1) for x in (pixel_values, *visible, *amodal)
         )
-        output = self.model.predict(pixel_values, visible, amodal, boxes.flatten(0, 1)[:, None])
+        output = self.model.predict(pixel_values, *_both_branches(maps), boxes.flatten(0, 1)[:, None])
         return tuple(output[name].flatten(0, 1).unflatten(0, (B, P)) for name in output_names(self.model.config))
+
+
+def _maps(features: ImageFeatures) -> tuple[Tensor, ...]:
+    """The embedding, and the maps of high resolution after it."""
+    return (features.embedding, *features.high_resolution)
+
+
+def _both_branches(maps: Sequence[Tensor]) -> tuple[ImageFeatures, ImageFeatures]:
+    """The features of the visible branch from the first half of `maps`, those of the amodal branch from the second."""
+    half = len(maps) // 2
+    visible, amodal = (ImageFeatures(part[0], tuple(part[1:])) for part in (maps[:half], maps[half:]))
+    return visible, amodal
+
+
+def feature_names(num_maps: int) -> list[str]:
+    """Names of the features between encoder and decoder, `num_maps` per branch, visible first."""
+    extra = [f"_{index}" for index in range(1, num_maps)]
+    return [f"{branch}_embeddings{number}" for branch in ("visible", "amodal") for number in ("", *extra)]
 
 
 def output_names(config: PlugConfig) -> list[str]:
@@ -110,23 +131,24 @@ def _write(model: PlugModel, folder: Path) -> None:
     )  # it warns about operators of torchvision, which is not used
     dynamic = torch.export.Dim.DYNAMIC
     pixels, boxes = _example(model.config, images=3, prompts=2)
-    embeddings = model.encode(pixels)
-    axes = {0: dynamic}
+    visible, amodal = (_maps(features) for features in model.encode(pixels))
+    names, axes = feature_names(len(visible)), {0: dynamic}
+    map_axes = (axes,) * len(visible)
     calls = {
-        ENCODER: (_Encoder(model), (pixels,), (axes,), ["pixel_values"], list(EMBEDDINGS)),
+        ENCODER: (_Encoder(model), (pixels,), (axes,), ["pixel_values"], names),
         DECODER: (
             _Decoder(model),
-            (pixels, *embeddings, boxes),
-            (axes, axes, axes, {0: dynamic, 1: dynamic}),
-            ["pixel_values", *EMBEDDINGS, "input_boxes"],
+            (pixels, visible, amodal, boxes),
+            (axes, map_axes, map_axes, {0: dynamic, 1: dynamic}),
+            ["pixel_values", *names, "input_boxes"],
             output_names(model.config),
         ),
     }
-    for file, (module, inputs, shapes, names, outputs) in calls.items():
+    for file, (module, inputs, shapes, input_names, outputs) in calls.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecation warnings inside the exporter
             torch.onnx.export(
-                module.eval(), inputs, folder / file, input_names=names, output_names=outputs,
+                module.eval(), inputs, folder / file, input_names=input_names, output_names=outputs,
                 dynamic_shapes=shapes, dynamo=True, external_data=False, verbose=False, optimize=True,
             )  # fmt: skip
     model.config.save_pretrained(folder)
@@ -137,10 +159,11 @@ def _compare(model: PlugModel, written: Path, folder: Path) -> OnnxExport:
     ours, differences = OnnxPlug(written), [0.0, 0.0]
     for images, prompts in ((1, 1), (1, 5), (2, 3)):
         pixels, boxes = _example(model.config, images=images, prompts=prompts)
-        embeddings = model.encode(pixels)
-        expected = model.predict(pixels, *embeddings, boxes)
-        got = ours.predict(pixels, *embeddings, boxes)
-        pairs = [(a, b) for a, b in zip(ours.encode(pixels), embeddings, strict=True)]
+        features = model.encode(pixels)
+        expected = model.predict(pixels, *features, boxes)
+        got = ours.predict(pixels, *features, boxes)
+        found = ours.encode(pixels)
+        pairs = [pair for both in zip(found, features, strict=True) for pair in zip(*map(_maps, both), strict=True)]
         differences[0] = max(differences[0], *(_distance(a, b) for a, b in pairs))
         names = output_names(model.config)
         differences[1] = max(differences[1], *(_distance(got[name], expected[name]) for name in names))
@@ -192,16 +215,16 @@ class OnnxPlug(nn.Module):
             except Exception as error:  # onnxruntime raises many types here
                 raise InputError(f"model {folder}: expected a readable {name}, got {error!r:.120}") from error
 
-    def encode(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, pixel_values: Tensor) -> tuple[ImageFeatures, ImageFeatures]:
         """See `PlugModel.encode`."""
-        visible, amodal = self._run(ENCODER, list(EMBEDDINGS), pixel_values)
-        return visible, amodal
+        names = [output.name for output in self._sessions[ENCODER].get_outputs()]
+        return _both_branches(self._run(ENCODER, names, pixel_values))
 
     def predict(
         self,
         pixel_values: Tensor,
-        visible: Tensor,
-        amodal: Tensor,
+        visible: ImageFeatures,
+        amodal: ImageFeatures,
         input_boxes: Tensor | None = None,
         *,
         input_points: Tensor | None = None,
@@ -220,7 +243,7 @@ class OnnxPlug(nn.Module):
         if input_boxes is None or len(given) > 1:
             raise InputError(f"prompts: expected boxes alone for an ONNX model, got {' and '.join(given) or 'none'}")
         names = output_names(self.config)
-        outputs = self._run(DECODER, names, pixel_values, visible, amodal, input_boxes)
+        outputs = self._run(DECODER, names, pixel_values, *_maps(visible), *_maps(amodal), input_boxes)
         return PlugOutput(**dict(zip(names, outputs, strict=True)))
 
     def forward(

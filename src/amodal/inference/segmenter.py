@@ -167,7 +167,7 @@ class AmodalSegmenter:
 
     @property
     def base_name(self) -> str:
-        """Name of the modal base model for `load_sam`; `sam-tiny` if the base has no name."""
+        """Name of the modal base model for `load_base`; `sam-tiny` if the base has no name."""
         return str(self.model.config.base.get("name_or_path") or "sam-tiny")
 
     def __call__(

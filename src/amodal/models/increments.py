@@ -20,14 +20,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from huggingface_hub import create_repo, snapshot_download, upload_folder
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub import create_repo, upload_folder
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from amodal.errors import InputError
+from amodal.models.hub import find_source
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 INCREMENT = "increment.safetensors"
@@ -114,22 +114,12 @@ def resolve_folder(name: str | Path, revision: str | None = None) -> Path:
     """Find the folder of a bundled name, a local folder, or a hub repository, which is downloaded.
 
     Raises:
-        InputError: there is nothing of that name.
+        InputError: there is nothing of that name, it is a file, or the hub could not be reached.
     """
-    bundled = bundled_models()
-    if str(name) in bundled:
-        return bundled[str(name)]
-    if Path(name).is_dir():
-        return Path(name)
-    unknown = InputError(
-        f"model: expected a bundled name ({', '.join(bundled) or 'none'}), a folder or a hub id, got {str(name)!r}"
-    )
-    if str(name).count("/") != 1 or str(name).startswith((".", "/")):
-        raise unknown
-    try:
-        return Path(snapshot_download(str(name), revision=revision))
-    except (OSError, HfHubHTTPError, HFValidationError, ValueError) as error:
-        raise unknown from error
+    path = find_source(name, argument="model", bundled=bundled_models(), revision=revision).path
+    if not path.is_dir():
+        raise InputError(f"model {name}: expected a folder with config.json and tensors, got a file")
+    return path
 
 
 def read_config(folder: Path, kind: type[Config]) -> Config:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,7 @@ from amodal.nn.packing import (
 )
 
 if TYPE_CHECKING:
-    from transformers.models.sam.modeling_sam import SamMLPBlock, SamVisionAttention, SamVisionEncoder, SamVisionLayer
+    from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionEncoder, SamVisionLayer
 
 
 def resize_relative_positions(table: Tensor, size: int) -> Tensor:
@@ -210,53 +210,29 @@ def _pieces(length: int, window: int) -> list[tuple[slice, int]]:
     return [(part, side) for part, side in pieces if part.stop > part.start]
 
 
-class FoldedAttention(nn.Module):
-    """Replaces transformers' `SamVisionAttention`: same tensors and names, faster kernels.
+class AdaptedAttention(nn.Module):
+    """The projections of an attention with fused q, k, v, with adapters and with weights packed for inference.
 
-    Takes over the weights of `attention`. With `lora` set, Q and V get the low-rank terms of
-    PLUG Eq. 3-4; K stays as in SAM.
+    Takes over the weights of `attention`, a module with `qkv`, `proj` and `num_attention_heads`. With `lora` set, Q
+    and V get the low-rank terms of PLUG Eq. 3-4; K stays as in the base.
     """
 
-    def __init__(self, attention: SamVisionAttention) -> None:
+    def __init__(self, attention: Any) -> None:
         super().__init__()
         self.num_attention_heads: int = attention.num_attention_heads
-        self.qkv = attention.qkv
-        self.proj = attention.proj
-        self.use_rel_pos: bool = attention.use_rel_pos
-        if self.use_rel_pos:
-            self.rel_pos_h = attention.rel_pos_h
-            self.rel_pos_w = attention.rel_pos_w
+        self.qkv: nn.Linear = attention.qkv
+        self.proj: nn.Linear = attention.proj
         self.lora: ParallelLora | None = None
         self.int8 = False  # see `use_int8`
         self._prepared_qkv: Prepared[list[PackedLinear | Int8Linear]] = Prepared()
         self._prepared_proj: Prepared[PackedLinear | Int8Linear] = Prepared()
 
-    def train(self, mode: bool = True) -> FoldedAttention:
+    def train(self, mode: bool = True) -> Any:
         """Set the mode; training frees the weights that were prepared for inference."""
         if mode:
             self._prepared_qkv.clear()
             self._prepared_proj.clear()
         return super().train(mode)
-
-    def forward(self, hidden_states: Tensor, window_size: int = 0) -> tuple[Tensor, None]:
-        """Attend within each window of the grid of tokens.
-
-        Args:
-            hidden_states: (B, H, W, C). With adapters for several branches the batch is branch-major,
-                except in the first layer that processes the branches separately, where they share it.
-            window_size: side of SAM's windows; 0 attends within the whole grid.
-
-        Returns:
-            (B', H, W, C) with B' = branches * B in the layer that separates the branches, else B; and
-            None instead of the attention weights, which fused kernels do not compute.
-        """
-        H, W = hidden_states.shape[1:3]
-        q, k, v = (self._split_heads(x) for x in self._project(hidden_states))  # (B', H, W, n, D)
-        bands = [
-            [group.join(self._attend(q, k, v, group, window_size), q.shape[0]) for group in band]
-            for band in window_groups((H, W), window_size)
-        ]
-        return self._project_out(join_groups(bands)), None
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values (B', H, W, C); without gradients from weights with the adapters added."""
@@ -287,6 +263,46 @@ class FoldedAttention(nn.Module):
             return self.proj(x)
         return prepared_linear(self._prepared_proj, self.proj, x, int8=self.int8)
 
+    def _padded_token(self) -> tuple[Tensor, Tensor]:
+        """Key and value (n, D) of a token that is zero before the projection: its bias."""
+        bias = self.qkv.bias if self.qkv.bias is not None else self.qkv.weight.new_zeros(self.qkv.out_features)
+        _, key, value = bias.unflatten(0, (3, self.num_attention_heads, -1))
+        return key, value
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_attention_heads, -1))  # (B, H, W, n, D)
+
+
+class FoldedAttention(AdaptedAttention):
+    """Replaces transformers' `SamVisionAttention`: same tensors and names, faster kernels."""
+
+    def __init__(self, attention: SamVisionAttention) -> None:
+        super().__init__(attention)
+        self.use_rel_pos: bool = attention.use_rel_pos
+        if self.use_rel_pos:
+            self.rel_pos_h = attention.rel_pos_h
+            self.rel_pos_w = attention.rel_pos_w
+
+    def forward(self, hidden_states: Tensor, window_size: int = 0) -> tuple[Tensor, None]:
+        """Attend within each window of the grid of tokens.
+
+        Args:
+            hidden_states: (B, H, W, C). With adapters for several branches the batch is branch-major,
+                except in the first layer that processes the branches separately, where they share it.
+            window_size: side of SAM's windows; 0 attends within the whole grid.
+
+        Returns:
+            (B', H, W, C) with B' = branches * B in the layer that separates the branches, else B; and
+            None instead of the attention weights, which fused kernels do not compute.
+        """
+        H, W = hidden_states.shape[1:3]
+        q, k, v = (self._split_heads(x) for x in self._project(hidden_states))  # (B', H, W, n, D)
+        bands = [
+            [group.join(self._attend(q, k, v, group, window_size), q.shape[0]) for group in band]
+            for band in window_groups((H, W), window_size)
+        ]
+        return self._project_out(join_groups(bands)), None
+
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, group: WindowGroup, window_size: int) -> Tensor:
         """Attention within the windows of one group: (B' * windows, n, h * w, D)."""
         (h, w), D = group.shape, q.shape[-1]
@@ -300,22 +316,24 @@ class FoldedAttention(nn.Module):
         q, k, v = (group.split(x) for x in (q, k, v))
         return folded_attention(q, k, v, rel_h, rel_w, group.shape, padding)
 
-    def _padded_token(self) -> tuple[Tensor, Tensor]:
-        """Key and value (n, D) of a token that is zero before the projection: its bias."""
-        bias = self.qkv.bias if self.qkv.bias is not None else self.qkv.weight.new_zeros(self.qkv.out_features)
-        _, key, value = bias.unflatten(0, (3, self.num_attention_heads, -1))
-        return key, value
-
-    def _split_heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_attention_heads, -1))  # (B, H, W, n, D)
-
 
 class FoldedMlp(nn.Module):
-    """Replaces transformers' `SamMLPBlock`; packs its weights for inference."""
+    """Two linear maps with an activation between them, whose weights are packed for inference.
 
-    def __init__(self, mlp: SamMLPBlock) -> None:
+    Replaces transformers' `SamMLPBlock` and, with other names, the MLPs of later bases.
+
+    Args:
+        mlp: module that has the linear maps.
+        act: the activation.
+        names: attributes of the linear maps in `mlp`, which they keep.
+    """
+
+    def __init__(self, mlp: nn.Module, act: nn.Module, names: tuple[str, str] = ("lin1", "lin2")) -> None:
         super().__init__()
-        self.lin1, self.lin2, self.act = mlp.lin1, mlp.lin2, mlp.act
+        self.names = names
+        for name in names:
+            self.add_module(name, getattr(mlp, name))
+        self.act = act
         self.int8 = False  # see `use_int8`
         self._prepared: tuple[Prepared[PackedLinear | Int8Linear], Prepared[PackedLinear | Int8Linear]]
         self._prepared = Prepared(), Prepared()
@@ -329,10 +347,11 @@ class FoldedMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) to (..., C)."""
+        first, second = (getattr(self, name) for name in self.names)
         if not may_prepare(self, x):
-            return self.lin2(self.act(self.lin1(x)))
-        hidden = prepared_linear(self._prepared[0], self.lin1, x, activation=self.act, int8=self.int8)
-        return prepared_linear(self._prepared[1], self.lin2, hidden, int8=self.int8)
+            return second(self.act(first(x)))
+        hidden = prepared_linear(self._prepared[0], first, x, activation=self.act, int8=self.int8)
+        return prepared_linear(self._prepared[1], second, hidden, int8=self.int8)
 
 
 class FoldedLayer(GradientCheckpointingLayer):
@@ -346,7 +365,7 @@ class FoldedLayer(GradientCheckpointingLayer):
         super().__init__()
         self.layer_norm1, self.layer_norm2 = layer.layer_norm1, layer.layer_norm2
         self.attn = FoldedAttention(layer.attn)
-        self.mlp = FoldedMlp(layer.mlp)
+        self.mlp = FoldedMlp(layer.mlp, layer.mlp.act)
         self.window_size: int = layer.window_size
 
     def forward(self, x: Tensor) -> Tensor:
@@ -368,7 +387,7 @@ def use_folded_attention(encoder: SamVisionEncoder) -> SamVisionEncoder:
 
 
 def use_int8(encoder: nn.Module, on: bool = True) -> None:
-    """Switch 8-bit products on or off for the folded layers, at inference on a CPU."""
+    """Switch 8-bit products on or off in an encoder's attention and MLPs, at inference on a CPU."""
     for module in encoder.modules():
-        if isinstance(module, FoldedAttention | FoldedMlp):
+        if isinstance(module, AdaptedAttention | FoldedMlp):
             module.int8 = on

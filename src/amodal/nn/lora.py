@@ -16,8 +16,9 @@ class ParallelLora(nn.Module):
     new adapter changes nothing; the update is scaled by alpha / rank as in LoRA.
 
     Args:
-        width: C, input and output width of each of Q and V.
+        width: C, input width of the projection, and output width of each of Q and V unless `out_width` is given.
         rank: r, inner width of each update.
+        out_width: C', output width of each of Q and V where it differs, as between the stages of Hiera.
         alpha: scale numerator; None means `rank`, a scale of one.
         num_branches: number of adapter sets (2 for PLUG, 1 for plain LoRA).
         splits_branches: the incoming batch is shared by all branches and leaves this layer once per
@@ -29,6 +30,7 @@ class ParallelLora(nn.Module):
         width: int,
         rank: int,
         *,
+        out_width: int | None = None,
         alpha: float | None = None,
         num_branches: int = 2,
         splits_branches: bool = False,
@@ -37,9 +39,9 @@ class ParallelLora(nn.Module):
         self.num_branches = num_branches
         self.splits_branches = splits_branches
         self.scale = (rank if alpha is None else alpha) / rank
-        # (branches, Q and V, r, C) and (branches, Q and V, C, r)
+        # (branches, Q and V, r, C) and (branches, Q and V, C', r)
         self.down = nn.Parameter(torch.empty(num_branches, 2, rank, width))
-        self.up = nn.Parameter(torch.zeros(num_branches, 2, width, rank))
+        self.up = nn.Parameter(torch.zeros(num_branches, 2, out_width or width, rank))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -54,10 +56,10 @@ class ParallelLora(nn.Module):
         Args:
             hidden_states: (B, H, W, C) input of the projection, branch-major unless
                 `splits_branches`.
-            q: (B, H, W, C) base projection; k and v likewise.
+            q: (B, H, W, C') base projection; k and v likewise.
 
         Returns:
-            q, k, v, each (B', H, W, C), branch-major; B' = branches * B if `splits_branches`.
+            q, k, v, each (B', H, W, C'), branch-major; B' = branches * B if `splits_branches`.
         """
         G, _, r, C = self.down.shape
         flat = hidden_states.reshape(-1, C)
@@ -69,7 +71,7 @@ class ParallelLora(nn.Module):
         else:
             low = flat.unflatten(0, (G, -1)) @ self.down.flatten(1, 2).transpose(1, 2)
         low = low * self.scale
-        up = self.up.transpose(2, 3)  # (G, 2, r, C)
+        up = self.up.transpose(2, 3)  # (G, 2, r, C')
         q = q + (low[..., :r] @ up[:, 0]).reshape(q.shape)
         v = v + (low[..., r:] @ up[:, 1]).reshape(v.shape)
         return q, k, v
@@ -79,11 +81,11 @@ class ParallelLora(nn.Module):
         """Add each branch's update to the fused projection: W + scale * B A for Q and V.
 
         Args:
-            weight: (3C, C) of the fused q, k, v projection.
+            weight: (3C', C) of the fused q, k, v projection.
 
         Returns:
-            (branches, 3C, C) float32.
+            (branches, 3C', C) float32.
         """
-        update = self.scale * (self.up.float() @ self.down.float())  # (G, 2, C, C)
+        update = self.scale * (self.up.float() @ self.down.float())  # (G, 2, C', C)
         q, k, v = weight.float().chunk(3)
         return torch.stack([torch.cat([q + branch[0], k, v + branch[1]]) for branch in update])

@@ -20,7 +20,9 @@ from amodal.errors import InputError
 from amodal.models.aura import AuraConfig, AuraModel
 from amodal.models.aura.mllm import LoadedMllm, mllm_config_for, plain_settings
 from amodal.models.aura.tiny_mllm import new_tiny_mllm, tiny_llava_config
-from amodal.models.bases.sam import fingerprint, load_sam, new_sam, sam_config_for, sam_sizes
+from amodal.models.bases.families import base_config, load_base
+from amodal.models.bases.protocol import fingerprint_of
+from amodal.models.bases.sam import new_sam, sam_sizes
 from amodal.models.plug import PlugModel
 from amodal.training.datasets.conversations import FeatureCache, ImageConversations
 from amodal.training.datasets.crops import ObjectCrops
@@ -100,7 +102,7 @@ def build(recipe: Recipe, weights: Path | None = None) -> TrainingSetup:
     torch.manual_seed(seed)
     sam = new_sam(sam_config(settings), seed)
     if recipe.init is not None:
-        _load_init(sam, _updated(load_sam(recipe.init).model, weights), recipe.init)
+        _load_init(sam, _updated(load_base(recipe.init, only="sam").model, weights), recipe.init)
     sam_task = SamTask(settings.points_share, settings.dice_weight, settings.quality_weight)
     return TrainingSetup(sam_task.prepare(sam), sam_task, train, validation, 0.5)
 
@@ -164,7 +166,7 @@ def sized_config(settings: AuraModelRecipe) -> AuraConfig:
     else:
         assert settings.mllm is not None
         mllm = mllm_config_for(settings.mllm)
-    return settings.config(mllm=plain_settings(mllm), sam=sam_sizes(sam_config_for(settings.base)))
+    return settings.config(mllm=plain_settings(mllm), sam=sam_sizes(base_config(settings.base)))
 
 
 def read_source(source: SourceRecipe) -> CropSource:
@@ -348,7 +350,8 @@ def _feature_cache(data: AuraDataRecipe, model: AuraModel) -> FeatureCache | Non
         return None
     if model.config.train_vision:
         raise InputError("data.feature_cache: expected none for a backbone that is trained, got a folder")
-    return FeatureCache(Path(data.feature_cache), f"{fingerprint(model.vision_encoder)} {model.config.image_size}")
+    identity = fingerprint_of(model.vision_encoder.state_dict())
+    return FeatureCache(Path(data.feature_cache), f"{identity} {model.config.image_size}")
 
 
 def _fill(cache: FeatureCache, model: AuraModel, images: list[Any]) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from amodal.errors import InputError
-from amodal.models.bases.sam import sam_config_for
+from amodal.models.bases.families import base_config
 from amodal.models.plug import PlugConfig, PlugModel
 from amodal.nn.kernels import forced_kernel
 from amodal.training.optimizers import total_steps
@@ -25,6 +25,7 @@ from amodal.training.tasks.plug import PlugTask
 
 GIB = 2**30
 FLOAT_BYTES = 4  # weights, gradients and AdamW's two moments stay in float32
+BFLOAT16_BYTES = 2
 
 
 def plan(recipe: Recipe, *, processes: int = 1, objects: int | None = None) -> dict[str, Any]:
@@ -50,12 +51,12 @@ def plan(recipe: Recipe, *, processes: int = 1, objects: int | None = None) -> d
         raise InputError(
             f"training.batch_size: expected a multiple of the {processes} processes, got {settings.batch_size}"
         )
-    config = recipe.model.config(sam=sam_config_for(recipe.model.base))
-    saved, parameters, trained = saved_for_backward(config, settings.precision)
+    config = recipe.model.config(sam=base_config(recipe.model.base))
+    saved, layer_inputs, parameters, trained = saved_for_backward(config, settings.precision)
     crops = settings.batch_size // processes
     activations = sum(saved.values())
     layers = [size for name, size in saved.items() if name != "rest"]
-    checkpointed = saved["rest"] + _layer_inputs(config) + max(layers)
+    checkpointed = saved["rest"] + layer_inputs + max(layers)
     fixed = {
         "weights": FLOAT_BYTES * parameters,
         "gradients": FLOAT_BYTES * trained,
@@ -79,20 +80,24 @@ def plan(recipe: Recipe, *, processes: int = 1, objects: int | None = None) -> d
     return result
 
 
-def saved_for_backward(config: PlugConfig, precision: str) -> tuple[dict[str, int], int, int]:
+def saved_for_backward(config: PlugConfig, precision: str) -> tuple[dict[str, int], int, int, int]:
     """Bytes that a training step on one crop saves for its backward pass.
 
     Attention counts as fused, as on a GPU.
 
     Returns:
-        Bytes per encoder layer, of the refine module, and of everything else as `rest`; the number of all
-        parameters; the number of trained parameters.
+        Bytes per encoder layer, of the refine module, and of everything else as `rest`; bytes of the inputs of all
+        encoder layers in bfloat16, which gradient checkpointing stores; the number of all parameters; the number of
+        trained parameters.
     """
     size = config.image_size
     with FakeTensorMode(), forced_kernel("fused"):
         model = PlugModel(config).train()
         parameters = list(model.parameters())
-        parts: dict[str, nn.Module] = {f"layer{i}": layer for i, layer in enumerate(model.vision_encoder.layers)}
+        layers, sizes = config.family.layers(model.vision_encoder), list[int]()
+        for layer in layers:
+            layer.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].numel()))
+        parts = {f"layer{i}": layer for i, layer in enumerate(layers)}
         if model.refine_module is not None:
             parts["refine"] = model.refine_module
         maps = torch.zeros(1, 1, size, size, dtype=torch.bool)
@@ -115,7 +120,7 @@ def saved_for_backward(config: PlugConfig, precision: str) -> tuple[dict[str, in
             total = torch.stack(list(losses.values())).sum()
         del total
         trained = sum(p.numel() for p in parameters if p.requires_grad)
-        return saved, sum(p.numel() for p in parameters), trained
+        return saved, BFLOAT16_BYTES * sum(sizes), sum(p.numel() for p in parameters), trained
 
 
 @contextmanager
@@ -141,10 +146,3 @@ def _counting(parts: dict[str, nn.Module], excluded_storages: set[int]) -> Itera
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _layer_inputs(config: PlugConfig) -> int:
-    """Bytes of the inputs of all encoder layers in bfloat16, which gradient checkpointing stores."""
-    vision = config.sam_config().vision_config
-    cells = (config.image_size // vision.patch_size) ** 2
-    return int(2 * config.num_branches * cells * vision.hidden_size * vision.num_hidden_layers)

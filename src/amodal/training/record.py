@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from amodal.errors import InputError
 from amodal.io.files import atomic_folder, atomic_path, write_atomic
 from amodal.io.images import ImageArray
-from amodal.models.bases.sam import IMAGE_MEAN, IMAGE_STD
+from amodal.models.bases.protocol import IMAGE_MEAN, IMAGE_STD
 from amodal.ops.arrays import Mask
 from amodal.training.checkpoint import complete_checkpoints
 from amodal.training.recipe import NO_VALUE, RECIPE_FILE, Recipe, differences, load_recipe

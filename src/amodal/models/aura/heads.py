@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import SamConfig, SamModel
 from transformers.utils import ModelOutput
 
-from amodal.models.bases.sam import Float32PositionalEmbedding
+from amodal.models.bases.prompts import Float32PositionalEmbedding
 
 
 @dataclass

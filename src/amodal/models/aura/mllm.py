@@ -26,6 +26,7 @@ from transformers import (
 from amodal.errors import InputError
 from amodal.models.aura.configuration import AuraConfig
 from amodal.models.aura.prompts import seg_token_id
+from amodal.models.hub import find_source
 from amodal.models.increments import Origin
 
 # Language models of LLaVA-1.5 (Vicuna 7B and 13B: Llama 2's sizes); the vision tower is CLIP's
@@ -69,15 +70,16 @@ def load_mllm(name: str | Path, revision: str | None = None, dtype: torch.dtype 
     Raises:
         InputError: there is no such model, or it is no image-text model.
     """
+    source = find_source(name, argument="mllm", bundled={}, revision=revision)
     try:
-        model = AutoModelForImageTextToText.from_pretrained(str(name), revision=revision or "main", dtype="auto")
-        processor = AutoProcessor.from_pretrained(str(name), revision=revision or "main")
+        model = AutoModelForImageTextToText.from_pretrained(source.path, dtype="auto", trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(source.path, trust_remote_code=False)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(
             f"mllm: expected a hub id or folder of an image-text model of transformers, got {str(name)!r} "
             f"({' '.join(str(error).split()):.120})"
         ) from error
-    origin = Origin(str(name), getattr(model.config, "_commit_hash", None) or revision, sampled_fingerprint(model))
+    origin = Origin(str(name), source.revision, sampled_fingerprint(model))
     return LoadedMllm(model if dtype is None else model.to(dtype), processor, origin)
 
 
@@ -107,8 +109,9 @@ def mllm_config_for(name: str | Path) -> Any:
     """
     if str(name) in LLAVA:
         return _llava_config(**LLAVA[str(name)])
+    source = find_source(name, argument="mllm", bundled={}, weights=False)
     try:
-        return AutoConfig.from_pretrained(str(name))
+        return AutoConfig.from_pretrained(source.path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"mllm: expected a hub id or folder of an image-text model, got {str(name)!r}") from error
 
@@ -131,7 +134,7 @@ def _llava_config(**text: int) -> LlavaConfig:
 
 def build_mllm(config: AuraConfig) -> PreTrainedModel:
     """Build the LLM from its configuration, with weights as transformers initialises them."""
-    model: PreTrainedModel = AutoModelForImageTextToText.from_config(config.mllm_config())
+    model: PreTrainedModel = AutoModelForImageTextToText.from_config(config.mllm_config(), trust_remote_code=False)
     return model
 
 

@@ -44,14 +44,9 @@ from amodal.models.aura.mllm import (
 )
 from amodal.models.aura.processing import AuraProcessor
 from amodal.models.aura.prompts import seg_token_id
-from amodal.models.bases.sam import (
-    LoadedSam,
-    SingleMaskDecoder,
-    load_decoders,
-    load_encoder,
-    load_sam,
-    sam_sizes,
-)
+from amodal.models.bases.families import load_base
+from amodal.models.bases.protocol import LoadedBase
+from amodal.models.bases.sam import SamFamily, SingleMaskDecoder, sam_sizes
 from amodal.models.increments import Origin, SavedModel, count_parameters, increment_state, save_model, upload
 from amodal.nn.attention import use_folded_attention
 from amodal.nn.occlusion_encoders import OcclusionConditionEncoder, SpatialOcclusionEncoder
@@ -317,7 +312,7 @@ class AuraModel(PreTrainedModel):
     def from_base(
         cls,
         mllm: LoadedMllm | str | Path,
-        sam: str | Path | SamConfig | LoadedSam,
+        sam: str | Path | SamConfig | LoadedBase,
         config: AuraConfig | None = None,
         *,
         revision: str | None = None,
@@ -341,7 +336,7 @@ class AuraModel(PreTrainedModel):
         Raises:
             InputError: a base cannot be found or read, or the new token is not one token.
         """
-        base = load_sam(sam, revision)
+        base = load_base(sam, revision, only="sam")
         llm = mllm if isinstance(mllm, LoadedMllm) else load_mllm(mllm, mllm_revision, mllm_dtype)
         settings = (config or AuraConfig()).to_dict()
         number = add_seg_token(llm.model, llm.processor, settings["seg_token"])  # before the LLM's sizes are read
@@ -359,9 +354,11 @@ class AuraModel(PreTrainedModel):
 
     def load_sam(self, sam: SamModel) -> None:
         """Copy the encoder, the decoders and a part of the prompt encoder from a SAM."""
-        load_encoder(self.vision_encoder, sam)
+        family = SamFamily()
+        family.load_encoder(self.vision_encoder, sam)
         self.prompt_encoder.load_sam(sam)
-        load_decoders(self.decoders(), sam)
+        for decoder in self.decoders():
+            family.load_decoder(decoder, sam)
 
     def save_pretrained(
         self,
@@ -430,7 +427,7 @@ class AuraModel(PreTrainedModel):
             llm = None if config.train_mllm else load_recorded_mllm(config, mllm, mllm_dtype or dtype)
             model = cls(config, mllm=llm)
             origin = Origin.from_record(config.base)
-            loaded = load_sam(*origin.location(base, "base"))
+            loaded = load_base(*origin.location(base, "base"), only="sam")
             origin.check(loaded.origin, "base")
             model.load_sam(loaded.model)
         saved.load_into(model)

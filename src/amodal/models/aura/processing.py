@@ -28,7 +28,7 @@ from amodal.io.images import ImageArray
 from amodal.losses import IGNORE_INDEX
 from amodal.models.aura.configuration import AuraConfig
 from amodal.models.aura.prompts import TurnTemplate, seg_token_id, special_tokens, turn_template
-from amodal.models.bases.sam import IMAGE_MEAN, IMAGE_STD
+from amodal.models.bases.protocol import IMAGE_MEAN, IMAGE_STD
 from amodal.models.increments import resolve_folder, upload
 from amodal.ops.arrays import Mask
 
@@ -215,7 +215,7 @@ class AuraProcessor(PushToHubMixin):
         folder = resolve_folder(name, revision)
         try:
             settings = json.loads((folder / SETTINGS_FILE).read_text())
-            mllm = AutoProcessor.from_pretrained(str(folder / MLLM_FOLDER))
+            mllm = AutoProcessor.from_pretrained(str(folder / MLLM_FOLDER), trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
                 f"model {folder}: expected an AURA processor in {SETTINGS_FILE} and {MLLM_FOLDER}/, got none"

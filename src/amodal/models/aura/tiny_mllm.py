@@ -180,7 +180,7 @@ def new_tiny_mllm(sizes: TinyMllmSizes, texts: Iterable[str], seed: int = 0, pro
     tokenizer = processor.tokenizer
     config = tiny_llava_config(sizes, len(tokenizer), tokenizer)
     torch.manual_seed(seed)
-    model: Any = AutoModelForImageTextToText.from_config(config)
+    model: Any = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
     for module in (*tower.modules(), *projector.modules()):
         if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and not sizes.vision_stages):

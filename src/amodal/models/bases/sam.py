@@ -1,26 +1,32 @@
-"""The SAM base: loaded from the hub, a folder or Meta's original checkpoint, or made from a configuration."""
+"""The SAM family (`SamModel`): ViT-B/L/H, and SlimSAM, whose pruned widths come with its configuration."""
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
-from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPositionalEmbedding, SamPromptEncoder
-from transformers.utils import logging
+from transformers import PreTrainedConfig, PreTrainedModel, SamConfig, SamMaskDecoderConfig, SamModel, SamVisionConfig
+from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPromptEncoder, SamVisionEncoder
 
-from amodal.errors import InputError
-from amodal.models.increments import Origin, bundled_models
-from amodal.nn.attention import resize_relative_positions
+from amodal.models.bases.prompts import (
+    Float32PositionalEmbedding,
+    embed_prompts,
+    keep_single_mask,
+    single_mask_weights,
+)
+from amodal.models.bases.protocol import (
+    Adapters,
+    BaseFamily,
+    ImageFeatures,
+    PromptEmbeddings,
+    Prompts,
+    per_branch,
+)
+from amodal.nn.attention import resize_relative_positions, use_folded_attention
 from amodal.nn.decoding import decode_one_mask
+from amodal.nn.lora import ParallelLora
 
 # Sizes of the vision encoders of the three published models (SAM, appendix A; ViT-B/L/H).
 PRESETS: dict[str, dict[str, Any]] = {
@@ -43,51 +49,108 @@ PRESETS: dict[str, dict[str, Any]] = {
         "global_attn_indexes": [7, 15, 23, 31],
     },
 }
-# ImageNet's mean and standard deviation of RGB in [0, 1], which SAM was trained with.
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
 HUB_IDS = {
     "facebook/sam-vit-base": "vit-b",
     "facebook/sam-vit-large": "vit-l",
     "facebook/sam-vit-huge": "vit-h",
 }
-MASK_LOGIT = 10.0
-"""Logit of the pixels of a binary mask prompt. SAM takes the logits of an earlier prediction as a prompt; SAM 2
-converts binary masks to -10 and 10, and so do we."""
-
-
 _PARTS = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
 
 
-@dataclass(frozen=True)
-class LoadedSam:
-    """A base in memory, and where its weights came from."""
+class SamFamily(BaseFamily):
+    """SAM: a ViT with windowed attention, and adapters on Q and V of every layer (PLUG Eq. 3-4)."""
 
-    model: SamModel
-    origin: Origin
+    model_type = "sam"
+    title = "SAM"
+    config_class = SamConfig
+    model_class = SamModel
+    presets: ClassVar[Mapping[str, dict[str, Any]]] = {
+        name: {"vision_config": SamVisionConfig(**vision, mlp_ratio=4.0).to_dict()} for name, vision in PRESETS.items()
+    }
+    hub_ids: ClassVar[Mapping[str, str]] = HUB_IDS
+
+    def sizes(self, config: PreTrainedConfig) -> dict[str, Any]:
+        """The configurations of the three parts, without transformers' bookkeeping."""
+        return sam_sizes(config)
+
+    def at_size(self, sizes: Mapping[str, Any], image_size: int) -> SamConfig:
+        """See `sam_at_size`."""
+        return sam_at_size(sizes, image_size)
+
+    def native_size(self, sizes: Mapping[str, Any]) -> int:
+        """Side of the square input."""
+        return int(sizes["vision_config"].get("image_size", 1024))
+
+    def stride(self, sizes: Mapping[str, Any]) -> int:
+        """Side of a patch."""
+        return int(sizes["vision_config"].get("patch_size", 16))
+
+    def build_encoder(self, config: Any, adapters: Adapters) -> SamVisionEncoder:
+        """transformers' encoder with folded attention; the branches separate in its first layer."""
+        config.vision_config._attn_implementation = "sdpa"
+        encoder = use_folded_attention(SamVisionEncoder(config.vision_config))
+        if adapters.rank > 0:
+            for index, layer in enumerate(encoder.layers):
+                layer.attn.lora = ParallelLora(
+                    config.vision_config.hidden_size,
+                    adapters.rank,
+                    alpha=adapters.alpha,
+                    num_branches=adapters.num_branches,
+                    splits_branches=index == 0,
+                )
+        return encoder
+
+    def build_prompt_encoder(self, config: Any) -> SamPromptEncoder:
+        """transformers' prompt encoder with coordinates in float32."""
+        encoder = SamPromptEncoder(config)
+        encoder.shared_embedding = Float32PositionalEmbedding(config.vision_config)
+        return encoder
+
+    def build_decoder(self, config: Any) -> SingleMaskDecoder:
+        """See `SingleMaskDecoder`."""
+        return SingleMaskDecoder(config.mask_decoder_config)
+
+    def point_parameters(self, prompt_encoder: Any) -> list[nn.Parameter]:
+        """The embeddings of the labels of points; those of the corners of boxes follow them."""
+        return [prompt_encoder.not_a_point_embed.weight, *(embed.weight for embed in prompt_encoder.point_embed[:2])]
+
+    def new_model(self, config: Any, seed: int = 0) -> SamModel:
+        """See `new_sam`."""
+        return new_sam(config, seed)
+
+    def fit_encoder_weights(self, weights: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
+        """See the function of the same name."""
+        return fit_encoder_weights(weights, target)
+
+    def load_prompt_encoder(self, prompt_encoder: nn.Module, model: PreTrainedModel) -> None:
+        """Copy all of it."""
+        prompt_encoder.load_state_dict(model.prompt_encoder.state_dict())
+
+    def load_decoder(self, decoder: nn.Module, model: PreTrainedModel) -> None:
+        """Copy what makes the first mask."""
+        decoder.load_state_dict(single_mask_weights(model.mask_decoder))
+
+    def encode(self, encoder: Any, pixel_values: Tensor, num_branches: int) -> tuple[ImageFeatures, ...]:
+        """Encode all branches in one pass over a batch that the first layer multiplies."""
+        x = encoder.patch_embed(pixel_values)  # (B, h, w, C)
+        if encoder.pos_embed is not None:
+            x = x + encoder.pos_embed.to(x.dtype)  # under autocast the residual stays in half precision
+        for layer in encoder.layers:
+            x = layer(x)  # (branches * B, h, w, C) from the first layer on, which separates the branches
+        return per_branch([encoder.neck(x)], num_branches)
+
+    def embed_prompts(self, prompt_encoder: Any, prompts: Prompts) -> PromptEmbeddings:
+        """See `prompts.embed_prompts`."""
+        return embed_prompts(prompt_encoder, prompts)
+
+    def decode(self, decoder: nn.Module, features: ImageFeatures, prompts: PromptEmbeddings) -> tuple[Tensor, Tensor]:
+        """Logits (B, P, 4h, 4w) and quality (B, P)."""
+        positions = prompts.positions.expand_as(features.embedding)
+        logits, quality = decoder(features.embedding, positions, prompts.sparse, prompts.dense)
+        return logits, quality
 
 
-def sam_config_for(name: str | Path) -> SamConfig:
-    """Read the configuration of a base without loading its weights.
-
-    Args:
-        name: preset (`vit-b`, `vit-l`, `vit-h`), hub id, bundled name, or folder.
-
-    Raises:
-        InputError: there is no such base, or its configuration is unreadable.
-    """
-    preset = PRESETS.get(str(name)) or PRESETS.get(HUB_IDS.get(str(name), ""))
-    if preset is not None:
-        vision = SamVisionConfig(**preset, mlp_ratio=4.0)
-        return SamConfig(vision_config=vision.to_dict())
-    source = bundled_models().get(str(name), Path(name))
-    try:
-        return SamConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise _unknown_base(name) from error
-
-
-def sam_at_size(sam: dict[str, Any], image_size: int) -> SamConfig:
+def sam_at_size(sam: Mapping[str, Any], image_size: int) -> SamConfig:
     """Return a SAM's configuration for square inputs of `image_size` pixels."""
     parts = {key: dict(sam[key]) for key in _PARTS}
     patch = parts["vision_config"].get("patch_size", 16)
@@ -100,46 +163,12 @@ def sam_at_size(sam: dict[str, Any], image_size: int) -> SamConfig:
     return SamConfig(**parts)
 
 
-def sam_sizes(config: SamConfig) -> dict[str, dict[str, object]]:
+def sam_sizes(config: Any) -> dict[str, Any]:
     """Return the part of a SAM configuration that defines sizes, without transformers' bookkeeping."""
     return {
         name: {k: v for k, v in getattr(config, name).to_diff_dict().items() if k != "transformers_version"}
         for name in _PARTS
     }
-
-
-def load_sam(name: str | Path | SamConfig | LoadedSam, revision: str | None = None) -> LoadedSam:
-    """Load a base with its weights.
-
-    Args:
-        name: bundled name, folder or hub id of a transformers SAM, or a Meta `.pth` file; a
-            `SamConfig` for random weights; a base in memory is returned as it is.
-        revision: commit of the hub repository.
-
-    Raises:
-        InputError: there is no such base, or tensors are missing, foreign or unreadable.
-    """
-    if isinstance(name, LoadedSam):
-        return name
-    if isinstance(name, SamConfig):
-        return LoadedSam(new_sam(name), Origin(fingerprint=""))
-    path = Path(name)
-    if path.suffix == ".pth":
-        model = load_meta_checkpoint(path)
-    else:
-        source = bundled_models().get(str(name), path if path.is_dir() else str(name))
-        try:
-            with _hidden_progress_bars():  # loading takes a second; a bar would hide the caller's output
-                model, notes = SamModel.from_pretrained(
-                    source, revision=revision or "main", output_loading_info=True, dtype=torch.float32
-                )
-        except (OSError, ValueError, SafetensorError) as error:
-            raise _unknown_base(name) from error
-        wrong = {k: sorted(notes.get(k, ())) for k in ("missing_keys", "unexpected_keys")}
-        if any(wrong.values()):
-            raise InputError(f"base {name}: expected the tensors of a SAM, got {wrong}")
-        revision = getattr(model.config, "_commit_hash", None) or revision
-    return LoadedSam(model, Origin(str(name), revision, fingerprint(model.vision_encoder)))
 
 
 def new_sam(config: SamConfig, seed: int = 0) -> SamModel:
@@ -169,15 +198,6 @@ def new_sam(config: SamConfig, seed: int = 0) -> SamModel:
     return model
 
 
-def fingerprint(module: nn.Module) -> str:
-    """SHA-256 over names, shapes and float32 bytes of all tensors, the first 32 digits."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:32]
-
-
 def fit_encoder_weights(weights: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
     """Interpolate position embeddings to another input size; other tensors stay as they are.
 
@@ -202,113 +222,6 @@ def fit_encoder_weights(weights: dict[str, Tensor], target: dict[str, Tensor]) -
     return fitted
 
 
-def load_meta_checkpoint(path: Path) -> SamModel:
-    """Read an original `sam_vit_*.pth`; the shapes of its tensors give the sizes.
-
-    Raises:
-        InputError: there is no such file, it is unreadable, or it has other tensors than a SAM.
-    """
-    if not path.is_file():
-        raise InputError(f"base: expected a Meta SAM checkpoint, got no file at {path}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for a broken file
-        raise InputError(f"base {path}: expected a torch checkpoint, got {error!r:.80}") from error
-    if not isinstance(state, dict) or "image_encoder.patch_embed.proj.weight" not in state:
-        raise InputError(f"base {path}: expected the tensors of Meta's SAM, got other content")
-    model = SamModel(config_from_meta(state))
-    try:
-        model.load_state_dict(convert_meta_state(state), strict=True)
-    except RuntimeError as error:
-        detail = " ".join(str(error).split())[:200]
-        raise InputError(f"base {path}: expected the tensors of Meta's SAM, got {detail}") from error
-    return model
-
-
-def config_from_meta(state: dict[str, Tensor]) -> SamConfig:
-    """Derive the sizes of a Meta checkpoint from the shapes of its tensors."""
-    hidden, _, patch, _ = state["image_encoder.patch_embed.proj.weight"].shape
-    grid = state["image_encoder.pos_embed"].shape[1]
-    depth = 1 + max(_layer_numbers(state, r"image_encoder\.blocks\.(\d+)\."))
-    tables = [state[f"image_encoder.blocks.{i}.attn.rel_pos_h"] for i in range(depth)]
-    lengths = [table.shape[0] for table in tables]
-    windows = [(length + 1) // 2 for length in lengths if length != 2 * grid - 1]
-    channels = state["image_encoder.neck.0.weight"].shape[0]
-    decoder_layers = 1 + max(_layer_numbers(state, r"mask_decoder\.transformer\.layers\.(\d+)\."))
-    vision = SamVisionConfig(
-        hidden_size=hidden,
-        output_channels=channels,
-        num_hidden_layers=depth,
-        num_attention_heads=hidden // tables[0].shape[1],
-        image_size=grid * patch,
-        patch_size=patch,
-        mlp_dim=state["image_encoder.blocks.0.mlp.lin1.weight"].shape[0],
-        window_size=windows[0] if windows else 0,
-        global_attn_indexes=[i for i, length in enumerate(lengths) if length == 2 * grid - 1],
-        num_pos_feats=channels // 2,
-    )
-    prompts = SamPromptEncoderConfig(
-        hidden_size=channels,
-        image_size=grid * patch,
-        patch_size=patch,
-        mask_input_channels=state["prompt_encoder.mask_downscaling.3.weight"].shape[0],
-    )
-    decoder = SamMaskDecoderConfig(
-        hidden_size=channels,
-        mlp_dim=state["mask_decoder.transformer.layers.0.mlp.lin1.weight"].shape[0],
-        num_hidden_layers=decoder_layers,
-        num_multimask_outputs=state["mask_decoder.mask_tokens.weight"].shape[0] - 1,
-        iou_head_hidden_dim=state["mask_decoder.iou_prediction_head.layers.0.weight"].shape[0],
-        layer_norm_eps=1e-5,  # torch's default, which Meta's decoder keeps
-    )
-    return SamConfig(
-        vision_config=vision.to_dict(),
-        prompt_encoder_config=prompts.to_dict(),
-        mask_decoder_config=decoder.to_dict(),
-    )
-
-
-# Meta's names -> transformers' names, applied in order.
-_RENAMES: tuple[tuple[str, str], ...] = (
-    (r"^image_encoder\.neck\.0\.", "vision_encoder.neck.conv1."),
-    (r"^image_encoder\.neck\.1\.", "vision_encoder.neck.layer_norm1."),
-    (r"^image_encoder\.neck\.2\.", "vision_encoder.neck.conv2."),
-    (r"^image_encoder\.neck\.3\.", "vision_encoder.neck.layer_norm2."),
-    (r"^image_encoder\.patch_embed\.proj\.", "vision_encoder.patch_embed.projection."),
-    (r"^image_encoder\.blocks\.(\d+)\.norm", r"vision_encoder.layers.\1.layer_norm"),
-    (r"^image_encoder\.blocks\.", "vision_encoder.layers."),
-    (r"^image_encoder\.pos_embed", "vision_encoder.pos_embed"),
-    (r"^prompt_encoder\.point_embeddings\.", "prompt_encoder.point_embed."),
-    (r"^prompt_encoder\.mask_downscaling\.0\.", "prompt_encoder.mask_embed.conv1."),
-    (r"^prompt_encoder\.mask_downscaling\.1\.", "prompt_encoder.mask_embed.layer_norm1."),
-    (r"^prompt_encoder\.mask_downscaling\.3\.", "prompt_encoder.mask_embed.conv2."),
-    (r"^prompt_encoder\.mask_downscaling\.4\.", "prompt_encoder.mask_embed.layer_norm2."),
-    (r"^prompt_encoder\.mask_downscaling\.6\.", "prompt_encoder.mask_embed.conv3."),
-    (
-        r"^prompt_encoder\.pe_layer\.positional_encoding_gaussian_matrix$",
-        "shared_image_embedding.positional_embedding",
-    ),
-    (r"^(mask_decoder\.transformer\.layers\.\d+)\.norm", r"\1.layer_norm"),
-    (r"^mask_decoder\.transformer\.norm_final_attn", "mask_decoder.transformer.layer_norm_final_attn"),
-    (r"^mask_decoder\.output_upscaling\.0\.", "mask_decoder.upscale_conv1."),
-    (r"^mask_decoder\.output_upscaling\.1\.", "mask_decoder.upscale_layer_norm."),
-    (r"^mask_decoder\.output_upscaling\.3\.", "mask_decoder.upscale_conv2."),
-)
-
-
-def convert_meta_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename Meta's tensors to transformers' names."""
-    converted = {}
-    for name, tensor in state.items():
-        for pattern, replacement in _RENAMES:
-            name = re.sub(pattern, replacement, name)
-        converted[_rename_mlp_layers(name, state)] = tensor
-    positions = "shared_image_embedding.positional_embedding"
-    if positions in converted:
-        converted["prompt_encoder.shared_embedding.positional_embedding"] = converted[positions]
-    return converted
-
-
 class SingleMaskDecoder(SamMaskDecoder):
     """SAM's mask decoder that returns the mask of its first token only.
 
@@ -319,118 +232,10 @@ class SingleMaskDecoder(SamMaskDecoder):
 
     def __init__(self, config: SamMaskDecoderConfig) -> None:
         super().__init__(config)
-        hypernetworks: Any = self.output_hypernetworks_mlps
-        del hypernetworks[1:]
-        head = self.iou_prediction_head
-        head.proj_out = nn.Linear(head.proj_out.in_features, 1)
+        keep_single_mask(self)
 
     def forward(
         self, image_embeddings: Tensor, positions: Tensor, sparse: Tensor, dense: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Logits (B, P, 4h, 4w) and predicted quality (B, P); see `decode_one_mask`."""
         return decode_one_mask(self, image_embeddings, positions, sparse, dense)
-
-
-def single_mask_decoder_weights(decoder: SamMaskDecoder) -> dict[str, Tensor]:
-    """Select the tensors of a SAM mask decoder that a `SingleMaskDecoder` has."""
-    weights = {}
-    for name, tensor in decoder.state_dict().items():
-        if re.match(r"output_hypernetworks_mlps\.[1-9]", name):
-            continue
-        weights[name] = tensor[:1] if name.startswith("iou_prediction_head.proj_out.") else tensor
-    return weights
-
-
-class Float32PositionalEmbedding(SamPositionalEmbedding):
-    """SAM's random Fourier features in float32, also in a cast model and under autocast.
-
-    In bfloat16 a coordinate has eight bits, so neighbouring pixels of a 512 input would coincide.
-    """
-
-    def forward(self, input_coords: Tensor, input_shape: tuple[int, int] | None = None) -> Tensor:
-        """Encode points (..., 2), in pixels of `input_shape` or in [0, 1]; see transformers."""
-        with torch.autocast(input_coords.device.type, enabled=False):
-            return super().forward(input_coords.float(), input_shape)
-
-    def image_positions(self, cells: int) -> Tensor:
-        """(1, C, cells, cells) features of the cell centres of a square image, float32."""
-        device = self.positional_embedding.device
-        centres = (torch.arange(cells, device=device, dtype=torch.float32) + 0.5) / cells
-        y, x = torch.meshgrid(centres, centres, indexing="ij")
-        return self(torch.stack([x, y], dim=-1)).permute(2, 0, 1)[None]
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        super()._apply(fn, recurse)
-        self.positional_embedding.data = self.positional_embedding.data.float()
-        return self
-
-
-def embed_masks(encoder: SamPromptEncoder, masks: Tensor, mask_given: Tensor | None = None) -> Tensor:
-    """Embed one mask prompt per object; transformers' `SamPromptEncoder` takes one per image.
-
-    Args:
-        encoder: SAM's.
-        masks: (B, P, H', W') in the frame of the network's input, of any resolution: bool, or logits of an
-            earlier prediction. They are resized to four times the embedding grid, bilinear and antialiased as in
-            SAM 2.
-        mask_given: (B, P) bool; the other prompts get the embedding of no mask. All masks count if None.
-
-    Returns:
-        (B, P, C, h, w).
-    """
-    logits = (masks.float() * 2 - 1) * MASK_LOGIT if masks.dtype == torch.bool else masks.float()
-    size = tuple(4 * cells for cells in encoder.image_embedding_size)
-    if logits.shape[-2:] != size:
-        logits = nn.functional.interpolate(logits, size=size, mode="bilinear", align_corners=False, antialias=True)
-    no_mask = encoder.no_mask_embed.weight[0, :, None, None]
-    dense = encoder.mask_embed(logits.flatten(0, 1)[:, None].to(no_mask.dtype)).unflatten(0, masks.shape[:2])
-    return (
-        dense if mask_given is None else torch.where(mask_given[..., None, None, None], dense, no_mask.to(dense.dtype))
-    )
-
-
-def load_encoder(encoder: nn.Module, sam: SamModel) -> None:
-    """Copy the base's vision encoder into `encoder`, fitted to its input size; adapters stay as they are."""
-    own = encoder.state_dict()
-    encoder.load_state_dict(own | fit_encoder_weights(sam.vision_encoder.state_dict(), own))
-
-
-def load_decoders(decoders: list[SingleMaskDecoder], sam: SamModel) -> None:
-    """Start every decoder from the base's mask decoder."""
-    for decoder in decoders:
-        decoder.load_state_dict(single_mask_decoder_weights(sam.mask_decoder))
-
-
-def _rename_mlp_layers(name: str, state: dict[str, Tensor]) -> str:
-    """Meta numbers the layers of its MLPs; transformers names the first and the last."""
-    match = re.match(r"(.*(?:output_hypernetworks_mlps\.\d+|iou_prediction_head))\.layers\.(\d+)\.(.*)", name)
-    if match is None:
-        return name
-    head, number, tail = match[1], int(match[2]), match[3]
-    last = max(_layer_numbers(state, re.escape(head) + r"\.layers\.(\d+)\."))
-    if number == 0:
-        return f"{head}.proj_in.{tail}"
-    return f"{head}.proj_out.{tail}" if number == last else f"{head}.layers.{number - 1}.{tail}"
-
-
-def _layer_numbers(state: dict[str, Tensor], pattern: str) -> list[int]:
-    return [int(m[1]) for m in (re.match(pattern, name) for name in state) if m]
-
-
-@contextmanager
-def _hidden_progress_bars() -> Iterator[None]:
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _unknown_base(name: str | Path) -> InputError:
-    known = ", ".join([*bundled_models(), *PRESETS])
-    return InputError(
-        f"base: expected a bundled name or preset ({known}), a folder, a hub id or a Meta .pth "
-        f"file, got {str(name)!r}, which cannot be read as a SAM"
-    )

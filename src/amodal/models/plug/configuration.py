@@ -7,7 +7,8 @@ from typing import Any
 from transformers import PreTrainedConfig, SamConfig
 
 from amodal.errors import check_settings
-from amodal.models.bases.sam import sam_at_size
+from amodal.models.bases.families import family_of
+from amodal.models.bases.protocol import Adapters, BaseFamily
 from amodal.models.increments import Origin
 
 
@@ -21,7 +22,8 @@ class PlugConfig(PreTrainedConfig):
     that gets the amodal box.
 
     Args:
-        sam: configuration of the base (`SamConfig` or its dictionary).
+        sam: configuration of the base, of any family (transformers' configuration or its dictionary); one without
+            `model_type` is a SAM's.
         base: where the base came from: `name_or_path`, `revision`, `fingerprint`.
         image_size: side of the square network input in pixels.
         lora_rank: rank of each adapter; 0 for an encoder without adapters.
@@ -53,7 +55,7 @@ class PlugConfig(PreTrainedConfig):
 
     def __init__(
         self,
-        sam: SamConfig | dict[str, Any] | None = None,
+        sam: PreTrainedConfig | dict[str, Any] | None = None,
         base: dict[str, Any] | None = None,
         image_size: int = 512,
         lora_rank: int = 16,
@@ -79,7 +81,7 @@ class PlugConfig(PreTrainedConfig):
         mask_prompts: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.sam = sam.to_dict() if isinstance(sam, SamConfig) else (sam or SamConfig().to_dict())
+        self.sam = sam.to_dict() if isinstance(sam, PreTrainedConfig) else (sam or SamConfig().to_dict())
         self.base = base or Origin().record()
         self.image_size = image_size
         self.lora_rank = lora_rank
@@ -111,15 +113,24 @@ class PlugConfig(PreTrainedConfig):
         """Number of adapter sets: 2 with parallel LoRA, otherwise 1."""
         return 2 if self.parallel_lora and self.visible_branch and self.lora_rank > 0 else 1
 
-    def sam_config(self) -> SamConfig:
+    @property
+    def family(self) -> BaseFamily:
+        """Architecture of the base."""
+        return family_of(self.sam)
+
+    def adapters(self) -> Adapters:
+        """Return the size of the adapters of the encoder."""
+        return Adapters(self.lora_rank, self.lora_alpha, self.num_branches)
+
+    def base_config(self) -> PreTrainedConfig:
         """Return the base's configuration at this model's input size."""
-        return sam_at_size(self.sam, self.image_size)
+        return self.family.at_size(self.sam, self.image_size)
 
     def _check(self) -> None:
-        patch = self.sam["vision_config"].get("patch_size", 16)
+        stride = self.family.stride(self.sam)
         checks = {
-            f"image_size: expected a positive multiple of the patch size {patch}": (
-                self.image_size > 0 and self.image_size % patch == 0
+            f"image_size: expected a positive multiple of {stride}, the base's stride": (
+                self.image_size > 0 and self.image_size % stride == 0
             ),
             "lora_rank: expected 0 or more": self.lora_rank >= 0,
             "epsilon: expected 1 or more": self.epsilon >= 1,

@@ -18,25 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel, SamConfig
-from transformers.models.sam.modeling_sam import SamPromptEncoder, SamVisionEncoder
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from amodal.errors import InputError
-from amodal.models.bases.sam import (
-    Float32PositionalEmbedding,
-    LoadedSam,
-    SingleMaskDecoder,
-    embed_masks,
-    load_decoders,
-    load_encoder,
-    load_sam,
-    sam_sizes,
-)
+from amodal.models.bases.families import family_of, load_base
+from amodal.models.bases.protocol import ImageFeatures, LoadedBase, PromptEmbeddings, Prompts, is_adapter
 from amodal.models.increments import Origin, SavedModel, count_parameters, increment_state, save_model, upload
 from amodal.models.plug.configuration import PlugConfig
 from amodal.models.plug.processing import PlugProcessor
-from amodal.nn.attention import use_folded_attention
 from amodal.nn.lora import ParallelLora
 from amodal.nn.refine import RefineModule
 from amodal.nn.uncertainty import uncertainty_map
@@ -63,26 +53,11 @@ class PlugOutput(ModelOutput):
     iou_scores: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class PromptEmbeddings:
-    """Embedded prompts, the inputs of the mask decoders.
-
-    Attributes:
-        sparse: (B, P, n, C) embeddings of points and corners of boxes, n per prompt.
-        dense: (B, C, h, w) embedding of no mask, or (B, P, C, h, w) embeddings of the mask prompts.
-        positions: (1, C, h, w) of the image tokens.
-    """
-
-    sparse: Tensor
-    dense: Tensor
-    positions: Tensor
-
-
 class PlugModel(PreTrainedModel):
-    """SAM with parallel LoRA, two mask decoders and a refine module.
+    """A promptable segmenter such as SAM with parallel LoRA, two mask decoders and a refine module.
 
     Build it from a base with `from_base`, or load a trained one with `from_pretrained`. A new
-    model predicts exactly what the base does: adapters start at zero, both decoders from SAM's
+    model predicts exactly what the base does: adapters start at zero, both decoders from the base's
     decoder weights, the refine module from no correction.
     """
 
@@ -94,25 +69,15 @@ class PlugModel(PreTrainedModel):
 
     def __init__(self, config: PlugConfig) -> None:
         super().__init__(config)
-        sam = config.sam_config()
-        sam.vision_config._attn_implementation = "sdpa"
-        self.vision_encoder = use_folded_attention(SamVisionEncoder(sam.vision_config))
-        if config.lora_rank > 0:
-            for index, layer in enumerate(self.vision_encoder.layers):
-                layer.attn.lora = ParallelLora(
-                    sam.vision_config.hidden_size,
-                    config.lora_rank,
-                    alpha=config.lora_alpha,
-                    num_branches=config.num_branches,
-                    splits_branches=index == 0,
-                )
-        self.prompt_encoder = SamPromptEncoder(sam)
-        self.prompt_encoder.shared_embedding = Float32PositionalEmbedding(sam.vision_config)
-        self.amodal_decoder = SingleMaskDecoder(sam.mask_decoder_config)
-        self.visible_decoder = SingleMaskDecoder(sam.mask_decoder_config) if config.visible_branch else None
+        family, base = config.family, config.base_config()
+        self.vision_encoder = family.build_encoder(base, config.adapters())
+        self.prompt_encoder: Any = family.build_prompt_encoder(base)
+        self.amodal_decoder: Any = family.build_decoder(base)
+        self.visible_decoder: Any = family.build_decoder(base) if config.visible_branch else None
         self.refine_module = (
             RefineModule(num_blocks=config.refine_blocks, channels=config.refine_channels) if config.refine else None
         )
+        self.gradient_checkpointing = False
         self.post_init()
         self.set_trainable()
 
@@ -125,21 +90,15 @@ class PlugModel(PreTrainedModel):
     def set_trainable(self) -> None:
         """Freeze the base; train adapters, prompt encoder, decoders and refine module.
 
-        The Fourier features are fixed, as in SAM, and so are the parts of the prompt encoder that serve
+        The Fourier features are fixed, as in SAM, and so are the parts of the prompt encoder that serve only
         points, and without `config.mask_prompts` also those that serve masks.
         """
         self.requires_grad_(True)
-        self.vision_encoder.requires_grad_(self.config.train_base)
-        for layer in self.vision_encoder.layers:
-            if layer.attn.lora is not None:
-                layer.attn.lora.requires_grad_(True)
+        for name, parameter in self.vision_encoder.named_parameters():
+            parameter.requires_grad_(self.config.train_base or is_adapter(name))
         prompts = self.prompt_encoder
-        for frozen in (
-            prompts.shared_embedding,
-            prompts.not_a_point_embed,
-            *prompts.point_embed[:2],
-        ):
-            frozen.requires_grad_(False)
+        for fixed in (*prompts.shared_embedding.parameters(), *self.config.family.point_parameters(prompts)):
+            fixed.requires_grad_(False)
         prompts.mask_embed.requires_grad_(self.config.mask_prompts)
         for decoder in self.decoders():  # the quality of the visible mask is not used
             scored = self.config.iou_weight > 0 and decoder is self.amodal_decoder
@@ -157,31 +116,22 @@ class PlugModel(PreTrainedModel):
         """Return None: there are no word embeddings, which FSDP2 asks every transformers model for."""
         return None
 
-    def decoders(self) -> list[SingleMaskDecoder]:
+    def decoders(self) -> list[nn.Module]:
         """Return the mask decoders of this model, visible first."""
         return [d for d in (self.visible_decoder, self.amodal_decoder) if d is not None]
 
-    def encode(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, pixel_values: Tensor) -> tuple[ImageFeatures, ImageFeatures]:
         """Encode images for both branches in one pass over a doubled batch.
 
         Args:
             pixel_values: (B, 3, H, W) normalised.
 
         Returns:
-            Visible and amodal image embeddings E_v, E_a, each (B, C, h, w); the same tensor twice if
-            one adapter set serves both.
+            Visible and amodal features E_v, E_a of B images; the same features twice if one adapter set
+            serves both.
         """
-        encoder = self.vision_encoder
-        x = encoder.patch_embed(pixel_values)  # (B, h, w, C)
-        if encoder.pos_embed is not None:
-            x = x + encoder.pos_embed.to(x.dtype)  # under autocast the residual stays in half precision
-        for layer in encoder.layers:
-            x = layer(x)  # (branches * B, h, w, C) from the first layer on, which separates the branches
-        embeddings = encoder.neck(x)
-        if self.config.num_branches == 1:
-            return embeddings, embeddings
-        visible, amodal = embeddings.unflatten(0, (2, -1))  # branch-major
-        return visible, amodal
+        branches = self.config.family.encode(self.vision_encoder, pixel_values, self.config.num_branches)
+        return branches[0], branches[-1]
 
     def embed_prompts(
         self,
@@ -201,36 +151,22 @@ class PlugModel(PreTrainedModel):
         if input_points is not None and input_labels is None:
             input_labels = torch.ones(input_points.shape[:3], dtype=torch.long, device=input_points.device)
         _check_prompts(input_boxes, input_points, input_labels, input_masks, mask_given)
-        if input_boxes is not None or input_points is not None:
-            sparse, dense = self.prompt_encoder(
-                input_points=None if input_points is None else input_points.float(),
-                input_labels=input_labels,
-                input_boxes=None if input_boxes is None else input_boxes.float(),
-                input_masks=None,
-            )
-        if input_masks is not None:
-            dense = embed_masks(self.prompt_encoder, input_masks, mask_given)
-            if input_boxes is None and input_points is None:
-                sparse = dense.new_zeros(*dense.shape[:2], 0, dense.shape[2])
-        cells = self.prompt_encoder.image_embedding_size[0]
-        positions = self.prompt_encoder.shared_embedding.image_positions(cells)
-        return PromptEmbeddings(sparse.to(dtype), dense.to(dtype), positions.to(dtype))
+        prompts = Prompts(input_boxes, input_points, input_labels, input_masks, mask_given)
+        embedded = self.config.family.embed_prompts(self.prompt_encoder, prompts)
+        return PromptEmbeddings(*(x.to(dtype) for x in (embedded.sparse, embedded.dense, embedded.positions)))
 
-    def decode(
-        self, decoder: SingleMaskDecoder, embeddings: Tensor, prompts: PromptEmbeddings
-    ) -> tuple[Tensor, Tensor]:
+    def decode(self, decoder: nn.Module, features: ImageFeatures, prompts: PromptEmbeddings) -> tuple[Tensor, Tensor]:
         """Decode all prompts of all images in one call (Eq. 5).
 
         Args:
             decoder: visible or amodal decoder.
-            embeddings: (B, C, h, w).
+            features: of B images.
             prompts: of P objects per image.
 
         Returns:
             Logits (B, P, H, W) at input resolution and predicted quality (B, P).
         """
-        positions = prompts.positions.expand_as(embeddings)
-        logits, quality = decoder(embeddings, positions, prompts.sparse, prompts.dense)
+        logits, quality = self.config.family.decode(decoder, features, prompts)
         size = (self.config.image_size, self.config.image_size)
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=False), quality
 
@@ -279,8 +215,8 @@ class PlugModel(PreTrainedModel):
     def predict(
         self,
         pixel_values: Tensor,
-        visible_embeddings: Tensor,
-        amodal_embeddings: Tensor,
+        visible_features: ImageFeatures,
+        amodal_features: ImageFeatures,
         input_boxes: Tensor | None = None,
         *,
         input_points: Tensor | None = None,
@@ -294,7 +230,7 @@ class PlugModel(PreTrainedModel):
 
         Args:
             pixel_values: (B, 3, H, W) in the model's precision.
-            visible_embeddings: (B, C, h, w) of `encode`; `amodal_embeddings` likewise.
+            visible_features: of `encode`; `amodal_features` likewise.
             input_boxes: (B, P, 4); this and the other prompts are those of `forward`.
 
         Returns:
@@ -304,12 +240,12 @@ class PlugModel(PreTrainedModel):
             InputError: as in `forward`.
         """
         prompts = self.embed_prompts(
-            input_boxes, input_points, input_labels, input_masks, mask_given, amodal_embeddings.dtype
+            input_boxes, input_points, input_labels, input_masks, mask_given, amodal_features.embedding.dtype
         )
-        amodal_logits, quality = self.decode(self.amodal_decoder, amodal_embeddings, prompts)
+        amodal_logits, quality = self.decode(self.amodal_decoder, amodal_features, prompts)
         visible_logits = None
         if self.visible_decoder is not None:
-            visible_logits, _quality = self.decode(self.visible_decoder, visible_embeddings, prompts)
+            visible_logits, _quality = self.decode(self.visible_decoder, visible_features, prompts)
         output = PlugOutput(
             pred_masks=amodal_logits,
             coarse_amodal_logits=amodal_logits,
@@ -342,7 +278,7 @@ class PlugModel(PreTrainedModel):
 
         The encoder's layers do this themselves, as transformers' layers do.
         """
-        if not (self.vision_encoder.gradient_checkpointing and self.training):
+        if not (self.gradient_checkpointing and self.training):
             return function(*inputs)
         return checkpoint(function, *inputs, use_reentrant=False)
 
@@ -353,12 +289,12 @@ class PlugModel(PreTrainedModel):
         """Whether a tensor comes with the frozen base: the encoder without adapters, and the Fourier features."""
         if name == "prompt_encoder.shared_embedding.positional_embedding":
             return True
-        return name.startswith("vision_encoder.") and ".attn.lora." not in name and not self.config.train_base
+        return name.startswith("vision_encoder.") and not is_adapter(name) and not self.config.train_base
 
     @classmethod
     def from_base(
         cls,
-        base: str | Path | SamConfig | LoadedSam,
+        base: str | Path | PreTrainedConfig | LoadedBase,
         config: PlugConfig | None = None,
         *,
         revision: str | None = None,
@@ -366,22 +302,23 @@ class PlugModel(PreTrainedModel):
         """Make a new, untrained PLUG whose encoder, prompt encoder and decoders start from a base (Eq. 5).
 
         Args:
-            base: bundled name, hub id or folder of a transformers SAM, a Meta `.pth` file, a
-                `SamConfig` for random weights, or a base in memory.
+            base: bundled name, hub id or folder of a transformers model of any family, a checkpoint file, a
+                transformers configuration for random weights, or a base in memory.
             config: settings; its `sam` and `base` are filled in from the base.
             revision: commit of the hub repository.
 
         Raises:
             InputError: the base cannot be found or read.
         """
-        loaded = load_sam(base, revision)
-        sam = loaded.model
+        loaded = load_base(base, revision)
+        family = family_of(loaded.model.config)
         settings = (config or PlugConfig()).to_dict()
-        settings |= {"sam": sam_sizes(sam.config), "base": loaded.origin.record()}
+        settings |= {"sam": family.sizes(loaded.model.config), "base": loaded.origin.record()}
         model = cls(PlugConfig.from_dict(settings))
-        load_encoder(model.vision_encoder, sam)
-        model.prompt_encoder.load_state_dict(sam.prompt_encoder.state_dict())
-        load_decoders(model.decoders(), sam)
+        family.load_encoder(model.vision_encoder, loaded.model)
+        family.load_prompt_encoder(model.prompt_encoder, loaded.model)
+        for decoder in model.decoders():
+            family.load_decoder(decoder, loaded.model)
         return model.eval()
 
     def save_pretrained(
@@ -421,7 +358,7 @@ class PlugModel(PreTrainedModel):
 
         Args:
             pretrained_model_name_or_path: bundled name, folder or hub id.
-            base: another place of the same base (folder, `.pth` file); its weights must have the
+            base: another place of the same base (folder, checkpoint file); its weights must have the
                 fingerprint that the increment was trained on.
             revision: commit of the hub repository.
             dtype: of the weights; float32 if None.
@@ -434,7 +371,7 @@ class PlugModel(PreTrainedModel):
             model = cls(saved.config)
         else:
             origin = Origin.from_record(saved.config.base)
-            loaded = load_sam(*origin.location(base, "base"))
+            loaded = load_base(*origin.location(base, "base"))
             origin.check(loaded.origin, "base")
             model = cls.from_base(loaded, saved.config)
         saved.load_into(model)
@@ -477,7 +414,7 @@ def parameter_counts(config: PlugConfig) -> dict[str, int]:
     with torch.device("meta"):
         model = PlugModel(config)
     encoder = dict(model.vision_encoder.named_parameters())
-    lora = sum(p.numel() for name, p in encoder.items() if ".attn.lora." in name)
+    lora = sum(p.numel() for name, p in encoder.items() if is_adapter(name))
     base = sum(p.numel() for p in encoder.values()) - lora
     features = model.prompt_encoder.shared_embedding.positional_embedding.numel()
     counts = {

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.image_processing_base import ImageProcessingMixin
 
 from amodal.errors import InputError
-from amodal.models.bases.sam import IMAGE_MEAN, IMAGE_STD
+from amodal.models.bases.protocol import IMAGE_MEAN, IMAGE_STD
 from amodal.models.increments import resolve_folder, upload
 from amodal.models.plug.configuration import PlugConfig
 from amodal.ops.arrays import Mask, Window
@@ -107,7 +107,12 @@ class PlugProcessor(ImageProcessingMixin):
     @classmethod
     def from_config(cls, config: PlugConfig) -> PlugProcessor:
         """Make the processor that belongs to a model."""
-        return cls(image_size=config.image_size, crop_scale=config.crop_scale)
+        return cls(
+            image_size=config.image_size,
+            crop_scale=config.crop_scale,
+            image_mean=config.family.image_mean,
+            image_std=config.family.image_std,
+        )
 
     def __call__(
         self,

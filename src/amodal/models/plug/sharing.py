@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from amodal.errors import InputError
-from amodal.models.bases.sam import fit_encoder_weights
+from amodal.models.bases.protocol import is_adapter
 from amodal.models.increments import INCREMENT, SavedModel, increment_state
 from amodal.models.plug.configuration import PlugConfig
 from amodal.models.plug.modeling import PlugModel
@@ -45,22 +46,33 @@ def load_beside(name: str | Path, other: PlugModel, revision: str | None = None)
     stored, own = increment_state(model), model.state_dict()
     shared = {k: v for k, v in other.state_dict().items() if k in own and k not in stored}
     saved.load_into(model, shared=shared)
-    for layer, theirs in zip(model.vision_encoder.layers, other.vision_encoder.layers, strict=True):
-        layer.mlp = theirs.mlp  # with the form of its weights that was prepared for inference
+    _share_modules(model.vision_encoder, other.vision_encoder)
     model.set_trainable()
     return model.to(other.device).eval()
+
+
+def _share_modules(ours: nn.Module, theirs: nn.Module) -> None:
+    """Use the other encoder's modules without adapters, with the form of their weights prepared for inference."""
+    for name, module in theirs.named_children():
+        own = getattr(ours, name)
+        if any(is_adapter(f"{name}.{inner}") for inner, _ in (*module.named_parameters(), *own.named_parameters())):
+            if not is_adapter(name):
+                _share_modules(own, module)
+        else:
+            setattr(ours, name, module)
 
 
 def at_input_size(model: PlugModel, image_size: int) -> PlugModel:
     """Return the same weights for another input size, with interpolated positions; the model itself if it fits.
 
     Raises:
-        InputError: the size is not a multiple of the patch size.
+        InputError: the size is not a multiple of the base's stride.
     """
     if image_size == model.config.image_size:
         return model
     resized = type(model)(PlugConfig.from_dict(model.config.to_dict() | {"image_size": image_size}))
-    encoder = fit_encoder_weights(model.vision_encoder.state_dict(), resized.vision_encoder.state_dict())
+    fit = model.config.family.fit_encoder_weights
+    encoder = fit(model.vision_encoder.state_dict(), resized.vision_encoder.state_dict())
     state = model.state_dict() | {f"vision_encoder.{name}": tensor for name, tensor in encoder.items()}
     resized.load_state_dict(state)
     return resized.to(device=model.device, dtype=model.dtype).train(model.training)

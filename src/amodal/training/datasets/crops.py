@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from amodal.data.samples import ImageSample, ObjectSample
 from amodal.errors import InputError
 from amodal.io.images import ImageArray
-from amodal.models.bases.sam import IMAGE_MEAN, IMAGE_STD
+from amodal.models.bases.protocol import IMAGE_MEAN, IMAGE_STD
 from amodal.ops.arrays import Box, Boxes, Mask, Window
 from amodal.ops.boxes import boxes_meet, boxes_to_crop, crop_window, mask_to_box
 from amodal.ops.masks import crop_and_resize, crop_mask
