@@ -18,8 +18,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## Segment a drawn scene and a photograph with the bundled models
 	$(BIN)/python examples/demo.py
 
+# One test process per CPU core with one thread each: two processes with several threads each take ten times as long.
 test: $(STAMP) lint ## Run the checks and the fast tests
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
 test-all: $(STAMP) lint ## Run the checks and all tests
 	$(BIN)/python -m pytest
