@@ -82,9 +82,12 @@ def test_rows_do_not_overwrite_each_other() -> None:
                 assert one[0] == two[0] and (two[1], one[1]) in same
 
 
+FAST = ("kins-vit-b", "kins-vit-h", "kins-sam2.1-tiny")
+
+
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(p, marks=[] if "kins" in p.stem else pytest.mark.slow) for p in FULL_SIZE],
+    [pytest.param(p, marks=[] if p.stem in FAST else pytest.mark.slow) for p in FULL_SIZE],
     ids=lambda path: path.stem,
 )
 def test_the_header_states_the_computed_plan(path: Path) -> None:
