@@ -100,6 +100,6 @@ def test_a_large_image_is_cleaned_quickly() -> None:
     visible[250:1250, 250:1000] = True
     amodal = visible.copy()
     amodal[250:1250, 250:1750] = True
-    start = time.perf_counter()
+    start = time.process_time()
     clean_masks(visible, amodal, settings=CleanSettings(), pixel=54)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5

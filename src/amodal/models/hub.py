@@ -21,7 +21,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 
 from amodal.errors import InputError
 
-HUB_DEADLINE = 4.0
+HUB_DEADLINE = 3.0
 """Seconds that the hub has for its first response. A name is resolved or refused within five seconds."""
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
