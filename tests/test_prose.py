@@ -35,7 +35,7 @@ UNIT = (
     r"(?:object|image|batch|call|crop|branch|prompt|turn|step|token|process|scene|conversation|epoch|worker"
     r"|question)"
 )
-NO_CLAUSE = r"(?!['’-]| (?:has|is|covers)\b)"  # "the masks an object has"
+NO_CLAUSE = r"(?!['’-]| (?:has|is|covers)\b)"  # a relative clause, such as "the box an image has"
 
 
 class Rule(NamedTuple):

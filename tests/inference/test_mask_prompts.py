@@ -43,6 +43,17 @@ def test_given_masks_are_kept_bit_for_bit(drawn: SyntheticImage, mode: str, clea
         assert not (mask & ~obj.amodal_mask).any()
 
 
+def test_image_mode_prepares_and_encodes_the_image_once(drawn: SyntheticImage, monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = AmodalSegmenter.from_pretrained("plug-tiny", device="cpu", dtype="float32", mode="image")
+    calls: list[str] = []
+    for owner, name in ((segmenter.processor, "whole"), (segmenter.model, "encode")):
+        method = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, _m=method, _n=name: (calls.append(_n), _m(*args))[1])
+    masks = visible_masks(drawn)
+    several = segmenter(drawn.image, masks=masks, batch_size=2)
+    assert calls == ["whole", "encode"] and len(several) == len(masks) > 2
+
+
 def test_a_model_without_mask_prompts_gets_the_box_of_the_mask(
     segmenter: AmodalSegmenter, drawn: SyntheticImage
 ) -> None:

@@ -76,7 +76,7 @@ class Format:
         name: name on the command line.
         title: name for people.
         files: names of the annotation files that the dataset ships with.
-        masks: which masks an object has, for people.
+        masks: masks that the format stores per object, for people.
         order: how the format states the occlusion order, for people.
         keys: keys that each annotation must have besides `id` and `image_id`.
         parse: reads the objects that a record states.

@@ -189,7 +189,8 @@ class AmodalSegmenter:
         All prompts that are given describe the same N objects; None as an entry leaves that kind of prompt out for one
         object. A given mask becomes the visible mask of its object without any change, and the amodal mask always
         covers it. Masks are a prompt for models that were trained with them (`config.mask_prompts`); other models get
-        the box of the mask. Points are a prompt for the modal base model, which finds the box of the visible part.
+        the box of the mask. Points are a prompt for the modal base model, which finds the box of the visible part; an
+        object with a given mask needs no points, and they are not used.
 
         Args:
             image: path, PIL image, or array of an image, see `load_image`.
@@ -287,10 +288,10 @@ class AmodalSegmenter:
 
     def _with_boxes(self, image: ImageArray, prompts: Sequence[ObjectPrompt] | BoxesLike) -> list[ObjectPrompt]:
         """Prompts in which every object has a box: its own, that of its mask, or the one found from its points."""
-        own = [p for p in prompts if isinstance(p, ObjectPrompt)] if prompts is not None else []
-        if not own or prompts is None or len(own) != len(prompts):
-            size = (image.shape[0], image.shape[1])
-            own = collect_prompts(size, boxes_xyxy=cast("BoxesLike", prompts if prompts is not None else []))
+        if prompts is not None and len(prompts) and all(isinstance(prompt, ObjectPrompt) for prompt in prompts):
+            own = list(cast("Sequence[ObjectPrompt]", prompts))
+        else:
+            own = collect_prompts((image.shape[0], image.shape[1]), boxes_xyxy=cast("BoxesLike", prompts))
         complete = []
         for prompt in map(with_box, own):
             if prompt.points_xy is not None and prompt.point_labels is not None and prompt.visible is None:
@@ -327,19 +328,18 @@ class AmodalSegmenter:
         self, image: ImageArray, prompts: list[ObjectPrompt], options: _MaskOptions, batch_size: int
     ) -> Iterator[SceneObject]:
         """Encode the whole image once, then decode its objects, `batch_size` per forward pass."""
-        pixel_values: Tensor | None = None
+        inputs = self.processor.whole(image, np.array([prompt.box_xyxy for prompt in prompts]), self._masks(prompts))
+        pixel_values = inputs.pixel_values.to(self.device, self.model.dtype)
+        given = {"input_boxes": inputs.input_boxes.to(self.device), **self._mask_inputs([inputs])}
+        with self._precision():
+            visible, amodal = self.model.encode(pixel_values)
         for start in range(0, len(prompts), batch_size):
-            part = prompts[start : start + batch_size]
-            inputs = self.processor.whole(image, np.array([prompt.box_xyxy for prompt in part]), self._masks(part))
-            if pixel_values is None:
-                pixel_values = inputs.pixel_values.to(self.device, self.model.dtype)
-                with self._precision():
-                    visible, amodal = self.model.encode(pixel_values)
+            part = slice(start, start + batch_size)
             with self._precision():
                 output = self.model.predict(
-                    pixel_values, visible, amodal, inputs.input_boxes.to(self.device), **self._mask_inputs([inputs])
+                    pixel_values, visible, amodal, **{name: tensor[:, part] for name, tensor in given.items()}
                 )
-            yield from _objects(output, [inputs] * len(part), part, options)
+            yield from _objects(output, [inputs] * len(prompts[part]), prompts[part], options)
 
     def _masks(self, prompts: Sequence[ObjectPrompt]) -> list[Mask | None] | None:
         """Visible masks (H, W) for the network; None if it takes no masks or there are none."""
