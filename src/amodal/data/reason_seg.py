@@ -24,9 +24,8 @@ from amodal.data.datasets import read_dataset
 from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
 from amodal.errors import MAX_QUESTION_LENGTH, InputError
 from amodal.io.files import atomic_path
+from amodal.io.json_stream import write_json_list
 from amodal.ops.rle import rle_area
-
-"""Maximum number of characters; a longer question is more likely a file that was passed by mistake."""
 
 PLACEHOLDER = re.compile(r"\{seg:(\d+)\}")
 _PHRASE = re.compile(r"<p>([^<>]*)</p>(?=\s*\{seg:)")
@@ -147,13 +146,7 @@ def write_questions(path: Path, records: Iterable[dict[str, Any]]) -> Path:
     if path.is_dir():
         raise InputError(f"out: expected a file for the questions, got the folder {str(path)!r}")
     with atomic_path(path) as temporary:
-        separator = "[\n"
-        with temporary.open("w", encoding="utf-8") as file:
-            for record in records:
-                file.write(separator + json.dumps(record, ensure_ascii=False))
-                separator = ",\n"
-            file.write("\n]\n")
-        if separator == "[\n":
+        if not write_json_list(temporary, records):
             raise InputError("questions: expected at least one to write, got none")
     return path
 

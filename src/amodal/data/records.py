@@ -121,6 +121,15 @@ class ObjectInImage:
     group: int
     alone: bool
 
+    def coco_keys(self) -> Record:
+        """The keys with which the record of an object starts in every COCO-like format."""
+        return {
+            "id": self.obj.id,
+            "image_id": self.image.id,
+            "category_id": self.obj.category_id,
+            "iscrowd": int(self.obj.iscrowd),
+        }
+
     @property
     def rate(self) -> float | None:
         """Measured occlusion rate; None where the amodal mask is unknown."""

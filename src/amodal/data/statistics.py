@@ -30,7 +30,7 @@ class CategoryStatistics:
 
     Attributes:
         objects: number of objects.
-        amodal: number of objects whose amodal mask is kncategory.
+        amodal: number of objects whose amodal mask is known.
         occluded: number of objects with an occlusion rate above 0.
         rate_sum: sum of the occlusion rates of the objects with amodal masks.
     """
@@ -41,7 +41,7 @@ class CategoryStatistics:
     rate_sum: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Counts and the mean occlusion rate, None where no amodal mask is kncategory."""
+        """Counts and the mean occlusion rate, None where no amodal mask is known."""
         mean = self.rate_sum / self.amodal if self.amodal else None
         return {"objects": self.objects, "occluded": self.occluded, "mean_occlusion_rate": mean}
 

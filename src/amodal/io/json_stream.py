@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -223,3 +223,13 @@ def annotation_file(path: Path, members: dict[str, Any]) -> Iterator[Callable[[d
 
         yield add
         file.write(f'\n],\n"images": {json.dumps(images)}}}\n')
+
+
+def write_json_list(path: Path, records: Iterable[dict[str, Any]]) -> int:
+    """Write a JSON list with one record per line, without holding it in memory, and return the number of records."""
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for count, record in enumerate(records, start=1):
+            file.write(("[\n" if count == 1 else ",\n") + json.dumps(record, ensure_ascii=False))
+        file.write("\n]\n" if count else "[]\n")
+    return count

@@ -17,7 +17,7 @@ from amodal.data.relations import occluder_positions
 from amodal.data.samples import ImageSample
 from amodal.ops.arrays import Mask
 from amodal.ops.boxes import boxes_meet
-from amodal.ops.occlusion import MIN_OCCLUDER_SHARE, cover_shares, is_occluded, rle_occlusion_rate
+from amodal.ops.occlusion import MIN_OCCLUDER_SHARE, cover_shares, is_occluded
 from amodal.ops.rle import rle_area
 
 MIN_BORDER = 8  # pixels along the image border that an object cut off by it must touch
@@ -48,8 +48,7 @@ class Facts:
         self.size = image.size
         self.objects = list(image.objects)
         self.kinds = [categories.get(obj.category_id, "object").replace("_", " ").strip() for obj in self.objects]
-        rates = [rle_occlusion_rate(obj.visible_rle, obj.amodal_rle or obj.visible_rle) for obj in self.objects]
-        self.rates = np.array(rates)
+        self.rates = np.array([obj.occlusion_rate() for obj in self.objects])
         self.areas = np.array([rle_area(obj.amodal_rle or obj.visible_rle) for obj in self.objects])
         boxes = [obj.visible_box_xyxy for obj in self.objects]
         self.centres = [((x0 + x1) / 2, (y0 + y1) / 2) for x0, y0, x1, y1 in boxes]

@@ -46,10 +46,7 @@ def _visible_record(placed: ObjectInImage) -> Record:
 
 def _record(placed: ObjectInImage, rle: Rle, box_xyxy: Box) -> Record:
     return {
-        "id": placed.obj.id,
-        "image_id": placed.image.id,
-        "category_id": placed.obj.category_id,
-        "iscrowd": int(placed.obj.iscrowd),
+        **placed.coco_keys(),
         "segmentation": rle,
         "bbox": xyxy_to_xywh(box_xyxy),
         "area": rle_area(rle),

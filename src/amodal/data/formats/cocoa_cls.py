@@ -69,10 +69,7 @@ def _record(placed: ObjectInImage) -> Record:
         },
     }
     return {
-        "id": obj.id,
-        "image_id": image.id,
-        "category_id": obj.category_id,
-        "iscrowd": int(obj.iscrowd),
+        **placed.coco_keys(),
         "bbox": box,
         "segmentation": obj.amodal_rle,
         "area": area,

@@ -24,7 +24,7 @@ _USED_2020 = frozenset(
     {"id", "image_id", "category_id", "a_segm", "i_segm", "a_bbox", "i_bbox", "a_area", "iscrowd", "occluders"}
 )
 _KEPT = frozenset({"ico_id", "oco_id", "i_area"})
-"""Keys that the reader stores as attributes and that the writer puts back unchanged."""
+"""Keys that the reader stores as attributes and that the writer writes too: the order unchanged, the area measured."""
 
 
 def _parse_2019(record: Record) -> list[RawAnnotation]:
@@ -69,10 +69,7 @@ def _record(placed: ObjectInImage) -> Record:
     # Order 0 marks an object that overlaps no other; within a cluster numbers start at 1 and grow from front to back.
     order = {"oco_id": placed.group, "ico_id": 0 if placed.alone else placed.depth + 1}
     return {
-        "id": obj.id,
-        "image_id": placed.image.id,
-        "category_id": obj.category_id,
-        "iscrowd": int(obj.iscrowd),
+        **placed.coco_keys(),
         "a_segm": obj.amodal_rle,
         "i_segm": obj.visible_rle,
         "a_bbox": xyxy_to_xywh(obj.amodal_box_xyxy),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,6 +18,7 @@ from amodal.datagen.rules import object_ids
 from amodal.datagen.store.records import Pair, PairState, SplitName, WorkImage
 from amodal.datagen.store.work_folder import WorkFolder, link_file
 from amodal.errors import InputError
+from amodal.io.json_stream import write_json_list
 from amodal.ops.arrays import Mask
 from amodal.ops.boxes import xywh_to_xyxy
 
@@ -58,16 +59,6 @@ class ExportSource:
                     yield image, pairs
 
 
-def write_list(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """Write a JSON list, one record per line, without holding it in memory."""
-    with path.open("w", encoding="utf-8") as file:
-        separator = "[\n"
-        for record in records:
-            file.write(separator + json.dumps(record, ensure_ascii=False))
-            separator = ",\n"
-        file.write("\n]\n" if separator != "[\n" else "[]\n")
-
-
 def _link_images(source: ExportSource, folder: Path) -> None:
     folder.mkdir()
     for image, _ in source.images():
@@ -78,9 +69,9 @@ def _write_canonical(source: ExportSource, out: Path) -> None:
     image_ids = {image.id for image, _ in source.images()}
     source.work.write_annotations(out / "annotations.json", keep=image_ids.__contains__)
     _link_images(source, out / "images")
-    write_list(out / "questions.json", _questions(source, None))
+    write_json_list(out / "questions.json", _questions(source, None))
     for split in get_args(SplitName):
-        write_list(out / f"questions-{split}.json", _questions(source, split))
+        write_json_list(out / f"questions-{split}.json", _questions(source, split))
 
 
 def _questions(source: ExportSource, split: SplitName | None) -> Iterator[dict[str, Any]]:
@@ -93,7 +84,7 @@ def _questions(source: ExportSource, split: SplitName | None) -> Iterator[dict[s
 def _write_muse(source: ExportSource, out: Path) -> None:
     _link_images(source, out / "images")
     for split in get_args(SplitName):
-        write_list(out / f"{split}.json", _muse_records(source, split))
+        write_json_list(out / f"{split}.json", _muse_records(source, split))
 
 
 def _muse_records(source: ExportSource, split: SplitName) -> Iterator[dict[str, Any]]:
