@@ -70,7 +70,6 @@ def test_every_benchmark_is_found_and_documented() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SUITE))
 def test_every_benchmark_has_the_options_of_the_suite(name: str) -> None:
     done = subprocess.run(

@@ -59,6 +59,18 @@ def test_older_files_without_the_new_keys_load(tmp_path: Path) -> None:
     assert loaded.image_path is None and loaded[0].label == "object"
 
 
+def test_a_truncated_mask_is_refused(tmp_path: Path) -> None:
+    """Decoded as it is, it would show whatever the memory holds."""
+    import json
+
+    file = scene().save(tmp_path) / "scene.json"
+    content = json.loads(file.read_text())
+    content["objects"][0]["amodal"]["counts"] = "05"
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="scene: expected a readable"):
+        Scene.load(tmp_path)
+
+
 def test_notebook_display_has_a_drawing_and_a_table() -> None:
     shown = scene()._repr_html_()
     assert shown.startswith('<img src="data:image/png;base64,') and "<td>book</td>" in shown

@@ -139,6 +139,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "five numbers": ({"boxes_xyxy": [[1, 2, 3, 4, 5]]}, "four numbers"),
     "point outside": ({"points_xy": [[[100, 5]]]}, "inside the 30 x 20 image"),
     "only background": ({"points_xy": [[[1, 5]]], "point_labels": [[0]]}, "at least one point with label 1"),
+    "flat points": ({"points_xy": [10, 20]}, r"point: expected a list of points"),
+    "one flat point": ({"points_xy": [[10, 20]]}, r"point: expected a list of points"),
     "another label": ({"points_xy": [[[1, 5]]], "point_labels": [[2]]}, "labels of 0 or 1"),
     "labels alone": ({"boxes_xyxy": [BOX], "point_labels": [[1]]}, "together with points_xy"),
     "an object without a prompt": ({"boxes_xyxy": [BOX, None]}, "for object 1, got none"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,7 +90,9 @@ def predict(
             continue
         result = images.result(index, segment(pixels, prompts))
         num_objects += len(result.scene)
-        tasks.append(to_task(result, f"{url}{path.relative_to(folder).as_posix()}"))
+        full, root = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
+        name = full.relative_to(root).as_posix() if full.is_relative_to(root) else path.name
+        tasks.append(to_task(result, f"{url}{name}"))
     if images.num_other and annotations is not None and not as_json:
         typer.echo(f"Left out: {images.num_other} images of the folder that {annotations.name} does not have")
     _write_tasks(tasks, num_objects, out, as_json, failures)

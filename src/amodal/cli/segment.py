@@ -183,7 +183,7 @@ def segment(
             kind = "a folder" if image.is_dir() else "a video (objects are not tracked)"
             raise InputError(f"prompts: expected {' or '.join(allowed)} or none for {kind}, got {' and '.join(wrong)}")
         options: dict[str, Any] = {"model": model, "mode": mode, "dtype": dtype, "threshold": threshold}
-        options |= {"clean": clean, "detector": detector, "text": text}
+        options |= {"clean": clean, "detector": detector, "text": text, "source": str(image.resolve())}
     if image.is_dir():
         if annotations is not None and annotations.is_file():
             options["annotations"] = digest(annotations)

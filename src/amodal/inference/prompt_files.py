@@ -85,7 +85,9 @@ class CocoFile:
         images = self._by_name.get(file.name, [])
         if len(images) > 1:
             whole = "/" + file.as_posix()
-            images = [image for image in images if whole.endswith("/" + image.file_name.lstrip("./"))] or images
+            images = [
+                image for image in images if whole.endswith("/" + image.file_name.replace("\\", "/").lstrip("./"))
+            ] or images
         if len(images) != 1:
             found = f"{len(images)} of them" if images else f"{len(self.images)} images of other names"
             raise InputError(f"annotations {self.path}: expected one image of the name {file.name!r}, got {found}")

@@ -143,6 +143,8 @@ def check_points(points_xy: Any, size: tuple[int, int]) -> Points:
         InputError: no point, not two finite numbers, or outside the image.
     """
     H, W = size
+    if np.ndim(points_xy) == 0 or any(np.ndim(point) == 0 for point in points_xy):
+        raise InputError(f"point: expected a list of points [[X, Y], ...] per object, got {points_xy!r:.80}")
     checked = []
     for point in points_xy:
         try:

@@ -250,7 +250,7 @@ class Scene:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             H, W = content["size"]
-            objects = [object_from_json(record) for record in content["objects"]]
+            objects = [object_from_json(record, (int(H), int(W))) for record in content["objects"]]
             path = content.get("image")
             return cls(
                 objects,

@@ -14,7 +14,7 @@ from amodal.ops.arrays import Box, FloatMap, Mask, Window
 from amodal.ops.boxes import mask_to_box
 from amodal.ops.masks import iou_of_counts, resize_probs
 from amodal.ops.occlusion import occlusion_rate
-from amodal.ops.rle import decode_mask, encode_window
+from amodal.ops.rle import decode_mask, encode_window, segmentation_to_rle
 
 UNNAMED = "object"
 """Label of an object that has neither a class name nor a phrase."""
@@ -229,11 +229,16 @@ def object_to_json(obj: SceneObject) -> dict[str, Any]:
     }
 
 
-def object_from_json(record: dict[str, Any]) -> SceneObject:
-    """Read a record of `scene.json`; keys that older files lack are None."""
+def object_from_json(record: dict[str, Any], size: tuple[int, int]) -> SceneObject:
+    """Read a record of the `scene.json` of an image (H, W); keys that older files lack are None.
+
+    Raises:
+        InputError: a mask that does not cover the image exactly; decoded as it is, it would show random memory.
+    """
+    visible, amodal = (decode_mask(segmentation_to_rle(record[key], *size)) for key in ("visible", "amodal"))
     return SceneObject.from_masks(
-        decode_mask(record["visible"]),
-        decode_mask(record["amodal"]),
+        visible,
+        amodal,
         visible_box_xyxy=_box(record["visible_box_xyxy"]),
         score=float(record["score"]),
         **{key: record.get(key) for key in ("phrase", "name", "class_id", "source_id", "tracker_id")},

@@ -119,6 +119,12 @@ class HieraBlock(GradientCheckpointingLayer):
         self.widths: tuple[int, int] = (block.dim, block.dim_out)
         self._prepared_proj: Prepared[PackedLinear | Int8Linear] = Prepared()
 
+    def train(self, mode: bool = True) -> HieraBlock:
+        """Set the mode; training frees the weights that were prepared for inference."""
+        if mode:
+            self._prepared_proj.clear()
+        return super().train(mode)
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to (B', H', W', C'); see `HieraAttention.forward`."""
         normed = self.layer_norm1(x)

@@ -141,7 +141,7 @@ def build_mllm(config: AuraConfig) -> PreTrainedModel:
 def sampled_fingerprint(module: nn.Module) -> str:
     """SHA-256 over names, shapes and evenly spaced values of all tensors, the first 32 digits.
 
-    Unlike `models.bases.sam.fingerprint` it reads only some thousand values per tensor. It
+    Unlike `models.bases.protocol.fingerprint_of` it reads only some thousand values per tensor. It
     distinguishes published or fine-tuned models, not a single changed weight among billions.
     """
     digest = hashlib.sha256()
