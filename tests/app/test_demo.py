@@ -299,6 +299,7 @@ def test_no_other_files_are_served(client: TestClient, path: str) -> None:
     [
         ({"host": "evil.example"}, 421),
         ({"origin": "https://evil.example"}, 403),
+        ({"origin": "http://["}, 403),
         ({"sec-fetch-site": "cross-site"}, 403),
         ({"content-type": "text/plain"}, 415),
     ],

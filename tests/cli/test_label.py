@@ -87,6 +87,9 @@ def test_invalid_inputs_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "expected either --annotations or --detector" in refused(
         capsys, "label", "predict", str(images), "--out", out, *both
     )
+    assert "text: expected --detector together with --text" in refused(
+        capsys, "label", "predict", str(images), "--out", out, "--text", "cup"
+    )
     wrong = tmp_path / "wrong.json"
     wrong.write_text('{"images": 3}')
     assert "expected a COCO file, got a file without images and annotations and categories" in refused(
@@ -103,6 +106,21 @@ def test_invalid_inputs_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     wrong.write_text('[{"data": {"image": "a"}}]')
     assert "expected annotated tasks, got none among 1" in refused(capsys, "label", "collect", str(wrong), "--out", out)
     assert not Path(out).exists()
+
+
+@pytest.mark.parametrize("form", ["absolute", "beside"])
+def test_file_names_outside_the_folder_are_named_by_their_last_part(tmp_path: Path, form: str) -> None:
+    """The task names what Label Studio finds in the folder; a name elsewhere cannot end the run after its work."""
+    images, out = save_images(tmp_path / "photos"), tmp_path / "t.json"
+    (images / "b.png").unlink()
+    file = boxes_file(tmp_path)
+    content = json.loads(file.read_text())
+    name = str(images / "a.png") if form == "absolute" else "../photos/a.png"
+    content["images"] = [{**content["images"][0], "file_name": name}]
+    file.write_text(json.dumps(content))
+    assert main(["label", "predict", str(images), "--out", str(out), "--boxes", str(file)]) == 0
+    (task,) = json.loads(out.read_text())
+    assert task["data"]["image"].endswith("a.png") and ".." not in task["data"]["image"]
 
 
 def test_images_that_fail_are_reported_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -362,6 +362,17 @@ def test_another_image_of_the_same_name_is_segmented_again(tmp_path: Path, promp
     assert len(prompts) == 2 and len(Scene.load(out / "a")) == 2
 
 
+def test_another_folder_does_not_get_the_masks_of_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], prompts: list[list[ObjectPrompt]]
+) -> None:
+    file, out = write(tmp_path / "i.json", coco("a.png")), tmp_path / "out"
+    first, second = photos(tmp_path / "first", "a.png"), photos(tmp_path / "second", "a.png")
+    assert segment(first, "--annotations", file, "--out", out) == 0
+    assert "got others (source " in refused(capsys, second, "--annotations", file, "--out", out)
+    assert segment(second, "--annotations", file, "--out", out, "--overwrite") == 0
+    assert len(prompts) == 2
+
+
 def test_an_interrupted_overwrite_leaves_no_old_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, out = photos(tmp_path / "photos", "a.png", "b.png"), tmp_path / "out"
     arguments = [folder, "--annotations", write(tmp_path / "i.json", coco("a.png", "b.png")), "--out", out]

@@ -15,7 +15,7 @@ from amodal.evaluation.boxes import BoxSource
 from amodal.evaluation.evaluator import EvaluationSettings, evaluate_baseline, evaluate_model, evaluate_predictions
 from amodal.evaluation.predictions import MaskPrediction
 from amodal.evaluation.rows import ImageCache, ModelRow
-from amodal.evaluation.scoring import MIN_MASKS_FOR_PROCESSES, pick_num_workers
+from amodal.evaluation.scoring import MIN_MASKS_FOR_PROCESSES, Resampling, pick_num_workers
 from amodal.ops.masks import convex_hull_mask
 from amodal.ops.rle import encode_columns, encode_mask, encode_window
 from tests.evaluation.toy_predictions import perfect, shifted, toy, write
@@ -61,6 +61,12 @@ def test_small_datasets_start_no_processes(monkeypatch: pytest.MonkeyPatch) -> N
 def test_invalid_settings_raise(changes: dict[str, int], message: str) -> None:
     with pytest.raises(InputError, match=message):
         EvaluationSettings(**changes)
+
+
+@pytest.mark.parametrize("changes", [{"num_resamples": -1}, {"seed": -1}])
+def test_negative_resampling_is_refused_before_the_work(changes: dict[str, int]) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(changes))}: expected 0 or more, got -1"):
+        Resampling(**changes)
 
 
 def test_a_mask_in_a_window_is_encoded_like_the_full_mask() -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,9 @@ def test_an_interrupted_run_is_resumed(
     for plan, wanted in ((BatchPlan(dtype="bfloat16"), "'bfloat16'"), (BatchPlan(clean=False), "'clean': False")):
         with pytest.raises(InputError, match=f"results of .*{wanted}.*, got results of .*'auto'"):
             segment_dataset(dataset, tmp_path / "out", plan, progress=False)
+    other = replace(dataset, images=dataset.images[:-1])
+    with pytest.raises(InputError, match="expected a new folder or results of .*'dataset': "):
+        segment_dataset(other, tmp_path / "out", BatchPlan(images_per_block=4), progress=False)
 
 
 def test_a_parquet_file_of_paths_and_boxes(tmp_path: Path, without_ray: None) -> None:

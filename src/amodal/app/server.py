@@ -147,7 +147,11 @@ class Guard:
 
     def _check_post(self, headers: dict[str, str], host: str) -> None:
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        try:
+            is_same = origin is None or urlsplit(origin).netloc.lower() == host.lower()
+        except ValueError:  # not an address, such as "http://["
+            is_same = False
+        if not is_same:
             raise RefusedError(403, "expected a request from this page, got one from another site")
         if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             raise RefusedError(403, "expected a request from this page, got one from another site")

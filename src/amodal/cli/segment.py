@@ -159,8 +159,6 @@ def segment(
 
     Example: amodal segment photos --annotations instances.json --out amodal
     """
-    if text and not detector:
-        raise InputError("text: expected --detector together with --text, got no detector")
     boxes = [parse_numbers("box", value, "X0,Y0,X1,Y1") for value in box or []]
     points = [parse_point(value) for value in point or []]
     selection = PromptOptions(boxes, points, masks, annotations, detector)

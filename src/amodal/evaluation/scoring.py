@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amodal.data.samples import AnnotatedDataset
+from amodal.errors import InputError
 from amodal.evaluation.boxes import BoxSource
 from amodal.evaluation.matching import MatchedRecords, ObjectRecords
 from amodal.evaluation.rows import Case, FileRow, cases_of_image, prediction_of
@@ -193,6 +194,11 @@ class Resampling:
 
     num_resamples: int = 1000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in (("num_resamples", self.num_resamples), ("seed", self.seed)):
+            if value < 0:
+                raise InputError(f"{name}: expected 0 or more, got {value}")
 
 
 class RowSummary:

@@ -7,6 +7,7 @@ block. An interrupted run is resumed with the images that are in no file yet.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -96,8 +97,9 @@ def segment_dataset(
         `read_parts` reads it.
 
     Raises:
-        InputError: the `ray` extra is not installed, nothing to segment, an unreadable Parquet file,
-            or `out` contains results of other settings; without `on_failure` also an unreadable image or object.
+        InputError: the `ray` extra is not installed, nothing to segment, an unreadable Parquet file, or `out`
+            contains results of other settings or of another dataset; without `on_failure` also an unreadable image
+            or object.
     """
     plan = plan or BatchPlan()
     ray = _extra("ray")
@@ -109,7 +111,7 @@ def segment_dataset(
         rows = list(_rows_of_dataset(dataset))
     if not rows:
         raise InputError("dataset: expected images with objects, got none")
-    _check_settings(out, plan)
+    _check_settings(out, plan, rows)
     done, first = _finished(out)
     rows = [row for row in rows if row["image_id"] not in done]
     if rows:
@@ -301,9 +303,10 @@ def _model_settings(plan: BatchPlan) -> dict[str, Any]:
     return {"model": plan.model, "mode": plan.mode, "dtype": plan.dtype, "clean": plan.clean}
 
 
-def _check_settings(out: Path, plan: BatchPlan) -> None:
-    """Ensure that all results in a folder come from one model in one mode and precision."""
-    settings = _model_settings(plan)
+def _check_settings(out: Path, plan: BatchPlan, rows: list[Row]) -> None:
+    """Ensure that all results in a folder come from one dataset and one model in one mode and precision."""
+    content = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
+    settings = _model_settings(plan) | {"dataset": content}
     file = require_folder(out) / SETTINGS
     if file.is_file():
         found = json.loads(file.read_text())

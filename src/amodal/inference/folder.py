@@ -38,6 +38,9 @@ class ImageSegmenter:
         texts: as for `scene_finder`.
         threshold: as for `AmodalSegmenter`.
         clean: as for `AmodalSegmenter`.
+
+    Raises:
+        InputError: texts without a detector.
     """
 
     load: Callable[[], AmodalSegmenter]
@@ -45,6 +48,10 @@ class ImageSegmenter:
     texts: Sequence[str] | None = None
     threshold: float | None = None
     clean: bool = True
+
+    def __post_init__(self) -> None:
+        if self.texts and not self.detector:
+            raise InputError("text: expected --detector together with --text, got no detector")
 
     @cached_property
     def segmenter(self) -> AmodalSegmenter:

@@ -53,14 +53,21 @@ def write_atomic(path: Path, content: str | bytes, what: str = "out") -> Path:
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `folder`, and rename it to `folder` at the end.
 
-    Remains of a killed run are removed. `require_empty_folder` checks that `folder` can be written.
+    Remains of a killed run are removed.
 
     Args:
         folder: folder that is missing or empty.
+
+    Raises:
+        InputError: the folder cannot be created.
     """
+    folder = folder.absolute()
     unfinished = folder.with_name(f".writing_{folder.name}")
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    try:
+        unfinished.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"out: expected a folder to write to, got {str(folder)!r} ({error.strerror})") from error
     try:
         yield unfinished
         if folder.exists():
