@@ -57,11 +57,6 @@ RULES = (
     rule("thing", r"(?<![a-z])things?(?![a-z])", "object, annotation, sample"),
     rule("image", r"(?<![a-z])(?<!--)pictures?(?![a-z/]|_objects)", "image"),
     rule("video", r"(?<![a-z])films?(?![a-z])", "video"),
-    rule(
-        "CPU",
-        r"\b(?:on|of) (?:a|an|this|one) (?:AVX\S* )?processor\b|\bon the processor\b|\blaptop's processor\b",
-        "CPU",
-    ),
     rule("CPU", r"\b(?:on|of) (?:a|an|this|one) (?:AVX\S* )?processor\b|\bon the processor\b", "CPU"),
     rule("CPU", r"\blaptop's processor\b|\bprocessors? (?:seconds|time|cores?|with (?:AMX|AVX|8-bit))", "CPU"),
     rule("metric", r"\bfigures? (?:of|names?|that|stands?|are|is)\b", "metric, score, number"),
@@ -186,7 +181,9 @@ def test_ordinary_english_passes(text: str) -> None:
     assert not list(hits(text))
 
 
-def test_every_exception_is_still_needed() -> None:
-    for file, name, words in ALLOWED:
-        assert words in re.sub(r"\s+", " ", (ROOT / file).read_text()), (file, words)
-        assert name in {one.name for one in RULES}
+@pytest.mark.parametrize("exception", ALLOWED, ids=str)
+def test_every_exception_is_still_needed(exception: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    file, name, words = exception
+    others = tuple(entry for entry in ALLOWED if entry != exception)
+    monkeypatch.setitem(globals(), "ALLOWED", others)
+    assert any(hit.rule == name and words in hit.text for hit in hits((ROOT / file).read_text(), file))

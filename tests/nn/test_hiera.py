@@ -109,3 +109,14 @@ def test_8_bits_are_switched_per_encoder() -> None:
     assert isinstance(attention, HieraAttention) and attention.int8
     assert isinstance(model.blocks[0].mlp._prepared[0]._value, Int8Linear)
     assert (close - exact).abs().mean() < 0.1 * exact.abs().mean()
+
+
+def test_training_frees_weights_prepared_for_inference() -> None:
+    """Also the projection of the residual at a transition between stages, which no attention owns."""
+    model = use_hiera_blocks(trunk([4, 4, 4, 2], [])).float().eval()
+    with torch.no_grad():
+        model(torch.randn(1, 3, 64, 64))
+    blocks = [module for module in model.modules() if isinstance(module, HieraBlock)]
+    assert any(block._prepared_proj._value is not None for block in blocks)
+    model.train()
+    assert all(block._prepared_proj._value is None for block in blocks)

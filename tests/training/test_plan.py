@@ -16,6 +16,7 @@ from amodal.models.plug import PlugConfig, PlugModel
 from amodal.training.plan import plan, saved_for_backward
 from amodal.training.recipe import Recipe, load_recipe
 from amodal.training.tasks.plug import PlugTask
+from tests.models.families import ROWS
 from tests.training.tiny import tiny_base, tiny_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +24,15 @@ ROOT = Path(__file__).parents[2]
 
 def small(folder: Path, **training: Any) -> Recipe:
     return tiny_recipe(folder, "plug", **training)
+
+
+@pytest.mark.parametrize("refine", [True, False])
+@pytest.mark.parametrize("family", sorted(ROWS))
+def test_every_family_of_bases_can_be_planned(tmp_path: Path, family: str, refine: bool) -> None:
+    ROWS[family].model().save_pretrained(tmp_path / "base")
+    settings = {"base": str(tmp_path / "base"), "image_size": 64, "refine": refine}
+    memory = plan(tiny_recipe(tmp_path, "plug", settings))
+    assert json.loads(json.dumps(memory))
 
 
 def test_the_count_equals_what_autograd_saves(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from amodal.app.images import (
     DemoImage,
     DemoModels,
     ImageStore,
-    Prompts,
+    PromptsBody,
     example_image,
     render_view,
     scene_for_page,
@@ -103,15 +103,15 @@ def _add_about(app: FastAPI, models: DemoModels) -> None:
 def _add_api(app: FastAPI, models: DemoModels, queue: JobQueue, store: ImageStore) -> None:
     """Add the routes for programs. Nothing is stored between requests."""
 
-    def segment_upload(content: bytes, prompts: Prompts) -> Scene:
+    def segment_upload(content: bytes, prompts: PromptsBody) -> Scene:
         return models.segment(store.read(content), prompts)
 
     @app.post("/api/segment")
     async def segment(
         request: Request, image: Annotated[UploadFile, File()], prompts: Annotated[str, Form()] = "{}"
     ) -> dict[str, Any]:
-        """Segment the objects of an image. `prompts` is JSON in the form of `Prompts`; {} finds all objects."""
-        wanted, content = _parse(Prompts, prompts, "prompts"), await image.read()
+        """Segment the objects of an image. `prompts` is JSON in the form of `PromptsBody`; {} finds all objects."""
+        wanted, content = _parse(PromptsBody, prompts, "prompts"), await image.read()
         scene = await queue.run(_visitor(request), partial(segment_upload, content, wanted))
         return scene.to_json()
 
@@ -120,7 +120,7 @@ def _add_api(app: FastAPI, models: DemoModels, queue: JobQueue, store: ImageStor
         request: Request, images: Annotated[list[UploadFile], File()], prompts: Annotated[str, Form()]
     ) -> list[dict[str, Any]]:
         """Segment the objects of several images. `prompts` is a JSON list with one entry per image."""
-        wanted = _parse(list[Prompts], prompts, "prompts")
+        wanted = _parse(list[PromptsBody], prompts, "prompts")
         if len(wanted) != len(images) or len(images) > MAX_BATCH:
             raise InputError(
                 f"prompts: expected one entry per image for at most {MAX_BATCH} images, "
@@ -161,7 +161,7 @@ def _add_demo(app: FastAPI, models: DemoModels, queue: JobQueue, store: ImageSto
         return opened(store.add(f"example-{name}", await asyncio.to_thread(example_image, name)))
 
     @app.post("/demo/images/{key}/segment", include_in_schema=False)
-    async def segment(request: Request, key: str, prompts: Prompts) -> dict[str, Any]:
+    async def segment(request: Request, key: str, prompts: PromptsBody) -> dict[str, Any]:
         stored = store.get(key)
         stored.scene = await queue.run(_visitor(request), lambda: models.segment(stored.pixels, prompts))
         return scene_for_page(stored.scene)

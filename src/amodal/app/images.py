@@ -51,7 +51,7 @@ class Annotation(BaseModel):
     visible_mask: dict[str, Any] | None = None
 
 
-class Prompts(BaseModel):
+class PromptsBody(BaseModel):
     """The objects to segment; without any prompt, all objects are looked for.
 
     `boxes`, `points_per_object` and `masks` describe the same N objects, as the arguments of `AmodalSegmenter` do, and
@@ -188,7 +188,7 @@ class DemoModels:
     def __init__(self, segmenter: AmodalSegmenter, finder: ObjectFinder, assistant: Any = None) -> None:
         self.segmenter, self.finder, self.assistant = segmenter, finder, assistant
 
-    def segment(self, pixels: ImageArray, prompts: Prompts) -> Scene:
+    def segment(self, pixels: ImageArray, prompts: PromptsBody) -> Scene:
         """Segment the objects of an image.
 
         Args:

@@ -204,8 +204,9 @@ class FileRow:
 class ResumableRow:
     """A row that saves its predictions to a file as they are made, so that a stopped run can be resumed.
 
-    The first line of the file states all settings that the predictions depend on; a file with other settings is
-    replaced. Images whose line is complete are not predicted again.
+    The first line of the file states the options of the report, the selection in words and the first image; a file
+    with another first line is replaced. The contents of the model and of the box file are not compared. Images whose
+    line is complete are not predicted again.
 
     Args:
         row: makes the predictions.

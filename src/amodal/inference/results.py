@@ -183,7 +183,7 @@ def _predicted_scene(
     try:
         size = image.size or _size(rows[0]["segmentation"])
         objects = [_predicted_object(row, size, categories) for row in rows]
-    except (InputError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:  # an InputError is a ValueError
         reason = error if isinstance(error, InputError) else f"expected predictions with masks, got {error!r:.80}"
         raise InputError(f"{source}: image {image.name}: {reason}") from error
     return ImageResult(image.name, Scene(objects, size, image_path=image.path), image_id)

@@ -99,10 +99,11 @@ class RotaryAttention(AdaptedAttention):
         q, k, v = (group.split(x) for x in (q, k, v))
         q, k = rotated(q, *turn), rotated(k, *turn)
         if group.shape != tuple(cosines.shape[:2]):
-            is_padded = torch.ones(cosines.shape[:2], dtype=torch.bool, device=q.device)
-            is_padded[:h, :w] = False
+            H, W = cosines.shape[:2]
+            padded = [i * W + j for i in range(H) for j in range(W) if i >= h or j >= w]
             key, value = (x.to(q.dtype)[:, None] for x in self._padded_token())  # (n, 1, D)
-            keys = rotated(key, cosines[is_padded], sines[is_padded])  # (n, padded tokens, D)
+            turn = [x.flatten(0, 1)[padded] for x in (cosines, sines)]
+            keys = rotated(key, *turn)  # (n, padded tokens, D)
             k = torch.cat([k, keys.expand(len(k), -1, -1, -1)], dim=2)
             v = torch.cat([v, value.expand(len(v), -1, keys.shape[1], -1)], dim=2)
         return softmax_attention(q * self.head_width**-0.5, k, v)

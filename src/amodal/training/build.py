@@ -96,6 +96,8 @@ def build(recipe: Recipe, weights: Path | None = None) -> TrainingSetup:
         plug = PlugModel.from_base(settings.base, settings.config(), revision=settings.base_revision)
         if recipe.init is not None:
             _load_plug_init(plug, recipe.init, weights)
+        for crops in (train, validation):  # read before the base, which alone knows how its pixels are normalised
+            crops.image_mean, crops.image_std = plug.config.family.image_mean, plug.config.family.image_std
         plug_task = PlugTask(plug.config)
         return TrainingSetup(plug_task.prepare(plug), plug_task, train, validation, plug.config.mask_threshold)
     train, validation = _object_crops(recipe, settings.image_size, settings.crop_scale, "visible")
@@ -166,7 +168,7 @@ def sized_config(settings: AuraModelRecipe) -> AuraConfig:
     else:
         assert settings.mllm is not None
         mllm = mllm_config_for(settings.mllm)
-    return settings.config(mllm=plain_settings(mllm), sam=sam_sizes(base_config(settings.base)))
+    return settings.config(mllm=plain_settings(mllm), sam=sam_sizes(base_config(settings.base, only="sam")))
 
 
 def read_source(source: SourceRecipe) -> CropSource:

@@ -271,7 +271,15 @@ class _TrainingRun:
                 predictions = fixed_predictions(
                     self.accelerator, self.model, task, samples, settings.picture_objects, seed
                 )
-                record.save_sheet(step, draw_sheet(*predictions, self.setup.mask_threshold))
+                record.save_sheet(
+                    step,
+                    draw_sheet(
+                        *predictions,
+                        self.setup.mask_threshold,
+                        image_mean=samples.image_mean,
+                        image_std=samples.image_std,
+                    ),
+                )
         record.log(step, {f"val_{name}": value for name, value in scores.items()})
         record.draw_curves()
         self.meter.restart_clock()

@@ -56,7 +56,7 @@ def plan(recipe: Recipe, *, processes: int = 1, objects: int | None = None) -> d
     crops = settings.batch_size // processes
     activations = sum(saved.values())
     layers = [size for name, size in saved.items() if name != "rest"]
-    checkpointed = saved["rest"] + layer_inputs + max(layers)
+    checkpointed = saved["rest"] + layer_inputs + max(layers, default=0)
     fixed = {
         "weights": FLOAT_BYTES * parameters,
         "gradients": FLOAT_BYTES * trained,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -382,7 +383,15 @@ def _plot(
         panel.legend(fontsize=7)
 
 
-def draw_sheet(batch: dict[str, Tensor], visible_probs: Tensor, amodal_probs: Tensor, threshold: float) -> ImageArray:
+def draw_sheet(
+    batch: dict[str, Tensor],
+    visible_probs: Tensor,
+    amodal_probs: Tensor,
+    threshold: float,
+    *,
+    image_mean: Sequence[float] = IMAGE_MEAN,
+    image_std: Sequence[float] = IMAGE_STD,
+) -> ImageArray:
     """Draw one row per object: the crop, the true masks, the predicted masks and the amodal probability.
 
     Args:
@@ -390,11 +399,13 @@ def draw_sheet(batch: dict[str, Tensor], visible_probs: Tensor, amodal_probs: Te
         visible_probs: (B, P, S, S) in [0, 1].
         amodal_probs: (B, P, S, S) in [0, 1].
         threshold: probability above which a pixel is foreground.
+        image_mean: with which the crops were normalised.
+        image_std: likewise.
 
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    images = _denormalised(batch["pixel_values"])
+    images = _denormalised(batch["pixel_values"], image_mean, image_std)
     truth = [batch[name][:, 0].numpy() for name in ("visible_masks", "amodal_masks")]
     predicted = [(p[:, 0].float().cpu() > threshold).numpy() for p in (visible_probs, amodal_probs)]
     probs = amodal_probs[:, 0].float().cpu().numpy()
@@ -406,9 +417,9 @@ def draw_sheet(batch: dict[str, Tensor], visible_probs: Tensor, amodal_probs: Te
     return np.ascontiguousarray(np.concatenate(rows, axis=0))
 
 
-def _denormalised(values: Tensor) -> ImageArray:
+def _denormalised(values: Tensor, image_mean: Sequence[float], image_std: Sequence[float]) -> ImageArray:
     """(B, 3, S, S) normalised values as (B, S, S, 3) uint8."""
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (image_mean, image_std))
     pixels = (values.float().cpu() * std + mean).clamp(0, 1) * 255
     return np.asarray(pixels.round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
 

@@ -13,6 +13,7 @@ from amodal.errors import InputError
 from amodal.models.plug import PlugProcessor
 from amodal.ops.boxes import mask_to_box
 from amodal.ops.rle import decode_mask
+from amodal.training.build import build
 from amodal.training.datasets.crops import (
     MAX_POINTS,
     Augmentation,
@@ -24,6 +25,8 @@ from amodal.training.datasets.crops import (
 )
 from amodal.training.datasets.sampling import CropSource, StepSampler, evaluation_keys
 from tests.data.toy import BACK_VISIBLE, write_toy
+from tests.models.families import ROWS
+from tests.training.tiny import tiny_recipe
 
 UNCHANGED = Augmentation(
     scale=(1.0, 1.0), shift=0.0, box_jitter=0.0, flip=0.0, colour=0.0, hue=0.0, grey=0.0, blur=0.0, noise=0.0
@@ -262,3 +265,16 @@ def test_a_jittered_box_stays_inside() -> None:
         assert moved.min() >= 0
         assert moved.max() <= 32
         assert np.abs(moved - box).max() <= 3.2
+
+
+@pytest.mark.parametrize("family", sorted(ROWS))
+def test_training_normalises_crops_as_the_processor_of_the_model_does(tmp_path: Path, family: str) -> None:
+    """SAM 3 has a mean and a deviation of its own; training with others would fit another network."""
+    ROWS[family].model().save_pretrained(tmp_path / "base")
+    settings = {"base": str(tmp_path / "base"), "image_size": 64}
+    setup = build(tiny_recipe(tmp_path, "plug", settings))
+    for samples in (setup.train, setup.validation):
+        item = samples[(0, 0, (0,))]
+        found = samples.collate([item])["pixel_values"]
+        expected = PlugProcessor.from_config(setup.model.config).normalize(item["pixels"][None])
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import EdgeTamConfig, EdgeTamModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.edgetam.modeling_edgetam import EdgeTamVisionModel
@@ -94,7 +95,8 @@ class EdgeTamEncoder(nn.Module):
 
     def _adapted_stages(self, config: Any) -> tuple[str, list[str]]:
         """Names of the module where the two coarsest stages begin, and of their 1x1 convolutions."""
-        with torch.device("meta"):
+        # A caller that counts memory under fake tensors cannot run a trunk on the meta device.
+        with unset_fake_temporarily(), torch.device("meta"):
             trunk = EdgeTamVisionModel(config.vision_config).backbone.eval()
             found = last_stages(trunk, torch.empty(1, 3, _PROBE_SIZE, _PROBE_SIZE))
         if found is None:

@@ -150,8 +150,8 @@ class SamFamily(BaseFamily):
         return logits, quality
 
 
-def sam_at_size(sam: Mapping[str, Any], image_size: int) -> SamConfig:
-    """Return a SAM's configuration for square inputs of `image_size` pixels."""
+def sam_at_size(sam: Mapping[str, Any], image_size: int, config_class: Any = SamConfig) -> Any:
+    """Return a SAM's configuration, or that of a class with the same three parts, for square inputs of `image_size`."""
     parts = {key: dict(sam[key]) for key in _PARTS}
     patch = parts["vision_config"].get("patch_size", 16)
     parts["vision_config"]["image_size"] = image_size
@@ -160,7 +160,7 @@ def sam_at_size(sam: Mapping[str, Any], image_size: int) -> SamConfig:
         "patch_size": patch,
         "image_embedding_size": image_size // patch,
     }
-    return SamConfig(**parts)
+    return config_class(**parts)
 
 
 def sam_sizes(config: Any) -> dict[str, Any]:

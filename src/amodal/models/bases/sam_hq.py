@@ -54,18 +54,7 @@ class SamHQFamily(SamFamily):
 
     def at_size(self, sizes: Mapping[str, Any], image_size: int) -> Any:
         """The grid of features and the coordinates of prompts follow the input."""
-        vision = dict(sizes["vision_config"]) | {"image_size": image_size}
-        patch = vision.get("patch_size", 16)
-        prompts = dict(sizes["prompt_encoder_config"]) | {
-            "image_size": image_size,
-            "patch_size": patch,
-            "image_embedding_size": image_size // patch,
-        }
-        return SamHQConfig(
-            vision_config=vision,
-            prompt_encoder_config=prompts,
-            mask_decoder_config=dict(sizes["mask_decoder_config"]),
-        )
+        return sam_at_size(sizes, image_size, SamHQConfig)
 
     def build_decoder(self, config: Any) -> Any:
         """See `SingleMaskHQDecoder`."""

@@ -70,9 +70,16 @@ class ObjectCrops(Dataset[dict[str, Any]]):
             have their own random numbers: windows, colours and boxes are the same for any share.
         mask_prompt_noise: `amount` of `noisy_mask`.
 
+    Attributes:
+        image_mean: subtracted from RGB in [0, 1] when crops are stacked; ImageNet's unless the base has its own.
+        image_std: divides the result.
+
     Raises:
         InputError: no source has a usable object.
     """
+
+    image_mean: Sequence[float] = IMAGE_MEAN
+    image_std: Sequence[float] = IMAGE_STD
 
     def __init__(
         self,
@@ -103,10 +110,9 @@ class ObjectCrops(Dataset[dict[str, Any]]):
         """Number of usable objects of each source."""
         return [len(index) for index in self._index]
 
-    @staticmethod
-    def collate(items: list[dict[str, Any]]) -> Batch:
+    def collate(self, items: list[dict[str, Any]]) -> Batch:
         """Stack crops; see the function `collate`."""
-        return collate(items)
+        return collate(items, self.image_mean, self.image_std)
 
     def describe(self, key: Key) -> dict[str, Any]:
         """The object that a key addresses: `source`, `image_id`, `annotation_id` and the image's `file`."""
@@ -194,8 +200,15 @@ class ObjectCrops(Dataset[dict[str, Any]]):
         return noisy_mask(rng, visible, self.mask_prompt_noise)
 
 
-def collate(items: list[dict[str, Any]]) -> Batch:
+def collate(
+    items: list[dict[str, Any]], image_mean: Sequence[float] = IMAGE_MEAN, image_std: Sequence[float] = IMAGE_STD
+) -> Batch:
     """Stack crops; missing prompts are padded with `valid` False.
+
+    Args:
+        items: crops of `ObjectCrops`.
+        image_mean: subtracted from RGB in [0, 1].
+        image_std: divides the result.
 
     Returns:
         `pixel_values` (B, 3, S, S) normalised, `input_boxes` (B, P, 4) xyxy in the crop,
@@ -230,7 +243,9 @@ def collate(items: list[dict[str, Any]]) -> Batch:
     if "mask_prompt" in items[0]["prompts"][0]:
         arrays |= _mask_prompts(items, (B, P, S, S))
     pixels = torch.from_numpy(np.stack([item["pixels"] for item in items]))
-    return {"pixel_values": _normalised(pixels)} | {k: torch.from_numpy(v) for k, v in arrays.items()}
+    return {"pixel_values": _normalised(pixels, image_mean, image_std)} | {
+        k: torch.from_numpy(v) for k, v in arrays.items()
+    }
 
 
 def augment_colours(rng: Rng, pixels: ImageArray, strength: Augmentation) -> ImageArray:
@@ -298,8 +313,8 @@ def _mask_prompts(items: list[dict[str, Any]], shape: tuple[int, int, int, int])
     return {"input_masks": masks, "mask_given": given}
 
 
-def _normalised(pixels: Tensor) -> Tensor:
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
+def _normalised(pixels: Tensor, image_mean: Sequence[float], image_std: Sequence[float]) -> Tensor:
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (image_mean, image_std))
     planes = pixels.permute(0, 3, 1, 2).contiguous()  # before the conversion, while a value takes one byte
     return planes.float().mul_(1 / (255 * std)).sub_(mean / std)
 
