@@ -14,6 +14,10 @@ class InputError(ValueError):
     """
 
 
+class InputWarning(UserWarning):
+    """Something about a file or argument that had to be guessed. The command line prints it as one line on stderr."""
+
+
 def check_settings(config: object, checks: dict[str, bool]) -> None:
     """Raise `InputError` for the first check that does not hold.
 

@@ -223,9 +223,9 @@ def test_examples(client: TestClient, name: str) -> None:
 @pytest.mark.parametrize(
     ("content", "form", "status", "line"),
     [
-        (b"this is a text file", {}, 422, "expected an image file, got a file of another type"),
+        (b"this is a text file", {}, 422, "got a file of another kind"),
         (b"", {}, 422, "image: expected an image"),
-        (png()[:200], {}, 422, "image: expected a complete image"),
+        (png()[:200], {}, 422, "image: expected a whole image"),
         (None, {"prompts": "{"}, 422, "prompts: expected JSON"),
         (None, {"prompts": '{"boxes": [[1, 2, 3]]}'}, 422, "prompts.boxes.0"),
         (None, {"prompts": '{"boxes": [[9, 9, 1, 1]]}'}, 422, "which is inverted"),

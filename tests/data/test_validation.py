@@ -158,7 +158,7 @@ def test_a_fault_is_found(
 
 
 def test_every_kind_of_fault_is_tested() -> None:
-    elsewhere = {"unreadable_image", "images_not_checked"}
+    elsewhere = {"unreadable_image", "images_not_checked", "ambiguous_image"}
     assert {kind for kind, *_ in FAULTS} | elsewhere == set(ERRORS) | set(WARNINGS)
     assert not set(ERRORS) & set(WARNINGS)
 

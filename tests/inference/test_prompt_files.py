@@ -225,8 +225,8 @@ def test_broken_mask_files_are_refused(tmp_path: Path) -> None:
     assert message(small) == f"masks {small}: expected 60 x 40 pixels, like the image, got 6 x 4 pixels"
     assert "got an empty mask" in message(save(tmp_path, "empty.png", np.zeros(SIZE, bool)))
     colour = np.zeros((*SIZE, 3), np.uint8)
-    colour[..., 0] = 9
-    assert "expected one channel, got a colour image" in message(save(tmp_path, "colour.png", colour))
+    colour[:20, :, 0], colour[20:, :, 1] = 9, 9
+    assert "expected one value per object, got several colours" in message(save(tmp_path, "colour.png", colour))
     assert "expected integers, got float32" in message(save(tmp_path, "float.tif", np.full(SIZE, 0.5, np.float32)))
     soft = block(5, 5, 30, 30).astype(np.uint8) * 255
     soft[5] = np.arange(60)

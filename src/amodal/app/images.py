@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from amodal.errors import InputError
@@ -25,7 +25,7 @@ from amodal.inference.find import ObjectFinder
 from amodal.inference.prompts import ObjectPrompt, collect_prompts
 from amodal.inference.scene import Scene
 from amodal.inference.segmenter import AmodalSegmenter
-from amodal.io.images import ImageArray, load_image
+from amodal.io.images import ImageArray, load_image, opened_image
 from amodal.models.aura.processing import check_question
 
 MAX_SIDE = 2048  # longest side of an image on the page; larger uploads are shrunk, because a page shows no more pixels
@@ -315,17 +315,8 @@ def decode_image(content: bytes, max_pixels: int) -> ImageArray:
     Raises:
         InputError: not an image, a damaged one, or one with too many pixels.
     """
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.width * image.height > max_pixels:
-                raise InputError(f"image: expected at most {max_pixels} pixels, got {image.width} x {image.height}")
-            return load_image(image)
-    except UnidentifiedImageError as error:
-        raise InputError("image: expected an image file, got a file of another type") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"image: expected a complete image, got a damaged one ({error!s:.80})") from error
+    with opened_image(content, max_pixels) as image:
+        return load_image(image)
 
 
 def _split_labels(

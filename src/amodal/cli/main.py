@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -18,7 +19,7 @@ from amodal.cli.reasonseg import reasonseg_app
 from amodal.cli.segment import batch, segment
 from amodal.cli.serve import serve
 from amodal.cli.train import train
-from amodal.errors import InputError
+from amodal.errors import InputError, InputWarning
 from amodal.io.processes import keep_freed_memory
 from amodal.version import __version__
 
@@ -66,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.formatwarning = _warning_line
     try:
         code = app(args=arguments, standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -80,6 +82,14 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         summary = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         return _fail(f"{summary} (set AMODAL_DEBUG=1 for the traceback)", 1)
+
+
+def _warning_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning about the input as one line; other warnings keep their category."""
+    kind = "warning" if issubclass(category, InputWarning) else category.__name__
+    return f"amodal: {kind}: {' '.join(str(message).split())}\n"
 
 
 def _fail(message: str, code: int) -> int:

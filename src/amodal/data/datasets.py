@@ -15,6 +15,7 @@ from amodal.data.index import DatasetFault, FaultHandler, Index, build_index
 from amodal.data.records import Format, Record
 from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
+from amodal.io.files import visible_entries
 from amodal.io.json_stream import scan
 
 FORMATS: dict[str, Format] = {
@@ -103,12 +104,14 @@ def guess_format(annotations: str | Path) -> str | None:
     """
     path = Path(annotations)
     if path.is_dir():
-        if any(path.glob("*.json")):
-            first = guess_format(sorted(path.glob("*.json"))[0])
-            return first if first == "cocoa" else None
-        return "masks" if any(path.glob("*/*.png")) else None
-    entries = (e for e in scan(path) if e.section in ("annotations", "regions"))
-    records = list(islice((e.record for e in entries if e.kind == "item"), NUM_GUESS_RECORDS))
+        entries = visible_entries(path)
+        first = next((entry for entry in entries if entry.suffix.lower() == ".json"), None)
+        if first is not None:
+            return "cocoa" if guess_format(first) == "cocoa" else None
+        inside = (file for folder in entries if folder.is_dir() for file in visible_entries(folder))
+        return "masks" if any(file.suffix.lower() == ".png" for file in inside) else None
+    listed = (e for e in scan(path) if e.section in ("annotations", "regions"))
+    records = list(islice((e.record for e in listed if e.kind == "item"), NUM_GUESS_RECORDS))
     return _guess([record for record in records if isinstance(record, dict)])
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from amodal.data.formats.coco import FORMAT as COCO
 from amodal.errors import InputError
 from amodal.inference.prompts import ObjectPrompt, coco_prompt, mask_prompt
-from amodal.io.images import opened_image
+from amodal.io.files import visible_entries
 from amodal.io.json_stream import scan
+from amodal.io.mask_images import read_label_image
 
 MASK_ENDINGS = frozenset({".png", ".bmp", ".tif", ".tiff"})
 OTHER_FORMATS = COCO.foreign - {"visible_mask", "invisible_mask"}
@@ -208,7 +208,7 @@ def read_masks(path: Path, image: Path, size: tuple[int, int]) -> list[ObjectPro
         InputError: no masks, or one that cannot be read, is empty or has another size.
     """
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() in MASK_ENDINGS and p.name[0] != ".")
+        files = [p for p in visible_entries(path) if p.suffix.lower() in MASK_ENDINGS]
         if not files:
             raise InputError(f"masks: expected a folder with PNG files, got none in {str(path)!r}")
         return [_single_mask(file, size) for file in files]
@@ -251,7 +251,7 @@ def _single_mask(file: Path, size: tuple[int, int]) -> ObjectPrompt:
 
 def _label_map(file: Path, size: tuple[int, int]) -> list[ObjectPrompt]:
     """One prompt per value of an image file beside 0."""
-    labels = _read_labels(file)
+    labels = read_label_image(file)
     if labels.shape != size:
         raise InputError(f"masks {file}: expected {_told(size)}, like the image, got {_told(labels.shape)}")
     values, counts = np.unique(labels[labels != 0], return_counts=True)
@@ -267,20 +267,6 @@ def _label_map(file: Path, size: tuple[int, int]) -> list[ObjectPrompt]:
         ObjectPrompt(visible=mask_prompt(labels == value, size), source_id=int(value) if is_map else None)
         for value in values
     ]
-
-
-def _read_labels(file: Path) -> npt.NDArray[np.integer[Any]]:
-    """(H, W) integers of an image file with one channel, or with equal ones."""
-    with opened_image(file) as image:
-        single = len(image.getbands()) == 1
-        array = np.asarray(image if single else image.convert("RGBA"))
-    if not single:
-        if (array[..., :3] != array[..., :1]).any() or (array[..., 3] != 255).any():
-            raise InputError(f"masks {file}: expected one channel, got a colour image or a transparent one")
-        array = array[..., 0]
-    if array.dtype.kind not in "biu":
-        raise InputError(f"masks {file}: expected integers, got {array.dtype}; compare the mask with a threshold first")
-    return array.astype(np.int64)
 
 
 def _image(record: dict[str, Any], where: str) -> CocoImage:

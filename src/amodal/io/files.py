@@ -78,6 +78,16 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         raise
 
 
+def visible_entries(folder: Path) -> list[Path]:
+    """The files and folders in a folder in the order of their names, without those that only systems look at.
+
+    These have names that begin with a dot, such as the `._photo.jpg` that macOS writes beside `photo.jpg`, and the
+    folder `__MACOSX` of archives from macOS.
+    """
+    found = [path for path in folder.iterdir() if path.name[0] != "." and path.name != "__MACOSX"]
+    return sorted(found, key=lambda path: path.name)
+
+
 def require_folder(folder: Path, what: str = "out") -> Path:
     """Return the folder, which may not exist yet.
 

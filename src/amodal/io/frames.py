@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from amodal.errors import InputError
-from amodal.io.files import atomic_path
+from amodal.io.files import atomic_path, visible_entries
 from amodal.io.images import ImageArray
 
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -23,17 +23,15 @@ DEFAULT_RATE = 10  # frames per second of a video that does not state its rate
 def list_images(folder: Path) -> list[Path]:
     """List the image files of a folder in the order of their names; hidden files and other files are ignored.
 
-    Hidden are names that begin with a dot, such as the `._photo.jpg` that macOS writes beside `photo.jpg`.
-
     Raises:
         InputError: not a folder, or a folder without images.
     """
     if not folder.is_dir():
         raise InputError(f"folder: expected a folder of images, got {str(folder)!r}")
-    files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS and path.name[0] != "."]
+    files = [path for path in visible_entries(folder) if path.suffix.lower() in IMAGE_ENDINGS]
     if not files:
         raise InputError(f"folder: expected a folder with images, got none in {str(folder)!r}")
-    return sorted(files, key=lambda path: path.name)
+    return files
 
 
 def unique_stems(names: Iterable[str], reserved: Iterable[str] = ()) -> list[str]:

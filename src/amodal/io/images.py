@@ -1,33 +1,69 @@
-"""Loading images of any kind as (H, W, 3) uint8 RGB arrays."""
+"""Loading images as (H, W, 3) uint8 RGB arrays: the one place that opens image files and turns them upright."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import (
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from amodal.errors import InputError
+from amodal.io.pixel_depth import has_deep_colours, to_eight_bits, warn_of_dark_colours
 
 ImageArray = npt.NDArray[np.uint8]
 """(H, W, 3) uint8 RGB."""
 
 ImageSource = str | Path | Image.Image | npt.NDArray[np.uint8] | npt.NDArray[np.floating]
 
-# A larger file is more likely an attack or a mistake than a photograph; an image of 12,000 x 9,000 has 108 million
-# pixels.
 MAX_PIXELS = 400_000_000
+"""A larger file is more likely an attack or a mistake than a photograph; 12,000 x 9,000 are 108 million pixels."""
+
+_PLUGINS = (
+    JpegImagePlugin.JpegImageFile,
+    PngImagePlugin.PngImageFile,
+    WebPImagePlugin.WebPImageFile,
+    TiffImagePlugin.TiffImageFile,
+    BmpImagePlugin.BmpImageFile,
+    GifImagePlugin.GifImageFile,
+)
+"""Formats that are opened. Pillow has many more, and some of them start other programs or do not end."""
+
+FORMATS = "JPEG, PNG, WebP, TIFF, BMP or GIF"
+"""The formats of `_PLUGINS`, for people."""
+
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by its orientation as EXIF counts it; 5 to 8 exchange its sides."""
 
 
 def load_image(source: ImageSource) -> ImageArray:
     """Load an image as upright 8-bit RGB.
 
-    Greyscale, palette, CMYK and 16-bit images are converted, transparent pixels are blended with white, and the EXIF
-    orientation is applied.
+    Files may be JPEG, PNG, WebP, TIFF, BMP or GIF. Greyscale, palette and CMYK images are converted, more than 8 bits
+    are scaled (`io.pixel_depth`), transparent pixels are blended with white, and the orientation of EXIF or XMP is
+    applied.
 
     Args:
         source: path, PIL image, or array. An (H, W, 3) uint8 array is returned unchanged; (H, W), (H, W, 1) and
@@ -58,47 +94,109 @@ def path_of(source: ImageSource) -> Path | None:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """The (H, W) of the image that `load_image` returns, read without decoding the pixels.
+    """The (H, W) of the image that `load_image` returns.
+
+    It is read without decoding the pixels, except those of a PNG file with metadata behind its pixels.
 
     Raises:
         InputError: the file is missing, empty or of another kind.
     """
     with opened_image(path) as image:
-        # Pillow would decode a PNG file without orientation to look for one after its pixels.
-        orientation = image.getexif().get(ExifTags.Base.Orientation) if "exif" in image.info else None
-        turned = orientation in (5, 6, 7, 8)  # by 90 degrees, mirrored or not
+        if isinstance(image, PngImagePlugin.PngImageFile) and _metadata_follow(path):
+            image.load()
+        # The size of a TIFF file already has the orientation of its own tag, but not that of XMP.
+        applied = isinstance(image, TiffImagePlugin.TiffImageFile) and ExifTags.Base.Orientation in image.tag_v2
+        turned = not applied and orientation(image) >= 5
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
+def orientation(image: Image.Image) -> int:
+    """The orientation of an image, 1 to 8 as EXIF counts it, from EXIF or otherwise from XMP; 1 if neither states it.
+
+    Those of a PNG file count as far as they have been read: all of them once its pixels are loaded.
+    """
+    try:
+        # PngImageFile.getexif would decode the pixels.
+        stated = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError, IndexError, struct.error):
+        return 1  # damaged metadata of an image that is otherwise whole
+    return stated if stated in _TRANSPOSITIONS else 1
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image with its orientation applied."""
+    image.load()
+    transposition = _TRANSPOSITIONS.get(orientation(image))
+    return image if transposition is None else image.transpose(transposition)
+
+
 @contextmanager
-def opened_image(path: Path) -> Iterator[Image.Image]:
-    """Open an image file without decoding it; errors that occur inside the context become `InputError` too.
+def opened_image(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """Open an image without decoding it; errors that occur inside the context become `InputError` too.
+
+    Args:
+        source: file, or the content of one.
+        max_pixels: largest number of pixels.
 
     Raises:
-        InputError: the file is missing, empty, truncated or of another kind, or has more than `MAX_PIXELS`.
+        InputError: the file is missing, empty, truncated or of another format than `FORMATS`, or has too many pixels.
     """
+    name = "image" if isinstance(source, bytes) else f"image {source}"
+    with BytesIO(source) if isinstance(source, bytes) else _opened_file(source) as file:
+        try:
+            with _identified(file, name) as image:
+                if image.width * image.height > max_pixels:
+                    size = f"{image.width} x {image.height}"
+                    raise InputError(f"{name}: expected at most {max_pixels} pixels, got {size}")
+                yield image
+        except Image.DecompressionBombError as error:
+            raise InputError(f"{name}: expected fewer pixels, got {error}") from error
+        except (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, struct.error) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{name}: expected a whole image, got a damaged one ({error})") from error
+
+
+def _opened_file(path: Path) -> BinaryIO:
     if path.is_dir():
         raise InputError(f"image: expected a file, got the folder {str(path)!r}")
     if not path.is_file():
         raise InputError(f"image: expected a file, got {str(path)!r}, which does not exist")
     if path.stat().st_size == 0:
         raise InputError(f"image {path}: expected an image, got an empty file")
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise InputError(
-                    f"image {path}: expected at most {MAX_PIXELS} pixels, got {image.width} x {image.height}"
-                )
-            yield image
-    except UnidentifiedImageError as error:
-        raise InputError(f"image {path}: expected an image, got a file of another kind") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"image {path}: expected a whole image, got a damaged one ({error})") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+        return path.open("rb")
+    except OSError as error:
+        raise InputError(f"image {path}: expected a file that can be read, got {error.strerror}") from error
+
+
+def _identified(file: BinaryIO, name: str) -> Image.Image:
+    """The image of the one format whose first bytes the file has.
+
+    `Image.open` is not called, because its limit of the number of pixels is a variable of the whole process.
+    """
+    prefix = file.read(16)
+    for plugin in _PLUGINS:
+        factory, accepts = Image.OPEN[plugin.format]
+        if accepts is not None and accepts(prefix) is True:
+            file.seek(0)
+            image: Image.Image = factory(file, getattr(file, "name", ""))
+            return image
+    raise InputError(f"{name}: expected an image, got a file of another kind than {FORMATS}")
+
+
+def _metadata_follow(path: Path) -> bool:
+    """Whether a PNG file has texts or EXIF behind its pixels; only the heads of its chunks are read."""
+    pixels = False
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            kind = head[4:]
+            pixels |= kind == b"IDAT"
+            if pixels and kind in (b"eXIf", b"iTXt", b"zTXt", b"tEXt"):
+                return True
+            file.seek(int.from_bytes(head[:4], "big") + 4, 1)  # the content and its checksum
+    return False
 
 
 def _array_to_rgb(array: npt.NDArray[Any]) -> ImageArray:
@@ -130,11 +228,11 @@ def _advice(source: object) -> str:
 
 
 def _to_rgb(image: Image.Image) -> ImageArray:
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits or more
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if values.max(initial=0) > 255 else 255.0
-        image = Image.fromarray(np.clip(values / top * 255, 0, 255).astype(np.uint8))
+    name = getattr(image, "filename", "") or "image"
+    deep = has_deep_colours(image)
+    image = to_eight_bits(upright(image), str(name))
+    if deep:
+        warn_of_dark_colours(image, str(name))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)

@@ -14,6 +14,7 @@ from typing import Any
 from amodal.data.index import DatasetFault, FaultHandler, ImageEntry, Index, build_index
 from amodal.data.records import Format, RawAnnotation, Record, integer, other_keys
 from amodal.errors import InputError
+from amodal.io.files import visible_entries
 from amodal.io.images import image_size
 
 MAX_REGIONS = 1000
@@ -57,7 +58,7 @@ def read_index(path: Path, folder: Path, format_: Format, report: FaultHandler) 
         InputError: `path` is none of these.
     """
     if path.is_dir():
-        files = sorted(path.glob("*.json"))
+        files = [file for file in visible_entries(path) if file.suffix.lower() == ".json"]
         if not files:
             raise InputError(f"annotations: expected a folder of JSON files with COCOA records, got {str(path)!r}")
         return _index_single_records(path, files, folder, format_, report)

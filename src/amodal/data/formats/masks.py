@@ -8,28 +8,27 @@
         wine glass_3_amodal.png
         wine glass_3_occluded.png occluded part, instead of the visible mask
 
-A pixel belongs to the mask if it is not 0. `Scene.save` writes masks with the same parts.
+`io.mask_images` says which pixels belong to a mask. `Scene.save` writes masks with the same parts.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from amodal.data.index import DatasetFault, FaultHandler, ImageEntry, Index
 from amodal.data.records import Format, RawAnnotation, Record
 from amodal.errors import InputError
-from amodal.io.images import image_size, opened_image
+from amodal.io.files import visible_entries
+from amodal.io.frames import IMAGE_ENDINGS
+from amodal.io.images import image_size
+from amodal.io.mask_images import read_mask_image
 from amodal.ops.rle import encode_mask
 
 PARTS = ("visible", "amodal", "occluded")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
-_MASK = re.compile(r"(?P<category>.+)_(?P<number>\d+)_(?P<part>visible|amodal|occluded)\.png")
+_MASK = re.compile(r"(?P<category>.+)_(?P<number>\d{1,9})_(?P<part>visible|amodal|occluded)\.png", re.IGNORECASE)
 
 
 def read_index(path: Path, folder: Path, format_: Format, report: FaultHandler) -> Index:
@@ -48,16 +47,20 @@ def read_index(path: Path, folder: Path, format_: Format, report: FaultHandler) 
     """
     if not path.is_dir():
         raise InputError(f"annotations: expected a folder of folders of masks, got {str(path)!r}")
-    by_stem = {p.stem: p.name for p in sorted(folder.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES}
+    folders = [p for p in visible_entries(path) if p.is_dir()]
+    files_of = _image_files(folder, {inner.name for inner in folders})
     images, records, starts, counts = list[ImageEntry](), list[Record](), [0], list[int]()
-    for inner in sorted(p for p in path.iterdir() if p.is_dir()):
+    for inner in folders:
         objects = _objects(inner, report)
         if not objects:
             continue
         number = len(images) + 1
-        files = next(iter(objects.values()))
-        size = image_size(next(iter(files.values())))
-        images.append(ImageEntry(number, by_stem.get(inner.name, f"{inner.name}.jpg"), size, {}))
+        names = files_of.get(_folded(inner.name), [f"{inner.name}.jpg"])
+        if len(names) > 1:
+            message = f"expected one image for the masks {inner.name}, got {' and '.join(names)}"
+            report(DatasetFault("ambiguous_image", message, number))
+        size = image_size(next(iter(next(iter(objects.values())).values())))
+        images.append(ImageEntry(number, names[0], size, {}))
         for (category, number_in_name), parts in objects.items():
             complete = {"id": len(records) + 1, "image_id": number, "category": category, "number": number_in_name}
             records.append(complete | {part: str(file) for part, file in parts.items()})
@@ -70,13 +73,28 @@ def read_index(path: Path, folder: Path, format_: Format, report: FaultHandler) 
     return Index(format_, path, folder, images, categories, {}, records, starts, counts)
 
 
+def _image_files(folder: Path, with_suffix: set[str]) -> dict[str, list[str]]:
+    """Names of the image files by name without suffix, and also by whole name for folders `with_suffix`."""
+    found: dict[str, list[str]] = {}
+    for file in visible_entries(folder):
+        if file.suffix.lower() in IMAGE_ENDINGS:
+            key = file.name if file.name in with_suffix else file.stem
+            found.setdefault(_folded(key), []).append(file.name)
+    return found
+
+
+def _folded(name: str) -> str:
+    """A name in the form in which all systems agree: macOS decomposes accented letters."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _objects(inner: Path, report: FaultHandler) -> dict[tuple[str, int], dict[str, Path]]:
     """The mask files of each object of an image by part."""
     found: dict[tuple[str, int], dict[str, Path]] = {}
-    for file in inner.glob("*.png"):
+    for file in visible_entries(inner):
         match = _MASK.fullmatch(file.name)
         if match is not None:
-            found.setdefault((match["category"], int(match["number"])), {})[match["part"]] = file
+            found.setdefault((match["category"], int(match["number"])), {})[match["part"].lower()] = file
     objects: dict[tuple[str, int], dict[str, Path]] = {}
     for key in sorted(found):
         if "visible" in found[key] or {"amodal", "occluded"} <= found[key].keys():
@@ -89,7 +107,7 @@ def _objects(inner: Path, report: FaultHandler) -> dict[tuple[str, int], dict[st
 
 
 def _parse(record: Record) -> list[RawAnnotation]:
-    masks = {part: _segmentation(Path(record[part])) for part in PARTS if part in record}
+    masks = {part: encode_mask(read_mask_image(Path(record[part]))) for part in PARTS if part in record}
     return [
         RawAnnotation(
             id=record["id"],
@@ -100,12 +118,6 @@ def _parse(record: Record) -> list[RawAnnotation]:
             attributes={"number": record["number"]},
         )
     ]
-
-
-def _segmentation(path: Path) -> dict[str, Any]:
-    with opened_image(path) as image:
-        pixels: npt.NDArray[Any] = np.asarray(image)
-    return encode_mask(np.asarray(pixels.any(axis=2) if pixels.ndim == 3 else pixels != 0, bool))
 
 
 FORMAT = Format(

@@ -34,6 +34,7 @@ WARNINGS = {
 """Kinds of faults with which a file can be used as it is, with their meaning."""
 
 ERRORS = {
+    "ambiguous_image": "two image files fit the same masks",
     "bad_box": "a box is not four numbers x, y, width, height",
     "bad_image_record": "the id, height or width of an image is invalid",
     "bad_polygon": "a polygon's coordinates are not finite numbers in pairs",
