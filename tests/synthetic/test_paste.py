@@ -13,12 +13,12 @@ import pytest
 from amodal.data.datasets import read_dataset
 from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
 from amodal.errors import InputError
+from amodal.ops.arrays import Mask
 from amodal.ops.occlusion import occlusion_rate
 from amodal.ops.rle import encode_mask
 from amodal.synthetic.paste import PastedOccluders, is_complete
-from amodal.synthetic.scenes import SyntheticImage
+from amodal.synthetic.scenes import SyntheticImage, SyntheticObject
 from tests.synthetic.photographs import Box, write_photographs
-from tests.synthetic.test_scenes import check_truth
 
 CENTRE = (50, 40, 90, 80)
 
@@ -66,18 +66,36 @@ def test_a_crowd_is_not_an_instance() -> None:
 
 def check(made: SyntheticImage) -> float:
     """Check what must hold for every image and return the target's occlusion rate."""
-    check_truth(made)
+    front = np.zeros(made.image.shape[:2], bool)
+    target, strips = target_of(made), strips_of(made)
+    for index, obj in reversed(list(enumerate(made.objects))):  # the list goes from back to front
+        assert np.array_equal(obj.visible_mask, obj.amodal_mask & ~front & ~strips)
+        front |= obj.amodal_mask
+        rate = occlusion_rate(obj.visible_mask, obj.amodal_mask)
+        assert rate == 0 or 0.05 <= rate <= 0.75
+        assert all(occluder > index for occluder in obj.occluders)
     assert max(made.image.shape[:2]) <= 384
     assert len(made.objects) >= 2
     assert all(obj.visible_mask.sum() >= 60 for obj in made.objects)
-    assert [obj.attributes["pasted"] for obj in made.objects] == [False] + [True] * (len(made.objects) - 1)
-    return occlusion_rate(made.objects[0].visible_mask, made.objects[0].amodal_mask)
+    assert [obj.attributes["pasted"] for obj in made.objects].count(False) == 1
+    return occlusion_rate(target.visible_mask, target.amodal_mask)
+
+
+def target_of(made: SyntheticImage) -> SyntheticObject:
+    """The object that was in the photograph."""
+    return next(obj for obj in made.objects if not obj.attributes["pasted"])
+
+
+def strips_of(made: SyntheticImage) -> Mask:
+    """Pixels that belong to an object, but are no visible part of any."""
+    amodal = np.logical_or.reduce([obj.amodal_mask for obj in made.objects])
+    return np.asarray(amodal & ~np.logical_or.reduce([obj.visible_mask for obj in made.objects]), bool)
 
 
 def test_rates_spread_over_the_wanted_range(tmp_path: Path) -> None:
     maker = PastedOccluders([photographs(tmp_path / "a")])
     rates = np.array([check(maker.render((1, i))) for i in range(80)])
-    assert 0.02 < (rates == 0).mean() < 0.45
+    assert 0.35 < (rates == 0).mean() < 0.75
     occluded = rates[rates > 0]
     assert 0.2 < occluded.mean() < 0.5
     assert occluded.min() < 0.2 and occluded.max() > 0.45
@@ -90,9 +108,39 @@ def test_categories_are_drawn_by_the_square_root_of_their_frequency(tmp_path: Pa
 
 
 def test_large_photographs_shrink(tmp_path: Path) -> None:
-    made = PastedOccluders([photographs(tmp_path / "a", size=(300, 600))]).render(3)
-    assert made.image.shape == (192, 384, 3)
-    check(made)
+    maker = PastedOccluders([photographs(tmp_path / "a", size=(300, 600))])
+    images = [maker.render((3, i)) for i in range(6)]
+    assert max(made.image.shape for made in images) == (192, 384, 3)  # the others are cut by the frame
+    for made in images:
+        check(made)
+
+
+def test_unoccluded_targets_have_neighbours_behind_them(tmp_path: Path) -> None:
+    """A model that only sees occluded objects completes what is complete already."""
+    maker = PastedOccluders([photographs(tmp_path / "a")])
+    images = [maker.render((6, i)) for i in range(60)]
+    free = [made for made in images if not target_of(made).occluders]
+    behind = [made for made in free if made.objects[0].attributes["pasted"] and made.objects[0].occluders]
+    assert len(behind) > 0.3 * len(free) > 5
+    for made in behind:
+        assert 0.05 <= occlusion_rate(made.objects[0].visible_mask, made.objects[0].amodal_mask) <= 0.75
+
+
+def test_the_frame_cuts_some_targets(tmp_path: Path) -> None:
+    maker = PastedOccluders([photographs(tmp_path / "a")])
+    images = [maker.render((7, i)) for i in range(60)]
+    cut = [made for made in images if made.image.shape[:2] != (120, 160)]
+    assert 3 <= len(cut) <= 30
+    for made in cut:
+        amodal = target_of(made).amodal_mask
+        assert amodal[0].any() or amodal[-1].any() or amodal[:, 0].any() or amodal[:, -1].any()
+
+
+def test_thin_strips_hide_parts_of_the_target_without_being_objects(tmp_path: Path) -> None:
+    """Pixels of a target that no object covers are hidden by strips."""
+    maker = PastedOccluders([photographs(tmp_path / "a")])
+    with_strips = [i for i in range(80) if strips_of(maker.render((8, i))).any()]
+    assert 2 <= len(with_strips) <= 20
 
 
 def test_pixels_away_from_what_was_pasted_stay(tmp_path: Path) -> None:
@@ -101,11 +149,11 @@ def test_pixels_away_from_what_was_pasted_stay(tmp_path: Path) -> None:
     for i in range(8):
         made = maker.render((4, i))
         touched = np.zeros(made.image.shape[:2], bool)
-        for obj in made.objects[1:]:
+        for obj in (o for o in made.objects if o.attributes["pasted"]):
             x, y, w, h = cv2.boundingRect(obj.amodal_mask.astype(np.uint8))
             reach = 6 + max(w, h) // 4
             touched[max(y - reach, 0) : y + h + reach, max(x - reach, 0) : x + w + reach] = True
-        target = made.objects[0].amodal_mask
+        target = target_of(made).amodal_mask
         for region in (target & ~touched, ~target & ~touched):
             assert len(np.unique(made.image[region].reshape(-1, 3), axis=0)) <= 1
 

@@ -113,7 +113,7 @@ def test_errors_name_the_key_and_the_expected_value(tmp_path: Path, override: st
 def test_mask_prompts_are_for_plug(tmp_path: Path) -> None:
     recipe = load_recipe(written(tmp_path, PLUG), ["model.mask_prompts=true", "data.mask_prompt_share=0.5"])
     assert isinstance(recipe.model, PlugModelRecipe) and recipe.model.config().mask_prompts
-    with pytest.raises(InputError, match=r"data\.mask_prompt_share: expected 0 for task 'sam', got 0\.5"):
+    with pytest.raises(InputError, match=r"data\.mask_prompt_share: expected 0 for task .sam. with model\.trunk vit"):
         load_recipe(written(tmp_path, SAM), ["data.mask_prompt_share=0.5"])
 
 

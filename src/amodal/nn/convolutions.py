@@ -100,7 +100,8 @@ def last_stages(trunk: Any, image: Tensor) -> tuple[str, list[str]] | None:
     """Find the modules that make the two coarsest maps of a trunk.
 
     Args:
-        trunk: returns its maps, finest first, as `last_hidden_state`.
+        trunk: returns its maps, finest first, as `last_hidden_state`. If it has an attribute `coarse_start`, the
+            adapters begin at the module of that name.
         image: (1, 3, H, W), on the meta device like the trunk.
 
     Returns:
@@ -118,7 +119,9 @@ def last_stages(trunk: Any, image: Tensor) -> tuple[str, list[str]] | None:
     third = trunk(image).last_hidden_state[-3]
     for hook in hooks:
         hook.remove()
-    first = next((index for index, (_, _, taken) in enumerate(calls) if taken is third), None)
+    start = getattr(trunk, "coarse_start", None)
+    begins = [name == start if start else taken is third for name, _, taken in calls]
+    first = begins.index(True) if True in begins else None
     if first is None:
         return None
     convolutions = [name for name, module, x in calls[first:] if is_pointwise(module) and x.shape[-1] > 1]

@@ -30,7 +30,12 @@ MIN_AREA, MAX_AREA = 0.015, 0.6  # of the image
 MIN_VISIBLE_PIXELS = 60
 MIN_OCCLUSION, MAX_OCCLUSION = 0.05, 0.75
 WANTED_OCCLUSION = (0.1, 0.6)
-FREE_SHARE = 0.15  # of the images in which nothing is occluded
+FREE_SHARE = 0.45  # of the images in which the target is not occluded, but has neighbours behind and beside it
+SAME_KIND_SHARE = 0.25  # of the pasted instances that are of the target's own kind
+GROUND_SHARE = 0.5  # of the occluders that stand in front of the target, with their lowest point below its own
+STRIPS_SHARE = 0.12  # of the images with thin occluders such as poles and branches
+CUT_SHARE = 0.2  # of the images whose frame cuts the target
+WANTED_COVER = (0.1, 0.5)  # share of a pasted instance that the objects in front of it hide
 MAX_TRIES = 30
 MAX_ROUNDS = 40  # of `MAX_TRIES` each, before an image counts as impossible
 
@@ -92,8 +97,9 @@ class PastedOccluders:
         """Make one image; the same seed gives the same bytes.
 
         Returns:
-            Image (H, W, 3) with its long side at most `MAX_SIDE`. The first object is the target, then come the
-            pasted ones in the order in which they were pasted. Attributes: `pasted`.
+            Image (H, W, 3) with its long side at most `MAX_SIDE`. The objects are listed from back to front. One of
+            them is the target, the others were pasted in front of it, behind it or beside it. Attributes: `pasted`,
+            False for the target. Thin strips that hide parts of the objects are not objects themselves.
 
         Raises:
             InputError: no two instances fit over each other, or a photograph cannot be read.
@@ -111,6 +117,14 @@ class PastedOccluders:
         group = self._groups[int(rng.choice(len(self._groups), p=self._weights))]
         return group[int(rng.integers(len(group)))]
 
+    def _draw_neighbour(self, rng: Rng, category: str) -> _Instance:
+        """An instance to paste: of the target's own kind at times, otherwise of any kind."""
+        if rng.random() < SAME_KIND_SHARE:
+            groups = [group for group in self._groups if group[0].category == category]
+            group = groups[int(rng.integers(len(groups)))]
+            return group[int(rng.integers(len(group)))]
+        return self._draw(rng)
+
     def _attempt(self, rng: Rng) -> SyntheticImage | None:
         target = self._draw(rng)
         pixels, amodal = _shrunk(target)
@@ -121,26 +135,43 @@ class PastedOccluders:
             return None
         area = int(np.count_nonzero(amodal))
         wanted = 0.0 if rng.random() < FREE_SHARE else float(rng.uniform(*WANTED_OCCLUSION))
-        objects = [SyntheticObject(target.category, amodal.copy(), amodal, attributes={"pasted": False})]
-        for _ in range(int(rng.integers(1, 4))):
-            cutout = _lift(rng, self._draw(rng), area)
+        centre = SyntheticObject(target.category, amodal.copy(), amodal, attributes={"pasted": False})
+        objects = [centre]
+        for _ in range(int(rng.integers(1, 5))):
+            cutout = _lift(rng, self._draw_neighbour(rng, target.category), area)
             if cutout is None:
                 continue
-            rate = occlusion_rate(objects[0].visible_mask, amodal)
-            if wanted > 0 and rate > wanted - 0.05:
-                break
-            place = _place(rng, cutout.mask, objects[0].visible_mask, (wanted - rate) * area)
+            rate = occlusion_rate(centre.visible_mask, amodal)
+            behind = wanted == 0 or rate > wanted - 0.05
+            front = np.logical_or.reduce([obj.visible_mask for obj in objects])
+            if behind:
+                cover = 0.0 if rng.random() < 0.3 else float(rng.uniform(*WANTED_COVER))
+                place = _place(rng, cutout.mask, front, cover * np.count_nonzero(cutout.mask))
+            else:
+                place = _place(rng, cutout.mask, centre.visible_mask, (wanted - rate) * area)
             if place is None:
                 continue
-            pasted = _paste(rng, canvas, cutout, place)
+            pasted = _mask_at(cutout.mask, place, front.shape)
+            visible = pasted & ~front if behind else pasted
+            _paste(rng, canvas, cutout, place, visible)
+            if not behind:
+                for obj in objects:
+                    obj.visible_mask = obj.visible_mask & ~pasted
+            made = SyntheticObject(cutout.category, visible, pasted, attributes={"pasted": True})
+            objects.insert(0 if behind else len(objects), made)
+        if len(objects) == 1:
+            return None
+        if wanted > 0 and rng.random() < STRIPS_SHARE:
+            strips = _paste_strips(rng, canvas, _shrunk(self._draw(rng))[0], amodal)
             for obj in objects:
-                obj.visible_mask = obj.visible_mask & ~pasted
-            objects.append(SyntheticObject(cutout.category, pasted.copy(), pasted, attributes={"pasted": True}))
+                obj.visible_mask = obj.visible_mask & ~strips
+        if rng.random() < CUT_SHARE:
+            canvas = _cut(rng, canvas, objects, centre)
         if len(objects) == 1 or not all(_is_fair(obj) for obj in objects):
             return None
-        visible = [obj.visible_mask for obj in objects]
+        visible_masks = [obj.visible_mask for obj in objects]
         for index, obj in enumerate(objects):
-            obj.occluders = occluders_of(index, visible, obj.amodal_mask & ~obj.visible_mask)
+            obj.occluders = occluders_of(index, visible_masks, obj.amodal_mask & ~obj.visible_mask)
         return SyntheticImage(canvas, objects)
 
 
@@ -205,51 +236,104 @@ def _lift(rng: Rng, instance: _Instance, target_area: int) -> _Cutout | None:
     return _Cutout(np.ascontiguousarray(pixels), np.ascontiguousarray(mask), instance.category)
 
 
-def _place(rng: Rng, mask: Mask, visible: Mask, wanted: float) -> tuple[int, int] | None:
-    """Top left corner at which the cutout occludes about `wanted` pixels of the target, or None.
+def _place(rng: Rng, mask: Mask, other: Mask, wanted: float) -> tuple[int, int] | None:
+    """Top left corner at which the cutout and `other` share about `wanted` pixels, or None.
 
-    The cutout stays inside the image, so that its own mask is complete.
+    The cutout stays inside the image, so that its own mask is complete. If `wanted` is 0, the cutout lies close to
+    `other`, but does not overlap it.
     """
     h, w = mask.shape
-    H, W = visible.shape
+    H, W = other.shape
     if h >= H or w >= W:
         return None
-    x0, y0, bw, bh = cv2.boundingRect(visible.astype(np.uint8))
+    x0, y0, bw, bh = cv2.boundingRect(other.astype(np.uint8))
+    grounded = wanted > 0 and rng.random() < GROUND_SHARE
+    reach = 0.1 if wanted > 0 else 0.5
     best, best_gap = None, np.inf
     for _ in range(24):
-        x = int(np.clip(x0 + bw * rng.uniform(-0.1, 1.1) - w / 2, 0, W - w))
-        y = int(np.clip(y0 + bh * rng.uniform(-0.1, 1.1) - h / 2, 0, H - h))
-        if wanted <= 0:
-            x, y = int(rng.integers(0, W - w)), int(rng.integers(0, H - h))
-        gap = abs(np.count_nonzero(visible[y : y + h, x : x + w] & mask) - wanted)
+        x = int(np.clip(x0 + bw * rng.uniform(-reach, 1 + reach) - w / 2, 0, W - w))
+        y = int(np.clip(y0 + bh * rng.uniform(-reach, 1 + reach) - h / 2, 0, H - h))
+        if grounded:
+            y = int(np.clip(y0 + bh * rng.uniform(0.95, 1.3) - h, 0, H - h))
+        gap = abs(np.count_nonzero(other[y : y + h, x : x + w] & mask) - wanted)
         if gap < best_gap:
             best, best_gap = (x, y), gap
     tolerance = 0.35 * wanted if wanted > 0 else 0.5
     return best if best_gap <= tolerance else None
 
 
-def _paste(rng: Rng, canvas: ImageArray, cutout: _Cutout, place: tuple[int, int]) -> Mask:
-    """Blend a cutout into the image in place and return its mask in the image."""
+def _mask_at(mask: Mask, place: tuple[int, int], size: tuple[int, ...]) -> Mask:
+    """The mask of a cutout in an image of `size` (H, W)."""
+    x, y = place
+    placed = np.zeros(size, bool)
+    placed[y : y + mask.shape[0], x : x + mask.shape[1]] = mask
+    return placed
+
+
+def _paste(rng: Rng, canvas: ImageArray, cutout: _Cutout, place: tuple[int, int], visible: Mask) -> None:
+    """Blend the visible part (H, W) of a cutout into the image in place."""
     x, y = place
     h, w = cutout.mask.shape
     below = canvas[y : y + h, x : x + w].astype(np.float32)
     pixels = _match_colours(rng, cutout, below)
+    if rng.random() < 0.25:
+        pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), float(rng.uniform(0.5, 1.3))), np.float32)
     soft = float(rng.uniform(0.4, 1.0))
-    alpha = cv2.GaussianBlur(cutout.mask.astype(np.float32), (0, 0), soft)[..., None]
-    if rng.random() < 0.3:
+    shown = visible[y : y + h, x : x + w].astype(np.float32)
+    alpha = cv2.GaussianBlur(shown, (0, 0), soft)[..., None]
+    if rng.random() < 0.3 and shown.sum() == np.count_nonzero(cutout.mask):
         shade = cv2.GaussianBlur(cutout.mask.astype(np.float32), (0, 0), max(h, w) * 0.06 + 1)
         below = below * (1 - shade[..., None] * float(rng.uniform(0.1, 0.45)))
     canvas[y : y + h, x : x + w] = np.clip(below + (pixels - below) * alpha, 0, 255)
-    pasted = np.zeros(canvas.shape[:2], bool)
-    pasted[y : y + h, x : x + w] = cutout.mask
-    return pasted
+
+
+def _paste_strips(rng: Rng, canvas: ImageArray, texture: ImageArray, target: Mask) -> Mask:
+    """Paste thin bars over the target in place, with the pixels of another photograph, and return their mask (H, W)."""
+    H, W = target.shape
+    x0, y0, bw, bh = cv2.boundingRect(target.astype(np.uint8))
+    strips = np.zeros((H, W), np.uint8)
+    length = float(np.hypot(H, W))
+    for _ in range(int(rng.integers(1, 4))):
+        centre = np.array([x0 + bw * rng.uniform(0.1, 0.9), y0 + bh * rng.uniform(0.1, 0.9)])
+        angle = rng.normal(np.pi / 2, 0.25) if rng.random() < 0.6 else rng.uniform(0, np.pi)
+        bend = rng.normal(0, 0.06, 2) * length
+        step = np.array([np.cos(angle), np.sin(angle)]) * length
+        points = np.stack([centre - step, centre + bend, centre + step]).round().astype(np.int32)
+        cv2.polylines(strips, [points], False, 1, max(int(max(bw, bh) * rng.uniform(0.03, 0.12)), 2))
+    pixels = cv2.resize(texture, (W, H), interpolation=cv2.INTER_AREA).astype(np.float32)
+    pixels *= float(rng.uniform(0.4, 1.1))
+    alpha = cv2.GaussianBlur(strips.astype(np.float32), (0, 0), float(rng.uniform(0.4, 1.0)))[..., None]
+    canvas[:] = np.clip(canvas + (pixels - canvas) * alpha, 0, 255)
+    return np.asarray(strips > 0, bool)
+
+
+def _cut(rng: Rng, canvas: ImageArray, objects: list[SyntheticObject], target: SyntheticObject) -> ImageArray:
+    """Cut the image through the target; all masks end at the new frame, as in photographs."""
+    H, W = canvas.shape[:2]
+    x0, y0, bw, bh = cv2.boundingRect(target.amodal_mask.astype(np.uint8))
+    share = float(rng.uniform(0.1, 0.45))
+    left, top, right, bottom = 0, 0, W, H
+    side = int(rng.integers(4))
+    if side == 0:
+        left = x0 + int(bw * share)
+    elif side == 1:
+        right = x0 + bw - int(bw * share)
+    elif side == 2:
+        top = y0 + int(bh * share)
+    else:
+        bottom = y0 + bh - int(bh * share)
+    for obj in objects:
+        obj.visible_mask = np.ascontiguousarray(obj.visible_mask[top:bottom, left:right])
+        obj.amodal_mask = np.ascontiguousarray(obj.amodal_mask[top:bottom, left:right])
+    objects[:] = [o for o in objects if o is target or np.count_nonzero(o.visible_mask) >= MIN_VISIBLE_PIXELS]
+    return np.ascontiguousarray(canvas[top:bottom, left:right])
 
 
 def _match_colours(rng: Rng, cutout: _Cutout, below: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Move brightness and contrast of the cutout part of the way towards its surroundings."""
     pixels = cutout.pixels.astype(np.float32)
     inside = pixels[cutout.mask]
-    share = float(rng.uniform(0, 0.5))
+    share = float(rng.uniform(0, 0.8))
     mean, spread = inside.mean(), inside.std() + 1
     wanted_mean = mean + (below.mean() - mean) * share
     wanted_spread = spread + (below.std() + 1 - spread) * share

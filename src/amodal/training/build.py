@@ -20,14 +20,15 @@ from amodal.errors import InputError
 from amodal.models.aura import AuraConfig, AuraModel
 from amodal.models.aura.mllm import LoadedMllm, mllm_config_for, plain_settings
 from amodal.models.aura.tiny_mllm import new_tiny_mllm, tiny_llava_config
-from amodal.models.bases.families import base_config, load_base
-from amodal.models.bases.protocol import fingerprint_of
-from amodal.models.bases.sam import new_sam, sam_sizes
+from amodal.models.bases.families import base_config, family_of, load_base
+from amodal.models.bases.protocol import ImageFeatures, fingerprint_of
+from amodal.models.bases.sam import new_sam
 from amodal.models.plug import PlugModel
 from amodal.training.datasets.conversations import FeatureCache, ImageConversations
 from amodal.training.datasets.crops import ObjectCrops
 from amodal.training.datasets.named_images import NamedImages
 from amodal.training.datasets.sampling import Batch, CropSource, ReasonSource, StepSampler, TrainingSamples
+from amodal.training.pretrained_trunk import new_segmenter
 from amodal.training.recipe import (
     AuraDataRecipe,
     AuraModelRecipe,
@@ -102,7 +103,7 @@ def build(recipe: Recipe, weights: Path | None = None) -> TrainingSetup:
         return TrainingSetup(plug_task.prepare(plug), plug_task, train, validation, plug.config.mask_threshold)
     train, validation = _object_crops(recipe, settings.image_size, settings.crop_scale, "visible")
     torch.manual_seed(seed)
-    sam = new_sam(sam_config(settings), seed)
+    sam: Any = new_sam(sam_config(settings), seed) if settings.trunk == "vit" else new_segmenter(settings, seed)
     if recipe.init is not None:
         _load_init(sam, _updated(load_base(recipe.init, only="sam").model, weights), recipe.init)
     sam_task = SamTask(settings.points_share, settings.dice_weight, settings.quality_weight)
@@ -168,7 +169,8 @@ def sized_config(settings: AuraModelRecipe) -> AuraConfig:
     else:
         assert settings.mllm is not None
         mllm = mllm_config_for(settings.mllm)
-    return settings.config(mllm=plain_settings(mllm), sam=sam_sizes(base_config(settings.base, only="sam")))
+    base = base_config(settings.base)
+    return settings.config(mllm=plain_settings(mllm), sam=family_of(base).sizes(base))
 
 
 def read_source(source: SourceRecipe) -> CropSource:
@@ -366,6 +368,12 @@ def _fill(cache: FeatureCache, model: AuraModel, images: list[Any]) -> None:
         cache.fill(
             {image.path: image for image in images}.values(),
             lambda image: processor.pixels_sam(image.load()),
-            lambda pixels: model.encode_image(pixels.to(device)),
+            lambda pixels: _one_map(model.encode_image(pixels.to(device))),
         )
     model.vision_encoder.cpu()
+
+
+def _one_map(features: ImageFeatures) -> Tensor:
+    if features.high_resolution:
+        raise InputError("data.feature_cache: expected none for a backbone with maps of high resolution, got a folder")
+    return features.embedding

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.errors import InputError
+from amodal.models.efficientnet_lite import EfficientNetLite
 from amodal.training.recipe import TrainingRecipe
 
 
@@ -45,10 +46,16 @@ def new_optimizer(model: nn.Module, settings: TrainingRecipe) -> torch.optim.Opt
     matrices = _linear_weights(model) if settings.optimizer == "muon" else []
     muon_ids = {id(p) for p in matrices}
     others = [p for p in trained if id(p) not in muon_ids]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in others if p.dim() > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0},
-    ]
+    slow_ids = {id(p) for p in _pretrained(model)} if settings.trunk_rate != 1 else set()
+    groups: list[dict[str, Any]] = []
+    for rate, members in (
+        (1.0, [p for p in others if id(p) not in slow_ids]),
+        (settings.trunk_rate, [p for p in others if id(p) in slow_ids]),
+    ):
+        for vectors, decay in ((False, settings.weight_decay), (True, 0.0)):
+            params = [p for p in members if (p.dim() <= 1) == vectors]
+            if params or rate == 1:
+                groups.append({"params": params, "weight_decay": decay, "lr": settings.learning_rate * rate})
     adamw = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas)
     if settings.optimizer == "adamw":
         return adamw
@@ -94,6 +101,12 @@ class MuonAndAdamW(torch.optim.Optimizer):
         muon.param_groups = self.param_groups[: self.num_muon_groups]
         adamw.param_groups = self.param_groups[self.num_muon_groups :]
         muon.state = adamw.state = self.state
+
+
+def _pretrained(model: nn.Module) -> list[Tensor]:
+    """The parameters of an EfficientNet-Lite in the model that ImageNet has trained."""
+    trunks = [module for module in model.modules() if isinstance(module, EfficientNetLite)]
+    return [p for trunk in trunks for part in (trunk.stem, trunk.blocks) for p in part.parameters()]
 
 
 def _linear_weights(model: nn.Module) -> list[Tensor]:

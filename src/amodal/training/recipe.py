@@ -66,8 +66,18 @@ def config_fields(init: Callable[..., Any], excluded: set[str]) -> dict[str, Any
 
 
 class SamModelRecipe(Strict):
-    """Sizes of a SAM that is trained from scratch (names as in transformers)."""
+    """Sizes of a promptable segmenter that is trained on modal masks (names as in transformers).
 
+    `trunk` selects the layout: `vit` is SAM's, whose trunk starts from random weights. `efficientnet-lite0` is
+    SAM 2's with an EfficientNet-Lite0 as trunk (`EdgeTamModel`), which starts from the weights in `trunk_weights`: a
+    PyTorch file, or the name of an installed Python package that contains one. Its first `frozen_blocks` blocks
+    stay as they are. `decoder_init` is a SAM of the same width; the prompt encoder and the mask decoder start from its.
+    """
+
+    trunk: Literal["vit", "efficientnet-lite0"] = "vit"
+    trunk_weights: str | None = None
+    frozen_blocks: int = 0
+    decoder_init: str | None = None
     image_size: Positive = 128
     patch_size: Positive = 8
     hidden_size: Positive = 160
@@ -189,7 +199,8 @@ class TrainingRecipe(Strict):
     """The optimisation. Defaults are PLUG's (section 4.2) where the paper states a value.
 
     `batch_size` counts crops over all processes; one step uses `accumulation` batches. `optimizer` "muon" uses
-    Muon for linear layers and AdamW for all other parameters, at the same learning rate. `clip_grad_norm` 0
+    Muon for linear layers and AdamW for all other parameters, at the same learning rate. `trunk_rate` is a factor on
+    the learning rate of the layers of an EfficientNet-Lite that ImageNet has trained. `clip_grad_norm` 0
     disables clipping. `ema` is the decay of a moving average of the weights, which is then validated and saved
     instead of the weights themselves; 0 disables it. `max_minutes` ends a call with a checkpoint; the schedule
     depends on steps only. `steps` 0 saves the untrained model. `gradient_checkpointing` recomputes activations
@@ -202,6 +213,7 @@ class TrainingRecipe(Strict):
     accumulation: Positive = 1
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    trunk_rate: Annotated[float, Field(gt=0)] = 1.0
     betas: tuple[Share, Share] = (0.9, 0.999)
     weight_decay: NotNegative = 0.1
     warmup_steps: Annotated[int, Field(ge=0)] = 250
@@ -338,8 +350,10 @@ def _check_mask_prompts(recipe: Recipe, name: str) -> None:
     if isinstance(recipe.model, PlugModelRecipe):
         trained = recipe.model.config().mask_prompts
         expected = "above 0 with model.mask_prompts true" if trained else "0 with model.mask_prompts false"
+    elif isinstance(recipe.model, SamModelRecipe) and recipe.model.trunk != "vit":
+        return
     else:
-        trained, expected = False, f"0 for task {recipe.task!r}"
+        trained, expected = False, f"0 for task {recipe.task!r} with model.trunk vit"
     if trained != (share > 0):
         raise InputError(f"recipe {name}: data.mask_prompt_share: expected {expected}, got {share}")
 

@@ -24,6 +24,7 @@ from transformers.models.edgetam.modeling_edgetam import EdgeTamVisionModel
 from amodal.errors import InputError
 from amodal.models.bases.protocol import Adapters
 from amodal.models.bases.sam2 import Sam2Family, pyramid
+from amodal.models.efficientnet_lite import EfficientNetLiteConfig
 from amodal.nn.convolutions import add_adapters, last_stages
 
 _PROBE_SIZE = 256  # of the image with which the trunk's stages are found, a multiple of every usual stride
@@ -42,7 +43,7 @@ class EdgeTamFamily(Sam2Family):
 
     def at_size(self, sizes: Mapping[str, Any], image_size: int) -> Any:
         """Convolutions run at any size; the sizes of the maps and the coordinates of prompts follow the input."""
-        cell = self.stride(sizes) // 2
+        cell = int(sizes["prompt_encoder_config"].get("patch_size", 16))
         maps = [[image_size * n // cell] * 2 for n in (4, 2, 1)]
         return EdgeTamConfig(
             vision_config=dict(sizes["vision_config"]) | {"backbone_feature_sizes": maps},
@@ -51,7 +52,9 @@ class EdgeTamFamily(Sam2Family):
         )
 
     def stride(self, sizes: Mapping[str, Any]) -> int:
-        """Pixels per cell of the coarsest map, which has half the resolution of the embedding."""
+        """Pixels per cell of the coarsest map of the trunk."""
+        if sizes["vision_config"].get("backbone_config", {}).get("model_type") == EfficientNetLiteConfig.model_type:
+            return EfficientNetLiteConfig.coarsest_stride
         return 2 * int(sizes["prompt_encoder_config"].get("patch_size", 16))
 
     def layers(self, encoder: Any) -> list[nn.Module]:

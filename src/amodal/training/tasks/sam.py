@@ -1,4 +1,4 @@
-"""The losses of a promptable segmenter of visible masks with SAM's architecture, trained from scratch."""
+"""The losses of a promptable segmenter of visible masks with the layout of SAM or of SAM 2."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.models.edgetam.modeling_edgetam import EdgeTamAttention
 from transformers.models.sam.modeling_sam import SamAttention
 
 from amodal.losses import mask_bce, mask_dice, mask_ious, object_mean
 from amodal.nn.attention import use_folded_attention
 from amodal.training.datasets.sampling import Batch
+from amodal.training.pretrained_trunk import TrainableEdgeTam
 
 
 class SamTask:
@@ -40,6 +42,9 @@ class SamTask:
         Without the cast, adding the float32 absolute positions to the patches would make the input of every
         layer float32, with one copy per norm and per projection.
         """
+        if isinstance(model, TrainableEdgeTam):
+            use_plain_products(model.mask_decoder)
+            return model
         encoder: Any = model.vision_encoder
         use_folded_attention(encoder)
         use_plain_products(model.mask_decoder)  # type: ignore[arg-type]
@@ -81,7 +86,7 @@ def use_plain_products(decoder: nn.Module) -> None:
     backward pass of the fused kernel took a sixth of a training step on a CPU.
     """
     for module in decoder.modules():
-        if isinstance(module, SamAttention):
+        if isinstance(module, SamAttention | EdgeTamAttention):
             module.config._attn_implementation = "eager"
 
 
@@ -103,6 +108,7 @@ def _reach_all_prompts(prompts: Any, _: Any, embeddings: tuple[Tensor, ...]) -> 
 
 
 def _prompts(batch: Batch, by_points: bool) -> dict[str, Tensor]:
+    masks = {name: batch[name] for name in ("input_masks", "mask_given") if name in batch}
     if by_points:
-        return {"input_points": batch["input_points"], "input_labels": batch["input_labels"]}
-    return {"input_boxes": batch["input_boxes"]}
+        return {"input_points": batch["input_points"], "input_labels": batch["input_labels"]} | masks
+    return {"input_boxes": batch["input_boxes"]} | masks

@@ -1,0 +1,170 @@
+"""EfficientNet-Lite as a trunk: folded weights, padding, and its place in the EdgeTAM family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import EdgeTamConfig, EdgeTamModel
+
+from amodal.errors import InputError
+from amodal.models.bases.families import family_of
+from amodal.models.bases.protocol import IMAGE_MEAN, IMAGE_STD, Adapters
+from amodal.models.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig, pretrained_weights
+
+STAGES = [[1, 3, 1, 1, 4], [2, 3, 2, 2, 8], [1, 5, 2, 2, 8], [2, 3, 2, 2, 12], [1, 3, 2, 2, 16]]
+
+
+def small_trunk_config() -> EfficientNetLiteConfig:
+    """The layout of EfficientNet-Lite with few channels."""
+    return EfficientNetLiteConfig(stem_channels=8, stages=STAGES, mixed_channels=16)
+
+
+def small_config(image_size: int) -> EdgeTamConfig:
+    """A segmenter on the small trunk."""
+    return EdgeTamConfig(
+        vision_config={
+            "backbone_config": small_trunk_config().to_dict(),
+            "backbone_channel_list": [16, 8, 4],
+            "backbone_feature_sizes": [[image_size // s] * 2 for s in (2, 4, 8)],
+            "fpn_hidden_size": 16,
+            "fpn_top_down_levels": [],
+        },
+        prompt_encoder_config={"hidden_size": 16, "image_size": image_size, "patch_size": 8},
+        mask_decoder_config={
+            "hidden_size": 16,
+            "mlp_dim": 32,
+            "num_attention_heads": 2,
+            "iou_head_hidden_dim": 16,
+            "dynamic_multimask_via_stability": False,
+        },
+    )
+
+
+def published_state(config: EfficientNetLiteConfig) -> dict[str, Tensor]:
+    """Random weights under the names of the published file."""
+    generator = torch.Generator().manual_seed(0)
+    state: dict[str, Tensor] = {}
+
+    def layer(conv: str, norm: str, shape: tuple[int, ...]) -> None:
+        state[f"{conv}.weight"] = torch.randn(shape, generator=generator) * 0.3
+        for name, shift in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0)):
+            state[f"{norm}.{name}"] = torch.randn(shape[0], generator=generator) * 0.2 + shift
+        state[f"{norm}.running_var"] = torch.rand(shape[0], generator=generator) + 0.5
+
+    layer("_conv_stem", "_bn0", (config.stem_channels, 3, 3, 3))
+    width, index = config.stem_channels, 0
+    for repeats, kernel, _, expansion, channels in config.stages:
+        for _ in range(repeats):
+            name, inner = f"_blocks.{index}.", width * expansion
+            if expansion > 1:
+                layer(f"{name}_expand_conv", f"{name}_bn0", (inner, width, 1, 1))
+            layer(f"{name}_depthwise_conv", f"{name}_bn1", (inner, 1, kernel, kernel))
+            layer(f"{name}_project_conv", f"{name}_bn2", (channels, inner, 1, 1))
+            width, index = channels, index + 1
+    return state
+
+
+def reference_maps(state: dict[str, Tensor], config: EfficientNetLiteConfig, image: Tensor) -> list[Tensor]:
+    """The last map of every stage, with batch norm and TensorFlow's padding written out."""
+
+    def normed(x: Tensor, norm: str) -> Tensor:
+        names = ("running_mean", "running_var", "weight", "bias")
+        return F.batch_norm(x, *(state[f"{norm}.{name}"] for name in names), training=False, eps=1e-3)
+
+    def convolved(x: Tensor, conv: str, stride: int = 1, groups: int = 1) -> Tensor:
+        weight = state[f"{conv}.weight"]
+        pads = []
+        for size in (x.shape[-1], x.shape[-2]):
+            total = max((-(-size // stride) - 1) * stride + weight.shape[-1] - size, 0)
+            pads += [total // 2, total - total // 2]
+        return F.conv2d(F.pad(x, pads), weight, stride=stride, groups=groups)
+
+    x = F.relu6(normed(convolved(image, "_conv_stem", 2), "_bn0"))
+    maps, index = [], 0
+    for repeats, _, stage_stride, expansion, _ in config.stages:
+        for repeat in range(repeats):
+            name, before = f"_blocks.{index}.", x
+            stride = stage_stride if repeat == 0 else 1
+            if expansion > 1:
+                x = F.relu6(normed(convolved(x, f"{name}_expand_conv"), f"{name}_bn0"))
+            x = F.relu6(normed(convolved(x, f"{name}_depthwise_conv", stride, x.shape[1]), f"{name}_bn1"))
+            x = normed(convolved(x, f"{name}_project_conv"), f"{name}_bn2")
+            if stride == 1 and x.shape == before.shape:
+                x = x + before
+            index += 1
+        maps.append(x)
+    return maps
+
+
+def test_folded_weights_give_the_maps_of_the_network_with_batch_norm(tmp_path: Path) -> None:
+    config = small_trunk_config()
+    state = published_state(config)
+    torch.save(state, tmp_path / "lite.pth")
+    trunk = EfficientNetLite(config).double().eval()
+    missing = trunk.load_state_dict(pretrained_weights(tmp_path / "lite.pth", config), strict=False)
+    assert not missing.unexpected_keys
+    assert {name.split(".")[0] for name in missing.missing_keys} == {"lateral", "mix"}
+    image = torch.rand(2, 3, 64, 96, dtype=torch.float64)
+    mean, std = (torch.tensor(x, dtype=torch.float64)[:, None, None] for x in (IMAGE_MEAN, IMAGE_STD))
+    expected = reference_maps({k: v.double() for k, v in state.items()}, config, image * 2 - 1)
+    fine, middle, _ = trunk((image - mean) / std).last_hidden_state
+    inner = (..., slice(8, -8), slice(8, -8))  # the zeros around the image stand for another colour
+    torch.testing.assert_close(fine[inner], expected[0][inner], atol=1e-5, rtol=0)
+    torch.testing.assert_close(middle[inner][..., :-4, :-4], expected[1][inner][..., :-4, :-4], atol=1e-5, rtol=0)
+
+
+def test_a_file_without_a_tensor_is_refused(tmp_path: Path) -> None:
+    config = small_trunk_config()
+    state = published_state(config)
+    del state["_blocks.3._project_conv.weight"]
+    torch.save(state, tmp_path / "lite.pth")
+    with pytest.raises(InputError, match=r"without '_blocks\.3\._project_conv\.weight'"):
+        pretrained_weights(tmp_path / "lite.pth", config)
+
+
+def test_stages_without_all_strides_are_refused() -> None:
+    with pytest.raises(InputError, match="stride 2, 4, 8, 16 and 32"):
+        EfficientNetLite(EfficientNetLiteConfig(stages=STAGES[:-1]))
+
+
+@pytest.mark.parametrize("image_size", [64, 96])
+@torch.no_grad()
+def test_both_branches_start_as_transformers_model(image_size: int) -> None:
+    torch.manual_seed(0)
+    base = EdgeTamModel(small_config(64)).double().eval()
+    family = family_of(base.config)
+    config = family.at_size(family.sizes(base.config), image_size)
+    encoder = family.build_encoder(config, Adapters(2, None, 2)).double().eval()
+    family.load_encoder(encoder, base)
+    resized = EdgeTamModel(config).double().eval()
+    resized.load_state_dict(base.state_dict())
+    image = torch.randn(2, 3, image_size, image_size, dtype=torch.float64)
+    fine, middle, embedding = (
+        x.permute(1, 2, 0).unflatten(2, (image_size // s, -1))
+        for x, s in zip(resized.get_image_features(image, return_dict=True).fpn_hidden_states, (2, 4, 8), strict=True)
+    )
+    for branch in family.encode(encoder, image, 2):
+        torch.testing.assert_close(branch.embedding, embedding + base.no_memory_embedding[0, 0, :, None, None])
+        assert [x.shape[-1] for x in branch.high_resolution] == [image_size // 2, image_size // 4]
+    assert fine.shape[-1] == image_size // 2
+    assert middle.shape[-1] == image_size // 4
+
+
+def test_adapters_begin_at_stride_16() -> None:
+    config = small_config(64)
+    encoder = family_of(config).build_encoder(config, Adapters(2, None, 2))
+    adapted = {name.split(".lora")[0] for name, _ in encoder.named_parameters() if ".lora." in name}
+    assert "backbone.blocks.4.expand" in adapted  # the first block of stride 16
+    assert not any(name.startswith(("backbone.blocks.3.", "backbone.stem")) for name in adapted)
+    assert "backbone.mix.8.project" in adapted
+    assert all(isinstance(encoder.get_submodule(name), nn.Conv2d) for name in adapted)
+
+
+def test_the_input_has_to_be_a_multiple_of_the_coarsest_stride() -> None:
+    config = small_config(64)
+    family = family_of(config)
+    assert family.stride(family.sizes(config)) == 32
