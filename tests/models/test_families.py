@@ -244,9 +244,3 @@ def test_what_no_family_can_use_is_refused(tmp_path: Path) -> None:
     ROWS["sam2"].model().save_pretrained(tmp_path / "base")
     with pytest.raises(InputError, match="expected a SAM, got one of model_type 'sam2'"):
         load_base(tmp_path / "base", only="sam")
-
-
-@pytest.mark.parametrize("name", ["sam2.1-tiny", "hq-vit-b"])
-def test_a_caller_that_can_use_one_family_is_refused_the_others(name: str) -> None:
-    with pytest.raises(InputError, match=f"base {name}: expected a SAM, got one of model_type"):
-        base_config(name, only="sam")

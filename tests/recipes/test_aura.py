@@ -18,6 +18,7 @@ from amodal.training.loop import train
 from amodal.training.recipe import AuraDataRecipe, AuraModelRecipe, Recipe, load_recipe, parse_recipe
 from tests.data.toy import write_toy
 from tests.models.aura import SIZES, STAGES, write_mllm, write_sam
+from tests.models.families import ROWS
 from tests.training.datasets.test_conversations import write_questions
 from tests.training.tiny import TRAINING
 
@@ -178,6 +179,27 @@ def test_a_feature_cache_of_a_trained_backbone_is_rejected(tmp_path: Path) -> No
     recipe.data.feature_cache = str(tmp_path / "features")
     with pytest.raises(InputError, match="feature_cache: expected none for a backbone that is trained"):
         build(recipe)
+
+
+def test_sam_2_as_backbone_trains_and_refuses_a_feature_cache(tmp_path: Path) -> None:
+    ROWS["sam2"].model().save_pretrained(tmp_path / "sam2")
+    recipe = small_recipe(tmp_path, {"base": str(tmp_path / "sam2")}, steps=2)
+    model = AuraModel.from_pretrained(train(recipe, progress=False))
+    assert model.config.family.model_type == "sam2"
+    assert all(line["loss"] > 0 for line in log_of(tmp_path) if "loss" in line)
+    assert isinstance(recipe.data, AuraDataRecipe)
+    recipe.data.feature_cache = str(tmp_path / "features")
+    with pytest.raises(InputError, match="feature_cache: expected none for a backbone with maps of high resolution"):
+        build(recipe)
+    assert not [path for path in (tmp_path / "features").rglob("*") if path.is_file()]
+
+
+def test_the_paper_on_another_backbone_is_one_setting() -> None:
+    recipe = load_recipe(FOLDER / "llava-7b-vit-h.yaml")
+    assert isinstance(recipe.model, AuraModelRecipe)
+    config = sized_config(recipe.model.model_copy(update={"base": "facebook/sam2.1-hiera-base-plus"}))
+    assert config.family.model_type == "sam2"
+    assert config.base_config().prompt_encoder_config.image_size == config.image_size == 1024
 
 
 def test_a_placeholder_without_annotation_is_rejected(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from amodal.models.aura import AuraModel, AuraProcessor
 from amodal.models.aura.generation import Answers, Dialogue, OnPart
 from amodal.models.aura.mllm import merge_adapters
 from amodal.models.aura.prompts import TextPart, answer_parts, phrases
+from amodal.models.bases.protocol import ImageFeatures
 from amodal.ops.cleaning import CleanSettings, clean_masks
 
 
@@ -191,27 +192,27 @@ class AmodalAssistant:
         return replies
 
     @torch.inference_mode()
-    def encode(self, pixel_values_sam: Tensor) -> Tensor:
+    def encode(self, pixel_values_sam: Tensor) -> ImageFeatures:
         """Encode images with the segmentation backbone.
 
         Args:
             pixel_values_sam: (B, 3, S_sam, S_sam) normalised images.
 
         Returns:
-            (B, C, h, w) features.
+            Features of B images.
         """
         with self._precision():
             return self.model.encode_image(pixel_values_sam.to(self.device))
 
     @torch.inference_mode()
     def replies(
-        self, answers: Answers, features: Tensor, images: Sequence[ImageArray], questions: Sequence[str]
+        self, answers: Answers, features: ImageFeatures, images: Sequence[ImageArray], questions: Sequence[str]
     ) -> list[Reply]:
         """Decode all masks of one turn in one forward pass and build the replies.
 
         Args:
             answers: generated answers of B conversations.
-            features: (B, C, h, w) features of the images.
+            features: of the B images, from `encode`.
             images: B images, (H, W, 3) uint8 RGB.
             questions: B questions.
 
@@ -271,7 +272,7 @@ class Chat:
     def __init__(self, assistant: AmodalAssistant, image: ImageArray) -> None:
         self.assistant, self.image = assistant, image
         self.replies: list[Reply] = []
-        self._features: Tensor | None = None
+        self._features: ImageFeatures | None = None
         self._dialogue: Dialogue | None = None
 
     def ask(

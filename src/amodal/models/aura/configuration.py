@@ -7,7 +7,8 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig, SamConfig
 
 from amodal.errors import check_settings
-from amodal.models.bases.sam import sam_at_size
+from amodal.models.bases.families import family_of
+from amodal.models.bases.protocol import BaseFamily
 from amodal.models.increments import Origin
 
 _WEIGHTS = (
@@ -27,7 +28,8 @@ class AuraConfig(PreTrainedConfig):
     Args:
         mllm: configuration of the multi-modal LLM, any image-text model of transformers.
         mllm_base: where its weights came from: `name_or_path`, `revision`, `fingerprint`.
-        sam: configuration of the vision backbone (`SamConfig` or its dictionary).
+        sam: configuration of the vision backbone, a base of any family (transformers' configuration or its
+            dictionary); one without `model_type` is a SAM's.
         base: where the backbone came from, likewise.
         image_size: side of the backbone's square input in pixels.
         seg_token: text of the token that stands for a mask; must be one token of the tokenizer.
@@ -67,7 +69,7 @@ class AuraConfig(PreTrainedConfig):
         self,
         mllm: PreTrainedConfig | dict[str, Any] | None = None,
         mllm_base: dict[str, Any] | None = None,
-        sam: SamConfig | dict[str, Any] | None = None,
+        sam: PreTrainedConfig | dict[str, Any] | None = None,
         base: dict[str, Any] | None = None,
         image_size: int = 1024,
         seg_token: str = "[SEG]",
@@ -97,7 +99,7 @@ class AuraConfig(PreTrainedConfig):
     ) -> None:
         self.mllm = mllm.to_dict() if isinstance(mllm, PreTrainedConfig) else (mllm or {"model_type": "llava"})
         self.mllm_base = mllm_base or Origin().record()
-        self.sam = sam.to_dict() if isinstance(sam, SamConfig) else (sam or SamConfig().to_dict())
+        self.sam = sam.to_dict() if isinstance(sam, PreTrainedConfig) else (sam or SamConfig().to_dict())
         self.base = base or Origin().record()
         self.image_size = image_size
         self.seg_token = seg_token
@@ -136,15 +138,20 @@ class AuraConfig(PreTrainedConfig):
         """Whether only the LLM's vision tower is trained, on the categories under its tokens."""
         return self.naming_weight > 0 and not any(getattr(self, n) for n in _WEIGHTS if n != "naming_weight")
 
-    def sam_config(self) -> SamConfig:
+    @property
+    def family(self) -> BaseFamily:
+        """Architecture of the vision backbone."""
+        return family_of(self.sam)
+
+    def base_config(self) -> Any:
         """Return the backbone's configuration at this model's input size."""
-        return sam_at_size(self.sam, self.image_size)
+        return self.family.at_size(self.sam, self.image_size)
 
     def _check(self) -> None:
-        patch = self.sam["vision_config"].get("patch_size", 16)
+        stride = self.family.stride(self.sam)
         checks = {
-            f"image_size: expected a positive multiple of the patch size {patch}": (
-                self.image_size > 0 and self.image_size % patch == 0
+            f"image_size: expected a positive multiple of {stride}, the backbone's stride": (
+                self.image_size > 0 and self.image_size % stride == 0
             ),
             "seg_token: expected text without spaces": bool(self.seg_token) and not set(self.seg_token) & set(" \t\n"),
             "lora_rank: expected 0 or more": self.lora_rank >= 0,

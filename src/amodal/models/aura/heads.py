@@ -7,10 +7,11 @@ LLM, C channels of the mask decoders, h w feature cells of the vision backbone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import SamConfig, SamModel
+from transformers import SamVisionConfig
 from transformers.utils import ModelOutput
 
 from amodal.models.bases.prompts import Float32PositionalEmbedding
@@ -77,38 +78,40 @@ def seg_states(states: Tensor, tokens: Tensor, seg_token_id: int) -> tuple[Tenso
 
 
 class SegPromptEncoder(nn.Module):
-    """`[SEG]` state to the refined embedding e_r, and what SAM's prompt encoder adds for the decoders.
+    """`[SEG]` state to the refined embedding e_r, and what the base's prompt encoder adds for the decoders.
 
     Two layers bring the state to the decoders' width, as in LISA. The paper names SAM's prompt
     encoder here, whose dense embedding ("no mask given") and Fourier features are kept.
 
     Args:
         width: D.
-        sam: configuration of the backbone.
+        prompts: `prompt_encoder_config` of the backbone at the input's size.
         with_boxes: also predict a box (`BoxReader`) and embed its corners as SAM does. Differs from
             the paper: because the embedding of a small LLM takes long to learn an object's place, and
-            SAM's decoders can already use a box.
+            SAM's decoders can already use a box. (SAM 2 adds a constant third token to a box, which is left out.)
     """
 
-    def __init__(self, width: int, sam: SamConfig, with_boxes: bool = False) -> None:
+    def __init__(self, width: int, prompts: Any, with_boxes: bool = False) -> None:
         super().__init__()
-        channels = sam.prompt_encoder_config.hidden_size
-        self.cells: int = sam.prompt_encoder_config.image_embedding_size
-        self.half_pixel: float = 0.5 / sam.prompt_encoder_config.image_size
+        channels: int = prompts.hidden_size
+        self.cells: int = prompts.image_size // prompts.patch_size
+        self.half_pixel: float = 0.5 / prompts.image_size
         self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, channels))
         self.no_mask_embed = nn.Embedding(1, channels)
-        self.positions = Float32PositionalEmbedding(sam.vision_config)
+        self.positions = Float32PositionalEmbedding(SamVisionConfig(num_pos_feats=channels // 2, scale=1.0))
         self.box_reader = BoxReader(width) if with_boxes else None
         if with_boxes:
             self.corner_embed = nn.Embedding(2, channels)
 
-    def load_sam(self, sam: SamModel) -> None:
-        """Copy what SAM's prompt encoder knows: the dense embedding, Fourier features and corners."""
-        theirs = sam.prompt_encoder
+    def load_base(self, theirs: Any) -> None:
+        """Copy what a base's prompt encoder (`BaseFamily.build_prompt_encoder`) knows.
+
+        That is the dense embedding of no mask, the Fourier features, and the embeddings of corners.
+        """
         self.no_mask_embed.load_state_dict(theirs.no_mask_embed.state_dict())
         self.positions.load_state_dict(theirs.shared_embedding.state_dict())
         if self.box_reader is not None:
-            corners = [embed.weight for embed in theirs.point_embed[2:4]]
+            corners = [embed.weight for embed in list(theirs.point_embed)[2:4]]
             self.corner_embed.load_state_dict({"weight": torch.cat(corners)})
 
     def forward(self, states: Tensor) -> Tensor:

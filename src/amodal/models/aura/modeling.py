@@ -2,7 +2,8 @@
 
 Reads as the paper's section 3.2: multi-modal LLM and vision backbone, prompt encoder from a
 `[SEG]` state to e_r, visible mask decoder on e_r, Occlusion Condition Encoder to e_oa and rate,
-amodal mask decoder on e_oa, Spatial Occlusion Encoder on both masks.
+amodal mask decoder on e_oa, Spatial Occlusion Encoder on both masks. The backbone and both decoders are those of a
+base of any family (`models/bases/protocol.py`); the paper's is SAM.
 
 Two square frames meet here. `_sam` marks the vision backbone's input, whose side is `S_sam` pixels:
 the image at the top left, padding below and to the right. `_mllm` marks the LLM's input, whose side
@@ -23,8 +24,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel, SamConfig, SamModel
-from transformers.models.sam.modeling_sam import SamVisionEncoder
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from amodal.errors import InputError
 from amodal.losses import IGNORE_INDEX
@@ -44,18 +44,16 @@ from amodal.models.aura.mllm import (
 )
 from amodal.models.aura.processing import AuraProcessor
 from amodal.models.aura.prompts import seg_token_id
-from amodal.models.bases.families import load_base
-from amodal.models.bases.protocol import LoadedBase
-from amodal.models.bases.sam import SamFamily, SingleMaskDecoder, sam_sizes
+from amodal.models.bases.families import family_of, load_base
+from amodal.models.bases.protocol import Adapters, ImageFeatures, LoadedBase, PromptEmbeddings
 from amodal.models.increments import Origin, SavedModel, count_parameters, increment_state, save_model, upload
-from amodal.nn.attention import use_folded_attention
 from amodal.nn.occlusion_encoders import OcclusionConditionEncoder, SpatialOcclusionEncoder
 
 _TOWERS = ("model.vision_tower.", "model.visual.")  # of LLaVA's and Qwen's classes
 
 
 class AuraModel(PreTrainedModel):
-    """Multi-modal LLM, SAM backbone, two mask decoders and two occlusion encoders.
+    """Multi-modal LLM, segmentation backbone, two mask decoders and two occlusion encoders.
 
     Build it from bases with `from_base`, or load a trained one with `from_pretrained`.
 
@@ -74,16 +72,15 @@ class AuraModel(PreTrainedModel):
 
     def __init__(self, config: AuraConfig, mllm: PreTrainedModel | None = None) -> None:
         super().__init__(config)
-        sam = config.sam_config()
-        sam.vision_config._attn_implementation = "sdpa"
-        channels = sam.prompt_encoder_config.hidden_size
+        family, base = config.family, config.base_config()
+        channels = base.prompt_encoder_config.hidden_size
         self.mllm: Any = build_mllm(config) if mllm is None else mllm
         add_adapters(self.mllm, config)
         width = self.mllm.config.get_text_config().hidden_size
-        self.vision_encoder = use_folded_attention(SamVisionEncoder(sam.vision_config))
-        self.prompt_encoder = SegPromptEncoder(width, sam, config.box_weight > 0)
-        self.visible_decoder = SingleMaskDecoder(sam.mask_decoder_config)
-        self.amodal_decoder = SingleMaskDecoder(sam.mask_decoder_config)
+        self.vision_encoder = family.build_encoder(base, Adapters(rank=0))
+        self.prompt_encoder = SegPromptEncoder(width, base.prompt_encoder_config, config.box_weight > 0)
+        self.visible_decoder: Any = family.build_decoder(base)
+        self.amodal_decoder: Any = family.build_decoder(base)
         self.condition_encoder = OcclusionConditionEncoder(channels) if config.condition_encoder else None
         self.spatial_encoder = SpatialOcclusionEncoder(config.spatial_channels) if config.spatial_encoder else None
         classes = config.naming_classes
@@ -117,23 +114,23 @@ class AuraModel(PreTrainedModel):
         """
         self.mllm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs)
 
-    def decoders(self) -> list[SingleMaskDecoder]:
+    def decoders(self) -> list[Any]:
         """Visible and amodal mask decoder."""
         return [self.visible_decoder, self.amodal_decoder]
 
-    def encode_image(self, pixel_values_sam: Tensor) -> Tensor:
+    def encode_image(self, pixel_values_sam: Tensor) -> ImageFeatures:
         """Compute image features F_I.
 
         Args:
             pixel_values_sam: (B, 3, S_sam, S_sam) normalised by the processor.
 
         Returns:
-            (B, C, h, w).
+            Features of B images: the embedding (B, C, h, w), and the maps of high resolution that decoders such as
+            SAM 2's read.
         """
-        weights = self.vision_encoder.patch_embed.projection.weight
+        dtype = next(self.vision_encoder.parameters()).dtype
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.train_vision):
-            features: Tensor = self.vision_encoder(pixel_values_sam.to(weights.dtype)).last_hidden_state
-        return features
+            return self.config.family.encode(self.vision_encoder, pixel_values_sam.to(dtype), 1)[0]
 
     def image_tokens(self, pixel_values: Tensor) -> Tensor:
         """Images (B, 3, S_mllm, S_mllm) of the LLM's processor to the tokens (B, n, D) that the LLM reads.
@@ -162,13 +159,13 @@ class AuraModel(PreTrainedModel):
         return boxes_xyxy_sam, logits
 
     def decode(
-        self, states: Tensor, image_embeddings: Tensor, image_index: Tensor, boxes_xyxy_sam: Tensor | None = None
+        self, states: Tensor, features: ImageFeatures, image_index: Tensor, boxes_xyxy_sam: Tensor | None = None
     ) -> MaskOutput:
         """Decode all masks of a batch with one call of each decoder.
 
         Args:
             states: (N, D) of the `[SEG]`s.
-            image_embeddings: (B, C, h, w) of `encode_image`.
+            features: of B images, from `encode_image`.
             image_index: (N,) index of each `[SEG]`'s image.
             boxes_xyxy_sam: (N, 4) of `point`, for a model that predicts them.
 
@@ -181,9 +178,9 @@ class AuraModel(PreTrainedModel):
         if not len(states):
             return self._no_masks(states)
         corners = None if boxes_xyxy_sam is None else self.prompt_encoder.corners(boxes_xyxy_sam)
-        features = image_embeddings.to(dtype)[image_index]  # (N, C, h, w)
-        visible, _ = self._decode_with(self.visible_decoder, refined, corners, features)
-        amodal, quality = self._decode_with(self.amodal_decoder, aware, corners, features)
+        features = ImageFeatures(features.embedding.to(dtype), tuple(x.to(dtype) for x in features.high_resolution))
+        visible, _ = self._decode_with(self.visible_decoder, refined, corners, features, image_index)
+        amodal, quality = self._decode_with(self.amodal_decoder, aware, corners, features, image_index)
         output = MaskOutput(
             visible_logits=self._upsample(visible[:, None])[:, 0],
             amodal_logits=self._upsample(amodal[:, None])[:, 0],
@@ -195,17 +192,22 @@ class AuraModel(PreTrainedModel):
         return output
 
     def _decode_with(
-        self, decoder: SingleMaskDecoder, embedding: Tensor, corners: Tensor | None, features: Tensor
+        self,
+        decoder: nn.Module,
+        embedding: Tensor,
+        corners: Tensor | None,
+        features: ImageFeatures,
+        image_index: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Logits (N, 4h, 4w) and predicted quality (N,) of one decoder."""
-        prompts = embedding[:, None] if corners is None else torch.cat([embedding[:, None], corners], dim=1)
-        positions = self.prompt_encoder.image_positions().to(features.dtype)
-        logits, quality = decoder(
-            features,
-            positions.expand_as(features),
-            prompts.to(features.dtype)[:, None],  # (N, 1, prompts, C)
-            self.prompt_encoder.dense().to(features.dtype).expand_as(features),
+        dtype = features.embedding.dtype
+        sparse = embedding[:, None] if corners is None else torch.cat([embedding[:, None], corners], dim=1)
+        prompts = PromptEmbeddings(
+            sparse.to(dtype)[:, None],  # (N, 1, tokens, C)
+            self.prompt_encoder.dense().to(dtype),
+            self.prompt_encoder.image_positions().to(dtype),
         )
+        logits, quality = self.config.family.decode(decoder, features, prompts, image_index)
         return logits[:, 0], quality[:, 0]
 
     def _upsample(self, logits: Tensor) -> Tensor:
@@ -239,7 +241,8 @@ class AuraModel(PreTrainedModel):
                 image tokens only.
             labels: (B, T) the same tokens where an answer stands, `IGNORE_INDEX` elsewhere.
             pixel_values_sam: (B, 3, S_sam, S_sam) for the vision backbone; None with `image_embeddings`.
-            image_embeddings: (B, C, h, w) features of the backbone, if they are known already.
+            image_embeddings: (B, C, h, w) features of the backbone, if they are known already; for a backbone whose
+                decoder reads no maps of high resolution.
             chosen: (number of `[SEG]`s,) bool, those whose masks are decoded, in reading order; all if None.
             box_hints_xyxy_sam: (number of the chosen, 4) boxes that the decoders get instead of the
                 predicted ones, NaN where there is none; in training.
@@ -253,7 +256,9 @@ class AuraModel(PreTrainedModel):
         assert labels is not None
         if image_embeddings is None:
             assert pixel_values_sam is not None
-            image_embeddings = self.encode_image(pixel_values_sam)
+            features = self.encode_image(pixel_values_sam)
+        else:
+            features = ImageFeatures(image_embeddings)
         start = _first_label(labels)
         with self.recorded_states() as recorded:
             read = self.mllm(
@@ -278,7 +283,7 @@ class AuraModel(PreTrainedModel):
             states, rows, boxes = states[chosen], rows[chosen], None if boxes is None else boxes[chosen]
         if boxes is not None and box_hints_xyxy_sam is not None:
             boxes = torch.where(box_hints_xyxy_sam.isnan(), boxes, box_hints_xyxy_sam)
-        output.masks = self.decode(states, image_embeddings, rows, boxes)
+        output.masks = self.decode(states, features, rows, boxes)
         return self._named(output, tokens) if names else output
 
     def _named(self, output: AuraOutput, tokens: Tensor | None) -> AuraOutput:
@@ -312,21 +317,21 @@ class AuraModel(PreTrainedModel):
     def from_base(
         cls,
         mllm: LoadedMllm | str | Path,
-        sam: str | Path | SamConfig | LoadedBase,
+        sam: str | Path | PreTrainedConfig | LoadedBase,
         config: AuraConfig | None = None,
         *,
         revision: str | None = None,
         mllm_revision: str | None = None,
         mllm_dtype: torch.dtype | None = None,
     ) -> AuraModel:
-        """Make a new, untrained AURA: the LLM with `[SEG]` and adapters, backbone and decoders from the SAM.
+        """Make a new, untrained AURA: the LLM with `[SEG]` and adapters, backbone and decoders from the base.
 
         Args:
             mllm: hub id or folder of an image-text model of transformers, or one in memory.
-            sam: bundled name, hub id, folder or `.pth` of a SAM, a `SamConfig` for random weights, or a
-                SAM in memory.
+            sam: bundled name, hub id or folder of a SAM or another base of any family, a checkpoint file, a
+                transformers configuration for random weights, or a base in memory.
             config: settings; the fields that depend on the bases are filled in.
-            revision: commit of the SAM's hub repository.
+            revision: commit of that base's hub repository.
             mllm_revision: commit of the LLM's hub repository.
             mllm_dtype: of the LLM's frozen weights; their own if None.
 
@@ -336,7 +341,7 @@ class AuraModel(PreTrainedModel):
         Raises:
             InputError: a base cannot be found or read, or the new token is not one token.
         """
-        base = load_base(sam, revision, only="sam")
+        base = load_base(sam, revision)
         llm = mllm if isinstance(mllm, LoadedMllm) else load_mllm(mllm, mllm_revision, mllm_dtype)
         settings = (config or AuraConfig()).to_dict()
         number = add_seg_token(llm.model, llm.processor, settings["seg_token"])  # before the LLM's sizes are read
@@ -344,21 +349,23 @@ class AuraModel(PreTrainedModel):
             "seg_token_id": number,
             "mllm": plain_settings(llm.model.config),
             "mllm_base": llm.origin.record(),
-            "sam": sam_sizes(base.model.config),
+            "sam": family_of(base.model.config).sizes(base.model.config),
             "base": base.origin.record(),
         }
         model = cls(AuraConfig.from_dict(settings), mllm=llm.model)
-        model.load_sam(base.model)
+        model.load_base(base.model)
         model.processor = AuraProcessor.from_config(model.config, llm.processor)
         return model.eval()
 
-    def load_sam(self, sam: SamModel) -> None:
-        """Copy the encoder, the decoders and a part of the prompt encoder from a SAM."""
-        family = SamFamily()
-        family.load_encoder(self.vision_encoder, sam)
-        self.prompt_encoder.load_sam(sam)
+    def load_base(self, base: PreTrainedModel) -> None:
+        """Copy the encoder, the decoders and a part of the prompt encoder from a base of the configured family."""
+        family = self.config.family
+        family.load_encoder(self.vision_encoder, base)
+        prompts = family.build_prompt_encoder(self.config.base_config())
+        family.load_prompt_encoder(prompts, base)
+        self.prompt_encoder.load_base(prompts)
         for decoder in self.decoders():
-            family.load_decoder(decoder, sam)
+            family.load_decoder(decoder, base)
 
     def save_pretrained(
         self,
@@ -404,7 +411,7 @@ class AuraModel(PreTrainedModel):
             pretrained_model_name_or_path: bundled name, folder or hub id.
             mllm: another place of the same LLM; its weights must have the fingerprint that the
                 increment was trained on.
-            base: another place of the same SAM, likewise.
+            base: another place of the same vision backbone, likewise.
             revision: commit of the hub repository.
             dtype: of all weights; as stored if None.
             mllm_dtype: of the frozen LLM; `dtype` if None.
@@ -427,9 +434,9 @@ class AuraModel(PreTrainedModel):
             llm = None if config.train_mllm else load_recorded_mllm(config, mllm, mllm_dtype or dtype)
             model = cls(config, mllm=llm)
             origin = Origin.from_record(config.base)
-            loaded = load_base(*origin.location(base, "base"), only="sam")
+            loaded = load_base(*origin.location(base, "base"))
             origin.check(loaded.origin, "base")
-            model.load_sam(loaded.model)
+            model.load_base(loaded.model)
         saved.load_into(model)
         model.processor = processor
         return (model if dtype is None else model.to(dtype)).eval()

@@ -64,13 +64,23 @@ class AuraProcessor(PushToHubMixin):
         mllm: processor of the LLM, whose tokenizer has the `[SEG]` token.
         image_size: S_sam.
         seg_token: text of the `[SEG]` token.
+        image_mean: subtracted from RGB in [0, 1] for the vision backbone.
+        image_std: divides the result.
 
     Raises:
         InputError: the `[SEG]` token is not one token, or the processor's chat template is unusable.
     """
 
-    def __init__(self, mllm: Any, image_size: int = 1024, seg_token: str = "[SEG]") -> None:
+    def __init__(
+        self,
+        mllm: Any,
+        image_size: int = 1024,
+        seg_token: str = "[SEG]",
+        image_mean: Sequence[float] = IMAGE_MEAN,
+        image_std: Sequence[float] = IMAGE_STD,
+    ) -> None:
         self.mllm = mllm
+        self.image_mean, self.image_std = list(image_mean), list(image_std)
         self.tokenizer: Any = mllm.tokenizer
         self.image_size = image_size
         self.seg_token = seg_token
@@ -83,7 +93,8 @@ class AuraProcessor(PushToHubMixin):
     @classmethod
     def from_config(cls, config: AuraConfig, mllm: Any) -> AuraProcessor:
         """Make the processor that belongs to a model, around the LLM's own."""
-        return cls(mllm, config.image_size, config.seg_token)
+        family = config.family
+        return cls(mllm, config.image_size, config.seg_token, family.image_mean, family.image_std)
 
     @property
     def end_token_ids(self) -> list[int]:
@@ -156,7 +167,7 @@ class AuraProcessor(PushToHubMixin):
         h, w = self.fitted_size_sam(image.shape[:2])
         how = cv2.INTER_AREA if max(image.shape[:2]) > S_sam else cv2.INTER_LINEAR
         resized = cv2.resize(np.ascontiguousarray(image), (w, h), interpolation=how)
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.image_mean, self.image_std))
         padded = torch.zeros(1, 3, S_sam, S_sam)
         padded[0, :, :h, :w] = (torch.from_numpy(resized).permute(2, 0, 1).float() / 255 - mean) / std
         return padded
@@ -200,7 +211,8 @@ class AuraProcessor(PushToHubMixin):
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         self.mllm.save_pretrained(folder / MLLM_FOLDER)
-        settings = {"image_size": self.image_size, "seg_token": self.seg_token}
+        names = ("image_size", "seg_token", "image_mean", "image_std")
+        settings = {name: getattr(self, name) for name in names}
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=1))
         if push_to_hub:
             upload(folder, repo_id)

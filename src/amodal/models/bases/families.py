@@ -49,23 +49,16 @@ def preset_names() -> list[str]:
     return [name for family in FAMILIES.values() for name in family.presets]
 
 
-def base_config(name: str | Path, *, only: str | None = None) -> PreTrainedConfig:
+def base_config(name: str | Path) -> PreTrainedConfig:
     """Read the configuration of a base without loading its weights.
 
     Args:
         name: preset (`vit-b`, ..., `sam2.1-tiny`, ...), hub id, bundled name, folder, or checkpoint file, which is
             read whole.
-        only: `model_type` of the one family that the caller can use; any if None.
 
     Raises:
-        InputError: there is no such base, it is of another family, or its configuration is unreadable.
+        InputError: there is no such base, it is of no known family, or its configuration is unreadable.
     """
-    config = _base_config(name)
-    _check_family(config, name, only)
-    return config
-
-
-def _base_config(name: str | Path) -> PreTrainedConfig:
     for family in FAMILIES.values():
         preset = family.presets.get(family.hub_ids.get(str(name), str(name)))
         if preset is not None:
@@ -89,14 +82,11 @@ def load_base(
         InputError: there is no such base, it is of another family, or tensors are missing, foreign or unreadable.
     """
     loaded = _load(name, revision)
-    _check_family(loaded.model.config, loaded.origin.name_or_path, only)
-    return loaded
-
-
-def _check_family(config: PreTrainedConfig, name: object, only: str | None) -> None:
-    kind = family_of(config).model_type
+    kind = family_of(loaded.model.config).model_type
     if only is not None and kind != only:
-        raise InputError(f"base {name}: expected a {FAMILIES[only].title}, got one of model_type {kind!r}")
+        place = loaded.origin.name_or_path
+        raise InputError(f"base {place}: expected a {FAMILIES[only].title}, got one of model_type {kind!r}")
+    return loaded
 
 
 def _load(name: str | Path | PreTrainedConfig | LoadedBase, revision: str | None) -> LoadedBase:

@@ -113,6 +113,8 @@ class BaseFamily(ABC):
         hub_ids: hub repositories and their preset.
         image_mean: subtracted from RGB in [0, 1].
         image_std: divides the result.
+        keeps_aspect_ratio: whether its own preparation of an image resizes the longer side and pads the rest; otherwise
+            the image is resized to a square.
     """
 
     model_type: ClassVar[str]
@@ -124,6 +126,7 @@ class BaseFamily(ABC):
     hub_ids: ClassVar[Mapping[str, str]] = {}
     image_mean: ClassVar[tuple[float, float, float]] = IMAGE_MEAN
     image_std: ClassVar[tuple[float, float, float]] = IMAGE_STD
+    keeps_aspect_ratio: ClassVar[bool] = False
 
     # Configuration
 
@@ -226,17 +229,35 @@ class BaseFamily(ABC):
         """Embed the prompts of B * P objects."""
 
     @abstractmethod
-    def decode(self, decoder: nn.Module, features: ImageFeatures, prompts: PromptEmbeddings) -> tuple[Tensor, Tensor]:
+    def decode(
+        self,
+        decoder: nn.Module,
+        features: ImageFeatures,
+        prompts: PromptEmbeddings,
+        image_index: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Decode all prompts of all images in one call.
 
+        Args:
+            decoder: of `build_decoder`.
+            features: of B images.
+            prompts: R rows of P prompts each.
+            image_index: (R,) the image that each row of prompts belongs to; None if row i belongs to image i. What the
+                decoder computes from an image alone is computed once per image.
+
         Returns:
-            Logits (B, P, H', W') at the decoder's own resolution, and predicted quality (B, P).
+            Logits (R, P, H', W') at the decoder's own resolution, and predicted quality (R, P).
         """
 
 
 def is_adapter(name: str) -> bool:
     """Whether a tensor of this name belongs to an adapter, a submodule of the encoder that is named `lora`."""
     return "lora" in name.split(".")
+
+
+def rows_of(maps: Tensor, image_index: Tensor | None) -> Tensor:
+    """Select the image of each row of prompts: (B, ...) to (R, ...); see `BaseFamily.decode`."""
+    return maps if image_index is None else maps[image_index]
 
 
 def per_branch(maps: Sequence[Tensor], num_branches: int) -> tuple[ImageFeatures, ...]:

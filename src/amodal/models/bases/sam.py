@@ -23,6 +23,7 @@ from amodal.models.bases.protocol import (
     PromptEmbeddings,
     Prompts,
     per_branch,
+    rows_of,
 )
 from amodal.nn.attention import resize_relative_positions, use_folded_attention
 from amodal.nn.decoding import decode_one_mask
@@ -68,6 +69,7 @@ class SamFamily(BaseFamily):
         name: {"vision_config": SamVisionConfig(**vision, mlp_ratio=4.0).to_dict()} for name, vision in PRESETS.items()
     }
     hub_ids: ClassVar[Mapping[str, str]] = HUB_IDS
+    keeps_aspect_ratio = True
 
     def sizes(self, config: PreTrainedConfig) -> dict[str, Any]:
         """The configurations of the three parts, without transformers' bookkeeping."""
@@ -143,10 +145,17 @@ class SamFamily(BaseFamily):
         """See `prompts.embed_prompts`."""
         return embed_prompts(prompt_encoder, prompts)
 
-    def decode(self, decoder: nn.Module, features: ImageFeatures, prompts: PromptEmbeddings) -> tuple[Tensor, Tensor]:
-        """Logits (B, P, 4h, 4w) and quality (B, P)."""
-        positions = prompts.positions.expand_as(features.embedding)
-        logits, quality = decoder(features.embedding, positions, prompts.sparse, prompts.dense)
+    def decode(
+        self,
+        decoder: nn.Module,
+        features: ImageFeatures,
+        prompts: PromptEmbeddings,
+        image_index: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (R, P, 4h, 4w) and quality (R, P)."""
+        embedding = rows_of(features.embedding, image_index)
+        positions = prompts.positions.expand_as(embedding)
+        logits, quality = decoder(embedding, positions, prompts.sparse, prompts.dense)
         return logits, quality
 
 

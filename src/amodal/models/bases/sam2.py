@@ -33,6 +33,7 @@ from amodal.models.bases.protocol import (
     PromptEmbeddings,
     Prompts,
     per_branch,
+    rows_of,
 )
 from amodal.nn.decoding import decode_one_mask
 from amodal.nn.hiera import add_adapters, trunk_stages, use_hiera_blocks
@@ -165,9 +166,15 @@ class Sam2Family(BaseFamily):
         """See `prompts.embed_prompts`."""
         return embed_prompts(prompt_encoder, prompts, empty_point=True)
 
-    def decode(self, decoder: nn.Module, features: ImageFeatures, prompts: PromptEmbeddings) -> tuple[Tensor, Tensor]:
-        """Logits (B, P, 4h, 4w) and quality (B, P)."""
-        logits, quality = decoder(features, prompts)
+    def decode(
+        self,
+        decoder: nn.Module,
+        features: ImageFeatures,
+        prompts: PromptEmbeddings,
+        image_index: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (R, P, 4h, 4w) and quality (R, P)."""
+        logits, quality = decoder(features, prompts, image_index)
         return logits, quality
 
 
@@ -244,12 +251,15 @@ class SingleMaskSam2Decoder(Sam2MaskDecoder):
         keep_single_mask(self)
         del self.pred_obj_score_head
 
-    def forward(self, features: ImageFeatures, prompts: PromptEmbeddings) -> tuple[Tensor, Tensor]:
-        """Logits (B, P, 4h, 4w) and predicted quality (B, P); see `decode_one_mask`."""
+    def forward(
+        self, features: ImageFeatures, prompts: PromptEmbeddings, image_index: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (R, P, 4h, 4w) and predicted quality (R, P); see `BaseFamily.decode` and `decode_one_mask`."""
         fine, middle = features.high_resolution
-        positions = prompts.positions.expand_as(features.embedding)
-        maps = (self.conv_s0(fine), self.conv_s1(middle))
-        return decode_one_mask(self, features.embedding, positions, prompts.sparse, prompts.dense, maps)
+        embedding = rows_of(features.embedding, image_index)
+        positions = prompts.positions.expand_as(embedding)
+        maps = (rows_of(self.conv_s0(fine), image_index), rows_of(self.conv_s1(middle), image_index))
+        return decode_one_mask(self, embedding, positions, prompts.sparse, prompts.dense, maps)
 
 
 def new_sam2(config: Any, seed: int = 0) -> Sam2Model:

@@ -23,7 +23,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, SamHQConfig, SamHQMo
 from transformers.models.sam_hq.modeling_sam_hq import SamHQMaskDecoder
 
 from amodal.models.bases.prompts import keep_single_mask
-from amodal.models.bases.protocol import ImageFeatures, PromptEmbeddings, per_branch
+from amodal.models.bases.protocol import ImageFeatures, PromptEmbeddings, per_branch, rows_of
 from amodal.models.bases.sam import PRESETS, SamFamily, new_sam, sam_at_size, sam_sizes
 from amodal.nn.decoding import planes, two_way_transformer, upscaled_tokens, wide
 
@@ -76,9 +76,15 @@ class SamHQFamily(SamFamily):
                 early.append(x.permute(0, 3, 1, 2))
         return per_branch([encoder.neck(x), *early], num_branches)
 
-    def decode(self, decoder: nn.Module, features: ImageFeatures, prompts: PromptEmbeddings) -> tuple[Tensor, Tensor]:
-        """Logits (B, P, 4h, 4w) and quality (B, P)."""
-        logits, quality = decoder(features, prompts)
+    def decode(
+        self,
+        decoder: nn.Module,
+        features: ImageFeatures,
+        prompts: PromptEmbeddings,
+        image_index: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (R, P, 4h, 4w) and quality (R, P)."""
+        logits, quality = decoder(features, prompts, image_index)
         return logits, quality
 
 
@@ -92,9 +98,11 @@ class SingleMaskHQDecoder(SamHQMaskDecoder):
         super().__init__(config)
         keep_single_mask(self)
 
-    def forward(self, features: ImageFeatures, prompts: PromptEmbeddings) -> tuple[Tensor, Tensor]:
-        """Logits (B, P, 4h, 4w) and predicted quality (B, P), which is that of SAM's mask, as in SAM-HQ."""
-        embedding = features.embedding
+    def forward(
+        self, features: ImageFeatures, prompts: PromptEmbeddings, image_index: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (R, P, 4h, 4w) and predicted quality (R, P), which is that of SAM's mask, as in SAM-HQ."""
+        embedding = rows_of(features.embedding, image_index)
         grid = (embedding.shape[2], embedding.shape[3])
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight, self.hq_token.weight])
         positions = prompts.positions.expand_as(embedding)
@@ -105,7 +113,7 @@ class SingleMaskHQDecoder(SamHQMaskDecoder):
             sam_mixture = wide(self.output_hypernetworks_mlps[0](tokens[:, :, 1]))  # (B, P, C / 8)
             hq_mixture = wide(self.hq_mask_mlp(tokens[:, :, len(own) - 1]))
             upscaled = planes(upscaled_tokens(self, keys).flatten(2, 4), grid)  # (B, P, C / 8, 4h, 4w)
-            fine = self._prompt_features(upscaled) + self._image_features(features)[:, None]
+            fine = self._prompt_features(upscaled) + rows_of(self._image_features(features), image_index)[:, None]
             logits = _mixed(upscaled, sam_mixture) + _mixed(fine, hq_mixture)
         return logits, quality
 
