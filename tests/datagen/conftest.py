@@ -15,8 +15,8 @@ from tests.datagen.toy_work import write_many
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Annotation file of twelve procedural scenes."""
-    return synthesize("scenes", 12, 5, tmp_path_factory.mktemp("scenes") / "out", progress=False)
+    """Annotation file of procedural scenes; twelve or more have four objects or more."""
+    return synthesize("scenes", 24, 5, tmp_path_factory.mktemp("scenes") / "out", progress=False)
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ QUESTIONS = (
     "What could somebody reach for without moving anything else first?",
     "Which shape would a painter have to guess most of?",
     "My hands are cold and empty. Where should they go?",
-    "If the light went out, whose outline would I remember best?",
+    "If the light went out, what would I remember best?",
     "Whatever rolls in from the left meets which obstacle before all others?",
-    "Who or what enjoys the best view from its place?",
+    "Who or what enjoys the best place of all?",
     "An insurance agent asks for the most valuable item. What do you tell her?",
     "Suppose everything were glass: what would suddenly appear complete?",
     "Where does the eye rest once it has wandered about?",
@@ -30,7 +30,7 @@ QUESTIONS = (
     "How would you explain to a robot where danger lurks?",
     "Counting from the back, who comes second in this row?",
     "Name the part of this scene that a storm would carry off.",
-    "Yesterday it was not here; today it is. Guess!",
+    "Yesterday it was not here; today it is. Which one?",
 )
 
 Fault = str | None  # 429, 500, slow, cut, broken (no JSON), malformed (JSON of another form), ghost (unknown ids), ...
@@ -99,7 +99,8 @@ class FakeServer:
 
 def written_pairs(prompt: str, fault: Fault = None) -> dict[str, Any]:
     """Pairs that satisfy the rules, about the objects that a prompt lists; with `ghost`, about unknown ones."""
-    numbers = [int(number) for number in re.findall(r"^\[(\d+)\]", prompt, re.MULTILINE)]
+    listed = re.findall(r"^\[(\d+)\] ([^;]+);", prompt, re.MULTILINE)
+    numbers, kinds = [int(number) for number, _ in listed], [kind for _, kind in listed]
     count = int(re.search(r"Write (\d+) question", prompt)[1])
     fresh = [question for question in QUESTIONS if question not in prompt]
     pairs = []
@@ -107,7 +108,7 @@ def written_pairs(prompt: str, fault: Fault = None) -> dict[str, Any]:
         number = numbers[position % len(numbers)]
         if fault == "ghost" and position % 2:
             number += 1_000_000
-        answer = f"I would say it is <p>the thing in place {position % len(numbers)}</p> {{seg:{number}}} here."
+        answer = f"I would say it is <p>the {kinds[position % len(numbers)]}</p> {{seg:{number}}} here."
         pairs.append({"question": question, "answer": answer, "occlusion": []})
     return {"pairs": pairs}
 

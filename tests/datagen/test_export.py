@@ -32,7 +32,8 @@ ACCEPTED = 30
 @pytest.fixture(scope="module")
 def finished(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
     """Twelve scenes with 120 pairs: 29 accepted, 1 rewritten, 1 rejected, all others checked."""
-    work = select([DatasetSource("canonical", scenes)], ImageSelection(), tmp_path_factory.mktemp("export") / "work")
+    selection = ImageSelection(max_images=12, min_objects=4)
+    work = select([DatasetSource("canonical", scenes)], selection, tmp_path_factory.mktemp("export") / "work")
     generate(work, TemplateBackend(), progress=False)
     check(work, progress=False)
     pairs = list(work.pairs.find())

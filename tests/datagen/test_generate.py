@@ -249,7 +249,7 @@ def test_an_endpoint_that_is_down(toy_work: Works) -> None:
     with serving() as server:
         url = server.url
     with pytest.raises(
-        InputError, match="backend openai/toy prompt 1: expected an answer, got no answer: .*(refused|failed)"
+        InputError, match="backend openai/toy prompt 2: expected an answer, got no answer: .*(refused|failed)"
     ):
         run(work, FakeServer(url=url), policy=RequestPolicy(2, 2, 0.01))
     assert {image.state for image in work.images()} == {"selected"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,10 +36,23 @@ Works = Callable[..., WorkFolder]
 def test_summary(toy_work: Works) -> None:
     work = toy_work(1)
     assert describe(work.sample(work.image(1)), work.categories()).splitlines() == [
-        "Picture: 32 pixels wide, 32 high. 2 objects:",
+        "Image: 32 pixels wide, 32 high. 2 objects:",
         "[1] mug; visible box (4, 4, 20, 20); whole box (4, 4, 20, 20); 25% hidden; hidden by [2]",
         "[2] book; visible box (12, 12, 28, 28); whole box (12, 12, 28, 28); fully visible; hides part of [1]",
     ]
+
+
+def test_summary_says_what_is_unknown_and_what_the_frame_cuts_off(toy_work: Works) -> None:
+    """Nobody is told that such an object is fully visible."""
+    work = toy_work(1)
+    image = work.sample(work.image(1))
+    mug, book = image.objects
+    cut = encode_mask(np.pad(np.ones((12, 12), bool), ((20, 0), (20, 0))))
+    unknown = replace(mug, occluders=(), attributes={"amodal_unknown": True})
+    edge = replace(book, visible_rle=cut, amodal_rle=cut)
+    lines = describe(replace(image, objects=(unknown, edge)), work.categories()).splitlines()
+    assert lines[1] == "[1] mug; visible box (4, 4, 20, 20); whole unknown"
+    assert lines[2].endswith("whole box (12, 12, 28, 28); reaches beyond the image")
 
 
 def test_visible_pixels_outside_the_amodal_mask_do_not_count(toy_work: Works) -> None:
@@ -89,7 +103,7 @@ def test_labels_stay_inside_the_image(toy_work: Works) -> None:
 
 def test_prompt_states_what_went_wrong() -> None:
     first = make_prompt("SUMMARY", 10)
-    assert first.user.startswith("SUMMARY\n\nWrite 10 question-answer pairs about this picture.\n\nAnswer with JSON")
+    assert first.user.startswith("SUMMARY\n\nWrite 10 question-answer pairs about this image.\n\nAnswer with JSON")
     rejected = [RejectedPair("Which cup?", "This {seg:1}.", "giveaway: names it")]
     again = make_prompt("SUMMARY", 3, rejected, ["Who sits there?"], "format: broken")
     assert "Write 3 question-answer pairs" in again.user
@@ -105,6 +119,17 @@ def test_replies_are_parsed() -> None:
     drafts = [Draft("What is it?", "It is <p>that</p> {seg:3}.", ((3, 4),)), Draft("Who?", "Nobody.")]
     assert parse_response(to_response(drafts)) == drafts
     assert parse_response(f"```json\n{to_response(drafts)}\n```") == drafts
+    for around in (
+        '<think>So {a} or {"pairs": []}?</think>\n%s',
+        "Here it is:\n```json\n%s\n```\nMore?",
+        "%s Done {now}.",
+    ):
+        assert parse_response(around % to_response(drafts)) == drafts, around
+    sketch = to_response([Draft("A sketch?", "No.")])
+    assert parse_response(f"<think>{sketch}</think>{to_response(drafts)}") == drafts, "the last word counts"
+    assert parse_response(f"{sketch} or rather {to_response(drafts)}") == drafts
+    assert parse_response(json.dumps(json.loads(to_response(drafts))["pairs"])) == drafts, "a bare list of pairs"
+    assert parse_response('{"pairs": []}', allow_none=True) == []
     messy = to_response([Draft("What \n is it?", "That\tone.")])
     assert parse_response(messy) == [Draft("What is it?", "That one.")]
 
@@ -114,7 +139,8 @@ def test_replies_are_parsed() -> None:
     [
         ("", "expected JSON of the form asked for"),
         ("Sure! 1. What", "expected JSON of the form asked for"),
-        ("[]", "expected JSON of the form asked for"),
+        ("[]", "expected pairs, got an empty list"),
+        ("[3]", "expected JSON of the form asked for"),
         ('{"pairs": []}', "expected pairs, got an empty list"),
         ('{"pairs": [{"question": "q"}]}', "got pairs.0.answer: Field required"),
         ('{"pairs": [{"question": "q", "answer": "a", "occlusion": [{"front": "x", "behind": 1}]}]}', "front"),

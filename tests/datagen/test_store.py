@@ -56,7 +56,9 @@ def test_another_try_fills_the_slot_of_a_failed_pair(work: WorkFolder) -> None:
 
 
 def test_states_follow_the_transitions(work: WorkFolder) -> None:
-    with pytest.raises(InputError, match=r"expected a state after generated \(checked, failed\), got 'accepted'"):
+    with pytest.raises(
+        InputError, match=r"expected a state after generated \(checked, failed, unclear\), got 'accepted'"
+    ):
         work.pairs.set_state(1, "accepted", "ada")
     for state in ("checked", "reviewed", "cross_checked", "accepted"):
         work.pairs.set_state(1, state, "ada")

@@ -10,7 +10,7 @@ import pytest
 from amodal.data.relations import derive_occluders
 from amodal.data.samples import ImageSample, ObjectSample
 from amodal.ops.rle import encode_mask, rle_box_xyxy
-from amodal.questions.facts import Facts
+from amodal.questions.facts import Facts, ordinal
 
 
 def draw(*layers: str, attributes: dict[str, object] | None = None) -> ImageSample:
@@ -52,7 +52,44 @@ def test_names_of_many_objects_and_of_unknown_categories() -> None:
     assert facts.names[0] == "the espresso cup"
     assert facts.names[1] == "the first object from the left"
     mugs = Facts(row(11), dict.fromkeys(range(1, 12), "mug"))
-    assert mugs.names[9:] == ["the tenth mug from the left", "the mug number 11 from the left"]
+    assert mugs.names[9:] == ["the tenth mug from the left", "the 11th mug from the left"]
+    assert [ordinal(n) for n in (1, 10, 11, 12, 13, 21, 22, 23, 101, 111)] == [
+        "first", "tenth", "11th", "12th", "13th", "21st", "22nd", "23rd", "101st", "111th",
+    ]  # fmt: skip
+
+
+def stacked(offset: int) -> ImageSample:
+    """Two objects, one above the other, `offset` columns apart."""
+    upper = [list("." * 40) for _ in range(40)]
+    lower = [list("." * 40) for _ in range(40)]
+    upper[5][10], lower[30][10 + offset] = "#", "#"
+    return draw(*("\n".join("".join(row) for row in drawing) for drawing in (lower, upper)))
+
+
+def test_names_of_objects_one_above_the_other() -> None:
+    mugs = {1: "mug", 2: "mug"}
+    assert Facts(stacked(1), mugs).names == ["the right mug", "the left mug"]
+    assert not Facts(stacked(1), mugs).is_distinct(0), "hardly further to the right"
+    assert Facts(stacked(1), mugs, stacked_names=True).names == ["the lower mug", "the upper mug"]
+    assert Facts(stacked(1), mugs, stacked_names=True).is_distinct(0)
+    assert Facts(stacked(20), mugs, stacked_names=True).names == ["the right mug", "the left mug"]
+
+
+def test_what_is_known_of_the_whole() -> None:
+    inside = "......\n.####.\n.####.\n......"
+    touching = "......\n####..\n####..\n......"
+    known = Facts(draw(inside, touching, attributes={}), {})
+    assert [known.is_known(i) for i in (0, 1)] == [True, True]
+    assert known.is_full(0) and not known.is_full(1), "more of the second may lie beyond the border"
+    assert [known.touches_border(i) for i in (0, 1)] == [False, True]
+    unknown = Facts(draw(inside, attributes={"amodal_unknown": True}), {})
+    assert not unknown.is_known(0) and not unknown.is_full(0) and not unknown.is_clearly_hidden(0)
+    stated = Facts(draw(inside, attributes={"truncated": True}), {})
+    assert stated.touches_border(0) and not stated.is_full(0)
+    assert not stated.reaches_beyond(0), "no edge of it touches the border"
+    tall = "\n".join(["#..."] * 9)
+    assert Facts(draw(tall, attributes={}), {}).reaches_beyond(0)
+    assert not Facts(draw(tall, attributes={"truncated": False}), {}).reaches_beyond(0)
 
 
 def test_objects_are_listed_from_left_to_right() -> None:

@@ -206,3 +206,19 @@ def test_without_depths_and_truncation_nothing_depends_on_them(dataset: Annotate
         for question in turns
     }
     assert "use" in families and not {"reveal", "edge"} & families
+
+
+def test_nothing_that_the_border_cuts_off_is_called_whole(dataset: AnnotatedDataset) -> None:
+    """Neither "all of it" nor "seen whole", nor that it would be without something else."""
+    claimed = re.compile(r"you can see all of|you would see all of|nothing covers")
+    count = 0
+    for image in dataset.images:
+        facts = Facts(image, dataset.categories)
+        cut = {obj.id for i, obj in enumerate(image.objects) if facts.touches_border(i)}
+        for seed in range(8):
+            for conversation in scene_conversations(facts, np.random.default_rng(seed), "train"):
+                for turn in conversation:
+                    if claimed.search(turn.answer.lower()):
+                        count += 1
+                        assert not cut & {number for number, _ in parse_answer(turn.answer)}, turn
+    assert count > 5

@@ -10,7 +10,7 @@ import pytest
 from amodal.errors import InputError
 from amodal.questions import wording
 from amodal.questions.scene_forms import DEGREE_MARGIN
-from amodal.questions.wording import capitalized, named_in, naming_words, read_synonyms, wishes_for, with_article
+from amodal.questions.wording import capitalized, named_in, naming_words, read_synonyms
 
 
 def test_purposes_fit_common_knowledge() -> None:
@@ -49,17 +49,7 @@ def test_amounts_near_a_limit_are_unclear(rate: float, words: str | None) -> Non
     assert wording.amount(rate, margin=DEGREE_MARGIN) == words
 
 
-def test_wishes_do_not_name_their_kind() -> None:
-    assert all(wishes_for(kind) for kind in wording.SCENE_KINDS)
-    assert wishes_for("Zebra") == ["see a striped animal of the savanna"]
-    assert wishes_for("gizmo") == []
-    for purpose in wording.PURPOSES:
-        for kind in purpose.kinds:
-            assert all(named_in(wish, naming_words(kind)) is None for wish in purpose.wishes), purpose
-
-
-def test_articles_and_capitals() -> None:
-    assert [with_article(kind) for kind in ("mug", "apple", "scissors")] == ["a mug", "an apple", "scissors"]
+def test_capitals() -> None:
     assert capitalized("<p>the mug</p> is here") == "<p>The mug</p> is here"
     assert capitalized("") == ""
 

@@ -15,7 +15,6 @@ from amodal.errors import InputError
 
 if TYPE_CHECKING:
     from amodal.datagen.backends.base import Backend
-    from amodal.datagen.backends.endpoint import Structured
     from amodal.datagen.export.writers import ExportForm
     from amodal.datagen.select import DatasetSource, ImageSelection
     from amodal.datagen.store.records import PairState
@@ -54,6 +53,9 @@ def generate(
     pairs: Pairs = 10,
     rounds: Rounds = 3,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all draws.")] = 0,
+    facts: Annotated[
+        Path | None, typer.Option(help="YAML file with further facts about categories, for the template backend.")
+    ] = None,
     split: Annotated[
         list[str] | None,
         _selection(help="Side of the split per annotation file: train, test or auto (by file name, or drawn)."),
@@ -80,7 +82,11 @@ def generate(
     structured: Annotated[
         str, _endpoint(help="Form that the server must reply in: schema (JSON schema), json or none.")
     ] = "schema",
-    prompt: Annotated[str, _endpoint(help="Version of the prompt file.")] = "1",
+    token_limit: Annotated[
+        str, _endpoint(help="Parameter for the reply's length: auto, max_tokens or max_completion_tokens.")
+    ] = "auto",
+    system_role: Annotated[bool, _endpoint(help="Send the instructions as a system message.")] = True,
+    prompt: Annotated[str, _endpoint(help="Version of the prompt file.")] = "2",
     outlines: Annotated[bool, _endpoint(help="Draw numbered outlines of the objects on the image.")] = True,
     max_side: Annotated[int, _endpoint(min=64, help="Maximum side of the image sent, in pixels.")] = 1024,
     temperature: Annotated[float | None, _endpoint(help="Sampling temperature; default: the server's.")] = None,
@@ -115,9 +121,9 @@ def generate(
     if max_money is not None and prices == TokenPrices():
         raise InputError("max_money: expected prices of tokens with it (--price-prompt, --price-completion), got none")
     writer = _backend(
-        backend, seed, model=model, base_url=base_url, key_variable=key_variable, timeout=timeout,
+        backend, seed, facts, model, base_url=base_url, key_variable=key_variable, timeout=timeout,
         structured=structured, max_tokens=max_tokens, temperature=temperature, outlines=outlines,
-        max_side=max_side, prompt=prompt,
+        max_side=max_side, prompt=prompt, token_limit=token_limit, system_role=system_role,
     )  # fmt: skip
     with _open_or_select(out, sources, selection) as work:
         outcome = run(work, writer, pairs=pairs, policy=policy, limits=limits, prices=prices, progress=not as_json)
@@ -143,7 +149,7 @@ def show_prompt(
     images: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
     image_id: Annotated[int | None, typer.Option(help="Id of the image; default: the first.")] = None,
     pairs: Pairs = 10,
-    prompt: PromptVersion = "1",
+    prompt: PromptVersion = "2",
     image_file: Annotated[
         Path | None, typer.Option("--picture", help="JPEG file to write: the image as it would be sent.")
     ] = None,
@@ -186,6 +192,10 @@ def check(
     ] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Rule to skip; may be repeated.")] = None,
     english: Annotated[bool, typer.Option(help="Require English.")] = True,
+    policy: Annotated[
+        str, typer.Option(help="What the pairs of an image must be like together: none, or paper (the paper's shares).")
+    ] = "none",
+    facts: Annotated[Path | None, typer.Option(help="YAML file with further facts about categories.")] = None,
     pairs: Pairs = 10,
     rounds: Rounds = 3,
     as_json: AsJson = False,
@@ -196,24 +206,34 @@ def check(
     """
     from amodal.datagen.check import FailureRoute
     from amodal.datagen.check import check as run
+    from amodal.datagen.policy import Policy
     from amodal.datagen.rules import RuleSettings
     from amodal.datagen.store.work_folder import open_work
+    from amodal.questions.knowledge import all_facts
     from amodal.questions.wording import read_synonyms
 
     routes: tuple[FailureRoute, ...] = get_args(FailureRoute)
     if failed not in routes:
         raise InputError(f"failed: expected {' or '.join(routes)}, got {failed!r}")
+    if policy not in get_args(Policy):
+        raise InputError(f"policy: expected {' or '.join(get_args(Policy))}, got {policy!r}")
     settings = RuleSettings(
         english_share=RuleSettings.english_share if english else 0.0,
         synonyms={} if synonyms is None else read_synonyms(synonyms),
+        knowledge=all_facts(facts),
         skip=frozenset(skip or ()),
     )
     with open_work(work) as opened:
-        report = run(opened, settings, pairs=pairs, rounds=rounds, failure_route=failed, progress=not as_json)
+        report = run(
+            opened, settings, pairs=pairs, rounds=rounds, failure_route=failed, policy=cast("Policy", policy),
+            progress=not as_json,
+        )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(report.to_json()))
         return
-    typer.echo(f"{report.pairs} pairs: {report.checked} checked, {report.failed} failed")
+    typer.echo(
+        f"{report.pairs} pairs: {report.checked} checked, {report.failed} failed, {report.unclear} unclear (for people)"
+    )
     for name, rule in report.rules.items():
         if rule.failed:
             typer.echo(f"  {name}: {rule.failed}")
@@ -300,38 +320,22 @@ def _open_or_select(out: Path, sources: list[DatasetSource], selection: ImageSel
     return work
 
 
-def _backend(
-    name: str,
-    seed: int,
-    *,
-    model: str | None,
-    base_url: str | None,
-    key_variable: str,
-    timeout: float,
-    structured: str,
-    max_tokens: int,
-    temperature: float | None,
-    outlines: bool,
-    max_side: int,
-    prompt: str,
-) -> Backend:
+def _backend(name: str, seed: int, facts: Path | None, model: str | None, **settings: Any) -> Backend:
     if name == "template":
         from amodal.datagen.backends.template import TemplateBackend
+        from amodal.questions.knowledge import all_facts
 
-        return TemplateBackend(seed)
+        return TemplateBackend(seed, all_facts(facts))
     if name != "openai":
         raise InputError(f"backend: expected template or openai, got {name!r}")
-    from amodal.datagen.backends.endpoint import Endpoint, OpenAIBackend
+    from amodal.datagen.backends.endpoint import Endpoint, OpenAIBackend, Structured, TokenLimit
 
     if model is None:
         raise InputError("model: expected the name of a model with --backend openai, got none")
-    if structured not in ("schema", "json", "none"):
-        raise InputError(f"structured: expected schema, json or none, got {structured!r}")
-    endpoint = Endpoint(
-        model, base_url, key_variable, timeout, cast("Structured", structured), max_tokens, temperature, outlines,
-        max_side, prompt,
-    )  # fmt: skip
-    return OpenAIBackend(endpoint)
+    for option, allowed in (("structured", get_args(Structured)), ("token_limit", get_args(TokenLimit))):
+        if settings[option] not in allowed:
+            raise InputError(f"{option}: expected one of {', '.join(allowed)}, got {settings[option]!r}")
+    return OpenAIBackend(Endpoint(model, **settings))
 
 
 def _summary(work: WorkFolder) -> dict[str, Any]:
@@ -355,6 +359,7 @@ def _readable(numbers: dict[str, Any]) -> str:
         f"{name} {side['images']} images, {side['pairs']} pairs" for name, side in numbers["splits"].items()
     )
     answer, occlusion = numbers["objects_per_answer"], numbers["occlusion"]
+    shares = numbers["shares"]
     lengths = ", ".join(f"{count} with {length}" for length, count in answer["counts"].items()) or "none"
     return "\n".join(
         [
@@ -363,8 +368,10 @@ def _readable(numbers: dict[str, Any]) -> str:
             f"pairs: {_listed(numbers['states'])}",
             f"images: {_listed(numbers['image_states'])}",
             f"objects per answer: {answer['mean']:.2f} ({lengths})",
+            f"shares of the pairs: {shares['several']:.0%} with two objects or more, {shares['implicit']:.0%} implicit "
+            f"questions, {shares['reasons']:.0%} with a reason, {shares['repeated']:.0%} about the same objects again",
             f"occlusion rates of the objects mentioned, in tenths: {' '.join(map(str, occlusion['histogram']))}; "
-            f"{occlusion['whole']} of {occlusion['objects']} not occluded",
+            f"{occlusion['whole']} of {occlusion['objects']} not occluded, {occlusion['unknown']} unknown",
             f"requests: {_listed(numbers['requests'])}; {numbers['spent']['tokens']} tokens, "
             f"cost {numbers['spent']['money']:g}",
             f"reviews: {_listed(numbers['reviews'])} by {len(numbers['reviewers'])} people",

@@ -1,4 +1,7 @@
-"""Stage 3: check every generated pair against the rules, and send back the pairs that fail."""
+"""Stage 3: check every generated pair against the rules, and send back the pairs that fail.
+
+Pairs with a sentence that no rule can read are neither passed nor sent back: they wait for people.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from amodal.datagen.policy import Policy, max_pairs, to_replace
 from amodal.datagen.prompt import PAIRS_PER_IMAGE
 from amodal.datagen.rules import RULES, RuleContext, RuleSettings, RuleViolation, check_duplicate, check_pair
-from amodal.datagen.store.records import Draft, Pair, PairState, WorkImage
+from amodal.datagen.store.records import EXHAUSTED, REFUSED, Draft, Pair, PairState, WorkImage
 from amodal.datagen.store.work_folder import WorkFolder
 from amodal.io.progress import progress_bar
 
@@ -35,27 +39,29 @@ class CheckReport:
         pairs: number of pairs checked.
         checked: number of pairs without a violation.
         failed: number of pairs with a violation.
+        unclear: number of pairs that only people can judge.
         images: number of images checked.
         images_failed: number of images without a single readable pair.
         again: number of images that `generate` will ask about again.
         rules: report by rule. `format` counts replies that could not be parsed, `count` images with
-            too few pairs, and each other rule pairs.
+            too few pairs, and each other rule pairs; `policy` counts pairs that the policy replaces.
     """
 
     pairs: int = 0
     checked: int = 0
     failed: int = 0
+    unclear: int = 0
     images: int = 0
     images_failed: int = 0
     again: int = 0
     rules: dict[str, RuleReport] = field(
-        default_factory=lambda: {name: RuleReport() for name in (*IMAGE_RULES, *RULES, "duplicate")}
+        default_factory=lambda: {name: RuleReport() for name in (*IMAGE_RULES, *RULES, "duplicate", "policy")}
     )
 
     def to_json(self) -> dict[str, Any]:
         """The output of `amodal reasonseg check --json`."""
         rules = {name: {"failed": rule.failed, "examples": rule.examples} for name, rule in self.rules.items()}
-        counts = ("pairs", "checked", "failed", "images", "images_failed", "again")
+        counts = ("pairs", "checked", "failed", "unclear", "images", "images_failed", "again")
         return {**{name: getattr(self, name) for name in counts}, "rules": rules}
 
     def add_violation(self, rule: str, reason: str, **location: Any) -> None:
@@ -73,6 +79,7 @@ def check(
     pairs: int = PAIRS_PER_IMAGE,
     rounds: int = 3,
     failure_route: FailureRoute = "retry",
+    policy: Policy = "none",
     progress: bool = True,
 ) -> CheckReport:
     """Check the generated pairs; pairs that people have reviewed do not change.
@@ -87,6 +94,7 @@ def check(
         pairs: number of pairs wanted per image.
         rounds: maximum number of replies per image.
         failure_route: where failed pairs go.
+        policy: "paper" also fails pairs that keep an image from the shares of `policy.py`, the fewest that do.
         progress: show a progress bar on stderr.
     """
     report, settings = CheckReport(), settings or RuleSettings()
@@ -99,47 +107,64 @@ def check(
         with work.atomic():
             context = RuleContext(work.sample(image), categories, settings)
             found = list(work.pairs.find(image_id=image.id))
-            num_failed = _check_pairs(work, found, context, report)
-            num_missing = max(pairs - len(found), 0)
+            num_failed = _check_pairs(work, found, context, report, policy)
+            wanted = max_pairs(len(context.image.objects), pairs) if policy == "paper" else pairs
+            num_missing = max(wanted - len(found), 0)
             if found and num_missing:
-                report.add_violation("count", f"expected {pairs} pairs, got {len(found)}", image_id=image.id)
+                report.add_violation("count", f"expected {wanted} pairs, got {len(found)}", image_id=image.id)
             retry = failure_route == "retry" and image.tries < rounds and num_failed + num_missing > 0
             _set_image_state(work, image, bool(found), retry, report)
     return report
 
 
-def _check_pairs(work: WorkFolder, pairs: Iterable[Pair], context: RuleContext, report: CheckReport) -> int:
+def _check_pairs(
+    work: WorkFolder, pairs: Iterable[Pair], context: RuleContext, report: CheckReport, policy: Policy
+) -> int:
     """Check each pair that nobody has reviewed and set its state; returns how many failed."""
-    kept, num_failed = list[Draft](), 0
+    reviewed, kept, found = list[Draft](), list[Draft](), list[tuple[Pair, list[RuleViolation]]]()
     # Reviewed pairs come first, so that of two duplicates the reviewed one stays.
     for pair in sorted(pairs, key=lambda pair: pair.state in ("generated", "failed")):
         draft = Draft(pair.question, pair.answer, pair.claims)
-        if pair.state not in ("generated", "checked", "failed"):
-            kept += [] if pair.state == "rejected" else [draft]
+        if pair.state not in ("generated", "checked", "unclear", "failed"):
+            reviewed += [] if pair.state == "rejected" else [draft]
             continue
         violations = check_pair(draft, context)
-        duplicate = None if violations else check_duplicate(draft, kept, context.settings)
-        violations += [duplicate] if duplicate else []
+        if _state_after(violations) != "failed":
+            duplicate = check_duplicate(draft, reviewed + kept, context.settings)
+            violations += [duplicate] if duplicate else []
+        kept += [] if _state_after(violations) == "failed" else [draft]
+        found.append((pair, violations))
+    if policy == "paper" and kept:
+        surplus = to_replace(reviewed, kept, context)
+        passed = (violations for _, violations in found if _state_after(violations) != "failed")
+        for position, violations in enumerate(passed):
+            violations += [RuleViolation("policy", surplus[position])] if position in surplus else []
+    for pair, violations in found:
         _report_pair(pair, violations, report)
-        if violations:
-            num_failed += 1
-        else:
-            kept.append(draft)
         _set_pair_state(work, pair, violations)
-    return num_failed
+    return sum(_state_after(violations) == "failed" for _, violations in found)
+
+
+def _state_after(violations: list[RuleViolation]) -> PairState:
+    """Failed, unless all that is wrong is a sentence that only people can read."""
+    if any(violation.rule != "unclear" for violation in violations):
+        return "failed"
+    return "unclear" if violations else "checked"
 
 
 def _report_pair(pair: Pair, violations: list[RuleViolation], report: CheckReport) -> None:
+    state = _state_after(violations)
     report.pairs += 1
-    report.failed += bool(violations)
-    report.checked += not violations
+    report.failed += state == "failed"
+    report.unclear += state == "unclear"
+    report.checked += state == "checked"
     for violation in violations:
         location = {"pair_id": pair.id, "image_id": pair.image_id, "question": pair.question, "answer": pair.answer}
         report.add_violation(violation.rule, violation.reason, **location)
 
 
 def _set_pair_state(work: WorkFolder, pair: Pair, violations: list[RuleViolation]) -> None:
-    state: PairState = "failed" if violations else "checked"
+    state = _state_after(violations)
     reason = "; ".join(map(str, violations)) or None
     if pair.state != state:
         work.pairs.set_state(pair.id, state, WHO, reason=reason)
@@ -149,11 +174,11 @@ def _set_pair_state(work: WorkFolder, pair: Pair, violations: list[RuleViolation
 
 def _set_image_state(work: WorkFolder, image: WorkImage, has_pairs: bool, retry: bool, report: CheckReport) -> None:
     """Decide whether an image is done, is asked about again, or has failed as a whole."""
-    if retry and not (image.reason or "").startswith("refused"):
+    if retry and not (image.reason or "").startswith((REFUSED, EXHAUSTED)):
         work.set_image_state(image.id, "again", None if has_pairs else image.reason)
         report.again += 1
     elif has_pairs:
-        work.set_image_state(image.id, "done")
+        work.set_image_state(image.id, "done", image.reason if image.reason == EXHAUSTED else None)
     else:
         work.set_image_state(image.id, "failed", image.reason)
     report.images_failed += not has_pairs

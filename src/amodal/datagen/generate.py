@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from amodal.datagen.backends.base import Backend, BackendError, BackendReply, UsageEstimate, WritingTask
 from amodal.datagen.prompt import PAIRS_PER_IMAGE, RejectedPair, parse_response
-from amodal.datagen.store.records import Draft, ImageState, WorkImage
+from amodal.datagen.store.records import EXHAUSTED, REFUSED, Draft, ImageState, WorkImage
 from amodal.datagen.store.requests import Usage
 from amodal.datagen.store.work_folder import WorkFolder
 from amodal.errors import InputError
@@ -285,7 +285,7 @@ class _GenerationRun:
             return False
         request_id, reply, cost = result
         try:
-            drafts = parse_response(reply.text)
+            drafts = parse_response(reply.text, allow_none=reply.exhausted)
         except InputError as error:
             self._store_malformed(image, request_id, reply, cost, str(error))
         else:
@@ -303,7 +303,7 @@ class _GenerationRun:
             count=len(slots),
             round=image.tries,
             key=f"{self._work_id}-{image.id}-{image.tries}",
-            kept=[pair.question for pair in held.values() if pair.state != "failed"],
+            kept=[Draft(p.question, p.answer, p.claims) for p in held.values() if p.state != "failed"],
             rejected=[RejectedPair(pair.question, pair.answer, pair.reason or "") for pair in failed],
             complaint=image.reason if image.tries else None,
         )
@@ -352,7 +352,7 @@ class _GenerationRun:
             self._stop(f"the endpoint refuses ({error})")
             return
         self.outcome.refused += 1
-        self._work.set_image_state(image_id, "failed", f"refused: {error}")
+        self._work.set_image_state(image_id, "failed", f"{REFUSED}: {error}")
 
     async def _sleep(self, seconds: float) -> None:
         """Wait, unless the run stops meanwhile."""
@@ -371,7 +371,8 @@ class _GenerationRun:
                 prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens,
             )  # fmt: skip
             self._work.pairs.add_drafts(image.id, drafts, slots, self._backend.name)
-            self._work.count_reply(image.id, "answered")
+            state: ImageState = "answered" if drafts or self._work.pairs.exist(image.id) else "failed"
+            self._work.count_reply(image.id, state, EXHAUSTED if reply.exhausted else None)
         self.outcome.images += 1
         self.outcome.pairs += min(len(drafts), len(slots))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from string import Template
@@ -26,9 +26,11 @@ from amodal.inference.draw import object_colour
 from amodal.io.images import ImageArray, load_image
 from amodal.ops.arrays import Box, Mask
 from amodal.ops.occlusion import is_occluded
+from amodal.questions.facts import Facts
 
-PROMPT_VERSION = "1"
+PROMPT_VERSION = "2"
 PAIRS_PER_IMAGE = 10  # paper section 4.2: "For each image, ten question-and-answer pairs"
+MAX_JSON_STARTS = 2000  # brackets in a reply at which JSON is looked for
 MAX_REJECTED = 20  # rejected pairs that another request mentions
 JPEG_QUALITY = 90
 
@@ -117,24 +119,35 @@ def response_format() -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "pairs", "strict": True, "schema": schema}}
 
 
-def parse_response(text: str) -> list[Draft]:
-    """Parse the pairs in a model's reply; a code fence around the JSON is allowed.
+def parse_response(text: str, *, allow_none: bool = False) -> list[Draft]:
+    """Parse the pairs in a model's reply, wherever the JSON stands.
+
+    Models think aloud before the JSON, put it into a code fence, and add words after it. Of several JSON objects of
+    the form asked for, the last one counts, because a model may sketch its reply while it thinks.
+
+    Args:
+        text: the reply.
+        allow_none: accept an empty list.
 
     Raises:
-        InputError: the text is not JSON of the requested form; the message says what is wrong.
+        InputError: there is no JSON of the form asked for; the message says what is wrong with the nearest match.
     """
-    body = text.strip()
-    if body.startswith("```"):
-        body = body.removeprefix("```json").removeprefix("```").removesuffix("```").strip()
-    try:
-        written = WrittenPairs.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "answer"
-        raise InputError(f"format: expected JSON of the form asked for, got {place}: {first['msg']}") from error
-    if not written.pairs:
+    reason, is_empty = "", False
+    for body in _json_bodies(text):
+        try:
+            written = WrittenPairs.model_validate_json(body)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in first["loc"]) or "answer"
+            if not reason or reason.startswith("answer:"):  # says more than that there is no JSON
+                reason = f"{place}: {first['msg']}"
+            continue
+        if written.pairs or allow_none:
+            return [_draft(pair) for pair in written.pairs]
+        is_empty = True
+    if is_empty:
         raise InputError("format: expected pairs, got an empty list")
-    return [_draft(pair) for pair in written.pairs]
+    raise InputError(f"format: expected JSON of the form asked for, got {reason}")
 
 
 def to_response(drafts: Sequence[Draft]) -> str:
@@ -159,13 +172,22 @@ def describe(image: ImageSample, categories: dict[int, str]) -> str:
     """
     height, width = image.size
     count = f"{len(image.objects)} object" + ("s" if len(image.objects) != 1 else "")
-    lines = [f"Picture: {width} pixels wide, {height} high. {count}:"]
-    for obj in image.objects:
+    lines = [f"Image: {width} pixels wide, {height} high. {count}:"]
+    facts = Facts(image, categories)
+    for index, obj in enumerate(image.objects):
         rate = obj.occlusion_rate()
         parts = [f"[{obj.id}] {categories.get(obj.category_id, 'object').strip()}"]
         parts.append(f"visible box {_box(obj.visible_box_xyxy)}")
-        parts.append(f"whole box {_box(obj.amodal_box_xyxy)}")
-        parts.append(f"{rate:.0%} hidden" if is_occluded(rate) else "fully visible")
+        if facts.is_known(index):
+            parts.append(f"whole box {_box(obj.amodal_box_xyxy)}")
+            if is_occluded(rate):
+                parts.append(f"{rate:.0%} hidden")
+            elif facts.is_full(index):
+                parts.append("fully visible")
+        else:
+            parts.append("whole unknown")
+        if facts.reaches_beyond(index):
+            parts.append("reaches beyond the image")
         if obj.occluders:
             parts.append("hidden by " + _listed(obj.occluders))
         behind = [other.id for other in image.objects if obj.id in other.occluders]
@@ -233,6 +255,28 @@ def inner_point(mask: Mask) -> tuple[int, int]:
     depth = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
     y, x = np.unravel_index(int(depth.argmax()), depth.shape)
     return int(x), int(y)
+
+
+def _json_bodies(text: str) -> Iterator[str]:
+    """What may be the JSON in a reply, the most likely first: all of it, then the JSON values in it from the last."""
+    yield text.strip()
+    thought, closed, after = text.rpartition("</think>")
+    found = list[str]()
+    for part in (after, thought) if closed else (text,):
+        decoder, position, end, spans = json.JSONDecoder(), 0, len(part), list[str]()
+        for _ in range(MAX_JSON_STARTS):
+            position = min((p for p in (part.find("{", position), part.find("[", position)) if p >= 0), default=end)
+            if position == end:
+                break
+            try:
+                value, stop = decoder.raw_decode(part, position)
+            except (ValueError, RecursionError):
+                position += 1
+                continue
+            spans.append(json.dumps({"pairs": value}) if isinstance(value, list) else part[position:stop])
+            position = stop
+        found += reversed(spans)
+    yield from found
 
 
 def _draft(pair: WrittenPair) -> Draft:

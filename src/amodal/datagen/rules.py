@@ -1,23 +1,25 @@
 """The rules that every question-answer pair must satisfy.
 
-There is one function per rule; it returns what is wrong with the pair, or None. The rule on occlusion also reads
-statements from the words of an answer. It understands only plain statements between two mentions in one sentence:
-"A hides B", "A, which is partly behind B and C", "A, which B partly covers". It ignores negations and everything else.
+There is one function per rule; it returns what is wrong with the pair, or None. The rules on claims read what the
+sentences of an answer say about the masks (`claims.py`): a false claim violates `claims`, and a sentence that cannot
+be read violates `unclear`, which sends the pair to people instead of back to its writer.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import cached_property
 
 from amodal.data.reason_seg import check_question, parse_answer, plain_text
 from amodal.data.samples import ImageSample, ObjectSample
+from amodal.datagen.claims import ClaimVerdict, judge_claims
 from amodal.datagen.store.records import Draft
 from amodal.errors import InputError
-from amodal.ops.occlusion import is_occluded
 from amodal.ops.rle import rle_area
+from amodal.questions.facts import Facts
+from amodal.questions.knowledge import Knowledge, built_in_facts, category_key
 from amodal.questions.wording import named_in, naming_words, words_in
 
 _ENGLISH = frozenset(
@@ -41,8 +43,9 @@ class RuleSettings:
         answer_words: minimum and maximum number of words of an answer, without markup.
         english_share: minimum share of English function words; 0 allows every language.
         alike: share of common words from which two questions count as the same.
-        alike_same_objects: this share if both answers mention the same objects.
+        alike_same_objects: this share if both answers mention the same objects and the sort of question is unknown.
         synonyms: further words by category.
+        knowledge: facts by category; a phrase may use their adjectives.
         skip: names of rules to skip.
     """
 
@@ -52,6 +55,7 @@ class RuleSettings:
     alike: float = 0.8
     alike_same_objects: float = 0.6
     synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    knowledge: Knowledge = field(default_factory=built_in_facts)
     skip: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -86,6 +90,11 @@ class RuleContext:
     categories: Mapping[int, str]
     settings: RuleSettings = field(default_factory=RuleSettings)
 
+    @cached_property
+    def facts(self) -> Facts:
+        """What the masks show."""
+        return Facts(self.image, self.categories, stacked_names=True)
+
     def objects(self) -> dict[int, ObjectSample]:
         """Objects by id."""
         return {obj.id: obj for obj in self.image.objects}
@@ -114,19 +123,39 @@ def check_pair(draft: Draft, context: RuleContext) -> list[RuleViolation]:
 
 
 def check_duplicate(draft: Draft, others: Sequence[Draft], settings: RuleSettings) -> RuleViolation | None:
-    """Whether a pair asks nearly the same as another pair of the same image."""
+    """Whether a pair asks nearly the same as another pair of the same image.
+
+    Two pairs ask the same if their questions share most words. They are paraphrases if their answers mention the same
+    objects and their questions are of the same sort; questions of no known sort must share many words besides.
+    """
     if "duplicate" in settings.skip:
         return None
-    words, objects = frozenset(words_in(draft.question)), object_ids(draft.answer)
+    words, objects = frozenset(words_in(draft.question)), set(object_ids(draft.answer))
     for other in others:
-        others_words = frozenset(words_in(other.question))
+        others_words, others_objects = frozenset(words_in(other.question)), set(object_ids(other.answer))
         shared = len(words & others_words) / max(len(words | others_words), 1)
-        same_objects = set(objects) == set(object_ids(other.answer))
-        if shared >= (settings.alike_same_objects if same_objects else settings.alike):
+        sort = question_sort(draft)
+        paraphrase = bool(objects) and objects == others_objects and sort == question_sort(other)
+        if shared >= settings.alike or (paraphrase and (sort or shared >= settings.alike_same_objects)):
             return RuleViolation(
                 "duplicate", f"asks nearly what another question about the image asks: {other.question!r}"
             )
     return None
+
+
+_SORTS: dict[str, re.Pattern[str]] = {
+    "hidden": re.compile(r"\b(?:hid\w*|cover\w*|conceal\w*|see|seen|sight|view|visible|guess\w*|behind|outline)\b"),
+    "obstacle": re.compile(r"\b(?:way|mov\w+|remov\w+|tak\w+ away|aside|front|past|uncover\w*|obstacle)\b"),
+    "size": re.compile(r"\b(?:larg\w+|small\w+|big\w*|siz\w+|room|area|paper|fills?|tiny|huge)\b"),
+    "side": re.compile(r"\b(?:left|right|top|bottom|upper|lower|edge|border|corner|half|side|margin)\b"),
+    "order": re.compile(r"\b(?:first|last|next|then|row|order|line|ends|between|middle)\b"),
+    "distance": re.compile(r"\b(?:near\w*|clos\w+|far\w*|distance|apart|together)\b"),
+}
+
+
+def question_sort(draft: Draft) -> frozenset[str]:
+    """What a question about the image is about, by its words; empty if it is about use, or anything else."""
+    return frozenset(name for name, pattern in _SORTS.items() if pattern.search(draft.question.lower()))
 
 
 def object_ids(answer: str) -> list[int]:
@@ -164,18 +193,21 @@ def _ids(draft: Draft, context: RuleContext) -> str | None:
     return None
 
 
-def _binding(draft: Draft, context: RuleContext) -> str | None:
-    """The words before a placeholder must not name another category of the image instead of the object's own."""
+def _phrase(draft: Draft, context: RuleContext) -> str | None:
+    """The words before a placeholder must name the object's category, or use an adjective of its facts."""
     objects = context.objects()
     categories = {context.category(obj): context.names(obj) for obj in objects.values()}
     for number, phrase in parse_answer(draft.answer):
-        own = context.names(objects[number])
+        own, category = context.names(objects[number]), context.category(objects[number])
         if phrase is None or named_in(phrase, own):
             continue
         for other, names in categories.items():
             if not names & own and named_in(phrase, names):
-                category = context.category(objects[number])
                 return f"expected words for [{number}], a {category}, got {phrase!r}, which names a {other}"
+        facts = context.settings.knowledge.get(category_key(category))
+        looks = {tuple(words_in(look)) for look in facts.looks} if facts else set()
+        if not named_in(phrase, frozenset(looks)):
+            return f"expected words that name [{number}], a {category}, got {phrase!r}"
     return None
 
 
@@ -188,18 +220,35 @@ def _giveaway(draft: Draft, context: RuleContext) -> str | None:
     return None
 
 
-def _occlusion(draft: Draft, context: RuleContext) -> str | None:
-    objects = context.objects()
-    for front, behind in (*draft.claims, *claims_in_text(draft.answer)):
+def _stated(draft: Draft, context: RuleContext) -> str | None:
+    """What the writer states about occlusion besides the words of the answer."""
+    objects, facts = context.objects(), context.facts
+    position = {obj.id: i for i, obj in enumerate(facts.objects)}
+    for front, behind in draft.claims:
         for number in (front, behind):
             if number not in objects:
                 return f"expected statements about the image's objects, got one about [{number}]"
-        if front not in objects[behind].occluders:
+        if position[front] not in facts.in_front_of(position[behind]):
             return f"expected what the masks show, got that [{front}] hides part of [{behind}]"
-    for number, occluded in false_states_in_text(draft.answer, objects):
-        word = "partly hidden" if occluded else "fully visible"
-        return f"expected what the masks show, got that [{number}] is {word}"
     return None
+
+
+def _claims(draft: Draft, context: RuleContext) -> str | None:
+    for verdict in _verdicts(draft, context):
+        if verdict.verdict == "false":
+            return f"expected what the masks show, got {verdict.text} ({verdict.kind})"
+    return None
+
+
+def _unclear(draft: Draft, context: RuleContext) -> str | None:
+    for verdict in _verdicts(draft, context):
+        if verdict.verdict == "unclear":
+            return f"for people: no rule reads {verdict.text}"
+    return None
+
+
+def _verdicts(draft: Draft, context: RuleContext) -> list[ClaimVerdict]:
+    return judge_claims(draft.answer, context.facts)
 
 
 def _length(draft: Draft, context: RuleContext) -> str | None:
@@ -229,88 +278,11 @@ def _language(draft: Draft, context: RuleContext) -> str | None:
 RULES: dict[str, Callable[[Draft, RuleContext], str | None]] = {
     "placeholders": _placeholders,
     "ids": _ids,
-    "binding": _binding,
+    "phrase": _phrase,
     "giveaway": _giveaway,
-    "occlusion": _occlusion,
+    "occlusion": _stated,
+    "claims": _claims,
+    "unclear": _unclear,
     "length": _length,
     "language": _language,
 }
-
-
-_MENTION = re.compile(r"<p>[^<>]*</p>\s*\{seg:(\d+)\}")
-_HIDING = r"hid(?:es?|ing)|cover(?:s|ing)?|block(?:s|ing)?|obscur(?:es?|ing)|occlud(?:es?|ing)|conceal(?:s|ing)?"
-_HIDDEN = r"hidden|covered|blocked|obscured|occluded|concealed"
-_FRONT = re.compile(rf"\b(?:in front of|{_HIDING})\W*(?:part of|parts of|some of|most of|half of|a bit of)?\W*$")
-_BEHIND = re.compile(rf"\b(?:behind|(?:{_HIDDEN}) by)\W*$")
-_RELATIVE = re.compile(r"^\W*(?:which|that)\W*$")
-_AFTER_RELATIVE = re.compile(rf"^\W*(?:\w+ly\W+|half\W+)?(?:{_HIDING}|stands? in front of)\b\W*(?=$|[,.;:!?]|and\b)")
-_NEGATION = re.compile(r"\b(?:not|no|nothing|never|neither|nor|without)\b|n[’']t\b")
-_FULLY_VISIBLE = re.compile(r"^\W*(?:(?:which|that|it|and)\W+)*(?:is|are|stays|remains)?\W*"
-                    r"(?:fully|completely|entirely|wholly) (?:visible|seen|in view)\b")  # fmt: skip
-_PARTLY = re.compile(rf"^\W*(?:(?:which|that|it|and)\W+)*(?:is|are)\W+(?:\w+ly\W+|half\W+|mostly\W+)?(?:{_HIDDEN})\b")
-_JOINED = re.compile(r"^\W*(?:and|,|or)?\W*$")
-_END = re.compile(r"[.;!?]")
-
-
-@dataclass(frozen=True)
-class _Mention:
-    """A mention of an object in a sentence, and the words from there to the next mention."""
-
-    number: int
-    after: str
-
-
-def claims_in_text(answer: str) -> list[tuple[int, int]]:
-    """(front, behind) annotation ids of each statement about two objects."""
-    found = list[tuple[int, int]]()
-    for mentions in _sentences(answer):
-        for position, (one, other) in enumerate(pairwise(mentions)):
-            joined = [other.number]
-            for previous, following in pairwise(mentions[position + 1 :]):
-                if not _JOINED.match(previous.after):
-                    break
-                joined.append(following.number)
-            if _NEGATION.search(one.after):
-                continue
-            if _BEHIND.search(one.after):
-                found += [(number, one.number) for number in joined]
-            elif _FRONT.search(one.after):
-                found += [(one.number, number) for number in joined]
-            elif _RELATIVE.match(one.after) and _AFTER_RELATIVE.match(other.after):
-                found.append((other.number, one.number))
-    return found
-
-
-def false_states_in_text(answer: str, objects: Mapping[int, ObjectSample]) -> Iterator[tuple[int, bool]]:
-    """(annotation id, stated as occluded) of each statement about one object that its masks contradict."""
-    for mentions in _sentences(answer):
-        for one in mentions:
-            if one.number not in objects or _NEGATION.search(one.after):
-                continue
-            occluded = is_occluded(objects[one.number].occlusion_rate())
-            if _FULLY_VISIBLE.match(one.after) and occluded:
-                yield one.number, False
-            elif _PARTLY.match(one.after) and not occluded:
-                yield one.number, True
-
-
-def _sentences(answer: str) -> Iterator[list[_Mention]]:
-    """Mentions in each sentence with the words after them, in lower case."""
-    for sentence in _split(answer):
-        places = list(_MENTION.finditer(sentence))
-        ends = [*(place.start() for place in places[1:]), len(sentence)][: len(places)]
-        yield [
-            _Mention(int(place[1]), sentence[place.end() : end].lower())
-            for place, end in zip(places, ends, strict=True)
-        ]
-
-
-def _split(answer: str) -> list[str]:
-    """Split into sentences; a full stop inside a phrase does not end one."""
-    parts, start = [], 0
-    protected = [(m.start(), m.end()) for m in _MENTION.finditer(answer)]
-    for stop in _END.finditer(answer):
-        if not any(first <= stop.start() < last for first, last in protected):
-            parts.append(answer[start : stop.end()])
-            start = stop.end()
-    return [*parts, answer[start:]]

@@ -11,8 +11,9 @@ from typing import Any, get_args
 
 import numpy as np
 
-from amodal.datagen.rules import object_ids
-from amodal.datagen.store.records import PairState, Review, Verdict
+from amodal.datagen.policy import PairShares, pair_shares
+from amodal.datagen.rules import RuleContext, object_ids
+from amodal.datagen.store.records import Draft, PairState, Review, Verdict
 from amodal.datagen.store.work_folder import WorkFolder
 from amodal.errors import InputError
 from amodal.ops.occlusion import is_occluded
@@ -31,11 +32,14 @@ def statistics(work: WorkFolder, states: Sequence[PairState] | None = None) -> d
     Returns:
         `images`, `pairs`, `pairs_per_image`, `splits`, `states`, `mentions`, `objects_per_answer`
         (mean, and number of answers by number of objects), and `occlusion` of the objects that
-        answers mention, each object once per image: `objects`, `whole` (not occluded) and a
-        `histogram` of the occlusion rates over [0, 1].
+        answers mention, each object once per image: `objects`, `whole` (not occluded), `unknown`
+        (nobody knows the whole) and a `histogram` of the known occlusion rates over [0, 1].
+        `shares` are those of the pairs that `policy.py` asks for: answers with `several` objects,
+        `implicit` questions, answers with `reasons`, and `repeated` answers about the same objects.
     """
     splits: dict[str, Counter[str]] = {"train": Counter(), "test": Counter()}
-    found, lengths, histogram, num_whole = Counter[str](), Counter[int](), [0] * BINS, 0
+    found, lengths, histogram, num_whole, num_unknown = Counter[str](), Counter[int](), [0] * BINS, 0, 0
+    shares, categories = PairShares(), work.categories()
     for image in work.images():
         pairs = list(work.pairs.find(states, image_id=image.id))
         if states is not None and not pairs:
@@ -45,8 +49,13 @@ def statistics(work: WorkFolder, states: Sequence[PairState] | None = None) -> d
         mentioned = [object_ids(pair.answer) for pair in pairs]
         lengths.update(map(len, mentioned))
         distinct = {number for numbers in mentioned for number in numbers}
-        for obj in work.sample(image).objects:
-            if obj.id in distinct:
+        sample = work.sample(image)
+        drafts = [Draft(pair.question, pair.answer) for pair in pairs]
+        shares += pair_shares(drafts, RuleContext(sample, categories))
+        for obj in sample.objects:
+            if obj.id in distinct and obj.attributes.get("amodal_unknown"):
+                num_unknown += 1
+            elif obj.id in distinct:
                 rate = obj.occlusion_rate()
                 histogram[min(int(rate * BINS), BINS - 1)] += 1
                 num_whole += not is_occluded(rate)
@@ -63,7 +72,13 @@ def statistics(work: WorkFolder, states: Sequence[PairState] | None = None) -> d
             "mean": _mean(num_mentions, num_pairs),
             "counts": {str(length): count for length, count in sorted(lengths.items())},
         },
-        "occlusion": {"objects": sum(histogram), "whole": num_whole, "histogram": histogram},
+        "shares": shares.shares(),
+        "occlusion": {
+            "objects": sum(histogram) + num_unknown,
+            "whole": num_whole,
+            "unknown": num_unknown,
+            "histogram": histogram,
+        },
     }
 
 

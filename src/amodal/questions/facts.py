@@ -19,10 +19,20 @@ from amodal.ops.arrays import Mask
 from amodal.ops.boxes import boxes_meet
 from amodal.ops.occlusion import MIN_OCCLUDER_SHARE, cover_shares, is_occluded
 from amodal.ops.rle import rle_area
+from amodal.questions.grammar import joined
 
 MIN_BORDER = 8  # pixels along the image border that an object cut off by it must touch
 MIN_CLEAR_RATE = 0.05  # smallest occlusion rate that is clearly visible
-ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+CLEAR_PIXELS, CLEAR_SHARE = 4, 0.02  # smallest difference of two places: pixels, and share of the longer side
+
+
+def ordinal(number: int) -> str:
+    """The number as a position in a row: "first", "second", ... "11th", "21st"."""
+    words = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+    if number <= len(words):
+        return words[number - 1]
+    ending = "th" if number // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 class Facts:
@@ -33,6 +43,7 @@ class Facts:
     Args:
         image: its objects have occluders (see `data.relations.derive_occluders`).
         categories: category names by id; an object of another category is called "object".
+        stacked_names: call two objects of a kind "upper" and "lower" where one stands above the other.
 
     Attributes:
         objects: the annotated objects.
@@ -40,20 +51,25 @@ class Facts:
         names: words that tell each object from the others: "the mug", or "the left mug" if there are several.
         rates: (N,) occlusion rates; 0 where the amodal mask is unknown.
         areas: (N,) pixels of the amodal masks, or of the visible masks where the amodal ones are unknown.
+        visible_areas: (N,) pixels of the visible masks.
+        clear_gap: pixels from which one place is called further to a side, or nearer, than another.
         centres: (x, y) of each visible box's centre.
         rank: (N,) place of each object from left to right, by the centre.
     """
 
-    def __init__(self, image: ImageSample, categories: Mapping[int, str]) -> None:
+    def __init__(self, image: ImageSample, categories: Mapping[int, str], *, stacked_names: bool = False) -> None:
         self.size = image.size
         self.objects = list(image.objects)
         self.kinds = [categories.get(obj.category_id, "object").replace("_", " ").strip() for obj in self.objects]
         self.rates = np.array([obj.occlusion_rate() for obj in self.objects])
         self.areas = np.array([rle_area(obj.amodal_rle or obj.visible_rle) for obj in self.objects])
+        self.visible_areas = np.array([rle_area(obj.visible_rle) for obj in self.objects])
+        self.clear_gap = max(CLEAR_PIXELS, CLEAR_SHARE * max(self.size))
         boxes = [obj.visible_box_xyxy for obj in self.objects]
         self.centres = [((x0 + x1) / 2, (y0 + y1) / 2) for x0, y0, x1, y1 in boxes]
         order = np.argsort([x for x, _ in self.centres], kind="stable")
         self.rank = np.argsort(order, kind="stable")
+        self._stacked_names = stacked_names
         self.names = self._distinct_names()
         self._occluders = [sorted(positions) for positions in occluder_positions(self.objects)]
         self._visible_pixels: dict[int, npt.NDArray[np.intp]] = {}
@@ -67,11 +83,16 @@ class Facts:
         """The object in an answer: its name in markup and its placeholder."""
         return f"<p>{self.names[index]}</p> {{seg:{self.objects[index].id}}}"
 
-    def listing(self, indices: Iterable[int], *, by_name: bool = False) -> str:
-        """Objects from left to right: "A", "A and B", "A, B and C"; as mentions, or by their names alone."""
+    def listing(self, indices: Iterable[int], *, by_name: bool = False, ordered: bool = False) -> str:
+        """Objects as "A", "A and B", "A, B and C": as mentions, or by their names alone.
+
+        Args:
+            indices: the objects.
+            by_name: without markup and placeholders.
+            ordered: in the order given, instead of from left to right.
+        """
         name = self.names.__getitem__ if by_name else self.mention
-        parts = [name(i) for i in self.left_to_right(indices)]
-        return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+        return joined([name(i) for i in (indices if ordered else self.left_to_right(indices))])
 
     def left_to_right(self, indices: Iterable[int] | None = None) -> list[int]:
         """These objects, or all of them, from left to right."""
@@ -80,6 +101,49 @@ class Facts:
     def of_kinds(self, kinds: frozenset[str]) -> list[int]:
         """Objects of these kinds."""
         return [i for i, kind in enumerate(self.kinds) if kind in kinds]
+
+    def is_distinct(self, index: int) -> bool:
+        """Whether the name tells the object apart: no object of its kind has its centre in almost the same place."""
+        alike = [i for i, kind in enumerate(self.kinds) if kind == self.kinds[index] and i != index]
+        axis = 1 if self.is_stacked(index) else 0
+        return all(abs(self.centres[i][axis] - self.centres[index][axis]) >= self.clear_gap for i in alike)
+
+    def is_stacked(self, index: int) -> bool:
+        """Whether it is one of two objects of a kind that are called "upper" and "lower"."""
+        alike = [self.centres[i] for i, kind in enumerate(self.kinds) if kind == self.kinds[index]]
+        if not self._stacked_names or len(alike) != 2:
+            return False
+        (x0, y0), (x1, y1) = alike
+        return abs(x0 - x1) < self.clear_gap <= abs(y0 - y1)
+
+    # What is known of the whole
+
+    def is_known(self, index: int) -> bool:
+        """Whether the whole object is annotated, as far as it lies in the image."""
+        obj = self.objects[index]
+        return obj.amodal_rle is not None and not obj.attributes.get("amodal_unknown")
+
+    def touches_border(self, index: int) -> bool:
+        """Whether the object reaches the border of the image, so that more of it may lie beyond."""
+        return bool(self.objects[index].attributes.get("truncated")) or self._border_pixels[index] > 0
+
+    def reaches_beyond(self, index: int) -> bool:
+        """Whether the border clearly cuts the object off: a long edge touches it, and the source does not deny it."""
+        stated = self.objects[index].attributes.get("truncated")
+        return stated is not False and self._border_pixels[index] >= MIN_BORDER
+
+    def is_full(self, index: int) -> bool:
+        """Whether all of the object can be seen: its whole is known, within the image, and not occluded."""
+        return self.is_known(index) and not self.touches_border(index) and not is_occluded(float(self.rates[index]))
+
+    def is_clearly_hidden(self, index: int) -> bool:
+        """Whether another object hides a part of this one that nobody overlooks."""
+        return self.is_known(index) and self.rates[index] >= MIN_CLEAR_RATE and bool(self.in_front_of(index))
+
+    @cached_property
+    def _border_pixels(self) -> list[int]:
+        """Pixels of each object along the side of the image that most of them touch."""
+        return [max(int(edge.sum()) for edge in (m[0], m[-1], m[:, 0], m[:, -1])) for m in self._amodal_masks]
 
     # Occlusion
 
@@ -128,6 +192,17 @@ class Facts:
         return revealed
 
     @cached_property
+    def uncovered(self) -> npt.NDArray[np.int64]:
+        """(N,) pixels at which an object hides another one: what taking it away would uncover."""
+        visible = [obj.visible_mask() for obj in self.objects]
+        hidden = [whole & ~seen for whole, seen in zip(self._amodal_masks, visible, strict=True)]
+        counts = []
+        for index, mask in enumerate(visible):
+            others = [hidden[i] for i in range(len(self)) if i != index]
+            counts.append(int(np.count_nonzero(mask & np.logical_or.reduce(others))) if others else 0)
+        return np.array(counts, np.int64)
+
+    @cached_property
     def cover(self) -> npt.NDArray[np.float64]:
         """(N, N) share of the occluded pixels of the second object that the first one covers."""
         return cover_shares([obj.visible_mask() for obj in self.objects], self._amodal_masks)
@@ -142,9 +217,8 @@ class Facts:
     def cut_by_border(self) -> list[int] | None:
         """Objects that reach beyond the image, or None if that is in doubt or not stated."""
         cut = []
-        for index, (obj, mask) in enumerate(zip(self.objects, self._amodal_masks, strict=True)):
-            truncated = obj.attributes.get("truncated")
-            border = max(int(edge.sum()) for edge in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))
+        for index, obj in enumerate(self.objects):
+            truncated, border = obj.attributes.get("truncated"), self._border_pixels[index]
             if truncated is None or (truncated and border < MIN_BORDER) or (not truncated and border):
                 return None
             if truncated:
@@ -189,6 +263,9 @@ class Facts:
             alike = self.left_to_right(self.of_kinds(frozenset([kind])))
             for place, index in enumerate(alike):
                 names[index] = f"the {_name_at(place, len(alike), kind)}"
+            if self.is_stacked(alike[0]):
+                upper, lower = sorted(alike, key=lambda i: self.centres[i][1])
+                names[upper], names[lower] = f"the upper {kind}", f"the lower {kind}"
         return names
 
 
@@ -202,6 +279,4 @@ def _name_at(place: int, count: int, kind: str) -> str:
         return kind
     if count <= 3:
         return f"{(('left', 'right') if count == 2 else ('left', 'middle', 'right'))[place]} {kind}"
-    if place < len(ORDINALS):
-        return f"{ORDINALS[place]} {kind} from the left"
-    return f"{kind} number {place + 1} from the left"
+    return f"{ordinal(place + 1)} {kind} from the left"

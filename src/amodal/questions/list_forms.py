@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from amodal.questions.facts import Facts
+from amodal.questions.grammar import with_article
 from amodal.questions.scene_forms import AREA_MARGIN, MAX_LISTED, PurposePart, SceneQuestionWriter
 from amodal.questions.wording import (
     LIST_FORMS,
@@ -23,7 +24,6 @@ from amodal.questions.wording import (
     addressed,
     amount,
     capitalized,
-    with_article,
 )
 
 T = TypeVar("T")
@@ -67,7 +67,8 @@ def _uses(writer: SceneQuestionWriter) -> Question | None:
 
 def _amounts(writer: SceneQuestionWriter) -> Question | None:
     facts = writer.facts
-    entries = [f"of {facts.mention(i)} {amount(float(facts.rates[i]))}" for i in facts.left_to_right()[:MAX_OBJECTS]]
+    within = [i for i in facts.left_to_right() if not facts.touches_border(i)]  # nobody sees all of the others
+    entries = [f"of {facts.mention(i)} {amount(float(facts.rates[i]))}" for i in within[:MAX_OBJECTS]]
     return _list(writer, "list_amounts", "list_amounts", entries)
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from amodal.questions.facts import Facts
+from amodal.questions.grammar import with_article
 from amodal.questions.wording import (
     PURPOSES,
     SCENE_FORMS,
@@ -23,7 +24,6 @@ from amodal.questions.wording import (
     addressed,
     amount,
     capitalized,
-    with_article,
 )
 
 MAX_LISTED = 5  # objects in one answer
@@ -262,7 +262,7 @@ def _behind(writer: SceneQuestionWriter) -> Question | None:
 def _reveal(writer: SceneQuestionWriter) -> Question | None:
     x = writer.random_object()
     revealed = writer.facts.revealed_without(x)
-    if revealed is None or not (revealed or writer.happens(NOTHING_SHARE)):
+    if revealed is None or not (revealed or writer.happens(NOTHING_SHARE)) or _are_cut(writer, revealed):
         return None
     return writer.write("reveal", revealed, {"x": writer.facts.names[x]}, antecedents=())
 
@@ -292,7 +292,13 @@ def _whole(writer: SceneQuestionWriter) -> Question | None:
     if occluded is None:
         return None
     found = [i for i in range(len(writer.facts)) if i not in occluded]
-    return None if len(found) > MAX_LISTED else writer.write("whole", found)
+    in_doubt = _are_cut(writer, found) or len(found) > MAX_LISTED
+    return None if in_doubt else writer.write("whole", found)
+
+
+def _are_cut(writer: SceneQuestionWriter, indices: Sequence[int]) -> bool:
+    """Whether the border cuts off one of these objects: then nobody can say that it is seen whole."""
+    return any(writer.facts.touches_border(i) for i in indices)
 
 
 def _size(writer: SceneQuestionWriter) -> Question | None:
@@ -351,7 +357,7 @@ def _it_seen(writer: SceneQuestionWriter, before: Question) -> Question | None:
     if len(before.antecedents) != 1:
         return None
     seen = amount(float(writer.facts.rates[before.antecedents[0]]), margin=DEGREE_MARGIN)
-    return None if seen is None else writer.write("it_seen", before.antecedents, {"amount": seen})
+    return None if seen is None or _are_cut(writer, before.antecedents) else writer.write("it_seen", before.antecedents, {"amount": seen})
 
 
 def _them_most(writer: SceneQuestionWriter, before: Question) -> Question | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -73,10 +73,17 @@ class SceneForm:
 
 @dataclass(frozen=True)
 class ImageForm:
-    """How a question about any image is asked and answered; of several texts one is drawn."""
+    """How a question about any image is asked and answered; of several texts one is drawn.
+
+    Attributes:
+        questions: forms of the question.
+        answers: forms of the answer.
+        variants: the questions by name, where each asks for something else; empty otherwise.
+    """
 
     questions: tuple[str, ...]
     answers: tuple[str, ...]
+    variants: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,6 @@ class Purpose:
     gap: Wording | None
     need: Wording | None
     trait: Wording | None
-    wishes: tuple[str, ...]
 
 
 def _read(name: str) -> Any:
@@ -101,7 +107,7 @@ def _wording(entry: Mapping[str, Any] | None) -> Wording | None:
 
 def _purpose(entry: Mapping[str, Any]) -> Purpose:
     gap, need, trait = (_wording(entry.get(part)) for part in ("gap", "need", "trait"))
-    return Purpose(frozenset(entry["kinds"]), gap, need, trait, tuple(entry.get("wishes", ())))
+    return Purpose(frozenset(entry["kinds"]), gap, need, trait)
 
 
 def _scene_form(entry: Mapping[str, Any]) -> SceneForm:
@@ -110,8 +116,13 @@ def _scene_form(entry: Mapping[str, Any]) -> SceneForm:
 
 
 def _image_form(entry: Mapping[str, Any]) -> ImageForm:
-    questions, answers = (entry.get(part, ()) for part in ("questions", "answers"))
-    return ImageForm(*((texts,) if isinstance(texts, str) else tuple(texts) for texts in (questions, answers)))
+    questions = entry["questions"]
+    variants: dict[str, str] = questions if isinstance(questions, dict) else {}
+    return ImageForm(_texts(variants.values() if variants else questions), _texts(entry["answers"]), variants)
+
+
+def _texts(texts: str | Iterable[str]) -> tuple[str, ...]:
+    return (texts,) if isinstance(texts, str) else tuple(texts)
 
 
 _scene_texts, _naming = _read("scene_forms"), _read("synonyms")
@@ -127,11 +138,6 @@ IMAGE_FORMS = {name: _image_form(entry) for name, entry in _read("image_forms").
 SYNONYMS: dict[str, tuple[str, ...]] = {kind: tuple(words) for kind, words in _naming["synonyms"].items()}
 
 
-def wishes_for(kind: str) -> list[str]:
-    """Phrases that complete "I want to ..." and that an object of this kind serves."""
-    return [wish for purpose in PURPOSES if kind.lower() in purpose.kinds for wish in purpose.wishes]
-
-
 def amount(rate: float, *, margin: float = 0.0) -> str | None:
     """How much can be seen of an object with this occlusion rate; None within `margin` of the next amount."""
     near = any(0 < limit < 1 and abs(rate - limit) < margin for limit in DEGREES.values())
@@ -141,13 +147,6 @@ def amount(rate: float, *, margin: float = 0.0) -> str | None:
 def addressed(text: str) -> str:
     """A phrase about "my" objects as the one who answers says it."""
     return text.replace("my ", "your ")
-
-
-def with_article(kind: str) -> str:
-    """The kind with its indefinite article: a mug, an apple, scissors."""
-    if kind == "scissors":
-        return kind
-    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def capitalized(text: str) -> str:

@@ -91,7 +91,7 @@ function show(item, image, failed) {
   const claims = item.claims.map(([front, behind]) => `#${front} hides part of #${behind}`);
   $("claims").hidden = !claims.length;
   $("claims").textContent = `Stated by the writer: ${claims.join(", ")}.`;
-  const notice = failed ? "The image could not be loaded." : item.fault ? `Failed the automatic check: ${item.fault}`
+  const notice = failed ? "The image could not be loaded." : item.fault ? `Automatic check: ${item.fault}`
     : item.state === "cross_checked" ? "The earlier verdicts differ. Your verdict decides." : "";
   $("notice").hidden = !notice;
   $("notice").className = failed || item.fault ? "bad" : "";

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from amodal.data.samples import ImageSample
 from amodal.datagen.prompt import RejectedPair
+from amodal.datagen.store.records import Draft
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class WritingTask:
         count: number of pairs wanted.
         round: number of earlier replies about this image.
         key: the same for the same task in every run, so that a server recognises a repeated request.
-        kept: questions about the image that stay.
+        kept: pairs about the image that stay.
         rejected: pairs of earlier rounds that failed the check.
         complaint: why the last reply as a whole could not be used, or None.
     """
@@ -30,7 +31,7 @@ class WritingTask:
     count: int
     round: int
     key: str
-    kept: Sequence[str] = ()
+    kept: Sequence[Draft] = ()
     rejected: Sequence[RejectedPair] = ()
     complaint: str | None = None
 
@@ -44,12 +45,14 @@ class BackendReply:
         raw: everything that was received, as JSON, for the record.
         prompt_tokens: as counted by the server, or estimated.
         completion_tokens: as counted by the server, or estimated.
+        exhausted: the writer knows no more pairs about this image; there may be none at all.
     """
 
     text: str
     raw: str
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    exhausted: bool = False
 
 
 @dataclass(frozen=True)

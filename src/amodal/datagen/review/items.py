@@ -77,7 +77,7 @@ class ReviewItems:
             "state": pair.state,
             "question": pair.question,
             "answer": to_editable(pair.answer, ids),
-            "fault": reason_for_people(pair.reason or "", ids) if pair.state == "failed" else None,
+            "fault": reason_for_people(pair.reason or "", ids) if pair.state in ("failed", "unclear") else None,
             "claims": [[number[a], number[b]] for a, b in pair.claims if a in number and b in number],
             "image": {"id": image.id, "width": width, "height": height, "url": f"images/{image.id}"},
             "objects": self.objects(image.id),

@@ -211,7 +211,7 @@ def _task(work: WorkFolder, pair: Pair, ids: Sequence[int], data: Record, region
     earlier = (
         [_verdict_in_words(r, ids) for r in work.reviews.of_pair(pair.id)] if pair.state == "cross_checked" else []
     )
-    if pair.state == "failed":
+    if pair.state in ("failed", "unclear"):
         earlier = [f"The automatic check: {reason_for_people(pair.reason or '', ids)}"]
     return {
         "data": {

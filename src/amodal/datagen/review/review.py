@@ -55,7 +55,7 @@ class ReviewPolicy:
     @property
     def states(self) -> tuple[PairState, ...]:
         """States of the pairs that are handed out, the most urgent first."""
-        return ("cross_checked", "reviewed", "checked", *(("failed",) if self.include_failed else ()))
+        return ("cross_checked", "reviewed", "checked", "unclear", *(("failed",) if self.include_failed else ()))
 
 
 def work_policy(work: WorkFolder, reviewers: int | None = None, include_failed: bool = False) -> ReviewPolicy:

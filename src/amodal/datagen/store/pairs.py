@@ -129,7 +129,8 @@ class PairTable:
     def program_names(self) -> list[str]:
         """Names under which programs, not people, changed pairs."""
         rows = self._database.query(
-            "SELECT DISTINCT who FROM history WHERE state IN ('generated', 'checked', 'failed') AND reason IS NOT ?",
+            "SELECT DISTINCT who FROM history WHERE state IN ('generated', 'checked', 'unclear', 'failed') "
+            "AND reason IS NOT ?",
             (REVIEW_WITHDRAWN,),
         )
         return [who for (who,) in rows]

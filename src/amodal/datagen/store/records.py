@@ -6,19 +6,26 @@ from dataclasses import dataclass
 from typing import Literal
 
 PairState = Literal[
-    "generated", "checked", "failed", "reviewed", "cross_checked", "accepted", "rewritten", "rejected"
+    "generated", "checked", "unclear", "failed", "reviewed", "cross_checked", "accepted", "rewritten", "rejected"
 ]  # fmt: skip
 SplitName = Literal["train", "test"]
 Verdict = Literal["accept", "fix", "reject"]
 Stage = Literal["review", "cross-check", "tiebreak"]
 ImageState = Literal["selected", "answered", "again", "done", "failed"]
 
+EXHAUSTED = "exhausted: the writer knows no more pairs about this image"
+"""Reason of an image that has fewer pairs than wanted and is not asked about again."""
+REFUSED = "refused"
+"""Start of the reason of an image that the endpoint refused."""
+
 # The states that may follow each state. A failed pair is generated again, passes a later check, or
-# goes to people, who may also decide about it alone.
+# goes to people, who may also decide about it alone. An unclear pair has a sentence that no rule can
+# read: only people can pass it.
 TRANSITIONS: dict[PairState, frozenset[PairState]] = {
-    "generated": frozenset({"checked", "failed"}),
-    "failed": frozenset({"generated", "checked", "reviewed", "accepted", "rewritten", "rejected"}),
-    "checked": frozenset({"failed", "reviewed", "accepted", "rewritten", "rejected"}),
+    "generated": frozenset({"checked", "unclear", "failed"}),
+    "failed": frozenset({"generated", "checked", "unclear", "reviewed", "accepted", "rewritten", "rejected"}),
+    "unclear": frozenset({"checked", "failed", "reviewed", "accepted", "rewritten", "rejected"}),
+    "checked": frozenset({"unclear", "failed", "reviewed", "accepted", "rewritten", "rejected"}),
     "reviewed": frozenset({"cross_checked", "accepted", "rewritten", "rejected"}),
     "cross_checked": frozenset({"accepted", "rewritten", "rejected"}),
     "accepted": frozenset(),
