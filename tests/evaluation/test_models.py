@@ -16,6 +16,7 @@ from amodal.evaluation.boxes import BoxSource
 from amodal.evaluation.evaluator import EvaluationSettings, evaluate, evaluate_baseline
 from amodal.evaluation.predictions import MaskPrediction
 from amodal.evaluation.rows import ImageCache, ModelRow
+from amodal.models.plug import PlugConfig, PlugModel
 from amodal.ops.boxes import mask_to_box
 from amodal.ops.rle import decode_mask, encode_window
 from tests.evaluation.toy_predictions import toy
@@ -155,3 +156,20 @@ def test_baselines_that_cannot_be_scored_alone_or_take_no_threshold_raise(tmp_pa
         evaluate_baseline("filled_box", dataset, settings, threshold=0.5)
     with pytest.raises(InputError, match="baseline: expected one of true_visible, .* got 'triangle'"):
         evaluate_baseline("triangle", dataset, settings)
+
+
+def test_true_visible_masks_as_prompts(tmp_path: Path) -> None:
+    """A given visible mask stays as it is; a model that does not take masks is not scored as if it did."""
+    _, dataset = toy(tmp_path, 2)
+    config = PlugConfig(image_size=128, refine_channels=8, mask_prompts=True)
+    torch.manual_seed(0)
+    taught = AmodalSegmenter(PlugModel.from_base("sam-tiny", config), torch.device("cpu"), torch.float32)
+    quiet = {"baselines": (), "progress": False, "num_resamples": 0}
+    report = evaluate(taught, dataset, box_source="gt_visible_mask", **quiet)
+    assert report.metrics["mIoU_visible"] == 1.0
+    assert report.options["box_source"] == "gt_visible_mask"
+    boxes = evaluate(taught, dataset, **quiet)
+    assert boxes.metrics["mIoU_visible"] < 1.0
+    assert boxes.metrics["mIoU_full"] != report.metrics["mIoU_full"]
+    with pytest.raises(InputError, match="for a model that was not trained with mask prompts, got gt_visible_mask"):
+        evaluate(AmodalSegmenter.from_pretrained("plug-tiny"), dataset, box_source="gt_visible_mask", **quiet)

@@ -47,7 +47,7 @@ FormatOption = Annotated[
 ImagesOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the images.", rich_help_panel=INPUT)]
 BoxSourceOption = Annotated[
     str | None,
-    typer.Option(metavar="SOURCE", help="gt_visible, gt_amodal, predicted:FILE.", rich_help_panel=OBJECTS),
+    typer.Option(metavar="SOURCE", help="gt_visible, gt_visible_mask, gt_amodal, predicted:FILE.", rich_help_panel=OBJECTS),
 ]
 ThresholdOption = Annotated[
     float | None,
@@ -77,6 +77,9 @@ def masks(
     annotations: AnnotationsOption,
     model: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Bundled name, folder, hub id, baseline.", rich_help_panel=INPUT)
+    ] = None,
+    visible_from: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Promptable segmenter for visible masks.", rich_help_panel=INPUT)
     ] = None,
     predictions: PredictionsOption = None,
     format_: FormatOption = "canonical",
@@ -164,6 +167,8 @@ def masks(
         progress=not as_json,
     )
     name, source = model or DEFAULT_PLUG, box_source or DEFAULT_BOX_SOURCE
+    if visible_from is not None and (predictions is not None or name in ALL_BASELINES):
+        raise InputError(f"visible-from: expected together with a model, got {predictions or name}")
     with _warnings_on_stderr():
         if predictions is not None:
             report = evaluate_predictions(
@@ -184,7 +189,7 @@ def masks(
             from amodal.inference.segmenter import AmodalSegmenter
 
             report = evaluate_model(
-                AmodalSegmenter.from_pretrained(name, device=device),
+                AmodalSegmenter.from_pretrained(name, device=device, visible_from=visible_from),
                 dataset,
                 settings,
                 box_source=source,

@@ -76,16 +76,22 @@ class BoxSource:
     """Source of the box prompts.
 
     Attributes:
-        name: `gt_visible` (box of the true visible mask), `gt_amodal` or `predicted`.
+        name: `gt_visible` (box of the true visible mask), `gt_visible_mask` (the mask itself, for models that take
+            masks as prompts), `gt_amodal` or `predicted`.
         predicted: boxes of the file, for `predicted`.
     """
 
     name: str
     predicted: PredictedBoxes | None = None
 
+    @property
+    def gives_masks(self) -> bool:
+        """Whether the prompts are masks."""
+        return self.name == "gt_visible_mask"
+
     @classmethod
     def parse(cls, text: str, sizes: ImageSizes) -> BoxSource:
-        """Read a source as the command line writes it: `gt_visible`, `gt_amodal` or `predicted:FILE`.
+        """Read a source as the command line writes it, the name of a true mask or box or `predicted:FILE`.
 
         Raises:
             InputError: unknown source, or an invalid file of boxes.
@@ -93,8 +99,10 @@ class BoxSource:
         name, colon, file = text.partition(":")
         if name == PREDICTED and file:
             return cls(name, read_boxes(Path(file), sizes))
-        if name not in ("gt_visible", "gt_amodal") or colon:
-            raise InputError(f"box source: expected gt_visible, gt_amodal or predicted:FILE, got {text!r}")
+        if name not in ("gt_visible", "gt_visible_mask", "gt_amodal") or colon:
+            raise InputError(
+                f"box source: expected gt_visible, gt_visible_mask, gt_amodal or predicted:FILE, got {text!r}"
+            )
         return cls(name)
 
     def boxes_for(self, image: ImageSample, objects: Sequence[ObjectSample]) -> list[Box | None]:
@@ -102,7 +110,7 @@ class BoxSource:
         if self.name == PREDICTED:
             assert self.predicted is not None
             return self.predicted.for_objects(image.id, objects)
-        boxes = [obj.visible_box_xyxy if self.name == "gt_visible" else obj.amodal_box_xyxy for obj in objects]
+        boxes = [obj.amodal_box_xyxy if self.name == "gt_amodal" else obj.visible_box_xyxy for obj in objects]
         return [b if b is not None and b[2] > b[0] and b[3] > b[1] else None for b in boxes]
 
 

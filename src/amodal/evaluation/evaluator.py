@@ -140,8 +140,8 @@ def evaluate(
             prediction with `amodal_mask` and `visible_mask` per box (see `MaskPredictor`).
         dataset: dataset with visible and amodal masks.
         protocol: `strict`, `c2f` or `cumulative`; see `amodal.metrics.mask_protocols`.
-        box_source: boxes given to the model: `gt_visible` (box of the true visible mask), `gt_amodal` or
-            `predicted:FILE`.
+        box_source: prompts given to the model: `gt_visible` (box of the true visible mask), `gt_visible_mask` (the
+            true visible mask itself), `gt_amodal` or `predicted:FILE`.
         threshold: probability above which a pixel is foreground; the model's own if None.
         union_visible: unite each predicted amodal mask with the predicted visible mask.
         clean: clean the masks, as `AmodalSegmenter` does by default; the papers score the masks of the network.

@@ -107,6 +107,11 @@ class ModelRow:
                 "threshold, union_visible, clean: expected None, True and False for a model other than "
                 f"AmodalSegmenter, got {options} for {type(self.model).__name__}"
             )
+        if self.boxes.gives_masks and not getattr(self.model, "uses_masks", False):
+            raise InputError(
+                "box source: expected gt_visible or another source of boxes for a model that was not "
+                "trained with mask prompts, got gt_visible_mask"
+            )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -125,12 +130,21 @@ class ModelRow:
         prompted = [(i, box) for i, box in enumerate(boxes) if box is not None]
         if prompted:
             boxes_xyxy = np.array([box for _, box in prompted], dtype=np.float64)
-            for (i, _), prediction in zip(prompted, self.predict(self.images.load(image), boxes_xyxy), strict=True):
+            masks = [objects[i].visible_mask() for i, _ in prompted] if self.boxes.gives_masks else None
+            found = self.predict(self.images.load(image), boxes_xyxy, masks)
+            for (i, _), prediction in zip(prompted, found, strict=True):
                 predictions[i] = prediction
         return predictions
 
-    def predict(self, image: ImageArray, boxes_xyxy: Boxes) -> list[MaskPrediction]:
+    def predict(
+        self, image: ImageArray, boxes_xyxy: Boxes, masks: Sequence[Mask] | None = None
+    ) -> list[MaskPrediction]:
         """Return one prediction per box.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            boxes_xyxy: (N, 4) boxes in image pixels.
+            masks: N visible masks (H, W) that prompt together with the boxes; None for boxes alone.
 
         Raises:
             InputError: a `MaskPredictor` does not return one prediction per box.
@@ -140,6 +154,7 @@ class ModelRow:
         scene = self.model(
             image,
             boxes_xyxy,
+            masks=None if masks is None else list(masks),
             threshold=self.threshold,
             union_visible=self.union_visible,
             clean=self.clean,
@@ -163,9 +178,10 @@ UNKNOWN_COMPUTATION: dict[str, Any] = {"device": None, "dtype": None, "clean": N
 
 
 def computation(model: Any) -> dict[str, Any]:
-    """Return the device and the precision of an `AmodalSegmenter` or `AmodalAssistant`, for the report."""
+    """Return device, precision and the source of visible masks of a segmenter or an assistant, for the report."""
     dtype = "int8" if getattr(model, "int8", False) else str(model.dtype).removeprefix("torch.")
-    return {"device": str(model.device), "dtype": dtype}
+    source = getattr(model, "visible_from", None)
+    return {"device": str(model.device), "dtype": dtype} | ({} if source is None else {"visible_from": source.name})
 
 
 def check_threshold(threshold: float) -> None:

@@ -105,7 +105,8 @@ def build(recipe: Recipe, weights: Path | None = None) -> TrainingSetup:
     torch.manual_seed(seed)
     sam: Any = new_sam(sam_config(settings), seed) if settings.trunk == "vit" else new_segmenter(settings, seed)
     if recipe.init is not None:
-        _load_init(sam, _updated(load_base(recipe.init, only="sam").model, weights), recipe.init)
+        saved = load_base(recipe.init, only="sam" if settings.trunk == "vit" else "edgetam").model
+        _load_init(sam, _updated(saved, weights), recipe.init)
     sam_task = SamTask(settings.points_share, settings.dice_weight, settings.quality_weight)
     return TrainingSetup(sam_task.prepare(sam), sam_task, train, validation, 0.5)
 
