@@ -129,7 +129,7 @@ def test_invalid_coco_files_raise(tmp_path: Path, change: Callable[[dict[str, An
             {"size": [64, 64], "counts": "0"},
             "annotation 1: segmentation: expected runs over 4096 pixels",
         ),
-        ("occluders", ["front"], "annotation 1: expected occluders as ids, got"),
+        ("occluders", ["front"], "annotation 1: expected each of occluders to be an integer, got"),
         ("attributes", [1], "annotation 1: expected attributes by name, got"),
     ],
 )

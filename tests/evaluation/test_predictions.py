@@ -63,7 +63,7 @@ def test_the_visible_mask_is_united_on_request(tmp_path: Path) -> None:
     ("record", "message"),
     [
         ({"image_id": 9}, "record 0: expected the image_id of an annotated image, got 9"),
-        ({"image_id": "1"}, "record 0: expected image_id to be an integer, got '1'"),
+        ({"image_id": "one"}, "record 0: expected image_id to be an integer, got 'one'"),
         ({"image_id": True}, "expected image_id to be an integer, got True"),
         ({"annotation_id": 1.5}, "expected annotation_id to be an integer, got 1.5"),
         ({"score": "high"}, "expected score to be a finite number, got 'high'"),

@@ -106,12 +106,12 @@ def without(section: str, index: int, key: str) -> Callable[[dict[str, Any]], No
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("annotations", 1, "id"), "annotations: expected an integer id, got None in"),
-        (without("annotations", 1, "image_id"), "annotations: expected an integer image_id, got None in"),
-        (without("annotations", 1, "category_id"), "annotations: expected an integer category_id, got None in"),
-        (without("images", 1, "id"), "images: expected an integer id, got None in"),
+        (without("annotations", 1, "id"), "annotations: expected the id of each record to be an integer, got None in"),
+        (without("annotations", 1, "image_id"), "annotations: expected the image_id of each record to be an integer, got None in"),
+        (without("annotations", 1, "category_id"), "annotations: expected the category_id of each record to be an integer, got None in"),
+        (without("images", 1, "id"), "images: expected the id of each record to be an integer, got None in"),
         (without("images", 1, "file_name"), "images: expected a file_name, got None"),
-        (without("categories", 1, "id"), "categories: expected an integer id, got None in"),
+        (without("categories", 1, "id"), "categories: expected the id of each record to be an integer, got None in"),
         (without("categories", 1, "name"), "categories: expected a name, got None"),
         (lambda c: c["annotations"][0].update(image_id=5), "expected the image of each annotation, got none of id 5"),
         (lambda c: c["annotations"][0].update(category_id=5), "expected the category of each annotation, got none of"),

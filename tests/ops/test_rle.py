@@ -83,7 +83,7 @@ def test_polygons_and_both_kinds_of_rle_are_converted() -> None:
         ([[1, 1, 2, 2]], "three points or more"),
         ([[1, 1, 2, 2, 3, float("nan")]], "finite coordinates"),
         ({"size": [4, 5], "counts": ""}, r"expected an RLE of size \[4, 4\], got \[4, 5\]"),
-        ([[1, 1, 2, 2, 3, "x"]], "expected polygons of numbers"),
+        ([[1, 1, 2, 2, 3, "x"]], "expected numbers as coordinates"),
         ([[0, 0, 1e9, 0, 1e9, 1e9]], "expected coordinates within 128 px, got 1e\\+09"),
         ({"size": [4, 4], "counts": "0"}, "expected runs over 16 pixels, got 0"),
         ({"size": [4, 4], "counts": ""}, "expected runs over 16 pixels, got 0"),

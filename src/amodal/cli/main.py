@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error; typer may bring its own copy of click
             return _fail(" ".join(error.format_message().split()), 2)
-        if os.environ.get("AMODAL_DEBUG"):
+        if os.environ.get("AMODAL_DEBUG", "").lower() not in ("", "0", "false", "no"):
             raise
         summary = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         return _fail(f"{summary} (set AMODAL_DEBUG=1 for the traceback)", 1)

@@ -15,11 +15,12 @@ from typing import Any, Protocol, overload
 import numpy as np
 import numpy.typing as npt
 
-from amodal.data.records import Format, RawAnnotation, Record, integer, to_sample
+from amodal.data.records import Format, RawAnnotation, Record, to_sample
 from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
 from amodal.errors import InputError
 from amodal.io.images import MAX_PIXELS
 from amodal.io.json_stream import JsonEntry, scan
+from amodal.ops.values import integer, text
 
 MAX_CACHED_IMAGES = 256
 """Number of images whose objects are cached, because programs access the objects of an image several times in a row."""
@@ -121,7 +122,11 @@ class Index:
     def raw_annotations(self, position: int) -> Iterator[RawAnnotation]:
         """Yield the annotations of an image, unchecked."""
         for record in self.records(position):
-            yield from self.format.parse(record)
+            try:
+                found = self.format.parse(record)
+            except InputError as error:
+                raise InputError(f"annotation {record.get('id')!r:.40}: {error}") from error
+            yield from found
 
     @cached_property
     def numbers(self) -> dict[str, int]:
@@ -264,6 +269,7 @@ class _IndexBuilder:
         self.images: dict[int, ImageEntry] = {}
         self.categories: dict[int, str] = {}
         self.extras: dict[str, Any] = {}
+        self.category_details: dict[str, Record] = {}
         self.sections: set[str] = set()
         self.names: set[str] = set()
         self.seen: set[int] = set()
@@ -295,6 +301,9 @@ class _IndexBuilder:
         order = order[np.searchsorted(owners[order], 0) :]  # -1: the image is not listed
         owners = owners[order]
         offsets, lengths, counts = (np.array(a, np.int64)[order] for a in (self.offsets, self.lengths, self.counts))
+        self.extras.pop("category_details", None)  # a member of the file of this name would be taken for ours
+        if self.category_details:
+            self.extras["category_details"] = self.category_details
         if self.format.names is not None:
             self.categories = {i + 1: name for i, name in enumerate(sorted(self.names))}
         return Index(
@@ -315,7 +324,8 @@ class _IndexBuilder:
         if not self._has("images", record, IMAGE_KEYS):
             return
         try:
-            number, height, width = (integer(record[k], f"{k} of each image") for k in ("id", "height", "width"))
+            number, height, width = (integer(record[k], f"the {k} of each image") for k in ("id", "height", "width"))
+            file_name = text(record["file_name"], "the file_name of each image")
         except InputError as error:
             self.report(DatasetFault("bad_image_record", str(error), record["id"]))
             return
@@ -328,7 +338,7 @@ class _IndexBuilder:
             )
         else:
             attributes = LazyAttributes(self.file, (entry.offset, entry.length))
-            self.images[number] = ImageEntry(number, str(record["file_name"]), (height, width), attributes)
+            self.images[number] = ImageEntry(number, file_name, (height, width), attributes)
 
     def add_annotation(self, entry: JsonEntry) -> None:
         """Add a record of `annotations`."""
@@ -347,9 +357,9 @@ class _IndexBuilder:
             self.report(DatasetFault("mixed_formats", expected, record["image_id"], record["id"]))
             return
         try:
-            number, owner = (integer(record[key], f"{key} of each annotation") for key in ("id", "image_id"))
+            number, owner = (integer(record[key], f"the {key} of each annotation") for key in ("id", "image_id"))
             if "category_id" in format_.keys:
-                integer(record["category_id"], "category_id of each annotation")
+                integer(record["category_id"], "the category_id of each annotation")
             names = None if format_.names is None else format_.names(record)
         except InputError as error:
             self.report(DatasetFault("bad_record", str(error), record["image_id"], record["id"]))
@@ -370,17 +380,18 @@ class _IndexBuilder:
         if not self._has("categories", record, ("id", "name")):
             return
         try:
-            number = integer(record["id"], "id of each category")
+            number = integer(record["id"], "the id of each category")
+            name = text(record["name"], "the name of each category")
         except InputError as error:
             self.report(DatasetFault("bad_record", str(error)))
             return
         if number in self.categories:
             message = f"expected categories of different ids, got {number} twice"
             self.report(DatasetFault("duplicate_category_id", message))
-        self.categories[number] = str(record["name"])
+        self.categories[number] = name
         more = {key: value for key, value in record.items() if key not in ("id", "name")}
         if more:
-            self.extras.setdefault("category_details", {})[str(number)] = more
+            self.category_details[str(number)] = more
 
     def _check_sections(self) -> None:
         wanted = ("images",) if self.format.may_lack_annotations else ("images", "annotations")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from amodal.data.samples import ImageSample, ObjectSample
 from amodal.errors import InputError
 from amodal.ops.occlusion import rle_occlusion_rate
 from amodal.ops.rle import Rle, encode_empty, rle_box_xyxy, rle_difference, segmentation_to_rle
+from amodal.ops.values import flag, ids, integer, numbers, optional_integer, text
 
 Record = dict[str, Any]
 
@@ -175,9 +175,85 @@ def to_sample(raw: RawAnnotation, size: tuple[int, int], categories: Mapping[str
         InputError: a mask, id or field is invalid; the message names the annotation.
     """
     try:
-        return _to_sample(raw, size, categories)
+        raw = typed(raw)
+        visible, amodal = visible_and_amodal(raw, size)
+        return ObjectSample(
+            id=raw.id,
+            category_id=category_number(raw.category, categories),
+            visible_rle=visible,
+            amodal_rle=amodal,
+            visible_box_xyxy=rle_box_xyxy(visible),
+            amodal_box_xyxy=None if amodal is None else rle_box_xyxy(amodal),
+            occluders=raw.occluders or (),
+            iscrowd=raw.iscrowd,
+            attributes=raw.attributes,
+            occluders_known=raw.occluders is not None,
+            is_stuff=raw.is_stuff,
+            annotator=raw.annotator,
+            order=raw.order,
+            order_group=raw.order_group,
+        )
     except InputError as error:
-        raise InputError(f"annotation {raw.id}: {error}") from error
+        raise InputError(f"annotation {raw.id!r:.40}: {error}") from error
+
+
+def typed(raw: RawAnnotation, on_fault: Callable[[str], None] | None = None) -> RawAnnotation:
+    """The annotation with fields of the types that `ObjectSample` has, whatever type its file has for them.
+
+    Masks, boxes, area, rate and category are left as they are.
+
+    Args:
+        raw: as the format's `parse` returns it.
+        on_fault: called with what is wrong with a field, which then counts as missing; if None, it is an error.
+
+    Raises:
+        InputError: a field has no value of its type, and there is no `on_fault`.
+    """
+    found: dict[str, Any] = {}
+    for name, (convert, missing) in _FIELDS.items():
+        try:
+            found[name] = convert(getattr(raw, name), name)
+        except InputError as error:
+            if on_fault is None:
+                raise
+            on_fault(str(error))
+            found[name] = raw.id if name == "id" else missing
+    return replace(raw, **found)
+
+
+def category_number(category: Any, categories: Mapping[str, int]) -> int:
+    """The category id of an annotation.
+
+    Raises:
+        InputError: it is neither an id nor one of the names.
+    """
+    named = isinstance(category, str) and category in categories
+    return categories[category] if named else integer(category, "category_id")
+
+
+def _mapping(value: Any, what: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InputError(f"expected {what} by name, got {value!r:.60}")
+    return value
+
+
+def _optional_text(value: Any, what: str) -> str | None:
+    return None if value is None else text(value, what)
+
+
+_FIELDS: dict[str, tuple[Callable[[Any, str], Any], Any]] = {
+    "id": (integer, None),
+    "occluders": (ids, None),
+    "iscrowd": (flag, False),
+    "is_stuff": (flag, False),
+    "annotator": (_optional_text, None),
+    "order": (optional_integer, None),
+    "order_group": (optional_integer, None),
+    "attributes": (_mapping, {}),
+}
+"""The conversion of each field of an annotation, and what it is where that fails."""
 
 
 def visible_and_amodal(raw: RawAnnotation, size: tuple[int, int]) -> tuple[Rle, Rle | None]:
@@ -218,53 +294,10 @@ def mask_rle(segmentation: Any, size: tuple[int, int]) -> Rle:
 
 def is_degenerate(polygon: Any) -> bool:
     """Whether a polygon has fewer than three points."""
-    return isinstance(polygon, list) and len(polygon) in (0, 2, 4) and all(is_number(v) for v in polygon)
-
-
-def integer(value: Any, what: str) -> int:
-    """An integer from a file, stored as a number or as digits.
-
-    Raises:
-        InputError: the value is not an integer.
-    """
-    if isinstance(value, str) and value.isdecimal() and len(value) < 20:
-        return int(value)
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value // 1:
-        return int(value)
-    raise InputError(f"expected the {what} to be an integer, got {value!r:.60}")
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value of a file is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _to_sample(raw: RawAnnotation, size: tuple[int, int], categories: Mapping[str, int]) -> ObjectSample:
-    named = isinstance(raw.category, str) and raw.category in categories
-    visible, amodal = visible_and_amodal(raw, size)
-    occluders = () if raw.occluders is None else raw.occluders
-    if not isinstance(occluders, (list, tuple)) or not all(type(i) is int for i in occluders):
-        raise InputError(f"expected occluders as ids, got {occluders!r:.60}")
-    if not isinstance(raw.attributes, dict):
-        raise InputError(f"expected attributes by name, got {raw.attributes!r:.60}")
-    return ObjectSample(
-        id=integer(raw.id, "id"),
-        category_id=categories[raw.category] if named else integer(raw.category, "category_id"),
-        visible_rle=visible,
-        amodal_rle=amodal,
-        visible_box_xyxy=rle_box_xyxy(visible),
-        amodal_box_xyxy=None if amodal is None else rle_box_xyxy(amodal),
-        occluders=tuple(occluders),
-        iscrowd=bool(raw.iscrowd),
-        attributes=raw.attributes,
-        occluders_known=raw.occluders is not None,
-        is_stuff=bool(raw.is_stuff),
-        annotator=None if raw.annotator is None else str(raw.annotator),
-        order=_optional_integer(raw.order),
-        order_group=_optional_integer(raw.order_group),
-    )
-
-
-def _optional_integer(value: Any) -> int | None:
-    """An optional field of the source; anything but an integer counts as absent."""
-    return int(value) if is_number(value) and value == value // 1 else None
+    if not isinstance(polygon, list) or len(polygon) not in (0, 2, 4):
+        return False
+    try:
+        numbers(polygon, "polygon")
+    except InputError:
+        return False
+    return True

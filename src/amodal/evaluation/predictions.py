@@ -9,7 +9,6 @@ memory does not grow with them.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
 from amodal.io.files import atomic_path
 from amodal.io.json_stream import JsonEntry, scan
+from amodal.ops import values
 from amodal.ops.rle import Rle, are_complete, rle_union
 
 ImageSizes = dict[int, tuple[int, int]]
@@ -309,18 +309,12 @@ def predictions_file(path: Path) -> Iterator[Callable[[PredictionRecord], None]]
 
 def integer(record: dict[str, Any], key: str) -> int:
     """Return an id of a record. Raises `InputError` unless it is an integer."""
-    value = record.get(key)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"expected {key} to be an integer, got {value!r:.60}")
-    return value
+    return values.integer(record.get(key), key)
 
 
 def number(record: dict[str, Any], key: str) -> float:
     """Return a score of a record. Raises `InputError` unless it is a finite number."""
-    value = record.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InputError(f"expected {key} to be a finite number, got {value!r:.60}")
-    return float(value)
+    return values.number(record.get(key), key)
 
 
 def image_size(record: dict[str, Any], sizes: ImageSizes) -> tuple[int, int]:

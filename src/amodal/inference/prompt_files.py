@@ -15,8 +15,9 @@ from amodal.data.formats.coco import FORMAT as COCO
 from amodal.errors import InputError
 from amodal.inference.prompts import ObjectPrompt, coco_prompt, mask_prompt
 from amodal.io.files import visible_entries
-from amodal.io.json_stream import scan
+from amodal.io.json_stream import read_json, scan
 from amodal.io.mask_images import read_label_image
+from amodal.ops.values import flag, integer, optional_integer
 
 MASK_ENDINGS = frozenset({".png", ".bmp", ".tif", ".tiff"})
 OTHER_FORMATS = COCO.foreign - {"visible_mask", "invisible_mask"}
@@ -100,7 +101,7 @@ class CocoFile:
             for offset, length in self.places.get(image.id, ()):
                 file.seek(offset)
                 records.append(json.loads(file.read(length)))
-        return [record for record in records if not record.get("iscrowd")]
+        return [_with_ids(record) for record in records if not flag(record.get("iscrowd"), "iscrowd")]
 
     def prompts(
         self, image: CocoImage, size: tuple[int, int], on_fault: FaultHandler | None = None
@@ -165,6 +166,7 @@ def read_coco_file(path: Path) -> CocoFile:
         where = f"annotations {path}: {entry.section}"
         if entry.section == "annotations":
             _id(entry.record, "id", where)
+            _flag(entry.record, where)
             used.add(_id(entry.record, "category_id", where))
             places.setdefault(_id(entry.record, "image_id", where), []).append((entry.offset, entry.length))
             other = OTHER_FORMATS & entry.record.keys()
@@ -179,7 +181,8 @@ def read_coco_file(path: Path) -> CocoFile:
                 raise InputError(f"{where}: expected one image per id, got a second one of id {image.id}")
             images[image.id] = image
         else:
-            categories[_id(entry.record, "id", where)] = _named(entry.record, where)
+            number = _id(entry.record, "id", where)
+            categories[number] = _named(entry.record, where) | {"id": number}
     missing = [name for name in ("images", "annotations", "categories") if name not in lists]
     if missing:
         raise InputError(f"annotations {path}: expected a COCO file, got a file without {' and '.join(missing)}")
@@ -218,10 +221,7 @@ def read_masks(path: Path, image: Path, size: tuple[int, int]) -> list[ObjectPro
         return _label_map(path, size)
     if path.suffix.lower() != ".json":
         raise InputError(f"masks: expected a JSON file, a PNG file or a folder, got {str(path)!r}")
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InputError(f"masks {path}: expected JSON, got broken text ({error})") from error
+    content = read_json(path, "masks")
     if isinstance(content, dict) and "annotations" in content:
         coco = read_coco_file(path)
         return coco.prompts(coco.image_of(image), size)
@@ -269,12 +269,20 @@ def _label_map(file: Path, size: tuple[int, int]) -> list[ObjectPrompt]:
     ]
 
 
+def _with_ids(record: dict[str, Any]) -> dict[str, Any]:
+    """The annotation record with its ids as integers; `read_coco_file` has checked them."""
+    return record | {key: integer(record[key], key) for key in ("id", "image_id", "category_id")}
+
+
 def _image(record: dict[str, Any], where: str) -> CocoImage:
     name = record.get("file_name")
     if not isinstance(name, str) or not name:
         raise InputError(f"{where}: expected a file_name, got {name!r:.60}")
-    height, width = record.get("height"), record.get("width")
-    size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    try:
+        height, width = (optional_integer(record.get(key), f"the {key} of each image") for key in ("height", "width"))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    size = None if height is None or width is None else (height, width)
     return CocoImage(_id(record, "id", where), name, size, record)
 
 
@@ -284,11 +292,18 @@ def _named(record: dict[str, Any], where: str) -> dict[str, Any]:
     return record
 
 
+def _flag(record: dict[str, Any], where: str) -> None:
+    try:
+        flag(record.get("iscrowd"), "iscrowd")
+    except InputError as error:
+        raise InputError(f"{where}: annotation {record['id']!r:.40}: {error}") from error
+
+
 def _id(record: dict[str, Any], key: str, where: str) -> int:
-    value = record.get(key)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"{where}: expected an integer {key}, got {value!r:.60} in {json.dumps(record):.80}")
-    return value
+    try:
+        return integer(record.get(key), f"the {key} of each record")
+    except InputError as error:
+        raise InputError(f"{where}: {error} in {json.dumps(record):.80}") from error
 
 
 def _told(size: tuple[int, ...]) -> str:

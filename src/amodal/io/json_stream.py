@@ -21,7 +21,45 @@ MAX_TOKEN_CHARACTERS = 16
 """Number of characters that is larger than that of any word or escape of JSON."""
 
 _NOT_BLANK = re.compile(r"[^ \t\n\r]")
-_DECODER = json.JSONDecoder()
+
+
+class _RepeatedKeyError(ValueError):
+    """An object has a key twice."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _RepeatedKeyError(next(name for name in names if names.count(name) > 1))
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Read a small JSON file whole.
+
+    Args:
+        path: the file.
+        what: what the file is, for the error message.
+
+    Raises:
+        InputError: the file cannot be read, is broken or nested too deeply, or has a key twice in one object.
+    """
+    try:
+        return json.loads(path.read_bytes(), object_pairs_hook=_object)
+    except OSError as error:
+        raise InputError(f"{what}: expected a JSON file, got {str(path)!r} ({error.strerror})") from error
+    except RecursionError as error:
+        raise InputError(f"{what} {path}: expected JSON, got one that is nested too deeply") from error
+    except _RepeatedKeyError as error:
+        raise InputError(
+            f"{what} {path}: expected each key once, got {str(error)!r:.40} twice in one object"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{what} {path}: expected JSON, got broken text ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -75,10 +113,14 @@ def _members(window: _Window) -> Iterator[JsonEntry]:
     if window.peek() == "}":
         window.skip(1)
         return
+    sections: set[str] = set()
     while True:
         if window.peek() != '"':
             raise window.broken("expected a name in quotes")
         section = window.value()[0]
+        if section in sections:
+            raise window.broken(f"expected each member once, got {section!r:.40} twice")
+        sections.add(section)
         window.expect(":")
         if window.peek() == "[":
             yield JsonEntry(section, None, window.offset, 1, "list")
@@ -148,6 +190,11 @@ class _Window:
                 record, end = _DECODER.raw_decode(self._text, self._at)
             except RecursionError as error:
                 raise self.broken("nested too deeply") from error
+            except _RepeatedKeyError as error:
+                raise InputError(
+                    f"annotations {self._path}: expected each key once, got {str(error)!r:.40} twice in the record at "
+                    f"byte {self.offset}"
+                ) from error
             except json.JSONDecodeError as error:
                 if self._cut_off(error) and self._more():
                     continue

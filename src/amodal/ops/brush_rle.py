@@ -44,6 +44,8 @@ def decode_brush(rle: list[int], size: tuple[int, int]) -> Mask:
     """
     H, W = size
     expected = H * W * CHANNELS
+    if not isinstance(rle, list):
+        raise InputError(f"brush: expected a list of bytes, got {rle!r:.40}")
     try:
         text = "".join(f"{byte:08b}" for byte in bytes(rle))
         count, value_bits = int(text[:32], 2), int(text[32:37], 2) + 1
@@ -51,7 +53,7 @@ def decode_brush(rle: list[int], size: tuple[int, int]) -> Mask:
         if count != expected:
             raise InputError(f"brush: expected {expected} values for an image of {H} x {W}, got {count}")
         return _read_runs(text, 53, widths, value_bits, count).reshape(H, W, CHANNELS)[..., -1] > 0
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError("brush: expected Label Studio's run lengths, got other content") from error

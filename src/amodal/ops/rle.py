@@ -14,8 +14,12 @@ from pycocotools import mask as coco_mask
 
 from amodal.errors import InputError
 from amodal.ops.arrays import Mask, Window
+from amodal.ops.values import MAX_INTEGER, ids, numbers
 
 Rle = dict[str, Any]
+
+MAX_OUTLINE = 2_000_000
+"""Length in pixels of all outlines of one object. pycocotools needs about 100 bytes per pixel and checks no limit."""
 
 _CHARACTERS = bytes(range(48, 48 + 64))
 
@@ -130,12 +134,17 @@ def segmentation_to_rle(segmentation: Any, height: int, width: int) -> Rle:
 
     Raises:
         InputError: the segmentation has another form, a polygon has fewer than three points, coordinates are not
-            numbers near the image, or the RLE does not cover the image exactly.
+            numbers near the image, the outlines are longer than `MAX_OUTLINE`, or the RLE does not cover the image
+            exactly.
     """
     if isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
         return _checked_rle(segmentation["size"], segmentation["counts"], height, width)
     if isinstance(segmentation, list) and segmentation:
-        parts = coco_mask.frPyObjects([_polygon(p, height, width) for p in segmentation], height, width)
+        polygons = [_polygon(part, height, width) for part in segmentation]
+        length = sum(_outline_length(polygon) for polygon in polygons)
+        if length > MAX_OUTLINE:
+            raise InputError(f"segmentation: expected outlines of at most {MAX_OUTLINE} px, got {length:.0f}")
+        parts = coco_mask.frPyObjects([polygon.tolist() for polygon in polygons], height, width)
         return _as_text(coco_mask.merge(parts))
     raise InputError(f"segmentation: expected polygons or an RLE, got {type(segmentation).__name__}")
 
@@ -150,14 +159,14 @@ def _from_changes(changes: npt.NDArray[np.int64], H: int, W: int) -> Rle:
 
 def _checked_rle(size: Any, counts: Any, height: int, width: int) -> Rle:
     """Check an RLE: pycocotools decodes one that is too short to whatever the memory holds."""
-    if size not in ([height, width], (height, width)):
+    if ids(size, "the size of an RLE") != (height, width):
         raise InputError(f"segmentation: expected an RLE of size [{height}, {width}], got {size}")
     try:
-        runs = np.asarray(counts, np.int64) if isinstance(counts, list) else _runs(counts)
+        runs = _listed_runs(counts) if isinstance(counts, list) else _runs(counts)
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError("segmentation: expected an RLE's counts, got other content") from error
-    if runs.ndim != 1 or (runs < 0).any() or runs.sum() != height * width:
-        covered = int(np.clip(runs, 0, None).sum())
+    if (runs < 0).any() or (runs > height * width).any() or runs.sum() != height * width:
+        covered = int(np.clip(runs, 0, None).sum(dtype=np.float64))
         raise InputError(f"segmentation: expected runs over {height * width} pixels, got {covered}")
     if isinstance(counts, list):
         return _as_text(coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width))
@@ -211,19 +220,32 @@ def _coco_numbers(text: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bo
     return numbers, closing
 
 
-def _polygon(points: Any, height: int, width: int) -> list[float]:
-    try:
-        polygon = np.asarray(points, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError("segmentation: expected polygons of numbers, got other content") from error
-    if polygon.ndim != 1 or len(polygon) < 6 or len(polygon) % 2:
+def _listed_runs(counts: list[Any]) -> npt.NDArray[np.int64]:
+    """Run lengths of uncompressed counts. Raises `ValueError` for anything but integers."""
+    runs = numbers(counts, "counts")
+    if (runs != np.floor(runs)).any() or (np.abs(runs) > MAX_INTEGER // 2).any():
+        raise ValueError("a run that is no integer")
+    return runs.astype(np.int64)
+
+
+def _polygon(points: Any, height: int, width: int) -> npt.NDArray[np.float64]:
+    """Coordinates x, y, x, y, ... of a polygon."""
+    if not isinstance(points, (list, tuple)) or len(points) < 6 or len(points) % 2:
         raise InputError("segmentation: expected polygons of three points or more, got fewer")
-    if not np.isfinite(polygon).all():
-        raise InputError("segmentation: expected finite coordinates, got NaN or infinity")
+    try:
+        polygon = numbers(points, "coordinates")
+    except InputError as error:
+        raise InputError(f"segmentation: {error}") from error
     reach = 32 * max(height, width)  # pycocotools traverses every edge, also far outside the image
     if np.abs(polygon).max() > reach:
         raise InputError(f"segmentation: expected coordinates within {reach} px, got {np.abs(polygon).max():g}")
-    return [float(v) for v in polygon]
+    return polygon
+
+
+def _outline_length(polygon: npt.NDArray[np.float64]) -> float:
+    """Pixels along the edges of a polygon, in the larger of the two directions of each."""
+    points = polygon.reshape(-1, 2)
+    return float(np.abs(points - np.roll(points, -1, axis=0)).max(axis=1).sum()) + len(points)
 
 
 def _as_text(rle: Rle) -> Rle:

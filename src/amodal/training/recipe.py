@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -23,6 +24,9 @@ from amodal.training.datasets.crops import Augmentation
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+MAX_VALUES = 100_000
+"""Values of a recipe, where each alias counts as what it stands for: a few lines of nested aliases may be billions."""
 
 RECIPE_FILE = "recipe.yaml"
 """File of a run folder with the recipe that its run began with."""
@@ -265,7 +269,6 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         raise InputError(f"recipe {path}: expected YAML, got {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise InputError(f"recipe {path}: expected a mapping, got {type(content).__name__}")
-    content = _without_aliases(content)
     for override in overrides or []:
         _override(content, override)
     return parse_recipe(content, str(path))
@@ -366,7 +369,7 @@ def _override(content: dict[str, Any], override: str) -> None:
     try:
         value = _load_yaml(text)
     except yaml.YAMLError as error:
-        raise InputError(f"--set {key}: expected a YAML value, got {text!r}") from error
+        raise InputError(f"--set {key}: expected a YAML value, got {text!r:.200}") from error
     *parents, last = key.split(".")
     section: Any = content
     for parent in parents:
@@ -389,9 +392,16 @@ def _name_in(section: Any, name: str, key: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Loader with YAML 1.2's floats: PyYAML reads `1e-3` as a string."""
+    """Loader with the floats and booleans of YAML 1.2: PyYAML reads `1e-3` as a string and `no` as a boolean."""
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
@@ -400,14 +410,24 @@ _Loader.add_implicit_resolver(
 
 
 def _load_yaml(text: str) -> Any:
-    return yaml.load(text, _Loader)
+    """The content of a YAML text, in which sections shared by an alias are separate: overrides change only one.
+
+    Raises:
+        yaml.YAMLError: the text is not YAML, is nested too deeply, or its aliases stand for more than `MAX_VALUES`.
+    """
+    try:
+        return _without_aliases(yaml.load(text, _Loader), itertools.count(1))
+    except RecursionError as error:
+        raise yaml.YAMLError("sections nested too deeply, or an alias inside itself") from error
 
 
-def _without_aliases(value: Any) -> Any:
-    """A deep copy in which sections shared by a YAML alias are separate, so that overrides change only one."""
+def _without_aliases(value: Any, counter: Iterator[int]) -> Any:
+    """A deep copy of at most `MAX_VALUES` values."""
+    if next(counter) > MAX_VALUES:
+        raise yaml.YAMLError(f"more than {MAX_VALUES} values")
     if isinstance(value, dict):
-        return {k: _without_aliases(v) for k, v in value.items()}
-    return [_without_aliases(v) for v in value] if isinstance(value, list) else value
+        return {k: _without_aliases(v, counter) for k, v in value.items()}
+    return [_without_aliases(v, counter) for v in value] if isinstance(value, list) else value
 
 
 def _with_tuples(value: Any) -> Any:

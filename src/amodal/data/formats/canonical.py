@@ -23,6 +23,7 @@ from amodal.data.records import (
 from amodal.io.json_stream import annotation_file
 from amodal.ops.boxes import xyxy_to_xywh
 from amodal.ops.rle import Rle, rle_area, rle_box_xyxy
+from amodal.ops.values import flag
 
 _USED = frozenset(
     {"id", "image_id", "category_id", "segmentation", "visible_mask", "bbox", "visible_bbox", "area", "occlude_rate"}
@@ -120,8 +121,8 @@ def write_canonical(
 
 
 def _parse(record: Record) -> list[RawAnnotation]:
-    modal = bool(record.get("amodal_unknown"))
-    own = record.get("attributes") or {}
+    modal = flag(record.get("amodal_unknown"), "amodal_unknown")
+    own = {} if record.get("attributes") is None else record["attributes"]
     return [
         RawAnnotation(
             id=record["id"],

@@ -6,16 +6,17 @@ both numbers can be recovered from the id; names in lower case, without surround
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from amodal.data.index import DatasetFault, FaultHandler, ImageEntry, Index, build_index
-from amodal.data.records import Format, RawAnnotation, Record, integer, other_keys
+from amodal.data.records import Format, RawAnnotation, Record, other_keys
 from amodal.errors import InputError
 from amodal.io.files import visible_entries
-from amodal.io.images import image_size
+from amodal.io.images import MAX_PIXELS, image_size
+from amodal.io.json_stream import read_json
+from amodal.ops.values import integer, text
 
 MAX_REGIONS = 1000
 
@@ -77,11 +78,12 @@ def _names(record: Record) -> list[str]:
 
 
 def _name(region: Record) -> str:
-    return " ".join(str(region.get("name", "")).split()).lower() or "unnamed"
+    name = region.get("name")
+    return " ".join(text("" if name is None else name, "the name of a region").split()).lower() or "unnamed"
 
 
 def _parse(record: Record) -> list[RawAnnotation]:
-    regions, number = record["regions"], integer(record["id"], "id of each annotation")
+    regions, number = record["regions"], integer(record["id"], "the id of each annotation")
     first = number * MAX_REGIONS
     occluders: dict[int, list[int]] | None = None
     if record.get("depth_constraint") is not None:
@@ -133,7 +135,7 @@ def _index_single_records(path: Path, files: list[Path], folder: Path, format_: 
         record = _read_record(file, report)
         if record is None:
             continue
-        number = integer(record["image_id"], "image_id of each annotation")
+        number = integer(record["image_id"], "the image_id of each annotation")
         if number not in images:
             images[number] = _image(file, folder, number, record)
         groups.setdefault(number, []).append(record)
@@ -156,10 +158,7 @@ def _index_single_records(path: Path, files: list[Path], folder: Path, format_: 
 
 
 def _read_record(file: Path, report: FaultHandler) -> Record | None:
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"annotations {file}: expected JSON, got broken text ({error})") from error
+    record = read_json(file, "annotations")
     missing = [key for key in _RECORD_KEYS if not isinstance(record, dict) or key not in record]
     if missing:
         report(DatasetFault("missing_key", f"expected a COCOA record, got {file.name} without {', '.join(missing)}"))
@@ -175,12 +174,15 @@ def _image(file: Path, folder: Path, number: int, record: Record) -> ImageEntry:
     found = next((name for name in [*beside, listed] if name and (folder / name).is_file()), None)
     size = None if found is None else _size_of(folder / found)
     if size is None:
-        sizes = [region["visible_mask"]["size"] for region in record["regions"] if "visible_mask" in region]
+        masks = [region["visible_mask"] for region in record["regions"] if isinstance(region.get("visible_mask"), dict)]
+        sizes = [mask["size"] for mask in masks if isinstance(mask.get("size"), list) and len(mask["size"]) == 2]
         if not sizes:
             raise InputError(
                 f"images: expected {listed or beside[0]} in {str(folder)!r}: record {file.name} does not say its size"
             )
-        size = (int(sizes[0][0]), int(sizes[0][1]))
+        size = (integer(sizes[0][0], "the height of a mask"), integer(sizes[0][1], "the width of a mask"))
+        if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+            raise InputError(f"annotations {file}: expected 1 to {MAX_PIXELS} pixels, got {size}")
     extras = {key: record[key] for key in ("url",) if key in record}
     return ImageEntry(number, found or listed or beside[0], size, extras)
 

@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from amodal.data.index import DatasetFault
-from amodal.data.records import RawAnnotation, is_degenerate, is_number, mask_rle
+from amodal.data.records import RawAnnotation, is_degenerate, mask_rle
 from amodal.errors import InputError
 from amodal.ops.occlusion import rle_occlusion_rate
 from amodal.ops.rle import Rle, rle_area, rle_box_xyxy, rle_difference, rle_intersection, rle_union
+from amodal.ops.values import ids, number, numbers
 
 BOX_TOLERANCE = 2.0
 """Largest distance in pixels between the edges of a box and of its mask; polygons extend beyond their pixels."""
@@ -60,7 +63,7 @@ def check_object(raw: RawAnnotation, size: tuple[int, int], faults: list[Dataset
 def _read(name: str, segmentation: Any, size: tuple[int, int], faults: list[DatasetFault]) -> Rle | None:
     if segmentation is None:
         return None
-    if isinstance(segmentation, dict) and segmentation.get("size", list(size)) != list(size):
+    if isinstance(segmentation, dict) and "size" in segmentation and not _is_size(segmentation["size"], size):
         got = segmentation["size"]
         faults.append(DatasetFault("rle_size", f"{name}: expected an RLE of size {list(size)}, got {got!r:.60}"))
         return None
@@ -76,6 +79,13 @@ def _read(name: str, segmentation: Any, size: tuple[int, int], faults: list[Data
         return None
 
 
+def _is_size(stated: Any, size: tuple[int, int]) -> bool:
+    try:
+        return ids(stated, "size") == size
+    except InputError:
+        return False
+
+
 def _broken(segmentation: Any) -> str:
     """Kind of the fault that a segmentation cannot be read."""
     if isinstance(segmentation, list):
@@ -86,14 +96,18 @@ def _broken(segmentation: Any) -> str:
 
 def _polygon_faults(name: str, polygons: list[Any], size: tuple[int, int]) -> Iterator[DatasetFault]:
     for polygon in polygons:
-        if not isinstance(polygon, list) or not all(type(v) in (int, float) for v in polygon) or len(polygon) % 2:
+        if not isinstance(polygon, list) or len(polygon) % 2:
             yield DatasetFault("bad_polygon", f"{name}: expected a polygon as x, y, x, y, ..., got {polygon!r:.60}")
-        elif not all(math.isfinite(v) for v in polygon):
-            yield DatasetFault("bad_polygon", f"{name}: expected finite coordinates, got NaN or infinity")
-        elif is_degenerate(polygon):
+            continue
+        try:
+            points = numbers(polygon, "coordinates")
+        except InputError as error:
+            yield DatasetFault("bad_polygon", f"{name}: {error} in {polygon!r:.60}")
+            continue
+        if is_degenerate(polygon):
             yield DatasetFault("degenerate_polygon", f"{name}: expected three points or more, got {len(polygon) // 2}")
         else:
-            out = max(-min(polygon), max(polygon[0::2]) - size[1], max(polygon[1::2]) - size[0])
+            out = max(-points.min(), points[0::2].max() - size[1], points[1::2].max() - size[0])
             if out > POLYGON_TOLERANCE:
                 yield DatasetFault(
                     "outside_image", f"{name}: expected a polygon in the {size} image, got one {out:.0f} px out"
@@ -113,22 +127,25 @@ def _areas(raw: RawAnnotation, masks: AnnotationMasks) -> Iterator[DatasetFault]
     exact = isinstance(raw.visible if raw.amodal is None else raw.amodal, dict)
     # The area inside a polygon differs from the number of its pixels by up to about half the length of its outline.
     tolerance = 1 + 0.01 * measured if exact else 1 + 0.1 * measured + 2 * (x1 - x0 + y1 - y0)
-    if not is_number(raw.area) or abs(raw.area - measured) > tolerance:
+    area = _number(raw.area)
+    if area is None or abs(area - measured) > tolerance:
         yield DatasetFault("area_mismatch", f"area: expected {measured} as measured, got {raw.area!r:.40}")
 
 
 def _boxes(raw: RawAnnotation, masks: AnnotationMasks, size: tuple[int, int]) -> Iterator[DatasetFault]:
-    for name, box, mask, segmentation in (
+    for name, stated, mask, segmentation in (
         ("amodal box", raw.amodal_bbox, masks.amodal, raw.amodal),
         ("visible box", raw.visible_bbox, masks.visible, raw.visible),
     ):
-        if box is None:
+        if stated is None:
             continue
-        if not isinstance(box, list) or len(box) != 4 or not all(is_number(v) for v in box) or min(box[2:]) < 0:
-            yield DatasetFault("bad_box", f"{name}: expected x, y, width, height, got {box!r:.60}")
+        box = [_number(v) for v in stated] if isinstance(stated, list) and len(stated) == 4 else []
+        x, y, width, height = box if box else [None] * 4
+        if x is None or y is None or width is None or height is None or min(width, height) < 0:
+            yield DatasetFault("bad_box", f"{name}: expected x, y, width, height, got {stated!r:.60}")
             continue
-        corners = (box[0], box[1], box[0] + box[2], box[1] + box[3])
-        out = max(-box[0], -box[1], corners[2] - size[1], corners[3] - size[0])
+        corners = (x, y, x + width, y + height)
+        out = max(-x, -y, corners[2] - size[1], corners[3] - size[0])
         if out > BOX_TOLERANCE:
             yield DatasetFault(
                 "box_outside_image", f"{name}: expected it in the {size} image, got {out:.0f} px out of it"
@@ -137,7 +154,15 @@ def _boxes(raw: RawAnnotation, masks: AnnotationMasks, size: tuple[int, int]) ->
             tight = rle_box_xyxy(mask)
             if min(_distance(corners, tight), _distance(corners, _extent(segmentation))) > BOX_TOLERANCE:
                 want = [tight[0], tight[1], tight[2] - tight[0], tight[3] - tight[1]]
-                yield DatasetFault("box_mismatch", f"{name}: expected {want} as its mask has, got {box}")
+                yield DatasetFault("box_mismatch", f"{name}: expected {want} as its mask has, got {stated}")
+
+
+def _number(value: Any) -> float | None:
+    """A stated number, None if it is none."""
+    try:
+        return number(value, "a number")
+    except InputError:
+        return None
 
 
 def _distance(a: tuple[float, ...], b: tuple[float, ...] | None) -> float:
@@ -149,8 +174,8 @@ def _extent(segmentation: Any) -> tuple[float, ...] | None:
     """Box of the points of polygons; a thin tip extends beyond the pixels that it covers."""
     if not isinstance(segmentation, list):
         return None
-    x, y = ([v for polygon in segmentation for v in polygon[axis::2]] for axis in (0, 1))
-    return (min(x), min(y), max(x), max(y))
+    points = np.concatenate([numbers(polygon, "coordinates").reshape(-1, 2) for polygon in segmentation])
+    return (*points.min(axis=0).tolist(), *points.max(axis=0).tolist())
 
 
 def _agreement(raw: RawAnnotation, masks: AnnotationMasks) -> Iterator[DatasetFault]:
@@ -179,7 +204,8 @@ def _agreement(raw: RawAnnotation, masks: AnnotationMasks) -> Iterator[DatasetFa
             yield DatasetFault("invisible_mismatch", message, pixels=num_wrong)
     if raw.occlude_rate is not None and whole:
         rate = rle_occlusion_rate(visible, amodal)
-        if not is_number(raw.occlude_rate) or abs(raw.occlude_rate - rate) > RATE_TOLERANCE:
+        stated = _number(raw.occlude_rate)
+        if stated is None or abs(stated - rate) > RATE_TOLERANCE:
             yield DatasetFault(
                 "rate_mismatch", f"occlude_rate: expected {rate:.4f} as measured, got {raw.occlude_rate!r:.40}"
             )

@@ -10,7 +10,7 @@ from typing import Any
 
 from amodal.data.datasets import open_index
 from amodal.data.index import DatasetFault, ImageEntry, Index
-from amodal.data.records import RawAnnotation, integer
+from amodal.data.records import RawAnnotation, category_number, typed
 from amodal.data.validation.objects import AnnotationMasks, check_object
 from amodal.errors import InputError
 from amodal.io.images import image_size
@@ -154,8 +154,9 @@ def _image_objects(index: Index, position: int, used: Counter[int]) -> Iterator[
         except InputError as error:
             yield DatasetFault("bad_record", str(error), entry.id, record.get("id"))
             continue
-        for raw in objects:
+        for stated in objects:
             faults = list[DatasetFault]()
+            raw = typed(stated, lambda message, faults=faults: faults.append(DatasetFault("bad_record", message)))  # type: ignore[misc]
             checked.append((raw, check_object(raw, entry.size, faults)))
             faults += _fields(raw, index, used)
             for fault in faults:
@@ -165,25 +166,22 @@ def _image_objects(index: Index, position: int, used: Counter[int]) -> Iterator[
 
 
 def _fields(raw: RawAnnotation, index: Index, used: Counter[int]) -> Iterator[DatasetFault]:
-    """Check the category, occluders and attributes of one object."""
-    if isinstance(raw.category, str) and raw.category in index.numbers:
-        used[index.numbers[raw.category]] += 1
-    else:
-        number = integer(raw.category, "category_id")
-        used[number] += 1
-        if index.categories and number not in index.categories:
-            yield DatasetFault("unknown_category", f"category_id: expected a listed category, got {number}")
-    if not _is_ids(raw.occluders):
-        yield DatasetFault("bad_record", f"occluders: expected ids, got {raw.occluders!r:.60}")
-    if not isinstance(raw.attributes, dict):
-        yield DatasetFault("bad_record", f"attributes: expected them by name, got {raw.attributes!r:.60}")
+    """Check the category of one object."""
+    try:
+        number = category_number(raw.category, index.numbers)
+    except InputError as error:
+        yield DatasetFault("bad_record", str(error))
+        return
+    used[number] += 1
+    if index.categories and number not in index.categories:
+        yield DatasetFault("unknown_category", f"category_id: expected a listed category, got {number}")
 
 
 def _relations(checked: Sequence[tuple[RawAnnotation, AnnotationMasks]]) -> Iterator[DatasetFault]:
     """Check the occluders of the objects of an image."""
-    by_id = {raw.id: raw for raw, _ in checked if isinstance(raw.id, int)}
+    by_id = {raw.id: raw for raw, _ in checked}
     for raw, masks in checked:
-        if not raw.occluders or not _is_ids(raw.occluders):
+        if not raw.occluders:
             continue
         unknown = [i for i in raw.occluders if i not in by_id or i == raw.id]
         if unknown:
@@ -192,7 +190,7 @@ def _relations(checked: Sequence[tuple[RawAnnotation, AnnotationMasks]]) -> Iter
         if masks.amodal and masks.visible and raw.visible is not None:
             num_occluded = rle_area(masks.amodal) - rle_area(rle_intersection(masks.amodal, masks.visible))
             if not num_occluded:
-                message = f"occluders: expected none for an object that is not occluded, got {raw.occluders}"
+                message = f"occluders: expected none for an object that is not occluded, got {list(raw.occluders)}"
                 yield DatasetFault("occluder_hides_nothing", message, annotation_id=raw.id)
         behind = [i for i in raw.occluders if i in by_id and _is_behind(by_id[i], raw)]
         if behind:
@@ -266,10 +264,6 @@ def _is_behind(front: RawAnnotation, behind: RawAnnotation) -> bool:
     if front.order_group != behind.order_group or not all(isinstance(order, int) for order in orders):
         return False
     return bool(front.order > behind.order)
-
-
-def _is_ids(occluders: Any) -> bool:
-    return occluders is None or (isinstance(occluders, (list, tuple)) and all(type(i) is int for i in occluders))
 
 
 def _to_json(fault: DatasetFault) -> dict[str, Any]:
