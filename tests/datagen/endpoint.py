@@ -34,6 +34,24 @@ QUESTIONS = (
 )
 
 Fault = str | None  # 429, 500, slow, cut, broken (no JSON), malformed (JSON of another form), ghost (unknown ids), ...
+AROUND = {
+    "think": '<think>\nI see {something}. Perhaps {"pairs": []}?\n</think>\n\nJSON',
+    "fence": "Here you are:\n```json\nJSON\n```",
+    "thinkfence": "<think>hm</think>\n```json\nJSON\n```\n",
+    "trailing": "JSON\n\nLet me know if you need more {pairs}!",
+}
+"""What models write around their JSON."""
+
+REFUSALS = {
+    "max_tokens": "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'.",
+    "max_completion_tokens": "max_completion_tokens: Extra inputs are not permitted",
+    "response_format": "response_format of type json_schema is not supported",
+    "json_object": "'response_format.type' must be 'text'",
+    "system": "System role not supported",
+    "temperature": "Unsupported value: 'temperature' does not support 0.2 with this model.",
+}
+"""What servers say about parameters that they do not know."""
+
 Plan = Callable[["Request"], Fault]
 
 
@@ -48,7 +66,7 @@ class Request:
     @property
     def prompt(self) -> str:
         """Text of the user message."""
-        return self.body["messages"][1]["content"][0]["text"]
+        return self.body["messages"][-1]["content"][0]["text"]
 
 
 @dataclass
@@ -62,6 +80,7 @@ class FakeServer:
         delay: seconds before a reply.
         plan: fault of each request.
         usage: report the tokens used.
+        refuses: parameters that the server does not know; it says so with status 400.
         most_at_once: largest number of requests under way at the same time.
     """
 
@@ -71,6 +90,7 @@ class FakeServer:
     delay: float = 0.0
     plan: Plan = lambda request: None
     usage: bool = True
+    refuses: frozenset[str] = frozenset()
     most_at_once: int = 0
     _under_way: int = 0
     _stored: dict[str, bytes] = field(default_factory=dict)
@@ -87,7 +107,11 @@ class FakeServer:
 
     def _completion(self, request: Request, fault: Fault) -> dict[str, Any]:
         unreadable = {"malformed": "Here are your pairs: 1.", "null": None}
-        content = unreadable[fault] if fault in unreadable else json.dumps(written_pairs(request.prompt, fault))
+        content: Any = unreadable[fault] if fault in unreadable else json.dumps(written_pairs(request.prompt, fault))
+        if fault in AROUND:
+            content = AROUND[fault].replace("JSON", content)
+        if fault == "parts":
+            content = [{"type": "text", "text": content[:50]}, {"type": "text", "text": content[50:]}]
         completion: dict[str, Any] = {
             "id": "x", "object": "chat.completion", "created": 1, "model": "toy",
             "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}],
@@ -111,6 +135,15 @@ def written_pairs(prompt: str, fault: Fault = None) -> dict[str, Any]:
         answer = f"I would say it is <p>the {kinds[position % len(numbers)]}</p> {{seg:{number}}} here."
         pairs.append({"question": question, "answer": answer, "occlusion": []})
     return {"pairs": pairs}
+
+
+def _parameters(body: dict[str, Any]) -> Iterator[str]:
+    """Names of the parameters of a request that a server may refuse."""
+    yield from (name for name in ("max_tokens", "max_completion_tokens", "temperature") if name in body)
+    if body["messages"][0]["role"] == "system":
+        yield "system"
+    if "response_format" in body:
+        yield "response_format" if body["response_format"]["type"] == "json_schema" else "json_object"
 
 
 def random_faults(seed: int, share: float, faults: tuple[str, ...]) -> Plan:
@@ -183,6 +216,25 @@ def serving(**settings: Any) -> Iterator[FakeServer]:
             if fault == "plain":
                 self._send(400, b'{"detail": "no toy here"}')
                 return
+            unknown = next((name for name in _parameters(request.body) if name in fake.refuses), None)
+            if unknown:
+                self._send(400, json.dumps({"error": {"message": REFUSALS[unknown]}}).encode())
+                return
+            if fault == "error200":
+                self._send(200, b'{"error": {"message": "Provider returned error", "code": 502}}')
+                return
+            if fault == "forbidden200":
+                self._send(200, b'{"error": {"message": "no such key", "code": 401}}')
+                return
+            if fault == "html":
+                self._send(200, b"<html><body>502 Bad Gateway</body></html>", {"Content-Type": "text/html"})
+                return
+            if fault == "empty":
+                self._send(200, b'{"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": []}')
+                return
+            if fault == "nonsense":
+                self._send(200, b'[{"choices": 3}]')
+                return
             time.sleep(3.0 if fault == "slow" else fake.delay)
             if fault == "broken":
                 self._send(200, b"<html>not JSON")
@@ -200,9 +252,8 @@ def serving(**settings: Any) -> Iterator[FakeServer]:
 
         def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
-            for name, value in (headers or {}).items():
+            for name, value in ({"Content-Type": "application/json"} | (headers or {})).items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)

@@ -248,7 +248,13 @@ def _unclear(draft: Draft, context: RuleContext) -> str | None:
 
 
 def _verdicts(draft: Draft, context: RuleContext) -> list[ClaimVerdict]:
-    return judge_claims(draft.answer, context.facts)
+    """The claims of an answer; parts and materials that are known of its categories are no claims about masks."""
+    answer = draft.answer
+    for category in {context.category(obj) for obj in context.image.objects}:
+        known = context.settings.knowledge.get(category_key(category))
+        for words in (*known.parts, *known.materials) if known else ():
+            answer = answer.replace(f" {words}", " details")
+    return judge_claims(answer, context.facts)
 
 
 def _length(draft: Draft, context: RuleContext) -> str | None:

@@ -357,7 +357,9 @@ def _it_seen(writer: SceneQuestionWriter, before: Question) -> Question | None:
     if len(before.antecedents) != 1:
         return None
     seen = amount(float(writer.facts.rates[before.antecedents[0]]), margin=DEGREE_MARGIN)
-    return None if seen is None or _are_cut(writer, before.antecedents) else writer.write("it_seen", before.antecedents, {"amount": seen})
+    if seen is None or _are_cut(writer, before.antecedents):
+        return None
+    return writer.write("it_seen", before.antecedents, {"amount": seen})
 
 
 def _them_most(writer: SceneQuestionWriter, before: Question) -> Question | None:

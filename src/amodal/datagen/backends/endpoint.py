@@ -20,7 +20,7 @@ TokenLimit = Literal["auto", "max_tokens", "max_completion_tokens"]
 
 RETRY_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 FATAL_STATUS = frozenset({401, 402, 403, 404, 405})
-REFUSED_FORM = frozenset({400, 404, 415, 422, 500, 501})
+REFUSED_FORM = frozenset({400, 422, 501})
 """Status codes with which servers refuse a parameter that they do not know."""
 MAX_FORMS = 6  # forms of one request that are tried after refusals
 # Upper estimates for the budget, used where the server reports no usage. English text has about four characters
@@ -29,6 +29,7 @@ CHARACTERS_PER_TOKEN = 3
 IMAGE_TOKENS = 1_600
 
 _UNSUPPORTED = ("unsupported", "not supported", "unrecognized", "unknown", "instead", "not permitted", "extra")
+_SYSTEM_ROLE = re.compile(r"\bsystem\b.*\b(?:role|message|prompt|support)|roles must alternate|developer instruction")
 _JSON_MODE = ("response_format", "json_schema", "json_object", "json mode", "guided", "grammar", "structured output")
 
 
@@ -91,7 +92,7 @@ class _RequestForm:
             self.structured = "json" if self.structured == "schema" else "none"
         elif self.temperature is not None and "temperature" in text:
             self.temperature = None
-        elif self.system_role and re.search(r"\bsystem\b|roles must alternate|developer instruction", text):
+        elif self.system_role and _SYSTEM_ROLE.search(text):
             self.system_role = False
         else:
             return False
