@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
+
 MAX_QUESTION_LENGTH = 1000
 """Characters. A longer text is a mistake (the content of a file, say) and no question."""
+
+_SPECIAL_TOKEN = re.compile(
+    r"<\|[^<>]{0,80}?\|>"  # <|im_end|>
+    r"|</?[a-z][\w.:-]{0,60}/?>"  # <image>, </s>, <start_of_turn>
+    r"|<<\s*/?\w{1,20}\s*>>"  # <<SYS>>
+    r"|\[/?(?:SEG|INST|IMG|IMG_\w{1,20}|SYSTEM_PROMPT|TOOL_\w{1,20}|AVAILABLE_TOOLS|CLS|SEP|MASK|GMASK|PAD|UNK|BOS|EOS)\]",
+    re.IGNORECASE,
+)
 
 
 class InputError(ValueError):
@@ -16,6 +27,17 @@ class InputError(ValueError):
 
 class InputWarning(UserWarning):
     """Something about a file or argument that had to be guessed. The command line prints it as one line on stderr."""
+
+
+def special_token(text: str) -> str | None:
+    """The first part of a text that some language model may read as a special token, or None.
+
+    Special tokens stand for images, masks, roles and ends of turns. Most are written as `<word>`, `</word>`,
+    `<|words|>` or `<<WORD>>`; those in square brackets are listed by name. Characters that Unicode counts as compatible
+    with others (`NFKC`) are treated as the others, as tokenizers do.
+    """
+    found = _SPECIAL_TOKEN.search(unicodedata.normalize("NFKC", text))
+    return None if found is None else found.group()
 
 
 def check_settings(config: object, checks: dict[str, bool]) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from amodal.data.datasets import read_dataset
 from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
-from amodal.errors import MAX_QUESTION_LENGTH, InputError
+from amodal.errors import MAX_QUESTION_LENGTH, InputError, special_token
 from amodal.io.files import atomic_path
 from amodal.io.json_stream import write_json_list
 from amodal.ops.rle import rle_area
@@ -30,7 +30,7 @@ from amodal.ops.rle import rle_area
 PLACEHOLDER = re.compile(r"\{seg:(\d+)\}")
 _PHRASE = re.compile(r"<p>([^<>]*)</p>(?=\s*\{seg:)")
 _TOKEN = re.compile(r"<p>([^<>]*)</p>(?=\s*\{seg:)|\{seg:(\d+)\}|(\S)")
-_LEFT_OVER = re.compile(r"\{\s*seg[^}]*\}?|\[SEG\]|</?p>", re.IGNORECASE)
+_LEFT_OVER = re.compile(r"\{\s*seg[^}]*\}?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -164,9 +164,9 @@ def check_question(question: Any) -> str:
         raise InputError("expected a question, got an empty one")
     if len(line) > MAX_QUESTION_LENGTH:
         raise InputError(f"expected a question of at most {MAX_QUESTION_LENGTH} characters, got {len(line)}")
-    leftover = _LEFT_OVER.search(line)
+    leftover = _leftover(line)
     if leftover:
-        raise InputError(f"expected a question without placeholders and markup, got {leftover.group()!r}")
+        raise InputError(f"expected a question without placeholders and markup, got {leftover!r}")
     return line
 
 
@@ -181,11 +181,11 @@ def parse_answer(answer: Any) -> list[tuple[int, str | None]]:
         raise InputError(f"expected the answer as text, got {type(answer).__name__}")
     if not plain_text(answer):
         raise InputError(f"expected an answer in words, got {answer!r}")
-    leftover = _LEFT_OVER.search(PLACEHOLDER.sub(" ", _PHRASE.sub(" ", answer)))
+    leftover = _leftover(PLACEHOLDER.sub(" ", _PHRASE.sub(r" \1 ", answer)))
     if leftover:
         raise InputError(
             f"expected {{seg:ANNOTATION_ID}} for each object, with <p>words</p> at most right before it, "
-            f"got {leftover.group()!r}"
+            f"got {leftover!r}"
         )
     mentions, phrase = list[tuple[int, str | None]](), None
     for words, number, other in _TOKEN.findall(answer):
@@ -199,6 +199,12 @@ def parse_answer(answer: Any) -> list[tuple[int, str | None]]:
             f"expected one placeholder per mask, got {len(mentions)} placeholders for {len(distinct)} masks"
         )
     return mentions
+
+
+def _leftover(text: str) -> str | None:
+    """A placeholder in another form than `PLACEHOLDER`, markup, or a special token of a language model; or None."""
+    found = _LEFT_OVER.search(text)
+    return special_token(text) if found is None else found.group()
 
 
 def plain_text(answer: str) -> str:

@@ -9,7 +9,7 @@ colour first, so that nothing is cut off.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import AutoProcessor
 from transformers.utils import PushToHubMixin
 
-from amodal.errors import MAX_QUESTION_LENGTH, InputError
+from amodal.errors import MAX_QUESTION_LENGTH, InputError, special_token
 from amodal.io.images import ImageArray
 from amodal.losses import IGNORE_INDEX
 from amodal.models.aura.configuration import AuraConfig
@@ -87,7 +87,10 @@ class AuraProcessor(PushToHubMixin):
         self.seg_token_id = seg_token_id(self.tokenizer, seg_token)
         self.template: TurnTemplate = turn_template(mllm)
         self.end_token_id = int(self.tokenizer.convert_tokens_to_ids(self.template.end))
-        self._silent = set(special_tokens(self.tokenizer).values()) - {self.seg_token_id}
+        reserved = special_tokens(self.tokenizer)
+        # A token of one or two characters is punctuation that a tokenizer uses for padding.
+        self._reserved = {token for token in (*reserved, seg_token) if len(token) > 2}
+        self._silent = set(reserved.values()) - {self.seg_token_id}
         self._begin = _begin_text(self.tokenizer, self.template.first)
 
     @classmethod
@@ -123,7 +126,7 @@ class AuraProcessor(PushToHubMixin):
 
     def first_turn(self, image: ImageArray, question: str) -> dict[str, Tensor]:
         """Prepare an image and its first question for the LLM; tensors have a batch of one."""
-        text = self._begin + self.template.prompt(check_question(question, self.seg_token), first=True)
+        text = self._begin + self.template.prompt(check_question(question, self._reserved), first=True)
         made = self.mllm(images=self._padded(image), text=text, add_special_tokens=False, return_tensors="pt")
         return {name: value for name, value in made.items() if isinstance(value, Tensor)}
 
@@ -145,7 +148,7 @@ class AuraProcessor(PushToHubMixin):
 
     def later_turn(self, question: str) -> list[int]:
         """Return the tokens of a later question, starting after the end token of the previous answer."""
-        return self.tokens(self.template.prompt(check_question(question, self.seg_token), first=False))
+        return self.tokens(self.template.prompt(check_question(question, self._reserved), first=False))
 
     def answer_tokens(self, answer: str) -> list[int]:
         """Return the tokens of an answer with `[SEG]` tokens and phrase markup, and the end token."""
@@ -235,19 +238,24 @@ class AuraProcessor(PushToHubMixin):
         return cls(mllm, **settings)
 
 
-def check_question(question: str, seg_token: str = "[SEG]") -> str:
+def check_question(question: str, reserved: Collection[str] = ()) -> str:
     """Return a question with single spaces.
 
+    Args:
+        question: text of a user.
+        reserved: special tokens of the language model, in addition to those that `special_token` finds.
+
     Raises:
-        InputError: it is empty, longer than `MAX_QUESTION_LENGTH`, or contains the `[SEG]` token.
+        InputError: it is empty, longer than `MAX_QUESTION_LENGTH`, or contains a special token.
     """
     text = " ".join(question.split())
     if not text:
         raise InputError("question: expected words, got an empty one")
     if len(text) > MAX_QUESTION_LENGTH:
         raise InputError(f"question: expected at most {MAX_QUESTION_LENGTH} characters, got {len(text)}")
-    if seg_token in text:
-        raise InputError(f"question: expected text without {seg_token!r}, which only answers have")
+    found = special_token(text) or next((token for token in reserved if token in text), None)
+    if found:
+        raise InputError(f"question: expected text without {found!r}, which is a special token or looks like one")
     return text
 
 
