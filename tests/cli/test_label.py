@@ -60,7 +60,13 @@ def test_corrected_predictions_become_a_dataset(tmp_path: Path, capsys: pytest.C
     out = tmp_path / "corrected" / "annotations.json"
     capsys.readouterr()
     assert main(["label", "collect", str(export), "--out", str(out), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"images": 1, "objects": 1, "left_out": 1}
+    assert json.loads(capsys.readouterr().out) == {
+        "images": 1,
+        "objects": 1,
+        "left_out": 1,
+        "without_objects": 0,
+        "failed": {},
+    }
     dataset = read_dataset("canonical", out, images)
     (record,) = dataset.images
     assert (record.id, record.file_name, record.objects[0].id) == (5, "a.png", 31)
@@ -102,7 +108,7 @@ def test_invalid_inputs_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     wrong.write_text('{"images": 3}')
     assert "expected a list of tasks" in refused(capsys, "label", "collect", str(wrong), "--out", out)
     wrong.write_text("{")
-    assert "expected a JSON file of Label Studio" in refused(capsys, "label", "collect", str(wrong), "--out", out)
+    assert "expected JSON, got broken text" in refused(capsys, "label", "collect", str(wrong), "--out", out)
     wrong.write_text('[{"data": {"image": "a"}}]')
     assert "expected annotated tasks, got none among 1" in refused(capsys, "label", "collect", str(wrong), "--out", out)
     assert not Path(out).exists()

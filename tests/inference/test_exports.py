@@ -316,7 +316,7 @@ def test_a_region_without_its_counterpart_is_named() -> None:
     without = [r for r in result if r.get("id") != "object1_amodal"]
     with pytest.raises(InputError, match="task 7: expected an amodal region connected to region 'object1_visible'"):
         from_task({"id": 7, "predictions": [{"result": without}]})
-    with pytest.raises(InputError, match="task 7: expected brush regions, got none"):
+    with pytest.raises(InputError, match="task 7: expected regions, which state the size of the image, got none"):
         from_task({"id": 7})
 
 

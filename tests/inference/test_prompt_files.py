@@ -107,8 +107,14 @@ def without(section: str, index: int, key: str) -> Callable[[dict[str, Any]], No
     ("change", "message"),
     [
         (without("annotations", 1, "id"), "annotations: expected the id of each record to be an integer, got None in"),
-        (without("annotations", 1, "image_id"), "annotations: expected the image_id of each record to be an integer, got None in"),
-        (without("annotations", 1, "category_id"), "annotations: expected the category_id of each record to be an integer, got None in"),
+        (
+            without("annotations", 1, "image_id"),
+            "annotations: expected the image_id of each record to be an integer, got None in",
+        ),
+        (
+            without("annotations", 1, "category_id"),
+            "annotations: expected the category_id of each record to be an integer, got None in",
+        ),
         (without("images", 1, "id"), "images: expected the id of each record to be an integer, got None in"),
         (without("images", 1, "file_name"), "images: expected a file_name, got None"),
         (without("categories", 1, "id"), "categories: expected the id of each record to be an integer, got None in"),

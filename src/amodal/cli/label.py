@@ -125,36 +125,56 @@ def tasks_of_results(
 def collect_corrections(
     export: Annotated[Path, typer.Argument(help="JSON export of the corrected tasks from Label Studio.")],
     out: Annotated[Path, typer.Option(help="Canonical annotation file to write.")],
+    strict: Strict = False,
     as_json: JsonSummary = False,
 ) -> None:
     """Convert corrected tasks into an annotation file for fine-tuning and evaluation.
 
-    Tasks without an annotation are skipped and counted.
+    Tasks without an annotation are skipped and counted. Tasks that cannot be read are listed at the end, with exit
+    code 3.
 
     Example: amodal label collect export.json --out corrected/annotations.json
     """
     from amodal.inference.exports.coco import to_coco_file
     from amodal.inference.exports.label_studio import from_task
-    from amodal.inference.results import Results
+    from amodal.inference.results import ImageResult, Results
     from amodal.io.files import write_atomic
+    from amodal.io.json_stream import read_json
 
-    try:
-        tasks = json.loads(export.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"export: expected a JSON file of Label Studio, got {str(export)!r} ({error})") from error
+    tasks = read_json(export, "export")
     if not isinstance(tasks, list) or not all(isinstance(t, dict) and isinstance(t.get("data"), dict) for t in tasks):
         raise InputError(f"export: expected a list of tasks, got other content in {str(export)!r}")
     done = [t for t in tasks if any(not a.get("was_cancelled") for a in t.get("annotations") or [])]
     if not done:
         raise InputError(f"export: expected annotated tasks, got none among {len(tasks)}")
-    content = to_coco_file(Results.of(from_task(task) for task in done))
+    failures, results = Failures(strict), list[ImageResult]()
+    for task in done:
+        try:
+            results.append(from_task(task))
+        except InputError as error:
+            name, _, message = str(error).partition(": ")
+            failures.add(name, message)
+    if not results:
+        name, messages = next(iter(failures.messages.items()))
+        raise InputError(f"export: expected tasks that can be read, got none: {name}: {messages[0]}")
+    content = to_coco_file(Results.of(results))
     write_atomic(out, json.dumps(content))
     num_skipped, num_objects = len(tasks) - len(done), len(content["annotations"])
+    num_empty = sum(not len(result.scene) for result in results)
     if as_json:
-        typer.echo(json.dumps({"images": len(done), "objects": num_objects, "left_out": num_skipped}))
+        summary = {
+            "images": len(results),
+            "objects": num_objects,
+            "left_out": num_skipped,
+            "without_objects": num_empty,
+        }
+        typer.echo(json.dumps(summary | {"failed": failures.messages}))
     else:
-        note = f" ({num_skipped} tasks without an annotation skipped)" if num_skipped else ""
-        typer.echo(f"Written: {out}: {num_objects} objects in {len(done)} images{note}")
+        notes = [f"{num_skipped} tasks without an annotation skipped"] if num_skipped else []
+        notes += [f"{num_empty} without objects"] if num_empty else []
+        note = f" ({', '.join(notes)})" if notes else ""
+        typer.echo(f"Written: {out}: {num_objects} objects in {len(results)} images{note}")
+    failures.exit()
 
 
 def _write_tasks(tasks: list[dict[str, Any]], num_objects: int, out: Path, as_json: bool, failures: Failures) -> None:

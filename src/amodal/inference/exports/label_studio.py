@@ -12,8 +12,10 @@ from amodal.errors import InputError
 from amodal.inference.results import ImageResult, Results
 from amodal.inference.scene import Scene
 from amodal.inference.scene_object import SceneObject
+from amodal.io.images import MAX_PIXELS
 from amodal.ops.arrays import Mask
 from amodal.ops.brush_rle import decode_brush, encode_brush
+from amodal.ops.values import integer, optional_integer
 from amodal.version import __version__
 
 SOURCE_KEYS = ("name", "class_id", "source_id")
@@ -73,18 +75,16 @@ def from_task(task: dict[str, Any]) -> ImageResult:
     otherwise its phrase.
 
     Args:
-        task: one task of the export.
+        task: one task of the export. An annotation without regions is an image without objects.
 
     Raises:
-        InputError: no masks, or a region without its counterpart; the message names the region.
+        InputError: a region without its label or its counterpart, or one that cannot be read; or an image without
+            objects whose size the task does not state. The message names the task and, where there is one, the region.
     """
-    result = _current_result(task)
-    regions = {r["id"]: r for r in result if r.get("type") == "brushlabels"}
-    if not regions:
-        raise InputError(f"task {task.get('id')}: expected brush regions, got none")
-    first = next(iter(regions.values()))
     try:
-        size = (int(first["original_height"]), int(first["original_width"]))
+        result = _current_result(task)
+        size = _size(task)
+        regions = {r["id"]: r for r in result if _is_brush(r)}
         texts = {r["id"]: r["value"]["text"] for r in result if r.get("type") == "textarea"}
         sources = task.get("data", {}).get("objects") or []
         objects = [
@@ -93,11 +93,15 @@ def from_task(task: dict[str, Any]) -> ImageResult:
                 _mask(regions[amodal_], size),
                 **_source(sources, amodal_, _text(texts, visible, amodal_)),
             )
-            for visible, amodal_ in _pairs(task.get("id"), regions, result)
+            for visible, amodal_ in _pairs(regions, result)
         ]
-        return ImageResult(_file_name(task), Scene(objects, size), task.get("data", {}).get("image_id"))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"task {task.get('id')}: expected Label Studio's brush regions, got {error!r:.100}") from error
+        image_id = optional_integer(task.get("data", {}).get("image_id"), "image_id")
+        return ImageResult(_file_name(task), Scene(objects, size), image_id)
+    except InputError as error:
+        raise InputError(f"task {task.get('id')!r:.40}: {error}") from error
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        what = f"expected Label Studio's brush regions, got {error!r:.100}"
+        raise InputError(f"task {task.get('id')!r:.40}: {what}") from error
 
 
 def _regions(obj: SceneObject, index: int) -> Iterator[dict[str, Any]]:
@@ -128,30 +132,61 @@ def _current_result(task: dict[str, Any]) -> list[dict[str, Any]]:
     return list(predictions[-1]["result"]) if predictions else []
 
 
-def _pairs(task_id: Any, regions: dict[str, dict[str, Any]], result: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+def _is_brush(region: dict[str, Any]) -> bool:
+    """Whether a region is a brush stroke, with a label or (`brush`) without one."""
+    return region.get("type") in ("brushlabels", "brush")
+
+
+def _size(task: dict[str, Any]) -> tuple[int, int]:
+    """(H, W) of the image of a task, which only the regions of its annotations and predictions state."""
+    drafts = [*(task.get("annotations") or []), *(task.get("predictions") or [])]
+    regions = [*_current_result(task), *(region for draft in drafts for region in draft.get("result") or [])]
+    for region in regions:
+        if region.get("original_height") is not None:
+            size = (
+                integer(region["original_height"], "original_height"),
+                integer(region["original_width"], "original_width"),
+            )
+            if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+                raise InputError(f"expected an image of 1 to {MAX_PIXELS} pixels, got {size}")
+            return size
+    raise InputError("expected regions, which state the size of the image, got none")
+
+
+def _part(key: str, region: dict[str, Any]) -> str:
+    labels = region["value"].get("brushlabels") or []
+    if len(labels) != 1 or labels[0] not in ("visible", "amodal"):
+        raise InputError(f"expected the label visible or amodal for region {key!r:.40}, got {labels!r:.60}")
+    return str(labels[0])
+
+
+def _pairs(regions: dict[str, dict[str, Any]], result: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
     """(visible, amodal) region ids, in the order of the amodal regions."""
     partner: dict[str, str] = {}
     for relation in result:
         if relation.get("type") == "relation":
             partner[relation["from_id"]] = relation["to_id"]
             partner[relation["to_id"]] = relation["from_id"]
-    parts = {key: region["value"]["brushlabels"][0] for key, region in regions.items()}
+    parts = {key: _part(key, region) for key, region in regions.items()}
     used = set()
     for key, part in parts.items():
         if part != "amodal":
             continue
         visible = partner.get(key, key.replace("_amodal", "_visible"))
         if parts.get(visible) != "visible":
-            raise InputError(f"task {task_id}: expected a visible region connected to region {key!r}, got none")
+            raise InputError(f"expected a visible region connected to region {key!r:.40}, got none")
         used.add(visible)
         yield visible, key
     alone = sorted(key for key, part in parts.items() if part == "visible" and key not in used)
     if alone:
-        raise InputError(f"task {task_id}: expected an amodal region connected to region {alone[0]!r}, got none")
+        raise InputError(f"expected an amodal region connected to region {alone[0]!r:.40}, got none")
 
 
 def _mask(region: dict[str, Any], size: tuple[int, int]) -> Mask:
-    return decode_brush(region["value"]["rle"], size)
+    try:
+        return decode_brush(region["value"]["rle"], size)
+    except InputError as error:
+        raise InputError(f"region {region['id']!r:.40}: {error}") from error
 
 
 def _source(sources: list[dict[str, Any]], region: str, text: str | None) -> dict[str, Any]:
