@@ -10,8 +10,17 @@ import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
+from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 
+from amodal.models.aura import AuraModel
+from amodal.models.bases.sam import new_sam
 from amodal.models.plug import PlugConfig, PlugModel
+from amodal.training.checkpoint import name_sharded_layers
+from amodal.training.tasks.sam import SamTask
+from tests.models.aura import small_config, small_mllm
+from tests.models.conftest import small_sam_config
+from tests.models.families import ROWS
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "launch"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -34,20 +43,46 @@ def test_accelerate_reads_it(path: Path) -> None:
 def test_every_setting_is_an_option_of_accelerate(path: Path) -> None:
     """Accelerate silently ignores unknown settings of a strategy."""
     content: dict[str, Any] = yaml.safe_load(path.read_text())
-    known = {action.dest for action in launch_command_parser()._actions} | {"fsdp_transformer_layer_cls_to_wrap"}
+    known = {action.dest for action in launch_command_parser()._actions}
     for section in ("fsdp_config", "deepspeed_config"):
         assert content.get(section, {}).keys() <= known
 
 
-def test_the_wrapped_layers_exist() -> None:
-    content = yaml.safe_load((FOLDER / "fsdp2.yaml").read_text())["fsdp_config"]
-    assert content["fsdp_version"] == 2
-    with torch.device("meta"):
-        model = PlugModel(PlugConfig())
-    assert content["fsdp_transformer_layer_cls_to_wrap"] in {
-        type(layer).__name__ for layer in model.vision_encoder.layers
-    }
+@pytest.mark.parametrize("name", ROWS)
+def test_fsdp2_shards_every_layer_of_every_base(name: str) -> None:
+    row = ROWS[name]
+    model = PlugModel.from_base(row.config(64), PlugConfig(image_size=64))
+    assert wrapped(model) == row.family.layers(model.vision_encoder)
     assert model.get_input_embeddings() is None  # which FSDP2 requires
+
+
+@pytest.mark.parametrize("name", ["sam", "sam2"])
+def test_fsdp2_shards_every_layer_of_both_networks_of_aura(name: str) -> None:
+    row = ROWS[name]
+    model = AuraModel.from_base(small_mllm(), row.config(64), small_config())
+    llm = model.mllm.model
+    layers = [*row.family.layers(model.vision_encoder), *llm.vision_tower.encoder.layers, *llm.language_model.layers]
+    assert len(layers) > 6 and {id(layer) for layer in wrapped(model)} == {id(layer) for layer in layers}
+
+
+def test_fsdp2_shards_every_layer_of_a_sam_in_training() -> None:
+    model = SamTask.prepare(new_sam(small_sam_config()))
+    encoder: Any = model.vision_encoder
+    assert wrapped(model) == list(encoder.layers)
+
+
+def wrapped(model: Any) -> list[torch.nn.Module]:
+    """The modules that Accelerate shards one by one with the launch file."""
+    settings = yaml.safe_load((FOLDER / "fsdp2.yaml").read_text())["fsdp_config"]
+    assert settings["fsdp_version"] == 2
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy=settings["fsdp_auto_wrap_policy"].lower(),
+        transformer_cls_names_to_wrap=settings.get("fsdp_transformer_layer_cls_to_wrap"),
+    )
+    name_sharded_layers(model)
+    policy = fsdp2_prepare_auto_wrap_policy(plugin, model)
+    return [module for module in model.modules() if policy(module)]
 
 
 @pytest.mark.parametrize("stage", [2, 3])

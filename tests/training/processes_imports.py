@@ -3,3 +3,4 @@
 import torch.utils.tensorboard  # noqa: F401
 
 import amodal.training.loop  # noqa: F401
+import tests.models.trunk  # noqa: F401  (which registers a trunk for EdgeTAM)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from amodal.training.loop import train
 from amodal.training.recipe import Recipe
+from tests.models.families import ROWS
 from tests.training.processes import FSDP2, error_of, finish, start
 from tests.training.tiny import tiny_recipe
 
@@ -73,6 +74,19 @@ def test_two_processes_train_as_one(tmp_path: Path, task: str, strategy: dict[st
     assert_same_run(one, tmp_path / "two" / "run")
     versions = json.loads((tmp_path / "two" / "run" / "versions.json").read_text())
     assert (versions["strategy"], versions["processes"]) == (name, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", [DDP, FSDP2], ids=["ddp", "fsdp2"])
+@pytest.mark.parametrize("family", [name for name in ROWS if name != "sam"])
+def test_two_processes_train_plug_on_every_family_as_one(tmp_path: Path, family: str, strategy: dict[str, str]) -> None:
+    ROWS[family].model().save_pretrained(tmp_path / family)
+    model = {"base": str(tmp_path / family), "image_size": 64, "point_loss": False}
+    recipe = tiny_recipe(tmp_path, "plug", model=model, learning_rate=1e-3, ema=0.9)
+    one = as_one(recipe, tmp_path / "one")
+    file = written(recipe, tmp_path / "two")
+    finish(start(file, 2, **strategy), file)
+    assert_same_run(one, tmp_path / "two" / "run")
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from amodal.errors import InputError
 from amodal.training.recipe import TrainingRecipe
@@ -93,6 +94,18 @@ def reshard(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+def name_sharded_layers(model: Any) -> None:
+    """Tell Accelerate which layers FSDP2 shards one by one, where the launch file names none.
+
+    They are the repeated layers of the image encoder and of the language model, whatever their architecture. The layers
+    of mask decoders are not among them: the decoders call their parts, which would not gather the weights.
+    """
+    parts: list[nn.Module | None] = [getattr(model, name, None) for name in ("vision_encoder", "mllm")]
+    layers = [layer for part in parts if part is not None for layer in part.modules()]
+    names = {type(layer).__name__ for layer in layers if isinstance(layer, GradientCheckpointingLayer)}
+    model._no_split_modules = sorted(names)
 
 
 def full_model(accelerator: Accelerator, model: nn.Module, model_class: type[nn.Module]) -> nn.Module | None:

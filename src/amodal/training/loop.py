@@ -36,6 +36,7 @@ from amodal.training.checkpoint import (
     full_model,
     is_sharded,
     load_newest,
+    name_sharded_layers,
     read_progress,
     save_checkpoint,
     uses_deepspeed,
@@ -127,6 +128,7 @@ class _TrainingRun:
         self.factor = learning_rate_factor(self.settings, self.steps)
         self.start_time = time.monotonic()
         self.model_class = type(setup.model)  # FSDP2 changes the class of the object
+        name_sharded_layers(setup.model)
         self.model, self.optimizer = accelerator.prepare(setup.model, new_optimizer(setup.model, self.settings))
         self.states: dict[str, Stateful] = {
             "optimizer": ShardedOptimizer(self.model, self.optimizer) if is_sharded(accelerator) else self.optimizer
