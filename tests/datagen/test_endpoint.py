@@ -9,7 +9,8 @@ from contextlib import closing
 
 import pytest
 
-from amodal.datagen.backends.endpoint import Endpoint, OpenAIBackend, _RequestForm
+from amodal.datagen.backends.client import Endpoint, RequestForm
+from amodal.datagen.backends.endpoint import OpenAIBackend
 from amodal.datagen.generate import GenerationOutcome, RequestPolicy, generate
 from amodal.datagen.store.work_folder import STATE_FILE, WorkFolder
 from amodal.errors import InputError
@@ -115,7 +116,7 @@ def test_the_form_can_be_set(toy_work: Works) -> None:
 @pytest.mark.parametrize("name", REFUSALS)
 def test_refusals_are_understood(name: str) -> None:
     limit = "max_completion_tokens" if name == "max_completion_tokens" else "max_tokens"
-    form = _RequestForm(limit, True, "json" if name == "json_object" else "schema", 0.2)
+    form = RequestForm(limit, True, "json" if name == "json_object" else "schema", 0.2)
     before = vars(form).copy()
     assert form.adapt(REFUSALS[name])
     assert sum(before[field] != value for field, value in vars(form).items()) == 1
@@ -126,7 +127,7 @@ def test_refusals_are_understood(name: str) -> None:
     ["no toy here", "image too large", "internal system error", "this model's maximum context length is 4096 tokens"],
 )
 def test_other_refusals_change_nothing(message: str) -> None:
-    form = _RequestForm("max_tokens", True, "schema", None)
+    form = RequestForm("max_tokens", True, "schema", None)
     assert not form.adapt(message)
 
 

@@ -13,7 +13,8 @@ import pytest
 from filelock import FileLock
 
 from amodal.datagen.backends.base import BackendReply, UsageEstimate, WritingTask
-from amodal.datagen.backends.endpoint import Endpoint, OpenAIBackend
+from amodal.datagen.backends.client import Endpoint
+from amodal.datagen.backends.endpoint import OpenAIBackend
 from amodal.datagen.check import check
 from amodal.datagen.generate import LOCK_FILE, GenerationOutcome, RequestPolicy, TokenPrices, UsageLimits, generate
 from amodal.datagen.select import DatasetSource, ImageSelection, select

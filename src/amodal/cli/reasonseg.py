@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 from amodal.cli.options import AsJson, FormatName, format_of
+from amodal.cli.reasonseg_facts import facts_app
 from amodal.cli.reasonseg_review import Work, agreement_lines, review_app
 from amodal.errors import InputError
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from amodal.datagen.store.work_folder import WorkFolder
 
 reasonseg_app = typer.Typer(no_args_is_help=True)
+reasonseg_app.add_typer(facts_app, name="facts", help="Collect facts about categories.")
 reasonseg_app.add_typer(review_app, name="review", help="Let people accept, fix or reject pairs.")
 
 _selection = partial(typer.Option, rich_help_panel="Selection of images and objects")
@@ -328,7 +330,8 @@ def _backend(name: str, seed: int, facts: Path | None, model: str | None, **sett
         return TemplateBackend(seed, all_facts(facts))
     if name != "openai":
         raise InputError(f"backend: expected template or openai, got {name!r}")
-    from amodal.datagen.backends.endpoint import Endpoint, OpenAIBackend, Structured, TokenLimit
+    from amodal.datagen.backends.client import Endpoint, Structured, TokenLimit
+    from amodal.datagen.backends.endpoint import OpenAIBackend
 
     if model is None:
         raise InputError("model: expected the name of a model with --backend openai, got none")

@@ -133,7 +133,7 @@ def parse_response(text: str, *, allow_none: bool = False) -> list[Draft]:
         InputError: there is no JSON of the form asked for; the message says what is wrong with the nearest match.
     """
     reason, is_empty = "", False
-    for body in _json_bodies(text):
+    for body in json_bodies(text):
         try:
             written = WrittenPairs.model_validate_json(body)
         except ValidationError as error:
@@ -257,7 +257,7 @@ def inner_point(mask: Mask) -> tuple[int, int]:
     return int(x), int(y)
 
 
-def _json_bodies(text: str) -> Iterator[str]:
+def json_bodies(text: str) -> Iterator[str]:
     """What may be the JSON in a reply, the most likely first: all of it, then the JSON values in it from the last."""
     yield text.strip()
     thought, closed, after = text.rpartition("</think>")
