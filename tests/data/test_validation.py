@@ -132,6 +132,7 @@ FAULTS: list[tuple[str, str, Callable[[Content], None], int | None]] = [
     ("occluder_hides_nothing", "canonical", on(1, occluders=[1]), 2),
     ("order_contradiction", "canonical", lambda c: [on(i, order=o, order_group=0)(c) for i, o in ((0, 1), (1, 2))], 1),
     ("outside_image", "kins2019", on(0, segmentation=[[3, 2, 60, 2, 60, 12, 3, 12]]), 1),
+    ("outside_folder", "canonical", image(file_name="../a.png"), None),
     ("rate_mismatch", "canonical", on(0, occlude_rate=0.9), 1),
     ("rate_mismatch", "cocoa", region(occlude_rate=0), 7002),
     ("rate_mismatch", "canonical", on(0, occlude_rate="half"), 1),

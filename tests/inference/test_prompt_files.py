@@ -81,8 +81,8 @@ def test_folders_decide_between_images_of_one_name(tmp_path: Path) -> None:
         found.image_of(Path("c.jpg"))
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "a.jpg").touch()
-    assert found.images[1].path(tmp_path) == tmp_path / "train" / "a.jpg"
-    assert found.images[0].path(tmp_path) == tmp_path / "a.jpg"
+    assert found.path_of(found.images[1], tmp_path) == tmp_path / "train" / "a.jpg"
+    assert found.path_of(found.images[0], tmp_path) == tmp_path / "val" / "a.jpg"  # another image has this last part
 
 
 def test_a_fault_concerns_one_object(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from amodal.cli.data_draw import draw
 from amodal.cli.data_inspect import inspect, stats, validate
-from amodal.cli.options import Annotations, AsJson, FormatName, Images, open_dataset
+from amodal.cli.options import Annotations, AsJson, FormatName, Images, MatchBy, open_dataset
 from amodal.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def convert(
     out: Annotated[Path, typer.Option(help="File (.json) or folder to write; a folder for parquet.")],
     format_: FormatName = None,
     images: Images = None,
+    match: MatchBy = "path",
     masks: Annotated[str, typer.Option(help="Mask of each object that coco gets: amodal or visible.")] = "amodal",
     split: Annotated[str, typer.Option(help="Name of the split in the names of the Parquet files.")] = "train",
     shard_mb: Annotated[int, typer.Option(min=1, help="Size of a Parquet file in MiB.")] = 256,
@@ -88,7 +89,7 @@ def convert(
     if annotations.exists() and out.exists() and out.samefile(annotations):
         raise InputError(f"out: expected another file than the annotations, got {str(out)!r}")
     done = convert_dataset(
-        open_dataset(annotations, format_, images), to, out,
+        open_dataset(annotations, format_, images, match), to, out,
         coco_masks=cast("CocoMasks", masks),  # checked in convert
         split=split, shard_bytes=shard_mb << 20, progress=not as_json,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amodal.cli.options import Annotations, AsJson, FormatName, Images, open_dataset
+from amodal.cli.options import Annotations, AsJson, FormatName, Images, MatchBy, open_dataset
 from amodal.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def draw(
     out: Annotated[Path, typer.Option(help="Image to write: .png or .jpg.")],
     format_: FormatName = None,
     images: Images = None,
+    match: MatchBy = "path",
     object_ids: Annotated[
         list[int] | None, typer.Option("--object", help="Annotation id, may be repeated; default: random objects.")
     ] = None,
@@ -54,7 +55,7 @@ def draw(
 
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise InputError(f"out: expected a .png or .jpg file, got {str(out)!r}")
-    dataset = open_dataset(annotations, format_, images)
+    dataset = open_dataset(annotations, format_, images, match)
     chosen = _by_id(dataset, object_ids) if object_ids else _random(dataset, count, seed, occluded)
     drawn_sheet = Image.fromarray(sheet([tile(dataset, *each) for each in chosen], columns))
     with atomic_path(out) as temporary:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from amodal.cli.options import Annotations, AsJson, FormatName, Images, format_of, open_dataset
+from amodal.cli.options import Annotations, AsJson, FormatName, Images, MatchBy, format_of, open_dataset
 from amodal.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from amodal.data.samples import ObjectSample
     from amodal.data.statistics import DatasetStatistics
     from amodal.data.validation.validate import ValidationReport
+    from amodal.io.image_names import Match
 
 MAX_CHARACTERS = 60
 MAX_ITEMS = 6
@@ -28,6 +29,7 @@ def inspect(
     annotations: Annotations,
     format_: FormatName = None,
     images: Images = None,
+    match: MatchBy = "path",
     object_id: Annotated[
         int | None, typer.Option("--object", help="Annotation id of the object to show; default: the first one.")
     ] = None,
@@ -43,7 +45,7 @@ def inspect(
     from amodal.data.index import DatasetFault
 
     name, faults = format_of(annotations, format_), list[DatasetFault]()
-    index = open_index(name, annotations, images, faults.append)
+    index = open_index(name, annotations, images, faults.append, cast("Match", match))  # checked there
     record, obj = _find_object(index, object_id)
     result = {
         "annotations": str(annotations),
@@ -73,6 +75,7 @@ def validate(
     annotations: Annotations,
     format_: FormatName = None,
     images: Images = None,
+    match: MatchBy = "path",
     report: Annotated[Path | None, typer.Option(help="File for the JSON report.")] = None,
     show: Annotated[int, typer.Option(min=0, help="Number of findings of each kind to print.")] = 3,
     as_json: AsJson = False,
@@ -84,7 +87,9 @@ def validate(
     from amodal.data.validation.validate import validate as validate_dataset
     from amodal.io.files import write_atomic
 
-    found = validate_dataset(format_of(annotations, format_), annotations, images, progress=not as_json)
+    found = validate_dataset(
+        format_of(annotations, format_), annotations, images, match=cast("Match", match), progress=not as_json
+    )
     if report is not None:
         write_atomic(report, json.dumps(found.to_json()), "report")
     if as_json:
@@ -101,6 +106,7 @@ def stats(
     annotations: Annotations,
     format_: FormatName = None,
     images: Images = None,
+    match: MatchBy = "path",
     plot: Annotated[Path | None, typer.Option(help="Plot to write: .png, .pdf or .svg.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -110,7 +116,7 @@ def stats(
     """
     from amodal.data.statistics import compute_statistics, plot_statistics
 
-    statistics = compute_statistics(open_dataset(annotations, format_, images), progress=not as_json)
+    statistics = compute_statistics(open_dataset(annotations, format_, images, match), progress=not as_json)
     if plot is not None:
         plot_statistics(statistics, plot)
     if as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -12,8 +12,17 @@ from amodal.errors import InputError
 
 if TYPE_CHECKING:
     from amodal.data.samples import AnnotatedDataset
+    from amodal.io.image_names import Match
 
 ModelName = Annotated[str, typer.Option("--model", help="Model: bundled name, folder or hub id.")]
+VisibleFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--visible-from",
+        metavar="NAME",
+        help="Promptable segmenter (SAM, SAM 2, ...) that makes the visible masks: hub id, folder or checkpoint file.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, ...")]
 Dtype = Annotated[str, typer.Option(help="Precision: auto, float32, bfloat16, or int8 (large models on a CPU).")]
 Mode = Annotated[str, typer.Option(help="Encode one crop per object (crop) or the whole image once (image; faster).")]
@@ -122,6 +131,14 @@ FormatName = Annotated[
     str | None, typer.Option("--format", help="Format of the annotations (`amodal data formats`); default: guessed.")
 ]
 Images = Annotated[Path | None, typer.Option(help="Folder of the images; default: `images` beside the annotations.")]
+MatchBy = Annotated[
+    str,
+    typer.Option(
+        "--match",
+        help="Find images by their path below the folder (path), or anywhere below it by the last part of their name "
+        "(name), for names that are URLs or paths of another computer.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -141,7 +158,9 @@ def format_of(annotations: Path, name: str | None) -> str:
     return found
 
 
-def open_dataset(annotations: Path, name: str | None, images: Path | None) -> AnnotatedDataset:
+def open_dataset(
+    annotations: Path, name: str | None, images: Path | None, match: str = "path"
+) -> AnnotatedDataset:
     """Read the dataset that a command's options name.
 
     Raises:
@@ -149,4 +168,4 @@ def open_dataset(annotations: Path, name: str | None, images: Path | None) -> An
     """
     from amodal.data.datasets import read_dataset
 
-    return read_dataset(format_of(annotations, name), annotations, images)
+    return read_dataset(format_of(annotations, name), annotations, images, cast("Match", match))  # checked there

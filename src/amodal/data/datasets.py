@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 from amodal.data.formats import cocoa, masks
 from amodal.data.formats.canonical import FORMAT as CANONICAL
@@ -16,6 +17,7 @@ from amodal.data.records import Format, Record
 from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
 from amodal.io.files import visible_entries
+from amodal.io.image_names import ImageFinder, Match
 from amodal.io.json_stream import scan
 
 FORMATS: dict[str, Format] = {
@@ -23,7 +25,7 @@ FORMATS: dict[str, Format] = {
     for format_ in (KINS2019, KINS2020, cocoa.FORMAT, COCOA_CLS, D2SA, COCO, CANONICAL, masks.FORMAT)
 }
 
-_INDEXERS: dict[str, Callable[[Path, Path, Format, FaultHandler], Index]] = {
+_INDEXERS: dict[str, Callable[[Path, ImageFinder, Format, FaultHandler], Index]] = {
     "cocoa": cocoa.read_index,
     "masks": masks.read_index,
 }
@@ -38,7 +40,9 @@ NUM_GUESS_RECORDS = 50
 """Annotations that are read to guess a format; keys such as `invisible_mask` are missing for unoccluded objects."""
 
 
-def read_dataset(format_name: str, annotations: str | Path, images: str | Path | None = None) -> AnnotatedDataset:
+def read_dataset(
+    format_name: str, annotations: str | Path, images: str | Path | None = None, match: Match = "path"
+) -> AnnotatedDataset:
     """Read a dataset of any supported format.
 
     The file is scanned once; objects are read on access, so that memory does not grow with the dataset beyond an
@@ -49,9 +53,11 @@ def read_dataset(format_name: str, annotations: str | Path, images: str | Path |
         annotations: file, or folder for `masks` and for single COCOA records.
         images: folder of the images; if None, `images/` beside the annotations, or the annotations' own folder if
             there is no such folder.
+        match: how the names of images are matched with files: as paths below the folder (`path`), or by their last part
+            anywhere below it (`name`), for names that are URLs or paths of another computer.
 
     Raises:
-        InputError: the format is unknown, or the files are not of that format.
+        InputError: the format is unknown, a name leaves the folder, or the files are not of that format.
     """
     path = Path(annotations)
 
@@ -59,10 +65,16 @@ def read_dataset(format_name: str, annotations: str | Path, images: str | Path |
         if fault.kind not in TOLERATED_FAULTS:
             raise InputError(f"annotations {path}: {fault.message}{_hint(fault, path, format_name)}")
 
-    return open_index(format_name, path, images, refuse).dataset()
+    return open_index(format_name, path, images, refuse, match).dataset()
 
 
-def open_index(format_name: str, annotations: str | Path, images: str | Path | None, report: FaultHandler) -> Index:
+def open_index(
+    format_name: str,
+    annotations: str | Path,
+    images: str | Path | None,
+    report: FaultHandler,
+    match: Match = "path",
+) -> Index:
     """Build the index of a dataset and pass its faults to `report`.
 
     Args:
@@ -70,6 +82,7 @@ def open_index(format_name: str, annotations: str | Path, images: str | Path | N
         annotations: as for `read_dataset`.
         images: as for `read_dataset`.
         report: called with each fault; records with a fault are left out unless it raises.
+        match: as for `read_dataset`.
 
     Raises:
         InputError: the format is unknown, the file or folder does not exist, or its content is of another kind,
@@ -80,7 +93,9 @@ def open_index(format_name: str, annotations: str | Path, images: str | Path | N
     path = Path(annotations)
     if not path.exists():
         raise InputError(f"annotations: expected a file, got {str(path)!r}, which does not exist")
-    folder = image_folder(path, None if images is None else Path(images))
+    if match not in get_args(Match):
+        raise InputError(f"match: expected path or name, got {match!r:.40}")
+    finder = ImageFinder(image_folder(path, None if images is None else Path(images)), match)
     wrong_format: list[DatasetFault] = []
 
     def collect(fault: DatasetFault) -> None:
@@ -88,7 +103,7 @@ def open_index(format_name: str, annotations: str | Path, images: str | Path | N
             wrong_format.append(fault)
         report(fault)
 
-    index = _INDEXERS.get(format_name, build_index)(path, folder, FORMATS[format_name], collect)
+    index = _INDEXERS.get(format_name, build_index)(path, finder, FORMATS[format_name], collect)
     if wrong_format and not sum(index.num_objects):
         hint = _hint(wrong_format[0], path, format_name)
         if hint:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from amodal.data.records import Format, RawAnnotation, Record, to_sample
 from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
 from amodal.errors import InputError
+from amodal.io.image_names import ImageFinder
 from amodal.io.images import MAX_PIXELS
 from amodal.io.json_stream import JsonEntry, scan
 from amodal.ops.values import integer, text
@@ -62,13 +63,15 @@ class ImageEntry:
 
     Attributes:
         id: image id.
-        file_name: name relative to the folder of the images.
+        file_name: name in the file.
+        path: its file, which need not exist.
         size: (H, W).
         attributes: other fields of the record.
     """
 
     id: int
     file_name: str
+    path: Path
     size: tuple[int, int]
     attributes: Mapping[str, Any]
 
@@ -154,8 +157,7 @@ class Index:
 
     def _image(self, position: int, entry: ImageEntry) -> ImageSample:
         objects = LazyObjects(self.objects, position, int(self.num_objects[position]))
-        path = self.folder / entry.file_name
-        return ImageSample(entry.id, path, *entry.size, objects, entry.file_name, entry.attributes)
+        return ImageSample(entry.id, entry.path, *entry.size, objects, entry.file_name, entry.attributes)
 
 
 class RecordFile:
@@ -242,29 +244,30 @@ def _stamp(path: Path) -> tuple[int, int]:
     return (status.st_size, status.st_mtime_ns)
 
 
-def build_index(path: Path, folder: Path, format_: Format, report: FaultHandler) -> Index:
+def build_index(path: Path, finder: ImageFinder, format_: Format, report: FaultHandler) -> Index:
     """Index a COCO-like file with `images`, `annotations` and, optionally, `categories`.
 
     Args:
         path: JSON file.
-        folder: folder of the images.
+        finder: finds the images.
         format_: expected format of the annotations.
         report: called with each fault; records with a fault are left out unless it raises.
 
     Raises:
         InputError: the JSON is broken, or the file lacks these members.
     """
-    builder = _IndexBuilder(format_, path, report)
+    builder = _IndexBuilder(format_, path, finder, report)
     for entry in scan(path):
         builder.add(entry)
-    return builder.build(folder)
+    return builder.build()
 
 
 class _IndexBuilder:
     """Collects the index while the file is read."""
 
-    def __init__(self, format_: Format, path: Path, report: FaultHandler) -> None:
-        self.format, self.path, self.report = format_, path, report
+    def __init__(self, format_: Format, path: Path, finder: ImageFinder, report: FaultHandler) -> None:
+        self.format, self.path, self.finder, self.report = format_, path, finder, report
+        self.used: dict[Path, str] = {}
         self.file = RecordFile(path)
         self.images: dict[int, ImageEntry] = {}
         self.categories: dict[int, str] = {}
@@ -289,7 +292,7 @@ class _IndexBuilder:
         else:
             self.extras[entry.section] = entry.record
 
-    def build(self, folder: Path) -> Index:
+    def build(self) -> Index:
         """Build the index, with the records of each image next to each other."""
         self._check_sections()
         position = {number: i for i, number in enumerate(self.images)}
@@ -309,7 +312,7 @@ class _IndexBuilder:
         return Index(
             self.format,
             self.path,
-            folder,
+            self.finder.folder,
             list(self.images.values()),
             self.categories,
             self.extras,
@@ -337,8 +340,26 @@ class _IndexBuilder:
                 DatasetFault("duplicate_image_id", f"expected images of different ids, got {number} twice", number)
             )
         else:
-            attributes = LazyAttributes(self.file, (entry.offset, entry.length))
-            self.images[number] = ImageEntry(number, file_name, (height, width), attributes)
+            path = self._image_path(number, file_name)
+            if path is not None:
+                attributes = LazyAttributes(self.file, (entry.offset, entry.length))
+                self.images[number] = ImageEntry(number, file_name, path, (height, width), attributes)
+
+    def _image_path(self, number: int, file_name: str) -> Path | None:
+        """The file of an image; None, with a fault, if it is outside the folder or not the file of one image."""
+        try:
+            path = self.finder.find(file_name)
+        except InputError as error:
+            kind = "ambiguous_image" if self.finder.match == "name" else "outside_folder"
+            self.report(DatasetFault(kind, f"image {number}: {error}", number))
+            return None
+        other = self.used.setdefault(path, file_name)
+        if self.finder.match == "name" and other != file_name:
+            expected = "expected names with different last parts"
+            message = f"image {number}: {expected}, got {other!r:.80} and {file_name!r:.80}"
+            self.report(DatasetFault("ambiguous_image", message, number))
+            return None
+        return path
 
     def add_annotation(self, entry: JsonEntry) -> None:
         """Add a record of `annotations`."""

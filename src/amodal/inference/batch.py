@@ -40,6 +40,7 @@ class BatchPlan:
 
     Args:
         model: bundled name, folder or hub id.
+        visible_from: promptable segmenter that makes the visible masks; the model itself if None.
         mode: `crop` or `image`, see `AmodalSegmenter`.
         dtype: precision, see `AmodalSegmenter.from_pretrained`.
         workers: number of segmenters that run in parallel.
@@ -53,6 +54,7 @@ class BatchPlan:
     """
 
     model: str = "plug-tiny"
+    visible_from: str | None = None
     mode: str = "crop"
     dtype: str = "auto"
     workers: int = 2
@@ -197,14 +199,18 @@ def _blocks(rows: list[Row], plan: BatchPlan) -> Iterator[tuple[int, list[Row], 
 class SegmentBlock:
     """A worker that loads the model once and then segments blocks of images."""
 
-    def __init__(self, model: str, mode: str, dtype: str, clean: bool, threads: int, device: str) -> None:
+    def __init__(
+        self, model: str, visible_from: str | None, mode: str, dtype: str, clean: bool, threads: int, device: str
+    ) -> None:
         import torch
 
         from amodal.inference.segmenter import AmodalSegmenter
 
         torch.set_num_threads(threads)
         self.clean = clean
-        self.segmenter = AmodalSegmenter.from_pretrained(model, mode=mode, dtype=dtype, device=device)
+        self.segmenter = AmodalSegmenter.from_pretrained(
+            model, visible_from=visible_from, mode=mode, dtype=dtype, device=device
+        )
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Convert a block of images to one row with all of their objects and failures."""
@@ -260,7 +266,7 @@ def _rows_of_coco(coco: CocoFile, images: Path) -> Iterator[Row]:
         if annotations:
             yield {
                 "image_id": image.id,
-                "path": str(image.path(images).resolve()),
+                "path": str(coco.path_of(image, images).resolve()),
                 "size": None if image.size is None else list(image.size),
                 "annotations": annotations,
             }
@@ -300,7 +306,8 @@ def _has_area(box: Any) -> bool:
 
 def _model_settings(plan: BatchPlan) -> dict[str, Any]:
     """The settings that the masks depend on."""
-    return {"model": plan.model, "mode": plan.mode, "dtype": plan.dtype, "clean": plan.clean}
+    names = ("model", "visible_from", "mode", "dtype", "clean")
+    return {name: getattr(plan, name) for name in names}
 
 
 def _check_settings(out: Path, plan: BatchPlan, rows: list[Row]) -> None:

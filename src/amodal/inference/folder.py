@@ -140,7 +140,7 @@ def images_of_folder(folder: Path, coco: CocoFile | None, on_failure: FailureHan
         return FolderImages(tuple(files))
     found: list[tuple[Path, CocoImage]] = []
     for image in coco.images:
-        path = image.path(folder)
+        path = coco.path_of(image, folder)
         if path.is_file():
             found.append((path, image))
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from amodal.data.formats.coco import FORMAT as COCO
 from amodal.errors import InputError
 from amodal.inference.prompts import ObjectPrompt, coco_prompt, mask_prompt
 from amodal.io.files import visible_entries
+from amodal.io.image_names import ImageFinder, folded, last_part
 from amodal.io.json_stream import read_json, scan
 from amodal.io.mask_images import read_label_image
 from amodal.ops.values import flag, integer, optional_integer
@@ -42,11 +44,10 @@ class CocoImage:
     size: tuple[int, int] | None
     record: dict[str, Any]
 
-    def path(self, folder: Path) -> Path:
-        """Its file under `folder`: with the folders of the name, or else by the last part of the name alone."""
-        name = self.file_name.replace("\\", "/")
-        whole = folder / name
-        return whole if whole.is_file() else folder / Path(name).name
+    @property
+    def last_part(self) -> str:
+        """The last part of its name, in composed Unicode."""
+        return folded(last_part(self.file_name))
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,19 @@ class CocoFile:
     def _by_name(self) -> dict[str, list[CocoImage]]:
         found: dict[str, list[CocoImage]] = {}
         for image in self.images:
-            found.setdefault(Path(image.file_name.replace("\\", "/")).name, []).append(image)
+            found.setdefault(image.last_part, []).append(image)
         return found
+
+    def path_of(self, image: CocoImage, folder: Path) -> Path:
+        """The file of an image below `folder`: with the folders of its name, or else by the last part of it alone.
+
+        The last part counts where no other image of the file has the same one. No name leads out of the folder.
+        """
+        with suppress(InputError):
+            whole = ImageFinder(folder).find(image.file_name)
+            if whole.is_file() or len(self._by_name[image.last_part]) > 1:
+                return whole
+        return ImageFinder(folder).find(image.last_part)
 
     def image_of(self, file: Path) -> CocoImage:
         """The image with the file name of an image file; folders decide between images of the same name.
@@ -83,7 +95,7 @@ class CocoFile:
         Raises:
             InputError: no image or several images of this name.
         """
-        images = self._by_name.get(file.name, [])
+        images = self._by_name.get(folded(file.name), [])
         if len(images) > 1:
             whole = "/" + file.as_posix()
             images = [
@@ -283,7 +295,12 @@ def _image(record: dict[str, Any], where: str) -> CocoImage:
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     size = None if height is None or width is None else (height, width)
-    return CocoImage(_id(record, "id", where), name, size, record)
+    image = CocoImage(_id(record, "id", where), name, size, record)
+    try:
+        _ = image.last_part
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    return image
 
 
 def _named(record: dict[str, Any], where: str) -> dict[str, Any]:

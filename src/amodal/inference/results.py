@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from amodal.inference.batch import PARTS, Row, read_parts
 from amodal.inference.prompt_files import CocoFile, read_coco_file
 from amodal.inference.scene import Scene
 from amodal.inference.scene_object import SceneObject
+from amodal.io.image_names import ImageFinder, last_part
 from amodal.io.images import load_image
 from amodal.io.json_stream import scan
 from amodal.ops.rle import decode_mask, segmentation_to_rle
@@ -172,7 +174,7 @@ def _images_of(annotations: Path, format_: str | None) -> tuple[dict[int, _Image
     name = format_ or guess_format(annotations) or "coco"
     if name == "coco":
         coco, folder = read_coco_file(annotations), image_folder(annotations, None)
-        return {i.id: _Image(i.file_name, i.path(folder), i.size) for i in coco.images}, coco.names
+        return {i.id: _Image(i.file_name, coco.path_of(i, folder), i.size) for i in coco.images}, coco.names
     dataset = read_dataset(name, annotations)
     return {i.id: _Image(i.file_name, i.path, i.size) for i in dataset.images}, dataset.categories
 
@@ -210,6 +212,15 @@ def _size(rle: Any) -> tuple[int, int]:
     return int(H), int(W)
 
 
+def _image_below(folder: Path, name: str) -> Path:
+    """The file of a name below a folder, or else of the last part of the name."""
+    with suppress(InputError):
+        whole = ImageFinder(folder).find(name)
+        if whole.is_file():
+            return whole
+    return ImageFinder(folder).find(last_part(name))
+
+
 def _itself(result: ImageResult) -> ImageResult:
     return result
 
@@ -223,7 +234,6 @@ def _with_pixels(load: Callable[[], ImageResult], images: Path | None) -> ImageR
     elif images.is_file():
         path, name = images, images.name
     else:
-        whole = images / name
-        path = whole if whole.is_file() else images / Path(name).name
+        path = _image_below(images, name)
     loaded = Scene(scene.objects, scene.size, load_image(path), scene.question, scene.answer, path)
     return result._replace(name=name, scene=loaded)

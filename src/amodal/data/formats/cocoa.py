@@ -14,6 +14,7 @@ from amodal.data.index import DatasetFault, FaultHandler, ImageEntry, Index, bui
 from amodal.data.records import Format, RawAnnotation, Record, other_keys
 from amodal.errors import InputError
 from amodal.io.files import visible_entries
+from amodal.io.image_names import ImageFinder, last_part
 from amodal.io.images import MAX_PIXELS, image_size
 from amodal.io.json_stream import read_json
 from amodal.ops.values import integer, text
@@ -46,12 +47,12 @@ def constraint_pairs(text: Any, num_regions: int) -> list[tuple[int, int]]:
     return pairs
 
 
-def read_index(path: Path, folder: Path, format_: Format, report: FaultHandler) -> Index:
+def read_index(path: Path, finder: ImageFinder, format_: Format, report: FaultHandler) -> Index:
     """Index a whole COCOA file, a single record, or a folder of single records.
 
     Args:
         path: file or folder.
-        folder: folder of the images.
+        finder: finds the images; those of single records lie in its folder.
         format_: the format.
         report: called with each fault.
 
@@ -62,10 +63,10 @@ def read_index(path: Path, folder: Path, format_: Format, report: FaultHandler) 
         files = [file for file in visible_entries(path) if file.suffix.lower() == ".json"]
         if not files:
             raise InputError(f"annotations: expected a folder of JSON files with COCOA records, got {str(path)!r}")
-        return _index_single_records(path, files, folder, format_, report)
+        return _index_single_records(path, files, finder.folder, format_, report)
     if _is_single_record(path):
-        return _index_single_records(path, [path], folder, format_, report)
-    return build_index(path, folder, format_, report)
+        return _index_single_records(path, [path], finder.folder, format_, report)
+    return build_index(path, finder, format_, report)
 
 
 def _names(record: Record) -> list[str]:
@@ -169,7 +170,7 @@ def _read_record(file: Path, report: FaultHandler) -> Record | None:
 
 def _image(file: Path, folder: Path, number: int, record: Record) -> ImageEntry:
     """The image of a single record: the file beside the record, or the file that its address names."""
-    listed = Path(str(record.get("url", ""))).name
+    listed = last_part(str(record["url"])) if record.get("url") else ""
     beside = [file.with_suffix(suffix).name for suffix in _IMAGE_SUFFIXES]
     found = next((name for name in [*beside, listed] if name and (folder / name).is_file()), None)
     size = None if found is None else _size_of(folder / found)
@@ -184,7 +185,8 @@ def _image(file: Path, folder: Path, number: int, record: Record) -> ImageEntry:
         if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
             raise InputError(f"annotations {file}: expected 1 to {MAX_PIXELS} pixels, got {size}")
     extras = {key: record[key] for key in ("url",) if key in record}
-    return ImageEntry(number, found or listed or beside[0], size, extras)
+    name = found or listed or beside[0]
+    return ImageEntry(number, name, folder / name, size, extras)
 
 
 def _size_of(path: Path) -> tuple[int, int] | None:

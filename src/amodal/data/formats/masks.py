@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from pathlib import Path
 
 from amodal.data.index import DatasetFault, FaultHandler, ImageEntry, Index
@@ -22,6 +21,7 @@ from amodal.data.records import Format, RawAnnotation, Record
 from amodal.errors import InputError
 from amodal.io.files import visible_entries
 from amodal.io.frames import IMAGE_ENDINGS
+from amodal.io.image_names import ImageFinder, folded
 from amodal.io.images import image_size
 from amodal.io.mask_images import read_mask_image
 from amodal.ops.rle import encode_mask
@@ -31,14 +31,14 @@ PARTS = ("visible", "amodal", "occluded")
 _MASK = re.compile(r"(?P<category>.+)_(?P<number>\d{1,9})_(?P<part>visible|amodal|occluded)\.png", re.IGNORECASE)
 
 
-def read_index(path: Path, folder: Path, format_: Format, report: FaultHandler) -> Index:
+def read_index(path: Path, finder: ImageFinder, format_: Format, report: FaultHandler) -> Index:
     """Index a folder of folders of masks.
 
     Objects are numbered from 1 in the order of image names, categories and numbers.
 
     Args:
         path: folder with one folder of masks per image.
-        folder: folder of the images.
+        finder: its folder has the images; their names follow from the names of the folders.
         format_: the format.
         report: called with each fault.
 
@@ -47,7 +47,7 @@ def read_index(path: Path, folder: Path, format_: Format, report: FaultHandler) 
     """
     if not path.is_dir():
         raise InputError(f"annotations: expected a folder of folders of masks, got {str(path)!r}")
-    folders = [p for p in visible_entries(path) if p.is_dir()]
+    folder, folders = finder.folder, [p for p in visible_entries(path) if p.is_dir()]
     files_of = _image_files(folder, {inner.name for inner in folders})
     images, records, starts, counts = list[ImageEntry](), list[Record](), [0], list[int]()
     for inner in folders:
@@ -55,12 +55,12 @@ def read_index(path: Path, folder: Path, format_: Format, report: FaultHandler) 
         if not objects:
             continue
         number = len(images) + 1
-        names = files_of.get(_folded(inner.name), [f"{inner.name}.jpg"])
+        names = files_of.get(folded(inner.name), [f"{inner.name}.jpg"])
         if len(names) > 1:
             message = f"expected one image for the masks {inner.name}, got {' and '.join(names)}"
             report(DatasetFault("ambiguous_image", message, number))
         size = image_size(next(iter(next(iter(objects.values())).values())))
-        images.append(ImageEntry(number, names[0], size, {}))
+        images.append(ImageEntry(number, names[0], folder / names[0], size, {}))
         for (category, number_in_name), parts in objects.items():
             complete = {"id": len(records) + 1, "image_id": number, "category": category, "number": number_in_name}
             records.append(complete | {part: str(file) for part, file in parts.items()})
@@ -79,13 +79,8 @@ def _image_files(folder: Path, with_suffix: set[str]) -> dict[str, list[str]]:
     for file in visible_entries(folder):
         if file.suffix.lower() in IMAGE_ENDINGS:
             key = file.name if file.name in with_suffix else file.stem
-            found.setdefault(_folded(key), []).append(file.name)
+            found.setdefault(folded(key), []).append(file.name)
     return found
-
-
-def _folded(name: str) -> str:
-    """A name in the form in which all systems agree: macOS decomposes accented letters."""
-    return unicodedata.normalize("NFC", name)
 
 
 def _objects(inner: Path, report: FaultHandler) -> dict[tuple[str, int], dict[str, Path]]:

@@ -13,6 +13,7 @@ from amodal.data.index import DatasetFault, ImageEntry, Index
 from amodal.data.records import RawAnnotation, category_number, typed
 from amodal.data.validation.objects import AnnotationMasks, check_object
 from amodal.errors import InputError
+from amodal.io.image_names import Match
 from amodal.io.images import image_size
 from amodal.io.progress import progress_bar
 from amodal.ops.rle import rle_area, rle_intersection
@@ -34,7 +35,7 @@ WARNINGS = {
 """Kinds of faults with which a file can be used as it is, with their meaning."""
 
 ERRORS = {
-    "ambiguous_image": "two image files fit the same masks",
+    "ambiguous_image": "two image files fit the same name or masks, or two names the same file",
     "bad_box": "a box is not four numbers x, y, width, height",
     "bad_image_record": "the id, height or width of an image is invalid",
     "bad_polygon": "a polygon's coordinates are not finite numbers in pairs",
@@ -53,6 +54,7 @@ ERRORS = {
     "missing_image": "an image file does not exist",
     "missing_key": "a record lacks a key",
     "mixed_formats": "a record has keys of another format",
+    "outside_folder": "the name of an image is a URL, or a path that leaves the folder of the images",
     "rate_mismatch": "the stated occlusion rate differs from the measured one",
     "rle_size": "an RLE has another size than the image",
     "swapped_masks": "the visible mask covers the amodal mask and more",
@@ -118,7 +120,12 @@ class ValidationReport:
 
 
 def validate(
-    format_name: str, annotations: str | Path, images: str | Path | None = None, *, progress: bool = False
+    format_name: str,
+    annotations: str | Path,
+    images: str | Path | None = None,
+    *,
+    match: Match = "path",
+    progress: bool = False,
 ) -> ValidationReport:
     """Check a dataset for every fault that `ERRORS` and `WARNINGS` list.
 
@@ -127,13 +134,14 @@ def validate(
         annotations: file or folder.
         images: folder of the images; `images/` beside the annotations if None. If there is neither such a folder nor
             an image beside the annotations, images are not checked.
+        match: as for `datasets.read_dataset`.
         progress: show a progress bar.
 
     Raises:
         InputError: the format is unknown, the JSON is broken, or the content is of another kind than the format.
     """
     report = ValidationReport(format_name, str(annotations))
-    index = open_index(format_name, annotations, images, report.faults.append)
+    index = open_index(format_name, annotations, images, report.faults.append, match)
     report.num_images = len(index.images)
     report.num_objects = sum(index.num_objects)
     used = Counter[int]()
@@ -234,13 +242,13 @@ def _image_files(index: Index, *, known: bool) -> Iterator[DatasetFault]:
             yield DatasetFault(
                 "duplicate_file_name", f"expected one file per image, got {name} for {numbers}", numbers[0]
             )
-    if not known and index.images and not any((index.folder / e.file_name).is_file() for e in index.images):
+    if not known and index.images and not any(e.path.is_file() for e in index.images):
         yield DatasetFault(
             "images_not_checked", f"expected images in {str(index.folder)!r}, got none (name their folder)"
         )
         return
     for entry in index.images:
-        fault = _image_file(index.folder / entry.file_name, entry)
+        fault = _image_file(entry.path, entry)
         if fault is not None:
             yield fault
 

@@ -12,6 +12,7 @@ from amodal.errors import InputError
 from amodal.inference.results import ImageResult, Results
 from amodal.inference.scene import Scene
 from amodal.inference.scene_object import SceneObject
+from amodal.io.image_names import last_part
 from amodal.io.images import MAX_PIXELS
 from amodal.ops.arrays import Mask
 from amodal.ops.brush_rle import decode_brush, encode_brush
@@ -203,8 +204,7 @@ def _file_name(task: dict[str, Any]) -> str:
     """The file name of the image of a task, or else the end of its URL."""
     data = task.get("data", {})
     url = str(data.get("image", ""))
-    name = data.get("file_name") or url.split("?d=")[-1].rsplit("/", 1)[-1] or f"task_{task.get('id')}"
-    return str(name)
+    return str(data.get("file_name") or (last_part(url) if url else f"task_{task.get('id')}"))
 
 
 def _text(texts: dict[str, Any], *keys: str) -> str | None:

@@ -1,0 +1,190 @@
+"""Names of images that are URLs, paths of other systems, or not unique: found below the folder, or refused."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from amodal.cli.main import main
+from amodal.data.convert import convert
+from amodal.data.datasets import read_dataset
+from amodal.data.validation.validate import validate
+from amodal.errors import InputError
+from amodal.inference.exports.label_studio import from_task
+from amodal.inference.prompt_files import read_coco_file
+from amodal.io.image_names import ImageFinder, last_part
+from tests.data.written import canonical, coco, write
+from tests.wild.test_one_is_bad import one_task
+
+LAST_PARTS = {
+    "a.jpg": "a.jpg",
+    "train/a.jpg": "a.jpg",
+    "./train//a.jpg": "a.jpg",
+    "/home/me/photos/a.jpg": "a.jpg",
+    "C:\\Users\\me\\photos\\a.jpg": "a.jpg",
+    "photos\\a.jpg": "a.jpg",
+    "\\\\server\\share\\a.jpg": "a.jpg",
+    "C:/photos/a.jpg": "a.jpg",
+    "http://images.cocodataset.org/val2017/a.jpg": "a.jpg",
+    "https://host/a%20b.jpg": "a b.jpg",
+    "https://host/x/a.jpg?X-Amz-Signature=1/2&Expires=3#top": "a.jpg",
+    "s3://bucket/photos/a.jpg": "a.jpg",
+    "gs://bucket/a.jpg": "a.jpg",
+    "file:///home/me/a.jpg": "a.jpg",
+    "/data/local-files/?d=photos/a.jpg": "a.jpg",
+    "http://localhost:8080/data/local-files/?d=photos%2Fa%20b.jpg": "a b.jpg",
+    "/data/upload/3/1f2e3d4c-a.jpg": "1f2e3d4c-a.jpg",
+    "a%20b.jpg": "a%20b.jpg",
+    "what?.jpg": "what?.jpg",
+}
+
+FOREIGN = ["/etc/passwd", "../a.png", "x/../../a.png", "..\\a.png", "C:\\a.png", "C:a.png", "http://host/a.png",
+           "file:///etc/passwd", "//server/a.png", "\\\\server\\a.png", "s3://bucket/a.png", "..", ".", "/", "a\0.png",
+           "%2e%2e/%2e%2e/a.png/../../../b.png"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAST_PARTS)
+def test_the_last_part_of_a_name(name: str) -> None:
+    assert last_part(name) == LAST_PARTS[name]
+
+
+@pytest.mark.parametrize("name", ["", "/", "..", "a/..", "http://host/", "https://host", "C:\\", "a\0b"])
+def test_names_without_a_file_name_are_refused(name: str) -> None:
+    if name == "C:\\":
+        assert last_part(name) == "C:"
+        return
+    with pytest.raises(InputError, match="expected a file name, got"):
+        last_part(name)
+
+
+def touched(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (30, 20)).save(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("train/a.png", "train/a.png"),
+        ("train\\a.png", "train/a.png"),
+        ("train\\a.png", "train\\a.png"),  # a backslash is a letter on Linux
+        ("a%20b.png", "a b.png"),
+        ("a%20b.png", "a%20b.png"),
+        ("train%5Ca.png", "train/a.png"),
+        (unicodedata.normalize("NFD", "café.png"), unicodedata.normalize("NFC", "café.png")),
+        (unicodedata.normalize("NFC", "café.png"), unicodedata.normalize("NFD", "café.png")),
+    ],
+)
+def test_other_spellings_of_a_path_are_found(tmp_path: Path, name: str, file: str) -> None:
+    touched(tmp_path, file)
+    assert ImageFinder(tmp_path).find(name) == tmp_path / file
+
+
+@pytest.mark.parametrize("name", LAST_PARTS)
+def test_the_last_part_is_found_anywhere_below(tmp_path: Path, name: str) -> None:
+    wanted = touched(tmp_path, "x/a.jpg", "y/a b.jpg", "y/a%20b.jpg", "what?.jpg", ".hidden/a.jpg", "__MACOSX/a.jpg")
+    expected = {"1f2e3d4c-a.jpg": "a.jpg"}.get(LAST_PARTS[name], LAST_PARTS[name])  # the prefix of an upload
+    assert ImageFinder(wanted, "name").find(name).name == expected
+    assert ImageFinder(wanted, "name").find(name).is_file()
+
+
+def test_equal_last_parts_are_not_guessed(tmp_path: Path) -> None:
+    touched(tmp_path, "x/a.png", "y/a.png")
+    with pytest.raises(InputError, match=r"expected one file 'a.png' below .*, got 2: x/a.png, y/a.png"):
+        ImageFinder(tmp_path, "name").find("http://host/a.png")
+    assert ImageFinder(tmp_path).find("y/a.png") == tmp_path / "y" / "a.png"
+
+
+def named(name: Any) -> dict[str, Any]:
+    content = canonical()
+    content["images"][0]["file_name"] = name
+    return content
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_names_that_leave_the_folder_are_refused_everywhere(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path, named(name))
+    touched(tmp_path, "a.png", "b.png")
+    with pytest.raises(InputError, match=r"expected a path below the folder of the images, got .*--match name"):
+        read_dataset("canonical", path)
+    assert [f.kind for f in validate("canonical", path).faults if f.kind == "outside_folder"] == ["outside_folder"]
+    for target in ("parquet", "coco"):
+        arguments = ["data", "convert", "--annotations", str(path), "--format", "canonical", "--to", target]
+        assert main([*arguments, "--out", str(tmp_path / target)]) == 2
+        assert not (tmp_path / target).exists()
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../../etc/passwd", "file:///etc/passwd", "..\\passwd"])
+def test_prompts_and_names_matched_by_their_last_part_stay_in_the_folder(tmp_path: Path, name: str) -> None:
+    content = coco()
+    content["images"][0]["file_name"] = name
+    found = read_coco_file(write(tmp_path, content))
+    assert found.path_of(found.images[0], tmp_path / "images") == tmp_path / "images" / "passwd"
+    path = write(tmp_path, named(name))
+    dataset = read_dataset("canonical", path, match="name")
+    assert dataset.images[0].path == tmp_path / "images" / "passwd"
+    with pytest.raises(InputError, match="which does not exist"):
+        convert(dataset, "parquet", tmp_path / "out")
+
+
+def test_match_is_an_option_of_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, named("https://host/x/a.png?sig=%2F"))
+    name = ["--annotations", str(path), "--format", "canonical", "--images", str(tmp_path / "images")]
+    assert main(["data", "validate", *name]) == 1
+    assert "outside_folder" in capsys.readouterr().out
+    assert main(["data", "validate", *name, "--match", "name"]) == 0
+    assert main(["data", "convert", *name, "--match", "name", "--to", "coco", "--out", str(tmp_path / "o.json")]) == 0
+    assert main(["data", "stats", *name, "--match", "nose"]) == 2
+    assert "match: expected path or name, got 'nose'" in capsys.readouterr().err
+
+
+def test_validate_reports_every_image_that_is_not_found(tmp_path: Path) -> None:
+    content = canonical()
+    content["images"] += [content["images"][0] | {"id": 6 + i, "file_name": f"s3://b/{i}.png"} for i in range(3)]
+    faults = validate("canonical", write(tmp_path, content), match="name").faults
+    assert [(f.kind, f.image_id) for f in faults if f.kind == "missing_image"] == [
+        ("missing_image", 6 + i) for i in range(3)
+    ]
+
+
+def test_two_images_of_one_last_part_are_refused(tmp_path: Path) -> None:
+    content = canonical()
+    content["images"][0]["file_name"] = "train/a.png"
+    content["images"].append(content["images"][0] | {"id": 6, "file_name": "val/a.png"})
+    path = write(tmp_path, content)
+    with pytest.raises(InputError, match="expected names with different last parts, got 'train/a.png' and 'val/a.png'"):
+        read_dataset("canonical", path, match="name")
+    assert "ambiguous_image" in {f.kind for f in validate("canonical", path, match="name").faults}
+
+
+def test_prompts_of_two_images_of_one_last_part_are_not_mixed_up(tmp_path: Path) -> None:
+    content = coco()
+    content["images"][0]["file_name"] = "train/a.png"
+    content["images"].append(content["images"][0] | {"id": 6, "file_name": "val/a.png"})
+    found = read_coco_file(write(tmp_path, content))
+    folder = touched(tmp_path / "images", "a.png")
+    assert not any(found.path_of(image, folder).is_file() for image in found.images)
+
+
+def test_two_photographs_of_one_stem_are_ambiguous_masks(tmp_path: Path) -> None:
+    touched(tmp_path, "photos/a.jpg", "photos/a.png", "masks/a/car_1_visible.png")
+    Image.new("L", (30, 20), 255).save(tmp_path / "masks" / "a" / "car_1_visible.png")
+    with pytest.raises(InputError, match=r"expected one image for the masks a, got a.jpg and a.png"):
+        read_dataset("masks", tmp_path / "masks", tmp_path / "photos")
+    (tmp_path / "masks" / "a").rename(tmp_path / "masks" / "a.png")
+    assert read_dataset("masks", tmp_path / "masks", tmp_path / "photos").images[0].file_name == "a.png"
+
+
+@pytest.mark.parametrize("url", [u for u in LAST_PARTS if not u.startswith(".")])
+def test_tasks_are_named_by_their_url(url: str) -> None:
+    task = one_task(1)
+    del task["data"]["file_name"]
+    task["data"]["image"] = url
+    assert from_task(json.loads(json.dumps(task))).name == LAST_PARTS[url]
