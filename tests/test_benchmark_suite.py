@@ -58,7 +58,7 @@ def test_invalid_arguments(folder: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 SUITE = {
     "attention", "chat", "compiled", "evaluate", "image_mode", "input_pipeline", "objects", "plug_encoder",
-    "scaling", "start_up", "train_step", "vit_h_forward",
+    "sam2_encoder", "scaling", "start_up", "train_step", "vit_h_forward",
 }  # fmt: skip
 
 
