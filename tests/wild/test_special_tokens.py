@@ -1,4 +1,4 @@
-"""Special tokens of language models in the text of users and in question files: refused in one line where they enter."""
+"""Special tokens of language models in questions and question files: refused in one line where they enter."""
 
 from __future__ import annotations
 

@@ -14,12 +14,10 @@ from fastapi import FastAPI, File, Form, Request, UploadFile
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from amodal.app.guard import LOOPBACK, Guard, RequestLimits, peer_of
 from amodal.app.images import (
     EXAMPLE_SEEDS,
-    MAX_SIDE,
-    DemoImage,
     DemoModels,
-    ImageStore,
     PromptsBody,
     example_image,
     render_view,
@@ -27,7 +25,8 @@ from amodal.app.images import (
     zip_scene,
 )
 from amodal.app.job_queue import BusyError, JobQueue
-from amodal.app.server import LOOPBACK, Guard, RequestLimits, add_error_handlers, add_page_files
+from amodal.app.server import add_error_handlers, add_page_files
+from amodal.app.store import DemoImage, ImageStore, decode_image
 from amodal.errors import MAX_QUESTION_LENGTH, InputError
 from amodal.inference.exports import FORMATS
 from amodal.inference.scene import Scene
@@ -38,6 +37,7 @@ MAX_BATCH = 16
 LIMITS = RequestLimits(
     MAX_UPLOAD, frozenset({"application/json", "multipart/form-data"}), "amodal_demo", body_seconds=60.0
 )
+CLEAN_SECONDS = 30.0  # between two removals of old images
 PAGE = ("index.html", "page.css", "page.js", "graph.js", "canvas.js", "icon.svg")
 
 
@@ -54,6 +54,7 @@ def make_app(
     *,
     token: str | None = None,
     hosts: frozenset[str] = frozenset(),
+    root_path: str = "",
     queue: JobQueue | None = None,
     store: ImageStore | None = None,
 ) -> Guard:
@@ -61,20 +62,28 @@ def make_app(
 
     Args:
         models: models of the demo.
-        token: token that visitors must send; with None only this machine is served.
-        hosts: further names of this machine, besides the loopback names.
+        token: token that visitors must send; with None only this machine and proxies on it are served.
+        hosts: further names of this machine and of proxies, besides the loopback names.
+        root_path: path under which a proxy serves the page, such as `/amodal`.
         queue: queue for calls of the models; a new one if None.
         store: store of uploaded images; a new one if None.
     """
     queue, store = queue or JobQueue(), store or ImageStore()
 
+    async def clean() -> None:
+        while True:
+            await asyncio.sleep(CLEAN_SECONDS)
+            store.remove_old()
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        cleaning = asyncio.create_task(clean())
         yield
+        cleaning.cancel()
         queue.close()
 
     app = FastAPI(
-        title="amodal", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan,
+        title="amodal", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan, root_path=root_path,
         description="Amodal segmentation. Boxes are [x0, y0, x1, y1] in pixels; masks are COCO RLE.",
     )  # fmt: skip
     add_error_handlers(app, {BusyError: 503})
@@ -82,7 +91,15 @@ def make_app(
     _add_about(app, models)
     _add_api(app, models, queue, store)
     _add_demo(app, models, queue, store)
-    return Guard(app, token=token, limits=LIMITS, hosts=LOOPBACK | hosts)
+    guard = Guard(
+        app, token=token, limits=LIMITS, hosts=LOOPBACK | hosts, root_path=root_path, is_ready=lambda: queue.is_ready
+    )
+    guard.metrics.gauges |= {
+        "amodal_queue_jobs": lambda: queue.num_waiting,
+        "amodal_stored_images": lambda: len(store.images),
+        "amodal_stored_bytes": lambda: store.num_bytes,
+    }
+    return guard
 
 
 def _add_about(app: FastAPI, models: DemoModels) -> None:
@@ -103,8 +120,8 @@ def _add_about(app: FastAPI, models: DemoModels) -> None:
 def _add_api(app: FastAPI, models: DemoModels, queue: JobQueue, store: ImageStore) -> None:
     """Add the routes for programs. Nothing is stored between requests."""
 
-    def segment_upload(content: bytes, prompts: PromptsBody) -> Scene:
-        return models.segment(store.read(content), prompts)
+    def segment_upload(content: bytes, prompts: PromptsBody) -> dict[str, Any]:
+        return models.segment(decode_image(content, store.max_pixels), prompts).to_json()
 
     @app.post("/api/segment")
     async def segment(
@@ -112,8 +129,7 @@ def _add_api(app: FastAPI, models: DemoModels, queue: JobQueue, store: ImageStor
     ) -> dict[str, Any]:
         """Segment the objects of an image. `prompts` is JSON in the form of `PromptsBody`; {} finds all objects."""
         wanted, content = _parse(PromptsBody, prompts, "prompts"), await image.read()
-        scene = await queue.run(_visitor(request), partial(segment_upload, content, wanted))
-        return scene.to_json()
+        return await queue.run(_visitor(request), partial(segment_upload, content, wanted))
 
     @app.post("/api/segment/batch")
     async def batch(
@@ -128,7 +144,7 @@ def _add_api(app: FastAPI, models: DemoModels, queue: JobQueue, store: ImageStor
             )
         contents = [await image.read() for image in images]
         jobs = [partial(segment_upload, content, entry) for content, entry in zip(contents, wanted, strict=True)]
-        return [(await queue.run(_visitor(request), job)).to_json() for job in jobs]
+        return [await queue.run(_visitor(request), job) for job in jobs]
 
     @app.post("/api/ask")
     async def ask(
@@ -138,33 +154,39 @@ def _add_api(app: FastAPI, models: DemoModels, queue: JobQueue, store: ImageStor
         content = await image.read()
 
         def work() -> dict[str, Any]:
-            pixels = store.read(content)
-            return models.ask(DemoImage("image", pixels, Scene([], pixels.shape[:2], pixels)), question)
+            return models.ask(DemoImage.decoded("image", content, store.max_pixels), question)
 
         return await queue.run(_visitor(request), work)
 
 
 def _add_demo(app: FastAPI, models: DemoModels, queue: JobQueue, store: ImageStore) -> None:
-    """Add the routes of the page, which uploads an image once and then refers to it by its key."""
+    """Add the routes of the page, which uploads an image once and then refers to it by its key.
 
-    def opened(key: str) -> dict[str, Any]:
-        stored = store.get(key)
-        return {"key": key, "name": stored.name, **scene_for_page(stored.scene)}
+    All that decodes, draws or compresses an image goes through the queue, so that one image at a time is in memory.
+    """
+
+    def opened(image: DemoImage) -> dict[str, Any]:
+        return {"key": store.add(image), "name": image.name, **scene_for_page(Scene([], image.size))}
 
     @app.post("/demo/images", include_in_schema=False)
-    async def upload(image: Annotated[UploadFile, File()]) -> dict[str, Any]:
-        pixels = await asyncio.to_thread(store.read, await image.read(), MAX_SIDE)
-        return opened(store.add(Path(image.filename or "image").stem[:60] or "image", pixels))
+    async def upload(request: Request, image: Annotated[UploadFile, File()]) -> dict[str, Any]:
+        name, content = Path(image.filename or "image").stem[:60] or "image", await image.read()
+        return opened(await queue.run(_visitor(request), lambda: DemoImage.decoded(name, content, store.max_pixels)))
 
     @app.post("/demo/examples/{name}", include_in_schema=False)
-    async def use_example(name: str) -> dict[str, Any]:
-        return opened(store.add(f"example-{name}", await asyncio.to_thread(example_image, name)))
+    async def use_example(request: Request, name: str) -> dict[str, Any]:
+        return opened(await queue.run(_visitor(request), partial(example_image, name)))
 
     @app.post("/demo/images/{key}/segment", include_in_schema=False)
     async def segment(request: Request, key: str, prompts: PromptsBody) -> dict[str, Any]:
         stored = store.get(key)
-        stored.scene = await queue.run(_visitor(request), lambda: models.segment(stored.pixels, prompts))
-        return scene_for_page(stored.scene)
+
+        def work() -> dict[str, Any]:
+            scene = models.segment(stored.pixels, prompts)
+            stored.scene = scene
+            return scene_for_page(scene)
+
+        return await queue.run(_visitor(request), work)
 
     @app.post("/demo/images/{key}/ask", include_in_schema=False)
     async def ask(request: Request, key: str, body: QuestionBody) -> dict[str, Any]:
@@ -172,23 +194,22 @@ def _add_demo(app: FastAPI, models: DemoModels, queue: JobQueue, store: ImageSto
         return await queue.run(_visitor(request), lambda: models.ask(stored, body.question))
 
     @app.get("/demo/images/{key}/view/{kind}", include_in_schema=False)
-    async def draw_view(key: str, kind: str, number: int = 0) -> Any:
-        content = await asyncio.to_thread(render_view, store.get(key), kind, number)
+    async def draw_view(request: Request, key: str, kind: str, number: int = 0) -> Any:
+        content = await queue.run(_visitor(request), partial(render_view, store.get(key), kind, number))
         return Response(content, media_type="image/jpeg")
 
     @app.get("/demo/images/{key}/export/{to}", include_in_schema=False)
-    async def download(key: str, to: str) -> Any:
+    async def download(request: Request, key: str, to: str) -> Any:
         stored = store.get(key)
-        content = await asyncio.to_thread(zip_scene, stored, to)
+        content = await queue.run(_visitor(request), partial(zip_scene, stored, to))
         name = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in stored.name)
         headers = {"content-disposition": f'attachment; filename="{name}-{to}.zip"'}
         return Response(content, media_type="application/zip", headers=headers)
 
 
 def _visitor(request: Any) -> str:
-    """Identify the visitor for the job queue: by the random name that the page sends, otherwise by address."""
-    named = request.headers.get("x-visitor", "")[:64]
-    return named or (request.client.host if request.client else "")
+    """Identify the visitor for the job queue: by address, because visitors could choose anything that they send."""
+    return peer_of(request.client.host) if request.client else ""
 
 
 def _parse(kind: Any, text: str, name: str) -> Any:
@@ -198,5 +219,5 @@ def _parse(kind: Any, text: str, name: str) -> Any:
         first = error.errors()[0]
         place = ".".join([name, *(str(part) for part in first["loc"])])
         raise InputError(f"{place}: {first['msg']}"[:300]) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{name}: expected JSON, got {text!r:.60}") from error

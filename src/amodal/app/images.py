@@ -1,21 +1,18 @@
-"""Operations of the web demo on an image, independent of HTTP: store, segment, ask, draw and export."""
+"""Operations of the web demo on an image, independent of HTTP: segment, ask, draw and export."""
 
 from __future__ import annotations
 
 import io
-import secrets
 import tempfile
-import time
 import zipfile
-from collections import OrderedDict
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from amodal.app.store import DemoImage
 from amodal.errors import InputError
 from amodal.inference.draw import draw_uncertainty, object_colour
 from amodal.inference.everything import segment_everything
@@ -25,10 +22,11 @@ from amodal.inference.find import ObjectFinder
 from amodal.inference.prompts import ObjectPrompt, collect_prompts
 from amodal.inference.scene import Scene
 from amodal.inference.segmenter import AmodalSegmenter
-from amodal.io.images import ImageArray, load_image, opened_image
+from amodal.io.images import ImageArray
 from amodal.models.aura.processing import check_question
 
-MAX_SIDE = 2048  # longest side of an image on the page; larger uploads are shrunk, because a page shows no more pixels
+MAX_SIDE = 2048  # longest side of an image that is shown; prompts and results are in the pixels of the upload
+MAX_DEPTH = 12  # of lists and objects inside each other in a request
 MAX_PROMPTS = 32
 MAX_NAME = 200  # characters of the name of a class
 EXAMPLE_SEEDS = {"one": 11, "two": 27, "three": 40}  # examples are drawn, so nothing is stored or downloaded
@@ -71,6 +69,16 @@ class PromptsBody(BaseModel):
     everything: bool = False
     threshold: float | None = Field(None, gt=0, lt=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _limit_depth(cls, value: Any) -> Any:
+        level = [value]
+        for _ in range(MAX_DEPTH):
+            level = [part for outer in level for part in _parts(outer)]
+        if level:
+            raise ValueError(f"expected at most {MAX_DEPTH} lists and objects inside each other, got more")
+        return value
+
     def objects(self, size: tuple[int, int]) -> list[ObjectPrompt]:
         """One prompt per object of an image of this size (H, W); none if all objects are to be found.
 
@@ -100,80 +108,6 @@ class PromptsBody(BaseModel):
             points, labels = _split_labels(groups)
             objects += collect_prompts(size, points_xy=points, point_labels=labels)
         return objects
-
-
-@dataclass(eq=False)
-class DemoImage:
-    """An uploaded image with its latest scene and the conversation about it.
-
-    Attributes:
-        name: file name without suffix.
-        pixels: (H, W, 3) uint8 RGB.
-        scene: result of the latest request.
-        chat: conversation about the image, or None.
-        used: time of the latest use, from `time.monotonic`.
-    """
-
-    name: str
-    pixels: ImageArray
-    scene: Scene
-    chat: Any = None
-    used: float = field(default_factory=time.monotonic)
-
-
-class ImageStore:
-    """Uploaded images in memory, limited in number and age; the least recently used image is removed first.
-
-    Args:
-        max_images: maximum number of images.
-        max_seconds: maximum time since the latest use of an image.
-        max_pixels: maximum number of pixels of an upload, before shrinking.
-    """
-
-    def __init__(self, max_images: int = 64, max_seconds: float = 1800.0, max_pixels: int = 50_000_000) -> None:
-        self.max_images, self.max_seconds, self.max_pixels = max_images, max_seconds, max_pixels
-        self.images: OrderedDict[str, DemoImage] = OrderedDict()
-
-    def add(self, name: str, pixels: ImageArray) -> str:
-        """Store an image and return its key, which cannot be guessed."""
-        self._remove_old()
-        key = secrets.token_urlsafe(12)
-        self.images[key] = DemoImage(name, pixels, Scene([], pixels.shape[:2], pixels))
-        while len(self.images) > self.max_images:
-            self.images.popitem(last=False)
-        return key
-
-    def get(self, key: str) -> DemoImage:
-        """Look up an image.
-
-        Raises:
-            InputError: no image with this key, or it was removed.
-        """
-        self._remove_old()
-        image = self.images.get(key)
-        if image is None:
-            raise InputError("image: expected the key of a stored image, got another key; upload the image again")
-        image.used = time.monotonic()
-        self.images.move_to_end(key)
-        return image
-
-    def read(self, content: bytes, max_side: int | None = None) -> ImageArray:
-        """Decode an upload to (H, W, 3) uint8 RGB.
-
-        Args:
-            content: bytes of an image file.
-            max_side: longest side of the result, to which a larger image is shrunk; its own size if None.
-
-        Raises:
-            InputError: not an image, a damaged one, or one with too many pixels.
-        """
-        pixels = decode_image(content, self.max_pixels)
-        return pixels if max_side is None else shrink(pixels, max_side)
-
-    def _remove_old(self) -> None:
-        limit = time.monotonic() - self.max_seconds
-        while self.images and next(iter(self.images.values())).used < limit:
-            self.images.popitem(last=False)
 
 
 class DemoModels:
@@ -223,6 +157,7 @@ class DemoModels:
         if image.chat is None:
             image.chat = self.assistant.chat(image.pixels)
         reply = image.chat.ask(question)
+        image.chat.replies.clear()  # their masks are not needed again
         image.scene = reply.scene
         parts = [{"text": part.text, "objects": list(part.objects)} for part in reply.parts]
         return {"answer": reply.text, "parts": parts, **scene_for_page(reply.scene)}
@@ -245,24 +180,25 @@ def render_view(image: DemoImage, kind: str, number: int) -> bytes:
         number: number of the object, or number of objects to remove.
 
     Returns:
-        Content of a JPEG file.
+        Content of a JPEG file, at most `MAX_SIDE` pixels long and wide.
 
     Raises:
         InputError: another kind, or no such object.
     """
-    scene = image.scene
-    if kind == "image":
+    if kind == "image" or (kind == "overlay" and not image.num_objects):
         pixels = image.pixels
     elif kind == "overlay":
-        pixels = scene.draw() if scene.objects else image.pixels
+        pixels = image.scene.draw()
     elif kind == "peeled":
-        pixels = remove_front_objects(scene, max(number, 0))
-    elif kind == "uncertainty" and 0 <= number < len(scene.objects):
-        pixels = draw_uncertainty(image.pixels, scene.objects[number].uncertainty)
+        pixels = remove_front_objects(image.scene, max(number, 0))
+    elif kind == "uncertainty" and 0 <= number < image.num_objects:
+        scene = image.scene
+        assert scene.image is not None
+        pixels = draw_uncertainty(scene.image, scene.objects[number].uncertainty)
     else:
         raise InputError(f"view: expected image, overlay, peeled or uncertainty of an object, got {kind!r:.40}")
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="JPEG", quality=90)
+    Image.fromarray(shrink(pixels, MAX_SIDE)).save(buffer, format="JPEG", quality=90)
     return buffer.getvalue()
 
 
@@ -281,7 +217,7 @@ def zip_scene(image: DemoImage, to: str) -> bytes:
     """
     if to != "scene" and to not in FORMATS:
         raise InputError(f"to: expected scene, {', '.join(FORMATS)}, got {to!r:.40}")
-    if not image.scene.objects:
+    if not image.num_objects:
         raise InputError("export: expected a scene with objects, got none; draw a box first")
     buffer = io.BytesIO()
     with tempfile.TemporaryDirectory() as name:
@@ -296,8 +232,8 @@ def zip_scene(image: DemoImage, to: str) -> bytes:
     return buffer.getvalue()
 
 
-def example_image(name: str) -> ImageArray:
-    """Draw an example, (H, W, 3) uint8 RGB.
+def example_image(name: str) -> DemoImage:
+    """Draw an example.
 
     Raises:
         InputError: unknown name.
@@ -306,17 +242,14 @@ def example_image(name: str) -> ImageArray:
 
     if name not in EXAMPLE_SEEDS:
         raise InputError(f"example: expected one of {', '.join(EXAMPLE_SEEDS)}, got {name!r:.40}")
-    return render_scene(EXAMPLE_SEEDS[name], size=EXAMPLE_SIZE).image
+    buffer = io.BytesIO()
+    Image.fromarray(render_scene(EXAMPLE_SEEDS[name], size=EXAMPLE_SIZE).image).save(buffer, format="PNG")
+    return DemoImage(f"example-{name}", buffer.getvalue(), EXAMPLE_SIZE)
 
 
-def decode_image(content: bytes, max_pixels: int) -> ImageArray:
-    """Decode the bytes of an image file to (H, W, 3) uint8 RGB; the size is checked before decoding.
-
-    Raises:
-        InputError: not an image, a damaged one, or one with too many pixels.
-    """
-    with opened_image(content, max_pixels) as image:
-        return load_image(image)
+def _parts(value: Any) -> list[Any]:
+    """What a list or an object of JSON consists of; nothing for other values."""
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
 
 
 def _split_labels(

@@ -27,20 +27,26 @@ class JobQueue:
 
     Args:
         max_waiting: maximum number of waiting jobs.
-        max_per_visitor: maximum number of waiting jobs per visitor.
+        max_per_visitor: maximum number of waiting jobs per visitor; machines behind one address count as one visitor.
         max_seconds: maximum waiting time of a job; after that it fails.
     """
 
-    def __init__(self, max_waiting: int = 64, max_per_visitor: int = 4, max_seconds: float = 60.0) -> None:
+    def __init__(self, max_waiting: int = 128, max_per_visitor: int = 32, max_seconds: float = 60.0) -> None:
         self.max_waiting, self.max_per_visitor, self.max_seconds = max_waiting, max_per_visitor, max_seconds
         self.lines: OrderedDict[str, deque[_QueuedJob]] = OrderedDict()
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self.closed = False
         self.pump: asyncio.Task[None] | None = None
 
     @property
     def num_waiting(self) -> int:
         """Number of jobs that have not started."""
         return sum(len(line) for line in self.lines.values())
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a place for another job."""
+        return not self.closed and self.num_waiting < self.max_waiting
 
     async def run(self, visitor: str, work: Callable[[], T]) -> T:
         """Run a function in the worker thread when it is the visitor's turn.
@@ -74,6 +80,7 @@ class JobQueue:
 
     def close(self) -> None:
         """Stop the worker thread."""
+        self.closed = True
         self.worker.shutdown(wait=False, cancel_futures=True)
 
     async def _run_jobs(self) -> None:

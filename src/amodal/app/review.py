@@ -9,7 +9,8 @@ from fastapi import FastAPI
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from amodal.app.server import LOOPBACK, Guard, RequestLimits, access_token, add_error_handlers, add_page_files, run
+from amodal.app.guard import LOOPBACK, Guard, RequestLimits
+from amodal.app.server import access_token, add_error_handlers, add_page_files, run
 from amodal.datagen.review.items import ReviewItems, from_editable
 from amodal.datagen.review.review import (
     MAX_NOTE_LENGTH,

@@ -1,232 +1,30 @@
-"""Web server of the pages: checks of every request, access token, error responses and static files."""
+"""Web server of the pages: access token, error responses and static files."""
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import re
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
+from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from amodal.app.guard import App
 from amodal.errors import InputError
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 MIN_TOKEN_LENGTH = 16
-HEADERS = {
-    # The page loads files from this server only, and text is never interpreted as markup or script.
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "permissions-policy": "camera=(), geolocation=(), microphone=()",
-    "cache-control": "no-store",
-}
-
-
 CONTENT_TYPES = {
     "html": "text/html; charset=utf-8",
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-
-
-@dataclass(frozen=True)
-class RequestLimits:
-    """Limits of the requests that a page accepts.
-
-    Attributes:
-        max_body: maximum size of a request body in bytes.
-        content_types: accepted content types of a POST request.
-        cookie: name of the cookie that contains the token.
-        body_seconds: maximum time in seconds until the whole body has arrived.
-    """
-
-    max_body: int
-    content_types: frozenset[str]
-    cookie: str
-    body_seconds: float = 20.0
-
-
-class RefusedError(Exception):
-    """A request that is refused.
-
-    Args:
-        status: HTTP status of the response.
-        line: one line of text, the body of the response.
-    """
-
-    def __init__(self, status: int, line: str) -> None:
-        super().__init__(line)
-        self.status, self.line = status, line
-
-
-class Guard:
-    """ASGI middleware that checks requests and sets the security headers of responses.
-
-    It checks host, method, token, origin, content type and size of the body. If there is a token, a
-    visitor sends it once as `/?token=...`, which sets a cookie, or with every request as
-    `Authorization: Bearer`. Without a token the page is for this machine only, and the host of a
-    request must be one of `hosts`. This stops DNS rebinding, where the name of a foreign site resolves
-    to this machine.
-
-    Args:
-        app: application that handles accepted requests.
-        token: token that visitors must send, or None.
-        limits: limits of the requests.
-        hosts: names of this machine.
-    """
-
-    def __init__(self, app: App, *, token: str | None, limits: RequestLimits, hosts: frozenset[str] = LOOPBACK) -> None:
-        self.app, self.token, self.limits, self.hosts = app, token, limits, hosts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on to the application, or refuse it."""
-        if scope["type"] == "lifespan":
-            return await self.app(scope, receive, send)
-        if scope["type"] != "http":
-            return await send({"type": "websocket.close", "code": 1008})
-
-        async def send_guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                kept = [(name, value) for name, value in message["headers"] if name.decode().lower() not in HEADERS]
-                message["headers"] = kept + [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-            await send(message)
-
-        try:
-            if self._is_entry_link(scope):
-                cookie = f"{self.limits.cookie}={self.token}; HttpOnly; SameSite=Lax; Path=/"
-                return await _respond(send_guarded, 303, "", {"location": "/", "set-cookie": cookie})
-            self._check(scope)
-            if scope["method"] == "POST":
-                receive = _replay(await self._body(scope, receive))
-        except RefusedError as refusal:
-            return await _respond(send_guarded, refusal.status, refusal.line, {"connection": "close"})
-        await self.app(scope, receive, send_guarded)
-
-    def _is_entry_link(self, scope: Scope) -> bool:
-        """Whether the request is the printed link with the right token."""
-        if self.token is None or scope["path"] != "/" or scope["method"] != "GET":
-            return False
-        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
-        return _same(given, self.token)
-
-    def _check(self, scope: Scope) -> None:
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        if scope["method"] not in ("GET", "HEAD", "POST"):
-            raise RefusedError(405, f"expected GET or POST, got {scope['method'][:20]}")
-        host = headers.get("host", "")
-        if self.token is None and host_name(host) not in self.hosts:
-            raise RefusedError(421, "expected a host name of this machine, got another")
-        given = _tokens(headers, self.limits.cookie)
-        if self.token is not None and not any(_same(one, self.token) for one in given):
-            raise RefusedError(401, "expected the link that the command printed, got no valid token")
-        if scope["method"] == "POST":
-            self._check_post(headers, host)
-
-    def _check_post(self, headers: dict[str, str], host: str) -> None:
-        origin = headers.get("origin")
-        try:
-            is_same = origin is None or urlsplit(origin).netloc.lower() == host.lower()
-        except ValueError:  # not an address, such as "http://["
-            is_same = False
-        if not is_same:
-            raise RefusedError(403, "expected a request from this page, got one from another site")
-        if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-            raise RefusedError(403, "expected a request from this page, got one from another site")
-        kind = headers.get("content-type", "").split(";")[0].strip().lower()
-        if kind not in self.limits.content_types:
-            expected = " or ".join(sorted(self.limits.content_types))
-            raise RefusedError(415, f"expected {expected}, got {kind[:60] or 'no type'}")
-
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        """Read the whole body; refuse it if it is too large or too slow."""
-        lengths = [value for name, value in scope["headers"] if name.lower() == b"content-length"]
-        if any(not value.isdigit() or int(value) > self.limits.max_body for value in lengths):
-            raise self._too_large()
-        try:
-            return await asyncio.wait_for(self._read(receive), self.limits.body_seconds)
-        except asyncio.TimeoutError:
-            raise RefusedError(
-                408, f"expected a request within {self.limits.body_seconds:g} seconds, got a part of it"
-            ) from None
-
-    async def _read(self, receive: Receive) -> bytes:
-        body, more = bytearray(), True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise RefusedError(400, "expected a complete request, got a part of it")
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > self.limits.max_body:
-                raise self._too_large()
-        return bytes(body)
-
-    def _too_large(self) -> RefusedError:
-        return RefusedError(413, f"expected at most {self.limits.max_body} bytes, got more")
-
-
-def host_name(host: str) -> str:
-    """The host name without the port; `[::1]:80` becomes `::1`."""
-    try:
-        return (urlsplit(f"//{host}").hostname or "").lower()
-    except ValueError:
-        return ""
-
-
-def _replay(body: bytes) -> Receive:
-    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive() -> Message:
-        if messages:
-            return messages.pop()
-        return {"type": "http.disconnect"}
-
-    return receive
-
-
-def _tokens(headers: dict[str, str], cookie_name: str) -> list[str]:
-    given = []
-    try:
-        cookie = SimpleCookie(headers.get("cookie", "")).get(cookie_name)
-        given += [cookie.value] if cookie else []
-    except CookieError:
-        pass
-    kind, _, value = headers.get("authorization", "").partition(" ")
-    return given + ([value] if kind.lower() == "bearer" else [])
-
-
-def _same(given: str, token: str) -> bool:
-    return secrets.compare_digest(given.encode(), token.encode())
-
-
-async def _respond(send: Send, status: int, line: str, headers: dict[str, str]) -> None:
-    all_headers = {"content-type": "text/plain; charset=utf-8", **headers}
-    encoded = [(name.encode(), value.encode()) for name, value in all_headers.items()]
-    await send({"type": "http.response.start", "status": status, "headers": encoded})
-    await send({"type": "http.response.body", "body": line.encode()})
 
 
 def is_loopback(host: str) -> bool:
@@ -260,7 +58,46 @@ def access_token(host: str, given: str | None) -> str | None:
     return given
 
 
-def run(app: App, host: str, port: int, token: str | None, announce: Callable[[str], None] = print) -> None:
+def proxy_options(
+    root_path: str, hosts: Iterable[str], proxies: Iterable[str]
+) -> tuple[str, frozenset[str], frozenset[str]]:
+    """Check the options of a server behind a proxy.
+
+    Args:
+        root_path: path under which the proxy serves the page; empty or `/` for the root of its host.
+        hosts: names by which the proxy is reached.
+        proxies: addresses whose forwarded headers are believed.
+
+    Returns:
+        The path without a slash at its end, the names in lower case, and the addresses.
+
+    Raises:
+        InputError: a path that does not begin with a slash or has other characters than those of a plain path, a name
+            with a port or scheme, or an address that is not an IP address.
+    """
+    path = root_path.rstrip("/")
+    if path and not re.fullmatch(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)+", path):
+        raise InputError(f"root_path: expected a path such as /amodal, got {root_path!r:.100}")
+    names, addresses = frozenset(name.lower() for name in hosts), frozenset(proxies)
+    for name in names:
+        if not re.fullmatch(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*", name):
+            raise InputError(f"allow_host: expected a name such as demo.example.org, got {name!r:.100}")
+    for address in addresses:
+        try:
+            ipaddress.ip_address(address)
+        except ValueError as error:
+            raise InputError(f"forwarded_from: expected an IP address, got {address!r:.100}") from error
+    return path, names, addresses
+
+
+def run(
+    app: App,
+    host: str,
+    port: int,
+    token: str | None,
+    announce: Callable[[str], None] = print,
+    proxies: Iterable[str] = (),
+) -> None:
     """Serve a page until the process is interrupted.
 
     Args:
@@ -269,12 +106,15 @@ def run(app: App, host: str, port: int, token: str | None, announce: Callable[[s
         port: port to bind to; 0 chooses a free one.
         token: token to put into the link, or None.
         announce: called with the link as soon as the page can be reached.
+        proxies: addresses of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
 
     Raises:
         InputError: the address is not available, or uvicorn is not installed.
     """
     try:
         import uvicorn
+
+        from amodal.app.connections import limited_protocol
     except ImportError as error:
         raise InputError("serve: expected uvicorn, got none (pip install 'amodal[serve]')") from error
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -285,7 +125,11 @@ def run(app: App, host: str, port: int, token: str | None, announce: Callable[[s
     shown = f"[{host}]" if ":" in host else host
     announce(f"http://{shown}:{listener.getsockname()[1]}/" + (f"?token={token}" if token else ""))
     # No access log, because the first request of each visitor contains the token.
-    config = uvicorn.Config(app, access_log=False, log_level="warning", server_header=False, limit_concurrency=200)
+    trusted = frozenset(proxies)
+    config = uvicorn.Config(
+        app, access_log=False, log_level="warning", server_header=False, http=limited_protocol(trusted), ws="none",
+        proxy_headers=bool(trusted), forwarded_allow_ips=sorted(trusted),
+    )  # fmt: skip
     with listener:
         uvicorn.Server(config).run(sockets=[listener])
 
@@ -300,12 +144,16 @@ def add_error_handlers(app: FastAPI, statuses: Mapping[type[Exception], int] | N
 
     def respond(status: int) -> Callable[[Any, Exception], Any]:
         headers = {"retry-after": "2"} if status == 503 else None
-        return lambda _, error: JSONResponse({"error": " ".join(str(error).split())}, status, headers)
+        return lambda _, error: JSONResponse({"error": without_folders(str(error))}, status, headers)
 
     known: dict[type[Exception], int] = {InputError: 422}
     known.update(statuses or {})
     for kind, status in known.items():
         app.add_exception_handler(kind, respond(status))
+
+    @app.exception_handler(Exception)
+    def failed(_: object, error: Exception) -> Any:
+        return JSONResponse({"error": "the server failed; its log says where"}, 500)
 
     @app.exception_handler(HTTPException)
     def refused(_: object, error: Any) -> Any:
@@ -316,6 +164,11 @@ def add_error_handlers(app: FastAPI, statuses: Mapping[type[Exception], int] | N
         first = error.errors()[0]  # without the input, which may be long
         place = ".".join(str(part) for part in first["loc"][1:]) or "body"
         return JSONResponse({"error": f"{place}: {first['msg']}"[:300]}, 422)
+
+
+def without_folders(line: str) -> str:
+    """An error message as one line, with only the names of the files whose absolute paths it has."""
+    return re.sub(r"(?<![\w.:/<])(?:[A-Za-z]:)?[/\\](?:[^\s'\"/\\]+[/\\])+(?=[^\s'\"/\\])", "", " ".join(line.split()))
 
 
 def add_page_files(app: FastAPI, folder: str, names: tuple[str, ...]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from amodal.cli.options import Device, Dtype
+from amodal.cli.options import Device, Dtype, VisibleFrom
 from amodal.errors import InputError
 
 
@@ -16,6 +16,7 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 chooses a free one.", min=0, max=65535)] = 8764,
     model: Annotated[str, typer.Option(help="Segmenter: bundled name, folder or hub id.")] = "plug-tiny",
+    visible_from: VisibleFrom = None,
     assistant: Annotated[
         str | None, typer.Option(help="Model that answers questions, or 'none'; default: the bundled one.")
     ] = None,
@@ -23,6 +24,19 @@ def serve(
     dtype: Dtype = "auto",
     token: Annotated[
         str | None, typer.Option(help="Access token; default: a random one where a token is required.")
+    ] = None,
+    root_path: Annotated[
+        str, typer.Option(metavar="PATH", help="Path under which a proxy serves the page, such as /amodal.")
+    ] = "",
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Name by which a proxy is reached, without port; may be repeated."),
+    ] = None,
+    forwarded_from: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDRESS", help="Proxy whose X-Forwarded-For and X-Forwarded-Proto are believed; may be repeated."
+        ),
     ] = None,
 ) -> None:
     """Serve the web demo and the HTTP API.
@@ -38,22 +52,21 @@ def serve(
             f"serve: expected FastAPI and uvicorn, got no {error.name!r} (pip install 'amodal[serve]')"
         ) from error
     from amodal.app.images import DemoModels
-    from amodal.app.server import access_token, run
-    from amodal.inference.find import ObjectFinder
+    from amodal.app.server import access_token, proxy_options, run
     from amodal.inference.segmenter import AmodalSegmenter
     from amodal.models.increments import bundled_models
 
     secret = access_token(host, token)
-    segmenter = AmodalSegmenter.from_pretrained(model, device=device, dtype=dtype)
-    finder = ObjectFinder.from_pretrained(segmenter.base_name, segmenter.device)
+    place, names, proxies = proxy_options(root_path, allow_host or [], forwarded_from or [])
+    segmenter = AmodalSegmenter.from_pretrained(model, device=device, dtype=dtype, visible_from=visible_from)
     name = assistant or ("aura-tiny" if "aura-tiny" in bundled_models() else "none")
     answering = None
     if name != "none":
         from amodal.inference.assistant import AmodalAssistant
 
         answering = AmodalAssistant.from_pretrained(name, device=device)
-    app = make_app(DemoModels(segmenter, finder, answering), token=secret, hosts=frozenset({host.lower()}))
+    app = make_app(DemoModels(segmenter, segmenter.finder, answering), token=secret, hosts=names | {host.lower()}, root_path=place)
     try:
-        run(app, host, port, secret, typer.echo)
+        run(app, host, port, secret, typer.echo, proxies)
     except KeyboardInterrupt as error:
         raise typer.Exit from error

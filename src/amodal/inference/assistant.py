@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,7 +49,7 @@ class AmodalAssistant:
 
     Decoding is greedy, so that the same question always gets the same answer. Masks follow the rules
     of `AmodalSegmenter`: probabilities are resized to the image and compared with the threshold of
-    the model, and the amodal mask is united with the visible mask.
+    the model, and the amodal mask is united with the visible mask unless `union_visible` is False.
 
     Args:
         model: an `AuraModel` with its processor.
@@ -54,6 +57,7 @@ class AmodalAssistant:
         dtype: precision of the network.
         clean: remove specks, holes and occluded rims from the masks, see `amodal.ops.cleaning`; False returns the
             masks as the network gives them.
+        union_visible: unite each amodal mask with the visible mask.
 
     Raises:
         InputError: a model without its processor.
@@ -66,12 +70,15 @@ class AmodalAssistant:
         dtype: torch.dtype = torch.float32,
         *,
         clean: bool = True,
+        union_visible: bool = True,
     ) -> None:
         if model.processor is None:
             raise InputError("model: expected an AuraModel with its processor, got one without")
         self.device = device or torch.device("cpu")
         self.dtype = dtype
-        self.clean = clean
+        self.clean, self.union_visible = clean, union_visible
+        self._kept: dict[str, ImageFeatures] | None = None
+        self._num_kept = 0
         self.processor: AuraProcessor = model.processor
         self.model = model.to(self.device).eval()
         self.model.mllm.to(dtype)
@@ -174,7 +181,7 @@ class AmodalAssistant:
         asked = [list(questions) for _, questions in conversations]
         _check_turns(asked, answers)
         inputs = self.processor(images, [questions[0] for questions in asked]).to(self.device)
-        features = self.encode(inputs.pixel_values_sam)
+        features = self._encode_distinct(images, inputs.pixel_values_sam)
         dialogue = Dialogue(self.model, self.processor)
         replies: list[list[Reply]] = [[] for _ in images]
         for turn in range(max(map(len, asked))):
@@ -190,6 +197,38 @@ class AmodalAssistant:
                 if turn < len(asked[row]):
                     replies[row].append(reply)
         return replies
+
+    @contextmanager
+    def keeping_features(self, num_images: int) -> Iterator[None]:
+        """Let `converse` keep the backbone's features of the last images within the block.
+
+        Several calls about one image then encode it once. Do not change the weights within the block.
+
+        Args:
+            num_images: number of images whose features are kept.
+        """
+        self._kept, self._num_kept = {}, num_images
+        try:
+            yield
+        finally:
+            self._kept = None
+
+    def _encode_distinct(self, images: Sequence[ImageArray], pixel_values_sam: Tensor) -> ImageFeatures:
+        """Features of B images (H, W, 3); each distinct image whose features are not kept is encoded once."""
+        keys = [_image_key(image) for image in images]
+        features = dict(self._kept or {})
+        new = [row for row, key in enumerate(keys) if key not in features and key not in keys[:row]]
+        if self._kept is None and len(new) == len(keys):
+            return self.encode(pixel_values_sam)
+        if new:
+            features |= zip((keys[row] for row in new), _unstacked(self.encode(pixel_values_sam[new])), strict=True)
+        if self._kept is not None:
+            self._kept = dict(list(features.items())[-self._num_kept :])
+        own = [features[key] for key in keys]
+        return ImageFeatures(
+            torch.cat([one.embedding for one in own]),
+            tuple(torch.cat(maps) for maps in zip(*(one.high_resolution for one in own), strict=True)),
+        )
 
     @torch.inference_mode()
     def encode(self, pixel_values_sam: Tensor) -> ImageFeatures:
@@ -248,7 +287,9 @@ class AmodalAssistant:
                 pixel = max(size) / self.processor.image_size
                 visible, amodal = clean_masks(visible, amodal, settings=CleanSettings(), pixel=pixel)
             score = float(masks.iou_scores[index].float().clamp(0, 1))
-            objects.append(SceneObject.from_masks(visible, amodal, score=score, phrase=name))
+            objects.append(
+                SceneObject.from_masks(visible, amodal, score=score, phrase=name, union_visible=self.union_visible)
+            )
         return objects
 
     def _precision(self) -> Any:
@@ -274,6 +315,14 @@ class Chat:
         self.replies: list[Reply] = []
         self._features: ImageFeatures | None = None
         self._dialogue: Dialogue | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the image, its features and the key-value cache."""
+        maps = [] if self._features is None else [self._features.embedding, *self._features.high_resolution]
+        layers = [] if self._dialogue is None else self._dialogue.cache.layers
+        maps += [part for layer in layers for part in (layer.keys, layer.values) if part is not None]
+        return self.image.nbytes + sum(part.numel() * part.element_size() for part in maps)
 
     def ask(
         self,
@@ -325,3 +374,14 @@ def _check_turns(asked: Sequence[Sequence[str]], answers: Sequence[Sequence[str]
         raise InputError(
             f"answers: expected one per question, got {[len(row) for row in answers]} for {[len(row) for row in asked]}"
         )
+
+
+def _image_key(image: ImageArray) -> str:
+    """Fingerprint of the pixels of an image."""
+    return hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
+
+
+def _unstacked(features: ImageFeatures) -> list[ImageFeatures]:
+    """Features of B images as B features of one image, in memory of their own."""
+    parts = zip(*(maps.split(1) for maps in (features.embedding, *features.high_resolution)), strict=True)
+    return [ImageFeatures(one.clone(), tuple(maps.clone() for maps in rest)) for one, *rest in parts]

@@ -1,10 +1,9 @@
 // The demo page: sends the image, prompts and questions to the server and shows the results.
 
-import { Stage } from "/canvas.js";
-import { drawOrder } from "/graph.js";
+import { Stage } from "./canvas.js";
+import { drawOrder } from "./graph.js";
 
 const $ = (id) => document.getElementById(id);
-const visitor = crypto.randomUUID ? crypto.randomUUID() : String(Math.random());
 const state = { key: null, scene: null, history: [], view: "overlay", version: 0, busy: 0, about: null, selected: 0 };
 
 const stage = new Stage($("shown"), $("ink"), {
@@ -18,7 +17,7 @@ function say(text, bad = false) {
 }
 
 async function call(path, body) {
-  const options = { method: "POST", headers: { "x-visitor": visitor } };
+  const options = { method: "POST", headers: {} };
   if (body instanceof FormData) options.body = body;
   else {
     options.headers["content-type"] = "application/json";
@@ -87,7 +86,7 @@ function upload(file) {
   }
   const form = new FormData();
   form.append("image", file, file.name);
-  open(() => call("/demo/images", form));
+  open(() => call("demo/images", form));
 }
 
 async function prompt(change, pending) {
@@ -97,7 +96,7 @@ async function prompt(change, pending) {
   stage.pending = pending ? [pending] : [];
   stage.paint();
   say("Segmenting …");
-  const scene = await busy(() => call(`/demo/images/${state.key}/segment`, stage.prompts));
+  const scene = await busy(() => call(`demo/images/${state.key}/segment`, stage.prompts));
   stage.pending = [];
   if (!scene) {
     stage.prompts = before;
@@ -124,13 +123,13 @@ async function undo() {
     show({ ...state.scene, objects: [], occlusion_order: [], front_to_back: [] });
     return;
   }
-  const scene = await busy(() => call(`/demo/images/${state.key}/segment`, before));
+  const scene = await busy(() => call(`demo/images/${state.key}/segment`, before));
   if (scene) show(scene);
 }
 
 async function everything() {
   say("Looking for objects …");
-  const scene = await busy(() => call(`/demo/images/${state.key}/segment`, { everything: true }));
+  const scene = await busy(() => call(`demo/images/${state.key}/segment`, { everything: true }));
   if (!scene) return;
   state.history = [];
   stage.prompts = { boxes: [], points: [] };
@@ -200,13 +199,13 @@ function choose(view) {
   const some = state.scene.objects.length > 0;
   const kind = peel > 0 ? "peeled" : some ? view : "image";
   const number = kind === "peeled" ? peel : state.selected;
-  $("shown").src = `/demo/images/${state.key}/view/${kind}?number=${number}&v=${state.version}`;
+  $("shown").src = `demo/images/${state.key}/view/${kind}?number=${number}&v=${state.version}`;
   $("shown").alt = kind === "overlay" ? "Image with the objects found" : "Image";
   $("ink").style.visibility = kind === "peeled" ? "hidden" : "visible";
 }
 
 function link() {
-  $("download").href = `/demo/images/${state.key}/export/${$("form").value}`;
+  $("download").href = `demo/images/${state.key}/export/${$("form").value}`;
 }
 
 async function ask(event) {
@@ -215,7 +214,7 @@ async function ask(event) {
   if (!question || state.busy || !state.key) return;
   $("question").value = "";
   $("talk").append(element("p", "you", question));
-  const reply = await busy(() => call(`/demo/images/${state.key}/ask`, { question }));
+  const reply = await busy(() => call(`demo/images/${state.key}/ask`, { question }));
   if (!reply) {
     $("question").value = question;
     $("talk").lastChild.remove();
@@ -291,10 +290,10 @@ document.addEventListener("keydown", (event) => {
 $("shown").addEventListener("error", () => say("The server has removed this image; open it again.", true));
 
 async function start() {
-  state.about = await (await fetch("/api/about")).json();
+  state.about = await (await fetch("api/about")).json();
   state.about.examples.forEach((name, index) => {
     const button = element("button", "", `Example ${index + 1}`);
-    button.addEventListener("click", () => open(() => call(`/demo/examples/${encodeURIComponent(name)}`)));
+    button.addEventListener("click", () => open(() => call(`demo/examples/${encodeURIComponent(name)}`)));
     $("examples").append(button);
   });
   for (const [form, text] of Object.entries(state.about.exports)) {

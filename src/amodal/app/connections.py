@@ -1,0 +1,89 @@
+"""Limits of connections: how many there may be, and how long the head of a request may take."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, ClassVar
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from amodal.app.guard import peer_of
+
+MAX_CONNECTIONS = 256
+MAX_PER_PEER = 64
+HEADER_SECONDS = 10.0
+
+_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 2\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+class LimitedProtocol(H11Protocol):
+    """Uvicorn's HTTP protocol with limits.
+
+    A connection that has not sent the whole head of a request after `HEADER_SECONDS` is closed. When there are too many
+    connections, or too many of one peer, the oldest one without a request is closed. If all of them have requests, the
+    new connection gets status 503.
+    """
+
+    proxies: ClassVar[frozenset[str]] = frozenset()
+    """Peers that may have any number of connections, because they stand for many visitors."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Make room for the connection, or refuse it."""
+        super().connection_made(transport)
+        self.began, self.peer = self.loop.time(), peer_of(self.client[0] if self.client else "")
+        others = [other for other in self.connections if isinstance(other, LimitedProtocol) and other is not self]
+        others = [other for other in others if not other.transport.is_closing()]
+        own = [] if self.peer in self.proxies else [other for other in others if other.peer == self.peer]
+        for group, limit in ((own, MAX_PER_PEER), (others, MAX_CONNECTIONS)):
+            if len(group) >= limit and not _close_oldest(group):
+                transport.write(_BUSY)
+                transport.close()
+                return
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Handle a part of a request."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        super().connection_lost(exc)
+        self._stop()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is being handled."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _watch(self) -> None:
+        """Start the timer when the head of a request is awaited, and stop it when the head is complete."""
+        if not self.is_idle:
+            self._stop()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(HEADER_SECONDS, self._close_late)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _close_late(self) -> None:
+        self._timer = None
+        if self.is_idle:
+            self.transport.close()
+
+
+def limited_protocol(proxies: frozenset[str] = frozenset()) -> type[Any]:
+    """The protocol for a server behind these proxies."""
+    return type("LimitedProtocol", (LimitedProtocol,), {"proxies": frozenset(map(peer_of, proxies))})
+
+
+def _close_oldest(connections: list[LimitedProtocol]) -> bool:
+    idle = [connection for connection in connections if connection.is_idle]
+    if not idle:
+        return False
+    min(idle, key=lambda connection: connection.began).transport.close()
+    return True
