@@ -39,7 +39,7 @@ def annotations(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def in_this_process(ray_rows: list[Row], plan: BatchPlan) -> list[tuple[int, list[Row], list[list[str]]]]:
     """Segment the blocks one after the other, without Ray."""
-    worker = SegmentBlock(plan.model, plan.mode, plan.dtype, plan.clean, threads=1, device="cpu")
+    worker = SegmentBlock(plan.model, None, plan.mode, plan.dtype, plan.clean, threads=1, device="cpu")
     size, finished = plan.images_per_block, []
     for start in range(0, len(ray_rows), size):
         part = np.array([json.dumps(row) for row in ray_rows[start : start + size]], dtype=object)

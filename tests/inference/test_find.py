@@ -11,27 +11,29 @@ from amodal.inference.everything import remove_duplicates, segment_everything
 from amodal.inference.find import Detector, GridSettings, ObjectFinder, check_points
 from amodal.inference.scene_object import SceneObject
 from amodal.inference.segmenter import AmodalSegmenter
+from amodal.models.bases.families import FAMILIES
+from amodal.models.bases.protocol import Prompts
 from amodal.ops.boxes import box_iou
 from tests.drawing import mask
+from tests.models.families import ROWS
 
 
-class SquaresSam:
-    """Replaces SAM: the mask of a point is the bright square at the point."""
+class SquaresModel:
+    """Replaces a base: the mask of a point is the bright square at the point."""
 
-    class config:  # noqa: N801
-        class vision_config:  # noqa: N801
-            image_size = 64
+    family, image_size = FAMILIES["sam"], 64
 
-    def to(self, device: torch.device) -> SquaresSam:
+    def to(self, device: torch.device) -> SquaresModel:
         return self
 
-    def eval(self) -> SquaresSam:
-        return self
+    def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return pixel_values
 
-    def __call__(self, *, pixel_values: torch.Tensor, input_points: torch.Tensor, **_: object) -> SquaresSam:
+    def __call__(self, pixel_values: torch.Tensor, prompts: Prompts) -> tuple[torch.Tensor, torch.Tensor]:
+        assert prompts.points is not None
         bright = (pixel_values[0, 0] > 0).numpy()
         masks = []
-        for x, y in input_points[0, :, 0].long().clamp(0, 63).tolist():
+        for x, y in prompts.points[0, :, 0].long().clamp(0, 63).tolist():
             part = np.zeros((64, 64), np.uint8)
             if bright[y, x]:
                 import cv2
@@ -39,9 +41,7 @@ class SquaresSam:
                 _, labels = cv2.connectedComponents(bright.astype(np.uint8))
                 part = (labels == labels[y, x]).astype(np.uint8)
             masks.append(torch.from_numpy(part * 8.0 - 4.0))
-        self.pred_masks = torch.stack(masks)[None, :, None].float()
-        self.iou_scores = torch.full((1, len(masks), 1), 0.9)
-        return self
+        return torch.stack(masks)[None].float(), torch.full((1, len(masks)), 0.9)
 
 
 def squares() -> tuple[np.ndarray, list[list[float]]]:
@@ -53,7 +53,7 @@ def squares() -> tuple[np.ndarray, list[list[float]]]:
 
 
 def finder(**settings: object) -> ObjectFinder:
-    return ObjectFinder(SquaresSam(), settings=GridSettings(**settings))
+    return ObjectFinder(SquaresModel(), settings=GridSettings(**settings))
 
 
 def test_a_grid_finds_each_object_once() -> None:
@@ -105,6 +105,30 @@ def test_the_bundled_models_find_and_segment() -> None:
     assert scene.size == (128, 128) and len(scene.objects) <= GridSettings().max_objects
     best = np.array([obj.visible_box_xyxy for obj in scene.objects[:2]])
     assert (box_iou(best, np.array(boxes)).max(axis=0) > 0.8).all()
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_points_go_into_the_prompt_encoder_of_every_family(name: str, tmp_path: Path) -> None:
+    row = ROWS[name]
+    model = row.model()
+    model.save_pretrained(tmp_path)
+    found = ObjectFinder.from_pretrained(tmp_path)
+    assert found.processor.image_mean == list(row.family.image_mean)
+    image = np.random.default_rng(3).integers(0, 255, (64, 64, 3), dtype=np.uint8)  # needs no resizing
+    points, labels = np.array([[20.0, 30.0], [50.0, 8.0]]), np.array([1, 0])
+    (proposal,) = found._propose(image, (0, 0, 64, 64), points[None], labels[None])
+    with torch.no_grad():
+        logits, quality = row.predict(
+            model,
+            found.processor.normalize(image[None]),
+            input_points=torch.from_numpy(points)[None, None].float(),
+            input_labels=torch.from_numpy(labels)[None, None],
+        )
+    assert (proposal.mask != (logits[0, 0] > 0).numpy()).mean() < 1e-3  # rounding at the threshold
+    assert 0 <= proposal.score <= float(quality.clamp(0, 1)) + 1e-5
+    box = found.box_of(image, points, labels)
+    assert box.shape == (4,) and (box[2:] > box[:2]).all()
+    assert found.all_boxes(image).shape[1] == 4
 
 
 def test_of_two_similar_masks_the_first_is_kept() -> None:

@@ -21,6 +21,7 @@ from amodal.cli.options import (
     ModelName,
     Strict,
     Threshold,
+    VisibleFrom,
     group_points,
     parse_numbers,
     parse_point,
@@ -139,7 +140,10 @@ def segment(
     detector: DetectorName = None,
     text: DetectorTexts = None,
     model: ModelName = "plug-tiny",
-    out: Annotated[Path | None, typer.Option(help="Folder for masks, overlay and scene.json.")] = None,
+    visible_from: VisibleFrom = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results; default: <name>-amodal in the working folder.")
+    ] = None,
     threshold: Threshold = None,
     clean: Clean = True,
     device: Device = "auto",
@@ -170,7 +174,7 @@ def segment(
     def load() -> AmodalSegmenter:
         from amodal.inference.segmenter import AmodalSegmenter
 
-        return AmodalSegmenter.from_pretrained(model, device=device, dtype=dtype, mode=mode)
+        return AmodalSegmenter.from_pretrained(model, device=device, dtype=dtype, mode=mode, visible_from=visible_from)
 
     segmenter = ImageSegmenter(load, detector, text, threshold, clean)
     several = image.is_dir() or is_video(image)
@@ -182,6 +186,7 @@ def segment(
             raise InputError(f"prompts: expected {' or '.join(allowed)} or none for {kind}, got {' and '.join(wrong)}")
         options: dict[str, Any] = {"model": model, "mode": mode, "dtype": dtype, "threshold": threshold}
         options |= {"clean": clean, "detector": detector, "text": text, "source": str(image.resolve())}
+        options["visible_from"] = visible_from
     if image.is_dir():
         if annotations is not None and annotations.is_file():
             options["annotations"] = digest(annotations)
@@ -210,6 +215,7 @@ def batch(
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
     model: ModelName = "plug-tiny",
+    visible_from: VisibleFrom = None,
     clean: Clean = True,
     mode: Mode = "crop",
     dtype: Dtype = "auto",
@@ -230,7 +236,16 @@ def batch(
     from amodal.inference.batch import BatchPlan, segment_dataset
     from amodal.inference.prompt_files import CocoFile, read_coco_file
 
-    plan = BatchPlan(model=model, mode=mode, dtype=dtype, workers=workers, cpus=cpus, gpus=gpus, clean=clean)
+    plan = BatchPlan(
+        model=model,
+        visible_from=visible_from,
+        mode=mode,
+        dtype=dtype,
+        workers=workers,
+        cpus=cpus,
+        gpus=gpus,
+        clean=clean,
+    )
     source: Path | CocoFile | AnnotatedDataset = dataset
     if dataset.suffix != ".parquet":
         name = format_ or guess_format(dataset) or "coco"

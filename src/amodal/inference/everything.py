@@ -27,7 +27,7 @@ def scene_finder(
 
     Args:
         segmenter: makes the masks.
-        detector: name of a detector that finds the boxes; None for a grid of points and the segmenter's base.
+        detector: name of a detector that finds the boxes; None for a grid of points and the segmenter's finder.
         texts: what an open-vocabulary detector looks for.
         threshold: as for the segmenter.
         clean: as for the segmenter.
@@ -42,7 +42,7 @@ def scene_finder(
     if detector:
         source = Detector(detector, texts, segmenter.device)
     else:
-        source = ObjectFinder.from_pretrained(segmenter.base_name, segmenter.device)
+        source = segmenter.finder
     return lambda image: segment_everything(segmenter, source, image, threshold=threshold, clean=clean)
 
 
@@ -77,7 +77,7 @@ def segment_everything(
     objects = scene.objects
     if labels is not None:
         objects = [replace(obj, phrase=label) for obj, label in zip(objects, labels, strict=True)]
-    return Scene(remove_duplicates(objects), scene.size, scene.image)
+    return replace(scene, objects=remove_duplicates(objects))
 
 
 def remove_duplicates(objects: list[SceneObject], max_overlap: float = MAX_OVERLAP) -> list[SceneObject]:

@@ -13,16 +13,15 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import SamModel
 
 from amodal.errors import InputError
 from amodal.inference.devices import pick_dtype
 from amodal.inference.prompts import check_points
 from amodal.io.images import ImageArray
-from amodal.models.bases.families import load_base
+from amodal.models.bases.promptable import PromptableModel
+from amodal.models.bases.protocol import Prompts
 from amodal.models.hub import find_source
 from amodal.models.plug import PlugProcessor
-from amodal.nn.attention import use_folded_attention
 from amodal.ops.arrays import Box, Boxes, Mask, Points, Window
 from amodal.ops.boxes import boxes_to_crop, crop_window, mask_to_box
 from amodal.ops.masks import crop_and_resize, mask_iou
@@ -80,13 +79,14 @@ class MaskProposal:
 
 
 class ObjectFinder:
-    """Finds boxes of visible parts with a promptable modal model (SAM), from given points or a grid of points.
+    """Finds boxes of visible parts with a promptable modal model (SAM, SAM 2, ...), from given points or a grid.
 
     Windows of the image are resized to the network's square without keeping their aspect ratio, as
-    PLUG's crops are. Differs from SAM, which pads: the bundled model was trained on squares only.
+    PLUG's crops are. Differs from SAM, which pads: the bundled model was trained on squares only. Points and boxes go
+    into the model's own prompt encoder, whatever its family.
 
     Args:
-        model: a `SamModel`.
+        model: a base of any family.
         device: device of the model.
         settings: settings of the search without prompts.
         dtype: precision of the network; `auto` as for `AmodalSegmenter`.
@@ -94,31 +94,31 @@ class ObjectFinder:
 
     def __init__(
         self,
-        model: SamModel,
+        model: PromptableModel,
         device: torch.device | None = None,
         settings: GridSettings | None = None,
         dtype: str = "auto",
     ) -> None:
         self.device = device or torch.device("cpu")
         self.dtype = pick_dtype(dtype, self.device)
-        self.model = model.to(self.device).eval()
+        self.model = model.to(self.device)
         self.settings = settings or GridSettings()
-        self.processor = PlugProcessor(image_size=model.config.vision_config.image_size)
+        self.processor = PlugProcessor(
+            image_size=model.image_size, image_mean=model.family.image_mean, image_std=model.family.image_std
+        )
 
     @classmethod
     def from_pretrained(cls, name: str | Path = "sam-tiny", device: torch.device | None = None) -> ObjectFinder:
         """Load a modal base model.
 
         Args:
-            name: bundled name, folder, hub id or `.pth` file of the original SAM.
+            name: bundled name, folder, hub id or checkpoint file.
             device: device of the model.
 
         Raises:
             InputError: no such model.
         """
-        model = load_base(name, only="sam").model
-        use_folded_attention(model.vision_encoder)
-        return cls(model, device)
+        return cls(PromptableModel.from_pretrained(name), device)
 
     def boxes_at(self, image: ImageArray, points_xy: Sequence[Sequence[float]]) -> Boxes:
         """Find the box of the object at each point.
@@ -208,21 +208,22 @@ class ObjectFinder:
         crop = crop_and_resize(image, window, self.processor.image_size)
         pixel_values = self.processor.normalize(crop[None]).to(self.device)
         scale = self.processor.image_size / np.array([x1 - x0, y1 - y0])
-        prompts: dict[str, Tensor] = {}
+        points: Tensor | None = None
+        labels: Tensor | None = None
+        boxes: Tensor | None = None
         if points_xy.shape[1]:
-            points = torch.from_numpy((points_xy - np.array([x0, y0])) * scale).float()
-            prompts["input_points"] = points[None].to(self.device)  # (1, P, K, 2)
-            prompts["input_labels"] = torch.from_numpy(point_labels)[None].to(self.device)
+            points = torch.from_numpy((points_xy - np.array([x0, y0])) * scale).float()[None].to(self.device)
+            labels = torch.from_numpy(point_labels)[None].to(self.device)  # (1, P, K)
         if box_xyxy is not None:
             box = boxes_to_crop(np.array(box_xyxy)[None], window, self.processor.image_size)
-            prompts["input_boxes"] = torch.from_numpy(box)[None].float().to(self.device)
+            boxes = torch.from_numpy(box)[None].float().to(self.device)
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            output = self.model(pixel_values=pixel_values, multimask_output=False, **prompts)
-        logits = output.pred_masks[0, :, 0].float().cpu()  # (P, h, w)
+            predicted, quality = self.model(self.model.encode(pixel_values), Prompts(boxes, points, labels))
+        logits = predicted[0].float().cpu()  # (P, h, w)
         offset = self.settings.offset
         stability = (logits > offset).sum((1, 2)) / (logits > -offset).sum((1, 2)).clamp_min(1)
-        quality = output.iou_scores[0, :, 0].float().cpu().clamp(0, 1)
-        for mask, q, s in zip((logits > 0).numpy(), quality.tolist(), stability.tolist(), strict=True):
+        scores = quality[0].float().cpu().clamp(0, 1)
+        for mask, q, s in zip((logits > 0).numpy(), scores.tolist(), stability.tolist(), strict=True):
             yield MaskProposal(window, mask, q * s)
 
     def _is_usable(self, proposal: MaskProposal, size: tuple[int, int]) -> bool:

@@ -30,13 +30,15 @@ class SamStylePredictor:
         self._image: ImageArray | None = None
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = "plug-tiny", *, device: str = "auto") -> SamStylePredictor:
+    def from_pretrained(
+        cls, name: str | Path = "plug-tiny", *, device: str = "auto", visible_from: str | Path | None = None
+    ) -> SamStylePredictor:
         """Load a model; see `AmodalSegmenter.from_pretrained`.
 
         Raises:
             InputError: unknown model or device.
         """
-        return cls(AmodalSegmenter.from_pretrained(name, device=device))
+        return cls(AmodalSegmenter.from_pretrained(name, device=device, visible_from=visible_from))
 
     def set_image(self, image: ImageSource) -> None:
         """Choose the image that the following prompts are about.

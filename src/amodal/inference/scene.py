@@ -42,6 +42,8 @@ class Scene:
         question: question that was asked about the image, or None.
         answer: answer to the question, or None.
         image_path: file of the image, or None if it is not known.
+        visible_from: name of the promptable segmenter that made the visible masks that were not given; None if the
+            amodal model made them.
 
     Raises:
         InputError: an object or an image of another size.
@@ -53,6 +55,7 @@ class Scene:
     question: str | None = None
     answer: str | None = None
     image_path: Path | None = None
+    visible_from: str | None = None
 
     def __post_init__(self) -> None:
         for index, obj in enumerate(self.objects):
@@ -178,6 +181,8 @@ class Scene:
         }
         if self.question is not None:
             content |= {"question": self.question, "answer": self.answer}
+        if self.visible_from is not None:
+            content["visible_from"] = self.visible_from
         return content
 
     def to_coco(self, image_id: int = 1, first_id: int = 1) -> list[dict[str, Any]]:
@@ -258,6 +263,7 @@ class Scene:
                 question=content.get("question"),
                 answer=content.get("answer"),
                 image_path=None if path is None else Path(path),
+                visible_from=content.get("visible_from"),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"scene: expected a readable {file}, got {error!r:.200}") from error

@@ -28,6 +28,7 @@ from amodal.inference.prompts import (
 )
 from amodal.inference.scene import Scene
 from amodal.inference.scene_object import SceneObject
+from amodal.inference.visible_from import VisibleMaskSource
 from amodal.io.images import ImageArray, ImageSource, load_image, path_of
 from amodal.models.plug import PlugModel, PlugOutput, PlugProcessor
 from amodal.models.plug.processing import PlugInputs
@@ -37,7 +38,7 @@ from amodal.nn.packing import can_use_int8
 from amodal.ops.arrays import Mask, Window
 from amodal.ops.cleaning import CleanSettings, clean_masks
 from amodal.ops.masks import resize_probs
-from amodal.ops.rle import decode_mask, decode_window, rle_box_xyxy
+from amodal.ops.rle import decode_mask, decode_window, rle_area, rle_box_xyxy
 
 MODES = ("crop", "image")
 FIRST = "first"  # name of the model that a segmenter was built with
@@ -52,6 +53,9 @@ class AmodalSegmenter:
     foreground keeps its place in the scene, with empty masks and score 0. The score is the IoU of
     the amodal mask as predicted by the model.
 
+    With `visible_from`, another segmenter makes the visible masks, and the model adds the amodal ones, as it does for
+    visible masks that are given.
+
     Args:
         model: a `PlugModel`, or one exported to ONNX.
         device: device of the model.
@@ -60,6 +64,7 @@ class AmodalSegmenter:
         mode: `crop` encodes one crop per object, twice its visible box, as in the paper; `image`
             encodes the whole image once for all of its objects, with the same weights.
         image_size: side of the network's square input in mode `image`; the model's own if None.
+        visible_from: makes the visible masks of objects that have none in their prompts; the model itself if None.
 
     Raises:
         InputError: an unknown mode, an image size in mode `crop`, an impossible image size, or int8
@@ -74,6 +79,7 @@ class AmodalSegmenter:
         *,
         mode: str = "crop",
         image_size: int | None = None,
+        visible_from: VisibleMaskSource | None = None,
     ) -> None:
         if mode not in MODES:
             raise InputError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
@@ -83,6 +89,7 @@ class AmodalSegmenter:
         self.int8 = dtype == torch.int8
         self.dtype = torch.bfloat16 if self.int8 else dtype
         self.mode = mode
+        self.visible_from = visible_from
         model = model.to(self.device).eval()
         self.model = self._ready(model if image_size is None else _at_size(model, image_size))
         self.processor = PlugProcessor.from_config(self.model.config)
@@ -99,6 +106,7 @@ class AmodalSegmenter:
         dtype: str = "auto",
         mode: str = "crop",
         image_size: int | None = None,
+        visible_from: str | Path | None = None,
     ) -> AmodalSegmenter:
         """Load a model.
 
@@ -110,6 +118,8 @@ class AmodalSegmenter:
                 `int8`, which speeds up a large encoder on a CPU (docs/speed.md).
             mode: `crop` or `image`, see the class.
             image_size: side of the network's input in mode `image`, see the class.
+            visible_from: promptable segmenter that makes the visible masks, without training: hub id, folder or
+                checkpoint file of a SAM, SAM-HQ, SAM 2, EdgeTAM or SAM 3 tracker. The model makes them if None.
 
         Raises:
             InputError: unknown model, device, dtype or mode, or an impossible image size.
@@ -123,7 +133,11 @@ class AmodalSegmenter:
             place, precision = torch.device("cpu"), torch.float32
         else:
             network = PlugModel.from_pretrained(name)
-        return cls(network, place, precision, mode=mode, image_size=image_size)
+        source = None
+        if visible_from is not None:
+            own = torch.bfloat16 if precision == torch.int8 else precision
+            source = VisibleMaskSource.from_pretrained(visible_from, place, own)
+        return cls(network, place, precision, mode=mode, image_size=image_size, visible_from=source)
 
     def add(self, name: str, source: str | Path) -> None:
         """Load another increment onto the base that is already in memory; `use` switches to it.
@@ -162,8 +176,8 @@ class AmodalSegmenter:
 
     @property
     def has_visible_branch(self) -> bool:
-        """Whether the model predicts visible masks; without them a scene repeats the amodal masks."""
-        return bool(self.model.config.visible_branch)
+        """Whether visible masks are predicted; without them a scene repeats the amodal masks."""
+        return self.visible_from is not None or bool(self.model.config.visible_branch)
 
     @property
     def base_name(self) -> str:
@@ -189,8 +203,9 @@ class AmodalSegmenter:
         All prompts that are given describe the same N objects; None as an entry leaves that kind of prompt out for one
         object. A given mask becomes the visible mask of its object without any change, and the amodal mask always
         covers it. Masks are a prompt for models that were trained with them (`config.mask_prompts`); other models get
-        the box of the mask. Points are a prompt for the modal base model, which finds the box of the visible part; an
-        object with a given mask needs no points, and they are not used.
+        the box of the mask. Points are a prompt for the modal base model, which finds the box of the visible part, or,
+        with `visible_from`, for the segmenter that makes the visible mask; an object with a given mask needs no points,
+        and they are not used.
 
         Args:
             image: path, PIL image, or array of an image, see `load_image`.
@@ -269,9 +284,11 @@ class AmodalSegmenter:
         if len(images) != len(prompts):
             raise InputError(f"prompts: expected one list per image for {len(images)} images, got {len(prompts)}")
         pixels = [load_image(image) for image in images]
-        known = [self._with_boxes(image, own) for image, own in zip(pixels, prompts, strict=True)]
+        known = [self._with_boxes(image, own, batch_size) for image, own in zip(pixels, prompts, strict=True)]
+        source = None if self.visible_from is None else self.visible_from.name
         scenes = [
-            Scene([], (p.shape[0], p.shape[1]), p, image_path=path_of(i)) for p, i in zip(pixels, images, strict=True)
+            Scene([], (p.shape[0], p.shape[1]), p, image_path=path_of(i), visible_from=source)
+            for p, i in zip(pixels, images, strict=True)
         ]
         options = _MaskOptions(limit, union_visible, _clean_settings(clean), self.model.config.image_size)
         if self.mode == "image":
@@ -286,12 +303,19 @@ class AmodalSegmenter:
                 scenes[i].objects.append(obj)
         return scenes
 
-    def _with_boxes(self, image: ImageArray, prompts: Sequence[ObjectPrompt] | BoxesLike) -> list[ObjectPrompt]:
-        """Prompts in which every object has a box: its own, that of its mask, or the one found from its points."""
+    def _with_boxes(
+        self, image: ImageArray, prompts: Sequence[ObjectPrompt] | BoxesLike, batch_size: int
+    ) -> list[ObjectPrompt]:
+        """Prompts in which every object has a box: its own, that of its mask, or the one found from its points.
+
+        With `visible_from`, every object has a visible mask as well.
+        """
         if prompts is not None and len(prompts) and all(isinstance(prompt, ObjectPrompt) for prompt in prompts):
             own = list(cast("Sequence[ObjectPrompt]", prompts))
         else:
             own = collect_prompts((image.shape[0], image.shape[1]), boxes_xyxy=cast("BoxesLike", prompts))
+        if self.visible_from is not None:
+            own = self.visible_from.complete(image, own, batch_size)
         complete = []
         for prompt in map(with_box, own):
             if prompt.points_xy is not None and prompt.point_labels is not None and prompt.visible is None:
@@ -303,8 +327,13 @@ class AmodalSegmenter:
 
     @property
     def finder(self) -> ObjectFinder:
-        """The modal base model, which finds the boxes of objects at points; loaded when it is first needed."""
-        if self._finder is None:
+        """The modal model that finds the boxes of objects; loaded when it is first needed.
+
+        It is the segmenter that makes the visible masks, or otherwise the modal base model.
+        """
+        if self._finder is None and self.visible_from is not None:
+            self._finder = ObjectFinder(self.visible_from.model, self.device)
+        elif self._finder is None:
             self._finder = ObjectFinder.from_pretrained(self.base_name, self.device)
         return self._finder
 
@@ -343,9 +372,12 @@ class AmodalSegmenter:
 
     def _masks(self, prompts: Sequence[ObjectPrompt]) -> list[Mask | None] | None:
         """Visible masks (H, W) for the network; None if it takes no masks or there are none."""
-        if not self.uses_masks or all(prompt.visible is None for prompt in prompts):
+        given = [
+            prompt.visible if prompt.visible is not None and rle_area(prompt.visible) else None for prompt in prompts
+        ]
+        if not self.uses_masks or not any(given):
             return None
-        return [None if prompt.visible is None else decode_mask(prompt.visible) for prompt in prompts]
+        return [None if mask is None else decode_mask(mask) for mask in given]
 
     def _mask_inputs(self, inputs: Sequence[PlugInputs]) -> dict[str, Tensor]:
         """Mask prompts of several crops as the model takes them; empty if no crop has one."""
@@ -434,8 +466,9 @@ def _masks_of(
     visible, amodal = masks
     window = crop
     if prompt.visible is not None:
-        box = [int(v) for v in rle_box_xyxy(prompt.visible)]
-        window = (min(crop[0], box[0]), min(crop[1], box[1]), max(crop[2], box[2]), max(crop[3], box[3]))
+        if rle_area(prompt.visible):
+            box = [int(v) for v in rle_box_xyxy(prompt.visible)]
+            window = (min(crop[0], box[0]), min(crop[1], box[1]), max(crop[2], box[2]), max(crop[3], box[3]))
         visible = decode_window(prompt.visible, window)
         placed = np.zeros_like(visible)
         x, y = crop[0] - window[0], crop[1] - window[1]

@@ -132,6 +132,8 @@ def read_config(folder: Path, kind: type[Config]) -> Config:
         settings = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"model {folder}: expected a readable config.json, got none") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"model {folder}: expected an object in config.json, got {type(settings).__name__}")
     if settings.get("model_type") != kind.model_type:
         raise InputError(f"model {folder}: expected model_type {kind.model_type!r}, got {settings.get('model_type')!r}")
     return kind.from_dict(settings)

@@ -23,8 +23,17 @@ from transformers.utils import ModelOutput
 
 from amodal.errors import InputError
 from amodal.models.bases.families import family_of, load_base
+from amodal.models.bases.promptable import refuse_base
 from amodal.models.bases.protocol import ImageFeatures, LoadedBase, PromptEmbeddings, Prompts, is_adapter
-from amodal.models.increments import Origin, SavedModel, count_parameters, increment_state, save_model, upload
+from amodal.models.increments import (
+    Origin,
+    SavedModel,
+    count_parameters,
+    increment_state,
+    resolve_folder,
+    save_model,
+    upload,
+)
 from amodal.models.plug.configuration import PlugConfig
 from amodal.models.plug.processing import PlugProcessor
 from amodal.nn.lora import ParallelLora
@@ -364,9 +373,13 @@ class PlugModel(PreTrainedModel):
             dtype: of the weights; float32 if None.
 
         Raises:
-            InputError: there is no such model, tensors are missing or foreign, or the base is another one.
+            InputError: there is no such model, it is a base, tensors are missing or foreign, or the base is another
+                one.
         """
-        saved = SavedModel.find(pretrained_model_name_or_path, PlugConfig, revision)
+        refuse_base(pretrained_model_name_or_path)
+        folder = resolve_folder(pretrained_model_name_or_path, revision)
+        refuse_base(folder)  # of a hub id that was not known
+        saved = SavedModel.find(folder, PlugConfig)
         if saved.is_whole:
             model = cls(saved.config)
         else:
