@@ -288,7 +288,7 @@ def test_evaluation_names_the_segmenter(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_preset_of_sizes_is_no_segmenter(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="base: expected a bundled name"):
+    with pytest.raises(InputError, match="visible_from: base: expected a bundled name"):
         VisibleMaskSource.from_pretrained("vit-b")
     SamConfig().save_pretrained(tmp_path)
     with pytest.raises(InputError, match="which cannot be read as a"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,13 +14,15 @@ from amodal.errors import InputError
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="Model (bundled name, folder, hub id) or YAML recipe.")],
+    model: Annotated[str, typer.Argument(help="Model (bundled name, folder, hub id), base, or YAML recipe.")],
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override a key of a recipe, key.inner=value; repeatable.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Print the number of parameters of a model or a recipe without loading weights.
+    """Print the number of parameters of a model, a base or a recipe without loading weights.
+
+    For a base (SAM, SAM 2, ...), it also says where PLUG would add adapters, with the paper's rank.
 
     Example: amodal info recipes/plug/kins-vit-h.yaml --set model.lora_rank=8 --json
     """
@@ -32,29 +36,53 @@ def info(
     if as_json:
         typer.echo(json.dumps(counts))
         return
+    adapters = counts.pop("adapters", None)
     for name, count in counts.items():
-        typer.echo(f"{name:>15} {count:>13,}")
+        typer.echo(f"{name:>15} {count:>13,}" if isinstance(count, int) else f"{name:>15} {count:>13}")
+    if adapters is not None:
+        places = Counter(re.sub(r"\d+", "*", name) for name in adapters["modules"])
+        told = ", ".join(f"{number} x {place}" for place, number in places.items())
+        typer.echo(
+            f"PLUG (rank {adapters['rank']}, {adapters['branches']} branches) adds {adapters['parameters']:,} "
+            f"parameters to {adapters['layers']} of {told}"
+        )
 
 
-def _counts(config: Any) -> dict[str, int]:
+def _counts(config: Any) -> dict[str, Any]:
     from amodal.models.aura import AuraConfig
     from amodal.models.aura.modeling import parameter_counts as of_aura
+    from amodal.models.bases.promptable import describe_base
+    from amodal.models.plug import PlugConfig
     from amodal.models.plug.modeling import parameter_counts as of_plug
 
-    return of_aura(config) if isinstance(config, AuraConfig) else of_plug(config)
+    if isinstance(config, AuraConfig):
+        return dict(of_aura(config))
+    if isinstance(config, PlugConfig):
+        return dict(of_plug(config))
+    return describe_base(config, PlugConfig().adapters())
 
 
 def _model_config(name: str) -> Any:
     from amodal.models.aura import AuraConfig
-    from amodal.models.increments import read_config, resolve_folder
+    from amodal.models.bases.families import base_config, preset_names
+    from amodal.models.bases.promptable import base_title
+    from amodal.models.hub import find_source
+    from amodal.models.increments import bundled_models, read_config
     from amodal.models.plug import PlugConfig
 
-    folder = resolve_folder(name)
+    if name in preset_names() or base_title(name) is not None:
+        return base_config(name)
+    others = f"a base ({', '.join(preset_names())}), "
+    path = find_source(name, argument="model", bundled=bundled_models(), weights=False, others=others).path
+    if base_title(path) is not None:
+        return base_config(path)
+    if not path.is_dir():
+        raise InputError(f"model {name}: expected a folder with config.json, got a file")
     try:
-        kind = json.loads((folder / "config.json").read_text()).get("model_type")
+        kind = json.loads((path / "config.json").read_text()).get("model_type")
     except (OSError, ValueError, AttributeError):
         kind = None  # read_config raises the error
-    return read_config(folder, AuraConfig if kind == "aura" else PlugConfig)
+    return read_config(path, AuraConfig if kind == "aura" else PlugConfig)
 
 
 def _recipe_config(path: str, overrides: list[str] | None) -> Any:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from amodal.errors import InputError
 from amodal.inference.prompts import ObjectPrompt
 from amodal.io.images import ImageArray
 from amodal.models.bases.promptable import PromptableModel
@@ -64,7 +65,10 @@ class VisibleMaskSource:
         Raises:
             InputError: there is no such segmenter, or it cannot be read.
         """
-        return cls(PromptableModel.from_pretrained(name), str(name), device, dtype)
+        try:
+            return cls(PromptableModel.from_pretrained(name), str(name), device, dtype)
+        except InputError as error:
+            raise InputError(f"visible_from: {error}") from error
 
     def complete(self, image: ImageArray, prompts: Sequence[ObjectPrompt], batch_size: int = 16) -> list[ObjectPrompt]:
         """Give each object that has no visible mask the mask that the segmenter makes for its box and points.
