@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 from amodal.cli.main import main
-from amodal.data.reason_seg import ReasonDataset, ReasonTurn, read_reason_seg
+from amodal.data.reason_seg import ReasonDataset, read_reason_seg
 from amodal.errors import InputError
+from amodal.evaluation.answers import read_answers
 from amodal.evaluation.reason import category_name, evaluate_reason, iou_by_occlusion
+from amodal.evaluation.report import as_text
+from amodal.evaluation.scoring import Resampling
 from amodal.inference.assistant import AmodalAssistant, Reply
 from amodal.inference.scene import Scene
 from amodal.inference.scene_object import SceneObject
 from amodal.metrics.reason import MaskPair, score_answer
+from amodal.models.aura import AuraModel
 from amodal.ops.masks import convex_hull_mask
+from amodal.ops.rle import rle_area, rle_difference
 from amodal.synthetic.generate import synthesize
 from amodal.synthetic.questions import synthesize_questions
+from tests.evaluation.oracle import Oracle, reply_with, scene_objects, silent, visible_only, with_amodal_masks
 from tests.models.aura import small_aura
-
-Change = Callable[[Reply], Reply]
 
 
 @pytest.fixture(scope="module")
@@ -34,62 +40,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> ReasonDataset:
     folder = tmp_path_factory.mktemp("asked")
     annotations = synthesize("scenes", 6, 5, folder / "scenes", progress=False)
     return read_reason_seg(synthesize_questions(annotations, folder / "q.json", progress=False), annotations)
-
-
-def scene_objects(turn: ReasonTurn) -> list[SceneObject]:
-    pairs = [
-        (obj.visible_mask(), obj.amodal_mask(), phrase) for obj, phrase in zip(turn.objects, turn.phrases, strict=True)
-    ]
-    return [SceneObject.from_masks(v, a, phrase=phrase) for v, a, phrase in pairs if a is not None]
-
-
-def reply_with(reply: Reply, objects: Sequence[SceneObject]) -> Reply:
-    return replace(reply, scene=Scene(list(objects), reply.scene.size))
-
-
-@dataclass
-class Oracle:
-    """Gives the true answers, changed by `change`; recognizes a conversation by its image and questions."""
-
-    dataset: ReasonDataset
-    change: Change = lambda reply: reply
-    stop_after: int | None = None
-    heard: list[tuple[str, ...]] = field(default_factory=list)
-    told: list[Any] = field(default_factory=list)
-    batches: list[int] = field(default_factory=list)
-    processor: Any = field(default_factory=lambda: SimpleNamespace(seg_token="<mask>"))
-
-    def converse(
-        self, conversations: Sequence[tuple[np.ndarray, Sequence[str]]], *, answers: Any = None
-    ) -> list[list[Reply]]:
-        replies = []
-        for image, questions in conversations:
-            if self.stop_after is not None and len(self.heard) >= self.stop_after:
-                raise KeyboardInterrupt
-            self.heard.append(tuple(questions))
-            (known,) = [
-                c
-                for c in self.dataset.conversations
-                if [t.question for t in c.turns] == list(questions) and (c.image.load() == image).all()
-            ]
-            size = known.image.size
-            replies.append([self.change(Reply(t.text, Scene(scene_objects(t), size), ())) for t in known.turns])
-        self.batches.append(len(conversations))
-        self.told += [None] * len(conversations) if answers is None else answers
-        return replies
-
-
-def silent(reply: Reply) -> Reply:
-    return replace(reply_with(reply, []), text="Nothing.")
-
-
-def with_amodal_masks(reply: Reply, amodal_mask: Callable[[np.ndarray], np.ndarray]) -> Reply:
-    visible = [(o.visible_mask, o.phrase) for o in reply.scene.objects]
-    return reply_with(reply, [SceneObject.from_masks(v, amodal_mask(v), phrase=phrase) for v, phrase in visible])
-
-
-def visible_only(reply: Reply) -> Reply:
-    return with_amodal_masks(reply, lambda visible: visible)
 
 
 def test_true_answers_score_1(dataset: ReasonDataset) -> None:
@@ -157,10 +107,27 @@ def test_teacher_forcing_gives_the_true_words(dataset: ReasonDataset) -> None:
     assert free.metrics.keys() - forced.metrics.keys() == {
         "set_F1", "set_exact", "no_object_accuracy", "answered_with_object", "BLEU", "chrF",
     }  # fmt: skip
-    shortest_first = sorted(dataset.conversations, key=lambda c: len(c.turns))
-    for answers, conversation in zip(oracle.told, shortest_first, strict=True):
-        assert answers == [turn.with_token("<mask>") for turn in conversation.turns]
-        assert [a.count("<mask>") for a in answers] == [len(t.objects) for t in conversation.turns]
+    known = {tuple(t.question for t in c.turns): c for c in dataset.conversations}
+    assert len(oracle.told) == len(dataset.conversations)
+    for answers, questions in zip(oracle.told, oracle.heard, strict=True):
+        turns = known[questions].turns
+        assert answers == [turn.with_token("<mask>") for turn in turns]
+        assert [a.count("<mask>") for a in answers] == [len(t.objects) for t in turns]
+
+
+def test_batches_hold_few_images_and_similar_lengths(dataset: ReasonDataset) -> None:
+    oracle = Oracle(dataset)
+    evaluate_reason(oracle, dataset, batch_size=2, progress=False)
+    lengths = [len(questions) for questions in oracle.heard]
+    image_of = {tuple(t.question for t in c.turns): c.image.id for c in dataset.conversations}
+    images = list(dict.fromkeys(c.image.id for c in dataset.conversations))
+    start = 0
+    for pair in zip(images[::2], images[1::2], strict=True):
+        count = sum(c.image.id in pair for c in dataset.conversations)
+        assert {image_of[q] for q in oracle.heard[start : start + count]} == set(pair)
+        assert lengths[start : start + count] == sorted(lengths[start : start + count])
+        start += count
+    assert start == len(dataset.conversations)
 
 
 def test_free_mode_gives_no_true_words(dataset: ReasonDataset) -> None:
@@ -185,8 +152,9 @@ def test_a_stopped_run_is_resumed(dataset: ReasonDataset, tmp_path: Path) -> Non
     assert evaluate_reason(again, whole, answers=path, progress=False) == straight
     assert again.heard == []
     lines = [json.loads(line) for line in path.read_text().splitlines()[1:]]
-    assert sorted(line["id"] for line in lines) == sorted(str(c.id) for c in whole.conversations)
-    assert lines[0]["turns"][0]["said"] == whole.conversations[0].turns[0].text
+    assert sorted(line["id"] for line in lines) == sorted(c.id for c in whole.conversations)
+    (first,) = [line for line in lines if line["id"] == whole.conversations[0].id]
+    assert first["turns"][0]["text"] == first["turns"][0]["true_text"] == whole.conversations[0].turns[0].text
 
 
 def test_answers_of_another_run_raise(dataset: ReasonDataset, tmp_path: Path) -> None:
@@ -196,7 +164,7 @@ def test_answers_of_another_run_raise(dataset: ReasonDataset, tmp_path: Path) ->
         with pytest.raises(InputError, match="expected answers of the same questions, model and options, got others"):
             evaluate_reason(Oracle(dataset), dataset.head(2), answers=path, progress=False, **change)
     path.write_text(path.read_text().splitlines()[0] + "\n{}\n")
-    with pytest.raises(InputError, match="expected answers of an evaluation, got a broken line"):
+    with pytest.raises(InputError, match="line 2: expected the id of a conversation in the question file, got None"):
         evaluate_reason(Oracle(dataset), dataset.head(2), answers=path, progress=False)
     path.write_text("no JSON")
     with pytest.raises(InputError, match="expected answers of an evaluation, got another file"):
@@ -266,7 +234,7 @@ def test_report_as_file_and_as_tables(dataset: ReasonDataset, tmp_path: Path) ->
     report = evaluate_reason(Oracle(dataset), dataset, progress=False)
     content = json.loads(report.save(tmp_path / "new" / "report.json").read_text())
     assert content == json.loads(json.dumps(report.to_json()))
-    keys = {"protocol", "options", "metrics", "by_occlusion", "by_kind", "baselines", "version", "commit"}
+    keys = {"protocol", "options", "metrics", "intervals", "by_occlusion", "by_kind", "baselines", "version", "commit"}
     assert content.keys() == keys
     assert content["protocol"] == "reason"
     console = Console(record=True, width=200)
@@ -287,26 +255,37 @@ def test_report_as_file_and_as_tables(dataset: ReasonDataset, tmp_path: Path) ->
 
 def test_the_masks_of_an_assistant_are_cleaned_on_request_only(dataset: ReasonDataset) -> None:
     class Assistant(Oracle):
-        """Has the attributes of `AmodalAssistant` that the report names."""
+        """Has the attributes of `AmodalAssistant` that evaluation reads and sets."""
 
-        clean, device, dtype = True, "cpu", "torch.bfloat16"
-        seen: ClassVar[list[bool]] = []
+        clean, union_visible, device, dtype = True, True, "cpu", "torch.bfloat16"
+        model = SimpleNamespace(state_dict=dict)
+        seen: ClassVar[list[tuple[bool, bool]]] = []
+
+        def keeping_features(self, num_images: int) -> AbstractContextManager[None]:
+            return nullcontext()
 
         def converse(self, conversations: Any, *, answers: Any = None) -> list[list[Reply]]:
-            self.seen.append(self.clean)
+            self.seen.append((self.clean, self.union_visible))
             return super().converse(conversations, answers=answers)
 
     few = dataset.head(1)
-    for options, expected in (({}, False), ({"clean": True}, True)):
+    for options, expected in (
+        ({}, (False, True)),
+        ({"clean": True}, (True, True)),
+        ({"union_visible": False}, (False, False)),
+    ):
         assistant = Assistant(dataset)
         report = evaluate_reason(assistant, few, progress=False, **options)
         assert set(Assistant.seen) == {expected}
-        assert (report.options["clean"], report.options["dtype"]) == (expected, "bfloat16")
-        assert assistant.clean  # as before
+        assert (report.options["clean"], report.options["union_visible"]) == expected
+        assert report.options["dtype"] == "bfloat16"
+        assert assistant.clean and assistant.union_visible  # as before
         Assistant.seen.clear()
-    assert evaluate_reason(Oracle(dataset), few, progress=False).options["clean"] is None
-    with pytest.raises(InputError, match="clean: expected False for a model other than AmodalAssistant, got True for"):
-        evaluate_reason(Oracle(dataset), few, clean=True, progress=False)
+    options = evaluate_reason(Oracle(dataset), few, progress=False).options
+    assert options["clean"] is None and options["union_visible"] is None
+    for wrong in ({"clean": True}, {"union_visible": False}):
+        with pytest.raises(InputError, match="expected False and True for a model other than AmodalAssistant, got"):
+            evaluate_reason(Oracle(dataset), few, progress=False, **wrong)
 
 
 def test_occlusion_ranges_without_objects() -> None:
@@ -351,19 +330,17 @@ def test_a_real_assistant_free_and_forced(dataset: ReasonDataset, tmp_path: Path
     few = replace(dataset, conversations=(double, single))
     free = evaluate_reason(assistant, few, progress=False)
     assert free.metrics["num_answers"] == 3
-    assert {name: free.options[name] for name in ("device", "dtype", "clean")} == {
-        "device": "cpu",
-        "dtype": "float32",
-        "clean": False,
-    }
+    stated = {name: free.options[name] for name in ("device", "dtype", "clean", "union_visible")}
+    assert stated == {"device": "cpu", "dtype": "float32", "clean": False, "union_visible": True}
     path = tmp_path / "answers.jsonl"
     evaluate_reason(assistant, few, teacher_forced=True, answers=path, progress=False)
     lines = [json.loads(line) for line in path.read_text().splitlines()[1:]]
     turns = [turn for line in lines for turn in line["turns"]]
-    assert sum(turn["score"]["num_predicted"] for turn in turns) > 0
-    for turn in turns:
-        assert turn["score"]["num_predicted"] == len(turn["true_named"])
-        assert turn["named"] == turn["true_named"]  # the phrases given back
+    assert sum(len(turn["objects"]) for turn in turns) > 0
+    true = [turn for c in (single, double) for turn in c.turns]
+    assert [turn["question"] for turn in turns] == [turn.question for turn in true]
+    for turn, expected in zip(turns, true, strict=True):
+        assert [obj.get("phrase") for obj in turn["objects"]] == list(expected.phrases)  # the phrases given back
 
 
 @pytest.fixture
@@ -371,7 +348,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Arguments that evaluate an assistant that always shows one square."""
     annotations = synthesize("scenes", 2, 5, tmp_path / "scenes", progress=False)
     questions = synthesize_questions(annotations, tmp_path / "q.json", progress=False)
-    monkeypatch.setattr(AmodalAssistant, "from_pretrained", lambda name, device: Square())
+    monkeypatch.setattr(AmodalAssistant, "from_pretrained", lambda name, device, dtype: Square())
     return ["evaluate", "answers", "--annotations", str(annotations), "--questions", str(questions)]
 
 
@@ -386,6 +363,20 @@ def test_the_command(files: list[str], tmp_path: Path, capsys: pytest.CaptureFix
     assert "reason, teacher_forced" in capsys.readouterr().out
 
 
+def test_the_command_scores_files(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*files, "--out", str(tmp_path / "a"), "--json", "--resamples", "9"]) == 0
+    of_model = json.loads(capsys.readouterr().out)
+    shutil.copy(tmp_path / "a" / "answers.jsonl", tmp_path / "copy.jsonl")
+    given = ["--predictions", str(tmp_path / "copy.jsonl")]
+    assert main([*files, *given, "--json", "--resamples", "9"]) == 0
+    of_file = json.loads(capsys.readouterr().out)
+    assert of_file["metrics"] == of_model["metrics"] and of_file["intervals"] == of_model["intervals"]
+    for more, message in ((["--clean"], "clean: expected with a model"), (["--model", "aura-tiny"], "got both")):
+        assert main([*files, *given, *more]) == 2
+        out, err = capsys.readouterr()
+        assert message in err and len(err.splitlines()) == 1 and not out
+
+
 def test_invalid_arguments_are_reported(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for wrong, message in (
         ([*files[:-2]], "Missing option '--questions'"),
@@ -395,3 +386,76 @@ def test_invalid_arguments_are_reported(files: list[str], tmp_path: Path, capsys
         assert main(wrong) == 2
         out, err = capsys.readouterr()
         assert message in err and len(err.splitlines()) == 1 and not out
+
+
+def test_the_backbone_encodes_each_image_once(dataset: ReasonDataset, tmp_path: Path) -> None:
+    assistant = AmodalAssistant(small_aura(tmp_path))
+    assistant.model.config.max_new_tokens = 1
+    encoded: list[int] = []
+    encode = assistant.model.encode_image
+
+    def counting(pixel_values_sam: Any) -> Any:
+        encoded.append(len(pixel_values_sam))
+        return encode(pixel_values_sam)
+
+    assistant.model.encode_image = counting  # type: ignore[method-assign]
+    images = {c.image.id for c in dataset.conversations}
+    for batch_size in (1, 4):
+        evaluate_reason(assistant, dataset, batch_size=batch_size, progress=False)
+        assert sum(encoded) == len(images)
+        encoded.clear()
+    assistant.converse([(c.image.load(), [c.turns[0].question]) for c in dataset.conversations[:3]])
+    assert sum(encoded) == len({c.image.id for c in dataset.conversations[:3]})
+    before = sum(encoded)
+    assistant.converse([(dataset.conversations[0].image.load(), ["What is this?"])])
+    assert sum(encoded) == before + 1  # outside an evaluation nothing is kept
+
+
+def test_kept_features_give_the_same_masks(dataset: ReasonDataset, tmp_path: Path) -> None:
+    assistant, few = AmodalAssistant(small_aura(tmp_path)), dataset.head(6)
+    reports = [evaluate_reason(assistant, few, teacher_forced=True, batch_size=n, progress=False) for n in (1, 4)]
+    assert reports[0].metrics == pytest.approx(reports[1].metrics, abs=1e-3)
+    assert reports[0].metrics["num_predicted"] > 0
+
+
+def test_raw_amodal_masks(dataset: ReasonDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two masks of this model have no pixel in common, so that uniting them shows."""
+    assistant, few = AmodalAssistant(small_aura(tmp_path)), dataset.head(4)
+    decode = AuraModel.decode
+
+    def complements(*arguments: Any) -> Any:
+        masks = decode(*arguments)
+        visible = masks.visible_logits - masks.visible_logits.mean()  # some pixels are above the threshold
+        return replace(masks, visible_logits=visible, amodal_logits=-visible)
+
+    monkeypatch.setattr(AuraModel, "decode", complements)
+    for union in (True, False):
+        path = tmp_path / f"{union}.jsonl"
+        evaluate_reason(assistant, few, teacher_forced=True, union_visible=union, answers=path, progress=False)
+        objects = [o for t in read_answers(path, few).answers.values() for a in t for o in a.objects]
+        assert objects
+        for obj in objects:
+            assert obj.visible is not None and obj.amodal is not None
+            outside = rle_area(rle_difference(obj.visible, obj.amodal))
+            assert outside == (0 if union else rle_area(obj.visible))
+        assert any(rle_area(obj.visible) for obj in objects if obj.visible)
+
+
+def test_changed_weights_do_not_resume(dataset: ReasonDataset, tmp_path: Path) -> None:
+    model = small_aura(tmp_path)
+    path, few = tmp_path / "answers.jsonl", dataset.head(1)
+    evaluate_reason(AmodalAssistant(model), few, teacher_forced=True, answers=path, progress=False)
+    with torch.no_grad():
+        next(model.amodal_decoder.parameters()).add_(1)
+    with pytest.raises(InputError, match="expected answers of the same questions, model and options, got others"):
+        evaluate_reason(AmodalAssistant(model), few, teacher_forced=True, answers=path, progress=False)
+
+
+def test_intervals(dataset: ReasonDataset) -> None:
+    report = evaluate_reason(Oracle(dataset, visible_only), dataset, resampling=Resampling(50, 1), progress=False)
+    low, high = report.intervals["gIoU_amodal"]
+    assert low < report.metrics["gIoU_amodal"] < high
+    assert report.intervals["gIoU_visible"] == [1, 1]
+    assert report.options["resamples"] == 50
+    assert f"({low:.3f}-{high:.3f})" in as_text(report.tables(), 200)
+    assert evaluate_reason(Oracle(dataset), dataset, progress=False).intervals == {}

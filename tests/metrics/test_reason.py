@@ -7,7 +7,15 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from amodal.metrics.reason import AnswerScore, MaskPair, match_objects, names_f1, score_answer, summarize
+from amodal.metrics.reason import (
+    AnswerScore,
+    MaskPair,
+    match_objects,
+    names_f1,
+    score_answer,
+    summarize,
+    summary_intervals,
+)
 from tests.drawing import mask
 
 LEFT = MaskPair(mask("##..", "...."), mask("##..", "##.."))  # half of it occluded
@@ -16,7 +24,12 @@ BITE = MaskPair(mask("#...", "...."), mask("##..", "...."))  # half of LEFT
 
 
 def compute(*answers: tuple[list[MaskPair], list[MaskPair]], free: bool = True) -> dict[str, float]:
-    return summarize([score_answer(*answer) for answer in answers], free=free)
+    return summed([score_answer(*answer) for answer in answers], free=free)
+
+
+def summed(scores: list[AnswerScore], *, free: bool = True) -> dict[str, float]:
+    """Metrics of answers about one image each."""
+    return summarize(scores, list(range(len(scores))), free=free)
 
 
 def test_matches_do_not_depend_on_the_order() -> None:
@@ -64,6 +77,64 @@ def test_giou_is_a_mean_over_answers_and_ciou_over_pixels() -> None:
     assert got["cIoU_visible"] == pytest.approx((1 + 4) / (2 + 4))
 
 
+def test_means_over_answers_over_images_and_over_objects() -> None:
+    answers = [([BITE], [LEFT]), ([RIGHT], [RIGHT]), ([LEFT], [LEFT, RIGHT]), ([], [])]  # 1/2, 1, 1/2, 1
+    got = summarize([score_answer(*answer) for answer in answers], [7, 7, 7, 3])
+    assert got["gIoU_amodal"] == pytest.approx(3 / 4)
+    assert got["gIoU_amodal_per_image"] == pytest.approx((2 / 3 + 1) / 2)
+    assert got["mIoU_amodal"] == pytest.approx((1 / 2 + 1 + 1 + 0) / 4)
+    assert got["mIoU_visible"] == pytest.approx((1 / 2 + 1 + 1 + 0) / 4)
+
+
+@pytest.mark.parametrize(("kind", "other"), [("amodal", "visible"), ("visible", "amodal")])
+def test_predictions_with_one_kind_of_mask(kind: str, other: str) -> None:
+    """The missing kind is not scored, and objects are matched by the kind that they have."""
+    both = [MaskPair(RIGHT.visible, LEFT.amodal), MaskPair(LEFT.visible, RIGHT.amodal)]
+    given = [MaskPair(**{kind: getattr(pair, kind), other: None}) for pair in both]
+    score = score_answer(given, [LEFT, RIGHT], kinds=(kind,))
+    assert getattr(score, other) is None
+    got = summed([score])
+    assert got[f"gIoU_{kind}"] == got[f"cIoU_{kind}"] == got[f"mIoU_{kind}"] == 1
+    assert not any(other in name for name in got)
+    assert "occlusion_rate_error" not in got  # a rate needs both masks
+    rated = [MaskPair(**{kind: getattr(LEFT, kind), other: None}, rate=0.75)]
+    assert summed([score_answer(rated, [LEFT], kinds=(kind,))])["occlusion_rate_error"] == pytest.approx(0.25)
+
+
+def test_intervals_resample_whole_images() -> None:
+    """Against a literal bootstrap: all answers of a drawn image count as often as it is drawn."""
+    from amodal.metrics.intervals import image_weights
+
+    rng = np.random.default_rng(3)
+    scores = [score_answer(random_objects(rng, n), random_objects(rng, n + i % 2)) for i, n in enumerate([0, 1, 2] * 8)]
+    image_ids = [10 + i // 4 for i in range(len(scores))]
+    names = ("gIoU_amodal", "gIoU_visible_per_image", "mIoU_amodal", "cIoU_visible", "answered_with_object")
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for weights in np.concatenate(list(image_weights(6, 80, 5))):
+        drawn = [(s, i) for image, n in enumerate(weights) for _ in range(int(n)) for s, i in _of_image(scores, image)]
+        for name, value in summarize([s for s, _ in drawn], _renumbered(weights)).items():
+            if name in found:
+                found[name].append(value)
+    got = summary_intervals(scores, image_ids, num_resamples=80, seed=5)
+    assert {name for name in summed(scores) if not name.startswith("num_")} <= got.keys()
+    for name, values in found.items():
+        assert got[name] == pytest.approx(list(np.percentile(values, [2.5, 97.5]))), name
+
+
+def test_intervals_of_a_single_image_are_unknown() -> None:
+    score = score_answer([BITE], [LEFT])
+    assert set(summary_intervals([score, score], [1, 1], num_resamples=20).values()) == {None}
+
+
+def _of_image(scores: list[AnswerScore], image: int) -> list[tuple[AnswerScore, int]]:
+    return [(score, image) for score in scores[4 * image : 4 * image + 4]]
+
+
+def _renumbered(weights: np.ndarray) -> list[int]:
+    """Ids of drawn images, of which each draw is an image of its own, with four answers each."""
+    return [draw for draw in range(int(weights.sum())) for _ in range(4)]
+
+
 def test_objects_are_matched_by_their_amodal_masks() -> None:
     """Swapped visible masks score as the matched amodal masks determine."""
     swapped = [MaskPair(RIGHT.visible, LEFT.amodal), MaskPair(LEFT.visible, RIGHT.amodal)]
@@ -101,16 +172,16 @@ def test_answers_without_objects() -> None:
 )
 def test_names(predicted: list[str], true: list[str], f1: float) -> None:
     assert names_f1(predicted, true) == pytest.approx(f1)
-    got = summarize([score_answer([], [], (predicted, true)), score_answer([], [], (["a"], ["a"]))])
+    got = summed([score_answer([], [], (predicted, true)), score_answer([], [], (["a"], ["a"]))])
     assert got["set_F1"] == pytest.approx((f1 + 1) / 2)
     assert got["set_exact"] == ((f1 == 1) + 1) / 2
 
 
 def test_given_words_are_left_out_of_the_metrics() -> None:
     scores = [score_answer([LEFT], [LEFT], (["a"], ["a"])), score_answer([], [])]
-    assert {"set_F1", "set_exact", "no_object_accuracy", "answered_with_object"} <= summarize(scores).keys()
-    forced = summarize(scores, free=False)
-    assert forced.keys() == summarize(scores).keys() - {
+    assert {"set_F1", "set_exact", "no_object_accuracy", "answered_with_object"} <= summed(scores).keys()
+    forced = summed(scores, free=False)
+    assert forced.keys() == summed(scores).keys() - {
         "set_F1", "set_exact", "no_object_accuracy", "answered_with_object",
     }  # fmt: skip
 
@@ -121,7 +192,7 @@ def test_matching_of_equal_ious_is_deterministic() -> None:
 
 
 def test_an_empty_set_of_answers() -> None:
-    assert summarize([]) == {
+    assert summed([]) == {
         "num_answers": 0, "num_without_object": 0, "num_objects": 0, "num_predicted": 0, "num_rates": 0,
     }  # fmt: skip
 
@@ -177,7 +248,7 @@ def test_equals_a_literal_implementation() -> None:
         answer = random_objects(rng, int(rng.integers(0, 5))), random_objects(rng, int(rng.integers(0, 5)))
         answers.append(answer)
         scores.append(score_answer(*answer))
-    got = summarize(scores)
+    got = summed(scores)
     for kind in ("amodal", "visible"):
         slow = [literal(*answer, kind) for answer in answers]
         assert [getattr(s, kind).iou for s in scores] == pytest.approx([row[0] for row in slow])

@@ -16,8 +16,8 @@ from amodal.errors import InputError
 from amodal.io.files import require_folder
 
 if TYPE_CHECKING:
-    from amodal.evaluation.reason import ReasonReport
-    from amodal.evaluation.report import EvaluationReport
+    from amodal.evaluation.reason_report import ReasonComparison, ReasonReport
+    from amodal.evaluation.report import Comparison, EvaluationReport
 
 DEFAULT_PLUG, DEFAULT_AURA = "plug-tiny", "aura-tiny"
 
@@ -47,7 +47,9 @@ FormatOption = Annotated[
 ImagesOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the images.", rich_help_panel=INPUT)]
 BoxSourceOption = Annotated[
     str | None,
-    typer.Option(metavar="SOURCE", help="gt_visible, gt_visible_mask, gt_amodal, predicted:FILE.", rich_help_panel=OBJECTS),
+    typer.Option(
+        metavar="SOURCE", help="gt_visible, gt_visible_mask, gt_amodal, predicted:FILE.", rich_help_panel=OBJECTS
+    ),
 ]
 ThresholdOption = Annotated[
     float | None,
@@ -280,7 +282,8 @@ def answers(
         Path, typer.Option(metavar="FILE", help="Canonical annotation file.", rich_help_panel=INPUT)
     ],
     questions: Annotated[Path, typer.Option(metavar="FILE", help="Questions about its images.", rich_help_panel=INPUT)],
-    model: ModelOption = DEFAULT_AURA,
+    model: ModelOption = None,
+    predictions: PredictionsOption = None,
     images: ImagesOption = None,
     teacher_forced: Annotated[
         bool,
@@ -289,35 +292,66 @@ def answers(
     max_questions: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Only the first N conversations.", rich_help_panel=ANSWERS)
     ] = None,
+    union_visible: UnionOption = None,
     clean: CleanOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
+    resamples: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Of the 95 % intervals; 0: none.", rich_help_panel=COMPUTATION)
+    ] = 1000,
+    seed: SeedOption = 0,
+    batch_size: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Conversations per forward pass.", rich_help_panel=COMPUTATION)
+    ] = 8,
     device: DeviceOption = "auto",
+    dtype: Annotated[
+        str, typer.Option(metavar="NAME", help="auto, float32 or bfloat16.", rich_help_panel=COMPUTATION)
+    ] = "auto",
 ) -> None:
     """Score written answers with masks (protocol reason).
 
-    A stopped run with --out DIR is resumed.
+    A stopped run with --out DIR is resumed. DIR/answers.jsonl has the answers, and --predictions scores such a file.
 
     Example: amodal evaluate answers --annotations scenes/annotations.json --questions scenes/questions.json
     """
     folder = _output_folder(out)
+    _check_one_input(model, predictions)
+    if predictions is not None:
+        _check_no_cleaning(predictions, clean)
     from amodal.data.reason_seg import read_reason_seg
 
     dataset = read_reason_seg(questions, annotations, images)
-    from amodal.evaluation.reason import evaluate_reason
-    from amodal.inference.assistant import AmodalAssistant
+    from amodal.evaluation.reason import evaluate_answers, evaluate_reason
+    from amodal.evaluation.scoring import Resampling
 
-    name = model or DEFAULT_AURA
-    report = evaluate_reason(
-        AmodalAssistant.from_pretrained(name, device=device),
-        dataset,
-        teacher_forced=teacher_forced,
-        clean=bool(clean),
-        max_conversations=max_questions,
-        name=name,
-        answers=None if folder is None else folder / "answers.jsonl",
-        progress=not as_json,
-    )
+    resampling = Resampling(resamples, seed) if resamples else None
+    if predictions is not None:
+        report = evaluate_answers(
+            predictions,
+            dataset,
+            teacher_forced=teacher_forced,
+            union_visible=bool(union_visible),
+            max_conversations=max_questions,
+            resampling=resampling,
+            progress=not as_json,
+        )
+    else:
+        from amodal.inference.assistant import AmodalAssistant
+
+        name = model or DEFAULT_AURA
+        report = evaluate_reason(
+            AmodalAssistant.from_pretrained(name, device=device, dtype=dtype),
+            dataset,
+            teacher_forced=teacher_forced,
+            clean=bool(clean),
+            union_visible=union_visible is not False,
+            batch_size=batch_size,
+            max_conversations=max_questions,
+            name=name,
+            answers=None if folder is None else folder / "answers.jsonl",
+            resampling=resampling,
+            progress=not as_json,
+        )
     _show(report, out, as_json)
 
 
@@ -344,16 +378,19 @@ def compare(
 
     Example: amodal evaluate compare runs/a runs/b/report.json
     """
-    from rich.console import Console
-
     from amodal.data.datasets import read_dataset
     from amodal.evaluation.evaluator import EvaluationSettings, evaluate_predictions
     from amodal.evaluation.predictions import is_predictions
+    from amodal.evaluation.reason_report import ReasonReport, compare_reason, is_reason_report
     from amodal.evaluation.report import EvaluationReport
     from amodal.evaluation.report import compare as compare_reports
     from amodal.metrics.mask_protocols import MASK_PROTOCOLS
 
     of_files = [path for path in (first, second) if is_predictions(path)]
+    if any(is_reason_report(path) for path in (first, second) if path not in of_files):
+        both = (ReasonReport.load(first), ReasonReport.load(second))
+        _show_comparison(compare_reason(*both, tuple(allow or ())), as_json)
+        return
     if of_files and annotations is None:
         raise InputError(f"annotations: expected --annotations to score {str(of_files[0])!r} with, got none")
     reports = {path: EvaluationReport.load(path) for path in (first, second) if path not in of_files}
@@ -363,21 +400,29 @@ def compare(
         for path in of_files:
             reports[path] = evaluate_predictions(path, read_dataset(format_, annotations or Path()), settings)
         comparison = compare_reports(reports[first], reports[second], tuple(allow or ()))
-    if as_json:
-        typer.echo(json.dumps(comparison.to_json()))
-        return
-    for table in comparison.tables():
-        Console().print(table)
+    _show_comparison(comparison, as_json)
 
 
-def _check_no_cleaning(baseline: str, clean: bool | None) -> None:
+def _check_no_cleaning(other: str | Path, clean: bool | None) -> None:
+    """Check that masks which no model makes are not to be cleaned."""
     if clean:
-        raise InputError(f"clean: expected with a model or a predictions file, got the baseline {baseline!r}")
+        what = "the baseline" if isinstance(other, str) else "the file"
+        raise InputError(f"clean: expected with a model or a predictions file of masks, got {what} {str(other)!r}")
 
 
 def _check_one_input(model: str | None, predictions: Path | None) -> None:
     if model is not None and predictions is not None:
         raise InputError("model: expected --model or --predictions, got both")
+
+
+def _show_comparison(comparison: Comparison | ReasonComparison, as_json: bool) -> None:
+    from rich.console import Console
+
+    if as_json:
+        typer.echo(json.dumps(comparison.to_json()))
+        return
+    for table in comparison.tables():
+        Console().print(table)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""Scoring an assistant that answers questions about images with words and masks (protocol `reason`).
+"""Scoring answers to questions about images, with words and masks (protocol `reason`).
 
 By default the model writes its answers itself (`free`), each turn of a conversation after its own earlier answers. With
 `teacher_forced` it is given the true words and only its masks are scored. That is the easier task, so the report names
-the mode and leaves out the metrics that the given words decide.
+the mode and leaves out the metrics that the given words decide. Answers of other programs are read from a file.
 """
 
 from __future__ import annotations
@@ -10,28 +10,37 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard
 
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
-from amodal.data.reason_seg import Conversation, ReasonDataset, plain_text
+from amodal.data.reason_seg import Conversation, ReasonDataset, ReasonTurn
+from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
-from amodal.evaluation.report import as_text
+from amodal.evaluation.answers import Answer, AnswerObject, GivenAnswers, ResumableAnswers, read_answers, united
+from amodal.evaluation.predictions import integer, iterate_records, parse_records
+from amodal.evaluation.reason_report import PROTOCOL, ReasonReport
 from amodal.evaluation.rows import UNKNOWN_COMPUTATION, computation
-from amodal.io.files import atomic_path, require_folder, write_atomic
+from amodal.evaluation.scoring import Resampling
 from amodal.io.images import ImageArray
-from amodal.metrics.intervals import OcclusionRange, range_indices, range_label
-from amodal.metrics.reason import AnswerScore, MaskPair, Overlap, TrueObject, score_answer, summarize
+from amodal.metrics.intervals import OcclusionRange, range_indices
+from amodal.metrics.reason import (
+    MASK_KINDS,
+    AnswerScore,
+    MaskPair,
+    score_answer,
+    summarize,
+    summary_intervals,
+)
 from amodal.ops.arrays import Mask
 from amodal.ops.masks import convex_hull_mask
-from amodal.version import __version__, source_commit
+from amodal.ops.rle import Rle, decode_mask
 
 if TYPE_CHECKING:
     from amodal.inference.assistant import AmodalAssistant, Reply
@@ -46,8 +55,8 @@ FREE, TEACHER_FORCED = "free", "teacher_forced"
 UNNAMED = "?"
 """Name of an object that the answer does not name; it matches no category."""
 
-MASK_METRICS = ("gIoU_amodal", "cIoU_amodal", "gIoU_visible", "cIoU_visible")
-TEXT_METRICS = ("num_answers", "set_F1", "no_object_accuracy", "occlusion_rate_error", "BLEU", "chrF")
+ANSWERS_SUFFIX = ".jsonl"
+"""Suffix of an answers file. Other files of predictions belong to images, not to questions."""
 
 
 class ConversationModel(Protocol):
@@ -71,153 +80,63 @@ class ConversationModel(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class AnswerRecord:
-    """One answer, the true answer, and the score. The field names are keys of the answers file.
+class ScoredAnswer(NamedTuple):
+    """One answer with its score.
 
     Attributes:
-        question: text of the question.
-        said: text of the answer; None if the true text was given.
-        named: names of the objects in the answer.
-        true_text: text of the true answer.
-        true_named: names of the objects in the true answer.
+        image_id: image of the question.
         kind: kind of question, if the question file states it.
+        text: words of the answer; None if they are not known.
+        true_text: words of the true answer.
         score: score of the masks and names.
         baselines: score of other amodal masks for the same answer, by name of the baseline.
     """
 
-    question: str
-    said: str | None
-    named: tuple[str, ...]
-    true_text: str
-    true_named: tuple[str, ...]
+    image_id: int
     kind: str | None
+    text: str | None
+    true_text: str
     score: AnswerScore
     baselines: dict[str, AnswerScore]
 
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> AnswerRecord:
-        """Build a record from the values in a line of the answers file."""
-        names = {key: tuple(content[key]) for key in ("named", "true_named")}
-        baselines = {name: _score_from_json(values) for name, values in content["baselines"].items()}
-        return cls(**content | names | {"score": _score_from_json(content["score"]), "baselines": baselines})
 
-
-class AnswersFile:
-    """Collects scored answers, on disk if a path is given, so that a stopped evaluation can be resumed.
-
-    Args:
-        path: JSON lines: the settings of the run, then one line per conversation. The file is kept at the end.
-        settings: of the run; a file with other settings is refused.
-
-    Raises:
-        InputError: the file has other settings or another form, or cannot be written.
-    """
-
-    def __init__(self, path: Path | None, settings: dict[str, Any]) -> None:
-        self.path = path
-        self.answers: dict[str, list[AnswerRecord]] = {}
-        if path is None:
-            return
-        lines = [json.dumps(settings)]
-        if path.exists():
-            lines += self._read(path, settings)
-        with atomic_path(path, "answers") as temporary:
-            temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-
-    def add(self, conversation_id: int | str, records: list[AnswerRecord]) -> None:
-        """Add the answers of a conversation."""
-        self.answers[str(conversation_id)] = records
-        if self.path is not None:
-            line = {"id": str(conversation_id), "turns": [asdict(record) for record in records]}
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-    def _read(self, path: Path, settings: dict[str, Any]) -> list[str]:
-        """Read the complete lines. The last line of a stopped run may be cut off; that conversation is repeated."""
-        try:
-            first, *rest = path.read_text(encoding="utf-8").split("\n")
-            found = json.loads(first)
-        except (OSError, ValueError) as error:
-            raise InputError(f"answers {path}: expected answers of an evaluation, got another file") from error
-        if found != settings:
-            raise InputError(f"answers {path}: expected answers of the same questions, model and options, got others")
-        lines = rest[:-1]  # the part after the last line break is empty or cut off
-        for line in lines:
-            try:
-                content = json.loads(line)
-                self.answers[content["id"]] = [AnswerRecord.from_json(turn) for turn in content["turns"]]
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise InputError(f"answers {path}: expected answers of an evaluation, got a broken line") from error
-        return lines
-
-
-def _score_from_json(content: dict[str, Any]) -> AnswerScore:
-    overlaps = {kind: Overlap(*content[kind]) for kind in ("amodal", "visible")}
-    return AnswerScore(**content | overlaps | {"objects": tuple(TrueObject(*values) for values in content["objects"])})
-
-
-@dataclass
-class ReasonReport:
-    """Metrics with everything needed to compare them.
+@dataclass(frozen=True)
+class AnswerScorer:
+    """Scores answers.
 
     Attributes:
-        protocol: `reason`.
-        options: model, device, precision, whether masks were cleaned, `free` or `teacher_forced`, questions, and how
-            objects are matched. None is unknown.
-        metrics: metrics over all answers.
-        by_occlusion: mean IoU of the true objects per range of their occlusion rate.
-        by_kind: metrics per kind of question.
-        baselines: metrics of the amodal masks of baselines on the same answers: `says nothing`, and masks computed
-            from the model's visible masks.
-        version: version of the package.
-        commit: git commit of the package; None without a checkout.
+        categories: names of the categories.
+        kinds: kinds of masks that the answers have, of `MASK_KINDS`.
+        names: whether the names of the objects are scored.
     """
 
-    protocol: str
-    options: dict[str, Any]
-    metrics: dict[str, float]
-    by_occlusion: list[dict[str, Any]] = field(default_factory=list)
-    by_kind: list[dict[str, Any]] = field(default_factory=list)
-    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
-    version: str = __version__
-    commit: str | None = field(default_factory=source_commit)
+    categories: Mapping[int, str]
+    kinds: tuple[str, ...] = MASK_KINDS
+    names: bool = True
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values, in the form that other programs read."""
-        return asdict(self)
+    def __call__(self, turn: ReasonTurn, answer: Answer, image_id: int) -> ScoredAnswer:
+        """Score the answer to one question."""
+        predicted = [MaskPair(_mask(o.visible), _mask(o.amodal), o.occlusion_rate) for o in answer.objects]
+        true = [
+            MaskPair(obj.visible_mask(), amodal) for obj in turn.objects if (amodal := obj.amodal_mask()) is not None
+        ]
+        names = self._names(turn, answer) if self.names else None
+        score = score_answer(predicted, true, names, self.kinds)
+        return ScoredAnswer(image_id, turn.kind, answer.text, turn.text, score, self._baselines(predicted, true))
 
-    def save(self, path: str | Path) -> Path:
-        """Write the report, completely or not at all.
+    def _names(self, turn: ReasonTurn, answer: Answer) -> tuple[list[str], list[str]]:
+        categories = list(self.categories.values())
+        named = [category_name(obj.phrase, categories) for obj in answer.objects]
+        return named, [self.categories.get(obj.category_id, UNNAMED).lower() for obj in turn.objects]
 
-        Raises:
-            InputError: the file cannot be written.
-        """
-        return write_atomic(Path(path), json.dumps(self.to_json(), indent=1, allow_nan=False))
-
-    def save_folder(self, folder: str | Path) -> Path:
-        """Write `table.txt` and, last, `report.json`.
-
-        Raises:
-            InputError: the path is a file, or the folder cannot be written to.
-        """
-        folder = require_folder(Path(folder))
-        write_atomic(folder / "table.txt", as_text(self.tables(), 160))
-        return self.save(folder / "report.json")
-
-    def table(self) -> Table:
-        """Return the metrics of the masks: over all answers, of the baselines, and per kind of question."""
-        counts = f"{self.metrics['num_answers']} answers, {self.metrics['num_objects']} objects"
-        rows = [("all", self.metrics), *self.baselines.items(), *((str(row["kind"]), row) for row in self.by_kind)]
-        return _table(f"{self.protocol}, {self.options['mode']}: {counts}", "answers", rows, MASK_METRICS)
-
-    def tables(self) -> Iterator[Table]:
-        """Yield all tables: masks, words and occlusion rates, and objects by occlusion rate."""
-        yield self.table()
-        rows = [("all", self.metrics), *((str(r["kind"]), r) for r in self.by_kind)]
-        yield _table("words and occlusion rates", "answers", rows, TEXT_METRICS)
-        rows = [(f"{range_label(r['above'], r['up_to'])} ({r['num_objects']})", r) for r in self.by_occlusion]
-        yield _table("objects by occlusion rate", "occluded (objects)", rows, ("mIoU_amodal", "mIoU_visible"))
+    def _baselines(self, predicted: list[MaskPair], true: list[MaskPair]) -> dict[str, AnswerScore]:
+        scores = {"says nothing": score_answer([], true)}
+        if "visible" not in self.kinds:
+            return scores
+        visible = [pair.visible for pair in predicted if pair.visible is not None]
+        for name, amodal_mask in AMODAL_MASKS_FROM_VISIBLE.items():
+            scores[name] = score_answer([MaskPair(mask, amodal_mask(mask)) for mask in visible], true)
+        return scores
 
 
 def evaluate_reason(
@@ -226,13 +145,18 @@ def evaluate_reason(
     *,
     teacher_forced: bool = False,
     clean: bool = False,
+    union_visible: bool = True,
     batch_size: int = 8,
     max_conversations: int | None = None,
     name: str = "model",
     answers: Path | None = None,
+    resampling: Resampling | None = None,
     progress: bool = True,
 ) -> ReasonReport:
     """Score an assistant on a question file.
+
+    The conversations of `batch_size` images at a time are asked together, short ones first, so that the conversations
+    of a batch have similar lengths. An `AmodalAssistant` encodes each image with its segmentation backbone once.
 
     Example:
         >>> from amodal import AmodalAssistant
@@ -242,51 +166,106 @@ def evaluate_reason(
         >>> report.metrics["gIoU_amodal"]
 
     Args:
-        assistant: an `AmodalAssistant`, or any object with its method `converse`. Short conversations are asked
-            first, so that the conversations of a batch have similar lengths.
+        assistant: an `AmodalAssistant`, or any object with its method `converse`.
         dataset: questions with true answers.
         teacher_forced: give the model the true words and score the masks only.
         clean: clean the masks, whatever the assistant's own setting is; the papers score the masks of the network.
+        union_visible: unite each amodal mask with the visible mask, whatever the assistant's own setting is; False
+            scores the amodal masks as the network gives them.
         batch_size: number of conversations per call.
         max_conversations: ask the first conversations only; all if None.
         name: name of the model in the report.
         answers: file for the answers, one conversation per line, from which a stopped run is resumed; None for none.
+        resampling: how the 95 % intervals are computed; None for no intervals.
         progress: show a progress bar on stderr.
 
     Raises:
-        InputError: a number below 1, `clean=True` for a model other than `AmodalAssistant`, an answers file of another
-            run, an image that cannot be read, or sacrebleu is not installed in `free` mode.
+        InputError: a number below 1, other than the default masks for a model other than `AmodalAssistant`, an answers
+            file of another run, an image that cannot be read, or sacrebleu is not installed in `free` mode.
         ValueError: the assistant does not return one reply per question, or masks of another size.
     """
-    for label, number in (("batch_size", batch_size), ("max_conversations", max_conversations)):
-        if number is not None and number < 1:
-            raise InputError(f"{label}: expected 1 or more, got {number}")
+    dataset = _head(dataset, max_conversations)
+    if batch_size < 1:
+        raise InputError(f"batch_size: expected 1 or more, got {batch_size}")
     if not teacher_forced:
         text_quality(["a"], ["a"])  # a missing package is reported before the work, not after it
-    if max_conversations is not None:
-        dataset = dataset.head(max_conversations)
     options = {
         "model": name,
-        **_computation(assistant, clean),
+        **_computation(assistant, clean, union_visible),
         "mode": TEACHER_FORCED if teacher_forced else FREE,
         "questions": questions_digest(dataset),
         "num_conversations": len(dataset.conversations),
     }
-    file = AnswersFile(answers, options)
-    remaining = [c for c in dataset.conversations if str(c.id) not in file.answers]
-    remaining.sort(key=lambda conversation: len(conversation.turns))
-    with Progress(console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task("evaluate", total=len(dataset.conversations), completed=len(file.answers))
-        for start in range(0, len(remaining), batch_size):
-            batch = remaining[start : start + batch_size]
-            made = list(_converse(assistant, batch, teacher_forced, clean))
-            for conversation, replies in zip(batch, made, strict=True):
-                file.add(conversation.id, _score_replies(conversation, replies, dataset.categories, teacher_forced))
+    collected = ResumableAnswers(answers, options, dataset)
+    remaining = [c for c in dataset.conversations if str(c.id) not in collected.answers]
+    with (
+        Progress(console=Console(stderr=True), disable=not progress) as bar,
+        _mask_options(assistant, clean, union_visible, batch_size),
+    ):
+        task = bar.add_task("evaluate", total=len(dataset.conversations), completed=len(collected.answers))
+        for batch in _batches(remaining, batch_size):
+            for conversation, replies in zip(batch, _converse(assistant, batch, teacher_forced), strict=True):
+                made = [Answer.from_reply(reply, with_text=not teacher_forced) for reply in replies]
+                collected.add(conversation, made)
             bar.advance(task, len(batch))
-    records = [record for c in dataset.conversations for record in file.answers[str(c.id)]]
-    num_images = len({conversation.image.id for conversation in dataset.conversations})
-    options |= {"matching": "Hungarian on amodal IoU, unmatched 0", "num_images": num_images}
-    return _report(records, options, free=not teacher_forced)
+    scorer = AnswerScorer(dataset.categories, names=not teacher_forced)
+    return _report(dataset, collected.answers, scorer, options, resampling, progress)
+
+
+def evaluate_answers(
+    path: Path,
+    dataset: ReasonDataset,
+    *,
+    teacher_forced: bool = False,
+    union_visible: bool = False,
+    max_conversations: int | None = None,
+    resampling: Resampling | None = None,
+    progress: bool = True,
+) -> ReasonReport:
+    """Score answers that another program gave, or that an evaluation wrote.
+
+    Answers without words get no metrics of words, and answers without phrases no metrics of names. Where objects have
+    masks of one kind, the masks of this kind are scored.
+
+    Args:
+        path: an answers file (`.jsonl`, see `amodal.evaluation.answers`). Any other file has predictions of images, in
+            the forms of `iterate_records`; the answer to each question about an image then shows all of its objects.
+        dataset: questions with true answers.
+        teacher_forced: the program was given the true words; used if the file does not state it.
+        union_visible: unite each amodal mask with the visible mask.
+        max_conversations: score the first conversations only; all if None.
+        resampling: how the 95 % intervals are computed; None for no intervals.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        InputError: as `read_answers` or `iterate_records`; or no visible masks to unite with, or sacrebleu is not
+            installed and there are words.
+    """
+    given = read_answers(path, dataset) if path.suffix == ANSWERS_SUFFIX else _answers_of_images(path, dataset)
+    dataset = _head(dataset, max_conversations)
+    if union_visible and given.kinds != MASK_KINDS:
+        raise InputError(f"union-visible: expected objects with both masks in {str(path)!r}, got {given.kinds[0]} ones")
+    answers: dict[str, list[Answer]] = {}
+    num_missing = 0
+    for conversation in dataset.conversations:
+        found = given.answers.get(str(conversation.id))
+        num_missing += found is None
+        found = [Answer() for _ in conversation.turns] if found is None else found
+        answers[str(conversation.id)] = [united(answer) for answer in found] if union_visible else found
+    stated = given.settings
+    mode = stated.get("mode", TEACHER_FORCED if teacher_forced else FREE)
+    options = {
+        "model": str(stated.get("model", path.name)),
+        **(UNKNOWN_COMPUTATION | {key: stated[key] for key in UNKNOWN_COMPUTATION if key in stated}),
+        "union_visible": union_visible or stated.get("union_visible"),
+        "mode": mode,
+        "questions": questions_digest(dataset),
+        "num_conversations": len(dataset.conversations),
+        "num_missing": num_missing,
+    }
+    has_names = any(obj.phrase is not None for turns in answers.values() for a in turns for obj in a.objects)
+    scorer = AnswerScorer(dataset.categories, given.kinds, names=has_names and mode == FREE)
+    return _report(dataset, answers, scorer, options, resampling, progress)
 
 
 def questions_digest(dataset: ReasonDataset) -> str:
@@ -333,120 +312,172 @@ def iou_by_occlusion(scores: list[AnswerScore]) -> list[dict[str, Any]]:
     for index, part in enumerate(OcclusionRange.all()):
         selected = [obj for obj, i in zip(objects, indices, strict=True) if i == index]
         row: dict[str, Any] = {"above": part.above, "up_to": part.up_to, "num_objects": len(selected)}
-        if selected:
-            row["mIoU_amodal"] = float(np.mean([obj.iou_amodal for obj in selected]))
-            row["mIoU_visible"] = float(np.mean([obj.iou_visible for obj in selected]))
+        for kind in MASK_KINDS:
+            ious = [iou for obj in selected if (iou := getattr(obj, f"iou_{kind}")) is not None]
+            if ious:
+                row[f"mIoU_{kind}"] = float(np.mean(ious))
         rows.append(row)
     return rows
 
 
-def _computation(assistant: AmodalAssistant | ConversationModel, clean: bool) -> dict[str, Any]:
-    """Options of the report that say how the masks are computed."""
-    if hasattr(assistant, "clean"):
-        return computation(assistant) | {"clean": clean}
-    if clean:
-        got = type(assistant).__name__
-        raise InputError(f"clean: expected False for a model other than AmodalAssistant, got True for {got}")
-    return UNKNOWN_COMPUTATION
+def _mask(rle: Rle | None) -> Mask | None:
+    return None if rle is None else decode_mask(rle)
+
+
+def _is_assistant(model: AmodalAssistant | ConversationModel) -> TypeGuard[AmodalAssistant]:
+    """Whether a model is an `AmodalAssistant`, without importing it and torch."""
+    return hasattr(model, "keeping_features")
+
+
+def _head(dataset: ReasonDataset, max_conversations: int | None) -> ReasonDataset:
+    if max_conversations is None:
+        return dataset
+    if max_conversations < 1:
+        raise InputError(f"max_conversations: expected 1 or more, got {max_conversations}")
+    return dataset.head(max_conversations)
+
+
+def _batches(conversations: Sequence[Conversation], batch_size: int) -> Iterator[list[Conversation]]:
+    """Yield batches; the conversations about one image are at most `batch_size` images apart."""
+    by_image: dict[int, list[Conversation]] = {}
+    for conversation in conversations:
+        by_image.setdefault(conversation.image.id, []).append(conversation)
+    groups = list(by_image.values())
+    for start in range(0, len(groups), batch_size):
+        together = [conversation for group in groups[start : start + batch_size] for conversation in group]
+        together.sort(key=lambda conversation: len(conversation.turns))
+        for first in range(0, len(together), batch_size):
+            yield together[first : first + batch_size]
+
+
+def _computation(assistant: AmodalAssistant | ConversationModel, clean: bool, union_visible: bool) -> dict[str, Any]:
+    """Options of the report that say how the masks are computed, and a fingerprint of the trained weights."""
+    if _is_assistant(assistant):
+        # These import torch, which answers from a file do not need.
+        from amodal.models.bases.protocol import fingerprint_of
+        from amodal.models.increments import increment_state
+
+        options = computation(assistant) | {"clean": clean, "union_visible": union_visible}
+        return options | {"weights": fingerprint_of(increment_state(assistant.model))}
+    if clean or not union_visible:
+        raise InputError(
+            "clean, union_visible: expected False and True for a model other than AmodalAssistant, "
+            f"got {clean} and {union_visible} for {type(assistant).__name__}"
+        )
+    return UNKNOWN_COMPUTATION | {"union_visible": None}
 
 
 @contextmanager
-def _cleaning(assistant: AmodalAssistant | ConversationModel, clean: bool) -> Iterator[None]:
-    """Let an assistant clean its masks or not."""
-    if not hasattr(assistant, "clean"):
+def _mask_options(
+    assistant: AmodalAssistant | ConversationModel, clean: bool, union_visible: bool, num_images: int
+) -> Iterator[None]:
+    """Let an assistant clean or unite its masks or not, and keep the features of images."""
+    if not _is_assistant(assistant):
         yield
         return
-    own, assistant.clean = assistant.clean, clean
+    own = assistant.clean, assistant.union_visible
+    assistant.clean, assistant.union_visible = clean, union_visible
     try:
-        yield
+        with assistant.keeping_features(num_images):
+            yield
     finally:
-        assistant.clean = own
+        assistant.clean, assistant.union_visible = own
 
 
 def _converse(
-    assistant: AmodalAssistant | ConversationModel, batch: Sequence[Conversation], teacher_forced: bool, clean: bool
-) -> Iterator[Sequence[Reply]]:
+    assistant: AmodalAssistant | ConversationModel, batch: Sequence[Conversation], teacher_forced: bool
+) -> Sequence[Sequence[Reply]]:
     images = {conversation.image.id: conversation.image.load() for conversation in batch}
     asked = [(images[c.image.id], [turn.question for turn in c.turns]) for c in batch]
     answers = None
     if teacher_forced:
         token = assistant.processor.seg_token  # type: ignore[union-attr]
         answers = [[turn.with_token(token) for turn in c.turns] for c in batch]
-    with _cleaning(assistant, clean):
-        replies = assistant.converse(asked, answers=answers)
+    replies = assistant.converse(asked, answers=answers)
     if len(replies) != len(batch):
         raise ValueError(f"replies: expected one list per conversation, got {len(replies)} for {len(batch)}")
     for conversation, of_conversation in zip(batch, replies, strict=True):
         if len(of_conversation) != len(conversation.turns):
             num_turns = len(conversation.turns)
             raise ValueError(f"replies: expected one per question, got {len(of_conversation)} for {num_turns}")
-        yield of_conversation
+        for reply in of_conversation:
+            if reply.scene.size != conversation.image.size:
+                raise ValueError(f"masks: expected all of size {conversation.image.size}, got {reply.scene.size}")
+    return replies
 
 
-def _score_replies(
-    conversation: Conversation, replies: Sequence[Reply], categories: dict[int, str], teacher_forced: bool
-) -> list[AnswerRecord]:
-    names = list(categories.values())
-    records = []
-    for turn, reply in zip(conversation.turns, replies, strict=True):
-        objects = reply.scene.objects
-        rates = reply.occlusion_rates or (None,) * len(objects)
-        predicted = [MaskPair(o.visible_mask, o.amodal_mask, rate) for o, rate in zip(objects, rates, strict=True)]
-        true = [
-            MaskPair(obj.visible_mask(), amodal) for obj in turn.objects if (amodal := obj.amodal_mask()) is not None
-        ]
-        named = tuple(category_name(obj.phrase, names) for obj in objects)
-        true_named = tuple(categories.get(obj.category_id, UNNAMED).lower() for obj in turn.objects)
-        records.append(
-            AnswerRecord(
-                question=turn.question,
-                said=None if teacher_forced else plain_text(reply.text),
-                named=named,
-                true_text=turn.text,
-                true_named=true_named,
-                kind=turn.kind,
-                score=score_answer(predicted, true, None if teacher_forced else (named, true_named)),
-                baselines=_score_baselines(predicted, true),
-            )
+def _answers_of_images(path: Path, dataset: ReasonDataset) -> GivenAnswers:
+    """Answers that show every object that a predictions file has for the image of the question."""
+    images = {conversation.image.id: conversation.image for conversation in dataset.conversations}
+    annotated = AnnotatedDataset(tuple(images.values()), dataset.categories, "canonical")
+    objects: dict[int, list[AnswerObject]] = {}
+    for index, raw in iterate_records(path, annotated):
+        try:
+            image = images.get(integer(raw, "image_id"))
+        except InputError as error:
+            raise InputError(f"predictions {path}: record {index}: {error}") from error
+        if image is None:  # nothing is asked about it
+            continue
+        (record,) = parse_records(path, [(index, raw)], image.id, image.size, union_visible=False)
+        name = None if record.category_id is None else dataset.categories.get(record.category_id)
+        objects.setdefault(image.id, []).append(AnswerObject(record.masks.amodal, record.masks.visible, name))
+    found = [obj for of_image in objects.values() for obj in of_image]
+    num_visible = sum(obj.visible is not None for obj in found)
+    if 0 < num_visible < len(found):
+        raise InputError(
+            f"predictions {path}: expected visible_segmentation in all records or in none, "
+            f"got {num_visible} of {len(found)}"
         )
-    return records
+    answers = {
+        str(c.id): [Answer(None, tuple(objects[c.image.id])) for _ in c.turns]
+        for c in dataset.conversations
+        if c.image.id in objects
+    }
+    return GivenAnswers(answers, {}, MASK_KINDS if num_visible == len(found) else ("amodal",))
 
 
-def _score_baselines(predicted: list[MaskPair], true: list[MaskPair]) -> dict[str, AnswerScore]:
-    scores = {"says nothing": score_answer([], true)}
-    for name, amodal_mask in AMODAL_MASKS_FROM_VISIBLE.items():
-        pairs = [MaskPair(pair.visible, amodal_mask(pair.visible)) for pair in predicted]
-        scores[name] = score_answer(pairs, true)
-    return scores
-
-
-def _report(records: list[AnswerRecord], options: dict[str, Any], *, free: bool) -> ReasonReport:
-    scores = [record.score for record in records]
-    metrics = summarize(scores, free=free)
-    if free:
-        text_metrics, signatures = text_quality([r.said or "" for r in records], [r.true_text for r in records])
+def _report(
+    dataset: ReasonDataset,
+    answers: Mapping[str, Sequence[Answer]],
+    scorer: AnswerScorer,
+    options: dict[str, Any],
+    resampling: Resampling | None,
+    progress: bool,
+) -> ReasonReport:
+    """Score all answers and compute the metrics."""
+    scored: list[ScoredAnswer] = []
+    with Progress(console=Console(stderr=True), disable=not progress) as bar:
+        for conversation in bar.track(dataset.conversations, description="score"):
+            of_conversation = zip(conversation.turns, answers[str(conversation.id)], strict=True)
+            scored += [scorer(turn, answer, conversation.image.id) for turn, answer in of_conversation]
+    free = options["mode"] == FREE
+    scores, image_ids = [s.score for s in scored], [s.image_id for s in scored]
+    metrics = summarize(scores, image_ids, free=free)
+    intervals: dict[str, list[float] | None] = {}
+    if resampling is not None:
+        found = summary_intervals(scores, image_ids, free=free, **vars(resampling))
+        intervals = {name: ends for name, ends in found.items() if name in metrics}
+        options = options | {"resamples": resampling.num_resamples, "seed": resampling.seed}
+    if free and any(s.text is not None for s in scored):
+        text_metrics, signatures = text_quality([s.text or "" for s in scored], [s.true_text for s in scored])
         metrics, options = metrics | text_metrics, options | {"text": signatures}
-    kinds = sorted({record.kind for record in records if record.kind is not None})
-    by_kind = [{"kind": k} | summarize([r.score for r in records if r.kind == k], free=free) for k in kinds]
-    baselines = {}
-    for name in records[0].baselines:
-        row = summarize([record.baselines[name] for record in records], free=False)
-        baselines[name] = {metric: value for metric, value in row.items() if "amodal" in metric}
-    return ReasonReport("reason", options, metrics, iou_by_occlusion(scores), by_kind, baselines)
+    matching = f"Hungarian on {scorer.kinds[0]} IoU, unmatched 0"
+    options = options | {"matching": matching, "num_images": len(set(image_ids))}
+    baselines = {name: _of_baseline(name, scored) for name in scored[0].baselines}
+    return ReasonReport(
+        PROTOCOL, options, metrics, intervals, iou_by_occlusion(scores), _by_kind(scored, free), baselines
+    )
 
 
-def _table(title: str, head: str, rows: list[tuple[str, dict[str, Any]]], names: tuple[str, ...]) -> Table:
-    shown = [name for name in names if any(name in metrics for _, metrics in rows)]
-    table = Table(title=title, title_justify="left")
-    table.add_column(head, no_wrap=True)
-    for name in shown:
-        table.add_column(name, justify="right")
-    for label, metrics in rows:
-        table.add_row(label, *(_cell(metrics.get(name)) for name in shown))
-    return table
+def _by_kind(scored: Sequence[ScoredAnswer], free: bool) -> list[dict[str, Any]]:
+    """Metrics per kind of question, except those of the text."""
+    rows = []
+    for kind in sorted({s.kind for s in scored if s.kind is not None}):
+        own = [s for s in scored if s.kind == kind]
+        rows.append({"kind": kind, **summarize([s.score for s in own], [s.image_id for s in own], free=free)})
+    return rows
 
 
-def _cell(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return str(value) if isinstance(value, int) else f"{value:.3f}"
+def _of_baseline(name: str, scored: Sequence[ScoredAnswer]) -> dict[str, float]:
+    metrics = summarize([s.baselines[name] for s in scored], [s.image_id for s in scored], free=False)
+    return {metric: value for metric, value in metrics.items() if "amodal" in metric}

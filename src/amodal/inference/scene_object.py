@@ -100,6 +100,7 @@ class SceneObject:
         class_id: int | None = None,
         source_id: int | None = None,
         tracker_id: int | None = None,
+        union_visible: bool = True,
     ) -> SceneObject:
         """Build an object from full-size masks.
 
@@ -114,6 +115,7 @@ class SceneObject:
             class_id: number of its class, or None.
             source_id: its id in the source of the prompt, or None.
             tracker_id: its track, or None.
+            union_visible: unite the amodal mask with the visible mask.
 
         Raises:
             InputError: masks of different shapes or another type, or a score outside [0, 1].
@@ -125,8 +127,9 @@ class SceneObject:
         box = _box(mask_to_box(visible_mask)) if visible_box_xyxy is None else visible_box_xyxy
         crop = None if uncertainty is None else (uncertainty, whole)
         return cls(
-            whole, visible_mask, amodal_mask, (H, W), box, score, crop, phrase, name, class_id, source_id, tracker_id
-        )
+            whole, visible_mask, amodal_mask, (H, W), box, score, crop, phrase, name, class_id, source_id, tracker_id,
+            union_visible,
+        )  # fmt: skip
 
     @property
     def label(self) -> str:
@@ -236,10 +239,7 @@ def object_from_json(record: dict[str, Any], size: tuple[int, int]) -> SceneObje
         InputError: a mask that does not cover the image exactly; decoded as it is, it would show random memory.
     """
     visible, amodal = (decode_mask(segmentation_to_rle(record[key], *size)) for key in ("visible", "amodal"))
+    names: dict[str, Any] = {key: record.get(key) for key in ("phrase", "name", "class_id", "source_id", "tracker_id")}
     return SceneObject.from_masks(
-        visible,
-        amodal,
-        visible_box_xyxy=_box(record["visible_box_xyxy"]),
-        score=float(record["score"]),
-        **{key: record.get(key) for key in ("phrase", "name", "class_id", "source_id", "tracker_id")},
+        visible, amodal, visible_box_xyxy=_box(record["visible_box_xyxy"]), score=float(record["score"]), **names
     )
