@@ -81,8 +81,9 @@ ALLOWED = (
     # The former name of a parameter, and an option that keeps its name.
     ("CHANGELOG.md", "image", "picture_size=...)` | `AmodalSegmenter"),
     ("src/amodal/cli/reasonseg.py", "image", 'url.partition(",")[2]), "picture")'),
-    # A prompt of the documented form, a list of stop words, and COCO's term.
-    ("src/amodal/datagen/prompt.py", "image", "Picture: {width} pixels wide"),
+    # Words that people write, as patterns; a list of stop words, and COCO's term.
+    ("src/amodal/datagen/claim_kinds.py", "thing", "objects?|things?"),
+    ("src/amodal/datagen/claim_kinds.py", "image", "image|picture|frame"),
     ("src/amodal/datagen/rules.py", "thing", "these they things this"),
     ("src/amodal/data/samples.py", "thing", "in COCO's terms"),
     # The name of a folder in the output of a run.

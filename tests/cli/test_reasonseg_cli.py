@@ -31,7 +31,10 @@ def amodal(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0
 
 def end_to_end(capsys: pytest.CaptureFixture[str], annotations: Path, images: int, folder: Path) -> None:
     work, out = folder / "work", folder / "out"
-    first = ("generate", "--format", "canonical", "--annotations", annotations, "--backend", "template", "--out", work)
+    first = (
+        *("generate", "--format", "canonical", "--annotations", annotations, "--backend", "template", "--out", work),
+        *("--min-objects", 4, "--max-images", images),
+    )
     made = amodal(capsys, *first, "--json")
     assert (made["images"], made["pairs"], made["run"]["stopped"]) == (images, 10 * images, None)
     again = amodal(capsys, *first, "--json")
@@ -51,32 +54,37 @@ def end_to_end(capsys: pytest.CaptureFixture[str], annotations: Path, images: in
 
 
 def test_end_to_end(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    annotations = synthesize("scenes", 12, 5, tmp_path / "scenes", progress=False)
+    annotations = synthesize("scenes", 24, 5, tmp_path / "scenes", progress=False)
     end_to_end(capsys, annotations, 12, tmp_path)
 
 
 @pytest.mark.slow
 def test_end_to_end_with_two_hundred_scenes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    annotations = synthesize("scenes", 200, 1, tmp_path / "scenes", progress=False)
+    annotations = synthesize("scenes", 400, 1, tmp_path / "scenes", progress=False)
     end_to_end(capsys, annotations, 200, tmp_path)
 
 
 def test_text_output(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     annotations, work = write_many(tmp_path / "many", 3), tmp_path / "work"
-    assert "30 pairs about 3 images (3 answered)" in amodal(
+    assert "9 pairs about 3 images (3 answered)" in amodal(
         capsys, "generate", "--annotations", annotations, "--out", work
     )
     with open_work(work) as opened:
         execute_sql(opened, "UPDATE pairs SET question = 'Which mug is the best of them?' WHERE id = 1")
-        execute_sql(opened, "UPDATE pairs SET answer = 'It is <p>the mug</p> {seg:1} here.' WHERE id = 1")
+        answer = "It is <p>the mug</p> {seg:1} or <p>the book</p> {seg:2} here."
+        execute_sql(opened, f"UPDATE pairs SET answer = '{answer}' WHERE id = 1")
     text = amodal(capsys, "check", work)
-    assert "30 pairs: 29 checked, 1 failed" in text and "giveaway: 1" in text and "pair 1: expected a question" in text
+    assert (
+        "9 pairs: 8 checked, 1 failed, 0 unclear (for people)" in text
+        and "giveaway: 1" in text
+        and "pair 1: expected a question" in text
+    )
     assert "1 images wait for a retry" in text
-    assert "30 pairs about 3 images (1 answered, 2 done)" in amodal(capsys, "generate", "--out", work)
-    assert "30 pairs: 30 checked, 0 failed" in amodal(capsys, "check", work)
+    assert "9 pairs about 3 images (1 answered, 2 done)" in amodal(capsys, "generate", "--out", work)
+    assert "9 pairs: 9 checked, 0 failed" in amodal(capsys, "check", work)
     text = amodal(capsys, "stats", work)
-    assert "3 images, 30 pairs, 10.0 per image" in text and "requests: 4 answered" in text
-    assert "Written: 30 pairs" in amodal(capsys, "export", work, "--out", tmp_path / "out", "--states", "checked")
+    assert "3 images, 9 pairs, 3.0 per image" in text and "requests: 4 answered" in text
+    assert "Written: 9 pairs" in amodal(capsys, "export", work, "--out", tmp_path / "out", "--states", "checked")
 
 
 def test_failed_pairs_for_people(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -119,7 +127,7 @@ def test_bad_input(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         ((*start, "--max-money", "1"), "max_money: expected prices"),
         ((*start, "--pairs", "0"), "--pairs"),
         (openai, "model: expected the name of a model"),
-        ((*openai, "--model", "m", "--structured", "xml"), "structured: expected schema, json or none, got 'xml'"),
+        ((*openai, "--model", "m", "--structured", "xml"), "structured: expected one of schema, json, none, got 'xml'"),
         ((*openai, "--model", "m", "--key-variable", "NO_SUCH_KEY"), "expected a key in NO_SUCH_KEY"),
         (("check", work), "expected a folder made by `amodal reasonseg generate`"),
         (("stats", work), "expected a folder made by"),
@@ -132,7 +140,7 @@ def test_bad_input(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "expected the sources and selection it was made of" in amodal(capsys, *start, "--seed", "5", code=2)
     assert "failed: expected retry or people" in amodal(capsys, "check", work, "--failed", "away", code=2)
     assert "skip: expected rules among" in amodal(capsys, "check", work, "--skip", "all", code=2)
-    assert "got 20 generated" in amodal(capsys, "export", work, "--out", tmp_path / "out", code=2)
+    assert "got 6 generated" in amodal(capsys, "export", work, "--out", tmp_path / "out", code=2)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ IT = "(?:it|they|them)"
 
 
 @dataclass
-class Seen:
+class JudgedObject:
     """One object as the judge sees it; `whole` is None where nobody knows it."""
 
     kind: str
@@ -63,7 +63,7 @@ class Judge:
         counts: number of statements by sort.
     """
 
-    objects: dict[int, Seen]
+    objects: dict[int, JudgedObject]
     faults: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -115,18 +115,18 @@ class Judge:
         if words is None or phrase.lower() != expected or (gaps and min(gaps) < 3):
             self.faults.append(f"name {phrase!r}, expected {expected!r}: {answer}")
 
-    def of(self, text: str) -> list[Seen]:
+    def of(self, text: str) -> list[JudgedObject]:
         return [self.objects[int(number)] for number in re.findall(r"#(\d+)", text)]
 
-    def others(self, *texts: str) -> list[Seen]:
+    def others(self, *texts: str) -> list[JudgedObject]:
         named = {int(number) for text in texts for number in re.findall(r"#(\d+)", text)}
         return [one for number, one in self.objects.items() if number not in named]
 
-    def all(self) -> list[Seen]:
+    def all(self) -> list[JudgedObject]:
         return list(self.objects.values())
 
 
-def before(front: Seen, behind: Seen) -> bool:
+def before(front: JudgedObject, behind: JudgedObject) -> bool:
     covered = int((front.visible & behind.hidden).sum())
     return covered > 0 and covered >= 0.05 * behind.hidden.sum()
 
@@ -177,7 +177,7 @@ def all_hidden(judge: Judge, found: re.Match[str]) -> bool:
 
 
 def all_obstacles(judge: Judge, found: re.Match[str]) -> bool:
-    def hides(one: Seen) -> bool:
+    def hides(one: JudgedObject) -> bool:
         return any(before(one, behind) for behind in judge.all() if behind is not one and behind.rate > 0.01)
 
     return all(map(hides, judge.of(found["a"]))) and not any(
@@ -187,7 +187,7 @@ def all_obstacles(judge: Judge, found: re.Match[str]) -> bool:
 
 
 def uncovers_most(judge: Judge, found: re.Match[str]) -> bool:
-    def uncovered(one: Seen) -> int:
+    def uncovered(one: JudgedObject) -> int:
         hidden = [behind.hidden for behind in judge.all() if behind is not one]
         return int((one.visible & np.logical_or.reduce(hidden)).sum())
 
@@ -196,7 +196,7 @@ def uncovers_most(judge: Judge, found: re.Match[str]) -> bool:
     return clearly(uncovered(one), best, 10) and all(before(one, behind) for behind in judge.of(found["b"]))
 
 
-def full(one: Seen) -> bool:
+def full(one: JudgedObject) -> bool:
     return one.rate < 0.01 and not one.touches() and not one.stated_cut
 
 
@@ -239,7 +239,7 @@ def nearer(judge: Judge, found: re.Match[str]) -> bool:
     x = {"left": 0, "right": width - 1}.get(found["spot"].split()[1] if " " in found["spot"] else "", (width - 1) / 2)
     y = {"upper": 0, "lower": height - 1}.get(found["spot"].split()[0], (height - 1) / 2)
 
-    def distance(one: Seen) -> float:
+    def distance(one: JudgedObject) -> float:
         ys, xs = np.nonzero(one.visible)
         return float(np.sqrt((xs - x) ** 2 + (ys - y) ** 2).min())
 
@@ -259,7 +259,7 @@ def outline(judge: Judge, found: re.Match[str]) -> bool:
 
 
 def in_half(judge: Judge, found: re.Match[str]) -> bool:
-    def inside(one: Seen) -> bool:
+    def inside(one: JudgedObject) -> bool:
         height, width = one.visible.shape
         other = {
             "left": one.visible[:, width // 2 + width % 2 :], "right": one.visible[:, : width // 2],

@@ -18,7 +18,7 @@ from amodal.datagen.stats import statistics
 from amodal.datagen.store.work_folder import WorkFolder
 from amodal.questions.wording import named_in, naming_words
 from amodal.synthetic.generate import synthesize
-from tests.datagen.judge import Judge, Seen
+from tests.datagen.judge import Judge, JudgedObject
 
 DATA = Path(os.environ.get("AMODAL_SAMPLE_DATA", Path(__file__).parents[2] / "data" / "photos"))
 PHOTOS = DATA / "coco" / "instances.json"
@@ -43,7 +43,7 @@ def judged(work: WorkFolder) -> tuple[list[str], Counter[str]]:
             unknown = obj.attributes.get("amodal_unknown")
             whole = None if unknown else obj.amodal_mask()
             kind = categories[obj.category_id].lower()
-            objects[obj.id] = Seen(kind, obj.visible_mask(), whole, obj.attributes.get("truncated"))
+            objects[obj.id] = JudgedObject(kind, obj.visible_mask(), whole, obj.attributes.get("truncated"))
         judge = Judge(objects)
         for pair in work.pairs.find(image_id=image.id):
             judge.judge(pair.question, pair.answer)
@@ -128,7 +128,7 @@ def test_the_judge_finds_false_sentences() -> None:
     mug, book = np.zeros((40, 40), bool), np.zeros((40, 40), bool)
     mug[10:20, 5:15] = True
     book[10:30, 10:40] = True
-    judge = Judge({1: Seen("mug", mug, mug, False), 2: Seen("book", book & ~mug, book, True)})
+    judge = Judge({1: JudgedObject("mug", mug, mug, False), 2: JudgedObject("book", book & ~mug, book, True)})
     a, b = "<p>the mug</p> {seg:1}", "<p>the book</p> {seg:2}"
     true = [
         f"{a}, because it is fully visible.",

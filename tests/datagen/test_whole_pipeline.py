@@ -32,9 +32,10 @@ BETTER = "If I wanted to tidy up here, what would I have to take hold of first?"
 def test_scenes_to_training(tmp_path: Path, capsys: pytest.CaptureFixture[str], images: int) -> None:
     """Ten pairs per scene, three people on the page: one disagreement, one rewrite, one rejected pair."""
     amodal = partial(_amodal, capsys)
-    scenes = synthesize("scenes", images, 6, tmp_path / "scenes", progress=False)
+    scenes = synthesize("scenes", 2 * images + 8, 6, tmp_path / "scenes", progress=False)
     work, out, pairs = tmp_path / "work", tmp_path / "out", 10 * images
-    made = amodal("generate", "--format", "canonical", "--annotations", scenes, "--backend", "template", "--out", work)
+    selection = ("--min-objects", 4, "--max-images", images)
+    made = amodal("generate", "--annotations", scenes, "--backend", "template", "--out", work, *selection)
     assert (made["images"], made["pairs"]) == (images, pairs)
     report = amodal("check", work)
     assert (report["checked"], report["failed"]) == (pairs, 0)

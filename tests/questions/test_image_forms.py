@@ -102,7 +102,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("kind", [None, "scissors", "person", "apple", "skis", "orange", "umbrella"])
+@pytest.mark.parametrize("kind", [None, "scissors", "person", "apple"])
 def test_grammar(dataset: AnnotatedDataset, kind: str | None) -> None:
     """No question or answer has one of the faults that were seen in generated texts."""
     count = 0
@@ -138,3 +138,10 @@ def test_questions_about_use_do_not_name_what_they_ask_for() -> None:
     for name, facts in built_in_facts().items():
         for purpose in facts.purposes:
             assert named_in(purpose, naming_words(name)) is None, (name, purpose)
+
+
+def test_every_pronoun_of_a_form_agrees_with_its_verb() -> None:
+    """A person is "they" but takes a singular verb after the noun, so forms tell the two verbs apart."""
+    for name, form in IMAGE_FORMS.items():
+        for answer in form.answers:
+            assert not re.search(r"\[(\w+):they\] \[\1:(?!they-)\w+\]", answer), name

@@ -112,7 +112,8 @@ def check(
             num_missing = max(wanted - len(found), 0)
             if found and num_missing:
                 report.add_violation("count", f"expected {wanted} pairs, got {len(found)}", image_id=image.id)
-            retry = failure_route == "retry" and image.tries < rounds and num_failed + num_missing > 0
+            wanting = num_failed + (0 if image.reason == EXHAUSTED else num_missing)
+            retry = failure_route == "retry" and image.tries < rounds and wanting > 0
             _set_image_state(work, image, bool(found), retry, report)
     return report
 
@@ -174,7 +175,7 @@ def _set_pair_state(work: WorkFolder, pair: Pair, violations: list[RuleViolation
 
 def _set_image_state(work: WorkFolder, image: WorkImage, has_pairs: bool, retry: bool, report: CheckReport) -> None:
     """Decide whether an image is done, is asked about again, or has failed as a whole."""
-    if retry and not (image.reason or "").startswith((REFUSED, EXHAUSTED)):
+    if retry and not (image.reason or "").startswith(REFUSED):
         work.set_image_state(image.id, "again", None if has_pairs else image.reason)
         report.again += 1
     elif has_pairs:

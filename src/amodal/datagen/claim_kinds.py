@@ -31,9 +31,10 @@ _HIDES = r"(?:hides?|hiding|covers?|covering|blocks?|blocking|obscures?|occludes
 _HIDDEN = r"(?:hidden|covered|blocked|obscured|occluded|concealed)"
 _PARTLY = r"(?: (?:also|still|clearly|partly|partially|in part))*"
 _PART_OF = r"(?:(?:a |some )?(?:parts?|bits?|pieces?) of |some of )?"
-_SOMETHING = r"(?:something(?: else)?|another object|other objects|other things)"
-_IMAGE = r"(?:image|picture|frame|photo|photograph|scene|view)"
-_FRAME = rf"(?:(?:edge|border) of the )?(?:edge|border|{_IMAGE})"
+_OBJECT = r"(?:objects?|things?)"
+_SOMETHING = rf"(?:something(?: else)?|(?:another|other) {_OBJECT})"
+IMAGE = r"(?:image|picture|frame|photo|photograph|scene|view)"
+_FRAME = rf"(?:(?:edge|border) of the )?(?:edge|border|{IMAGE})"
 _NUMBER = r"(?:one|two|three|four|five|six|seven|eight|nine|ten|\d+)"
 _AMOUNT = (
     r"(?:(?:about |roughly |nearly |more than )?(?:half|(?:a|one) third|two thirds|(?:a|one) quarter|three quarters|"
@@ -336,7 +337,7 @@ def _comparison(claim: Claim) -> bool | None:
 _WHERE = r"(?P<where>(?:upper |lower |top |bottom )?(?:left|right)|top|bottom|middle|cent(?:re|er)|upper|lower)"
 _WHAT = (
     r"(?P<what>(?:is|are) (?:hidden more|more hidden)|(?:hides?|covers?) more of the other objects|"
-    rf"fills? (?:more|less) of the {_IMAGE}|ha(?:s|ve) a (?:larger|smaller) (?:whole )?outline|(?:is|are) (?:larger|"
+    rf"fills? (?:more|less) of the {IMAGE}|ha(?:s|ve) a (?:larger|smaller) (?:whole )?outline|(?:is|are) (?:larger|"
     r"smaller|bigger)|reach(?:es)? (?:farther|further) to(?:wards)? the (?:left|right|top|bottom)|"
     r"(?:is|are) (?:nearer|closer) to the (?:middle|(?:upper|lower) (?:left|right) corner))"
 )
@@ -347,7 +348,7 @@ CLAIM_KINDS: dict[str, ClaimKind] = {
         _superlative,
         rf"{_S} {_WHAT} than (?:anything|everything|any other|the rest)(?: else)?(?: does| do)?{_NEXT}",
         rf"{_S} (?:is|are) (?P<what>the (?:most hidden|largest|smallest|biggest|leftmost|rightmost|topmost|lowest))"
-        rf"(?: (?:one|object|thing))?(?: of all| here)?{_NEXT}",
+        rf"(?: (?:one|{_OBJECT}))?(?: of all| here)?{_NEXT}",
         each=False,
     ),
     "comparison": _kind(
@@ -357,23 +358,23 @@ CLAIM_KINDS: dict[str, ClaimKind] = {
     ),
     "only": _kind(
         _only,
-        rf"{_S} (?:is|are) the only (?:ones?|objects?|things?)(?: here)?,? (?:that|which)"
-        rf" (?:is|are)? ?(?P<state>(?:partly |partially )?{_HIDDEN}|fully visible|reach(?:es)? beyond the {_IMAGE})",
+        rf"{_S} (?:is|are) the only (?:ones?|{_OBJECT})(?: here)?,? (?:that|which)"
+        rf" (?:is|are)? ?(?P<state>(?:partly |partially )?{_HIDDEN}|fully visible|reach(?:es)? beyond the {IMAGE})",
         rf"only (?P<s>{GROUP}) (?:is|are) (?P<state>(?:partly |partially )?{_HIDDEN}|fully visible)",
         rf"only (?P<s>{GROUP}) (?:{_HIDES}|stands? in front of|is in front of) {_PART_OF}(?P<o>{GROUP})",
         each=False,
     ),
     "count": _kind(
         _count_hidden,
-        rf"(?P<n>{_NUMBER}) (?:of them|of these|objects?|things?)(?: here)? (?:is|are){_PARTLY} {_HIDDEN}",
+        rf"(?P<n>{_NUMBER}) (?:of them|of these|{_OBJECT})(?: here)? (?:is|are){_PARTLY} {_HIDDEN}",
         each=False,
     ),
     "count in front": _kind(
         _count_in_front,
-        rf"(?P<n>{_NUMBER}) (?:other )?(?:objects?|things?) (?:{_HIDES}|stands? in front of|(?:is|are) in front of) "
+        rf"(?P<n>{_NUMBER}) (?:other )?{_OBJECT} (?:{_HIDES}|stands? in front of|(?:is|are) in front of) "
         rf"{_PART_OF}{_O}",
     ),
-    "count behind": _kind(_count_behind, rf"{_S} {_HIDES} {_PART_OF}(?P<n>{_NUMBER}) (?:other )?(?:objects?|things?)"),
+    "count behind": _kind(_count_behind, rf"{_S} {_HIDES} {_PART_OF}(?P<n>{_NUMBER}) (?:other )?{_OBJECT}"),
     "count of a kind": _kind(_count_of_kind, rf"there (?:is|are) (?P<n>{_NUMBER}) (?P<noun>\w+)", each=False),
     "nothing hidden": _kind(_nothing_hidden, rf"nothing(?: here)? is{_PARTLY} {_HIDDEN}", each=False),
     "nothing behind": _kind(
@@ -434,7 +435,7 @@ CLAIM_KINDS: dict[str, ClaimKind] = {
     "at": _kind(
         _at,
         rf"{_S}{_BE_FREE} (?:on|at|in|near) the (?:far )?{_WHERE}(?: side| part| half| edge| corner)?"
-        rf"(?: of the {_IMAGE})?(?! of\b)",
+        rf"(?: of the {IMAGE})?(?! of\b)",
     ),
     "between": _kind(_between, rf"{_S}{_BE_FREE} between (?P<o>{MENTION} and {MENTION})", each=False),
     "beyond": _kind(
@@ -465,8 +466,9 @@ CLAIM_WORDS = re.compile(
     r"left|right|above|below|beneath|underneath|beyond|between|top|bottom|upper|lower|corner|edge|half|third|thirds|"
     r"quarters?|percent|mostly|most|least|partly|partially|fewer|larger|largest|bigger|biggest|smaller|smallest|taller|"
     r"tallest|nearer|nearest|closer|closest|farther|further|farthest|furthest|\w+most|only|nothing|nobody|none|"
-    r"entire(?:ly)?|fully|completely|cut off|there are (?:one|two|three|four|five|six|seven|eight|nine|ten|\d+)|"
-    r"(?:one|two|three|four|five|six|seven|eight|nine|ten|\d+) (?:of them|of these|(?:other )?(?:objects?|things?))"
+    r"entire(?:ly)?|fully|completely|cut off|"
+    rf"there are {_NUMBER}|"
+    rf"{_NUMBER} (?:of them|of these|(?:other )?{_OBJECT})"
     r")\b|%"
 )
 """Words of claims: where one is left after all claims were read, the sentence is for people."""

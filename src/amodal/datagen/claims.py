@@ -15,6 +15,7 @@ from amodal.datagen.claim_kinds import (
     CLAIM_KINDS,
     CLAIM_WORDS,
     GROUP,
+    IMAGE,
     MENTION,
     NUMBERS,
     Claim,
@@ -31,7 +32,7 @@ _MENTION = re.compile(r"<p>([^<>]*)</p>\s*((?:\{seg:\d+\}\s*)+)")
 _SENTENCE = re.compile(r"(?<!\d)[.;!?]|[.;!?](?!\d)")
 _PLACES = re.compile(
     r"\b(?:(?:on|at|in|to) the )?(?:far )?((?:upper |lower |top |bottom )?(?:left|right)|top|bottom|middle|upper|lower)"
-    r"(?: side| part| half| corner| edge)?(?: of the (?:image|picture|photo))?\b"
+    rf"(?: side| part| half| corner| edge)?(?: of the {IMAGE})?\b"
 )
 _ORDINAL = re.compile(
     r"\b(first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|\d+(?:st|nd|rd|th))\b(.*?)"

@@ -140,11 +140,13 @@ def _purposes(writer: _Writer) -> Iterator[Question]:
             slots = {"wish": wish, "reason": writer.reason(fitting[0])}
             if len(fitting) > 1:
                 reasons = {writer.of(i).reason(plural=False) for i in fitting}
-                if len(fitting) <= MAX_LISTED and len(reasons) == 1:
+                if len(fitting) <= MAX_LISTED and len(reasons) == 1 and not is_person(facts.kinds[fitting[0]]):
                     yield writer.write("purpose_choice", {"objects": fitting}, slots | {"reason": reasons.pop() or ""})
                 continue
             (index,) = fitting
             yield writer.write("purpose", {"object": fitting}, slots)
+            if is_person(facts.kinds[index]):  # nobody reaches for a person
+                continue
             front = facts.clearly_in_front_of(index) if facts.is_known(index) else None
             if front and len(front) < MAX_LISTED and facts.is_clearly_hidden(index):
                 objects = {"object": fitting, "objects": front}
@@ -303,7 +305,8 @@ def _rows(writer: _Writer) -> Iterator[Question]:
         if min(gaps[0], gaps[-1]) < facts.clear_gap:
             continue
         first, last = order[0], order[-1]
-        yield writer.write(name, {"object": [first], "other": [last]})
+        if len(order) > 2 or axis == 1:  # two objects are always at the two ends of a row
+            yield writer.write(name, {"object": [first], "other": [last]})
         if axis == 0 and 2 < len(order) <= MAX_LISTED:
             yield writer.write("between", {"objects": order[1:-1], "object": [first], "other": [last]})
         middle = len(order) // 2

@@ -59,12 +59,16 @@ class TemplateBackend:
         rng = random.Random(f"{self._seed} {task.image.id} {task.round}")
         context = RuleContext(task.image, task.categories, RuleSettings(knowledge=self._knowledge))
         drafts = [_draft(question) for question in _in_turns(image_questions(context.facts, rng, self._knowledge), rng)]
-        several = [draft for draft in drafts if len(object_ids(draft.answer)) > 1]
-        single = [draft for draft in drafts if len(object_ids(draft.answer)) == 1]
+        several = [draft for draft in drafts if _num_objects(draft) > 1]
+        single = [draft for draft in drafts if _num_objects(draft) == 1]
         chosen = _Chosen(context, [*task.kept, *(Draft(one.question, one.answer) for one in task.rejected)])
-        chosen.add(several, math.ceil(task.count * MIN_SEVERAL - 1e-9))
-        num_single = int(len(chosen.drafts) * (1 - MIN_SEVERAL) / MIN_SEVERAL + 1e-9)
-        chosen.add(single, min(task.count, len(chosen.drafts) + num_single) if len(context.facts) > 1 else task.count)
+        num_kept = sum(_num_objects(draft) > 1 for draft in task.kept)
+        chosen.add(several, math.ceil((task.count + len(task.kept)) * MIN_SEVERAL - 1e-9) - num_kept)
+        most_single = int((len(chosen.drafts) + num_kept) * (1 - MIN_SEVERAL) / MIN_SEVERAL + 1e-9)
+        most_single -= len(task.kept) - num_kept
+        if len(context.facts) == 1:
+            most_single = task.count
+        chosen.add(single, min(task.count, len(chosen.drafts) + max(most_single, 0)))
         chosen.add(several, task.count)
         rng.shuffle(chosen.drafts)
         return chosen.drafts
@@ -110,6 +114,10 @@ def _in_turns(questions: Iterator[Question], rng: random.Random) -> list[Questio
     for turn in range(max(map(len, families.values()), default=0)):
         ordered += [families[name][turn] for name in names if turn < len(families[name])]
     return ordered
+
+
+def _num_objects(draft: Draft) -> int:
+    return len(object_ids(draft.answer))
 
 
 def _draft(question: Question) -> Draft:
