@@ -12,9 +12,11 @@ from amodal.cli.data_draw import draw
 from amodal.cli.data_inspect import inspect, stats, validate
 from amodal.cli.options import Annotations, AsJson, FormatName, Images, MatchBy, open_dataset
 from amodal.errors import InputError
+from amodal.io.files import require_no_input
 
 if TYPE_CHECKING:
     from amodal.data.convert import CocoMasks
+    from amodal.ops.polygons import MaskForm
     from amodal.questions.list_forms import Lists
     from amodal.questions.wording import Words
 
@@ -75,7 +77,13 @@ def convert(
     format_: FormatName = None,
     images: Images = None,
     match: MatchBy = "path",
-    masks: Annotated[str, typer.Option(help="Mask of each object that coco gets: amodal or visible.")] = "amodal",
+    masks: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="How masks are written: rle (default), polygon or counts (uncompressed RLE); and the mask of each "
+            "object that coco gets: amodal (default) or visible. May be repeated."
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(help="Name of the split in the names of the Parquet files.")] = "train",
     shard_mb: Annotated[int, typer.Option(min=1, help="Size of a Parquet file in MiB.")] = 256,
     as_json: AsJson = False,
@@ -86,11 +94,11 @@ def convert(
     """
     from amodal.data.convert import convert as convert_dataset
 
-    if annotations.exists() and out.exists() and out.samefile(annotations):
-        raise InputError(f"out: expected another file than the annotations, got {str(out)!r}")
+    require_no_input(out if out.suffix == ".json" or to == "parquet" else out / "annotations.json", [annotations])
+    which, form = _mask_choices(masks or [])
     done = convert_dataset(
         open_dataset(annotations, format_, images, match), to, out,
-        coco_masks=cast("CocoMasks", masks),  # checked in convert
+        coco_masks=which, mask_form=form,
         split=split, shard_bytes=shard_mb << 20, progress=not as_json,
     )  # fmt: skip
     if as_json:
@@ -102,6 +110,21 @@ def convert(
     for kind, lost in done.lost.to_json().items():
         names = f" ({', '.join(lost['names'])})" if lost.get("names") else ""
         typer.echo(f"Cannot be stored in {to}: {kind}{names}, {lost['objects']} objects")
+
+
+def _mask_choices(masks: list[str]) -> tuple[CocoMasks, MaskForm]:
+    """The mask that `coco` gets, and how masks are written, from the values of `--masks`."""
+    from amodal.data.convert import CocoMasks
+    from amodal.ops.polygons import MaskForm
+
+    kinds, forms = get_args(CocoMasks), get_args(MaskForm)
+    for value in masks:
+        if value not in (*kinds, *forms):
+            raise InputError(f"masks: expected amodal or visible, and rle, polygon or counts, got {value!r:.40}")
+    which, form = [m for m in masks if m in kinds], [m for m in masks if m in forms]
+    if len(which) > 1 or len(form) > 1:
+        raise InputError(f"masks: expected one kind and one form of masks, got {', '.join(masks)}")
+    return cast("CocoMasks", which[0] if which else kinds[0]), cast("MaskForm", form[0] if form else forms[0])
 
 
 @data_app.command()

@@ -40,6 +40,10 @@ def export_scenes_command(
             "were segmented), labelme embeds them if given."
         ),
     ] = None,
+    masks: Annotated[
+        str | None,
+        typer.Option(help="How masks are written: rle, polygon or counts (COCO), rle or polygon (cvat, labelme)."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the names of the written files as JSON.")] = False,
 ) -> None:
     """Write scenes or predictions as one dataset in the format of another tool.
@@ -51,7 +55,7 @@ def export_scenes_command(
     from amodal.inference.exports import export_results
     from amodal.inference.results import read_results
 
-    folder = export_results(read_results(source, annotations, format_), to, out, image)
+    folder = export_results(read_results(source, annotations, format_), to, out, image, masks)
     files = sorted(str(path) for path in folder.rglob("*") if path.is_file())
     if as_json:
         typer.echo(json.dumps(files))

@@ -30,9 +30,13 @@ from amodal.errors import InputError
 from amodal.io.json_stream import annotation_file
 from amodal.io.progress import progress_bar
 from amodal.ops.occlusion import depth_levels, occlusion_groups
+from amodal.ops.polygons import MaskForm, segmentation_as
 from amodal.ops.rle import rle_area, rle_intersection
 
 CocoMasks = Literal["amodal", "visible"]
+
+_MASK_KEYS = ("segmentation", "visible_mask", "invisible_mask", "a_segm", "i_segm")
+"""Keys of the targets that hold masks."""
 
 TARGETS = ("canonical", "cocoa_cls", "kins2020", "coco", "parquet")
 _FILE_TARGETS = {module.TARGET.name: module.TARGET for module in (canonical, cocoa_cls, kins)}
@@ -118,6 +122,7 @@ def convert(
     out: str | Path,
     *,
     coco_masks: CocoMasks = "amodal",
+    mask_form: MaskForm = "rle",
     split: str = "train",
     shard_bytes: int = 256 << 20,
     progress: bool = False,
@@ -130,6 +135,8 @@ def convert(
         out: file to write. For `parquet`, and if the name does not end in `.json`, a folder, which then gets
             `annotations.json` or `data/*.parquet`.
         coco_masks: which mask of each object `coco` gets.
+        mask_form: how masks are written: compressed RLE, polygons or uncompressed RLE (`counts`). Parquet files always
+            have compressed RLEs.
         split: name of the split in the names of the Parquet files.
         shard_bytes: size at which a Parquet file is closed and the next one is started.
         progress: show a progress bar.
@@ -142,6 +149,10 @@ def convert(
         raise InputError(f"to: expected one of {', '.join(TARGETS)}, got {target!r}")
     if coco_masks not in get_args(CocoMasks):
         raise InputError(f"masks: expected amodal or visible, got {coco_masks!r}")
+    if mask_form not in get_args(MaskForm):
+        raise InputError(f"masks: expected rle, polygon or counts, got {mask_form!r}")
+    if target == "parquet" and mask_form != "rle":
+        raise InputError(f"masks: expected rle for parquet, got {mask_form}")
     result = Conversion(target)
     file_target = coco.TARGETS[coco_masks] if target == "coco" else _FILE_TARGETS.get(target)
     images = _images(dataset, file_target, result, progress)
@@ -151,7 +162,7 @@ def convert(
     path = Path(out) if Path(out).suffix == ".json" else Path(out) / "annotations.json"
     with annotation_file(path, _members(dataset)) as add:
         for image, objects in images:
-            add(_image_record(image), [file_target.record(placed) for placed in objects])
+            add(_image_record(image), [_with_form(file_target.record(placed), mask_form) for placed in objects])
         if dataset.num_objects and not result.num_objects:
             raise InputError(f"annotations: expected objects with amodal masks, as {target} needs them, got none")
     result.files = [path]
@@ -207,6 +218,11 @@ def _members(dataset: AnnotatedDataset) -> dict[str, Any]:
     details = extras.pop("category_details", {})
     named = [{"id": number, "name": name} | details.get(str(number), {}) for number, name in dataset.categories.items()]
     return extras | {"categories": named}
+
+
+def _with_form(record: Record, form: MaskForm) -> Record:
+    """The record with its masks in this form."""
+    return record | {key: segmentation_as(record[key], form) for key in _MASK_KEYS if key in record}
 
 
 def _image_record(image: ImageSample) -> Record:

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import get_args
 
-from amodal.data.formats import cocoa, masks
+from amodal.data.formats import cocoa, cvat, labelme, masks
 from amodal.data.formats.canonical import FORMAT as CANONICAL
 from amodal.data.formats.coco import FORMAT as COCO
 from amodal.data.formats.cocoa_cls import COCOA_CLS, D2SA
@@ -22,12 +22,25 @@ from amodal.io.json_stream import scan
 
 FORMATS: dict[str, Format] = {
     format_.name: format_
-    for format_ in (KINS2019, KINS2020, cocoa.FORMAT, COCOA_CLS, D2SA, COCO, CANONICAL, masks.FORMAT)
+    for format_ in (
+        KINS2019,
+        KINS2020,
+        cocoa.FORMAT,
+        COCOA_CLS,
+        D2SA,
+        COCO,
+        CANONICAL,
+        masks.FORMAT,
+        labelme.FORMAT,
+        cvat.FORMAT,
+    )
 }
 
 _INDEXERS: dict[str, Callable[[Path, ImageFinder, Format, FaultHandler], Index]] = {
     "cocoa": cocoa.read_index,
     "masks": masks.read_index,
+    "labelme": labelme.read_index,
+    "cvat": cvat.read_index,
 }
 
 TOLERATED_FAULTS = frozenset({"duplicate_annotation_id", "duplicate_category_id", "unknown_image"})
@@ -50,7 +63,7 @@ def read_dataset(
 
     Args:
         format_name: one of `FORMATS`.
-        annotations: file, or folder for `masks` and for single COCOA records.
+        annotations: file, or folder for `masks`, `labelme` and single COCOA records.
         images: folder of the images; if None, `images/` beside the annotations, or the annotations' own folder if
             there is no such folder.
         match: how the names of images are matched with files: as paths below the folder (`path`), or by their last part
@@ -103,7 +116,12 @@ def open_index(
             wrong_format.append(fault)
         report(fault)
 
-    index = _INDEXERS.get(format_name, build_index)(path, finder, FORMATS[format_name], collect)
+    try:
+        index = _INDEXERS.get(format_name, build_index)(path, finder, FORMATS[format_name], collect)
+    except InputError as error:
+        if format_name not in ("labelme", "cvat"):  # the others have a fault for each record of another format
+            raise
+        raise InputError(f"{error}{_other_format(path, format_name)}") from error
     if wrong_format and not sum(index.num_objects):
         hint = _hint(wrong_format[0], path, format_name)
         if hint:
@@ -122,11 +140,17 @@ def guess_format(annotations: str | Path) -> str | None:
         entries = visible_entries(path)
         first = next((entry for entry in entries if entry.suffix.lower() == ".json"), None)
         if first is not None:
-            return "cocoa" if guess_format(first) == "cocoa" else None
+            guessed = guess_format(first)
+            return guessed if guessed in ("cocoa", "labelme") else None
         inside = (file for folder in entries if folder.is_dir() for file in visible_entries(folder))
         return "masks" if any(file.suffix.lower() == ".png" for file in inside) else None
-    listed = (e for e in scan(path) if e.section in ("annotations", "regions"))
-    records = list(islice((e.record for e in listed if e.kind == "item"), NUM_GUESS_RECORDS))
+    if path.suffix.lower() == ".xml":
+        return "cvat"
+    listed = (e for e in scan(path) if e.section in ("annotations", "regions", "shapes"))
+    first_entries = list(islice(listed, NUM_GUESS_RECORDS))
+    if first_entries and all(e.section == "shapes" and e.kind != "value" for e in first_entries):
+        return "labelme"
+    records = [e.record for e in first_entries if e.kind == "item" and e.section != "shapes"]
     return _guess([record for record in records if isinstance(record, dict)])
 
 
@@ -150,7 +174,15 @@ def _guess(records: list[Record]) -> str | None:
 def _hint(fault: DatasetFault, path: Path, format_name: str) -> str:
     if fault.kind not in WRONG_FORMAT_FAULTS:
         return ""
-    other = guess_format(path)
+    return _other_format(path, format_name)
+
+
+def _other_format(path: Path, format_name: str) -> str:
+    """A note for people if a file has another format than the named one, otherwise nothing."""
+    try:
+        other = guess_format(path)
+    except InputError:
+        return ""
     return "" if other in (None, format_name) else f" (the file looks like {other})"
 
 

@@ -104,6 +104,12 @@ def rle_area(rle: Rle) -> int:
     return int(coco_mask.area(rle_as_bytes(rle)))
 
 
+def run_lengths(rle: Rle) -> list[int]:
+    """The runs of a mask, unset pixels first, down the columns."""
+    found: list[int] = _runs(rle["counts"]).tolist()
+    return found
+
+
 def encode_empty(size: tuple[int, int]) -> Rle:
     """Encode an empty (H, W) mask."""
     return _as_text(coco_mask.frPyObjects({"size": list(size), "counts": [size[0] * size[1]]}, *size))

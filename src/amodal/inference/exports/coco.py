@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from amodal.errors import InputError
 from amodal.inference.results import ImageResult, Results
 from amodal.inference.scene import Scene
 from amodal.inference.scene_object import UNNAMED, SceneObject
+from amodal.ops.polygons import MaskForm, segmentation_as
 from amodal.ops.rle import decode_mask, rle_area, segmentation_to_rle
 
 Record = dict[str, Any]
@@ -100,23 +101,33 @@ def object_numbers(scene: Scene, start: int) -> list[int]:
     return known if len(set(known)) == len(scene) else list(range(start, start + len(scene)))
 
 
-def to_coco_file(results: Results) -> dict[str, Any]:
-    """The content of a canonical annotation file with the scenes of all images, see `CocoBuilder`."""
+def to_coco_file(results: Results, form: str = "rle") -> dict[str, Any]:
+    """The content of a canonical annotation file with the scenes of all images, see `CocoBuilder`.
+
+    Args:
+        results: scenes with the names of their images.
+        form: form of the masks, one of `MaskForm`.
+    """
     categories = results.categories
     named = None if categories is None else [{"id": number, "name": name} for number, name in categories.items()]
     builder = CocoBuilder(named)
     for result in results:
         builder.add(result)
-    return builder.content()
+    content = builder.content()
+    for annotation in content["annotations"]:
+        for key in ("segmentation", "visible_mask"):
+            annotation[key] = segmentation_as(annotation[key], cast("MaskForm", form))
+    return content
 
 
-def to_coco_visible(results: Results) -> dict[str, Any]:
+def to_coco_visible(results: Results, form: str = "rle") -> dict[str, Any]:
     """The content of a plain COCO file with the visible masks, without amodal masks and occlusion order."""
     content = to_coco_file(results)
     for annotation in content["annotations"]:
         annotation["segmentation"] = annotation.pop("visible_mask")
         annotation["bbox"] = annotation.pop("visible_bbox")
         annotation["area"] = rle_area(annotation["segmentation"])
+        annotation["segmentation"] = segmentation_as(annotation["segmentation"], cast("MaskForm", form))
         for key in ("occluders", "occlude_rate"):
             del annotation[key]
     return content
