@@ -122,6 +122,7 @@ class Guard:
             await asyncio.wait_for(send(message), SEND_SECONDS)  # for visitors who do not read their response
 
         path = scope["path"].removeprefix(self.root_path)
+        scope["root_path"] = self.root_path
         held = 0
         try:
             if path in ("/healthz", "/readyz") and scope["method"] in ("GET", "HEAD"):

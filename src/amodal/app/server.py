@@ -111,12 +111,7 @@ def run(
     Raises:
         InputError: the address is not available, or uvicorn is not installed.
     """
-    try:
-        import uvicorn
-
-        from amodal.app.connections import limited_protocol
-    except ImportError as error:
-        raise InputError("serve: expected uvicorn, got none (pip install 'amodal[serve]')") from error
+    config = server_config(app, frozenset(proxies))
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family)
@@ -124,14 +119,33 @@ def run(
         raise InputError(f"host, port: expected an address that is free, got {host} {port} ({error})") from error
     shown = f"[{host}]" if ":" in host else host
     announce(f"http://{shown}:{listener.getsockname()[1]}/" + (f"?token={token}" if token else ""))
-    # No access log, because the first request of each visitor contains the token.
-    trusted = frozenset(proxies)
-    config = uvicorn.Config(
-        app, access_log=False, log_level="warning", server_header=False, http=limited_protocol(trusted), ws="none",
-        proxy_headers=bool(trusted), forwarded_allow_ips=sorted(trusted),
-    )  # fmt: skip
+    import uvicorn
+
     with listener:
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def server_config(app: App, proxies: frozenset[str] = frozenset()) -> Any:
+    """The settings of uvicorn for a page.
+
+    Args:
+        app: application to serve.
+        proxies: as for `run`.
+
+    Raises:
+        InputError: uvicorn is not installed.
+    """
+    try:
+        import uvicorn
+
+        from amodal.app.connections import limited_protocol
+    except ImportError as error:
+        raise InputError("serve: expected uvicorn, got none (pip install 'amodal[serve]')") from error
+    # No access log, because the first request of each visitor contains the token.
+    return uvicorn.Config(
+        app, access_log=False, log_level="warning", server_header=False, http=limited_protocol(proxies), ws="none",
+        proxy_headers=bool(proxies), forwarded_allow_ips=sorted(proxies),
+    )  # fmt: skip
 
 
 def add_error_handlers(app: FastAPI, statuses: Mapping[type[Exception], int] | None = None) -> None:

@@ -65,7 +65,8 @@ def serve(
         from amodal.inference.assistant import AmodalAssistant
 
         answering = AmodalAssistant.from_pretrained(name, device=device)
-    app = make_app(DemoModels(segmenter, segmenter.finder, answering), token=secret, hosts=names | {host.lower()}, root_path=place)
+    models = DemoModels(segmenter, segmenter.finder, answering)
+    app = make_app(models, token=secret, hosts=names | {host.lower()}, root_path=place)
     try:
         run(app, host, port, secret, typer.echo, proxies)
     except KeyboardInterrupt as error:

@@ -1,0 +1,151 @@
+"""The server on a real port: connections that do nothing, slow requests, peers and memory."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any, cast
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+
+from amodal.app import connections
+from amodal.app.demo import LIMITS, make_app
+from amodal.app.guard import Guard, RequestLimits, peer_of
+from amodal.app.images import DemoModels
+from tests.app.live import serving
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "MAX_PER_PEER", 8)
+    with serving(make_app(DemoModels(cast("Any", None), cast("Any", None)))) as port:
+        yield port
+
+
+def is_closed(client: socket.socket, seconds: float = 5.0) -> bool:
+    """Whether the server closes a connection within some time."""
+    client.settimeout(seconds)
+    try:
+        return client.recv(1000) == b""
+    except ConnectionResetError:
+        return True
+    except TimeoutError:
+        return False
+
+
+def test_idle_connections_lock_nobody_out(port: int) -> None:
+    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(210)]
+    for _ in range(5):
+        assert httpx.get(f"http://127.0.0.1:{port}/api/about", timeout=30).status_code == 200
+    assert all(is_closed(client) for client in idle)
+
+
+@pytest.mark.parametrize("head", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nhost: localhost\r\n"])
+def test_a_head_that_does_not_end_is_closed(port: int, head: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        began = time.monotonic()
+        client.sendall(head)
+        assert is_closed(client) and time.monotonic() - began < 4
+
+
+def test_a_second_head_that_does_not_end_is_closed(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\nG")
+        client.settimeout(5)
+        assert client.recv(10_000).startswith(b"HTTP/1.1 200")
+        client.sendall(b"ET ")
+        while not is_closed(client):  # the rest of the first response may come first
+            pass
+
+
+def test_connections_with_requests_are_kept_and_more_of_one_peer_are_refused(port: int) -> None:
+    request = (
+        b"POST /api/segment HTTP/1.1\r\nhost: localhost\r\n"
+        b"content-type: multipart/form-data\r\ncontent-length: 9\r\n\r\n"
+    )
+    busy = [socket.create_connection(("127.0.0.1", port)) for _ in range(8)]
+    for client in busy:
+        client.sendall(request)  # its body does not come
+    time.sleep(0.7)
+    refused = httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=30)
+    assert refused.status_code == 503 and refused.headers["retry-after"] == "2"
+    for client in busy:
+        client.close()
+    time.sleep(0.3)
+    assert httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=30).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("address", "peer"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("::1", "::1"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:db8::ffff:2", "2001:db8::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("testclient", "testclient"),
+    ],
+)
+def test_peers(address: str, peer: str) -> None:
+    assert peer_of(address) == peer
+
+
+def test_the_bodies_of_all_requests_have_one_limit() -> None:
+    """A request that would exceed it gets status 503 before its body is read; the room is free again afterwards."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await release.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def post(guard: Guard, size: int) -> int:
+        statuses = []
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"x" * size, "more_body": False}
+
+        headers = [(b"host", b"localhost"), (b"content-type", b"application/json"), (b"content-length", b"%d" % size)]
+        await guard({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive, send)
+        return int(statuses[0])
+
+    async def check() -> None:
+        nonlocal release
+        release = asyncio.Event()
+        limits = RequestLimits(100, LIMITS.content_types, "x", all_bodies=150)
+        guard = Guard(app, token=None, limits=limits)
+        first = asyncio.create_task(post(guard, 100))
+        await asyncio.sleep(0)
+        assert await post(guard, 60) == 503
+        assert await post(guard, 101) == 413
+        release.set()
+        assert await first == 200
+        assert await post(guard, 100) == 200
+
+    release: Any = None
+    asyncio.run(check())
+
+
+def test_the_address_of_a_visitor_is_not_what_the_visitor_sends(port: int) -> None:
+    """Without `--forwarded-from` the header is ignored, also from this machine."""
+    app = FastAPI()
+
+    @app.get("/")
+    def show(request: Request) -> str:
+        assert request.client is not None
+        return request.client.host
+
+    forwarded = {"x-forwarded-for": "6.6.6.6, 10.0.0.9"}
+    with serving(app) as plain, serving(app, frozenset({"127.0.0.1"})) as behind:
+        assert httpx.get(f"http://127.0.0.1:{plain}/", headers=forwarded).json() == "127.0.0.1"
+        assert httpx.get(f"http://127.0.0.1:{behind}/", headers=forwarded).json() == "10.0.0.9"
