@@ -183,7 +183,13 @@ def test_invalid_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
     )
     assert "expected a file to write" in error_of(capsys, *draw, path / "o.png")
     convert = ["convert", "--annotations", path, "--to", "coco", "--out"]
-    assert "expected another file than the annotations" in error_of(capsys, *convert, path)
+    assert "expected another file than the input" in error_of(capsys, *convert, path)
+    before = path.read_bytes()  # `annotations.json`, which a conversion into its folder would write
+    assert "expected another file than the input" in error_of(capsys, *convert, path.parent)
+    link = path.parent / "link.json"
+    link.symlink_to(path)
+    assert "expected another file than the input" in error_of(capsys, *convert, link)
+    assert path.read_bytes() == before
     assert "masks: expected amodal or visible" in error_of(capsys, *convert, tmp_path / "o.json", "--masks", "x")
     empty = write(tmp_path, {"images": [], "annotations": []})
     options = ["--annotations", empty, "--format", "coco", "--out", tmp_path / "o.png"]

@@ -14,9 +14,11 @@ from amodal.cli.main import main
 from amodal.errors import InputError
 from amodal.inference import onnx as module
 from amodal.inference.onnx import DECODER, ENCODER, OnnxPlug, export_onnx, is_export
-from amodal.models.bases.protocol import ImageFeatures
+from amodal.models.bases.protocol import ImageFeatures, LoadedBase
+from amodal.models.increments import Origin
 from amodal.models.plug import PlugConfig, PlugModel
 from tests.models.conftest import small_sam_config
+from tests.models.families import ROWS
 
 
 def small_model(**settings: object) -> PlugModel:
@@ -48,6 +50,19 @@ def test_export_and_segment(settings: dict[str, object], tmp_path: Path) -> None
             assert one.score == pytest.approx(other.score, abs=1e-4)
     with pytest.raises(InputError, match="image_size: expected 64, the size this ONNX model was exported for, got 128"):
         AmodalSegmenter.from_pretrained(done.folder, mode="image", image_size=128)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROWS)
+def test_a_model_on_a_base_of_every_family_is_exported(name: str, tmp_path: Path) -> None:
+    config = PlugConfig(image_size=64, lora_rank=2, refine_channels=8, num_points=16)
+    model = PlugModel.from_base(LoadedBase(ROWS[name].model(), Origin()), config)
+    torch.manual_seed(3)
+    for parameter in model.parameters():  # adapters and the refine module start at zero
+        if parameter.dim() > 1 and not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    done = export_onnx(model, tmp_path)  # compares with PyTorch
+    assert is_export(done.folder)
 
 
 @pytest.mark.slow
@@ -100,11 +115,13 @@ def test_an_export_refuses_other_prompts_than_boxes(prompts: dict[str, torch.Ten
 
 def test_damaged_and_missing_files_are_refused(tmp_path: Path) -> None:
     PlugConfig().save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="expected a readable encoder.onnx"):
+    with pytest.raises(InputError, match="expected a whole export with manifest.json"):
         OnnxPlug(tmp_path)
+    with pytest.raises(InputError, match="expected a readable encoder.onnx"):
+        OnnxPlug(tmp_path, checked=False)
     (tmp_path / ENCODER).write_bytes(b"not a model")
     with pytest.raises(InputError, match="expected a readable encoder.onnx"):
-        OnnxPlug(tmp_path)
+        OnnxPlug(tmp_path, checked=False)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="out: expected a folder, got the file"):
         export_onnx(small_model(), tmp_path / "file")

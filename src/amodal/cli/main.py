@@ -23,6 +23,9 @@ from amodal.errors import InputError, InputWarning
 from amodal.io.processes import keep_freed_memory
 from amodal.version import __version__
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 and the number of the signal."""
+
 app = typer.Typer(
     help="Amodal segmentation: predict the complete shape of every object, "
     "including the parts that other objects hide.",
@@ -62,19 +65,22 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: command and options; those of the process if None.
 
     Returns:
-        0 on success, 2 on bad input, 3 if some of many images or objects were skipped, 1 on any other error. An
-        error prints one line on stderr; with AMODAL_DEBUG=1 any other error is raised with its traceback.
+        0 on success, 2 on bad input, 3 if some of many images or objects were skipped, 130 if interrupted, and 1 on
+        any other error. An error prints one line on stderr; with AMODAL_DEBUG=1 any other error is raised with its
+        traceback.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.formatwarning = _warning_line
     try:
         code = app(args=arguments, standalone_mode=False)
+        if code == INTERRUPTED:  # typer turns an interrupt into this code without a word
+            return _fail("interrupted", INTERRUPTED)
         return code if isinstance(code, int) else 0
     except InputError as error:
         return _fail(" ".join(str(error).split()), 2)
     except (typer.Abort, KeyboardInterrupt):
-        return _fail("interrupted", 1)
+        return _fail("interrupted", INTERRUPTED)
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error; typer may bring its own copy of click
             return _fail(" ".join(error.format_message().split()), 2)

@@ -168,7 +168,8 @@ def segment(
     selection = PromptOptions(boxes, points, masks, annotations, detector)
     folder = require_folder(out or Path(f"{image.resolve().name if image.is_dir() else image.stem}-amodal"))
 
-    from amodal.inference.folder import ImageSegmenter, digest
+    from amodal.inference.folder import ImageSegmenter
+    from amodal.io.files import content_digest
     from amodal.io.frames import is_video
 
     def load() -> AmodalSegmenter:
@@ -187,9 +188,14 @@ def segment(
         options: dict[str, Any] = {"model": model, "mode": mode, "dtype": dtype, "threshold": threshold}
         options |= {"clean": clean, "detector": detector, "text": text, "source": str(image.resolve())}
         options["visible_from"] = visible_from
+        from amodal.models.increments import model_contents
+
+        options |= model_contents(model=model, visible_from=visible_from, detector=detector)
+        if not image.is_dir():
+            options["content"] = content_digest(image)
     if image.is_dir():
         if annotations is not None and annotations.is_file():
-            options["annotations"] = digest(annotations)
+            options["annotations"] = content_digest(annotations)
         _segment_folder(image, annotations, folder, segmenter, options, overwrite, Failures(strict), as_json)
     elif several:
         _segment_video(image, folder, segmenter, options, overwrite, as_json)

@@ -22,7 +22,7 @@ from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
 from amodal.inference.prompt_files import CocoFile, prompts_of_records
 from amodal.inference.prompts import collect_prompts
-from amodal.io.files import atomic_path, require_folder, write_atomic
+from amodal.io.files import atomic_path, content_digest, one_writer, require_folder, write_atomic
 from amodal.io.images import load_image
 from amodal.ops.rle import encode_mask
 
@@ -113,11 +113,12 @@ def segment_dataset(
         rows = list(_rows_of_dataset(dataset))
     if not rows:
         raise InputError("dataset: expected images with objects, got none")
-    _check_settings(out, plan, rows)
-    done, first = _finished(out)
-    rows = [row for row in rows if row["image_id"] not in done]
-    if rows:
-        _run(ray, rows, out, plan, first, on_failure, progress)
+    with one_writer(require_folder(out)):
+        _check_settings(out, plan, rows)
+        done, first = _finished(out)
+        rows = [row for row in rows if row["image_id"] not in done]
+        if rows:
+            _run(ray, rows, out, plan, first, on_failure, progress)
     return out
 
 
@@ -312,15 +313,27 @@ def _model_settings(plan: BatchPlan) -> dict[str, Any]:
 
 def _check_settings(out: Path, plan: BatchPlan, rows: list[Row]) -> None:
     """Ensure that all results in a folder come from one dataset and one model in one mode and precision."""
-    content = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
-    settings = _model_settings(plan) | {"dataset": content}
-    file = require_folder(out) / SETTINGS
+    from amodal.models.increments import model_contents
+
+    images = [content_digest(Path(row["path"])) if Path(row["path"]).is_file() else "" for row in rows]
+    settings = _model_settings(plan) | model_contents(model=plan.model, visible_from=plan.visible_from)
+    settings |= {"dataset": _digest(rows), "images": _digest(images)}
+    file = out / SETTINGS
     if file.is_file():
-        found = json.loads(file.read_text())
-        if found != settings:
-            raise InputError(f"out {out}: expected a new folder or results of {settings}, got results of {found}")
+        try:
+            found = json.loads(file.read_text())
+            other = [key for key in sorted(settings | found) if found.get(key) != settings.get(key)]
+        except (ValueError, TypeError) as error:
+            raise InputError(f"out {out}: expected settings in {SETTINGS}, got others; choose a new folder") from error
+        if other:
+            changes = ", ".join(f"{key} {found.get(key)!s:.40} -> {settings.get(key)!s:.40}" for key in other)
+            raise InputError(f"out {out}: expected a new folder or the settings of its results, got others ({changes})")
         return
     write_atomic(file, json.dumps(settings))
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _finished(out: Path) -> tuple[set[Any], int]:

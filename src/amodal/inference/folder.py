@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from amodal.inference.prompt_files import CocoFile, CocoImage
 from amodal.inference.prompts import ObjectPrompt
 from amodal.inference.results import ANNOTATION_FILE, RUN_FILE, ImageResult
 from amodal.inference.scene import Scene
-from amodal.io.files import write_atomic
+from amodal.io.files import content_digest, one_writer, require_no_input, write_atomic
 from amodal.io.frames import VideoWriter, list_images, unique_stems
 from amodal.io.images import ImageArray, image_size, load_image
 
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from amodal.inference.segmenter import AmodalSegmenter
 
 VIDEO_FILE = "overlay.mp4"
+INPUTS = "inputs"
+"""Key of `run.json` for the fingerprints of the images."""
 
 
 @dataclass
@@ -159,24 +160,29 @@ class SceneFolders:
         options: what the scenes depend on; written to `run.json` with the first scene.
         names: names of the scene folders.
         overwrite: whether scenes of an earlier run are replaced.
+        inputs: fingerprint of the image of each scene folder, where every scene has its own image.
 
     Raises:
-        InputError: `out` has scenes that were made with other options.
+        InputError: `out` has scenes that were made with other options or from other images.
     """
 
     out: Path
     options: dict[str, Any]
     names: Sequence[str]
     overwrite: bool = False
+    inputs: dict[str, str] = field(default_factory=dict)
     _started: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        if self.overwrite or not any((self.out / name / "scene.json").is_file() for name in self.names):
+        saved = [name for name in self.names if (self.out / name / "scene.json").is_file()]
+        if self.overwrite or not saved:
             return
         file = self.out / RUN_FILE
         try:
             found = json.loads(file.read_text(encoding="utf-8"))
+            images = found.pop(INPUTS, {})
             other = [key for key in sorted(self.options | found) if found.get(key) != self.options.get(key)]
+            replaced = [name for name in saved if name in self.inputs and images.get(name) != self.inputs[name]]
         except (OSError, ValueError, TypeError):
             raise InputError(
                 f"out {self.out}: expected scenes with their options in {RUN_FILE}, got scenes without; --overwrite "
@@ -187,6 +193,11 @@ class SceneFolders:
             raise InputError(
                 f"out {self.out}: expected the options of the scenes in it, got others ({changes}); --overwrite "
                 "segments them anew"
+            )
+        if replaced:
+            raise InputError(
+                f"out {self.out}: expected the images of the scenes in it, got others for {_listed(replaced)}; "
+                "--overwrite segments them anew"
             )
 
     def load(self, name: str, size: tuple[int, int], file_name: str | None = None) -> Scene | None:
@@ -212,7 +223,8 @@ class SceneFolders:
             if self.overwrite:  # so that an interrupted run is not resumed with scenes of other options
                 for old in self.names:
                     (self.out / old / "scene.json").unlink(missing_ok=True)
-            write_atomic(self.out / RUN_FILE, json.dumps(self.options, indent=1))
+            content = self.options | ({INPUTS: self.inputs} if self.inputs else {})
+            write_atomic(self.out / RUN_FILE, json.dumps(content, indent=1))
             self._started = True
         scene.save(self.out / name)
 
@@ -248,7 +260,23 @@ def segment_folder(
         InputError: `out` has scenes with other options, or what `ImageSegmenter` raises.
     """
     names = unique_stems((path.name for path in images.paths), (RUN_FILE, ANNOTATION_FILE, VIDEO_FILE))
-    folders = SceneFolders(out, options, names, overwrite)
+    if images.coco is not None:
+        require_no_input(out / ANNOTATION_FILE, [images.coco.path])
+    inputs = {name: content_digest(path) for name, path in zip(names, images.paths, strict=True) if path.is_file()}
+    with one_writer(out):
+        return _segment_images(
+            images, SceneFolders(out, options, names, overwrite, inputs), segment, on_failure, progress
+        )
+
+
+def _segment_images(
+    images: FolderImages,
+    folders: SceneFolders,
+    segment: ImageSegmenter,
+    on_failure: FailureHandler,
+    progress: Callable[[Iterable[int]], Iterable[int]],
+) -> CocoBuilder:
+    out, names = folders.out, folders.names
     builder = CocoBuilder(None if images.coco is None else images.coco.categories)
     for index in progress(range(len(images))):
         path, name = images.paths[index], names[index]
@@ -300,7 +328,7 @@ def segment_video(
     saved = [file.parent.name for file in out.glob("*/scene.json") if file.parent.name.isdigit()]
     folders = SceneFolders(out, options, saved, overwrite)
     num_frames = 0
-    with VideoWriter(out / VIDEO_FILE, rate) as video:
+    with one_writer(out), VideoWriter(out / VIDEO_FILE, rate) as video:
         for name, pixels in frames:
             scene = folders.load(name, (pixels.shape[0], pixels.shape[1]))
             if scene is None:
@@ -312,9 +340,10 @@ def segment_video(
     return num_frames
 
 
-def digest(file: Path) -> str:
-    """Short fingerprint of the content of a file."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+def _listed(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _short(value: Any) -> str:

@@ -7,11 +7,13 @@ Axes: B images (or crops), P boxes per image, S side of the input, (C, h, w) sha
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -22,12 +24,15 @@ import torch
 from torch import Tensor, nn
 
 from amodal.errors import InputError
-from amodal.io.files import atomic_path, require_folder
+from amodal.io.files import atomic_path, content_digest, one_writer, require_folder
 from amodal.models.bases.protocol import ImageFeatures
 from amodal.models.increments import read_config
 from amodal.models.plug import PlugConfig, PlugModel, PlugOutput
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
+MANIFEST = "manifest.json"
+"""File of an export with the fingerprints of its other files, so that files of two exports are not mixed."""
+
 OUTPUTS = ("pred_masks", "coarse_amodal_logits", "visible_logits", "amodal_uncertainty", "iou_scores")
 TOLERANCE = 3e-4  # relative to the largest output; PyTorch in float32 differs by 1.1e-4 from float64 (plug-tiny)
 
@@ -36,7 +41,7 @@ class OnnxExport(NamedTuple):
     """An export and its difference from PyTorch on random inputs.
 
     Attributes:
-        folder: folder with `encoder.onnx`, `decoder.onnx` and `config.json`.
+        folder: folder with `encoder.onnx`, `decoder.onnx`, `config.json` and `manifest.json`.
         encoder_difference: largest difference of an embedding value, relative to the largest value if that is above 1.
         decoder_difference: the same for logits, uncertainties and scores.
     """
@@ -119,9 +124,12 @@ def export_onnx(model: PlugModel, folder: Path) -> OnnxExport:
         temporary = Path(name)
         _write(model, temporary)
         exported = _compare(model, temporary, folder)
-        for file in sorted(temporary.iterdir()):  # in this order the encoder, which `is_export` looks for, is last
-            with atomic_path(folder / file.name) as copy:
-                shutil.copyfile(file, copy)
+        files = sorted(temporary.iterdir())
+        manifest = temporary / MANIFEST
+        manifest.write_text(json.dumps({file.name: content_digest(file) for file in files}, indent=1))
+        with one_writer(folder), ExitStack() as copies:  # all files are written before the first one is renamed
+            for file in [*files, manifest]:
+                shutil.copyfile(file, copies.enter_context(atomic_path(folder / file.name)))
     return exported
 
 
@@ -156,7 +164,7 @@ def _write(model: PlugModel, folder: Path) -> None:
 
 def _compare(model: PlugModel, written: Path, folder: Path) -> OnnxExport:
     """Compare the outputs for other numbers of images and boxes than those of the export."""
-    ours, differences = OnnxPlug(written), [0.0, 0.0]
+    ours, differences = OnnxPlug(written, checked=False), [0.0, 0.0]
     for images, prompts in ((1, 1), (1, 5), (2, 3)):
         pixels, boxes = _example(model.config, images=images, prompts=prompts)
         features = model.encode(pixels)
@@ -192,15 +200,19 @@ class OnnxPlug(nn.Module):
     Args:
         folder: folder from `export_onnx`.
         threads: number of threads of onnxruntime; that of PyTorch if None.
+        checked: whether the files must be those of the manifest.
 
     Raises:
-        InputError: the `onnx` extra is not installed, or the folder is not a readable export.
+        InputError: the `onnx` extra is not installed, or the folder is not a readable export, or its files are not
+            those of one export.
     """
 
     dtype = torch.float32
 
-    def __init__(self, folder: str | Path, threads: int | None = None) -> None:
+    def __init__(self, folder: str | Path, threads: int | None = None, *, checked: bool = True) -> None:
         super().__init__()
+        if checked:
+            _check_manifest(Path(folder))
         self.config = read_config(Path(folder), PlugConfig)
         self.config.mask_prompts = False  # the exported decoder takes boxes only
         runtime = _extra("onnxruntime")
@@ -277,6 +289,24 @@ class OnnxPlug(nn.Module):
 def is_export(folder: str | Path) -> bool:
     """Whether a folder contains an ONNX export."""
     return (Path(folder) / ENCODER).is_file()
+
+
+def _check_manifest(folder: Path) -> None:
+    """Ensure that the files of an export belong together.
+
+    Raises:
+        InputError: they do not, or the manifest is missing or cannot be read.
+    """
+    try:
+        stated = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        other = [name for name in (ENCODER, DECODER, "config.json") if stated[name] != content_digest(folder / name)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"model {folder}: expected a whole export with {MANIFEST}, got {error!r:.120}") from error
+    if other:
+        raise InputError(
+            f"model {folder}: expected the files of one export, got another {' and '.join(other)} than {MANIFEST} "
+            "states; export the model again"
+        )
 
 
 def _extra(name: str) -> ModuleType:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from amodal.errors import InputError
+from amodal.io.files import content_digest
 from amodal.models.hub import find_source
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
@@ -120,6 +121,25 @@ def resolve_folder(name: str | Path, revision: str | None = None) -> Path:
     if not path.is_dir():
         raise InputError(f"model {name}: expected a folder with config.json and tensors, got a file")
     return path
+
+
+def model_contents(**names: str | None) -> dict[str, str]:
+    """Fingerprints of the files of models by argument, so that a model of the same name with other weights is noticed.
+
+    Args:
+        names: bundled name, folder, file or hub id per argument; None is left out.
+
+    Returns:
+        One entry `ARGUMENT_content` per model.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    return {
+        f"{argument}_content": content_digest(find_source(name, argument=argument, bundled=bundled_models()).path)
+        for argument, name in names.items()
+        if name is not None
+    }
 
 
 def read_config(folder: Path, kind: type[Config]) -> Config:

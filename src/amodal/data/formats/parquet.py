@@ -6,8 +6,6 @@ There is one row per image. Masks are COCO's compressed RLEs; fields without a c
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 from amodal.data.records import ObjectInImage
 from amodal.data.samples import AnnotatedDataset, ImageSample
 from amodal.errors import InputError
+from amodal.io.files import atomic_folder, require_empty_folder
 from amodal.io.images import image_size
 from amodal.ops.boxes import xyxy_to_xywh
 
@@ -54,7 +53,7 @@ def write_parquet(
     Args:
         images: images with their objects.
         dataset: dataset that they come from.
-        out: folder without Parquet files.
+        out: new or empty folder. It appears complete or not at all.
         split: name of the split.
         shard_bytes: size of the images at which a file is closed and the next one is started.
 
@@ -62,31 +61,24 @@ def write_parquet(
         The Parquet files.
 
     Raises:
-        InputError: `datasets` is not installed, the folder has Parquet files or cannot be written, or an image is
+        InputError: `datasets` is not installed, the folder is not empty or cannot be written, or an image is
             missing or of another size.
     """
     if not split.isalnum():
         raise InputError(f"split: expected letters and digits, got {split!r}")
-    if out.is_file() or any((out / "data").glob("*.parquet")):
-        raise InputError(f"out: expected a new folder, got {str(out)!r}, which is a file or holds Parquet files")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=out, prefix=".writing_"))
-    except OSError as error:
-        raise InputError(f"out: expected a folder to write to, got {str(out)!r} ({error.strerror})") from error
-    try:
-        shards = _ShardWriter(folder, shard_bytes)
+    with atomic_folder(require_empty_folder(out, "out")) as folder:
+        (folder / "data").mkdir()
+        shards = _ShardWriter(folder / "data", shard_bytes)
         num_images = num_objects = 0
         for image, objects in images:
             shards.add(_row(image, objects))
             num_images, num_objects = num_images + 1, num_objects + len(objects)
         files = shards.close()
+        names = [f"{split}-{i:05d}-of-{len(files):05d}.parquet" for i in range(len(files))]
+        for file, name in zip(files, names, strict=True):
+            file.rename(file.with_name(name))
         _write_description(folder, dataset, split, num_images, num_objects)
-        return _move(folder, files, out, split)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if not any(out.iterdir()):
-            out.rmdir()
+    return [out / "data" / name for name in names]
 
 
 def features() -> Any:
@@ -225,14 +217,3 @@ def _write_description(folder: Path, dataset: AnnotatedDataset, split: str, num_
     title = f"Amodal segmentation ({dataset.format})"
     card = CARD.format(split=split, title=title, num_images=num_images, num_objects=num_objects)
     (folder / "README.md").write_text(card, encoding="utf-8")
-
-
-def _move(folder: Path, files: list[Path], out: Path, split: str) -> list[Path]:
-    (out / "data").mkdir(exist_ok=True)
-    places = []
-    for i, file in enumerate(files):
-        places.append(out / "data" / f"{split}-{i:05d}-of-{len(files):05d}.parquet")
-        file.replace(places[-1])
-    for name in ("dataset.json", "README.md"):
-        (folder / name).replace(out / name)
-    return places

@@ -1,0 +1,242 @@
+"""Outputs: resumed only for the same work, never an input, written by one run at a time, and whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from amodal.cli.main import main
+from amodal.data.convert import convert
+from amodal.data.datasets import read_dataset
+from amodal.errors import InputError
+from amodal.inference import onnx
+from amodal.io.files import (
+    atomic_folder,
+    atomic_path,
+    content_digest,
+    one_writer,
+    require_no_input,
+    write_atomic,
+)
+from tests.data.toy import write_toy
+
+# --- resume means the same work ---
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, name in enumerate(("a.png", "b.png")):
+        rng = np.random.default_rng(number)
+        Image.fromarray(rng.integers(0, 255, (40, 60, 3), np.uint8)).save(folder / name)
+    return folder
+
+
+def segment(photos: Path, out: Path, *more: str) -> int:
+    annotations = photos.parent / "annotations.json"
+    objects = [
+        {"id": n, "image_id": n, "category_id": 1, "bbox": [5, 5, 20, 20], "iscrowd": 0, "area": 400} for n in (1, 2)
+    ]
+    content = {
+        "images": [{"id": n + 1, "file_name": f"{c}.png", "width": 60, "height": 40} for n, c in enumerate("ab")],
+        "categories": [{"id": 1, "name": "cup"}],
+        "annotations": objects,
+    }
+    annotations.write_text(json.dumps(content))
+    return main(["segment", str(photos), "--annotations", str(annotations), "--out", str(out), *more])
+
+
+def test_a_replaced_image_is_refused_and_overwrite_segments_it(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert segment(photos, out) == 0
+    first = (out / "b" / "scene.json").read_bytes()
+    assert segment(photos, out) == 0  # the same work
+    assert (out / "b" / "scene.json").read_bytes() == first
+    Image.new("RGB", (60, 40), "red").save(photos / "b.png")  # another image of the same name and size
+    capsys.readouterr()
+    assert segment(photos, out) == 2
+    error = capsys.readouterr().err
+    assert "expected the images of the scenes in it, got others for b; --overwrite" in error and error.count("\n") == 1
+    assert segment(photos, out, "--overwrite") == 0
+    assert (out / "b" / "scene.json").read_bytes() != first
+
+
+def test_other_options_are_refused(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert segment(photos, out) == 0
+    for option, named in (
+        (["--threshold", "0.7"], "threshold None -> 0.7"),
+        (["--no-clean"], "clean True -> False"),
+        (["--mode", "image"], "mode crop -> image"),
+    ):
+        assert segment(photos, out, *option) == 2
+        assert named in capsys.readouterr().err
+
+
+def test_a_model_of_the_same_name_with_other_weights_is_refused(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from amodal.models.increments import bundled_models
+
+    model, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(bundled_models()["plug-tiny"], model)
+    assert segment(photos, out, "--model", str(model)) == 0
+    (model / "note.txt").write_text("retrained")
+    assert segment(photos, out, "--model", str(model)) == 2
+    assert "model_content" in capsys.readouterr().err
+
+
+# --- input is never output ---
+
+
+def test_an_input_is_no_output_also_through_links(tmp_path: Path) -> None:
+    source, link, hard = tmp_path / "a.json", tmp_path / "b.json", tmp_path / "c.json"
+    source.write_text("{}")
+    link.symlink_to(source)
+    os.link(source, hard)
+    (tmp_path / "folder").symlink_to(tmp_path)
+    for output in (source, link, hard, tmp_path / "folder" / "a.json", tmp_path / "x" / ".." / "a.json"):
+        with pytest.raises(InputError, match="out: expected another file than the input"):
+            require_no_input(output, [None, source])
+    assert require_no_input(tmp_path / "new.json", [source, None]) == tmp_path / "new.json"
+
+
+def test_the_prompts_of_a_folder_are_not_replaced_by_its_results(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert segment(photos, photos.parent) == 2
+    assert "out: expected another file than the input" in capsys.readouterr().err
+    assert len(json.loads((photos.parent / "annotations.json").read_text())["annotations"]) == 2
+
+
+# --- one writer per output ---
+
+
+@contextmanager
+def another_run(path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that holds the lock of an output until it is killed."""
+    code = (
+        "import sys, time; from pathlib import Path; from amodal.io.files import one_writer\n"
+        "with one_writer(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
+    try:
+        assert run.stdout is not None and run.stdout.readline() == b"held\n"
+        yield run
+    finally:
+        run.kill()
+        run.wait()
+
+
+def test_a_second_run_gets_one_line(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    (tmp_path / "link").symlink_to(tmp_path)
+    with another_run(out):
+        for path in (out, tmp_path / "link" / "out.json"):
+            with pytest.raises(InputError, match="expected no other run that writes"), atomic_path(path):
+                pass
+        with one_writer(tmp_path / "another.json"):
+            pass
+    with one_writer(out), atomic_path(out) as temporary:  # the lock ends with its process, and a run may enter again
+        temporary.write_text("x")
+    assert out.read_text() == "x" and sorted(file.name for file in tmp_path.iterdir()) == ["link", "out.json"]
+
+
+# --- whole or not there ---
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    file = write_atomic(tmp_path / "a", "old")
+
+    def fail() -> None:
+        with atomic_path(file) as temporary:
+            temporary.write_text("half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match="out: expected a file to write, got .*No space left on device"):
+        fail()
+    assert file.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_folder_appears_with_one_rename(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "f") as writing:
+        (writing / "a").write_text("x")
+        assert not (tmp_path / "f").exists()
+    assert (tmp_path / "f" / "a").read_text() == "x"
+
+
+def test_parquet_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasets")
+    dataset = read_dataset("canonical", write_toy(tmp_path / "toy", count=3))
+    seen: list[bool] = []
+
+    def stop(*_: object) -> None:
+        seen.append((tmp_path / "out").exists())
+        raise KeyboardInterrupt
+
+    from amodal.data.formats import parquet
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parquet, "_write_description", stop)
+        with pytest.raises(KeyboardInterrupt):
+            convert(dataset, "parquet", tmp_path / "out")
+    assert seen == [False] and not (tmp_path / "out").exists()
+    done = convert(dataset, "parquet", tmp_path / "out", shard_bytes=1)
+    assert len(done.files) == 3 and all(file.is_file() for file in done.files)
+    with pytest.raises(InputError, match="expected a new or empty folder"):
+        convert(dataset, "parquet", tmp_path / "out")
+
+
+def test_an_onnx_export_with_files_of_another_one_is_refused(tmp_path: Path) -> None:
+    for name in (onnx.ENCODER, onnx.DECODER, "config.json"):
+        (tmp_path / name).write_text(name)
+    files = {file.name: content_digest(file) for file in tmp_path.iterdir()}
+    (tmp_path / onnx.MANIFEST).write_text(json.dumps(files))
+    onnx._check_manifest(tmp_path)
+    (tmp_path / onnx.ENCODER).write_text("a newer encoder")
+    with pytest.raises(InputError, match=r"got another encoder.onnx than manifest.json states; export the model again"):
+        onnx.OnnxPlug(tmp_path)
+    for broken in ("", "[]", "{}", '{"encoder.onnx": 1}'):
+        (tmp_path / onnx.MANIFEST).write_text(broken)
+        with pytest.raises(InputError, match="expected a whole export with manifest.json"):
+            onnx.OnnxPlug(tmp_path)
+
+
+# --- interrupts ---
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_one_line_with_exit_code_130(tmp_path: Path) -> None:
+    path = write_toy(tmp_path / "toy", count=400)
+    command = [sys.executable, "-m", "amodal", "data", "convert", "--annotations", str(path), "--to", "coco", "--json"]
+    run = subprocess.Popen([*command, "--out", str(tmp_path / "o.json")], stderr=subprocess.PIPE, text=True)
+    while run.poll() is None and not (tmp_path / ".writing_o.json").exists():
+        time.sleep(0.01)
+    run.send_signal(signal.SIGINT)
+    _, error = run.communicate(timeout=60)
+    assert run.returncode == 130 and error.strip() == "amodal: interrupted"
+    assert not list(tmp_path.glob("*.json")) and not list(tmp_path.glob(".writing*"))
+
+
+def test_an_interrupt_has_exit_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("amodal.cli.main.app", interrupt)
+    assert main(["data", "formats"]) == 130
+    assert capsys.readouterr().err == "amodal: interrupted\n"
