@@ -188,11 +188,16 @@ def test_box_depends_on_the_token_with_the_most_attention() -> None:
     assert logits.shape == (2, 5) and ((boxes >= 0) & (boxes <= 1)).all()
 
 
-def test_batch_without_an_object_has_no_masks_and_trains(tmp_path: Path) -> None:
-    model = small_aura(tmp_path).train()
+@pytest.mark.parametrize("train_vision", [False, True])
+def test_batch_without_an_object_has_no_masks_and_gradients_of_zero(tmp_path: Path, train_vision: bool) -> None:
+    """Other processes may have objects in theirs; FSDP2 needs the same gradients everywhere."""
+    model = small_aura(tmp_path, train_vision=train_vision).train()
     output = model(**training_batch(model, ("There is none.", "Nothing.")))
     assert output.masks.visible_logits.shape == (0, 64, 64)
-    output.logits.sum().backward()
+    (output.logits.sum() + output.masks.amodal_logits.sum()).backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert not [name for name, gradient in gradients.items() if gradient is None]
+    assert not any(g.any() for name, g in gradients.items() if g is not None and not name.startswith("mllm."))
 
 
 def test_only_declared_parameters_move(tmp_path: Path) -> None:

@@ -114,6 +114,10 @@ class AuraModel(PreTrainedModel):
         """
         self.mllm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs)
 
+    def get_input_embeddings(self) -> None:
+        """Return None: FSDP2 asks for word embeddings to shard them alone; these are used in several places."""
+        return None
+
     def decoders(self) -> list[Any]:
         """Visible and amodal mask decoder."""
         return [self.visible_decoder, self.amodal_decoder]
@@ -125,8 +129,7 @@ class AuraModel(PreTrainedModel):
             pixel_values_sam: (B, 3, S_sam, S_sam) normalised by the processor.
 
         Returns:
-            Features of B images: the embedding (B, C, h, w), and the maps of high resolution that decoders such as
-            SAM 2's read.
+            Features of B images: the embedding (B, C, h, w), and the finer maps that decoders such as SAM 2's read.
         """
         dtype = next(self.vision_encoder.parameters()).dtype
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.train_vision):
@@ -176,7 +179,7 @@ class AuraModel(PreTrainedModel):
         refined = self.prompt_encoder(states.to(dtype))  # e_r, (N, C)
         aware, rates = (refined, None) if self.condition_encoder is None else self.condition_encoder(refined)
         if not len(states):
-            return self._no_masks(states)
+            return self._no_masks(states, features)
         corners = None if boxes_xyxy_sam is None else self.prompt_encoder.corners(boxes_xyxy_sam)
         features = ImageFeatures(features.embedding.to(dtype), tuple(x.to(dtype) for x in features.high_resolution))
         visible, _ = self._decode_with(self.visible_decoder, refined, corners, features, image_index)
@@ -214,9 +217,16 @@ class AuraModel(PreTrainedModel):
         S_sam = self.config.image_size
         return F.interpolate(logits, size=(S_sam, S_sam), mode="bilinear", align_corners=False)
 
-    def _no_masks(self, states: Tensor) -> MaskOutput:
+    def _no_masks(self, states: Tensor, features: ImageFeatures) -> MaskOutput:
+        """Empty masks that depend on all that masks are made from: each parameter gets a gradient, of zero.
+
+        FSDP2 stops if another process, whose batch has a `[SEG]`, has gradients that this one lacks.
+        """
         S_sam = self.config.image_size
-        empty = states.new_zeros(0, S_sam, S_sam)
+        made_from = [features.embedding, *features.high_resolution]
+        made_from += [p for name, p in self.named_parameters() if not name.startswith(("mllm.", "vision_encoder."))]
+        nothing = sum(x.sum() for x in made_from) if torch.is_grad_enabled() else 0
+        empty = states.new_zeros(0, S_sam, S_sam) + nothing
         return MaskOutput(
             visible_logits=empty,
             amodal_logits=empty,
@@ -241,8 +251,7 @@ class AuraModel(PreTrainedModel):
                 image tokens only.
             labels: (B, T) the same tokens where an answer stands, `IGNORE_INDEX` elsewhere.
             pixel_values_sam: (B, 3, S_sam, S_sam) for the vision backbone; None with `image_embeddings`.
-            image_embeddings: (B, C, h, w) features of the backbone, if they are known already; for a backbone whose
-                decoder reads no maps of high resolution.
+            image_embeddings: (B, C, h, w) features of the backbone, if they are known; its decoder reads no finer maps.
             chosen: (number of `[SEG]`s,) bool, those whose masks are decoded, in reading order; all if None.
             box_hints_xyxy_sam: (number of the chosen, 4) boxes that the decoders get instead of the
                 predicted ones, NaN where there is none; in training.
