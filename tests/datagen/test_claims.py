@@ -197,6 +197,8 @@ def test_objects_that_the_frame_cuts_off_are_never_full_and_have_no_amounts() ->
         f"{BALL} would be hidden if someone moved {MUG}.",
         f"You would never guess how little of {LAMP} is left visible.",
         f"Not every part of {BOOK} is in view.",
+        f"If {MUG} were gone, {BOOK} is fully visible.",
+        f"{LAMP} is partly hidden until {BOOK} is taken away.",
     ],
 )
 def test_what_no_pattern_reads_is_for_people(sentence: str) -> None:

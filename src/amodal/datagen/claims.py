@@ -39,6 +39,7 @@ _ORDINAL = re.compile(
     r" from the (left|right)\b"
 )
 
+_CONDITION = re.compile(r"\b(?:if|unless|were|until|once)\b")  # then a claim is not about what the image shows
 _SINGULAR = re.compile(
     r"(?:,? (?:which|that|who))? (?:is|stands|lies|sits|has|hides|covers|reaches|extends|fills|remains|stays)\b"
 )
@@ -108,7 +109,8 @@ class _Reader:
         for name, kind in CLAIM_KINDS.items():
             for pattern in kind.patterns:
                 while found := pattern.search(self._left):
-                    yield ClaimVerdict(name, self._judge(kind, found), self._readable(found[0]))
+                    verdict = "unclear" if _CONDITION.search(self._sentence) else self._judge(kind, found)
+                    yield ClaimVerdict(name, verdict, self._readable(found[0]))
                     blank = re.sub(rf"{MENTION}|.", lambda m: m[0] if m[0][0] == "@" else " ", found[0])
                     self._left = self._left[: found.start()] + _closed(blank) + self._left[found.end() :]
         unread = CLAIM_WORDS.search(self._left)

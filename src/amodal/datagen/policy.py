@@ -1,7 +1,7 @@
 """What the paper asks of the pairs about an image as a whole: several objects, implicit questions, reasons.
 
-Section 4.2 of the paper: implicit questions, answers with different objects, and occlusion that tells them apart. The
-shares are this project's reading of that.
+Section 4.2 of the paper: implicit questions, answers with different objects, and occlusion that tells them apart.
+Differs from the paper: it states no shares; these are this project's reading of that.
 """
 
 from __future__ import annotations
