@@ -16,10 +16,12 @@ from amodal.evaluation.boxes import BoxSource
 from amodal.evaluation.evaluator import EvaluationSettings, evaluate, evaluate_baseline
 from amodal.evaluation.predictions import MaskPrediction
 from amodal.evaluation.rows import ImageCache, ModelRow
+from amodal.models.bases.families import FAMILIES
 from amodal.models.plug import PlugConfig, PlugModel
 from amodal.ops.boxes import mask_to_box
 from amodal.ops.rle import decode_mask, encode_window
 from tests.evaluation.toy_predictions import toy
+from tests.models.families import ROWS, small_sam3_config
 
 BOXES = np.array([[10.0, 12.0, 60.0, 70.0], [-5.0, 3.0, 30.0, 200.0]])
 
@@ -124,6 +126,34 @@ def test_pretrained_sam_is_transformers_sam_on_the_crop(image: np.ndarray) -> No
         got = ours.model.double()(inputs, box).pred_masks
     small = torch.nn.functional.interpolate(expected, size=got.shape[-2:], mode="bilinear", align_corners=False)
     torch.testing.assert_close(got, small, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_base_of_every_family_is_a_baseline(name: str, tmp_path: Path, image: np.ndarray) -> None:
+    row = ROWS[name]
+    sam = row.model()
+    sam.save_pretrained(tmp_path / "base")
+    ours = pretrained_sam(str(tmp_path / "base"), "cpu")
+    inputs = ours.processor(image, BOXES[:1])
+    with torch.no_grad():
+        expected, _ = row.predict(sam, inputs.pixel_values, input_boxes=inputs.input_boxes)
+        got = ours.model(inputs.pixel_values, inputs.input_boxes).pred_masks
+    small = torch.nn.functional.interpolate(expected, size=got.shape[-2:], mode="bilinear", align_corners=False)
+    torch.testing.assert_close(got, small, atol=1e-3 * float(small.abs().max()), rtol=0)
+    _, dataset = toy(tmp_path, 1)
+    settings = EvaluationSettings(baselines=(), progress=False, resampling=None, sam=str(tmp_path / "base"))
+    for baseline in ("sam", "sam_amodal_box"):
+        report = evaluate_baseline(baseline, dataset, settings)
+        assert report.options["sam"] == str(tmp_path / "base") and 0 <= report.metrics["mIoU_full"] <= 1
+
+
+def test_a_baseline_has_an_input_of_whole_strides(tmp_path: Path) -> None:
+    """SAM 3's patches are 14 pixels wide, and 512 pixels are no multiple of that."""
+    family = FAMILIES["sam3_tracker"]
+    sizes = family.sizes(small_sam3_config())
+    sizes["vision_config"]["backbone_config"]["patch_size"] = sizes["prompt_encoder_config"]["patch_size"] = 14
+    family.new_model(family.at_size(sizes, 518)).save_pretrained(tmp_path)
+    assert pretrained_sam(str(tmp_path), "cpu").model.config.image_size == 504
 
 
 def test_sam_is_given_the_amodal_box_as_in_the_paper(tmp_path: Path) -> None:

@@ -115,10 +115,10 @@ def pretrained_sam(base: str, device: str = "auto") -> AmodalSegmenter:
     """Load SAM without fine-tuning, run as in row 1 of PLUG's table 2: crop and box in, one mask out.
 
     The model is a PLUG without adapters, visible branch and refine module, in float32, with SAM's own threshold. Its
-    input is the paper's 512 pixels wide, or as wide as the base's own input if that is smaller.
+    input is the paper's 512 pixels wide, or as wide as the base's own input if that is smaller, in whole strides.
 
     Args:
-        base: bundled name, folder, hub id or Meta `.pth` file of a SAM.
+        base: bundled name, folder, hub id or checkpoint file of a base of any family.
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, ...
 
     Raises:
@@ -133,8 +133,10 @@ def pretrained_sam(base: str, device: str = "auto") -> AmodalSegmenter:
 
     sam = load_base(base)
     family = family_of(sam.model.config)
+    sizes = family.sizes(sam.model.config)
+    side, stride = min(family.native_size(sizes), PlugConfig().image_size), family.stride(sizes)
     config = PlugConfig(
-        image_size=min(family.native_size(family.sizes(sam.model.config)), PlugConfig().image_size),
+        sam=sizes, image_size=side // stride * stride,
         lora_rank=0, parallel_lora=False, visible_branch=False, refine=False, point_loss=False,
         mask_threshold=SAM_THRESHOLD,
     )  # fmt: skip
