@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -17,7 +16,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 
 from amodal.app.demo import make_app
@@ -25,6 +23,7 @@ from amodal.app.images import DemoModels
 from amodal.inference.assistant import AmodalAssistant
 from amodal.inference.find import ObjectFinder
 from amodal.inference.segmenter import AmodalSegmenter
+from tests.app import live
 from tests.app.test_demo import Assistant, png
 
 pytestmark = pytest.mark.slow
@@ -43,15 +42,8 @@ def serving(assistant: Any) -> Iterator[str]:
     """Serve a demo with the bundled segmenter and an assistant; yields its address."""
     segmenter = AmodalSegmenter.from_pretrained("plug-tiny", device="cpu")
     models = DemoModels(segmenter, ObjectFinder.from_pretrained(segmenter.base_name), assistant)
-    server = uvicorn.Server(uvicorn.Config(make_app(models), port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(10)
+    with live.serving(make_app(models)) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture(params=[(1280, 860), (390, 844)], ids=["desktop", "phone"])
@@ -181,9 +173,9 @@ def test_twenty_clients_at_once(address: str) -> None:
     content = png((256, 256))
     deadline = time.monotonic() + LOAD_SECONDS
 
-    def visit(name: int) -> int:
+    def visit(_: int) -> int:
         served = 0
-        with httpx.Client(base_url=address, timeout=120, headers={"x-visitor": str(name)}) as client:
+        with httpx.Client(base_url=address, timeout=120) as client:
             while time.monotonic() < deadline:
                 files = {"image": ("a.png", content)}
                 answer = client.post("/api/segment", files=files, data={"prompts": '{"boxes": [[40, 40, 200, 200]]}'})

@@ -14,7 +14,7 @@ from amodal.data.datasets import read_dataset
 from amodal.data.formats.canonical import canonical_record, write_canonical
 from amodal.data.splits import Split, select_split
 from amodal.errors import InputError
-from amodal.io.files import write_atomic
+from amodal.io.files import one_writer, write_atomic
 from amodal.io.processes import in_processes
 from amodal.io.progress import progress_bar
 from amodal.ops.rle import encode_mask
@@ -74,17 +74,18 @@ def synthesize(
         "exclude_categories": sorted(exclude_categories), "sources": [[str(p) for p in source] for source in sources],
     }  # fmt: skip
     painter = _Painter(kind, seed, out, sources, split, tuple(exclude_categories))
-    _prepare(out, settings)
-    todo = [i for i in range(count) if not _part(out, i).exists()]
-    steps = in_processes(painter, todo, workers)
-    for _ in progress_bar(steps, kind, progress, len(todo)):
-        pass
-    info = {"description": f"amodal {kind}", **{k: settings[k] for k in ("kind", "seed", "split", "count")}}
-    write_canonical(out / "annotations.json", info, painter.categories, _records(out, count))
-    for index in range(count):  # the settings are deleted last, so that a run that is killed here can resume
-        _part(out, index).unlink()
-    shutil.rmtree(out / PARTS)
-    return out / "annotations.json"
+    with one_writer(out):
+        _prepare(out, settings)
+        todo = [i for i in range(count) if not _part(out, i).exists()]
+        steps = in_processes(painter, todo, workers)
+        for _ in progress_bar(steps, kind, progress, len(todo)):
+            pass
+        info = {"description": f"amodal {kind}", **{k: settings[k] for k in ("kind", "seed", "split", "count")}}
+        write_canonical(out / "annotations.json", info, painter.categories, _records(out, count))
+        for index in range(count):  # the settings are deleted last, so that a run that is killed here can resume
+            _part(out, index).unlink()
+        shutil.rmtree(out / PARTS)
+        return out / "annotations.json"
 
 
 class _Painter:
