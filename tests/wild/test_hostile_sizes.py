@@ -49,6 +49,7 @@ def test_long_outlines_are_refused(tmp_path: Path, name: str) -> None:
     assert "bad_polygon" in {fault.kind for fault in validate("kins2019", path).faults}
 
 
+@pytest.mark.slow
 def test_an_outline_at_the_limit_takes_little_memory(tmp_path: Path) -> None:
     """Measured in a process of its own, because the peak of a process never falls."""
     code = (

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from amodal.app.images import decode_image
+from amodal.app.store import decode_image
 from amodal.errors import InputError
 from amodal.io.images import image_size, load_image, opened_image
 

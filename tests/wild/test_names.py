@@ -115,10 +115,10 @@ def test_names_that_leave_the_folder_are_refused_everywhere(tmp_path: Path, name
     with pytest.raises(InputError, match=r"expected a path below the folder of the images, got .*--match name"):
         read_dataset("canonical", path)
     assert [f.kind for f in validate("canonical", path).faults if f.kind == "outside_folder"] == ["outside_folder"]
-    for target in ("parquet", "coco"):
-        arguments = ["data", "convert", "--annotations", str(path), "--format", "canonical", "--to", target]
-        assert main([*arguments, "--out", str(tmp_path / target)]) == 2
-        assert not (tmp_path / target).exists()
+    out = tmp_path / "out"
+    arguments = ["data", "convert", "--annotations", str(path), "--format", "canonical", "--to", "parquet"]
+    assert main([*arguments, "--out", str(out)]) == 2
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../../etc/passwd", "file:///etc/passwd", "..\\passwd"])

@@ -1,4 +1,4 @@
-"""Files and folders that appear complete or not at all, with one writer, and never in place of an input."""
+"""Files and folders that appear complete or not at all, with one writer, and never over an input."""
 
 from __future__ import annotations
 
