@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
+from amodal.models.aura import AuraModel
+from amodal.training.checkpoint import full_model
 from amodal.training.loop import train
 from amodal.training.recipe import Recipe
+from tests.models.aura import small_aura
 from tests.models.families import ROWS
 from tests.training.processes import FSDP2, error_of, finish, start
 from tests.training.tiny import tiny_recipe
@@ -87,6 +93,20 @@ def test_two_processes_train_plug_on_every_family_as_one(tmp_path: Path, family:
     file = written(recipe, tmp_path / "two")
     finish(start(file, 2, **strategy), file)
     assert_same_run(one, tmp_path / "two" / "run")
+
+
+def test_a_sharded_aura_is_saved_with_its_processor(tmp_path: Path) -> None:
+    model = small_aura(tmp_path)
+    accelerator: Any = SimpleNamespace(
+        distributed_type=DistributedType.FSDP,
+        is_main_process=True,
+        get_state_dict=lambda model: model.state_dict(),
+        unwrap_model=lambda model: model,
+    )
+    full: Any = full_model(accelerator, model, AuraModel)
+    full.save_pretrained(tmp_path / "saved")
+    again = AuraModel.from_pretrained(tmp_path / "saved")
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.slow

@@ -121,9 +121,11 @@ def full_model(accelerator: Accelerator, model: nn.Module, model_class: type[nn.
     state = accelerator.get_state_dict(model)  # every process takes part
     if not accelerator.is_main_process:
         return None
-    config: Any = accelerator.unwrap_model(model).config
+    whole: Any = accelerator.unwrap_model(model)
     with torch.device("meta"):
-        full = model_class(config)
+        full: Any = model_class(whole.config)
+    if hasattr(whole, "processor"):  # AURA is saved with it
+        full.processor = whole.processor
     full.load_state_dict({name: tensor.cpu() for name, tensor in state.items()}, assign=True)
     return full
 
