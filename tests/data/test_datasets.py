@@ -154,5 +154,5 @@ def test_missing_and_broken_files_raise(tmp_path: Path) -> None:
         read_dataset("coco", path, tmp_path / "nowhere")
     with pytest.raises(InputError, match="images: expected a folder, got .* which is a file"):
         read_dataset("coco", path, path)
-    with pytest.raises(InputError, match="format: expected one of .*canonical, masks, labelme, cvat, got 'voc'"):
+    with pytest.raises(InputError, match="format: expected one of .*canonical, masks, labelme, cvat, c2f, got 'voc'"):
         read_dataset("voc", path)

@@ -23,9 +23,15 @@ def test_box_sources_are_parsed(tmp_path: Path) -> None:
     assert BoxSource.parse("gt_visible", SIZES) == BoxSource("gt_visible")
     path = write(tmp_path / "b.json", [{"image_id": 1, "bbox": [1, 2, 3, 4]}])
     assert BoxSource.parse(f"predicted:{path}", SIZES) == BoxSource("predicted", read_boxes(path, SIZES))
-    for text in ("predicted", "predicted:", "gt_visible:x", "truth", ""):
+    for text in ("predicted:", "gt_visible:x", "truth", ""):
         with pytest.raises(InputError, match="box source: expected gt_visible, gt_visible_mask, gt_amodal or predicted:FILE"):
             BoxSource.parse(text, SIZES)
+
+
+def test_a_dataset_without_boxes_of_its_own_needs_a_file(tmp_path: Path) -> None:
+    dataset = toy(tmp_path)[1]
+    with pytest.raises(InputError, match="box source: expected predicted:FILE for a dataset without boxes of its own"):
+        BoxSource.parse("predicted", SIZES).boxes_for(dataset.images[0], dataset.images[0].objects)
 
 
 def test_the_visible_box_is_read_if_a_record_has_several(tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -12,8 +15,16 @@ from PIL import Image
 from amodal.errors import InputError
 from amodal.evaluation.baselines import rle_convex_hull
 from amodal.evaluation.boxes import BoxSource
-from amodal.evaluation.evaluator import EvaluationSettings, evaluate_baseline, evaluate_model, evaluate_predictions
+from amodal.evaluation.evaluator import (
+    EvaluationSettings,
+    evaluate_baseline,
+    evaluate_model,
+    evaluate_predictions,
+    evaluate_share,
+)
 from amodal.evaluation.predictions import MaskPrediction
+from amodal.evaluation.report import EvaluationReport
+from amodal.evaluation.resume import Processes
 from amodal.evaluation.rows import ImageCache, ModelRow
 from amodal.evaluation.scoring import MIN_MASKS_FOR_PROCESSES, Resampling, pick_num_workers
 from amodal.ops.masks import convex_hull_mask
@@ -148,6 +159,67 @@ def test_predictions_with_other_settings_are_not_resumed(tmp_path: Path) -> None
     other = Stopping()
     evaluate_model(other, dataset, settings, box_source="gt_amodal", resume_file=path)
     assert other.calls == 3
+
+
+@pytest.mark.parametrize("changed", ["model", "boxes", "objects"])
+def test_a_run_with_other_content_of_a_file_is_not_resumed(changed: str, tmp_path: Path) -> None:
+    """The names are the same, and the content of the model, of the boxes or of the list of objects is another."""
+    _, dataset = toy(tmp_path, 3)
+    boxes, objects = tmp_path / "boxes.json", tmp_path / "objects.txt"
+    found = [
+        {"image_id": i.id, "annotation_id": o.id, "bbox": [2, 2, 30, 30]} for i in dataset.images for o in i.objects
+    ]
+    write(boxes, found)
+    keys = [f"{image.id}_{obj.id}\n" for image in dataset.images for obj in image.objects]
+    objects.write_text("".join(keys[:5]))
+    path, settings = tmp_path / "partial.jsonl", EvaluationSettings(progress=False, baselines=(), objects=objects)
+
+    def calls(after: int | None, weights: str) -> int:
+        model, source = Stopping(after), f"predicted:{boxes}"
+        with suppress(KeyboardInterrupt):
+            evaluate_model(
+                model, dataset, settings, box_source=source, resume_file=path, contents={"model_content": weights}
+            )
+        return model.calls
+
+    assert calls(2, "a") == 2
+    if changed == "boxes":
+        write(boxes, [record | {"bbox": [3, 3, 20, 20]} for record in found])
+    if changed == "objects":
+        objects.write_text("".join(keys[1:]))
+    assert calls(1, "b" if changed == "model" else "a") == 1
+    assert calls(None, "b" if changed == "model" else "a") == 2  # the same content is resumed
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_processes_share_the_images(stopped: bool, tmp_path: Path) -> None:
+    _, dataset = toy(tmp_path, 5)
+    path, settings = tmp_path / "partial.jsonl", EvaluationSettings(progress=False, baselines=())
+    models = [Stopping(), Stopping()]
+    if stopped:
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_model(Stopping(after=2), dataset, settings, resume_file=path)
+    gate = Barrier(2)
+
+    class Meeting:
+        def wait_for_everyone(self) -> None:
+            gate.wait(timeout=60)
+
+    def run(rank: int) -> EvaluationReport | None:
+        processes = Processes(rank, 2, Meeting())
+        return evaluate_share(models[rank], dataset, settings, processes, resume_file=path)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(run, range(2))
+    assert second is None and first is not None
+    assert first.metrics["mIoU_full"] == evaluate_model(Stopping(), dataset, settings).metrics["mIoU_full"]
+    assert [model.calls for model in models] == ([2, 1] if stopped else [3, 2])
+    assert list(tmp_path.glob("partial*")) == []
+
+
+def test_processes_without_a_file_raise(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="out: expected --out with a model scored by 2 processes, got none"):
+        evaluate_share(Stopping(), toy(tmp_path, 1)[1], EvaluationSettings(progress=False), Processes(1, 2))
 
 
 def test_too_few_predictions_raise() -> None:

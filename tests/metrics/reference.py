@@ -45,20 +45,23 @@ def strict(objects: list[Masks]) -> dict[str, float | None]:
 
 def c2f(objects: list[Masks]) -> dict[str, float | None]:
     full_sum = occ_sum = visible_sum = 0.0
-    occ_count = 0
+    occ_count = num_occluded = 0
     for o in objects:
         P, G, V, W = (m.astype(np.float64) for m in (o.P, o.G, o.V, o.W))
         full_sum += (np.sum(P * G) + 1e-10) / (np.sum(np.maximum(P, G)) + 1e-10)
         visible_sum += (np.sum(W * V) + 1e-10) / (np.sum(np.maximum(W, V)) + 1e-10)
         P_o, G_o = (P - V) > 0.5, (G - V) > 0.5
         occ_sum += np.sum(P_o & G_o) / (np.sum(P_o | G_o) + 1e-6)
-        if np.sum(G - V) != 0:
-            occ_count += 1
+        counts = int(np.sum(V) != 0)
+        if np.sum(G - V) == 0:
+            counts -= 1
+        occ_count += counts
+        num_occluded += counts > 0
     return {
         "mIoU_full": full_sum / len(objects),
-        "mIoU_occ": occ_sum / occ_count if occ_count else None,
+        "mIoU_occ": occ_sum / occ_count if occ_count > 0 else None,
         "mIoU_visible": visible_sum / len(objects),
-        "num_occluded": occ_count,
+        "num_occluded": num_occluded,
     }
 
 

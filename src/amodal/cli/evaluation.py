@@ -71,6 +71,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JS
 SeedOption = Annotated[
     int, typer.Option(min=0, metavar="N", help="Seed of the resampling.", rich_help_panel=COMPUTATION)
 ]
+DtypeOption = Annotated[
+    str, typer.Option(metavar="NAME", help="auto, float32, bfloat16 or int8.", rich_help_panel=COMPUTATION)
+]
 DeviceOption = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, ...", rich_help_panel=COMPUTATION)]
 
 
@@ -132,10 +135,11 @@ def masks(
         int | None, typer.Option(min=1, metavar="N", help="Processes that count pixels.", rich_help_panel=COMPUTATION)
     ] = None,
     device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
 ) -> None:
     """Score one mask per annotated object: mean IoU, full and occluded.
 
-    A stopped run with --out DIR is resumed.
+    A stopped run with --out is resumed. `accelerate launch -m amodal evaluate masks ...` shares the images of a model.
 
     Example: amodal evaluate masks --annotations data/scenes-val/annotations.json
     """
@@ -146,12 +150,12 @@ def masks(
     dataset = read_dataset(format_, annotations, images)
     from amodal.evaluation.baselines import BASELINES as ALL_BASELINES
     from amodal.evaluation.baselines import DEFAULT_BASELINES
-    from amodal.evaluation.boxes import DEFAULT_BOX_SOURCE
+    from amodal.evaluation.boxes import default_box_source
     from amodal.evaluation.evaluator import (
         EvaluationSettings,
         evaluate_baseline,
-        evaluate_model,
         evaluate_predictions,
+        evaluate_share,
     )
     from amodal.evaluation.scoring import Resampling
 
@@ -168,7 +172,7 @@ def masks(
         save_predictions=save_predictions,
         progress=not as_json,
     )
-    name, source = model or DEFAULT_PLUG, box_source or DEFAULT_BOX_SOURCE
+    name, source = model or DEFAULT_PLUG, box_source or default_box_source(dataset)
     if visible_from is not None and (predictions is not None or name in ALL_BASELINES):
         raise InputError(f"visible-from: expected together with a model, got {predictions or name}")
     with _warnings_on_stderr():
@@ -188,19 +192,28 @@ def masks(
             _check_no_cleaning(name, clean)
             report = evaluate_baseline(name, dataset, settings, box_source=source, threshold=threshold)
         else:
+            from amodal.evaluation.resume import Processes
             from amodal.inference.segmenter import AmodalSegmenter
+            from amodal.models.increments import model_contents
 
-            report = evaluate_model(
-                AmodalSegmenter.from_pretrained(name, device=device, visible_from=visible_from),
+            processes = Processes.launched(device)
+            place = processes.device(device)
+            scored = evaluate_share(
+                AmodalSegmenter.from_pretrained(name, device=place, dtype=dtype, visible_from=visible_from),
                 dataset,
                 settings,
+                processes,
                 box_source=source,
                 threshold=threshold,
                 union_visible=union_visible is not False,
                 clean=bool(clean),
                 name=name,
-                resume_file=None if folder is None else folder / "answers.partial.jsonl",
+                resume_file=_resume_file(out),
+                contents=None if out is None else model_contents(model=name, visible_from=visible_from),
             )
+            if scored is None:  # the first process has the report
+                return
+            report = scored
     _show(report, out, as_json)
 
 
@@ -238,13 +251,13 @@ def detections(
 
     dataset = read_dataset(format_, annotations, images)
     from amodal.evaluation.baselines import BASELINES as ALL_BASELINES
-    from amodal.evaluation.boxes import DEFAULT_BOX_SOURCE, BoxSource
+    from amodal.evaluation.boxes import BoxSource, default_box_source
     from amodal.evaluation.detection import detections_from_file, detections_from_model, evaluate_detections
     from amodal.evaluation.predictions import image_sizes
     from amodal.evaluation.rows import UNKNOWN_COMPUTATION, ImageCache, ModelRow
     from amodal.evaluation.scoring import Resampling
 
-    name, source = model or DEFAULT_PLUG, box_source or DEFAULT_BOX_SOURCE
+    name, source = model or DEFAULT_PLUG, box_source or default_box_source(dataset)
     with _warnings_on_stderr():
         if predictions is not None:
             found = detections_from_file(predictions, dataset, bool(union_visible))
@@ -459,6 +472,13 @@ def _output_folder(out: Path | None) -> Path | None:
     if not _is_folder(out) and out.is_dir():
         raise InputError(f"out: expected a file, got the folder {str(out)!r}")
     return out if _is_folder(out) else None
+
+
+def _resume_file(out: Path | None) -> Path | None:
+    """The file for the predictions of a run that may be stopped: inside the output folder, or beside the report."""
+    if out is None:
+        return None
+    return out / "answers.partial.jsonl" if _is_folder(out) else out.with_name(f"{out.stem}.partial.jsonl")
 
 
 def _show(report: EvaluationReport | ReasonReport, out: Path | None, as_json: bool) -> None:

@@ -12,6 +12,7 @@ import typer
 from amodal.cli.ask import ask
 from amodal.cli.data import data_app
 from amodal.cli.evaluation import evaluate_app
+from amodal.cli.evaluation_report import report
 from amodal.cli.export import export_app
 from amodal.cli.info import info
 from amodal.cli.label import label_app
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 for command in (segment, batch, ask, train, info, serve):
     app.command()(command)
+evaluate_app.command()(report)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(export_app, name="export", help="Write results and models in the formats of other tools.")
 app.add_typer(label_app, name="label", help="Predict masks, correct them in Label Studio and collect them.")

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import get_args
 
-from amodal.data.formats import cocoa, cvat, labelme, masks
+from amodal.data.formats import c2f, cocoa, cvat, labelme, masks
 from amodal.data.formats.canonical import FORMAT as CANONICAL
 from amodal.data.formats.coco import FORMAT as COCO
 from amodal.data.formats.cocoa_cls import COCOA_CLS, D2SA
@@ -33,6 +33,7 @@ FORMATS: dict[str, Format] = {
         masks.FORMAT,
         labelme.FORMAT,
         cvat.FORMAT,
+        c2f.FORMAT,
     )
 }
 
@@ -41,6 +42,7 @@ _INDEXERS: dict[str, Callable[[Path, ImageFinder, Format, FaultHandler], Index]]
     "masks": masks.read_index,
     "labelme": labelme.read_index,
     "cvat": cvat.read_index,
+    "c2f": c2f.read_index,
 }
 
 TOLERATED_FAULTS = frozenset({"duplicate_annotation_id", "duplicate_category_id", "unknown_image"})
@@ -119,7 +121,7 @@ def open_index(
     try:
         index = _INDEXERS.get(format_name, build_index)(path, finder, FORMATS[format_name], collect)
     except InputError as error:
-        if format_name not in ("labelme", "cvat"):  # the others have a fault for each record of another format
+        if format_name not in ("labelme", "cvat", "c2f"):  # the others have a fault for each record of another format
             raise
         raise InputError(f"{error}{_other_format(path, format_name)}") from error
     if wrong_format and not sum(index.num_objects):
@@ -146,6 +148,8 @@ def guess_format(annotations: str | Path) -> str | None:
         return "masks" if any(file.suffix.lower() == ".png" for file in inside) else None
     if path.suffix.lower() == ".xml":
         return "cvat"
+    if path.suffix.lower() == ".txt":
+        return "c2f"
     listed = (e for e in scan(path) if e.section in ("annotations", "regions", "shapes"))
     first_entries = list(islice(listed, NUM_GUESS_RECORDS))
     if first_entries and all(e.section == "shapes" and e.kind != "value" for e in first_entries):

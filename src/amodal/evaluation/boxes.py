@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from amodal.data.samples import ImageSample, ObjectSample
+from amodal.data.formats.c2f import FORMAT as C2F
+from amodal.data.formats.c2f import PROMPT_BOX
+from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
 from amodal.errors import InputError
 from amodal.evaluation.predictions import ImageSizes, image_size, integer, mask_of, number, read_records
 from amodal.evaluation.selection import ObjectKey
@@ -78,7 +80,7 @@ class BoxSource:
     Attributes:
         name: `gt_visible` (box of the true visible mask), `gt_visible_mask` (the mask itself, for models that take
             masks as prompts), `gt_amodal` or `predicted`.
-        predicted: boxes of the file, for `predicted`.
+        predicted: boxes of a file, for `predicted`; None for the boxes that the dataset itself gives as prompts.
     """
 
     name: str
@@ -91,7 +93,9 @@ class BoxSource:
 
     @classmethod
     def parse(cls, text: str, sizes: ImageSizes) -> BoxSource:
-        """Read a source as the command line writes it, the name of a true mask or box or `predicted:FILE`.
+        """Read a source as the command line writes it: a true mask or box, `predicted:FILE`, or `predicted`.
+
+        `predicted` without a file takes the boxes that a dataset of the format `c2f` has with its objects.
 
         Raises:
             InputError: unknown source, or an invalid file of boxes.
@@ -99,7 +103,7 @@ class BoxSource:
         name, colon, file = text.partition(":")
         if name == PREDICTED and file:
             return cls(name, read_boxes(Path(file), sizes))
-        if name not in ("gt_visible", "gt_visible_mask", "gt_amodal") or colon:
+        if name not in ("gt_visible", "gt_visible_mask", "gt_amodal", PREDICTED) or colon:
             raise InputError(
                 f"box source: expected gt_visible, gt_visible_mask, gt_amodal or predicted:FILE, got {text!r}"
             )
@@ -108,10 +112,25 @@ class BoxSource:
     def boxes_for(self, image: ImageSample, objects: Sequence[ObjectSample]) -> list[Box | None]:
         """Return a box per object, None where the source has none or one without area."""
         if self.name == PREDICTED:
-            assert self.predicted is not None
-            return self.predicted.for_objects(image.id, objects)
+            if self.predicted is not None:
+                return self.predicted.for_objects(image.id, objects)
+            return [_given_box(obj, image.size) for obj in objects]
         boxes = [obj.amodal_box_xyxy if self.name == "gt_amodal" else obj.visible_box_xyxy for obj in objects]
         return [b if b is not None and b[2] > b[0] and b[3] > b[1] else None for b in boxes]
+
+
+def default_box_source(dataset: AnnotatedDataset) -> str:
+    """Return the source of boxes if none is named: the dataset's own prompts where it has some, or `gt_visible`."""
+    return PREDICTED if dataset.format == C2F.name else DEFAULT_BOX_SOURCE
+
+
+def _given_box(obj: ObjectSample, size: tuple[int, int]) -> Box | None:
+    """The box that the dataset gives as the prompt of an object, inside the image; None without area."""
+    if PROMPT_BOX not in obj.attributes:
+        raise InputError("box source: expected predicted:FILE for a dataset without boxes of its own, got predicted")
+    (H, W), (x0, y0, x1, y1) = size, obj.attributes[PROMPT_BOX]
+    box = (max(x0, 0.0), max(y0, 0.0), min(x1, float(W)), min(y1, float(H)))
+    return box if box[2] > box[0] and box[3] > box[1] else None
 
 
 def read_boxes(path: Path, sizes: ImageSizes) -> PredictedBoxes:

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
 from amodal.evaluation.baselines import BASELINES, DEFAULT_BASELINES, check_baselines, pretrained_sam
-from amodal.evaluation.boxes import DEFAULT_BOX_SOURCE, BoxSource
+from amodal.evaluation.boxes import DEFAULT_BOX_SOURCE, BoxSource, default_box_source
 from amodal.evaluation.matching import DEFAULT_MATCH_IOU, Matcher, read_by_object
 from amodal.evaluation.predictions import PredictionRecord, image_sizes, predictions_file
 from amodal.evaluation.report import PREDICTIONS_COUNT, EvaluationReport
+from amodal.evaluation.resume import Processes, ResumableRow, check_launch, digests
 from amodal.evaluation.rows import (
     UNKNOWN_COMPUTATION,
     Case,
@@ -28,7 +29,6 @@ from amodal.evaluation.rows import (
     ImageCache,
     MaskPredictor,
     ModelRow,
-    ResumableRow,
     Row,
     check_threshold,
     iterate_cases,
@@ -189,9 +189,19 @@ def evaluate(
 
 
 def evaluate_model(
+    model: AmodalSegmenter | MaskPredictor, dataset: AnnotatedDataset, settings: EvaluationSettings, **options: Any
+) -> EvaluationReport:
+    """Score a model as `evaluate_share` does in a single process, with the same options."""
+    report = evaluate_share(model, dataset, settings, **options)
+    assert report is not None  # the first process has the report
+    return report
+
+
+def evaluate_share(
     model: AmodalSegmenter | MaskPredictor,
     dataset: AnnotatedDataset,
     settings: EvaluationSettings,
+    processes: Processes | None = None,
     *,
     box_source: str = DEFAULT_BOX_SOURCE,
     threshold: float | None = None,
@@ -200,33 +210,37 @@ def evaluate_model(
     batch_size: int = 32,
     name: str = "model",
     resume_file: Path | None = None,
-) -> EvaluationReport:
-    """Score a model as `evaluate` does, with all settings.
+    contents: dict[str, str] | None = None,
+) -> EvaluationReport | None:
+    """Score a model as `evaluate` does, with all settings, in one of several processes that share the images.
 
     Args:
-        model: as for `evaluate`.
-        dataset: as for `evaluate`.
+        model, dataset, box_source, threshold, union_visible, clean, batch_size, name: as for `evaluate`.
         settings: protocol, objects, baselines and outputs.
-        box_source: as for `evaluate`.
-        threshold: as for `evaluate`.
-        union_visible: as for `evaluate`.
-        clean: as for `evaluate`.
-        batch_size: as for `evaluate`.
-        name: as for `evaluate`.
+        processes: all of them call this function; a single one if None.
         resume_file: file in which predictions are saved as they are made, so that a stopped run can be resumed.
+        contents: fingerprints of the files of the model; a run with others is not resumed.
+
+    Returns:
+        The report; None in all processes but the first.
 
     Raises:
-        InputError: as `evaluate`.
+        InputError: as `evaluate`; or several processes have no `resume_file`.
     """
+    processes = processes or Processes()
+    check_launch(processes, resume_file)
+    selection = settings.selection()
     boxes, images = BoxSource.parse(box_source, image_sizes(dataset)), ImageCache()
     row = ModelRow(model, boxes, images, threshold, union_visible, batch_size, clean)
     options = {"model": name, "box_source": box_source} | row.options
     main: Row = row
     if resume_file is not None:
-        about = {"objects": settings.selection().description, "images": [str(i.path) for i in dataset.images[:1]]}
-        main = ResumableRow(row, resume_file, options | about)
-    has_visible = getattr(model, "has_visible_branch", True)
-    report = _evaluate_row(main, dataset, settings, options, boxes, images, has_visible)
+        about = {"objects": selection.description, "images": [str(i.path) for i in dataset.images[:1]]}
+        about |= (contents or {}) | digests(box_file=box_source.partition(":")[2], object_list=settings.objects)
+        main = ResumableRow(row, resume_file, options | about, processes)
+        if processes.count > 1 and not main.predict_share(dataset, selection, settings.progress):
+            return None
+    report = _evaluate_row(main, dataset, settings, options, boxes, images, getattr(model, "has_visible_branch", True))
     if isinstance(main, ResumableRow):
         main.finish()
     return report
@@ -272,7 +286,7 @@ def evaluate_predictions(
     if threshold is not None:
         check_threshold(threshold)
     sizes = image_sizes(dataset)
-    boxes = BoxSource.parse(box_source or DEFAULT_BOX_SOURCE, sizes)
+    boxes = BoxSource.parse(box_source or default_box_source(dataset), sizes)
     records = read_by_object(path, dataset, matcher)
     options = {
         "model": name or path.name,
@@ -309,8 +323,7 @@ def evaluate_baseline(
 
     Args:
         name: key of `BASELINES`.
-        dataset: dataset with visible and amodal masks.
-        settings: protocol, objects, other baselines and outputs.
+        dataset, settings: as for `evaluate_share`.
         box_source: as for `evaluate`; a baseline with a box source of its own ignores it.
         threshold: as for `evaluate`; for the baselines that run SAM only.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +120,7 @@ class ModelRow:
             return UNKNOWN_COMPUTATION | options
         if self.threshold is None:
             options["threshold"] = self.model.model.config.mask_threshold
-        return options | computation(self.model) | {"clean": self.clean}
+        return options | computation(self.model) | {"clean": self.clean} | _parameters(self.model)
 
     def __call__(self, image: ImageSample, objects: Sequence[ObjectSample]) -> list[MaskPrediction | None]:
         """Return one prediction per object, None for an object without a box."""
@@ -184,6 +183,14 @@ def computation(model: Any) -> dict[str, Any]:
     return {"device": str(model.device), "dtype": dtype} | ({} if source is None else {"visible_from": source.name})
 
 
+def _parameters(model: AmodalSegmenter) -> dict[str, dict[str, int]]:
+    """Return the numbers of parameters of a PLUG model, as `amodal info` counts them; nothing for other models."""
+    from amodal.models.plug.modeling import PlugModel, parameter_counts  # slow to import
+
+    network = model.model
+    return {"parameters": parameter_counts(network.config)} if isinstance(network, PlugModel) else {}
+
+
 def check_threshold(threshold: float) -> None:
     """Raise `InputError` unless the threshold is in (0, 1)."""
     if not 0 < threshold < 1:
@@ -215,54 +222,6 @@ class FileRow:
     def __call__(self, image: ImageSample, objects: Sequence[ObjectSample]) -> list[MaskPrediction | None]:
         """Return one prediction per object, None for an object that has none in the file."""
         return self.records.predictions(image, objects, self.union_visible)
-
-
-class ResumableRow:
-    """A row that saves its predictions to a file as they are made, so that a stopped run can be resumed.
-
-    The first line of the file states the options of the report, the selection in words and the first image; a file
-    with another first line is replaced. The contents of the model and of the box file are not compared. Images whose
-    line is complete are not predicted again.
-
-    Args:
-        row: makes the predictions.
-        path: of the file; `finish` deletes it.
-        settings: content of the first line.
-    """
-
-    def __init__(self, row: Row, path: Path, settings: dict[str, Any]) -> None:
-        self._row, self._path = row, path
-        self._saved: dict[int, dict[int, MaskPrediction | None]] = {}
-        self._started = False
-        header = json.dumps(settings, sort_keys=True)
-        # The part after the last line break is empty, or a line that was cut off when the run was stopped.
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
-        lines = lines if lines and lines[0] == header else [header]
-        for record in map(json.loads, lines[1:]):
-            self._saved[record["image_id"]] = {
-                i: None if masks is None else MaskPrediction(*masks) for i, masks in record["answers"]
-            }
-        self._content = "\n".join(lines) + "\n"
-
-    def __call__(self, image: ImageSample, objects: Sequence[ObjectSample]) -> list[MaskPrediction | None]:
-        """Return the saved predictions of an image, or make and save them."""
-        saved = self._saved.get(image.id, {})
-        if all(obj.id in saved for obj in objects):
-            return [saved[obj.id] for obj in objects]
-        predictions = self._row(image, objects)
-        plain = [None if p is None else (p.amodal, p.visible, p.score) for p in predictions]
-        record = {"image_id": image.id, "answers": [(obj.id, p) for obj, p in zip(objects, plain, strict=True)]}
-        if not self._started:  # not before the first prediction, so that a run with invalid input writes nothing
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.write_text(self._content, encoding="utf-8")
-            self._started = True
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        return predictions
-
-    def finish(self) -> None:
-        """Delete the file; call it once the report is complete."""
-        self._path.unlink(missing_ok=True)
 
 
 class Case(NamedTuple):

@@ -193,14 +193,16 @@ def c2f_ratios(counts: PixelCounts) -> Ratios:
     but the *count* leaves out each object whose signed sum of (G - V) over the image is 0. Two quirks follow and are
     kept, because the published numbers contain them: an object that is not occluded but whose V reaches outside G is
     counted, with an IoU of 0; and where the two areas cancel exactly, the IoU is added but the object is not counted.
+    An object whose V is empty is not counted either (`counts` of the published loaders), and one whose G is empty as
+    well is subtracted from the count.
     """
     everything = np.ones(len(counts.union), bool)
     occ = counts.occluded_intersection / (counts.occluded_union + C2F_OCC_EPSILON)
     signed_sum = counts.amodal_area - counts.visible_area  # of (G - V) over the image
-    counted = signed_sum != 0
+    weight = (counts.visible_area > 0).astype(np.float64) - (signed_sum == 0)
     ratios = {
         "mIoU_full": _mean(_c2f_full(counts.intersection, counts.union), everything),
-        "mIoU_occ": Ratio(occ, counted.astype(np.float64), counted),
+        "mIoU_occ": Ratio(occ, weight, weight > 0),
     }
     known = counts.visible_union >= 0
     if known.any():

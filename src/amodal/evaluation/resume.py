@@ -1,0 +1,160 @@
+"""Predicting in parts: what a stopped run has predicted is kept, and several processes share the images."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
+from amodal.errors import InputError
+from amodal.evaluation.predictions import MaskPrediction
+from amodal.evaluation.rows import Row
+from amodal.evaluation.selection import ObjectSelection
+from amodal.io.files import content_digest
+
+Saved = dict[int, dict[int, MaskPrediction | None]]
+"""Predictions by image and object."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of `accelerate launch` that run the same evaluation.
+
+    Attributes:
+        rank: number of this process, from 0.
+        count: number of processes.
+        state: Accelerate's state; None for a single process.
+    """
+
+    rank: int = 0
+    count: int = 1
+    state: Any = None
+
+    @classmethod
+    def launched(cls, device: str = "auto") -> Processes:
+        """Return the processes of the launcher; a single one without a launcher.
+
+        Args:
+            device: device that the user wants; on `cpu` no GPU is used for the processes either.
+        """
+        if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+            return cls()
+        from accelerate import PartialState  # slow to import, and only needed for this
+
+        state = PartialState(cpu=device == "cpu")
+        return cls(state.process_index, state.num_processes, state)
+
+    def device(self, wanted: str) -> str:
+        """Return the device of this process: its own GPU where the user leaves the choice open."""
+        return str(self.state.device) if self.state is not None and wanted in ("auto", "cuda") else wanted
+
+    def wait(self) -> None:
+        """Wait until all processes have come here."""
+        if self.state is not None:
+            self.state.wait_for_everyone()
+
+
+class ResumableRow:
+    """A row that saves its predictions to files as they are made, one file per process.
+
+    The first line of a file states what the predictions depend on; a file with another first line does not count.
+    Images whose line is complete in any of the files are not predicted again, so a stopped run can be resumed with any
+    number of processes.
+
+    Args:
+        row: makes the predictions.
+        path: file of the first process; those of the others have their rank before the suffix. `finish` deletes them.
+        settings: content of the first line.
+        processes: processes that share the images.
+    """
+
+    def __init__(self, row: Row, path: Path, settings: dict[str, Any], processes: Processes | None = None) -> None:
+        self._row, self._path, self._processes = row, path, processes or Processes()
+        rank = self._processes.rank
+        self._own = path.with_name(f"{path.stem}.{rank}{path.suffix}") if rank else path
+        self._started = False
+        self._header = json.dumps(settings, sort_keys=True)
+        self._content = "\n".join(self._lines(self._own)) + "\n"
+        self._saved = self._read()
+
+    def __call__(self, image: ImageSample, objects: Sequence[ObjectSample]) -> list[MaskPrediction | None]:
+        """Return the saved predictions of an image, or make and save them."""
+        if self._has(image, objects):
+            saved = self._saved[image.id]
+            return [saved[obj.id] for obj in objects]
+        predictions = self._row(image, objects)
+        plain = [None if p is None else (p.amodal, p.visible, p.score) for p in predictions]
+        record = {"image_id": image.id, "answers": [(obj.id, p) for obj, p in zip(objects, plain, strict=True)]}
+        if not self._started:  # not before the first prediction, so that a run with invalid input writes nothing
+            self._own.parent.mkdir(parents=True, exist_ok=True)
+            self._own.write_text(self._content, encoding="utf-8")
+            self._started = True
+        with self._own.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        return predictions
+
+    def predict_share(self, dataset: AnnotatedDataset, selection: ObjectSelection, progress: bool) -> bool:
+        """Predict the images of this process, and wait for the other processes.
+
+        Returns:
+            Whether this is the first process, which now has the predictions of all.
+
+        Raises:
+            InputError: as `ObjectSelection.iterate`.
+        """
+        rank, count = self._processes.rank, self._processes.count
+        self._processes.wait()  # all processes have read the same files before one of them writes
+        position = 0
+        for image, objects in selection.iterate(dataset, progress and rank == 0):
+            if not self._has(image, objects):
+                if position % count == rank:
+                    self(image, objects)
+                position += 1
+        self._processes.wait()
+        self._saved = self._read()
+        return rank == 0
+
+    def finish(self) -> None:
+        """Delete the files; call it once the report is complete."""
+        for path in self._paths():
+            path.unlink(missing_ok=True)
+
+    def _has(self, image: ImageSample, objects: Sequence[ObjectSample]) -> bool:
+        saved = self._saved.get(image.id, {})
+        return all(obj.id in saved for obj in objects)
+
+    def _paths(self) -> list[Path]:
+        """The files of all processes of this run and of stopped ones."""
+        others = self._path.parent.glob(f"{self._path.stem}.*{self._path.suffix}")
+        ranked = (p for p in others if p.name.removeprefix(f"{self._path.stem}.").split(".")[0].isdecimal())
+        return [self._path, *sorted(ranked)]
+
+    def _lines(self, path: Path) -> list[str]:
+        """The complete lines of a file, beginning with the first line of this run."""
+        # The part after the last line break is empty, or a line that was cut off when the run was stopped.
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
+        return lines if lines and lines[0] == self._header else [self._header]
+
+    def _read(self) -> Saved:
+        saved: Saved = {}
+        for path in self._paths():
+            for record in map(json.loads, self._lines(path)[1:]):
+                saved[record["image_id"]] = {
+                    i: None if masks is None else MaskPrediction(*masks) for i, masks in record["answers"]
+                }
+        return saved
+
+
+def digests(**files: str | Path | None) -> dict[str, str]:
+    """Return fingerprints of the files that predictions depend on, by name; a file that is not used has none."""
+    return {name: content_digest(Path(file)) for name, file in files.items() if file}
+
+
+def check_launch(processes: Processes, resume_file: Path | None) -> None:
+    """Raise `InputError` if several processes have no file in which to put their predictions."""
+    if processes.count > 1 and resume_file is None:
+        raise InputError(f"out: expected --out with a model scored by {processes.count} processes, got none")
