@@ -116,7 +116,7 @@ def write_detections(folder: Path, format_: str, annotations: str, images: str, 
     dataset = read_dataset(format_, folder / annotations, folder / images)
     objects = [(image, obj) for image in dataset.images for obj in image.objects]
     records = [
-        {"image_id": image.id, "annotation_id": obj.id, "segmentation": obj.visible_rle, "score": 0.9}
+        {"image_id": image.id, "annotation_id": obj.id, "visible_segmentation": obj.visible_rle, "score": 0.9}
         for image, obj in objects
     ]
     (folder / name).write_text(json.dumps(records))

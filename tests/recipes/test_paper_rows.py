@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "reproduce.md").read_text()
 FULL_SIZE = sorted(p for kind in ("vit", "sam2.1") for p in (ROOT / "recipes" / "plug").glob(f"*-{kind}-*.yaml"))
 
+LAUNCH = "accelerate launch --config_file recipes/launch/ddp.yaml -m"
+
 # (point loss, refine, parallel LoRA, visible branch) of table 2's rows
 PARTS = {
     "1": (False, False, False, False),
@@ -31,7 +33,7 @@ PARTS = {
 
 def rows() -> list[tuple[str, str, list[str]]]:
     """(dataset, row, arguments) of each command that follows a `# dataset, row` line."""
-    commands = re.findall(r"^# (kins|cocoa), (row \d|rank \d+)\namodal train (.+)$", DOCUMENT, re.M)
+    commands = re.findall(rf"^# (kins|cocoa), (row \d|rank \d+)\n(?:{LAUNCH} )?amodal train (.+)$", DOCUMENT, re.M)
     return [(data, row, shlex.split(command)) for data, row, command in commands]
 
 

@@ -16,7 +16,7 @@ from amodal.training import loop
 from amodal.training.build import build, read_source, step_sampler
 from amodal.training.loop import train
 from amodal.training.optimizers import learning_rate_factor, total_steps
-from amodal.training.recipe import Recipe, SourceRecipe, TrainingRecipe, parse_recipe
+from amodal.training.recipe import DataRecipe, Recipe, SourceRecipe, TrainingRecipe, parse_recipe
 from tests.training.tiny import tiny_recipe
 
 
@@ -55,6 +55,7 @@ def test_a_run_writes_its_recipe_versions_log_and_checkpoints(tmp_path: Path) ->
     assert isinstance(SamModel.from_pretrained(model), SamModel)
     out = tmp_path / "run"
     expected = ["recipe.yaml", "versions.json", "log.jsonl", "curves.png", "pictures", "logs", "checkpoints", "model"]
+    expected += ["best", "final"]
     assert set(expected) == {path.name for path in out.iterdir()}
     lines = log_of(out)
     assert {"visible_bce", "visible_dice", "quality", "loss", "lr", "samples_per_s"} <= lines[0].keys()
@@ -83,9 +84,40 @@ def test_a_process_that_does_not_write_validates_as_often_as_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All processes take part in every validation; a process that decided by the files on disk would block them."""
-    monkeypatch.setattr(loop._TrainingRun, "_save_model", lambda _: None)
+    monkeypatch.setattr(loop._TrainingRun, "_save_model", lambda *_: None)
     run(tiny_recipe(tmp_path, steps=4, validate_every=2))
     assert sum("val_full" in line for line in log_of(tmp_path / "run")) == 2
+
+
+@pytest.mark.parametrize("select", ["best", "last"])
+def test_the_best_and_the_final_weights_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, select: str) -> None:
+    scores = iter([0.5, 0.9, 0.1])
+    monkeypatch.setattr(loop, "validate_masks", lambda *_, **__: {"full": next(scores)})
+    recipe = tiny_recipe(tmp_path, "plug", steps=6, picture_objects=0, ema=0.5, learning_rate=0.01, select=select)
+    out = run(recipe).parent
+    weights = {
+        name: PlugModel.from_pretrained(out / name).state_dict()
+        for name in ("best", "final", "model", "checkpoints/step_0000004", "checkpoints/step_0000006", ".")
+    }
+
+    def same(one: str, two: str) -> bool:
+        return all(torch.equal(tensor, weights[two][name]) for name, tensor in weights[one].items())
+
+    assert same("best", "checkpoints/step_0000004") and same("final", "checkpoints/step_0000006")
+    assert not same("best", "final")
+    assert same("model", "best" if select == "best" else "final") and same("model", ".")
+
+
+def test_a_resumed_run_keeps_the_best_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.5, 0.1])
+    monkeypatch.setattr(loop, "validate_masks", lambda *_, **__: {"full": next(scores)})
+    recipe = tiny_recipe(tmp_path, "plug", picture_objects=0, learning_rate=0.01)
+    out = run(recipe, stop_after=2).parent
+    assert not (out / "final").exists()
+    best = (out / "best" / "increment.safetensors").read_bytes()
+    run(recipe)
+    assert (out / "best" / "increment.safetensors").read_bytes() == best
+    assert (out / "final" / "increment.safetensors").read_bytes() != best
 
 
 def test_the_saved_model_has_the_averaged_weights(tmp_path: Path) -> None:
@@ -195,6 +227,17 @@ def test_warm_up_then_decay_to_zero() -> None:
 def test_epochs_count_objects() -> None:
     assert total_steps(TrainingRecipe(epochs=3, batch_size=4, accumulation=2), 80) == 30
     assert total_steps(TrainingRecipe(steps=7), 80) == 7
+
+
+def test_the_sides_of_a_split_share_no_image(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    assert isinstance(recipe.data, DataRecipe)
+    whole = recipe.data.train[0]
+    split = {"validation_share": 0.5, "split_seed": 3}
+    sides = [read_source(whole.model_copy(update={"split": s} | split)).dataset for s in ("train", "validation")]
+    paths = [{image.path for image in side.images} for side in sides]
+    assert paths[0] and paths[1] and not paths[0] & paths[1]
+    assert paths[0] | paths[1] == {image.path for image in read_source(whole).dataset.images}
 
 
 def test_categories_can_be_excluded(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_every_family_of_bases_can_be_planned(tmp_path: Path, family: str, refin
 def test_the_count_equals_what_autograd_saves(tmp_path: Path) -> None:
     """Compared with a real step of the same model in float32."""
     config = PlugConfig(sam=base_config(tiny_base(tmp_path)), image_size=32, num_points=16, refine_channels=8)
-    saved, layer_inputs, parameters, trained = saved_for_backward(config, "no")
+    saved, layer_inputs, parameters, trained = saved_for_backward(PlugTask(config), "no")
     assert layer_inputs == 2 * (1 + 2) * 4 * 4 * 16  # bfloat16; only the first of two layers gets one branch
     model = PlugModel(config).train()
     assert parameters == sum(p.numel() for p in model.parameters())

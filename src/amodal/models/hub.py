@@ -89,7 +89,7 @@ def find_source(
         return Source(bundled[str(name)])
     path = Path(name).expanduser()
     if str(name) and path.exists():
-        return Source(path)
+        return Source(_model_of_run(path))
     if is_local_name(name):
         raise InputError(f"{argument} {name}: expected a file or folder, got none at this path")
     if _HUB_ID.fullmatch(str(name)) is None:
@@ -99,6 +99,12 @@ def find_source(
             f"got {str(name)!r}"
         )
     return _download(str(name), argument, revision, weights)
+
+
+def _model_of_run(path: Path) -> Path:
+    """The folder `model` of a run or of one of its checkpoints; any other path as it is."""
+    is_run = not (path / "config.json").is_file() and (path / "model" / "config.json").is_file()
+    return path / "model" if is_run else path
 
 
 def _download(name: str, argument: str, revision: str | None, weights: bool) -> Source:

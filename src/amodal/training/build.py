@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import SamConfig
 
 from amodal.data.datasets import read_dataset
-from amodal.data.reason_seg import read_reason_seg
+from amodal.data.reason_seg import ReasonDataset, read_reason_seg
 from amodal.data.samples import AnnotatedDataset
-from amodal.data.splits import select_split
+from amodal.data.splits import is_validation, select_split
 from amodal.errors import InputError
 from amodal.models.aura import AuraConfig, AuraModel
 from amodal.models.aura.mllm import LoadedMllm, mllm_config_for, plain_settings
@@ -99,7 +99,7 @@ def build(recipe: Recipe, weights: Path | None = None) -> TrainingSetup:
             _load_plug_init(plug, recipe.init, weights)
         for crops in (train, validation):  # read before the base, which alone knows how its pixels are normalised
             crops.image_mean, crops.image_std = plug.config.family.image_mean, plug.config.family.image_std
-        plug_task = PlugTask(plug.config)
+        plug_task = PlugTask(plug.config, refined_point_loss=recipe.training.refined_point_loss)
         return TrainingSetup(plug_task.prepare(plug), plug_task, train, validation, plug.config.mask_threshold)
     train, validation = _object_crops(recipe, settings.image_size, settings.crop_scale, "visible")
     torch.manual_seed(seed)
@@ -176,7 +176,8 @@ def sized_config(settings: AuraModelRecipe) -> AuraConfig:
 
 def read_source(source: SourceRecipe) -> CropSource:
     """Read one dataset of a recipe, with its split and without its excluded categories."""
-    dataset = select_split(read_dataset(source.format, source.annotations, source.images), source.split)
+    whole = read_dataset(source.format, source.annotations, source.images)
+    dataset = select_split(whole, source.split, source.validation_share, source.split_seed)
     if source.exclude_categories:
         dataset = _without_categories(dataset, set(source.exclude_categories))
     return CropSource(dataset, source.weight, source.min_visible_pixels)
@@ -268,7 +269,17 @@ def _build_aura(recipe: Recipe, weights: Path | None) -> TrainingSetup:
 
 
 def _read_reason_sources(sources: list[ReasonSourceRecipe]) -> list[ReasonSource]:
-    return [ReasonSource(read_reason_seg(s.questions, s.annotations, s.images), s.weight) for s in sources]
+    return [ReasonSource(_reason_split(s), s.weight) for s in sources]
+
+
+def _reason_split(source: ReasonSourceRecipe) -> ReasonDataset:
+    """Read the conversations about the images of a split; the categories stay those of the whole dataset."""
+    dataset = read_reason_seg(source.questions, source.annotations, source.images)
+    if source.split == "all":
+        return dataset
+    wanted, share, seed = source.split == "validation", source.validation_share, source.split_seed
+    conversations = tuple(c for c in dataset.conversations if is_validation(c.image.path.name, share, seed) == wanted)
+    return replace(dataset, conversations=conversations)
 
 
 def _aura_model(
@@ -360,18 +371,26 @@ def _feature_cache(data: AuraDataRecipe, model: AuraModel) -> FeatureCache | Non
 
 
 def _fill(cache: FeatureCache, model: AuraModel, images: list[Any]) -> None:
-    """Compute the features of all images that the cache lacks, on a GPU if there is one."""
+    """Compute the features that the cache lacks, on a GPU if there is one; each process computes its share of them.
+
+    All processes must see the same cache. They share the images and not the missing ones, of which each process would
+    have another list as soon as the first features are written.
+    """
     processor = model.processor
     assert processor is not None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.vision_encoder.to(device)
+    is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    rank, count = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if is_distributed else (0, 1)
     with torch.no_grad():
         cache.fill(
-            {image.path: image for image in images}.values(),
+            list({image.path: image for image in images}.values())[rank::count],
             lambda image: processor.pixels_sam(image.load()),
             lambda pixels: _one_map(model.encode_image(pixels.to(device))),
         )
     model.vision_encoder.cpu()
+    if is_distributed:
+        torch.distributed.barrier()
 
 
 def _one_map(features: ImageFeatures) -> Tensor:

@@ -216,6 +216,7 @@ def save_checkpoint(
     model: nn.Module,
     states: dict[str, Stateful],
     progress: dict[str, Any],
+    saved: Path,
     *,
     writes: bool = True,
 ) -> None:
@@ -227,6 +228,7 @@ def save_checkpoint(
         model: the tensors that training changes are stored.
         states: further state, by file name.
         progress: JSON values to restore, such as the best score.
+        saved: folder of the saved model, which is moved into the checkpoint as `model`.
         writes: whether this process writes; the other processes only take part in gathering sharded tensors.
     """
     tensors = {name: full_tensor(tensor) for name, tensor in changing_tensors(model).items()}
@@ -238,6 +240,7 @@ def save_checkpoint(
         save_file(tensors, temporary / "model.safetensors")
         for name, content in contents.items():
             torch.save(content, temporary / f"{name}.pt")
+        os.replace(saved, temporary / "model")
 
     write_checkpoint(folder, step, progress, fill)
 

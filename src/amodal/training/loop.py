@@ -8,10 +8,11 @@ that was killed and resumed therefore gives the same result as an uninterrupted 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,10 @@ def train(
 ) -> Path:
     """Run or resume the training that a recipe describes.
 
-    The run folder, `output` in the recipe, holds the best model (`model/`), the log, curves and checkpoints; see
-    docs/training.md. A run is only resumed with the recipe that it began with; keys on which its weights do not depend
-    may differ. To run on several processes, start the calling program with `accelerate launch`.
+    The run folder, `output` in the recipe, holds the models (`best/`, `final/`, and `model/`, the one of them that
+    `training.select` names), the log, curves and checkpoints; see docs/training.md. A run is only resumed with the
+    recipe that it began with; keys on which its weights do not depend may differ. To run on several processes, start
+    the calling program with `accelerate launch`.
 
     Args:
         recipe: a parsed recipe, or the path of a YAML recipe.
@@ -78,7 +80,7 @@ def train(
             from the last weights of the run in `output`, which stays unchanged; the recipe may differ from its recipe.
 
     Returns:
-        The folder of the model with the best validation scores, `model` in the run folder, for `from_pretrained`.
+        The folder of the model that `training.select` names, `model` in the run folder, for `from_pretrained`.
 
     Raises:
         InputError: the recipe, its data, base or settings cannot be used; the run folder has a run that began with
@@ -254,11 +256,10 @@ class _TrainingRun:
 
     def _validate(self, step: int, state: dict[str, Any], record: RunRecord) -> None:
         """Score the weights in the form in which they would be saved, and save them if no earlier ones were better."""
-        averaged = nullcontext() if self.average is None else self.average.applied(self.setup.model)
         samples = self.setup.validation
         task: Any = self.setup.task
         settings, seed = self.settings, self.recipe.seed
-        with averaged:
+        with self._averaged():
             validate: Any = validate_masks if isinstance(samples, ObjectCrops) else validate_answers
             scores = validate(
                 self.accelerator, self.model, task, samples,
@@ -266,9 +267,11 @@ class _TrainingRun:
                 threshold=self.setup.mask_threshold, workers=settings.workers, seed=seed,
             )  # fmt: skip
             total = sum(scores.get(name, 0.0) for name in SELECTION_SCORES[self.recipe.task])
-            if total >= state["best"]:
-                state["best"] = total
-                self._save_model()
+            is_best = total >= state["best"]
+            state["best"] = max(total, state["best"])
+            is_chosen = is_best or settings.select == "last"
+            names = {"best": is_best, "final": step == self.steps, "model": is_chosen}
+            self._save_model([name for name, is_due in names.items() if is_due])
             if settings.picture_objects > 0 and isinstance(samples, ObjectCrops):
                 predictions = fixed_predictions(
                     self.accelerator, self.model, task, samples, settings.picture_objects, seed
@@ -286,22 +289,35 @@ class _TrainingRun:
         record.draw_curves()
         self.meter.restart_clock()
 
-    def _save_model(self) -> None:
-        """Replace `output/model` with the current weights."""
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Within the context the model has the weights that are validated and saved."""
+        return nullcontext() if self.average is None else self.average.applied(self.setup.model)
+
+    def _save_model(self, names: list[str]) -> None:
+        """Replace these folders of the run folder with the current weights."""
+        if not names:
+            return
         model: Any = full_model(self.accelerator, self.model, self.model_class)
         if model is None:
             return
-        temporary, final = self.out / f"{WRITING}model", self.out / "model"
-        shutil.rmtree(temporary, ignore_errors=True)
-        model.save_pretrained(temporary)
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
+        for name in names:
+            temporary, final = self.out / f"{WRITING}model", self.out / name
+            shutil.rmtree(temporary, ignore_errors=True)
+            model.save_pretrained(temporary)
+            shutil.rmtree(final, ignore_errors=True)
+            temporary.rename(final)
 
     def _checkpoint(self, step: int, state: dict[str, Any]) -> None:
         folder, is_main = self.out / "checkpoints", self.accelerator.is_main_process
         progress = {"best": state["best"], "losses": self.meter.pending()}
+        with self._averaged():
+            model: Any = full_model(self.accelerator, self.model, self.model_class)
+            saved = folder / f"{WRITING}model"
+            if model is not None:
+                shutil.rmtree(saved, ignore_errors=True)
+                model.save_pretrained(saved)
         if not uses_deepspeed(self.accelerator):
-            save_checkpoint(folder, step, self.setup.model, self.states, progress, writes=is_main)
+            save_checkpoint(folder, step, self.setup.model, self.states, progress, saved, writes=is_main)
             return
         temporary = folder / f"{WRITING}{step:07d}"
         if is_main:
@@ -311,6 +327,7 @@ class _TrainingRun:
         self.accelerator.save_state(str(temporary / "deepspeed"), exclude_frozen_parameters=True)
         self.accelerator.wait_for_everyone()
         if is_main:
+            os.replace(saved, temporary / "model")
             finish_checkpoint(temporary, folder / f"step_{step:07d}", step, progress)
 
 

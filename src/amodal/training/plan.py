@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from amodal.errors import InputError
 from amodal.models.bases.families import base_config
-from amodal.models.plug import PlugConfig, PlugModel
+from amodal.models.plug import PlugModel
 from amodal.nn.kernels import forced_kernel
 from amodal.training.optimizers import total_steps
 from amodal.training.recipe import PlugModelRecipe, Recipe
@@ -52,7 +52,8 @@ def plan(recipe: Recipe, *, processes: int = 1, objects: int | None = None) -> d
             f"training.batch_size: expected a multiple of the {processes} processes, got {settings.batch_size}"
         )
     config = recipe.model.config(sam=base_config(recipe.model.base))
-    saved, layer_inputs, parameters, trained = saved_for_backward(config, settings.precision)
+    task = PlugTask(config, refined_point_loss=settings.refined_point_loss)
+    saved, layer_inputs, parameters, trained = saved_for_backward(task, settings.precision)
     crops = settings.batch_size // processes
     activations = sum(saved.values())
     layers = [size for name, size in saved.items() if name != "rest"]
@@ -80,7 +81,7 @@ def plan(recipe: Recipe, *, processes: int = 1, objects: int | None = None) -> d
     return result
 
 
-def saved_for_backward(config: PlugConfig, precision: str) -> tuple[dict[str, int], int, int, int]:
+def saved_for_backward(task: PlugTask, precision: str) -> tuple[dict[str, int], int, int, int]:
     """Bytes that a training step on one crop saves for its backward pass.
 
     Attention counts as fused, as on a GPU.
@@ -90,6 +91,7 @@ def saved_for_backward(config: PlugConfig, precision: str) -> tuple[dict[str, in
         encoder layers in bfloat16, which gradient checkpointing stores; the number of all parameters; the number of
         trained parameters.
     """
+    config = task.config
     size = config.image_size
     with FakeTensorMode(), forced_kernel("fused"):
         model = PlugModel(config).train()
@@ -116,7 +118,7 @@ def saved_for_backward(config: PlugConfig, precision: str) -> tuple[dict[str, in
             _counting(parts, parameter_storages) as saved,
             torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision != "no"),
         ):
-            losses = PlugTask(config)(model, batch, torch.Generator())
+            losses = task(model, batch, torch.Generator())
             total = torch.stack(list(losses.values())).sum()
         del total
         trained = sum(p.numel() for p in parameters if p.requires_grad)

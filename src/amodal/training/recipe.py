@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, create_model
 from transformers import SamConfig
 
-from amodal.data.splits import Split
+from amodal.data.splits import VALIDATION_SHARE, Split
 from amodal.errors import InputError
 from amodal.models.aura import AuraConfig
 from amodal.models.aura.tiny_mllm import TinyMllmSizes
@@ -143,12 +143,18 @@ AURA_MODEL: type[AuraModelRecipe] = create_model(
 
 
 class SourceRecipe(Strict):
-    """One annotated dataset."""
+    """One annotated dataset, or the images of one side of a split of it.
+
+    `split` "validation" is a `validation_share` of the images, chosen by their names and `split_seed`, and "train" is
+    all others. The same file, share and seed therefore give two sides without a common image.
+    """
 
     format: str
     annotations: str
     images: str | None = None
     split: Split = "all"
+    validation_share: Share = VALIDATION_SHARE
+    split_seed: Annotated[int, Field(ge=0)] = 0
     weight: NotNegative = 1.0
     exclude_categories: list[str] = []
     min_visible_pixels: Positive = 1
@@ -171,11 +177,14 @@ class DataRecipe(Strict):
 
 
 class ReasonSourceRecipe(Strict):
-    """One file of questions and the annotation file that it refers to."""
+    """One file of questions and the annotation file that it refers to; the split is that of `SourceRecipe`."""
 
     questions: str
     annotations: str
     images: str | None = None
+    split: Split = "all"
+    validation_share: Share = VALIDATION_SHARE
+    split_seed: Annotated[int, Field(ge=0)] = 0
     weight: NotNegative = 1.0
 
 
@@ -206,9 +215,11 @@ class TrainingRecipe(Strict):
     Muon for linear layers and AdamW for all other parameters, at the same learning rate. `trunk_rate` is a factor on
     the learning rate of the layers of an EfficientNet-Lite that ImageNet has trained. `clip_grad_norm` 0
     disables clipping. `ema` is the decay of a moving average of the weights, which is then validated and saved
-    instead of the weights themselves; 0 disables it. `max_minutes` ends a call with a checkpoint; the schedule
+    instead of the weights themselves; 0 disables it. `select` says which weights become the run's `model`: those with
+    the `best` validation score, or the `last`. `max_minutes` ends a call with a checkpoint; the schedule
     depends on steps only. `steps` 0 saves the untrained model. `gradient_checkpointing` recomputes activations
-    in the backward pass instead of storing them. Each validation draws `picture_objects` validation objects.
+    in the backward pass instead of storing them. `refined_point_loss` gives the refined mask of PLUG the point loss,
+    too; Eq. 9 states it for the two decoders only. Each validation draws `picture_objects` validation objects.
     """
 
     steps: Annotated[int, Field(ge=0)] | None = None
@@ -225,6 +236,8 @@ class TrainingRecipe(Strict):
     precision: Literal["no", "bf16", "fp16"] = "bf16"
     clip_grad_norm: NotNegative = 1.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    refined_point_loss: bool = True
+    select: Literal["best", "last"] = "best"
     compile: bool = False
     gradient_checkpointing: bool = False
     max_minutes: Annotated[float, Field(gt=0)] | None = None

@@ -57,6 +57,15 @@ def test_every_part_that_plug_trains_has_a_gradient_in_every_batch(tmp_path: Pat
     assert [name for name, p in trained.items() if p.grad is None] == []
 
 
+@pytest.mark.parametrize("refined_point_loss", [True, False])
+def test_the_point_loss_of_the_refined_mask_is_a_choice(tmp_path: Path, refined_point_loss: bool) -> None:
+    recipe = tiny_recipe(tmp_path, "plug", refined_point_loss=refined_point_loss)
+    setup = build(recipe)
+    names = set(losses(setup, collate([setup.train[(0, i, (i,))] for i in range(2)])))
+    assert names >= {"amodal_bce", "visible_bce", "refined_bce", "amodal_point", "visible_point"}
+    assert ("refined_point" in names) == refined_point_loss
+
+
 @pytest.mark.parametrize("task", ["sam", "plug"])
 def test_losses_depend_only_on_batch_and_generator(tmp_path: Path, task: str) -> None:
     setup, batch = built(tmp_path, task)

@@ -18,10 +18,11 @@ class PlugTask:
 
     Args:
         config: the model's configuration.
+        refined_point_loss: whether the refined mask gets L_p as well; Eq. 9 names the two decoders only.
     """
 
-    def __init__(self, config: PlugConfig) -> None:
-        self.config = config
+    def __init__(self, config: PlugConfig, *, refined_point_loss: bool = True) -> None:
+        self.config, self.refined_point_loss = config, refined_point_loss
 
     @staticmethod
     def prepare(model: nn.Module) -> nn.Module:
@@ -67,7 +68,7 @@ class PlugTask:
     ) -> dict[str, Tensor]:
         config = self.config
         losses = {f"{name}_bce": mask_bce(logits, targets, valid)}
-        if config.point_loss:
+        if config.point_loss and (name != "refined" or self.refined_point_loss):
             losses[f"{name}_point"] = point_loss(
                 logits,
                 targets,
