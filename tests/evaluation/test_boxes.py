@@ -24,7 +24,7 @@ def test_box_sources_are_parsed(tmp_path: Path) -> None:
     path = write(tmp_path / "b.json", [{"image_id": 1, "bbox": [1, 2, 3, 4]}])
     assert BoxSource.parse(f"predicted:{path}", SIZES) == BoxSource("predicted", read_boxes(path, SIZES))
     for text in ("predicted:", "gt_visible:x", "truth", ""):
-        with pytest.raises(InputError, match="box source: expected gt_visible, gt_visible_mask, gt_amodal or predicted:FILE"):
+        with pytest.raises(InputError, match="expected gt_visible, gt_visible_mask, gt_amodal or predicted:FILE"):
             BoxSource.parse(text, SIZES)
 
 

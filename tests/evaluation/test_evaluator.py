@@ -186,7 +186,9 @@ def test_invalid_arguments_raise(dataset: AnnotatedDataset) -> None:
     for protocol in ("loose", "amodal_ap"):  # the second has a command of its own
         with pytest.raises(InputError, match=f"protocol: expected one of strict, c2f, cumulative, got '{protocol}'"):
             evaluate(Oracle(dataset), dataset, protocol=protocol, progress=False)
-    with pytest.raises(InputError, match="box source: expected gt_visible, gt_visible_mask, gt_amodal or predicted:FILE, got 'mine'"):
+    with pytest.raises(
+        InputError, match="expected gt_visible, gt_visible_mask, gt_amodal or predicted:FILE, got 'mine'"
+    ):
         evaluate(Oracle(dataset), dataset, box_source="mine", progress=False)
     for option in ("max_objects", "batch_size"):
         with pytest.raises(InputError, match=f"{option}: expected 1 or more, got 0"):
