@@ -165,7 +165,7 @@ class ReasonComparison:
         notes = "".join(f"; {n}: {self.first.options.get(n)}, {self.second.options.get(n)}" for n in self.different)
         table = Table(title=f"{PROTOCOL}: {self.first.metrics['num_answers']} answers{notes}", title_justify="left")
         for head in ("answers", "metric"):
-            table.add_column(head)
+            table.add_column(head, no_wrap=True)
         for head in (*(str(r.options["model"]) for r in (self.first, self.second)), "difference"):
             table.add_column(head, justify="right")
         for row in self.rows():
