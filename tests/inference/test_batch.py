@@ -106,7 +106,8 @@ def test_an_interrupted_run_is_resumed(
     assert results(segment_dataset(dataset, tmp_path / "out", plan, progress=False)) == whole
     with pytest.raises(InputError, match=r"settings of its results, got others \(mode crop -> image\)"):
         segment_dataset(dataset, tmp_path / "out", BatchPlan(mode="image"), progress=False)
-    for plan, wanted in ((BatchPlan(dtype="bfloat16"), "dtype auto -> bfloat16"), (BatchPlan(clean=False), "clean True -> False")):
+    others = ((BatchPlan(dtype="bfloat16"), "dtype auto -> bfloat16"), (BatchPlan(clean=False), "clean True -> False"))
+    for plan, wanted in others:
         with pytest.raises(InputError, match=rf"got others \({wanted}\)"):
             segment_dataset(dataset, tmp_path / "out", plan, progress=False)
     other = replace(dataset, images=dataset.images[:-1])

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from transformers import EdgeTamConfig, EdgeTamModel
 
 from amodal.errors import InputError
+from amodal.models.bases.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig, pretrained_weights
 from amodal.models.bases.families import family_of
 from amodal.models.bases.protocol import IMAGE_MEAN, IMAGE_STD, Adapters
-from amodal.models.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig, pretrained_weights
 
 STAGES = [[1, 3, 1, 1, 4], [2, 3, 2, 2, 8], [1, 5, 2, 2, 8], [2, 3, 2, 2, 12], [1, 3, 2, 2, 16]]
 

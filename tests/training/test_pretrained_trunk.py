@@ -10,8 +10,8 @@ import torch
 from transformers import EdgeTamModel
 
 from amodal.errors import InputError
+from amodal.models.bases.efficientnet_lite import LITE0_STAGES
 from amodal.models.bases.families import load_base
-from amodal.models.efficientnet_lite import LITE0_STAGES
 from amodal.training.optimizers import new_optimizer
 from amodal.training.pretrained_trunk import TrainableEdgeTam, new_segmenter
 from amodal.training.recipe import SamModelRecipe, TrainingRecipe

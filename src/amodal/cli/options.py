@@ -158,9 +158,7 @@ def format_of(annotations: Path, name: str | None) -> str:
     return found
 
 
-def open_dataset(
-    annotations: Path, name: str | None, images: Path | None, match: str = "path"
-) -> AnnotatedDataset:
+def open_dataset(annotations: Path, name: str | None, images: Path | None, match: str = "path") -> AnnotatedDataset:
     """Read the dataset that a command's options name.
 
     Raises:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.errors import InputError
-from amodal.models.efficientnet_lite import EfficientNetLite
+from amodal.models.bases.efficientnet_lite import EfficientNetLite
 from amodal.training.recipe import TrainingRecipe
 
 

@@ -17,9 +17,9 @@ from transformers.models.edgetam.modeling_edgetam import EdgeTamImageSegmentatio
 
 from amodal.errors import InputError
 from amodal.models.bases.edgetam import new_edgetam
+from amodal.models.bases.efficientnet_lite import EfficientNetLiteConfig, pretrained_weights
 from amodal.models.bases.families import load_base
 from amodal.models.bases.prompts import embed_masks
-from amodal.models.efficientnet_lite import EfficientNetLiteConfig, pretrained_weights
 from amodal.training.recipe import SamModelRecipe
 
 

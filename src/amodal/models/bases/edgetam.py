@@ -22,9 +22,9 @@ from transformers import EdgeTamConfig, EdgeTamModel, PreTrainedConfig, PreTrain
 from transformers.models.edgetam.modeling_edgetam import EdgeTamVisionModel
 
 from amodal.errors import InputError
+from amodal.models.bases.efficientnet_lite import EfficientNetLiteConfig
 from amodal.models.bases.protocol import Adapters
 from amodal.models.bases.sam2 import Sam2Family, pyramid
-from amodal.models.efficientnet_lite import EfficientNetLiteConfig
 from amodal.nn.convolutions import add_adapters, last_stages
 
 _PROBE_SIZE = 256  # of the image with which the trunk's stages are found, a multiple of every usual stride
