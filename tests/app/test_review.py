@@ -15,8 +15,9 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from amodal.app.guard import HEADERS, Guard, RequestLimits
 from amodal.app.review import LIMITS, PAGE, make_app, serve
-from amodal.app.server import HEADERS, Guard, RequestLimits, access_token, is_loopback
+from amodal.app.server import access_token, is_loopback
 from amodal.datagen.review.items import ReviewItems, run_lengths
 from amodal.datagen.review.review import ReviewPolicy, submit
 from amodal.datagen.store.records import Draft

@@ -215,7 +215,7 @@ def test_masks_that_are_impossible(tmp_path: Path, capsys: pytest.CaptureFixture
     without_id = coco("a.png")
     del without_id["annotations"][1]["id"]
     for option in ("--masks", "--annotations"):
-        assert "annotations: expected an integer id, got None in" in line(without_id, option)
+        assert "expected the id of each record to be an integer, got None in" in line(without_id, option)
     assert "expected one image of the name 'a.png', got 1 images of other names" in line(coco("b.png"), "--annotations")
     nothing = coco("a.png") | {"annotations": []}
     assert "expected objects in a.png, got none" in line(nothing, "--annotations")

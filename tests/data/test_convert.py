@@ -304,7 +304,7 @@ def test_unwritable_targets_raise(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="out: expected"):
             convert(dataset, target, tmp_path / "file" / "inner")
     convert(dataset, "parquet", tmp_path / "out")
-    with pytest.raises(InputError, match="expected a new folder"):
+    with pytest.raises(InputError, match="expected a new or empty folder"):
         convert(dataset, "parquet", tmp_path / "out")
     with pytest.raises(InputError, match="split: expected letters and digits"):
         convert(dataset, "parquet", tmp_path / "other", split="a/b")

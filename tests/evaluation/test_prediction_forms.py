@@ -142,7 +142,7 @@ def test_images_are_found_by_the_last_part_of_their_names(dataset: AnnotatedData
     [
         ({"annotations": ["x"]}, "record 0: expected an annotation, got 'x'"),
         ({"annotations": [{"image_id": 99}]}, "record 0: expected the image_id of a listed image, got 99"),
-        ({"annotations": [{"image_id": "70"}]}, "record 0: expected image_id to be an integer, got '70'"),
+        ({"annotations": [{"image_id": "x70"}]}, "record 0: expected image_id to be an integer, got 'x70'"),
         ({"annotations": [{"image_id": 70, "category_id": []}]}, "expected category_id to be an integer"),
         ({"annotations": [{"image_id": 70}]}, "record 0: segmentation: expected polygons or an RLE, got None"),
         ({"images": [{"id": 70}]}, "expected images with id and file_name, got {'id': 70}"),

@@ -58,9 +58,13 @@ def test_an_answer_without_objects_has_no_masks(assistant: AmodalAssistant) -> N
     assert decoder == []
 
 
-def test_later_turns_call_no_vision_encoder_and_process_new_tokens_only(assistant: AmodalAssistant) -> None:
+def test_later_turns_call_no_vision_encoder_and_process_new_tokens_only(
+    assistant: AmodalAssistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = assistant.model
-    tower, backbone = count_calls(model.mllm.model.vision_tower), count_calls(model.vision_encoder)
+    tower, encode = count_calls(model.mllm.model.vision_tower), model.encode_image
+    backbone: list[int] = []
+    monkeypatch.setattr(model, "encode_image", lambda pixels: (backbone.append(len(pixels)), encode(pixels))[1])
     widths: list[int] = []
     model.mllm.get_input_embeddings().register_forward_hook(lambda _, inputs, __: widths.append(inputs[0].shape[1]))
     chat = assistant.chat(random_image())

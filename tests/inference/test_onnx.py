@@ -78,7 +78,7 @@ def test_an_export_with_different_outputs_is_refused_and_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Wrong(torch.nn.Module):
-        def __init__(self, folder: Path) -> None:
+        def __init__(self, folder: Path, **_: object) -> None:
             super().__init__()
 
         def encode(self, pixels: torch.Tensor) -> tuple[ImageFeatures, ImageFeatures]:

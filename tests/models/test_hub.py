@@ -124,7 +124,7 @@ def test_what_exists_is_found_without_the_hub(tmp_path: Path, monkeypatch: pytes
     assert find_source("~/me", argument="base", bundled={}).path == tmp_path / "me"
     assert find_source("me/model", argument="base", bundled={"me/model": tmp_path}).path == tmp_path
     (tmp_path / "plug.pth").touch()
-    with pytest.raises(InputError, match="model plug.pth: expected a folder .*, got a file"):
+    with pytest.raises(InputError, match=r"model plug\.pth: expected a model with amodal masks, got a checkpoint file"):
         PlugModel.from_pretrained("plug.pth")
 
 
