@@ -29,7 +29,7 @@ from tests.drawing import mask
 
 TOKEN = "a-token-of-some-length"
 HOSTILE = [
-    "<script>document.title='taken'</script>",
+    "<script async>document.title='taken'</script >",
     '"><img src=x onerror=alert(1)>',
     "' OR 1=1; DROP TABLE pairs; --",
     "{{7*7}} ${7*7} %s \\u003cscript\\u003e",
@@ -155,8 +155,8 @@ def test_automatic_check_of_an_edited_text(work: WorkFolder) -> None:
         found: list[str] = post(page, "check", pair=1, question=question, answer=answer).json()["faults"]
         return found
 
-    assert faults("Which one of them would fall first?", "It is [the red square #1] behind.") == []
-    (leak,) = faults("Would the red one fall first?", "It is [the red square #1] behind.")
+    assert faults("Which one of them would fall first?", "It is [the red square #1] there.") == []
+    (leak,) = faults("Would the red one fall first?", "It is [the red square #1] there.")
     assert "red" in leak
     assert faults("Which one would it be?", "It is [the square #9].") == ["answer: expected objects #1 to #2, got #9"]
     (bare,) = faults("Which one would it be?", "It is [#2] there.")

@@ -21,7 +21,7 @@ from tests.datagen.toy_work import QUESTION, answer, execute_sql, toy_work
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on the path")]
 
 BETTER = "Which of them lies below?"
-HOSTILE = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\"> '\" &lt;b&gt;"
+HOSTILE = "<script async>document.title='taken'</script ><img src=x onerror=\"document.title='taken'\"> '\" &lt;b&gt;"
 
 
 @pytest.fixture(scope="module")

@@ -252,6 +252,7 @@ def test_an_occluded_mask_without_amodal_mask(tmp_path: Path) -> None:
 def test_content_of_another_kind_raises(tmp_path: Path) -> None:
     for name in FORMATS:
         other = {"masks": "expected a folder of folders of masks", "cvat": "expected XML, got broken text"}
+        other |= {"c2f": "expected c2f_seg_train_list.txt"}
         message = other.get(name, "expected JSON, got broken text")
         with pytest.raises(InputError, match=message):
             validate(name, write(tmp_path, "{", f"{name}.json"))
