@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,8 @@ def test_the_intersection_list_has_its_own_pickle(tmp_path: Path) -> None:
         ("0,x.jpg", "COCO_amodal_val2014_with_classes.json"),
         ("3_1_4\n\n", "expected NAME,IMAGE_ID,INDEX.*got '' on line 2"),
         ("3;1", "got '3;1' on line 1"),
+        (f"{'9' * 5000}_1_4", "expected NAME,IMAGE_ID,INDEX"),
+        (f"aisformer,3,{'9' * 5000}", "expected NAME,IMAGE_ID,INDEX"),
         ("", "expected one object per line, got an empty list"),
     ],
 )
@@ -112,6 +116,8 @@ def test_invalid_lines_raise(lines: str, message: str, tmp_path: Path) -> None:
         ({"pred_visible_mask_bbox": [1, 2, 3]}, "bbox: expected x, y, w, h"),
         ({"pred_visible_mask_bbox": [1, 2, 3, "x"]}, "expected numbers as bbox"),
         ({"pred_visible_mask_bbox": None}, "bbox: expected x, y, w, h"),
+        ({"pred_visible_mask_bbox": [(1,), (2,), (3,), (4,)]}, "expected numbers as bbox"),
+        ({"pred_visible_mask_bbox": np.ones((4, 2))}, "expected numbers as bbox"),
     ],
 )
 def test_invalid_entries_raise(change: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -149,6 +155,37 @@ def test_hostile_pickles_run_nothing(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"fusion_test.pkl: expected a pickle of plain containers"):
             read_dataset("c2f", path)
     assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        (3, "|", None, None, None, -1, 1, 0),  # elements of a negative size
+        (3, "|", None, None, None, 2**31 - 1, 1, 0),  # of a larger size than their bytes
+        (3, "|", None, None, None, 8, 1, 63),  # with the flags of Python objects
+        (3, "|", None, ("f",), {"f": (np.dtype("i8"), 4)}, 8, 1, 0),  # with a field behind their end
+        (3, "|", (np.dtype("i8"), (1000,)), None, None, 8, 1, 0),  # with more numbers than their bytes
+    ],
+)
+def test_hostile_types_read_no_other_memory(state: tuple[Any, ...], tmp_path: Path) -> None:
+    scalar, reconstruct = np.float32(1).__reduce__()[0], np.zeros(1).__reduce__()[0]
+
+    class Kind:
+        def __reduce__(self) -> Any:
+            return np.dtype, ("S8", False, True), state
+
+    class Array:
+        def __reduce__(self) -> Any:
+            return reconstruct, (np.ndarray, (0,), b"b"), (1, (2,), Kind(), False, b"A" * 16)
+
+    read = "import sys, pathlib, amodal.io.plain_pickle as p; print(p.read_plain_pickle(pathlib.Path(sys.argv[1])))"
+    for content, stored in ((_Hostile(scalar, Kind(), b"A" * 8), b"A" * 8), (Array(), np.array([b"A" * 8] * 2))):
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
+        done = subprocess.run([sys.executable, "-c", read, tmp_path / "a.pkl"], capture_output=True, text=True)
+        if done.returncode == 1:  # a crash has another code
+            assert "InputError" in done.stderr.splitlines()[-1]
+        else:
+            assert (done.returncode, done.stdout.strip(), done.stderr) == (0, str(stored), "")
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x04", b"not a pickle", pickle.dumps([1])[:-2]])

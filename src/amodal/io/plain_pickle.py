@@ -18,30 +18,48 @@ class _Marker:
     """Stands for the class `numpy.ndarray`, which a pickle names but must not call."""
 
 
+class _Type:
+    """Stands for a numpy type, whose own pickled state may have any element size, fields and flags without a check."""
+
+    def __init__(self, code: Any, _align: Any = False, _copy: Any = True) -> None:
+        self.dtype: np.dtype[Any] = np.dtype(code if isinstance(code, str) else object)
+        if self.dtype.kind not in "biufSU":
+            raise pickle.UnpicklingError(f"a numpy type of numbers or text expected, not {code!r:.40}")
+
+    def __setstate__(self, state: Any) -> None:
+        """Take the byte order; the code has all else."""
+        _version, order, subtype, names, fields, *_ = state
+        if order not in ("<", ">", "|", "=") or any(part is not None for part in (subtype, names, fields)):
+            raise pickle.UnpicklingError("a numpy type of numbers or text expected")
+        self.dtype = self.dtype.newbyteorder(order)
+
+
+class _Array(np.ndarray[Any, Any]):
+    """An array that its pickled state fills."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Fill the array with bytes of a checked type."""
+        version, shape, kind, is_fortran, data = state
+        super().__setstate__((version, shape, _numeric(kind), is_fortran, data))
+
+
 def _empty_array(_kind: Any, _shape: Any, _code: Any) -> npt.NDArray[Any]:
-    """The array that the pickled state of an array then fills."""
-    return np.ndarray((0,), np.int8)
+    return _Array((0,), np.int8)
 
 
-def _array_of_bytes(data: Any, dtype: Any, shape: Any, order: Any) -> npt.NDArray[Any]:
-    return np.frombuffer(data, _numeric(dtype)).reshape(shape, order=order)
+def _array_of_bytes(data: Any, kind: Any, shape: Any, order: Any) -> npt.NDArray[Any]:
+    return np.frombuffer(data, _numeric(kind)).reshape(shape, order=order)
 
 
-def _scalar(dtype: Any, data: Any = None) -> Any:
+def _scalar(kind: Any, data: Any = None) -> Any:
     """A numpy number from its bytes."""
-    return np.frombuffer(data, _numeric(dtype), count=1)[0]
+    return np.frombuffer(data, _numeric(kind), count=1)[0]
 
 
-def _numeric(dtype: Any) -> np.dtype[Any]:
-    if not isinstance(dtype, np.dtype) or dtype.kind not in "biufSU":
-        raise pickle.UnpicklingError(f"a numpy type of numbers or text expected, not {dtype!r:.40}")
-    return dtype
-
-
-def _dtype(code: Any, _align: Any = False, _copy: Any = True) -> np.dtype[Any]:
-    if not isinstance(code, str):
-        raise pickle.UnpicklingError("a numpy type of numbers or text expected")
-    return _numeric(np.dtype(code, copy=True))  # the pickled state of the type then changes it
+def _numeric(kind: Any) -> np.dtype[Any]:
+    if not isinstance(kind, _Type):
+        raise pickle.UnpicklingError(f"a numpy type of numbers or text expected, not {kind!r:.40}")
+    return kind.dtype
 
 
 def _encode(value: Any, encoding: Any = "latin1") -> bytes:
@@ -56,7 +74,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "defaultdict"): defaultdict,
     ("_codecs", "encode"): _encode,
     ("numpy", "ndarray"): _Marker(),
-    ("numpy", "dtype"): _dtype,
+    ("numpy", "dtype"): _Type,
     **{
         (module, name): kind
         for module in ("builtins", "__builtin__")

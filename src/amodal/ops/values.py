@@ -114,9 +114,11 @@ def numbers(values: Sequence[Any], what: str) -> npt.NDArray[np.float64]:
     if any(isinstance(value, (bool, list, dict)) or value is None for value in values):
         raise InputError(f"expected numbers as {what}, got other content")
     try:
-        found = np.array([float(value) if isinstance(value, str) else value for value in values], np.float64)
+        found = np.array([number(value, what) if isinstance(value, str) else value for value in values], np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"expected numbers as {what}, got other content") from error
+    if found.ndim != 1:
+        raise InputError(f"expected numbers as {what}, got other content")
     if not np.isfinite(found).all():
         raise InputError(f"expected finite {what}, got NaN or infinity")
     return found

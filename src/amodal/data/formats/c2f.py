@@ -39,8 +39,8 @@ NO_CATEGORY = 0
 
 _LIST = re.compile(r"c2f_seg_(train|test)_list\.txt|kins_intersection_list\.txt")
 _LINE = re.compile(
-    r"(?P<name>[^,]+),(?P<detected>\d+),(?P<entry>\d+)|(?P<position>\d+),(?P<path>[^,]+)"
-    r"|(?P<image>\d+)_(?P<index>\d+)(?:_(?P<category>\d+))?"
+    r"(?P<name>[^,]+),(?P<detected>\d{1,18}),(?P<entry>\d{1,18})|(?P<position>\d{1,18}),(?P<path>[^,]+)"
+    r"|(?P<image>\d{1,18})_(?P<index>\d{1,18})(?:_(?P<category>\d{1,18}))?"
 )
 
 
