@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from amodal.errors import InputError
 from amodal.io import json_stream
-from amodal.io.json_stream import scan
+from amodal.io.json_stream import read_json, scan
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
 VALUES = st.recursive(SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=4), v, max_size=3))
@@ -99,3 +99,10 @@ def test_a_truncated_file_raises(tmp_path: Path) -> None:
     path.write_text('{"images": [{"file_name": "stre')
     with pytest.raises(InputError, match=r"\(Unterminated string starting at byte 26\)"):
         list(scan(path))
+
+
+def test_a_key_twice_among_many_is_found_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("{" + "".join(f'"{i}": 0, ' for i in range(200_000)) + '"199999": 0}')
+    with pytest.raises(InputError, match="got '199999' twice"):
+        read_json(path, "file")
