@@ -18,6 +18,7 @@ from amodal.errors import InputError
 from amodal.inference.exports.label_studio import from_task
 from amodal.inference.prompt_files import read_coco_file
 from amodal.io.image_names import ImageFinder, last_part
+from amodal.io.images import load_image
 from tests.data.written import canonical, coco, write
 from tests.wild.test_one_is_bad import one_task
 
@@ -188,3 +189,34 @@ def test_tasks_are_named_by_their_url(url: str) -> None:
     del task["data"]["file_name"]
     task["data"]["image"] = url
     assert from_task(json.loads(json.dumps(task))).name == LAST_PARTS[url]
+
+
+@pytest.mark.parametrize("name", ["a" * 300 + ".png", "\u00e9" * 300 + ".png", "a/" * 3000 + "a.png"])
+def test_names_that_are_too_long_for_the_system_are_missing_files(tmp_path: Path, name: str) -> None:
+    content = coco()
+    content["images"][0]["file_name"] = name
+    path = write(tmp_path, content)
+    (image, *_) = read_dataset("coco", path).images
+    with pytest.raises(InputError, match="image: expected a file"):
+        image.load()
+    assert "missing_image" in {fault.kind for fault in validate("coco", path, tmp_path).faults}
+    file = read_coco_file(path)
+    with pytest.raises(InputError, match="image: expected a file"):
+        load_image(file.path_of(file.images[0], tmp_path))
+
+
+def test_shapes_are_matched_by_the_last_part_as_other_records_are(tmp_path: Path) -> None:
+    shapes = [{"label": "cup", "points": [[0, 0], [5, 0], [5, 5]]}]
+    for number, name in enumerate(["x/a.png", "y/a.png"]):
+        record = {"imagePath": name, "imageHeight": 8, "imageWidth": 8, "shapes": shapes}
+        (tmp_path / f"{number}.json").write_text(json.dumps(record))
+    photos = tmp_path / "photos"
+    for folder in ("x", "y"):
+        (photos / folder).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(photos / folder / "a.png")
+    assert validate("labelme", tmp_path, photos).num_errors == 0
+    kinds = [fault.kind for fault in validate("labelme", tmp_path, photos, match="name").faults]
+    assert kinds.count("ambiguous_image") == 2  # two files of this name
+    (photos / "x" / "a.png").unlink()
+    kinds = [fault.kind for fault in validate("labelme", tmp_path, photos, match="name").faults]
+    assert kinds.count("ambiguous_image") == 1  # two images of one file

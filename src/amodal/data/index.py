@@ -262,6 +262,33 @@ def build_index(path: Path, finder: ImageFinder, format_: Format, report: FaultH
     return builder.build()
 
 
+def image_path(
+    finder: ImageFinder, number: int, file_name: str, used: dict[Path, str], report: FaultHandler
+) -> Path | None:
+    """The file of an image; None, with a fault, if it is outside the folder or not the file of one image.
+
+    Args:
+        finder: finds the images.
+        number: id of the image.
+        file_name: name in the file.
+        used: names of the images so far by their files; the new one is added.
+        report: called with the fault.
+    """
+    try:
+        path = finder.find(file_name)
+    except InputError as error:
+        kind = "ambiguous_image" if finder.match == "name" else "outside_folder"
+        report(DatasetFault(kind, f"image {number}: {error}", number))
+        return None
+    other = used.setdefault(path, file_name)
+    if finder.match == "name" and other != file_name:
+        expected = "expected names with different last parts"
+        message = f"image {number}: {expected}, got {other!r:.80} and {file_name!r:.80}"
+        report(DatasetFault("ambiguous_image", message, number))
+        return None
+    return path
+
+
 class _IndexBuilder:
     """Collects the index while the file is read."""
 
@@ -340,26 +367,10 @@ class _IndexBuilder:
                 DatasetFault("duplicate_image_id", f"expected images of different ids, got {number} twice", number)
             )
         else:
-            path = self._image_path(number, file_name)
+            path = image_path(self.finder, number, file_name, self.used, self.report)
             if path is not None:
                 attributes = LazyAttributes(self.file, (entry.offset, entry.length))
                 self.images[number] = ImageEntry(number, file_name, path, (height, width), attributes)
-
-    def _image_path(self, number: int, file_name: str) -> Path | None:
-        """The file of an image; None, with a fault, if it is outside the folder or not the file of one image."""
-        try:
-            path = self.finder.find(file_name)
-        except InputError as error:
-            kind = "ambiguous_image" if self.finder.match == "name" else "outside_folder"
-            self.report(DatasetFault(kind, f"image {number}: {error}", number))
-            return None
-        other = self.used.setdefault(path, file_name)
-        if self.finder.match == "name" and other != file_name:
-            expected = "expected names with different last parts"
-            message = f"image {number}: {expected}, got {other!r:.80} and {file_name!r:.80}"
-            self.report(DatasetFault("ambiguous_image", message, number))
-            return None
-        return path
 
     def add_annotation(self, entry: JsonEntry) -> None:
         """Add a record of `annotations`."""

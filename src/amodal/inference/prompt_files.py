@@ -15,7 +15,7 @@ import numpy as np
 from amodal.data.formats.coco import FORMAT as COCO
 from amodal.errors import InputError
 from amodal.inference.prompts import ObjectPrompt, coco_prompt, mask_prompt
-from amodal.io.files import visible_entries
+from amodal.io.files import is_file, visible_entries
 from amodal.io.image_names import ImageFinder, folded, last_part
 from amodal.io.json_stream import read_json, scan
 from amodal.io.mask_images import read_label_image
@@ -85,7 +85,7 @@ class CocoFile:
         """
         with suppress(InputError):
             whole = ImageFinder(folder).find(image.file_name)
-            if whole.is_file() or len(self._by_name[image.last_part]) > 1:
+            if is_file(whole) or len(self._by_name[image.last_part]) > 1:
                 return whole
         return ImageFinder(folder).find(image.last_part)
 

@@ -168,6 +168,14 @@ def _same(one: Path, other: Path) -> bool:
         return False
 
 
+def is_file(path: Path) -> bool:
+    """Whether a path is a file; one with a name that is too long for the system, or that is out of reach, is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def visible_entries(folder: Path) -> list[Path]:
     """The files and folders in a folder in the order of their names, without those that only systems look at.
 

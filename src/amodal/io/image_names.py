@@ -13,6 +13,7 @@ from typing import Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from amodal.errors import InputError
+from amodal.io.files import is_file
 
 Match = Literal["path", "name"]
 """How names are matched with files: as paths below the folder, or by their last part alone, anywhere below it."""
@@ -56,7 +57,7 @@ class ImageFinder:
             return self.folder / name
         spellings = [spelling for spelling in _spellings(name) if _is_below(spelling)]
         paths = [self.folder / spelling for spelling in spellings]
-        return next((path for path in paths if path.is_file()), paths[0])
+        return next((path for path in paths if is_file(path)), paths[0])
 
     def _by_last_part(self, name: str) -> Path:
         last = last_part(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from PIL import (
 )
 
 from amodal.errors import InputError
+from amodal.io.files import is_file
 from amodal.io.pixel_depth import has_deep_colours, to_eight_bits, warn_of_dark_colours
 
 ImageArray = npt.NDArray[np.uint8]
@@ -158,10 +160,9 @@ def opened_image(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Iterator
 
 
 def _opened_file(path: Path) -> BinaryIO:
-    if path.is_dir():
-        raise InputError(f"image: expected a file, got the folder {str(path)!r}")
-    if not path.is_file():
-        raise InputError(f"image: expected a file, got {str(path)!r}, which does not exist")
+    if not is_file(path):
+        what = f"the folder {str(path)!r}" if os.path.isdir(path) else f"{str(path)!r}, which does not exist"
+        raise InputError(f"image: expected a file, got {what}")
     if path.stat().st_size == 0:
         raise InputError(f"image {path}: expected an image, got an empty file")
     try:

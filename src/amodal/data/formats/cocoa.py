@@ -13,7 +13,7 @@ from typing import Any
 from amodal.data.index import DatasetFault, FaultHandler, ImageEntry, Index, build_index
 from amodal.data.records import Format, RawAnnotation, Record, other_keys
 from amodal.errors import InputError
-from amodal.io.files import visible_entries
+from amodal.io.files import is_file, visible_entries
 from amodal.io.image_names import ImageFinder, last_part
 from amodal.io.images import MAX_PIXELS, image_size
 from amodal.io.json_stream import read_json
@@ -172,7 +172,7 @@ def _image(file: Path, folder: Path, number: int, record: Record) -> ImageEntry:
     """The image of a single record: the file beside the record, or the file that its address names."""
     listed = last_part(str(record["url"])) if record.get("url") else ""
     beside = [file.with_suffix(suffix).name for suffix in _IMAGE_SUFFIXES]
-    found = next((name for name in [*beside, listed] if name and (folder / name).is_file()), None)
+    found = next((name for name in [*beside, listed] if name and is_file(folder / name)), None)
     size = None if found is None else _size_of(folder / found)
     if size is None:
         masks = [region["visible_mask"] for region in record["regions"] if isinstance(region.get("visible_mask"), dict)]

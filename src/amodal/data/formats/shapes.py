@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from amodal.data.index import DatasetFault, FaultHandler, ImageEntry, Index
+from amodal.data.index import DatasetFault, FaultHandler, ImageEntry, Index, image_path
 from amodal.data.records import Format, RawAnnotation, Record
 from amodal.errors import InputError
 from amodal.io.image_names import ImageFinder
@@ -53,13 +53,11 @@ def index_shapes(
     images: Iterable[ShapeImage], path: Path, finder: ImageFinder, format_: Format, report: FaultHandler
 ) -> Index:
     """Index images with shapes; images and objects are numbered from 1 in their order."""
-    entries, records, starts = list[ImageEntry](), list[Record](), [0]
+    entries, records, starts, used = list[ImageEntry](), list[Record](), [0], dict[Path, str]()
     for image in images:
         number = len(entries) + 1
-        try:
-            file = finder.find(image.file_name)
-        except InputError as error:
-            report(DatasetFault("outside_folder", f"image {number}: {error}", number))
+        file = image_path(finder, number, image.file_name, used, report)
+        if file is None:
             continue
         size = image_size(file) if image.size is None else image.size
         if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:

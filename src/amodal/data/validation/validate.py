@@ -13,6 +13,7 @@ from amodal.data.index import DatasetFault, ImageEntry, Index
 from amodal.data.records import RawAnnotation, category_number, typed
 from amodal.data.validation.objects import AnnotationMasks, check_object
 from amodal.errors import InputError
+from amodal.io.files import is_file
 from amodal.io.image_names import Match
 from amodal.io.images import image_size
 from amodal.io.progress import progress_bar
@@ -242,7 +243,7 @@ def _image_files(index: Index, *, known: bool) -> Iterator[DatasetFault]:
             yield DatasetFault(
                 "duplicate_file_name", f"expected one file per image, got {name} for {numbers}", numbers[0]
             )
-    if not known and index.images and not any(e.path.is_file() for e in index.images):
+    if not known and index.images and not any(is_file(e.path) for e in index.images):
         yield DatasetFault(
             "images_not_checked", f"expected images in {str(index.folder)!r}, got none (name their folder)"
         )
@@ -254,7 +255,7 @@ def _image_files(index: Index, *, known: bool) -> Iterator[DatasetFault]:
 
 
 def _image_file(path: Path, entry: ImageEntry) -> DatasetFault | None:
-    if not path.is_file():
+    if not is_file(path):
         return DatasetFault("missing_image", f"expected the image {entry.file_name}, which does not exist", entry.id)
     try:
         size = image_size(path)
