@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import httpx
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 
 from amodal.app import connections
 from amodal.app.demo import LIMITS, make_app
@@ -78,6 +78,36 @@ def test_connections_with_requests_are_kept_and_more_of_one_peer_are_refused(por
         client.close()
     time.sleep(0.3)
     assert httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=30).status_code == 200
+
+
+def test_a_response_that_is_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when it is complete for the application, so that only the transport still has it; a slow reader gets all."""
+    monkeypatch.setattr(connections, "SEND_SECONDS", 0.5)
+    app, size = FastAPI(), 20_000_000
+
+    @app.get("/")
+    def large() -> Response:
+        return Response(b"x" * size)
+
+    def taken(port: int, pause: float) -> int:
+        """Bytes that a client gets which does not read for some seconds."""
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", port))
+            client.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+            time.sleep(pause)
+            client.settimeout(10)
+            count = 0
+            try:
+                while part := client.recv(1 << 20):
+                    count += len(part)
+            except ConnectionResetError:
+                pass
+            return count
+
+    with serving(Guard(app, token=None, limits=LIMITS)) as port:
+        assert taken(port, 0.1) > size
+        assert taken(port, 2.0) < size
 
 
 @pytest.mark.parametrize(

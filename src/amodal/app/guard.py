@@ -21,7 +21,6 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-SEND_SECONDS = 60.0  # until a visitor has taken a part of a response
 HEADERS = {
     # The page loads files from this server only, and text is never interpreted as markup or script.
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -119,7 +118,7 @@ class Guard:
                 status = message["status"]
                 kept = [(name, value) for name, value in message["headers"] if name.decode().lower() not in HEADERS]
                 message["headers"] = kept + [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-            await asyncio.wait_for(send(message), SEND_SECONDS)  # for visitors who do not read their response
+            await send(message)
 
         path = scope["path"].removeprefix(self.root_path)
         scope["root_path"] = self.root_path
