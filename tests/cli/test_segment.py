@@ -354,6 +354,37 @@ def test_a_folder_is_resumed_with_the_same_options_only(
     assert len(prompts) == 5
 
 
+def test_scenes_of_images_that_were_away_for_a_run_are_kept(tmp_path: Path, prompts: list[list[ObjectPrompt]]) -> None:
+    """A run without one of the images does not forget which image its scene was made from."""
+    folder, out = photos(tmp_path / "photos", "a.png", "b.png", "c.png"), tmp_path / "out"
+    arguments = [folder, "--annotations", write(tmp_path / "i.json", coco("a.png", "b.png", "c.png")), "--out", out]
+    (folder / "c.png").rename(tmp_path / "c.png")
+    assert segment(*arguments) == 3 and len(prompts) == 2
+    (folder / "b.png").rename(tmp_path / "b.png")
+    (tmp_path / "c.png").rename(folder / "c.png")
+    assert segment(*arguments) == 3 and len(prompts) == 3
+    (tmp_path / "b.png").rename(folder / "b.png")
+    assert segment(*arguments) == 0 and len(prompts) == 3
+
+
+def test_an_image_that_may_not_be_read_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = photos(tmp_path / "photos", "a.png", "b.png"), tmp_path / "out"
+    opened = Path.open
+
+    def refuse(path: Path, *args: Any, **options: Any) -> Any:  # as the system does; root may read all files
+        if path.name == "b.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    arguments = [folder, "--annotations", write(tmp_path / "i.json", coco("a.png", "b.png")), "--out", out, "--json"]
+    assert segment(*arguments) == 3
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["images"] == 1 and list(summary["failed"]) == ["b.png"]
+
+
 def test_another_image_of_the_same_name_is_segmented_again(tmp_path: Path, prompts: list[list[ObjectPrompt]]) -> None:
     folder, out = photos(tmp_path / "photos", "a.png"), tmp_path / "out"
     assert segment(folder, "--annotations", write(tmp_path / "i.json", coco("a.png")), "--out", out) == 0

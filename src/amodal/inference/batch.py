@@ -315,7 +315,7 @@ def _check_settings(out: Path, plan: BatchPlan, rows: list[Row]) -> None:
     """Ensure that all results in a folder come from one dataset and one model in one mode and precision."""
     from amodal.models.increments import model_contents
 
-    images = [content_digest(Path(row["path"])) if Path(row["path"]).is_file() else "" for row in rows]
+    images = [image_digest(Path(row["path"])) for row in rows]
     settings = _model_settings(plan) | model_contents(model=plan.model, visible_from=plan.visible_from)
     settings |= {"dataset": _digest(rows), "images": _digest(images)}
     file = out / SETTINGS
@@ -330,6 +330,14 @@ def _check_settings(out: Path, plan: BatchPlan, rows: list[Row]) -> None:
             raise InputError(f"out {out}: expected a new folder or the settings of its results, got others ({changes})")
         return
     write_atomic(file, json.dumps(settings))
+
+
+def image_digest(path: Path) -> str:
+    """The fingerprint of an image file; empty if it is missing or cannot be read, which is reported when it is used."""
+    try:
+        return content_digest(path) if path.is_file() else ""
+    except InputError:
+        return ""
 
 
 def _digest(content: Any) -> str:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amodal.errors import InputError
-from amodal.inference.batch import FailureHandler
+from amodal.inference.batch import FailureHandler, image_digest
 from amodal.inference.exports.coco import CocoBuilder
 from amodal.inference.prompt_files import CocoFile, CocoImage
 from amodal.inference.prompts import ObjectPrompt
 from amodal.inference.results import ANNOTATION_FILE, RUN_FILE, ImageResult
 from amodal.inference.scene import Scene
-from amodal.io.files import content_digest, one_writer, require_no_input, write_atomic
+from amodal.io.files import one_writer, require_no_input, write_atomic
 from amodal.io.frames import VideoWriter, list_images, unique_stems
 from amodal.io.images import ImageArray, image_size, load_image
 
@@ -172,6 +172,7 @@ class SceneFolders:
     overwrite: bool = False
     inputs: dict[str, str] = field(default_factory=dict)
     _started: bool = field(default=False, init=False)
+    _earlier: dict[str, str] = field(default_factory=dict, init=False)  # `inputs` of the earlier runs
 
     def __post_init__(self) -> None:
         saved = [name for name in self.names if (self.out / name / "scene.json").is_file()]
@@ -182,6 +183,7 @@ class SceneFolders:
             found = json.loads(file.read_text(encoding="utf-8"))
             images = found.pop(INPUTS, {})
             other = [key for key in sorted(self.options | found) if found.get(key) != self.options.get(key)]
+            self._earlier = images
             replaced = [name for name in saved if name in self.inputs and images.get(name) != self.inputs[name]]
         except (OSError, ValueError, TypeError):
             raise InputError(
@@ -223,7 +225,8 @@ class SceneFolders:
             if self.overwrite:  # so that an interrupted run is not resumed with scenes of other options
                 for old in self.names:
                     (self.out / old / "scene.json").unlink(missing_ok=True)
-            content = self.options | ({INPUTS: self.inputs} if self.inputs else {})
+            inputs = self._earlier | self.inputs
+            content = self.options | ({INPUTS: inputs} if inputs else {})
             write_atomic(self.out / RUN_FILE, json.dumps(content, indent=1))
             self._started = True
         scene.save(self.out / name)
@@ -262,7 +265,8 @@ def segment_folder(
     names = unique_stems((path.name for path in images.paths), (RUN_FILE, ANNOTATION_FILE, VIDEO_FILE))
     if images.coco is not None:
         require_no_input(out / ANNOTATION_FILE, [images.coco.path])
-    inputs = {name: content_digest(path) for name, path in zip(names, images.paths, strict=True) if path.is_file()}
+    digests = {name: image_digest(path) for name, path in zip(names, images.paths, strict=True)}
+    inputs = {name: digest for name, digest in digests.items() if digest}
     with one_writer(out):
         return _segment_images(
             images, SceneFolders(out, options, names, overwrite, inputs), segment, on_failure, progress
