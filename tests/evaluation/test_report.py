@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from amodal.errors import InputError
+from amodal.evaluation.reason_report import ReasonReport, is_reason_report
 from amodal.evaluation.report import COMPARED_OPTIONS, EvaluationReport, as_text, compare, report_file
 
 
@@ -95,3 +96,22 @@ def test_reports_of_other_objects_or_of_none_raise() -> None:
         compare(report(), report(objects_sha256=None))
     with pytest.raises(InputError, match="allow: expected one of box_source, .* got 'protocol'"):
         compare(report(), report(), ("protocol",))
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ('{"options": ' + "[" * 100_000, "nested too deeply"),
+        ("[]", "other JSON"),
+        ('{"protocol": "strict", "options": {}, "metrics": {"num_objects": 1}}', "other JSON"),
+        ('{"protocol": "strict", "options": {"model": "m"}, "metrics": null}', "other JSON"),
+        ("{", "broken text"),
+    ],
+)
+def test_other_files_are_no_reports(content: str, fault: str, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(content)
+    assert not is_reason_report(path)
+    for kind in (EvaluationReport, ReasonReport):
+        with pytest.raises(InputError, match=f"report: expected a report of `amodal evaluate.*{fault}"):
+            kind.load(path)

@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from amodal.errors import InputError
-from amodal.evaluation.report import as_text, report_file
+from amodal.evaluation.report import as_text, different_options, read_report, report_file
 from amodal.io.files import require_folder, write_atomic
 from amodal.io.json_stream import read_json
 from amodal.metrics.intervals import range_label
@@ -69,16 +69,8 @@ class ReasonReport:
         Raises:
             InputError: the file does not exist or is not such a report, or the folder does not hold exactly one.
         """
-        path = report_file(Path(path))
-        content = read_json(path, "report")
-        try:
-            report = cls(**content)
-            _ = report.options["questions"], report.options["model"], report.metrics["num_answers"]
-        except (TypeError, KeyError) as error:
-            raise InputError(
-                f"report: expected a report of `amodal evaluate answers`, got {str(path)!r}, other JSON"
-            ) from error
-        return report
+        options = ("questions", "model")
+        return read_report(cls, path, "amodal evaluate answers", options=options, metrics=("num_answers",))
 
     def save(self, path: str | Path) -> Path:
         """Write the report, completely or not at all.
@@ -188,20 +180,11 @@ def compare_reason(first: ReasonReport, second: ReasonReport, allow: Sequence[st
     Raises:
         InputError: the reports differ in the questions or in another option, or `allow` has an unknown name.
     """
-    for name in allow:
-        if name not in COMPARED_OPTIONS:
-            raise InputError(f"allow: expected one of {', '.join(COMPARED_OPTIONS)}, got {name!r}")
     digests = [r.options["questions"] for r in (first, second)]
     if digests[0] != digests[1]:
         counts = " and ".join(f"{r.metrics['num_answers']} answers ({r.options['questions']})" for r in (first, second))
         raise InputError(f"compare: expected the same questions in both reports, got {counts}")
-    different = tuple(n for n in COMPARED_OPTIONS if first.options.get(n) != second.options.get(n))
-    for name in different:
-        stated = [r.options.get(name) for r in (first, second)]
-        if name not in allow and None not in stated:
-            shown = " and ".join(map(repr, stated))
-            raise InputError(f"compare: expected the same {name} in both reports, got {shown} (--allow {name})")
-    return ReasonComparison(first, second, different)
+    return ReasonComparison(first, second, different_options(first.options, second.options, COMPARED_OPTIONS, allow))
 
 
 def is_reason_report(path: Path) -> bool:
@@ -214,8 +197,8 @@ def is_reason_report(path: Path) -> bool:
     if not file.is_file():
         return False
     try:
-        content = json.loads(file.read_bytes())
-    except (ValueError, RecursionError):
+        content = read_json(file, "report")
+    except InputError:
         return False
     return isinstance(content, dict) and content.get("protocol") == PROTOCOL
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -15,10 +15,12 @@ from rich.table import Table
 from amodal.errors import InputError
 from amodal.evaluation.baselines import BASELINES
 from amodal.io.files import require_folder, write_atomic
+from amodal.io.json_stream import read_json
 from amodal.metrics.intervals import range_label
 from amodal.version import __version__, source_commit
 
 Metrics = dict[str, Any]
+Report = TypeVar("Report")
 MAX_PRINTED_CATEGORIES = 20
 """Largest number of categories that are printed; the report file always has all of them."""
 
@@ -77,19 +79,7 @@ class EvaluationReport:
         Raises:
             InputError: the file does not exist or is not a report, or the folder does not hold exactly one.
         """
-        path = report_file(Path(path))
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"report: expected a report of `amodal evaluate`, got {str(path)!r} ({error})") from error
-        try:
-            report = cls(**{"commit": None} | content)  # older reports do not state it
-            _ = report.protocol, report.options["model"], report.metrics["num_objects"]
-        except (TypeError, KeyError) as error:
-            raise InputError(
-                f"report: expected a report of `amodal evaluate`, got {str(path)!r}, other JSON"
-            ) from error
-        return report
+        return read_report(cls, path, "amodal evaluate", options=("model",), metrics=("num_objects",))
 
     def save(self, path: str | Path) -> Path:
         """Write the report, completely or not at all.
@@ -263,6 +253,35 @@ def report_file(path: Path) -> Path:
     raise InputError(f"report: expected a folder with one report.json, got {str(path)!r} with {names}{hint}")
 
 
+def read_report(
+    kind: type[Report], path: str | Path, command: str, *, options: Sequence[str], metrics: Sequence[str]
+) -> Report:
+    """Read a report of any protocol.
+
+    Args:
+        kind: class of the report.
+        path: as for `report_file`.
+        command: command that writes such reports, for the error message.
+        options: options that the report must have.
+        metrics: metrics that the report must have.
+
+    Raises:
+        InputError: the file does not exist or is not such a report, or the folder does not hold exactly one.
+    """
+    path = report_file(Path(path))
+    try:
+        content = read_json(path, "report")
+    except InputError as error:
+        raise InputError(f"report: expected a report of `{command}`, got {str(path)!r} ({error})") from error
+    try:
+        report = kind(**{"commit": None} | content)  # older reports do not state it
+        parts = ((content["options"], options), (content["metrics"], metrics))
+        _ = [part[name] for part, names in parts for name in names]
+    except (TypeError, KeyError) as error:
+        raise InputError(f"report: expected a report of `{command}`, got {str(path)!r}, other JSON") from error
+    return report
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Two reports on the same objects, made by `compare`.
@@ -369,30 +388,47 @@ def compare(first: EvaluationReport, second: EvaluationReport, allow: tuple[str,
     Raises:
         InputError: the reports differ in the objects or in another option, or `allow` has an unknown name.
     """
-    for name in allow:
-        if name not in COMPARED_OPTIONS:
-            raise InputError(f"allow: expected one of {', '.join(COMPARED_OPTIONS)}, got {name!r}")
     digests = [r.options.get("objects_sha256") for r in (first, second)]
     if None in digests:
         raise InputError("compare: expected reports that name their objects (objects_sha256), got one without")
     if digests[0] != digests[1]:
         a, b = (f"{r.metrics['num_objects']} ({r.options.get('objects')})" for r in (first, second))
         raise InputError(f"compare: expected the same objects in both reports, got {a} and {b}, not the same ones")
-    different = tuple(n for n in COMPARED_OPTIONS if first.options.get(n) != second.options.get(n))
+    return Comparison(first, second, different_options(first.options, second.options, COMPARED_OPTIONS, allow))
+
+
+def different_options(
+    first: Mapping[str, Any], second: Mapping[str, Any], names: Sequence[str], allow: Sequence[str]
+) -> tuple[str, ...]:
+    """Return the named options in which two reports differ, or that only one of them states.
+
+    Args:
+        first: options of one report.
+        second: options of the other report.
+        names: options to compare.
+        allow: those of `names` that may differ though both reports state them.
+
+    Raises:
+        InputError: the reports differ in another option, or `allow` has an unknown name.
+    """
+    for name in allow:
+        if name not in names:
+            raise InputError(f"allow: expected one of {', '.join(names)}, got {name!r}")
+    different = tuple(name for name in names if first.get(name) != second.get(name))
     for name in different:
-        values = [_stated(r, name, other) for r, other in ((first, second), (second, first))]
+        values = [_stated(own, name, other) for own, other in ((first, second), (second, first))]
         if name not in allow and None not in values:
             shown = " and ".join(map(repr, values))
             raise InputError(f"compare: expected the same {name} in both reports, got {shown} (--allow {name})")
-    return Comparison(first, second, different)
+    return different
 
 
-def _stated(report: EvaluationReport, name: str, other: EvaluationReport) -> Any:
-    """Value of an option; None if it is unknown.
+def _stated(options: Mapping[str, Any], name: str, other: Mapping[str, Any]) -> Any:
+    """Value of an option of a report; None if it is unknown.
 
     The masks of a predictions file that are scored as they are may have been united before they were saved, so a model
     may be compared with its own file.
     """
-    value = report.options.get(name)
-    of_file = [PREDICTIONS_COUNT in r.options for r in (report, other)]
+    value = options.get(name)
+    of_file = [PREDICTIONS_COUNT in of_report for of_report in (options, other)]
     return None if name == "union_visible" and not value and of_file == [True, False] else value
