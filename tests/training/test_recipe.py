@@ -117,6 +117,20 @@ def test_mask_prompts_are_for_plug(tmp_path: Path) -> None:
         load_recipe(written(tmp_path, SAM), ["data.mask_prompt_share=0.5"])
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.frozen_blocks=-1", r"model\.frozen_blocks: expected greater than or equal to 0, got -1"),
+        ("model.frozen_blocks=2", r"model\.frozen_blocks: expected 0 with model\.trunk vit, got 2"),
+        ("model.trunk_weights=a.pth", r"model\.trunk_weights: expected none with model\.trunk vit, got 'a\.pth'"),
+        ("model.decoder_init=sam-tiny", r"model\.decoder_init: expected none with model\.trunk vit, got 'sam-tiny'"),
+    ],
+)
+def test_options_of_a_pretrained_trunk_are_not_ignored(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_recipe(written(tmp_path, SAM), [override])
+
+
 def test_files_that_are_not_recipes_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="recipe: expected a file, got .* does not exist"):
         load_recipe(tmp_path / "none.yaml")

@@ -80,7 +80,7 @@ class SamModelRecipe(Strict):
 
     trunk: Literal["vit", "efficientnet-lite0"] = "vit"
     trunk_weights: str | None = None
-    frozen_blocks: int = 0
+    frozen_blocks: Annotated[int, Field(ge=0)] = 0
     decoder_init: str | None = None
     image_size: Positive = 128
     patch_size: Positive = 8
@@ -318,6 +318,7 @@ def parse_recipe(content: dict[str, Any], name: str = "recipe") -> Recipe:
         except InputError as error:
             raise InputError(f"recipe {name}: model.{error}") from error
     _check_mask_prompts(recipe, name)
+    _check_trunk(recipe, name)
     return recipe
 
 
@@ -372,6 +373,17 @@ def _check_mask_prompts(recipe: Recipe, name: str) -> None:
         trained, expected = False, f"0 for task {recipe.task!r} with model.trunk vit"
     if trained != (share > 0):
         raise InputError(f"recipe {name}: data.mask_prompt_share: expected {expected}, got {share}")
+
+
+def _check_trunk(recipe: Recipe, name: str) -> None:
+    """Raise `InputError` if a trunk that starts from random weights has options of a pretrained one."""
+    if not isinstance(recipe.model, SamModelRecipe) or recipe.model.trunk != "vit":
+        return
+    for key in ("trunk_weights", "frozen_blocks", "decoder_init"):
+        value = getattr(recipe.model, key)
+        if value:
+            expected = "0" if isinstance(value, int) else "none"
+            raise InputError(f"recipe {name}: model.{key}: expected {expected} with model.trunk vit, got {value!r}")
 
 
 def _override(content: dict[str, Any], override: str) -> None:
