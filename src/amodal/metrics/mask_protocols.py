@@ -193,8 +193,9 @@ def c2f_ratios(counts: PixelCounts) -> Ratios:
     but the *count* leaves out each object whose signed sum of (G - V) over the image is 0. Two quirks follow and are
     kept, because the published numbers contain them: an object that is not occluded but whose V reaches outside G is
     counted, with an IoU of 0; and where the two areas cancel exactly, the IoU is added but the object is not counted.
-    An object whose V is empty is not counted either (`counts` of the published loaders), and one whose G is empty as
-    well is subtracted from the count.
+    An object whose V is empty is not counted either, and one whose G is empty as well is subtracted from the count:
+    `counts` of the published loaders for annotated objects. For detected objects (lines of their lists that name an
+    entry of the pickle) `counts` is always 1, which differs from this function if the true V of the entry is empty.
     """
     everything = np.ones(len(counts.union), bool)
     occ = counts.occluded_intersection / (counts.occluded_union + C2F_OCC_EPSILON)
