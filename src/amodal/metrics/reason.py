@@ -12,7 +12,7 @@ scores 1.
 - `*_union`: gIoU and cIoU on the union of the masks of an answer, as in papers on reasoning segmentation that predict
   one mask per answer.
 
-Each metric is a ratio of two sums over answers (`Ratio`), so that whole images can be resampled for its interval.
+Each metric is a ratio of two sums over answers (`AnswerRatio`), so that whole images can be resampled for its interval.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class _Pixels(NamedTuple):
         return iou_of_counts(self.intersections, self.areas[:, None] + self.true_areas[None] - self.intersections)
 
 
-class Ratio(NamedTuple):
+class AnswerRatio(NamedTuple):
     """Contributions of N answers to a metric, which is sum(numerators) / sum(denominators).
 
     Attributes:
@@ -251,7 +251,7 @@ def summary_intervals(
     }
 
 
-def metric_ratios(scores: Sequence[AnswerScore], image_ids: Sequence[int], *, free: bool) -> dict[str, Ratio]:
+def metric_ratios(scores: Sequence[AnswerScore], image_ids: Sequence[int], *, free: bool) -> dict[str, AnswerRatio]:
     """Return the contributions of answers to each metric, by name.
 
     Args:
@@ -263,7 +263,7 @@ def metric_ratios(scores: Sequence[AnswerScore], image_ids: Sequence[int], *, fr
     has_objects = np.array([bool(s.objects) for s in scores], np.float64)
     num_of_image = Counter(image_ids)
     per_image = np.array([1 / num_of_image[i] for i in image_ids], np.float64)  # weights of 1 per image
-    ratios: dict[str, Ratio] = {}
+    ratios: dict[str, AnswerRatio] = {}
     for kind in MASK_KINDS:
         if all(getattr(s, kind) is not None for s in scores):
             ratios |= _overlap_ratios(kind, scores, has_objects, per_image)
@@ -271,8 +271,8 @@ def metric_ratios(scores: Sequence[AnswerScore], image_ids: Sequence[int], *, fr
     ratios["occlusion_rate_error"] = _sums_and_counts(errors)
     if free:
         shows = np.array([s.num_predicted > 0 for s in scores], np.float64)
-        ratios["no_object_accuracy"] = Ratio((1 - shows) * (1 - has_objects), 1 - has_objects)
-        ratios["answered_with_object"] = Ratio(shows * has_objects, has_objects)
+        ratios["no_object_accuracy"] = AnswerRatio((1 - shows) * (1 - has_objects), 1 - has_objects)
+        ratios["answered_with_object"] = AnswerRatio(shows * has_objects, has_objects)
         f1s = [[] if s.names_f1 is None else [s.names_f1] for s in scores]
         ratios["set_F1"] = _sums_and_counts(f1s)
         ratios["set_exact"] = _sums_and_counts([[float(f1 == 1) for f1 in of_answer] for of_answer in f1s])
@@ -281,25 +281,25 @@ def metric_ratios(scores: Sequence[AnswerScore], image_ids: Sequence[int], *, fr
 
 def _overlap_ratios(
     kind: str, scores: Sequence[AnswerScore], has_objects: FloatArray, per_image: FloatArray
-) -> dict[str, Ratio]:
+) -> dict[str, AnswerRatio]:
     overlaps: list[Overlap] = [getattr(s, kind) for s in scores]
     fields = np.array(overlaps, np.float64).reshape(len(overlaps), len(Overlap._fields)).T
     iou, intersection, union, union_iou, union_intersection, union_union = fields
     each = np.ones(len(scores))
     return {
-        f"gIoU_{kind}": Ratio(iou, each),
-        f"gIoU_{kind}_per_image": Ratio(iou * per_image, per_image),
-        f"gIoU_{kind}_with_objects": Ratio(iou * has_objects, has_objects),
-        f"gIoU_{kind}_union": Ratio(union_iou, each),
+        f"gIoU_{kind}": AnswerRatio(iou, each),
+        f"gIoU_{kind}_per_image": AnswerRatio(iou * per_image, per_image),
+        f"gIoU_{kind}_with_objects": AnswerRatio(iou * has_objects, has_objects),
+        f"gIoU_{kind}_union": AnswerRatio(union_iou, each),
         f"mIoU_{kind}": _sums_and_counts([[getattr(t, f"iou_{kind}") for t in s.objects] for s in scores]),
-        f"cIoU_{kind}": Ratio(intersection, union),
-        f"cIoU_{kind}_union": Ratio(union_intersection, union_union),
+        f"cIoU_{kind}": AnswerRatio(intersection, union),
+        f"cIoU_{kind}_union": AnswerRatio(union_intersection, union_union),
     }
 
 
-def _sums_and_counts(values: list[list[float]]) -> Ratio:
+def _sums_and_counts(values: list[list[float]]) -> AnswerRatio:
     """Contributions to the mean of all values, some per answer."""
-    return Ratio(
+    return AnswerRatio(
         np.array([sum(of_answer) for of_answer in values], np.float64),
         np.array([len(of_answer) for of_answer in values], np.float64),
     )
