@@ -59,6 +59,17 @@ def test_a_good_pair_passes() -> None:
     assert violations(claims=((CUP, PLATE),)) == []
 
 
+def test_known_parts_are_no_claims_and_leave_claims_readable() -> None:
+    leather = RuleSettings(knowledge={"cup": CategoryFacts(parts=("a hidden base",), materials=("hide",))})
+    context = RuleContext(SCENE, CATEGORIES, leather)
+    cup, plate, dog = f"<p>the cup</p> {{seg:{CUP}}}", f"<p>the plate</p> {{seg:{PLATE}}}", f"<p>dog</p> {{seg:{DOG}}}"
+    for reason in ("it has a hidden base and is made of hide", "it has a handle and a hidden base"):
+        assert check_pair(Draft(QUESTION, f"You could take {cup}, because {reason}."), context) == []
+    for claim in (f"{dog} hides {plate}", f"{cup} and {dog} hide {plate}"):
+        (found,) = check_pair(Draft(QUESTION, f"I would say that {claim} here."), context)
+        assert found.rule == "claims"
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [

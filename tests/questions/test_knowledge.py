@@ -51,6 +51,7 @@ def test_a_file_extends_and_replaces_the_built_in_facts(tmp_path: Path) -> None:
         ("mug: {purpose: [drink]}", "mug: purpose: Extra inputs are not permitted"),
         ("mug: {purposes: drink}", "mug: purposes: .*valid tuple"),
         ("mug: {purposes: [drink my tea]}", "expected a purpose without 'I', 'me' or 'my', got 'drink my tea'"),
+        ("mug: {parts: [a handle, ' ']}", "mug: parts: .*expected texts, got ' '"),
         ("mug: {purposes: [a: b", "expected a YAML file of facts by category"),
         ("!!python/object/apply:os.system [ls]", "expected a YAML file of facts by category"),
     ],

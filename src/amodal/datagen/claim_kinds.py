@@ -408,8 +408,8 @@ CLAIM_KINDS: dict[str, ClaimKind] = {
     ),
     "amount hidden": _kind(
         _amount_hidden,
-        rf"{_S} (?:is|are) (?P<amount>{_AMOUNT}) {_HIDDEN}",
-        rf"(?P<amount>{_AMOUNT}) of (?P<s>{GROUP}|{PRONOUN}) (?:is|are) {_HIDDEN}",
+        rf"{_S} (?:is|are) (?P<amount>{_AMOUNT}) {_HIDDEN}(?! (?:by|behind)\b)",
+        rf"(?P<amount>{_AMOUNT}) of (?P<s>{GROUP}|{PRONOUN}) (?:is|are) {_HIDDEN}(?! (?:by|behind)\b)",
     ),
     "amount visible": _kind(
         _amount_visible,
@@ -445,7 +445,8 @@ CLAIM_KINDS: dict[str, ClaimKind] = {
     ),
     "order": _kind(
         _order,
-        r"follow each other from (?P<start>left|right|top|bottom) to (?:left|right|top|bottom)",
+        r"follow each other from (?:(?P<start>left|top|right|bottom) to )(?:(?<=left to )right|(?<=right to )left|"
+        r"(?<=top to )bottom|(?<=bottom to )top)",
         each=False,
     ),
     "ends": _kind(
@@ -462,12 +463,13 @@ CLAIM_KINDS: dict[str, ClaimKind] = {
 
 CLAIM_WORDS = re.compile(
     r"\b(?:hid(?:es?|den|ing)|(?:un)?cover(?:s|ed|ing)?|block(?:s|ed|ing)?|(?:un)?obs(?:cur|truct)\w*|occlu\w+|"
-    r"conceal\w*|overlap\w*|(?:in)?visible|unseen|(?:out of|from|in) (?:sight|view)|(?:full|clear) view|behind|front|"
-    r"left|right|above|below|beneath|underneath|beyond|between|top|bottom|upper|lower|corner|edge|half|third|thirds|"
-    r"quarters?|percent|mostly|most|least|partly|partially|fewer|larger|largest|bigger|biggest|smaller|smallest|taller|"
-    r"tallest|nearer|nearest|closer|closest|farther|further|farthest|furthest|\w+most|only|nothing|nobody|none|"
-    r"entire(?:ly)?|fully|completely|cut off|"
-    rf"there are {_NUMBER}|"
+    r"conceal\w*|overlap\w*|(?:in)?visible|(?:un)?seen|pe(?:ek|ep)s?|(?:out of|from|in) (?:sight|view)|"
+    r"(?:full|clear) view|behind|front|background|foreground|left|right|above|below|beneath|under|underneath|beside|"
+    r"next to|beyond|between|top|bottom|upper|lower|corner|edge|half|third|thirds|quarters?|percent|mostly|most|least|"
+    r"partly|partially|fewer|larger|largest|bigger|biggest|smaller|smallest|taller|tallest|higher|highest|"
+    r"as (?:large|big|small|tall|high) as|nearer|nearest|closer|closest|farther|further|farthest|furthest|\w+most|only|"
+    r"nothing|nobody|none|entire(?:ly)?|fully|completely|cut off|"
+    rf"leaves? the {IMAGE}|there are (?:{_NUMBER}|many|several|no)|"
     rf"{_NUMBER} (?:of them|of these|(?:other )?{_OBJECT})"
     r")\b|%"
 )

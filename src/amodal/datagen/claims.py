@@ -40,6 +40,9 @@ _ORDINAL = re.compile(
 )
 
 _CONDITION = re.compile(r"\b(?:if|unless|were|until|once)\b")  # then a claim is not about what the image shows
+_NEGATION = re.compile(r"\b(?:not|no|never|neither|nor|cannot|instead|rather|twice|hardly|false|wrong)\b|n't\b")
+_NEGATION_AFTER = re.compile(r" (?:neither|nor|not|no|never)\b")
+_CLAUSE_END = re.compile(r",|\b(?:because|since|as|so|but|while)\b")
 _SINGULAR = re.compile(
     r"(?:,? (?:which|that|who))? (?:is|stands|lies|sits|has|hides|covers|reaches|extends|fills|remains|stays)\b"
 )
@@ -77,8 +80,10 @@ def judge_claims(answer: str, facts: Facts) -> list[ClaimVerdict]:
         phrases.append((found[1], members))
         names = [f"@{len(order) + i}" for i in range(len(members))]
         order.extend(members)
-        return "+".join(names) + (" " if found[2][-1].isspace() else "")
+        following = answer[found.end() : found.end() + 1]  # a digit would change the number of the mention
+        return "+".join(names) + (" " if found[2][-1].isspace() or following.isdecimal() else "")
 
+    answer = answer.replace("@", " ")  # the reader's own sign
     text = " ".join(_MENTION.sub(replace, answer).lower().split())
     for phrase, members in phrases:
         verdicts += _judge_phrase(phrase, members, facts)
@@ -106,16 +111,24 @@ class _Reader:
         self._mentioned = positions(sentence, order) or positions(" ".join(before), order)
 
     def verdicts(self) -> Iterator[ClaimVerdict]:
+        claims = list[tuple[str, ClaimKind, re.Match[str]]]()
         for name, kind in CLAIM_KINDS.items():
             for pattern in kind.patterns:
                 while found := pattern.search(self._left):
-                    verdict = "unclear" if _CONDITION.search(self._sentence) else self._judge(kind, found)
-                    yield ClaimVerdict(name, verdict, self._readable(found[0]))
+                    claims.append((name, kind, found))
                     blank = re.sub(rf"{MENTION}|.", lambda m: m[0] if m[0][0] == "@" else " ", found[0])
                     self._left = self._left[: found.start()] + _closed(blank) + self._left[found.end() :]
+        for name, kind, found in claims:
+            verdict = "unclear" if self._is_qualified(found) else self._judge(kind, found)
+            yield ClaimVerdict(name, verdict, self._readable(found[0]))
         unread = CLAIM_WORDS.search(self._left)
         if unread:
             yield ClaimVerdict("unread", "unclear", f"{unread[0]!r} in {self._readable(self._sentence.strip())!r}")
+
+    def _is_qualified(self, found: re.Match[str]) -> bool:
+        """Whether a condition, or a negation that no pattern has read, changes what a claim says."""
+        clause, after = _CLAUSE_END.split(self._left[: found.start()])[-1], self._left[found.end() :]
+        return bool(_CONDITION.search(self._sentence) or _NEGATION.search(clause) or _NEGATION_AFTER.match(after))
 
     def _judge(self, kind: ClaimKind, found: re.Match[str]) -> Verdict:
         """True or false if all objects that the pronouns may stand for agree."""

@@ -248,12 +248,12 @@ def _unclear(draft: Draft, context: RuleContext) -> str | None:
 
 
 def _verdicts(draft: Draft, context: RuleContext) -> list[ClaimVerdict]:
-    """The claims of an answer; parts and materials that are known of its categories are no claims about masks."""
+    """The claims of an answer; parts and materials listed of its categories are no claims about masks."""
     answer = draft.answer
     for category in {context.category(obj) for obj in context.image.objects}:
         known = context.settings.knowledge.get(category_key(category))
         for words in (*known.parts, *known.materials) if known else ():
-            answer = answer.replace(f" {words}", " details")
+            answer = re.sub(rf"(\b(?:has|have|of|with|and|its|their)|,) {re.escape(words)}\b", r"\1 details", answer)
     return judge_claims(answer, context.facts)
 
 

@@ -42,6 +42,14 @@ class CategoryFacts(BaseModel):
     plural: bool = False
     confirmed: bool = True
 
+    @field_validator("purposes", "parts", "materials", "found", "looks")
+    @classmethod
+    def _without_empty_texts(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        for text in texts:
+            if not text.strip():
+                raise ValueError(f"expected texts, got {text!r}")
+        return texts
+
     @field_validator("purposes")
     @classmethod
     def _without_first_person(cls, purposes: tuple[str, ...]) -> tuple[str, ...]:
