@@ -349,6 +349,11 @@ def test_a_folder_is_resumed_with_the_same_options_only(
     other["annotations"][1]["bbox"] = [31, 10, 20, 20]
     write(file, other)
     assert "got others (annotations " in refused(capsys, *arguments, "--no-clean")
+    stated = (out / "run.json").read_text()
+    for content in ("[]", "3", '{"inputs": []}', '{"inputs": {"a": []}, "options"', "{"):
+        (out / "run.json").write_text(content)
+        assert "expected scenes with their options in run.json, got scenes without" in refused(capsys, *arguments)
+    (out / "run.json").write_text(stated)
     (out / "run.json").unlink()
     assert "expected scenes with their options in run.json, got scenes without" in refused(capsys, *arguments)
     assert len(prompts) == 5

@@ -126,6 +126,17 @@ def test_a_file_without_a_tensor_is_refused(tmp_path: Path) -> None:
         pretrained_weights(tmp_path / "lite.pth", config)
 
 
+@pytest.mark.parametrize("content", [b"", b"no weights", [1, 2], {"_conv_stem.weight": 3}])
+def test_what_is_no_file_of_weights_is_refused(tmp_path: Path, content: object) -> None:
+    path = tmp_path / "lite.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(InputError, match="trunk_weights: expected the weights of EfficientNet-Lite, got '.*lite.pth'"):
+        pretrained_weights(path, small_trunk_config())
+
+
 def test_stages_without_all_strides_are_refused() -> None:
     with pytest.raises(InputError, match="stride 2, 4, 8, 16 and 32"):
         EfficientNetLite(EfficientNetLiteConfig(stages=STAGES[:-1]))

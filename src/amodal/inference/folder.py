@@ -185,7 +185,7 @@ class SceneFolders:
             other = [key for key in sorted(self.options | found) if found.get(key) != self.options.get(key)]
             self._earlier = images
             replaced = [name for name in saved if name in self.inputs and images.get(name) != self.inputs[name]]
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, AttributeError):
             raise InputError(
                 f"out {self.out}: expected scenes with their options in {RUN_FILE}, got scenes without; --overwrite "
                 "segments them anew"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -172,6 +173,8 @@ def pretrained_weights(path: Path, config: EfficientNetLiteConfig) -> dict[str, 
         raise InputError(
             f"trunk_weights: expected the weights of EfficientNet-Lite, got {str(path)!r} without {error}"
         ) from None
+    except (AttributeError, EOFError, OSError, RuntimeError, TypeError, UnpicklingError):
+        raise InputError(f"trunk_weights: expected the weights of EfficientNet-Lite, got {str(path)!r}") from None
     # The weights expect (x - 0.5) / 0.5; every base of the family gets ImageNet's statistics instead.
     weight, mean, std = found["stem.weight"], torch.tensor(IMAGE_MEAN), torch.tensor(IMAGE_STD)
     found["stem.bias"] = found["stem.bias"] + (weight.sum((2, 3)) * (2 * mean - 1)).sum(1)
