@@ -28,7 +28,7 @@ NAMES = ("Ada", "Bob", "Cyd")
 BETTER = "If I wanted to tidy up here, what would I have to take hold of first?"
 
 
-@pytest.mark.parametrize("images", [4, 200])
+@pytest.mark.parametrize("images", [8, 200])
 def test_scenes_to_training(tmp_path: Path, capsys: pytest.CaptureFixture[str], images: int) -> None:
     """Ten pairs per scene, three people on the page: one disagreement, one rewrite, one rejected pair."""
     amodal = partial(_amodal, capsys)
