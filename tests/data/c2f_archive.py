@@ -47,20 +47,23 @@ def polygon(x: int, y: int, w: int, h: int) -> list[list[float]]:
     return [[x, y, x + w, y, x + w, y + h, x, y + h]]
 
 
-def detection(x: int, y: int, kins: bool) -> dict[str, Any]:
-    """An entry of the pickle: 20 x 16 pixels, the left 12 columns visible, detected one pixel too far right."""
+def detection(x: int, y: int, kins: bool, visible_width: int = 12) -> dict[str, Any]:
+    """An entry of the pickle: 20 x 16 pixels, the left columns visible, detected one pixel too far right."""
     full = (x, y, 20, 16)
     return {
         "pred_visible_mask": rle(x + 1, y, 12, 16),
         "pred_visible_mask_bbox": [np.float32(x + 1), np.float32(y), 12.0, 16.0],
-        "gt_visible_mask": rle(x, y, 12, 16),
+        "gt_visible_mask": rle(x, y, visible_width, 16),
         "gt_full_mask": polygon(*full) if kins else rle(*full),
         "occlude_rate": np.float64(0.4),
     }
 
 
 def write_kins(root: Path) -> Path:
-    """An archive of KINS with both forms of lines; the images of its two annotation files share an id."""
+    """An archive of KINS with both forms of lines; the images of its two annotation files share an id.
+
+    An annotated object and a detected one have no visible pixels.
+    """
     root.mkdir()
     folder = root / "testing" / "image_2"
     folder.mkdir(parents=True)
@@ -84,15 +87,16 @@ def write_kins(root: Path) -> Path:
     images.append({"id": 8, "file_name": "000003.png", "height": H, "width": W})
     content = {"images": images, "annotations": annotations, "categories": [{"id": 4, "name": "car"}]}
     (root / "update_test_2020.json").write_text(json.dumps(content))
-    fusion = {"aisformer_3": [detection(2, 2, True), detection(30, 8, True)], "aisformer_9": []}
+    detections = [detection(2, 2, True), detection(30, 8, True), detection(6, 20, True, visible_width=0)]
+    fusion = {"aisformer_3": detections, "aisformer_9": []}
     (root / "fusion_test.pkl").write_bytes(pickle.dumps(fusion))
     path = root / "c2f_seg_test_list.txt"
-    path.write_text("aisformer,3,1\naisformer,3,0\n3_1_4\n8_2_4\n3_2_4\n8_0_4\n")
+    path.write_text("aisformer,3,1\naisformer,3,0\n3_1_4\n8_2_4\n3_2_4\n8_0_4\naisformer,3,2\n")
     return path
 
 
 def write_cocoa(root: Path) -> Path:
-    """An archive of COCOA with both forms of lines."""
+    """An archive of COCOA with both forms of lines; a detected object has no visible pixels."""
     root.mkdir()
     (root / "val2014").mkdir()
     cv2.imwrite(str(root / "val2014" / COCO_FILE), np.full((H, W, 3), 90, np.uint8))
@@ -110,9 +114,10 @@ def write_cocoa(root: Path) -> Path:
     ]
     content = {"images": [{"id": 7}], "annotations": annotations, "categories": [{"id": 2, "name": "dog"}]}
     (root / "COCO_amodal_val2014_with_classes.json").write_text(json.dumps(content))
-    (root / "fusion_test.pkl").write_bytes(pickle.dumps({"vrsp_7": {0: detection(3, 3, False)}}, protocol=2))
+    detections = {0: detection(3, 3, False), 1: detection(12, 9, False, visible_width=0)}
+    (root / "fusion_test.pkl").write_bytes(pickle.dumps({"vrsp_7": detections}, protocol=2))
     path = root / "c2f_seg_test_list.txt"
-    path.write_text(f"1,/data/coco/val2014/{COCO_FILE}\nvrsp,7,0\n0,/data/coco/val2014/{COCO_FILE}\n")
+    path.write_text(f"1,/data/coco/val2014/{COCO_FILE}\nvrsp,7,0\n0,/data/coco/val2014/{COCO_FILE}\nvrsp,7,1\n")
     return path
 
 

@@ -46,7 +46,7 @@ def test_objects_are_those_of_the_published_loaders(write: Writer, tmp_path: Pat
 def test_images_are_told_apart_by_their_files(tmp_path: Path) -> None:
     dataset = read_dataset("c2f", write_kins(tmp_path / "archive"))
     assert [(image.id, image.file_name) for image in dataset.images] == [(3, "000003.png"), (4, "000004.png")]
-    assert [[obj.id for obj in image.objects] for image in dataset.images] == [[1, 2, 4, 6], [3, 5]]
+    assert [[obj.id for obj in image.objects] for image in dataset.images] == [[1, 2, 4, 6, 7], [3, 5]]
     assert dataset.categories == {0: "unstated", 4: "car"}
 
 

@@ -137,7 +137,7 @@ def test_counts_match_boolean_masks_at_full_size() -> None:
         occluded_intersection=(P & G & ~V).sum(), occluded_union=((P | G) & ~V).sum(),
         amodal_area=G.sum(), visible_area=V.sum(), occluded_area=(G & ~V).sum(), spilled_area=(V & ~G).sum(),
         visible_intersection=(W & V).sum(), visible_union=(W | V).sum(),
-        occluded_area_pred=(P & ~W).sum(), num_components=-1,
+        occluded_area_pred=(P & ~W).sum(), num_components=-1, is_detected=0,
     )  # fmt: skip
 
 

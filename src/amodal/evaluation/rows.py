@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from amodal.data.formats.c2f import IS_DETECTED
 from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
 from amodal.errors import InputError
 from amodal.evaluation.baselines import BASELINES, BaselineInputs
@@ -236,6 +237,7 @@ class Case(NamedTuple):
         box: box prompt; None if the object has none.
         predictions: prediction by name of the row; None for an object that the row cannot predict. Baselines without
             a network have no entry, `prediction_of` computes theirs.
+        is_detected: whether a detector found the object, in C2F-Seg's released data.
     """
 
     image_id: int
@@ -245,6 +247,7 @@ class Case(NamedTuple):
     amodal: Rle
     box: Box | None
     predictions: dict[str, MaskPrediction | None]
+    is_detected: bool = False
 
 
 def iterate_cases(
@@ -268,7 +271,10 @@ def cases_of_image(
     for i, obj in enumerate(objects):
         assert obj.amodal_rle is not None
         of_object = {name: of_row[i] for name, of_row in predictions.items()}
-        yield Case(image.id, obj.id, obj.category_id, obj.visible_rle, obj.amodal_rle, prompts[i], of_object)
+        is_detected = bool(obj.attributes.get(IS_DETECTED))
+        yield Case(
+            image.id, obj.id, obj.category_id, obj.visible_rle, obj.amodal_rle, prompts[i], of_object, is_detected
+        )
 
 
 def prediction_of(case: Case, name: str, main: str) -> MaskPrediction:

@@ -66,7 +66,9 @@ class Scorer:
 
     def _count(self, case: Case, name: str) -> CountsRow:
         prediction = prediction_of(case, name, self.main)
-        return count_pixels(prediction.amodal, case.amodal, case.visible, prediction.visible)
+        return count_pixels(
+            prediction.amodal, case.amodal, case.visible, prediction.visible, is_detected=case.is_detected
+        )
 
 
 def pick_num_workers(num_objects: int, num_rows: int) -> int:

@@ -53,6 +53,8 @@ class PixelCounts(NamedTuple):
         visible_intersection: |W∩V|.
         visible_union: |W∪V|; -1 where no visible mask was predicted.
         occluded_area_pred: |P∖W|; -1 where no visible mask was predicted.
+        is_detected: 1 for a detection of C2F-Seg's released data, which `c2f` counts even where V is empty; 0 for all
+            other objects.
         num_components: connected components of P (8-connectivity); -1 where they were not counted.
     """
 
@@ -67,6 +69,7 @@ class PixelCounts(NamedTuple):
     visible_intersection: IntArray
     visible_union: IntArray
     occluded_area_pred: IntArray
+    is_detected: IntArray
     num_components: IntArray
 
     @classmethod
@@ -95,10 +98,24 @@ class PixelCounts(NamedTuple):
         return np.asarray(self.occluded_area_pred / np.maximum(self.amodal_area_pred, 1), np.float64)
 
 
-def count_pixels(amodal_pred: Rle, amodal_true: Rle, visible_true: Rle, visible_pred: Rle | None = None) -> CountsRow:
+def count_pixels(
+    amodal_pred: Rle,
+    amodal_true: Rle,
+    visible_true: Rle,
+    visible_pred: Rle | None = None,
+    *,
+    is_detected: bool = False,
+) -> CountsRow:
     """Count the pixels of one object on run lengths, without decoding any mask.
 
     Components are not counted, because `count_components` counts those of many masks at a time.
+
+    Args:
+        amodal_pred: P.
+        amodal_true: G.
+        visible_true: V.
+        visible_pred: W, or None.
+        is_detected: whether the object is a detection of C2F-Seg's released data.
 
     Raises:
         ValueError: the masks do not all have the same size.
@@ -126,6 +143,7 @@ def count_pixels(amodal_pred: Rle, amodal_true: Rle, visible_true: Rle, visible_
         visible_intersection,
         visible_union,
         p - w[2] if w else -1,
+        int(is_detected),
         -1,
     )
 
@@ -193,14 +211,15 @@ def c2f_ratios(counts: PixelCounts) -> Ratios:
     but the *count* leaves out each object whose signed sum of (G - V) over the image is 0. Two quirks follow and are
     kept, because the published numbers contain them: an object that is not occluded but whose V reaches outside G is
     counted, with an IoU of 0; and where the two areas cancel exactly, the IoU is added but the object is not counted.
-    An object whose V is empty is not counted either, and one whose G is empty as well is subtracted from the count:
-    `counts` of the published loaders for annotated objects. For detected objects (lines of their lists that name an
-    entry of the pickle) `counts` is always 1, which differs from this function if the true V of the entry is empty.
+    An annotated object whose V is empty is not counted either, and one whose G is empty as well is subtracted from the
+    count: `counts` of the published loaders. A detected object (`PixelCounts.is_detected`: a line of their lists that
+    names an entry of the pickle) has `counts` 1 even if its V is empty.
     """
     everything = np.ones(len(counts.union), bool)
     occ = counts.occluded_intersection / (counts.occluded_union + C2F_OCC_EPSILON)
     signed_sum = counts.amodal_area - counts.visible_area  # of (G - V) over the image
-    weight = (counts.visible_area > 0).astype(np.float64) - (signed_sum == 0)
+    published_counts = (counts.visible_area > 0) | (counts.is_detected > 0)
+    weight = published_counts.astype(np.float64) - (signed_sum == 0)
     ratios = {
         "mIoU_full": _mean(_c2f_full(counts.intersection, counts.union), everything),
         "mIoU_occ": Ratio(occ, weight, weight > 0),

@@ -34,6 +34,8 @@ from amodal.ops.values import integer, numbers, text
 
 PROMPT_BOX = "prompt_box_xyxy"
 """Attribute of an object: the box that the released data give as its prompt, xyxy in image pixels."""
+IS_DETECTED = "is_detected"
+"""Attribute of an object: whether a detector found it, instead of an annotation file naming it."""
 NO_CATEGORY = 0
 """Category of the objects whose entry states none."""
 
@@ -250,6 +252,7 @@ def _detection(archive: _Archive, key: Any, image: int, index: int, kins: bool) 
         "amodal": entry["gt_full_mask"],
         "visible": entry["gt_visible_mask"],
         "box": _xyxy(entry["pred_visible_mask_bbox"]),
+        "is_detected": True,
     }
     return last_part(name), size, record
 
@@ -327,7 +330,7 @@ def _parse(record: Record) -> list[RawAnnotation]:
             category=record["category_id"],
             amodal=record["amodal"],
             visible=record["visible"],
-            attributes={PROMPT_BOX: record["box"]},
+            attributes={PROMPT_BOX: record["box"], IS_DETECTED: record.get("is_detected", False)},
         )
     ]
 
