@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from amodal.data.convert import convert
 from amodal.data.datasets import read_dataset
 from amodal.errors import InputError
 from amodal.inference import onnx
+from amodal.inference.batch import read_parts
 from amodal.io.files import (
     atomic_folder,
     atomic_path,
@@ -31,6 +32,9 @@ from amodal.io.files import (
     write_atomic,
 )
 from tests.data.toy import write_toy
+from tests.inference.test_batch import without_ray  # noqa: F401  # a fixture
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "plug" / "tiny.yaml"
 
 # --- resume means the same work ---
 
@@ -46,17 +50,22 @@ def photos(tmp_path: Path) -> Path:
 
 
 def segment(photos: Path, out: Path, *more: str) -> int:
+    return main(["segment", str(photos), "--annotations", str(write_prompts(photos)), "--out", str(out), *more])
+
+
+def write_prompts(photos: Path, names: Sequence[str] = ("a.png", "b.png")) -> Path:
+    """A COCO file with one box per image, beside the folder of the images."""
     annotations = photos.parent / "annotations.json"
     objects = [
         {"id": n, "image_id": n, "category_id": 1, "bbox": [5, 5, 20, 20], "iscrowd": 0, "area": 400} for n in (1, 2)
     ]
     content = {
-        "images": [{"id": n + 1, "file_name": f"{c}.png", "width": 60, "height": 40} for n, c in enumerate("ab")],
+        "images": [{"id": n, "file_name": name, "width": 60, "height": 40} for n, name in enumerate(names, 1)],
         "categories": [{"id": 1, "name": "cup"}],
         "annotations": objects,
     }
     annotations.write_text(json.dumps(content))
-    return main(["segment", str(photos), "--annotations", str(annotations), "--out", str(out), *more])
+    return annotations
 
 
 def test_a_replaced_image_is_refused_and_overwrite_segments_it(
@@ -99,6 +108,45 @@ def test_a_model_of_the_same_name_with_other_weights_is_refused(
     (model / "note.txt").write_text("retrained")
     assert segment(photos, out, "--model", str(model)) == 2
     assert "model_content" in capsys.readouterr().err
+
+
+def batch(photos: Path, out: Path, *more: str) -> int:
+    """Segment the images of `segment` with `amodal batch`."""
+    return main(["batch", str(photos.parent / "annotations.json"), "--images", str(photos), "--out", str(out), *more])
+
+
+@pytest.mark.usefixtures("without_ray")
+@pytest.mark.parametrize("place", ["b.png", "sub/b.png"])
+def test_batch_adds_an_image_that_appears_later(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    out = tmp_path / "out"
+    write_prompts(photos, names=("a.png", place))
+    (photos / "b.png").rename(tmp_path / "elsewhere.png")
+    assert batch(photos, out) == 3 and "b.png" in capsys.readouterr().err
+    assert [row["image_id"] for row in read_parts(out)] == [1]
+    (photos / place).parent.mkdir(exist_ok=True)
+    (tmp_path / "elsewhere.png").rename(photos / place)
+    assert batch(photos, out) == 0
+    assert [row["image_id"] for row in read_parts(out)] == [1, 2]
+    (photos / "a.png").unlink()  # its results stay
+    assert batch(photos, out) == 0
+    Image.new("RGB", (60, 40), "red").save(photos / place)
+    capsys.readouterr()
+    assert batch(photos, out) == 2
+    error = capsys.readouterr().err
+    assert "expected a new folder or the images of its results, got others for" in error and "b.png" in error
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_batch_replaces_an_image_that_has_no_results(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_prompts(photos)
+    (photos / "b.png").write_bytes(b"broken")
+    assert batch(photos, out) == 3
+    Image.new("RGB", (60, 40), "red").save(photos / "b.png")
+    assert batch(photos, out) == 0 and batch(photos, out) == 0
+    assert [row["image_id"] for row in read_parts(out)] == [1, 2]
 
 
 # --- input is never output ---
@@ -155,6 +203,55 @@ def test_a_second_run_gets_one_line(tmp_path: Path) -> None:
     with one_writer(out), atomic_path(out) as temporary:  # the lock ends with its process, and a run may enter again
         temporary.write_text("x")
     assert out.read_text() == "x" and sorted(file.name for file in tmp_path.iterdir()) == ["link", "out.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["segment", "a.png", "--box", "5,5,30,30"], "out"),
+        (["segment", ".", "--annotations", "../annotations.json"], "out"),
+        (["segment", "a.gif"], "out"),
+        (["batch", "../annotations.json", "--images", "."], "out"),
+        (["train", str(RECIPE)], "output"),
+    ],
+)
+def test_every_command_that_takes_long_stops_before_its_work(
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    what: str,
+) -> None:
+    pytest.importorskip("ray")
+    pytest.importorskip("av")
+    write_prompts(photos)
+    Image.open(photos / "a.png").save(photos / "a.gif")
+    monkeypatch.chdir(photos)
+    monkeypatch.setattr(
+        "amodal.inference.segmenter.AmodalSegmenter.from_pretrained", lambda *_, **__: pytest.fail("it loads a model")
+    )
+    monkeypatch.setattr("amodal.training.loop.build", lambda *_: pytest.fail("it builds"))
+    out = tmp_path / "out"
+    place = ["--set", f"output={out}"] if what == "output" else ["--out", str(out)]
+    with another_run(out):
+        assert main([*arguments, *place]) == 2
+    assert capsys.readouterr().err == f"amodal: {what} {out}: expected no other run that writes to it, got one\n"
+
+
+def test_a_video_has_the_lock_before_it_looks_at_old_scenes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that looked before could mix its frames with those that another run with other options just saved."""
+    pytest.importorskip("av")
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.gif")
+    (tmp_path / "out" / "000000").mkdir(parents=True)
+    (tmp_path / "out" / "000000" / "scene.json").write_text("{}")  # refused: no options beside it
+    arguments = ["segment", str(tmp_path / "a.gif"), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 2 and "expected scenes with their options" in capsys.readouterr().err
+    with another_run(tmp_path / "out"):
+        assert main(arguments) == 2
+    assert "expected no other run that writes to it" in capsys.readouterr().err
 
 
 # --- whole or not there ---

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import struct
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from amodal.app.store import decode_image
 from amodal.cli.main import main
 from amodal.data.datasets import read_dataset
 from amodal.data.validation.validate import validate
@@ -75,18 +79,94 @@ def test_an_image_of_one_value_is_loaded(tmp_path: Path, value: float) -> None:
     assert load_image(write(tmp_path / "x.tif", np.full((4, 5), value, np.float32))).shape == (4, 5, 3)
 
 
-def test_colours_of_twelve_bits_are_told(tmp_path: Path) -> None:
-    import cv2
+def colours_of(bits: int, num_alpha: int = 0) -> np.ndarray:
+    """(8, 64, 3 or 4) uint16 RGB ramps that differ per channel and use the lower bits only."""
+    ramps = [RAMP * (2**bits - 1), RAMP[:, ::-1] * (2**bits - 1), RAMP * (2 ** (bits - 1))]
+    return np.dstack([*ramps, *[np.full(RAMP.shape, 65535)] * num_alpha]).astype(np.uint16)
 
-    colours = np.dstack([(RAMP * 4095).astype(np.uint16)] * 3)
+
+def write_colours(path: Path, colours: np.ndarray, tiff_orientation: int = 1) -> Path:
+    if path.suffix == ".tif":
+        import tifffile
+
+        tag = [(274, "H", 1, tiff_orientation, True)]
+        extra = {"extrasamples": ["unassalpha"]} if colours.shape[2] == 4 else {}
+        tifffile.imwrite(path, colours, photometric="rgb", extratags=tag, **extra)
+    else:
+        import cv2
+
+        cv2.imwrite(str(path), colours[..., [2, 1, 0, *range(3, colours.shape[2])]])
+    return path
+
+
+@pytest.mark.parametrize("num_alpha", [0, 1])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+@pytest.mark.parametrize("name", ["x.png", "x.tif"])
+def test_colours_of_fewer_than_sixteen_bits_keep_their_contrast(
+    tmp_path: Path, name: str, bits: int, num_alpha: int
+) -> None:
+    colours = colours_of(bits, num_alpha)
+    path = write_colours(tmp_path / name, colours)
+    with pytest.warns(InputWarning, match=f"{name}: expected 8 bits per pixel, .* is taken as 0 to {2**bits - 1}"):
+        pixels = load_image(path)
+    np.testing.assert_allclose(pixels, colours[..., :3] / (2**bits - 1) * 255, atol=1.5)
+    with pytest.warns(InputWarning), Image.open(path) as opened:
+        np.testing.assert_array_equal(load_image(opened), pixels)
+    with pytest.warns(InputWarning):
+        np.testing.assert_array_equal(decode_image(path.read_bytes()), pixels)
+
+
+def test_grey_with_alpha_of_twelve_bits_keeps_its_contrast(tmp_path: Path) -> None:
+    grey_png = io.BytesIO()
+    write_png(grey_png, np.dstack([RAMP * 4095, np.full(RAMP.shape, 65535)]).astype(">u2"), colour_type=4)
+    with pytest.warns(InputWarning, match="is taken as 0 to 4095"):
+        pixels = decode_image(grey_png.getvalue())
+    np.testing.assert_allclose(pixels[..., 0], RAMP * 255, atol=1.5)
+
+
+def write_png(file: io.BytesIO, values: np.ndarray, colour_type: int) -> None:
+    """A PNG file of 16 bits; OpenCV and Pillow write none with grey and alpha."""
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    file.write(b"\x89PNG\r\n\x1a\n")
+    for kind, content in ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        file.write(struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content)))
+
+
+@pytest.mark.filterwarnings("ignore::amodal.errors.InputWarning")
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_dark_colours_are_turned_as_all_others(tmp_path: Path, turn: int) -> None:
+    dark, bright = colours_of(12), (colours_of(12) * 16).astype(np.uint16)
+    found = []
+    for name, colours in (("dark", dark), ("bright", bright)):
+        tif = write_colours(tmp_path / f"{name}.tif", colours, turn)
+        plain = write_colours(tmp_path / f"{name}.png", colours).read_bytes()
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        chunk = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+        chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        turned = tmp_path / f"{name}_turned.png"
+        turned.write_bytes(plain[:33] + chunk + plain[33:])  # behind the head of the PNG
+        found.append([load_image(tif), load_image(turned)])
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs.astype(int), atol=2)
+
+
+def test_colours_of_sixteen_bits_are_loaded_without_a_word(tmp_path: Path) -> None:
     for name in ("x.png", "x.tif"):
-        cv2.imwrite(str(tmp_path / name), colours)
-        with pytest.warns(InputWarning, match=f"{name}: expected colours that use their 16 bits, got a nearly black"):
-            load_image(tmp_path / name)
-        cv2.imwrite(str(tmp_path / name), colours * 16)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert load_image(tmp_path / name).max() > 250
+            assert load_image(write_colours(tmp_path / name, colours_of(16))).max() == 255
+
+
+def test_dark_colours_of_an_unusual_form_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import cv2
+
+    path = write_colours(tmp_path / "x.png", colours_of(12))
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: None)
+    with pytest.warns(InputWarning, match="x.png: expected colours that use their 16 bits, got a nearly black image"):
+        assert load_image(path).max() < 64
 
 
 def test_the_command_line_tells_a_guessed_range_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ from amodal.cli.options import (
     parse_point,
 )
 from amodal.errors import InputError
-from amodal.io.files import require_folder
+from amodal.io.files import one_writer, require_folder
 
 if TYPE_CHECKING:
     from amodal.inference.folder import ImageSegmenter
@@ -200,8 +200,9 @@ def segment(
     elif several:
         _segment_video(image, folder, segmenter, options, overwrite, as_json)
     else:
-        scene = _segment_image(image, selection, segmenter)
-        scene.save(folder)
+        with one_writer(folder):
+            scene = _segment_image(image, selection, segmenter)
+            scene.save(folder)
         if as_json:
             typer.echo(json.dumps(scene.to_json()))
         else:

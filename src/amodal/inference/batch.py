@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +32,8 @@ FailureHandler = Callable[[str, str], None]
 
 SETTINGS = "batch.json"
 PARTS = "part-*.parquet"
+INPUTS = "inputs"
+"""Key of the settings of a run for the fingerprints of its images."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,8 @@ def segment_dataset(
     if not rows:
         raise InputError("dataset: expected images with objects, got none")
     with one_writer(require_folder(out)):
-        _check_settings(out, plan, rows)
         done, first = _finished(out)
+        _check_settings(out, plan, rows, done)
         rows = [row for row in rows if row["image_id"] not in done]
         if rows:
             _run(ray, rows, out, plan, first, on_failure, progress)
@@ -311,25 +313,38 @@ def _model_settings(plan: BatchPlan) -> dict[str, Any]:
     return {name: getattr(plan, name) for name in names}
 
 
-def _check_settings(out: Path, plan: BatchPlan, rows: list[Row]) -> None:
-    """Ensure that all results in a folder come from one dataset and one model in one mode and precision."""
+def _check_settings(out: Path, plan: BatchPlan, rows: list[Row], done: set[Any]) -> None:
+    """Ensure that all results in a folder come from one dataset and one model in one mode and precision.
+
+    An image may appear, or be replaced, as long as it has no results.
+    """
     from amodal.models.increments import model_contents
 
-    images = [image_digest(Path(row["path"])) for row in rows]
     settings = _model_settings(plan) | model_contents(model=plan.model, visible_from=plan.visible_from)
-    settings |= {"dataset": _digest(rows), "images": _digest(images)}
+    settings |= {"dataset": _digest([{key: row[key] for key in row if key != "path"} for row in rows])}
+    paths = {str(row["image_id"]): row["path"] for row in rows}
+    inputs = {key: image_digest(Path(path)) for key, path in paths.items()}
     file = out / SETTINGS
     if file.is_file():
         try:
             found = json.loads(file.read_text())
+            earlier = {key: str(digest) for key, digest in found.pop(INPUTS, {}).items()}
             other = [key for key in sorted(settings | found) if found.get(key) != settings.get(key)]
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise InputError(f"out {out}: expected settings in {SETTINGS}, got others; choose a new folder") from error
         if other:
             changes = ", ".join(f"{key} {found.get(key)!s:.40} -> {settings.get(key)!s:.40}" for key in other)
             raise InputError(f"out {out}: expected a new folder or the settings of its results, got others ({changes})")
-        return
-    write_atomic(file, json.dumps(settings))
+        finished = set(map(str, done))
+        replaced = [
+            path for key, path in paths.items() if key in finished and inputs[key] not in ("", earlier.get(key))
+        ]
+        if replaced:
+            raise InputError(
+                f"out {out}: expected a new folder or the images of its results, got others for {listed(replaced)}"
+            )
+        inputs |= {key: digest for key, digest in earlier.items() if key in finished}
+    write_atomic(file, json.dumps(settings | {INPUTS: inputs}))
 
 
 def image_digest(path: Path) -> str:
@@ -338,6 +353,12 @@ def image_digest(path: Path) -> str:
         return content_digest(path) if path.is_file() else ""
     except InputError:
         return ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _digest(content: Any) -> str:

@@ -1,11 +1,17 @@
-"""Choice of device and precision by name."""
+"""Choice of device and precision by name, and the number of threads of forked processes."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 
 from amodal.errors import InputError
 from amodal.nn.kernels import cpu_has
+
+if hasattr(os, "register_at_fork"):
+    # A forked process has none of its parent's threads. OpenMP would wait for them forever, but not with one thread.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def pick_device(name: str) -> torch.device:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amodal.errors import InputError
-from amodal.inference.batch import FailureHandler, image_digest
+from amodal.inference.batch import INPUTS, FailureHandler, image_digest, listed
 from amodal.inference.exports.coco import CocoBuilder
 from amodal.inference.prompt_files import CocoFile, CocoImage
 from amodal.inference.prompts import ObjectPrompt
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from amodal.inference.segmenter import AmodalSegmenter
 
 VIDEO_FILE = "overlay.mp4"
-INPUTS = "inputs"
-"""Key of `run.json` for the fingerprints of the images."""
 
 
 @dataclass
@@ -198,7 +196,7 @@ class SceneFolders:
             )
         if replaced:
             raise InputError(
-                f"out {self.out}: expected the images of the scenes in it, got others for {_listed(replaced)}; "
+                f"out {self.out}: expected the images of the scenes in it, got others for {listed(replaced)}; "
                 "--overwrite segments them anew"
             )
 
@@ -329,10 +327,10 @@ def segment_video(
     Raises:
         InputError: `out` has scenes with other options, or what `ImageSegmenter` raises.
     """
-    saved = [file.parent.name for file in out.glob("*/scene.json") if file.parent.name.isdigit()]
-    folders = SceneFolders(out, options, saved, overwrite)
     num_frames = 0
     with one_writer(out), VideoWriter(out / VIDEO_FILE, rate) as video:
+        saved = [file.parent.name for file in out.glob("*/scene.json") if file.parent.name.isdigit()]
+        folders = SceneFolders(out, options, saved, overwrite)
         for name, pixels in frames:
             scene = folders.load(name, (pixels.shape[0], pixels.shape[1]))
             if scene is None:
@@ -342,12 +340,6 @@ def segment_video(
             video.add(scene.draw())
             num_frames += 1
     return num_frames
-
-
-def _listed(names: Sequence[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 def _short(value: Any) -> str:

@@ -25,7 +25,7 @@ from PIL import (
 
 from amodal.errors import InputError
 from amodal.io.files import is_file
-from amodal.io.pixel_depth import has_deep_colours, to_eight_bits, warn_of_dark_colours
+from amodal.io.pixel_depth import brightened, deep_content, to_eight_bits
 
 ImageArray = npt.NDArray[np.uint8]
 """(H, W, 3) uint8 RGB."""
@@ -128,7 +128,11 @@ def orientation(image: Image.Image) -> int:
 def upright(image: Image.Image) -> Image.Image:
     """The image with its orientation applied."""
     image.load()
-    transposition = _TRANSPOSITIONS.get(orientation(image))
+    return _turned(image, orientation(image))
+
+
+def _turned(image: Image.Image, stated: int) -> Image.Image:
+    transposition = _TRANSPOSITIONS.get(stated)
     return image if transposition is None else image.transpose(transposition)
 
 
@@ -230,10 +234,12 @@ def _advice(source: object) -> str:
 
 def _to_rgb(image: Image.Image) -> ImageArray:
     name = getattr(image, "filename", "") or "image"
-    deep = has_deep_colours(image)
-    image = to_eight_bits(upright(image), str(name))
-    if deep:
-        warn_of_dark_colours(image, str(name))
+    content = deep_content(image)
+    image.load()
+    stated = orientation(image)
+    if content is not None:
+        image = brightened(image, content, str(name))
+    image = to_eight_bits(_turned(image, stated), str(name))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)

@@ -1,7 +1,8 @@
-"""Scaling greyscale images of more than 8 bits to 8 bits: 10 to 16 bits, 32 bits, signed values and floats."""
+"""Scaling images of more than 8 bits to 8 bits: 10 to 16 bits, and for grey 32 bits, signed values and floats."""
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import Any
 
@@ -19,6 +20,9 @@ _DEPTHS = (8, 10, 12, 14, 16)
 
 _DARK = 64
 """Brightest value of an image of 10 to 14 bits in 16, after Pillow has taken the upper 8 bits of them."""
+
+_IS_DEEP = re.compile(";16")
+"""What Pillow's name of a pixel layout says about colours of 16 bits, such as `RGB;16B`."""
 
 _ROWS = 256
 """Rows that are scaled at a time, so that memory does not grow with the image."""
@@ -43,10 +47,7 @@ def to_eight_bits(image: Image.Image, name: str) -> Image.Image:
     values: npt.NDArray[Any] = np.asarray(image)
     low, high, guessed = _range(values, image)
     if guessed:
-        message = (
-            f"{name}: expected 8 bits per pixel, got others; the range of the values is taken as {low:g} to {high:g}"
-        )
-        warnings.warn(message, InputWarning, stacklevel=4)
+        _warn_of_range(name, low, high)
     if values.dtype == np.uint16:
         table = _scaled(np.arange(1 << 16, dtype=np.float32), low, high)
         return Image.fromarray(table[values])
@@ -88,19 +89,57 @@ def _number(value: Any) -> float | None:
     return float(first) if isinstance(first, (int, float)) and np.isfinite(first) else None
 
 
-def has_deep_colours(image: Image.Image) -> bool:
-    """Whether an image that is not decoded yet stores colours of 16 bits."""
-    return any("16" in str(tile.args) for tile in getattr(image, "tile", ()))
+def deep_content(image: Image.Image) -> bytes | None:
+    """The content of the file of an image that is not decoded yet and stores colours of 16 bits; None for others."""
+    file = getattr(image, "fp", None)
+    if file is None or not any(_IS_DEEP.search(str(tile.args)) for tile in getattr(image, "tile", ())):
+        return None
+    place = file.tell()
+    file.seek(0)
+    content: bytes = file.read()
+    file.seek(place)
+    return content
 
 
-def warn_of_dark_colours(image: Image.Image, name: str) -> None:
-    """Warn of a decoded image with `has_deep_colours` that is nearly black.
+def brightened(image: Image.Image, content: bytes, name: str) -> Image.Image:
+    """Scale colours of 16 bits to 8 bits where a camera used only 10 to 14 of the 16, by the rule of `to_eight_bits`.
 
-    Pillow reads the upper 8 of the 16 bits, which are nearly 0 where a camera used only 10 or 12 bits.
+    Pillow reads the upper 8 of the 16 bits, which are nearly 0 in such a file, so OpenCV decodes it again.
+
+    Args:
+        image: decoded image that is not turned upright.
+        content: its file, from `deep_content`.
+        name: name of the image in the warning.
+
+    Returns:
+        An image of the mode `RGB` or `RGBA`; the image itself if its colours use their 16 bits.
 
     Warns:
-        InputWarning: the image is nearly black.
+        InputWarning: the range was guessed from the values, or the image stays nearly black, because it has another
+            form than PNG and TIFF files usually have.
     """
-    if image.mode in ("RGB", "RGBA") and int(np.asarray(image)[..., :3].max()) < _DARK:
+    bands = [band for band, letter in zip(image.split(), image.getbands(), strict=True) if letter != "A"]
+    if int(max(np.asarray(band).max() for band in bands)) >= _DARK:
+        return image
+    import cv2
+
+    values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)  # BGR or BGRA, not turned
+    if values is None or values.dtype != np.uint16 or values.ndim != 3 or values.shape[1::-1] != image.size:
         message = "expected colours that use their 16 bits, got a nearly black image; scale them to 8 bits first"
-        warnings.warn(f"{name}: {message}", InputWarning, stacklevel=4)
+        warnings.warn(f"{name}: {message}", InputWarning, stacklevel=5)
+        return image
+    low, high, _ = _range(values[..., :3], image)
+    _warn_of_range(name, low, high)
+    table = _scaled(np.arange(1 << 16, dtype=np.float32), low, high)
+    colours = Image.fromarray(np.ascontiguousarray(table[values[..., 2::-1]]))
+    if values.shape[2] == 4:
+        colours.putalpha(Image.fromarray((values[..., 3] >> 8).astype(np.uint8)))
+    return colours
+
+
+def _warn_of_range(name: str, low: float, high: float) -> None:
+    warnings.warn(
+        f"{name}: expected 8 bits per pixel, got others; the range of the values is taken as {low:g} to {high:g}",
+        InputWarning,
+        stacklevel=6,
+    )

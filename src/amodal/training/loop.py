@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import Tensor
 
 from amodal.errors import InputError
-from amodal.io.files import write_atomic
+from amodal.io.files import one_writer, write_atomic
 from amodal.training.build import TrainingSetup, build, step_sampler
 from amodal.training.checkpoint import (
     WRITING,
@@ -84,7 +84,8 @@ def train(
 
     Raises:
         InputError: the recipe, its data, base or settings cannot be used; the run folder has a run that began with
-            another recipe, or has any checkpoints with `resume=False`; or the run cannot be forked.
+            another recipe, or has any checkpoints with `resume=False`; another training writes to it; or the run cannot
+            be forked.
         FloatingPointError: the loss is not finite; the message names a file with the ids of the batch.
     """
     if not isinstance(recipe, Recipe):
@@ -102,6 +103,16 @@ def train(
     check_trackers(list(settings.trackers))
     accelerator = _accelerator(recipe, out)
     check_device_and_settings(accelerator, settings)
+    with one_writer(out, "output") if accelerator.is_main_process else nullcontext():
+        _train(accelerator, recipe, new_run, progress, stop_after)
+    return out / "model"
+
+
+def _train(
+    accelerator: Accelerator, recipe: Recipe, new_run: Fork | None, progress: bool, stop_after: int | None
+) -> None:
+    """Build and train the model in this process."""
+    settings = recipe.training
     if new_run is None:
         setup = build(recipe)
     else:
@@ -117,7 +128,6 @@ def train(
     record = RunRecord(accelerator, recipe, state["step"])
     run.train_from(state, min(run.steps, run.steps if stop_after is None else stop_after), record, progress)
     accelerator.end_training()
-    return out / "model"
 
 
 class _TrainingRun:
