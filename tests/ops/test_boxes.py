@@ -44,6 +44,19 @@ def test_window_follows_the_pixel_rule(box: tuple[float, ...], window: tuple[int
     assert crop_window(np.array(box), (80, 100)) == window
 
 
+@pytest.mark.parametrize("box", [(40, 30, 60, 50), (0, 0, 20, 20), (90, 70, 100, 80), (10, 10, 15, 13)])
+def test_the_extra_pixel_is_that_of_the_published_loader(box: tuple[int, ...]) -> None:
+    """C2F-Seg's loader, literally: a slice `x_min : x_max + 1` of the image around the centre of the box."""
+    rows, columns = np.mgrid[:80, :100]
+    x_center, y_center = (box[0] + box[2]) // 2, (box[1] + box[3]) // 2
+    x_len, y_len = int((box[2] - box[0]) * 2), int((box[3] - box[1]) * 2)
+    x_min, x_max = max(0, x_center - x_len // 2), min(100, x_center + x_len // 2)
+    y_min, y_max = max(0, y_center - y_len // 2), min(80, y_center + y_len // 2)
+    columns, rows = (axis[y_min : y_max + 1, x_min : x_max + 1] for axis in (columns, rows))
+    expected = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    assert crop_window(np.array(box), (80, 100), extra=1) == expected
+
+
 corner = st.floats(0, 99, allow_nan=False)
 
 

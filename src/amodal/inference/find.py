@@ -23,7 +23,7 @@ from amodal.models.bases.protocol import Prompts
 from amodal.models.hub import find_source
 from amodal.models.plug import PlugProcessor
 from amodal.ops.arrays import Box, Boxes, Mask, Points, Window
-from amodal.ops.boxes import boxes_to_crop, crop_window, mask_to_box
+from amodal.ops.boxes import boxes_to_crop, mask_to_box
 from amodal.ops.masks import crop_and_resize, mask_iou
 
 
@@ -160,7 +160,7 @@ class ObjectFinder:
             windows = [_window_at(positive.mean(0), max(size) * share, size) for share in (1.0, 0.5, 0.25)]
             windows = [w for n, w in enumerate(windows) if n == 0 or _contains(w, positive).all()]
         else:
-            windows = [crop_window(np.array(box_xyxy), size, self.processor.crop_scale)]
+            windows = [self.processor.window(np.array(box_xyxy), size)]
         proposals: list[MaskProposal] = []
         for window in windows:
             inside = _contains(window, points_xy)

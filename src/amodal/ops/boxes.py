@@ -44,7 +44,7 @@ def boxes_meet(a: Sequence[float], b: Sequence[float]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def crop_window(box_xyxy: Boxes, size: tuple[int, int], scale: float = 2.0) -> Window:
+def crop_window(box_xyxy: Boxes, size: tuple[int, int], scale: float = 2.0, *, extra: int = 0) -> Window:
     """Crop window around a box by C2F-Seg's pixel rule, which PLUG follows (section 4.2).
 
     Per axis, centre = (min + max) // 2, length = int(extent * scale), window = centre ± length // 2. The window is
@@ -54,12 +54,13 @@ def crop_window(box_xyxy: Boxes, size: tuple[int, int], scale: float = 2.0) -> W
         box_xyxy: (4,) box in image pixels.
         size: (H, W) of the image.
         scale: side of the window relative to the side of the box.
+        extra: pixels that the window reaches further to the right and to the bottom; 1 in C2F-Seg's code.
 
     Returns:
         (x0, y0, x1, y1) integers inside the image, x1 and y1 exclusive.
     """
-    x = _span(float(box_xyxy[0]), float(box_xyxy[2]), size[1], scale)
-    y = _span(float(box_xyxy[1]), float(box_xyxy[3]), size[0], scale)
+    x = _span(float(box_xyxy[0]), float(box_xyxy[2]), size[1], scale, extra)
+    y = _span(float(box_xyxy[1]), float(box_xyxy[3]), size[0], scale, extra)
     return (x[0], y[0], x[1], y[1])
 
 
@@ -71,8 +72,8 @@ def boxes_to_crop(boxes_xyxy: Boxes, window: Window, crop_size: int) -> Boxes:
     return np.clip(moved, 0, crop_size)
 
 
-def _span(low: float, high: float, limit: int, scale: float) -> tuple[int, int]:
+def _span(low: float, high: float, limit: int, scale: float, extra: int) -> tuple[int, int]:
     centre = int((low + high) // 2)
     half = int((high - low) * scale) // 2
     start = min(max(centre - half, 0), limit - 1)
-    return start, min(max(centre + half, start + 1), limit)
+    return start, min(max(centre + half + extra, start + 1), limit)

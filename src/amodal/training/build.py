@@ -92,14 +92,16 @@ def build(recipe: Recipe, weights: Path | None = None) -> TrainingSetup:
         return _build_aura(recipe, weights)
     if isinstance(settings, PlugModelRecipe):
         config = settings.config()
-        train, validation = _object_crops(recipe, config.image_size, config.crop_scale, config.box_source)
+        train, validation = _object_crops(
+            recipe, config.image_size, config.crop_scale, config.box_source, config.crop_extra_pixel
+        )
         torch.manual_seed(seed)
         plug = PlugModel.from_base(settings.base, settings.config(), revision=settings.base_revision)
         if recipe.init is not None:
             _load_plug_init(plug, recipe.init, weights)
         for crops in (train, validation):  # read before the base, which alone knows how its pixels are normalised
             crops.image_mean, crops.image_std = plug.config.family.image_mean, plug.config.family.image_std
-        plug_task = PlugTask(plug.config, refined_point_loss=recipe.training.refined_point_loss)
+        plug_task = PlugTask.from_recipe(plug.config, recipe.training)
         return TrainingSetup(plug_task.prepare(plug), plug_task, train, validation, plug.config.mask_threshold)
     train, validation = _object_crops(recipe, settings.image_size, settings.crop_scale, "visible")
     torch.manual_seed(seed)
@@ -195,7 +197,9 @@ def _without_categories(dataset: AnnotatedDataset, names: set[str]) -> Annotated
     return replace(dataset, images=images)
 
 
-def _object_crops(recipe: Recipe, image_size: int, crop_scale: float, box_source: Any) -> list[ObjectCrops]:
+def _object_crops(
+    recipe: Recipe, image_size: int, crop_scale: float, box_source: Any, crop_extra_pixel: bool = False
+) -> list[ObjectCrops]:
     """Training and validation crops of a recipe."""
     data = recipe.data
     assert isinstance(data, DataRecipe)
@@ -207,9 +211,11 @@ def _object_crops(recipe: Recipe, image_size: int, crop_scale: float, box_source
             augmentation=augmentation,
             num_prompts=num_prompts,
             box_source=box_source,
+            crop_extra_pixel=crop_extra_pixel,
             mask_prompt_share=data.mask_prompt_share,
             mask_prompt_noise=data.mask_prompt_noise,
         )
+            amodal_target=data.amodal_target,
         for sources, augmentation, num_prompts in (
             (data.train, data.augmentation, data.num_prompts),
             (data.validation, None, 1),

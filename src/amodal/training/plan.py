@@ -52,7 +52,7 @@ def plan(recipe: Recipe, *, processes: int = 1, objects: int | None = None) -> d
             f"training.batch_size: expected a multiple of the {processes} processes, got {settings.batch_size}"
         )
     config = recipe.model.config(sam=base_config(recipe.model.base))
-    task = PlugTask(config, refined_point_loss=settings.refined_point_loss)
+    task = PlugTask.from_recipe(config, settings)
     saved, layer_inputs, parameters, trained = saved_for_backward(task, settings.precision)
     crops = settings.batch_size // processes
     activations = sum(saved.values())

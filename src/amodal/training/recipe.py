@@ -19,7 +19,7 @@ from amodal.errors import InputError
 from amodal.models.aura import AuraConfig
 from amodal.models.aura.tiny_mllm import TinyMllmSizes
 from amodal.models.plug import PlugConfig
-from amodal.training.datasets.crops import Augmentation
+from amodal.training.datasets.crops import AmodalTarget, Augmentation
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -166,6 +166,8 @@ class DataRecipe(Strict):
     `mask_prompt_share` of the prompts of a PLUG model with `mask_prompts` are a box and the visible mask, the others a
     box only. The outline of these masks is moved by up to `mask_prompt_noise` times the square root of the mask's area.
     Validation prompts in the same way.
+    `amodal_target` says what PLUG's amodal masks learn: the annotated amodal mask united with the visible one
+    ("union"), or the mask as it is annotated ("annotated"), which may lack visible pixels.
     """
 
     train: list[SourceRecipe]
@@ -175,6 +177,7 @@ class DataRecipe(Strict):
     mask_prompt_share: Share = 0.0
     mask_prompt_noise: Share = 0.05
 
+    amodal_target: AmodalTarget = "union"
 
 class ReasonSourceRecipe(Strict):
     """One file of questions and the annotation file that it refers to; the split is that of `SourceRecipe`."""
@@ -219,7 +222,9 @@ class TrainingRecipe(Strict):
     the `best` validation score, or the `last`. `max_minutes` ends a call with a checkpoint; the schedule
     depends on steps only. `steps` 0 saves the untrained model. `gradient_checkpointing` recomputes activations
     in the backward pass instead of storing them. `refined_point_loss` gives the refined mask of PLUG the point loss,
-    too; Eq. 9 states it for the two decoders only. Each validation draws `picture_objects` validation objects.
+    too; Eq. 9 states it for the two decoders only. `bce_resolution` says where the BCE of PLUG's decoders is
+    computed: at the resolution of the `input`, after upsampling, or of the `decoder`, against the share of each cell
+    that the mask covers. Each validation draws `picture_objects` validation objects.
     """
 
     steps: Annotated[int, Field(ge=0)] | None = None
@@ -240,6 +245,7 @@ class TrainingRecipe(Strict):
     select: Literal["best", "last"] = "best"
     compile: bool = False
     gradient_checkpointing: bool = False
+    bce_resolution: Literal["input", "decoder"] = "input"
     max_minutes: Annotated[float, Field(gt=0)] | None = None
     workers: Annotated[int, Field(ge=0)] = 1
     log_every: Positive = 20

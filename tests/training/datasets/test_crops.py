@@ -10,9 +10,9 @@ import torch
 from amodal.data.datasets import read_dataset
 from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
-from amodal.models.plug import PlugProcessor
+from amodal.models.plug import PlugConfig, PlugProcessor
 from amodal.ops.boxes import mask_to_box
-from amodal.ops.rle import decode_mask
+from amodal.ops.rle import decode_mask, encode_mask
 from amodal.training.build import build
 from amodal.training.datasets.crops import (
     MAX_POINTS,
@@ -50,6 +50,35 @@ def test_an_evaluation_crop_equals_the_output_of_the_processor(toy: AnnotatedDat
     expected = PlugProcessor(image_size=32)(image.load(), boxes)
     torch.testing.assert_close(batch["pixel_values"][:2], expected.pixel_values, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(batch["input_boxes"][:2], expected.input_boxes)
+
+
+@pytest.mark.parametrize("augmentation", [None, UNCHANGED])
+def test_the_extra_pixel_reaches_training_as_it_does_the_processor(
+    toy: AnnotatedDataset, augmentation: Augmentation | None
+) -> None:
+    image = toy.images[0]
+    boxes = np.array([obj.visible_box_xyxy for obj in image.objects])
+    windows = {}
+    for extra in (False, True):
+        dataset = crops(toy, augmentation=augmentation, crop_extra_pixel=extra)
+        config = PlugConfig(image_size=32, crop_extra_pixel=extra)
+        expected = PlugProcessor.from_config(config)(image.load(), boxes)
+        pixels = collate([dataset[(0, i, (0,))] for i in range(2)])["pixel_values"]
+        torch.testing.assert_close(pixels, expected.pixel_values, atol=1e-5, rtol=1e-5)
+        windows[extra] = expected.windows
+    assert windows[False] != windows[True]
+
+
+def test_the_amodal_target_is_a_union_or_the_annotation(toy: AnnotatedDataset) -> None:
+    image = toy.images[0]
+    spilling = replace(image.objects[0], amodal_rle=encode_mask(np.zeros(image.size, bool)))
+    unknown = replace(image.objects[1], amodal_rle=None)
+    dataset = replace(toy, images=(replace(image, objects=(spilling, unknown)),))
+    for target, lacks_visible in (("union", False), ("annotated", True)):
+        batch = collate([crops(dataset, amodal_target=target)[(0, i, (0,))] for i in range(2)])
+        lacking = (batch["visible_masks"] & ~batch["amodal_masks"]).flatten(1).any(1)
+        assert lacking.tolist() == [lacks_visible, False]  # an unknown amodal mask counts as the visible one
+        assert batch["has_amodal"].flatten().tolist() == [True, False]
 
 
 def test_an_exact_mask_prompt_equals_the_output_of_the_processor(toy: AnnotatedDataset) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from amodal.models.plug import PlugModel
@@ -64,6 +65,21 @@ def test_the_point_loss_of_the_refined_mask_is_a_choice(tmp_path: Path, refined_
     names = set(losses(setup, collate([setup.train[(0, i, (i,))] for i in range(2)])))
     assert names >= {"amodal_bce", "visible_bce", "refined_bce", "amodal_point", "visible_point"}
     assert ("refined_point" in names) == refined_point_loss
+
+
+def test_the_resolution_of_the_base_loss_is_a_choice(tmp_path: Path) -> None:
+    setups = {where: build(tiny_recipe(tmp_path, "plug", bce_resolution=where)) for where in ("input", "decoder")}
+    batch = collate([setups["input"].train[(0, i, (i,))] for i in range(4)])
+    found = {where: losses(setup, batch) for where, setup in setups.items()}
+    changed = {name for name, loss in found["input"].items() if not torch.equal(loss, found["decoder"][name])}
+    assert changed == {"amodal_bce", "visible_bce"}
+    output = setups["decoder"].model(batch["pixel_values"], batch["input_boxes"])
+    for name, valid in (("amodal", batch["has_amodal"]), ("visible", torch.ones_like(batch["valid"]))):
+        logits = getattr(output, f"{name}_decoder_logits")  # (B, P, 16, 16), from 32 pixels
+        shares = batch[f"{name}_masks"].float().unflatten(-1, (16, 2)).unflatten(-3, (16, 2)).mean((-1, -3))
+        each = F.binary_cross_entropy_with_logits(logits, shares, reduction="none").mean((-2, -1))
+        counted = valid & batch["valid"]
+        torch.testing.assert_close(found["decoder"][f"{name}_bce"], each[counted].mean())
 
 
 @pytest.mark.parametrize("task", ["sam", "plug"])

@@ -45,6 +45,7 @@ class PlugConfig(PreTrainedConfig):
             (0 in the paper, which reports no score).
         train_base: also train the image encoder (the paper freezes it).
         crop_scale: side of the crop relative to the visible box.
+        crop_extra_pixel: let the crop reach one pixel further to the right and to the bottom, as in C2F-Seg's code.
         mask_threshold: probability above which a pixel is foreground.
         box_source: box that prompts the model, `"visible"` or `"amodal"` (table 2, row 1).
         mask_prompts: also train with visible masks as prompts (not in the paper). False means that the model has
@@ -76,6 +77,7 @@ class PlugConfig(PreTrainedConfig):
         iou_weight: float = 0.0,
         train_base: bool = False,
         crop_scale: float = 2.0,
+        crop_extra_pixel: bool = False,
         mask_threshold: float = 0.3,
         box_source: str = "visible",
         mask_prompts: bool = False,
@@ -102,6 +104,7 @@ class PlugConfig(PreTrainedConfig):
         self.iou_weight = iou_weight
         self.train_base = train_base
         self.crop_scale = crop_scale
+        self.crop_extra_pixel = crop_extra_pixel
         self.mask_threshold = mask_threshold
         self.box_source = box_source
         self.mask_prompts = mask_prompts

@@ -54,6 +54,8 @@ class PlugOutput(ModelOutput):
         iou_scores: (B, P) predicted quality of the amodal mask, about [0, 1].
     """
 
+        amodal_decoder_logits: (B, P, h', w') coarse amodal logits before upsampling, at the decoder's resolution.
+        visible_decoder_logits: (B, P, h', w') likewise; None without visible branch.
     pred_masks: Tensor | None = None
     coarse_amodal_logits: Tensor | None = None
     visible_logits: Tensor | None = None
@@ -62,6 +64,8 @@ class PlugOutput(ModelOutput):
     iou_scores: Tensor | None = None
 
 
+    amodal_decoder_logits: Tensor | None = None
+    visible_decoder_logits: Tensor | None = None
 class PlugModel(PreTrainedModel):
     """A promptable segmenter such as SAM with parallel LoRA, two mask decoders and a refine module.
 
@@ -164,7 +168,9 @@ class PlugModel(PreTrainedModel):
         embedded = self.config.family.embed_prompts(self.prompt_encoder, prompts)
         return PromptEmbeddings(*(x.to(dtype) for x in (embedded.sparse, embedded.dense, embedded.positions)))
 
-    def decode(self, decoder: nn.Module, features: ImageFeatures, prompts: PromptEmbeddings) -> tuple[Tensor, Tensor]:
+    def decode(
+        self, decoder: nn.Module, features: ImageFeatures, prompts: PromptEmbeddings
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Decode all prompts of all images in one call (Eq. 5).
 
         Args:
@@ -173,11 +179,12 @@ class PlugModel(PreTrainedModel):
             prompts: of P objects per image.
 
         Returns:
-            Logits (B, P, H, W) at input resolution and predicted quality (B, P).
+            Logits (B, P, H, W) at input resolution, predicted quality (B, P), and the logits (B, P, h', w') before they
+            are upsampled.
         """
         logits, quality = self.config.family.decode(decoder, features, prompts)
         size = (self.config.image_size, self.config.image_size)
-        return F.interpolate(logits, size=size, mode="bilinear", align_corners=False), quality
+        return F.interpolate(logits, size=size, mode="bilinear", align_corners=False), quality, logits
 
     def forward(
         self,
@@ -251,10 +258,10 @@ class PlugModel(PreTrainedModel):
         prompts = self.embed_prompts(
             input_boxes, input_points, input_labels, input_masks, mask_given, amodal_features.embedding.dtype
         )
-        amodal_logits, quality = self.decode(self.amodal_decoder, amodal_features, prompts)
-        visible_logits = None
+        amodal_logits, quality, amodal_decoder_logits = self.decode(self.amodal_decoder, amodal_features, prompts)
+        visible_logits, visible_decoder_logits = None, None
         if self.visible_decoder is not None:
-            visible_logits, _quality = self.decode(self.visible_decoder, visible_features, prompts)
+            visible_logits, _, visible_decoder_logits = self.decode(self.visible_decoder, visible_features, prompts)
         output = PlugOutput(
             pred_masks=amodal_logits,
             coarse_amodal_logits=amodal_logits,
@@ -266,6 +273,8 @@ class PlugModel(PreTrainedModel):
         if self.refine_module is not None:
             output.pred_masks = amodal_logits + self._refine(self.refine_module, pixel_values, output)
         return output
+            amodal_decoder_logits=amodal_decoder_logits,
+            visible_decoder_logits=visible_decoder_logits,
 
     def _refine(self, module: RefineModule, image: Tensor, output: PlugOutput) -> Tensor:
         """Predict the correction of the coarse amodal logits (Eq. 11)."""

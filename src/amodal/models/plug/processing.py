@@ -51,6 +51,7 @@ class PlugProcessor(ImageProcessingMixin):
     Args:
         image_size: side of the network's square input.
         crop_scale: side of the window relative to the box.
+        crop_extra_pixel: let the window reach one pixel further to the right and to the bottom.
         image_mean: subtracted from RGB in [0, 1].
         image_std: divides the result.
     """
@@ -59,6 +60,7 @@ class PlugProcessor(ImageProcessingMixin):
         self,
         image_size: int = 512,
         crop_scale: float = 2.0,
+        crop_extra_pixel: bool = False,
         image_mean: Sequence[float] = IMAGE_MEAN,
         image_std: Sequence[float] = IMAGE_STD,
         **kwargs: object,
@@ -66,6 +68,7 @@ class PlugProcessor(ImageProcessingMixin):
         super().__init__(**kwargs)
         self.image_size = image_size
         self.crop_scale = crop_scale
+        self.crop_extra_pixel = crop_extra_pixel
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
 
@@ -110,6 +113,7 @@ class PlugProcessor(ImageProcessingMixin):
         return cls(
             image_size=config.image_size,
             crop_scale=config.crop_scale,
+            crop_extra_pixel=config.crop_extra_pixel,
             image_mean=config.family.image_mean,
             image_std=config.family.image_std,
         )
@@ -136,7 +140,7 @@ class PlugProcessor(ImageProcessingMixin):
         size = (image.shape[0], image.shape[1])
         crops, boxes, windows = [], [], []
         for box in np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4):
-            window = crop_window(box, size, self.crop_scale)
+            window = self.window(box, size)
             crops.append(crop_and_resize(image, window, self.image_size, "area"))
             boxes.append(boxes_to_crop(box[None], window, self.image_size))
             windows.append(window)
@@ -145,6 +149,10 @@ class PlugProcessor(ImageProcessingMixin):
         if masks is not None:
             inputs.input_masks, inputs.mask_given = (x[:, None] for x in self._mask_prompts(masks, windows, size))
         return inputs
+
+    def window(self, box_xyxy: npt.NDArray[np.floating], size: tuple[int, int]) -> Window:
+        """Window (x0, y0, x1, y1) of the crop around a box (4,), in pixels of an image of `size` (H, W)."""
+        return crop_window(box_xyxy, size, self.crop_scale, extra=int(self.crop_extra_pixel))
 
     def whole(
         self,

@@ -28,6 +28,7 @@ from amodal.training.datasets.sampling import Batch, CropSource, Key
 
 Rng = np.random.Generator
 BoxSource = Literal["visible", "amodal"]
+AmodalTarget = Literal["union", "annotated"]
 
 MIN_PROMPT_PIXELS = 40
 """Minimum visible pixels, at the crop's resolution, of a neighbour that becomes a further prompt."""
@@ -61,11 +62,14 @@ class ObjectCrops(Dataset[dict[str, Any]]):
         sources: datasets with weights.
         image_size: S.
         crop_scale: side of the window relative to the visible box.
+        crop_extra_pixel: let the window reach one pixel further to the right and to the bottom.
         augmentation: strength of the random changes; None uses the exact window and unchanged pixels,
             as evaluation needs.
         num_prompts: P; the first prompt is the object that the crop is centred on.
         box_source: box that prompts and that the crop is centred on. `amodal` falls back to the visible
             box where the amodal mask is unknown.
+        amodal_target: mask that the amodal decoder learns: the annotated amodal mask, united with the visible mask
+            or as it is annotated.
         mask_prompt_share: share of the prompts that also have a mask, the visible mask after `noisy_mask`. The masks
             have their own random numbers: windows, colours and boxes are the same for any share.
         mask_prompt_noise: `amount` of `noisy_mask`.
@@ -87,18 +91,22 @@ class ObjectCrops(Dataset[dict[str, Any]]):
         *,
         image_size: int,
         crop_scale: float = 2.0,
+        crop_extra_pixel: bool = False,
         augmentation: Augmentation | None = None,
         num_prompts: int = 1,
         box_source: BoxSource = "visible",
+        amodal_target: AmodalTarget = "union",
         mask_prompt_share: float = 0.0,
         mask_prompt_noise: float = 0.0,
     ) -> None:
         self.sources = list(sources)
         self.image_size = image_size
         self.crop_scale = crop_scale
+        self.crop_extra_pixel = crop_extra_pixel
         self.augmentation = augmentation
         self.num_prompts = num_prompts
         self.box_source = box_source
+        self.amodal_target = amodal_target
         self.mask_prompt_share = mask_prompt_share
         self.mask_prompt_noise = mask_prompt_noise
         self._index = [_usable_objects(source) for source in self.sources]
@@ -158,16 +166,16 @@ class ObjectCrops(Dataset[dict[str, Any]]):
         return image, image.objects[object_index]
 
     def _window(self, rng: Rng, image: ImageSample, obj: ObjectSample) -> Window:
-        box = np.array(self._box(obj))
+        box, extra = np.array(self._box(obj)), int(self.crop_extra_pixel)
         if self.augmentation is None:
-            return crop_window(box, image.size, self.crop_scale)
+            return crop_window(box, image.size, self.crop_scale, extra=extra)
         if rng.random() < self.augmentation.wide:
             scale = rng.uniform(*self.augmentation.wide_scale)
         else:
             scale = self.crop_scale * rng.uniform(*self.augmentation.scale)
         extent = np.tile(box[2:] - box[:2], 2)
         shift = np.tile(rng.uniform(-1, 1, 2) * self.augmentation.shift * max(scale - 1, 0), 2)
-        return crop_window(box + extent * shift, image.size, scale)
+        return crop_window(box + extent * shift, image.size, scale, extra=extra)
 
     def _box(self, obj: ObjectSample) -> Box:
         if self.box_source == "amodal" and obj.amodal_box_xyxy is not None:
@@ -178,7 +186,9 @@ class ObjectCrops(Dataset[dict[str, Any]]):
         size = self.image_size
         visible = _mask_in(obj.visible_rle, window, size)
         has_amodal = obj.amodal_rle is not None
-        amodal = visible if obj.amodal_rle is None else _mask_in(obj.amodal_rle, window, size) | visible
+        amodal = visible if obj.amodal_rle is None else _mask_in(obj.amodal_rle, window, size)
+        if self.amodal_target == "union":
+            amodal = amodal | visible
         if self.augmentation is None:
             box = boxes_to_crop(np.array([self._box(obj)]), window, size)[0]
         else:

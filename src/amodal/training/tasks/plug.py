@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amodal.losses import mask_bce, mask_dice, mask_ious, object_mean, point_loss
 from amodal.models.plug import PlugConfig, PlugModel, PlugOutput
 from amodal.training.datasets.sampling import Batch
+from amodal.training.recipe import TrainingRecipe
 
 
 class PlugTask:
@@ -19,10 +21,17 @@ class PlugTask:
     Args:
         config: the model's configuration.
         refined_point_loss: whether the refined mask gets L_p as well; Eq. 9 names the two decoders only.
+        bce_at_decoder: compute L_b of the decoders before their logits are upsampled.
     """
 
-    def __init__(self, config: PlugConfig, *, refined_point_loss: bool = True) -> None:
-        self.config, self.refined_point_loss = config, refined_point_loss
+    def __init__(self, config: PlugConfig, *, refined_point_loss: bool = True, bce_at_decoder: bool = False) -> None:
+        self.config, self.refined_point_loss, self.bce_at_decoder = config, refined_point_loss, bce_at_decoder
+
+    @classmethod
+    def from_recipe(cls, config: PlugConfig, training: TrainingRecipe) -> PlugTask:
+        """The losses that a recipe states."""
+        at_decoder = training.bce_resolution == "decoder"
+        return cls(config, refined_point_loss=training.refined_point_loss, bce_at_decoder=at_decoder)
 
     @staticmethod
     def prepare(model: nn.Module) -> nn.Module:
@@ -45,6 +54,10 @@ class PlugTask:
         losses = self._mask_losses("amodal", output.coarse_amodal_logits, amodal, amodal_valid, generator)
         if output.visible_logits is not None:
             losses |= self._mask_losses("visible", output.visible_logits, visible, valid, generator)
+        if self.bce_at_decoder:
+            losses["amodal_bce"] = _cell_bce(output.amodal_decoder_logits, amodal, amodal_valid)
+            if output.visible_decoder_logits is not None:
+                losses["visible_bce"] = _cell_bce(output.visible_decoder_logits, visible, valid)
         if self.config.refine:
             losses |= self._mask_losses("refined", output.pred_masks, amodal, amodal_valid, generator)
         if self.config.iou_weight > 0:
@@ -84,6 +97,12 @@ class PlugTask:
         if config.dice_weight > 0:
             losses[f"{name}_dice"] = config.dice_weight * mask_dice(logits, targets, valid)
         return losses
+
+
+def _cell_bce(logits: Tensor | None, targets: Tensor, valid: Tensor) -> Tensor:
+    """L_b of logits (B, P, h, w) against the share of each cell that the mask (B, P, S, S) covers."""
+    assert logits is not None
+    return mask_bce(logits, F.adaptive_avg_pool2d(targets.float(), logits.shape[-2:]), valid)
 
 
 def _mask_prompts(batch: Batch) -> dict[str, Tensor]:
