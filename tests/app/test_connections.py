@@ -126,7 +126,7 @@ def test_peers(address: str, peer: str) -> None:
     assert peer_of(address) == peer
 
 
-def test_the_bodies_of_all_requests_have_one_limit() -> None:
+def test_the_bodies_of_all_requests_have_one_limit_and_each_peer_a_share() -> None:
     """A request that would exceed it gets status 503 before its body is read; the room is free again afterwards."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -135,7 +135,7 @@ def test_the_bodies_of_all_requests_have_one_limit() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    async def post(guard: Guard, size: int) -> int:
+    async def post(guard: Guard, size: int, peer: str = "10.0.0.1") -> int:
         statuses = []
 
         async def send(message: Any) -> None:
@@ -146,24 +146,56 @@ def test_the_bodies_of_all_requests_have_one_limit() -> None:
             return {"type": "http.request", "body": b"x" * size, "more_body": False}
 
         headers = [(b"host", b"localhost"), (b"content-type", b"application/json"), (b"content-length", b"%d" % size)]
-        await guard({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive, send)
+        scope = {"type": "http", "method": "POST", "path": "/", "headers": headers, "client": (peer, 9)}
+        await guard(scope, receive, send)
         return int(statuses[0])
 
     async def check() -> None:
         nonlocal release
         release = asyncio.Event()
-        limits = RequestLimits(100, LIMITS.content_types, "x", all_bodies=150)
+        limits = RequestLimits(100, LIMITS.content_types, "x", all_bodies=200)
         guard = Guard(app, token=None, limits=limits)
-        first = asyncio.create_task(post(guard, 100))
+        held = [asyncio.create_task(post(guard, size)) for size in (60, 40)]
         await asyncio.sleep(0)
-        assert await post(guard, 60) == 503
+        assert await post(guard, 1) == 503  # one peer has half
         assert await post(guard, 101) == 413
+        held.append(asyncio.create_task(post(guard, 50, "10.0.0.2")))  # another one half of the rest
+        await asyncio.sleep(0)
+        assert await post(guard, 1, "10.0.0.2") == 503
+        assert await post(guard, 1, "::ffff:10.0.0.2") == 503  # the same peer
+        assert await post(guard, 26, "10.0.0.3") == 503
         release.set()
-        assert await first == 200
-        assert await post(guard, 100) == 200
+        assert await post(guard, 25, "10.0.0.3") == 200
+        assert [await task for task in held] == [200] * 3
+        assert await post(guard, 100) == 200 and not guard._held
 
     release: Any = None
     asyncio.run(check())
+
+
+def test_uploads_that_stall_do_not_keep_others_out() -> None:
+    """13 uploads of 20 MB of one peer, whose bodies do not come: others upload at the same time."""
+    app = FastAPI()
+
+    @app.post("/")
+    async def size(request: Request) -> int:
+        return len(await request.body())
+
+    head = b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 20000000\r\n\r\n"
+    with serving(Guard(app, token=None, limits=LIMITS)) as port:
+        stalled = [socket.create_connection(("127.0.0.1", port)) for _ in range(13)]
+        try:
+            for client in stalled:
+                client.sendall(head + b"{")
+            time.sleep(0.5)
+            transport = httpx.HTTPTransport(local_address="127.0.0.2")
+            with httpx.Client(transport=transport, timeout=30) as other:
+                json_type = {"content-type": "application/json"}
+                answer = other.post(f"http://127.0.0.1:{port}/", content=b"x" * 20_000_000, headers=json_type)
+            assert (answer.status_code, answer.text) == (200, "20000000")
+        finally:
+            for client in stalled:
+                client.close()
 
 
 def test_the_address_of_a_visitor_is_not_what_the_visitor_sends(port: int) -> None:

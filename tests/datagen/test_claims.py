@@ -85,6 +85,7 @@ TWINS = [
     ("side of", f"{MUG} is to the left of {BALL}.", f"{MUG} is to the right of {BALL}."),
     ("side of", f"{BALL} is right of {LAMP}.", f"{LAMP} is right of {BALL}."),
     ("at", f"{MUG} stands on the left side of the image.", f"{MUG} stands on the right side of the image."),
+    ("at", f"{MUG} faces {BALL} in the centre.", f"{MUG} faces {CHAIR} in the centre."),
     ("at", f"{CHAIR} is at the right.", f"{CHAIR} is at the left."),
     ("in half", f"All that can be seen of {MUG} lies in the left half.", f"{MUG} lies entirely in the right half."),
     ("between", f"{LAMP} stands between {MUG} and {BALL}.", f"{MUG} stands between {BOOK} and {BALL}."),
@@ -218,6 +219,11 @@ def test_objects_that_the_frame_cuts_off_are_never_full_and_have_no_amounts() ->
         f"{BALL} is right beside {MUG}.",
         f"{BALL} is as large as {LAMP}.",
         f"{MUG} is higher than {LAMP}.",
+        f"{MUG} faces the ball in the centre.",
+        f"{MUG} faces the ball in the middle of the picture.",
+        f"{MUG} and {CHAIR} are centred.",
+        f"{CHAIR} is the central one.",
+        f"{BALL} rolls towards the center.",
     ],
 )
 def test_what_no_pattern_reads_is_for_people(sentence: str) -> None:
@@ -276,6 +282,11 @@ def test_a_list_ends_where_the_next_clause_begins() -> None:
         ("the partly hidden ball", 40, "false"),
         ("the mug behind everything", 10, "unclear"),
         ("two mugs", 10, "false"),
+        ("the ball in the centre", 40, "true"),
+        ("the ball in the center of the picture", 40, "true"),
+        ("the central ball", 40, "true"),
+        ("the chair in the centre", 50, "false"),
+        ("the central chair", 50, "false"),
     ],
 )
 def test_phrases_are_claims_too(phrase: str, number: int, verdict: str) -> None:

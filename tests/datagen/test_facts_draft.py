@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 
 from amodal.cli.main import main
-from amodal.datagen.facts_draft import categories_without_facts, confirm_facts
+from amodal.datagen import facts_draft
+from amodal.datagen.backends.client import Endpoint
+from amodal.datagen.facts_draft import add_facts, categories_without_facts, confirm_facts, draft_facts
+from amodal.datagen.generate import RequestPolicy
 from amodal.errors import InputError
-from amodal.questions.knowledge import all_facts, read_facts
+from amodal.questions.knowledge import CategoryFacts, all_facts, read_facts
 from tests.datagen.toy_work import write_many
 
 GEARBOX = {
@@ -83,6 +86,68 @@ def test_only_categories_without_facts_are_drafted(annotations: Path, tmp_path: 
     assert drafted.parts == ("toothed wheels", "a shaft") and not drafted.confirmed
     assert path.read_text().startswith("# ours\nvalve: {purposes: [stop a flow], parts: [a plug]}  # checked by Ada\n")
     assert "gear box" not in all_facts(path), "nobody has confirmed it"
+
+
+FILES = {
+    "block": "valve:\n  purposes: [stop a flow]\n  parts: [a plug]\n",
+    "no newline at the end": "valve:\n  purposes: [stop a flow]\n  parts: [a plug]",
+    "indented": "  valve:\n    purposes: [stop a flow]\n    parts: [a plug]\n",
+    "comments": "# ours\nvalve:  # of brass\n  purposes: [stop a flow]\n  parts: [a plug]\n\n# the end\n",
+    "document marks": "---\nvalve:\n  purposes: [stop a flow]\n  parts: [a plug]\n...\n",
+    "flow": "{valve: {purposes: [stop a flow], parts: [a plug]}}\n",
+    "flow on lines": "{\n  valve: {purposes: [stop a flow], parts: [a plug]},  # of brass, or steel\n}\n",
+    "flow without a comma": "{\n  valve: {purposes: [stop a flow], parts: [a plug]}  # of brass, or steel\n}  # end\n",
+    "JSON": '{"valve": {"purposes": ["stop a flow"], "parts": ["a plug"]}}',
+    "flow without entries": "{}\n",
+    "long text": "valve:\n  purposes:\n  - >-\n    stop a\n    flow\n  parts: [a plug]\n",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_facts_are_added_to_a_file_of_any_style(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "facts.yaml"
+    path.write_text(FILES[name])
+    before = read_facts(path)
+    facts = CategoryFacts.model_validate(GEARBOX)
+    for added in ("gear box", "ventilateur à pales: grand"):
+        add_facts(path, added, facts)
+        before[added] = facts.model_copy(update={"confirmed": False})
+        assert read_facts(path) == before
+    for line in FILES[name].strip("{}\n").splitlines():
+        assert line.strip("{}") in path.read_text()  # comments too
+    confirm_facts(path, "gear box")
+    assert read_facts(path)["gear box"].confirmed
+
+
+def test_a_file_that_cannot_be_extended_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "facts.yaml"
+    path.write_text("[valve]\n")
+    with pytest.raises(InputError, match="expected categories with their facts, got list"):
+        add_facts(path, "gear box", CategoryFacts.model_validate(GEARBOX))
+    path.write_text(FILES["block"])
+    with pytest.raises(InputError, match="expected a plain YAML mapping without 'valve', got another file"):
+        add_facts(path, "valve", CategoryFacts.model_validate(GEARBOX))
+    assert path.read_text() == FILES["block"]
+
+
+def test_an_interrupted_run_keeps_what_it_has(annotations: Path, tmp_path: Path) -> None:
+    """The second of two categories fails in a way that ends the run; the first one is in the file."""
+    path = tmp_path / "facts.yaml"
+    endpoint, policy = Endpoint("toy", "http://127.0.0.1:9/v1"), RequestPolicy(concurrency=1)
+    asked = list[str]()
+
+    async def ask(_client: Any, name: str, _policy: Any) -> CategoryFacts:
+        asked.append(name)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return CategoryFacts.model_validate(GEARBOX)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(facts_draft, "_ask", ask)
+        with pytest.raises(KeyboardInterrupt):
+            draft_facts(["gear box", "valve", "pump"], path, endpoint, policy)
+    assert list(read_facts(path)) == ["gear box"]
+    assert categories_without_facts(["gear box", "valve", "pump"], path) == ["valve", "pump"]
 
 
 def test_a_person_confirms(annotations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

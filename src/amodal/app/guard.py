@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import secrets
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
@@ -45,7 +46,8 @@ class RequestLimits:
         content_types: accepted content types of a POST request.
         cookie: name of the cookie that contains the token.
         body_seconds: maximum time in seconds until the whole body has arrived.
-        all_bodies: maximum size in bytes of the bodies of all requests that are being handled.
+        all_bodies: maximum size in bytes of the bodies of all requests that are being handled. The bodies of one peer
+            take at most half of what those of the others leave, so that one peer alone cannot keep others out.
     """
 
     max_body: int
@@ -101,7 +103,7 @@ class Guard:
         self.app, self.token, self.limits, self.hosts, self.root_path = app, token, limits, hosts, root_path
         self.is_ready = is_ready or (lambda: True)
         self.metrics = Metrics()
-        self._held = 0  # bytes of the bodies of the requests that are being handled
+        self._held: Counter[str] = Counter()  # bytes of the bodies of the requests that are being handled, by peer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on to the application, or refuse it."""
@@ -122,7 +124,7 @@ class Guard:
 
         path = scope["path"].removeprefix(self.root_path)
         scope["root_path"] = self.root_path
-        held = 0
+        held, peer = 0, peer_of((scope.get("client") or ("",))[0])
         try:
             if path in ("/healthz", "/readyz") and scope["method"] in ("GET", "HEAD"):
                 ready = path == "/healthz" or self.is_ready()
@@ -137,7 +139,7 @@ class Guard:
             if path == "/metrics" and scope["method"] == "GET":
                 return await _respond(send_guarded, 200, self.metrics.text(), {"content-type": CONTENT_TYPE})
             if scope["method"] == "POST":
-                held = self._reserve(scope)
+                held = self._reserve(scope, peer)
                 receive = _replay(await self._body(receive))
             try:
                 await self.app(scope, receive, send_guarded)
@@ -148,7 +150,7 @@ class Guard:
             headers = {"connection": "close"} | ({"retry-after": "2"} if refusal.status == 503 else {})
             return await _respond(send_guarded, refusal.status, refusal.line, headers)
         finally:
-            self._held -= held
+            self._release(held, peer)
 
     def _is_entry_link(self, scope: Scope, path: str) -> bool:
         """Whether the request is the printed link with the right token."""
@@ -188,16 +190,23 @@ class Guard:
             expected = " or ".join(sorted(self.limits.content_types))
             raise RefusedError(415, f"expected {expected}, got {kind[:60] or 'no type'}")
 
-    def _reserve(self, scope: Scope) -> int:
-        """Reserve memory for the body and return its size; refuse the body if it is too large."""
+    def _reserve(self, scope: Scope, peer: str) -> int:
+        """Reserve memory for the body of a peer and return its size; refuse the body if it is too large."""
         lengths = [value for name, value in scope["headers"] if name.lower() == b"content-length"]
         if any(not value.isdigit() or len(value) > 15 or int(value) > self.limits.max_body for value in lengths):
             raise self._too_large()
         size = max(map(int, lengths)) if lengths else self.limits.max_body
-        if self._held + size > self.limits.all_bodies:
-            raise RefusedError(503, "expected less content of all visitors at a time, got more; try again in a moment")
-        self._held += size
+        left = self.limits.all_bodies - (self._held.total() - self._held[peer])
+        if 2 * (self._held[peer] + size) > left:
+            raise RefusedError(503, "expected less content of a visitor at a time, got more; try again in a moment")
+        self._held[peer] += size
         return size
+
+    def _release(self, size: int, peer: str) -> None:
+        """Free the memory of the body of a peer."""
+        self._held[peer] -= size
+        if self._held[peer] <= 0:
+            del self._held[peer]
 
     async def _body(self, receive: Receive) -> bytes:
         """Read the whole body; refuse it if it is too large or too slow."""

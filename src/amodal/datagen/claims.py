@@ -31,7 +31,8 @@ from amodal.questions.wording import naming_words, words_in
 _MENTION = re.compile(r"<p>([^<>]*)</p>\s*((?:\{seg:\d+\}\s*)+)")
 _SENTENCE = re.compile(r"(?<!\d)[.;!?]|[.;!?](?!\d)")
 _PLACES = re.compile(
-    r"\b(?:(?:on|at|in|to) the )?(?:far )?((?:upper |lower |top |bottom )?(?:left|right)|top|bottom|middle|upper|lower)"
+    r"\b(?:(?:on|at|in|to) the )?(?:far )?"
+    r"((?:upper |lower |top |bottom )?(?:left|right)|top|bottom|middle|cent(?:re|er)|central|upper|lower)"
     rf"(?: side| part| half| corner| edge)?(?: of the {IMAGE})?\b"
 )
 _ORDINAL = re.compile(
@@ -215,11 +216,12 @@ def _is_in_order(facts: Facts, index: int, found: re.Match[str]) -> bool:
 
 def _is_placed(facts: Facts, index: int, found: re.Match[str]) -> bool:
     """Whether it is on that side of the image, or on that side of the others of its kind."""
-    row, where = _row_of(facts, index), found[1]
-    if len(row) > 1 and where in ("left", "right", "middle") and found[0] == where:
+    row, where = _row_of(facts, index), re.sub("cent(?:re|er|ral)", "middle", found[1])
+    is_bare = found[0] == found[1]
+    if len(row) > 1 and where in ("left", "right", "middle") and is_bare:
         place: Sequence[int] = {"left": (0,), "right": (len(row) - 1,), "middle": range(1, len(row) - 1)}[where]
         return facts.is_distinct(index) and row.index(index) in place
-    if len(row) == 2 and where in ("upper", "lower") and found[0] == where:
+    if len(row) == 2 and where in ("upper", "lower") and is_bare:
         (other,) = (i for i in row if i != index)
         offset = facts.centres[other][1] - facts.centres[index][1]
         return offset >= facts.clear_gap if where == "upper" else offset <= -facts.clear_gap

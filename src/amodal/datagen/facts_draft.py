@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -16,7 +19,7 @@ from amodal.datagen.backends.client import ChatClient, Endpoint, Message
 from amodal.datagen.generate import RequestPolicy
 from amodal.datagen.prompt import json_bodies
 from amodal.errors import InputError
-from amodal.io.files import write_atomic
+from amodal.io.files import one_writer, write_atomic
 from amodal.questions.knowledge import CategoryFacts, built_in_facts, category_key, read_facts
 
 FIELDS = ("purposes", "parts", "materials", "found", "looks", "plural")
@@ -58,7 +61,7 @@ def categories_without_facts(names: Iterable[str], path: Path) -> list[str]:
 
 
 def draft_facts(names: Sequence[str], path: Path, endpoint: Endpoint, policy: RequestPolicy) -> DraftOutcome:
-    """Ask a language model once about each category, and add its facts to a file as not confirmed.
+    """Ask a language model once about each category, and add its facts to a file as not confirmed, one by one.
 
     Args:
         names: categories, from `categories_without_facts`.
@@ -67,16 +70,51 @@ def draft_facts(names: Sequence[str], path: Path, endpoint: Endpoint, policy: Re
         policy: attempts and waits per category.
 
     Raises:
-        InputError: the file cannot be written, or a setting of the endpoint is invalid.
+        InputError: the file cannot be written, another run writes it, or a setting of the endpoint is invalid.
     """
-    outcome, found = DraftOutcome(), dict[str, CategoryFacts]()
-    asyncio.run(_ask_all(names, endpoint, policy, found, outcome))
-    if found:
-        entries = {name: {**facts.model_dump(include=set(FIELDS)), "confirmed": False} for name, facts in found.items()}
-        entries = json.loads(json.dumps(entries))  # lists instead of tuples
-        text = path.read_text(encoding="utf-8").rstrip() + "\n" if path.exists() else ""
-        write_atomic(path, text + yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=120), "facts")
+    outcome = DraftOutcome()
+    with one_writer(path, "facts"):
+        asyncio.run(_ask_all(names, path, endpoint, policy, outcome))
     return outcome
+
+
+def add_facts(path: Path, name: str, facts: CategoryFacts) -> None:
+    """Add facts that nobody has confirmed to a file of facts, whose text stays as it is, also in YAML's flow style.
+
+    Args:
+        path: file to extend, or to make.
+        name: a category that it does not have.
+        facts: facts about the category.
+
+    Raises:
+        InputError: the file has another form, or cannot be written.
+    """
+    text = ""
+    if path.exists():
+        read_facts(path)
+        text = path.read_text(encoding="utf-8")
+    entry = {name: {**json.loads(facts.model_dump_json(include=set(FIELDS))), "confirmed": False}}
+    longer = _with_entry(text, entry)
+    before = yaml.safe_load(text) or {}
+    if name in before or yaml.safe_load(longer) != before | entry:
+        raise InputError(f"facts {path}: expected a plain YAML mapping without {name!r}, got another file")
+    write_atomic(path, longer, "facts")
+
+
+def _with_entry(text: str, entry: dict[str, Any]) -> str:
+    """The text of a YAML mapping with another entry at its end."""
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    if not isinstance(root, yaml.MappingNode):
+        return text + yaml.safe_dump(entry, sort_keys=False, allow_unicode=True, width=120)
+    start, end = root.start_mark, root.end_mark.index
+    if root.flow_style:
+        last = root.value[-1][1].end_mark.index if root.value else start.index + 1
+        has_comma = not root.value or "," in re.sub(r"#.*", "", text[last : end - 1])
+        flow = yaml.safe_dump(entry, sort_keys=False, allow_unicode=True, width=120, default_flow_style=True).strip()
+        return f"{text[: end - 1]}{'' if has_comma else ', '}{flow[1:-1]}{text[end - 1 :]}"
+    block = yaml.safe_dump(entry, sort_keys=False, allow_unicode=True, width=120)
+    before = text[:end] if text[:end].endswith("\n") else f"{text[:end]}\n"
+    return before + textwrap.indent(block, " " * start.column) + text[end:]
 
 
 def confirm_facts(path: Path, name: str) -> None:
@@ -101,21 +139,19 @@ def confirm_facts(path: Path, name: str) -> None:
 
 
 async def _ask_all(
-    names: Sequence[str],
-    endpoint: Endpoint,
-    policy: RequestPolicy,
-    found: dict[str, CategoryFacts],
-    outcome: DraftOutcome,
+    names: Sequence[str], path: Path, endpoint: Endpoint, policy: RequestPolicy, outcome: DraftOutcome
 ) -> None:
     client, free = ChatClient(endpoint), asyncio.Semaphore(policy.concurrency)
 
     async def ask(name: str) -> None:
         async with free:
             try:
-                found[name] = await _ask(client, name, policy)
-                outcome.drafted.append(name)
+                facts = await _ask(client, name, policy)
             except (BackendError, InputError) as error:
                 outcome.failed[name] = str(error)
+                return
+        add_facts(path, name, facts)  # at once, so that an interrupted run keeps what it has paid for
+        outcome.drafted.append(name)
 
     try:
         await asyncio.gather(*map(ask, names))
