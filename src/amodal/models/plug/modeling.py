@@ -9,6 +9,7 @@ h w feature cells.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from amodal.models.increments import (
     upload,
 )
 from amodal.models.plug.configuration import PlugConfig
+from amodal.models.plug.model_card import model_card, upload_with_card
 from amodal.models.plug.processing import PlugProcessor
 from amodal.nn.lora import ParallelLora
 from amodal.nn.refine import RefineModule
@@ -52,20 +54,20 @@ class PlugOutput(ModelOutput):
         amodal_uncertainty: (B, P, H, W) in [0, ln 2] of the coarse amodal mask (Eq. 6).
         visible_uncertainty: (B, P, H, W) of the visible mask likewise; None without visible branch.
         iou_scores: (B, P) predicted quality of the amodal mask, about [0, 1].
-    """
-
         amodal_decoder_logits: (B, P, h', w') coarse amodal logits before upsampling, at the decoder's resolution.
         visible_decoder_logits: (B, P, h', w') likewise; None without visible branch.
+    """
+
     pred_masks: Tensor | None = None
     coarse_amodal_logits: Tensor | None = None
     visible_logits: Tensor | None = None
     amodal_uncertainty: Tensor | None = None
     visible_uncertainty: Tensor | None = None
     iou_scores: Tensor | None = None
-
-
     amodal_decoder_logits: Tensor | None = None
     visible_decoder_logits: Tensor | None = None
+
+
 class PlugModel(PreTrainedModel):
     """A promptable segmenter such as SAM with parallel LoRA, two mask decoders and a refine module.
 
@@ -269,12 +271,12 @@ class PlugModel(PreTrainedModel):
             amodal_uncertainty=self._uncertainty(amodal_logits),
             visible_uncertainty=None if visible_logits is None else self._uncertainty(visible_logits),
             iou_scores=quality,
+            amodal_decoder_logits=amodal_decoder_logits,
+            visible_decoder_logits=visible_decoder_logits,
         )
         if self.refine_module is not None:
             output.pred_masks = amodal_logits + self._refine(self.refine_module, pixel_values, output)
         return output
-            amodal_decoder_logits=amodal_decoder_logits,
-            visible_decoder_logits=visible_decoder_logits,
 
     def _refine(self, module: RefineModule, image: Tensor, output: PlugOutput) -> Tensor:
         """Predict the correction of the coarse amodal logits (Eq. 11)."""
@@ -362,6 +364,35 @@ class PlugModel(PreTrainedModel):
         save_model(folder, tensors, self.config, PlugProcessor.from_config(self.config), is_whole=merged)
         if push_to_hub:
             upload(folder, repo_id)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        merged: bool = False,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        commit_message: str | None = None,
+        **card: Any,
+    ) -> str:
+        """Upload the model with a model card; a card that the repository has already is kept.
+
+        Args:
+            repo_id: hub repository, created if needed.
+            merged: as for `save_pretrained`.
+            private: whether a new repository is private; the default of its owner if None.
+            token: access token; the stored one if None.
+            commit_message: subject of the commit.
+            card: `license`, `datasets` and `results` for the card, see `amodal.models.plug.model_card.model_card`.
+
+        Returns:
+            Address of the commit.
+        """
+        trained = parameter_counts(self.config)["incremental"]
+        text = model_card(self.config, repo_id, num_trained=trained, is_whole=merged, **card)
+        with tempfile.TemporaryDirectory() as name:
+            self.save_pretrained(name, merged=merged)
+            return upload_with_card(Path(name), text, repo_id, private=private, token=token, message=commit_message)
 
     @classmethod
     def from_pretrained(
