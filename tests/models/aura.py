@@ -8,13 +8,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 from amodal.losses import IGNORE_INDEX
 from amodal.models.aura import AuraConfig, AuraModel
 from amodal.models.aura.mllm import LoadedMllm
-from amodal.models.aura.tiny_mllm import TinyMllmSizes, new_tiny_mllm
+from amodal.models.aura.tiny_mllm import TinyMllmSizes, new_tiny_mllm, tiny_processor
+from amodal.models.aura.trunk_mllm import TrunkMllmRecipe, new_trunk_mllm
+from amodal.models.bases.families import base_config
 from amodal.models.bases.sam import new_sam
 from tests.models.conftest import small_sam_config
+from tests.models.families import ROWS
 
 SIZES = TinyMllmSizes(
     vision_image_size=32,
@@ -55,6 +60,50 @@ def write_mllm(folder: Path, seed: int = 1) -> Path:
     loaded.model.save_pretrained(folder)
     loaded.processor.save_pretrained(folder)
     return folder
+
+
+def write_language_model(folder: Path, seed: int = 1) -> Path:
+    """Save a small language model with tied embeddings and ChatML's tokens, as `amodal models fetch` would."""
+    tokenizer = tiny_processor(SIZES, TEXTS).tokenizer
+    core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    chat = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        unk_token="<unk>",
+    )
+    config = LlamaConfig(
+        vocab_size=len(chat), hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, tie_word_embeddings=True, bos_token_id=chat.bos_token_id, eos_token_id=chat.eos_token_id,
+    )  # fmt: skip
+    model: Any = AutoModelForCausalLM.from_config(config)
+    scatter(model, seed=seed)
+    model.tie_weights()
+    model.save_pretrained(folder)
+    chat.save_pretrained(folder)
+    return folder
+
+
+def write_trunk_base(folder: Path) -> Path:
+    """Save a small segmenter on an EfficientNet-Lite."""
+    ROWS["conv_prompt"].model().save_pretrained(folder)
+    return folder
+
+
+def small_trunk_mllm(folder: Path) -> LoadedMllm:
+    """A language model in `folder/lm` that reads the trunk of the base in `folder/trunk`."""
+    if not (folder / "lm").is_dir():
+        write_language_model(folder / "lm")
+        write_trunk_base(folder / "trunk")
+    settings = TrunkMllmRecipe(language_model=str(folder / "lm"), image_size=64)
+    return new_trunk_mllm(settings, base_config(folder / "trunk"))
+
+
+def small_trunk_aura(folder: Path, **changes: Any) -> AuraModel:
+    """LoRA on `small_trunk_mllm`; the trainable parts are changed."""
+    mllm = small_trunk_mllm(folder)
+    return with_changed_weights(AuraModel.from_base(mllm, folder / "trunk", small_config(**changes)))
 
 
 def write_sam(folder: Path) -> Path:

@@ -34,6 +34,7 @@ class AuraConfig(PreTrainedConfig):
         image_size: side of the backbone's square input in pixels.
         seg_token: text of the token that stands for a mask; must be one token of the tokenizer.
         seg_token_id: id of this token, filled in by `AuraModel.from_base`.
+        new_token_ids: ids of further tokens whose rows are trained (`LoadedMllm.new_tokens`), filled in likewise.
         lora_rank: rank of the adapters in the LLM; 0 for none.
         lora_alpha: LoRA scale numerator.
         lora_dropout: dropout before the adapters in training.
@@ -74,6 +75,7 @@ class AuraConfig(PreTrainedConfig):
         image_size: int = 1024,
         seg_token: str = "[SEG]",
         seg_token_id: int | None = None,
+        new_token_ids: list[int] | None = None,
         lora_rank: int = 8,
         lora_alpha: float = 16.0,
         lora_dropout: float = 0.05,
@@ -104,6 +106,7 @@ class AuraConfig(PreTrainedConfig):
         self.image_size = image_size
         self.seg_token = seg_token
         self.seg_token_id = seg_token_id
+        self.new_token_ids = new_token_ids or []
         self.lora_rank = lora_rank
         self.lora_alpha = lora_alpha
         self.lora_dropout = lora_dropout

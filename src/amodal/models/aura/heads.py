@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from transformers import SamVisionConfig
 from transformers.utils import ModelOutput
 
+from amodal.models.bases.conv_prompt import ConvPromptConfig
+from amodal.models.bases.prompt_maps import PromptMaps
 from amodal.models.bases.prompts import Float32PositionalEmbedding
+from amodal.models.bases.protocol import PromptEmbeddings, Prompts
 
 
 @dataclass
@@ -96,12 +99,21 @@ class SegPromptEncoder(nn.Module):
         channels: int = prompts.hidden_size
         self.cells: int = prompts.image_size // prompts.patch_size
         self.half_pixel: float = 0.5 / prompts.image_size
-        self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, channels))
+        self.projection = _projection(width, channels)
         self.no_mask_embed = nn.Embedding(1, channels)
         self.positions = Float32PositionalEmbedding(SamVisionConfig(num_pos_feats=channels // 2, scale=1.0))
         self.box_reader = BoxReader(width) if with_boxes else None
         if with_boxes:
             self.corner_embed = nn.Embedding(2, channels)
+
+    @property
+    def channels(self) -> int:
+        """Width C of an embedding."""
+        return int(self.no_mask_embed.embedding_dim)
+
+    def fixed_parts(self) -> list[nn.Module]:
+        """Parts that are never trained."""
+        return [self.positions]
 
     def load_base(self, theirs: Any) -> None:
         """Copy what a base's prompt encoder (`BaseFamily.build_prompt_encoder`) knows.
@@ -118,6 +130,18 @@ class SegPromptEncoder(nn.Module):
         """(N, D) states to (N, C) refined embeddings e_r."""
         return self.projection(states)
 
+    def prompts(self, embeddings: Tensor, boxes_xyxy_sam: Tensor | None, dtype: torch.dtype) -> PromptEmbeddings:
+        """Make the prompts of N objects, one per row, for the decoders of the base.
+
+        Args:
+            embeddings: (N, C), e_r or e_oa.
+            boxes_xyxy_sam: (N, 4) in [0, 1], for a model that predicts boxes.
+            dtype: of the decoders.
+        """
+        tokens = [embeddings[:, None]] + ([] if boxes_xyxy_sam is None else [self.corners(boxes_xyxy_sam)])
+        sparse = torch.cat(tokens, dim=1).to(dtype)[:, None]  # (N, 1, tokens, C)
+        return PromptEmbeddings(sparse, self.dense().to(dtype), self.image_positions().to(dtype))
+
     def corners(self, boxes_xyxy_sam: Tensor) -> Tensor:
         """(N, 4) boxes in [0, 1] to SAM's embeddings (N, 2, C) of their corners; boxes get no gradient."""
         points = boxes_xyxy_sam.detach().unflatten(-1, (2, 2)) + self.half_pixel
@@ -130,6 +154,63 @@ class SegPromptEncoder(nn.Module):
     def image_positions(self) -> Tensor:
         """(1, C, h, w) Fourier features of the cell centres, float32."""
         return self.positions.image_positions(self.cells)
+
+
+class SegMapEncoder(nn.Module):
+    """The same for a base whose prompts are maps (`ConvPromptModel`).
+
+    The decoders get the embedding as a token in the width of their stride 8, and the predicted box as maps.
+
+    Args:
+        width: D.
+        base: configuration of the backbone at the input's size.
+        with_boxes: as for `SegPromptEncoder`.
+    """
+
+    def __init__(self, width: int, base: ConvPromptConfig, with_boxes: bool = False) -> None:
+        super().__init__()
+        self.channels = base.widths[2]
+        self.projection = _projection(width, self.channels)
+        self.maps = PromptMaps(base.image_size)
+        self.box_reader = BoxReader(width) if with_boxes else None
+
+    def fixed_parts(self) -> list[nn.Module]:
+        """Parts that are never trained: none."""
+        return []
+
+    def load_base(self, theirs: Any) -> None:
+        """Do nothing: the base draws its prompts without weights."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(N, D) states to (N, C) refined embeddings e_r."""
+        return self.projection(states)
+
+    def prompts(self, embeddings: Tensor, boxes_xyxy_sam: Tensor | None, dtype: torch.dtype) -> PromptEmbeddings:
+        """Make the prompts of N objects; see `SegPromptEncoder.prompts`."""
+        if boxes_xyxy_sam is None:  # a point that counts as padding: maps without any prompt
+            nowhere = embeddings.new_zeros(len(embeddings), 1, 1, 2)
+            drawn = Prompts(points=nowhere, labels=nowhere.new_full((len(embeddings), 1, 1), -10))
+        else:
+            drawn = Prompts(boxes=boxes_xyxy_sam.detach()[:, None] * self.maps.image_size)
+        sparse = embeddings.to(dtype)[:, None, None]  # (N, 1, 1, C)
+        return PromptEmbeddings(sparse, self.maps(drawn).to(dtype), sparse.new_zeros(1, 0, 1, 1))
+
+
+def new_prompt_encoder(width: int, base: Any, with_boxes: bool) -> SegPromptEncoder | SegMapEncoder:
+    """Make the prompt encoder that suits a backbone.
+
+    Args:
+        width: D.
+        base: configuration of the backbone at the input's size.
+        with_boxes: whether it predicts boxes.
+    """
+    if isinstance(base, ConvPromptConfig):
+        return SegMapEncoder(width, base, with_boxes)
+    return SegPromptEncoder(width, base.prompt_encoder_config, with_boxes)
+
+
+def _projection(width: int, channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, channels))
 
 
 class BoxReader(nn.Module):

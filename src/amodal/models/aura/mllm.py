@@ -52,11 +52,15 @@ _SAMPLE = 4096
 
 @dataclass(frozen=True)
 class LoadedMllm:
-    """A multi-modal LLM in memory with its processor, and where its weights came from."""
+    """A multi-modal LLM in memory with its processor, and where its weights came from.
+
+    `new_tokens` are the ids of tokens that the LLM has not been trained with, and whose rows AURA therefore trains.
+    """
 
     model: PreTrainedModel
     processor: Any
     origin: Origin = field(default_factory=Origin)
+    new_tokens: tuple[int, ...] = ()
 
 
 def load_mllm(name: str | Path, revision: str | None = None, dtype: torch.dtype | None = None) -> LoadedMllm:
@@ -81,24 +85,6 @@ def load_mllm(name: str | Path, revision: str | None = None, dtype: torch.dtype 
         ) from error
     origin = Origin(str(name), source.revision, sampled_fingerprint(model))
     return LoadedMllm(model if dtype is None else model.to(dtype), processor, origin)
-
-
-def load_recorded_mllm(config: AuraConfig, other: str | Path | None, dtype: torch.dtype | None) -> PreTrainedModel:
-    """Load the LLM that an increment was trained on, with the `[SEG]` token added.
-
-    Args:
-        config: of the increment.
-        other: another place of the same LLM; the recorded one if None.
-        dtype: of the weights; their own if None.
-
-    Raises:
-        InputError: the LLM cannot be found or read, or has other weights.
-    """
-    origin = Origin.from_record(config.mllm_base)
-    loaded = load_mllm(*origin.location(other, "mllm"), dtype)
-    origin.check(loaded.origin, "mllm")
-    add_seg_token(loaded.model, loaded.processor, config.seg_token)
-    return loaded.model
 
 
 def mllm_config_for(name: str | Path) -> Any:
@@ -193,7 +179,7 @@ _ADAPTER_MARKS = (".lora_A.", ".lora_B.", "trainable_tokens_delta")
 
 
 def add_adapters(mllm: PreTrainedModel, config: AuraConfig) -> None:
-    """Add LoRA to the language model, and make the new token's rows trainable, in place.
+    """Add LoRA to the language model, and make the new tokens' rows trainable, in place.
 
     The rows are those of the input embedding and, if that is another matrix, the output embedding.
     An LLM that is trained as a whole gets neither.
@@ -203,9 +189,10 @@ def add_adapters(mllm: PreTrainedModel, config: AuraConfig) -> None:
     """
     if config.train_mllm or config.seg_token_id is None:
         return
-    rows = {name: [config.seg_token_id] for name in _embedding_names(mllm)}
+    numbers = [config.seg_token_id, *config.new_token_ids]
+    rows = dict.fromkeys(_embedding_names(mllm), numbers)
     if config.lora_rank == 0:
-        only_rows = TrainableTokensConfig(target_modules=list(rows), token_indices=[config.seg_token_id])
+        only_rows = TrainableTokensConfig(target_modules=list(rows), token_indices=numbers)
         inject_adapter_in_model(only_rows, mllm, ADAPTER)
     else:
         _add_lora(mllm, config, rows)

@@ -5,13 +5,11 @@ Reads as the paper's section 3.2: multi-modal LLM and vision backbone, prompt en
 amodal mask decoder on e_oa, Spatial Occlusion Encoder on both masks. The backbone and both decoders are those of a
 base of any family (`models/bases/protocol.py`); the paper's is SAM.
 
-Two square frames meet here. `_sam` marks the vision backbone's input, whose side is `S_sam` pixels:
-the image at the top left, padding below and to the right. `_mllm` marks the LLM's input, whose side
-is `S_mllm` pixels: the image in the middle of a square.
+Two square frames meet here. `_sam` marks the vision backbone's input, `S_sam` pixels wide: the image at the top left,
+padding below and to the right. `_mllm` marks the LLM's input, `S_mllm` pixels wide: the image in the middle.
 
-Axes: B conversations (one image each), T tokens, K last positions whose logits are kept, N
-`[SEG]`s of the whole batch, D width of the LLM, n image tokens of the LLM, C channels, h w feature
-cells.
+Axes: B conversations (one image each), T tokens, K last positions whose logits are kept, N `[SEG]`s of the whole batch,
+D width of the LLM, n image tokens of the LLM, C channels, h w feature cells.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from amodal.errors import InputError
 from amodal.losses import IGNORE_INDEX
 from amodal.models.aura.configuration import AuraConfig
-from amodal.models.aura.heads import AuraOutput, MaskOutput, NamingHead, SegPromptEncoder, seg_states
+from amodal.models.aura.heads import AuraOutput, MaskOutput, NamingHead, new_prompt_encoder, seg_states
 from amodal.models.aura.mllm import (
     LoadedMllm,
     add_adapters,
@@ -38,14 +36,14 @@ from amodal.models.aura.mllm import (
     is_adapter,
     is_replaced_row,
     load_mllm,
-    load_recorded_mllm,
     merged_state,
     plain_settings,
 )
 from amodal.models.aura.processing import AuraProcessor
 from amodal.models.aura.prompts import seg_token_id
+from amodal.models.aura.trunk_mllm import is_joint, is_trunk_mllm, load_recorded_mllm
 from amodal.models.bases.families import family_of, load_base
-from amodal.models.bases.protocol import Adapters, ImageFeatures, LoadedBase, PromptEmbeddings
+from amodal.models.bases.protocol import Adapters, ImageFeatures, LoadedBase
 from amodal.models.increments import Origin, SavedModel, count_parameters, increment_state, save_model, upload
 from amodal.nn.occlusion_encoders import OcclusionConditionEncoder, SpatialOcclusionEncoder
 
@@ -73,12 +71,12 @@ class AuraModel(PreTrainedModel):
     def __init__(self, config: AuraConfig, mllm: PreTrainedModel | None = None) -> None:
         super().__init__(config)
         family, base = config.family, config.base_config()
-        channels = base.prompt_encoder_config.hidden_size
         self.mllm: Any = build_mllm(config) if mllm is None else mllm
         add_adapters(self.mllm, config)
         width = self.mllm.config.get_text_config().hidden_size
         self.vision_encoder = family.build_encoder(base, Adapters(rank=0))
-        self.prompt_encoder = SegPromptEncoder(width, base.prompt_encoder_config, config.box_weight > 0)
+        self.prompt_encoder = new_prompt_encoder(width, base, config.box_weight > 0)
+        channels = self.prompt_encoder.channels
         self.visible_decoder: Any = family.build_decoder(base)
         self.amodal_decoder: Any = family.build_decoder(base)
         self.condition_encoder = OcclusionConditionEncoder(channels) if config.condition_encoder else None
@@ -98,13 +96,18 @@ class AuraModel(PreTrainedModel):
         config = self.config
         self.requires_grad_(True)
         self.vision_encoder.requires_grad_(config.train_vision)
-        self.prompt_encoder.positions.requires_grad_(False)
+        for part in self.prompt_encoder.fixed_parts():
+            part.requires_grad_(False)
         for name, parameter in self.mllm.named_parameters():
             whole = config.train_mllm and (config.train_tower or not name.startswith(_TOWERS))
-            parameter.requires_grad_(whole or is_adapter(name))
+            parameter.requires_grad_(whole or is_adapter(name) or self._joins_trunk(name))
         for decoder in self.decoders():  # the quality of the visible mask is not used
             scored = config.iou_weight > 0 and decoder is self.amodal_decoder
             decoder.iou_prediction_head.requires_grad_(scored)
+
+    def _joins_trunk(self, name: str) -> bool:
+        """Whether a tensor of the LLM joins it to the trunk of the base."""
+        return is_trunk_mllm(self.mllm.config) and is_joint(name)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
         """Let the LLM compute activations a second time in the backward pass instead of keeping them in memory.
@@ -157,7 +160,7 @@ class AuraModel(PreTrainedModel):
         """
         reader = self.prompt_encoder.box_reader
         assert reader is not None
-        dtype = self.prompt_encoder.no_mask_embed.weight.dtype
+        dtype = next(self.prompt_encoder.projection.parameters()).dtype
         boxes_xyxy_sam, logits = reader(states.to(dtype), image_tokens.to(dtype)[image_index])
         return boxes_xyxy_sam, logits
 
@@ -175,15 +178,14 @@ class AuraModel(PreTrainedModel):
         Returns:
             `MaskOutput`; with N = 0, empty tensors.
         """
-        dtype = self.prompt_encoder.no_mask_embed.weight.dtype
+        dtype = next(self.prompt_encoder.projection.parameters()).dtype
         refined = self.prompt_encoder(states.to(dtype))  # e_r, (N, C)
         aware, rates = (refined, None) if self.condition_encoder is None else self.condition_encoder(refined)
         if not len(states):
             return self._no_masks(states, features)
-        corners = None if boxes_xyxy_sam is None else self.prompt_encoder.corners(boxes_xyxy_sam)
         features = ImageFeatures(features.embedding.to(dtype), tuple(x.to(dtype) for x in features.high_resolution))
-        visible, _ = self._decode_with(self.visible_decoder, refined, corners, features, image_index)
-        amodal, quality = self._decode_with(self.amodal_decoder, aware, corners, features, image_index)
+        visible, _ = self._decode_with(self.visible_decoder, refined, boxes_xyxy_sam, features, image_index)
+        amodal, quality = self._decode_with(self.amodal_decoder, aware, boxes_xyxy_sam, features, image_index)
         output = MaskOutput(
             visible_logits=self._upsample(visible[:, None])[:, 0],
             amodal_logits=self._upsample(amodal[:, None])[:, 0],
@@ -197,19 +199,13 @@ class AuraModel(PreTrainedModel):
     def _decode_with(
         self,
         decoder: nn.Module,
-        embedding: Tensor,
-        corners: Tensor | None,
+        embeddings: Tensor,
+        boxes_xyxy_sam: Tensor | None,
         features: ImageFeatures,
         image_index: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Logits (N, 4h, 4w) and predicted quality (N,) of one decoder."""
-        dtype = features.embedding.dtype
-        sparse = embedding[:, None] if corners is None else torch.cat([embedding[:, None], corners], dim=1)
-        prompts = PromptEmbeddings(
-            sparse.to(dtype)[:, None],  # (N, 1, tokens, C)
-            self.prompt_encoder.dense().to(dtype),
-            self.prompt_encoder.image_positions().to(dtype),
-        )
+        """Logits (N, H', W') at the decoder's resolution and predicted quality (N,) of one decoder."""
+        prompts = self.prompt_encoder.prompts(embeddings, boxes_xyxy_sam, features.embedding.dtype)
         logits, quality = self.config.family.decode(decoder, features, prompts, image_index)
         return logits[:, 0], quality[:, 0]
 
@@ -320,7 +316,8 @@ class AuraModel(PreTrainedModel):
             return True
         if name.startswith("vision_encoder."):
             return not self.config.train_vision
-        return name.startswith("mllm.") and not self.config.train_mllm and not is_adapter(name)
+        is_trained = self.config.train_mllm or is_adapter(name) or self._joins_trunk(name.removeprefix("mllm."))
+        return name.startswith("mllm.") and not is_trained
 
     @classmethod
     def from_base(
@@ -356,6 +353,7 @@ class AuraModel(PreTrainedModel):
         number = add_seg_token(llm.model, llm.processor, settings["seg_token"])  # before the LLM's sizes are read
         settings |= {
             "seg_token_id": number,
+            "new_token_ids": list(llm.new_tokens),
             "mllm": plain_settings(llm.model.config),
             "mllm_base": llm.origin.record(),
             "sam": family_of(base.model.config).sizes(base.model.config),
@@ -375,6 +373,9 @@ class AuraModel(PreTrainedModel):
         self.prompt_encoder.load_base(prompts)
         for decoder in self.decoders():
             family.load_decoder(decoder, base)
+        if is_trunk_mllm(self.mllm.config):
+            encoder: Any = self.vision_encoder
+            self.mllm.model.vision_tower.trunk.load_state_dict(encoder.backbone.state_dict())
 
     def save_pretrained(
         self,
@@ -456,8 +457,8 @@ def parameter_counts(config: AuraConfig) -> dict[str, int]:
 
     Returns:
         `mllm` (without adapters), `vision_encoder`, `lora`, `token_rows`, `prompt_encoder`,
-        `mask_decoders`, `condition_encoder`, `spatial_encoder`; `total`, the sum of these; and
-        `trainable`.
+        `mask_decoders`, `condition_encoder`, `spatial_encoder`; `total`, the sum of these; `incremental`, the number
+        that an increment stores; `trainable`, those that training changes.
     """
     if config.seg_token_id is None:  # a recipe, whose tokenizer has not been seen: the next free row
         vocabulary = config.mllm_config().get_text_config().vocab_size
@@ -478,7 +479,8 @@ def parameter_counts(config: AuraConfig) -> dict[str, int]:
         "spatial_encoder": count_parameters(model.spatial_encoder),
     }
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return counts | {"total": sum(counts.values()), "trainable": trainable}
+    incremental = sum(p.numel() for name, p in model.named_parameters() if not model.is_base_tensor(name))
+    return counts | {"total": sum(counts.values()), "incremental": incremental, "trainable": trainable}
 
 
 def _stacked(features: Any, batch: int) -> Tensor:

@@ -1,0 +1,309 @@
+"""A multi-modal LLM made of a language model and the trunk of a segmentation base, joined as in LLaVA.
+
+It is transformers' LLaVA. Its language model comes from a Python package, the hub or a folder, its vision tower is the
+EfficientNet-Lite of the base that also makes the masks, and its projector is new. The first two are neither trained nor
+stored with an AURA: an increment holds the projector, the tower's norm and positions, and what every AURA trains.
+
+Axes: B images, S_mllm side of the square input in pixels, c cells of stride 32 along each side.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+
+from amodal.errors import InputError
+from amodal.models.aura.configuration import AuraConfig
+from amodal.models.aura.mllm import LoadedMllm, add_seg_token, load_mllm, sampled_fingerprint
+from amodal.models.aura.packaged import PACKAGED, fetched_folder
+from amodal.models.bases.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
+from amodal.models.bases.families import hidden_progress_bars
+from amodal.models.bases.protocol import IMAGE_MEAN, IMAGE_STD
+from amodal.models.hub import Source, find_source
+from amodal.models.increments import Origin
+
+IMAGE_TOKEN = "<image>"
+MARKUP = ("<p>", "</p>")
+"""Tokens around the words that name an object: one each instead of three, with rows that are trained."""
+
+_STD = 0.02
+_CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% for c in m['content'] if c['type'] == 'image' %}<image>\n{% endfor %}"
+    "{% for c in m['content'] if c['type'] == 'text' %}{{ c['text'] }}{% endfor %}<|im_end|>\n{% endfor %}"
+)
+"""The form of SmolLM2's conversations (ChatML), without its message from the system."""
+
+
+class TrunkMllmRecipe(BaseModel):
+    """A language model that reads the trunk of the recipe's base.
+
+    `language_model` is a name that `amodal models fetch` knows, a hub id or a folder. `image_size` is the side of its
+    square image in pixels; one token stands for 32 x 32 of them.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+    language_model: str
+    revision: str | None = None
+    image_size: int = Field(256, gt=0, multiple_of=EfficientNetLiteConfig.coarsest_stride)
+
+
+class TrunkTowerConfig(PreTrainedConfig):
+    """Settings of a `TrunkTower`.
+
+    Args:
+        trunk: settings of `EfficientNetLiteConfig`.
+        image_size: side of the square input in pixels.
+    """
+
+    model_type = "amodal_trunk_tower"
+    patch_size = EfficientNetLiteConfig.coarsest_stride
+
+    def __init__(self, trunk: dict[str, Any] | None = None, image_size: int = 256, **kwargs: Any) -> None:
+        self.trunk = dict(trunk or {})
+        self.image_size = image_size
+        super().__init__(**kwargs)
+
+    @property
+    def trunk_config(self) -> EfficientNetLiteConfig:
+        """Configuration of the trunk."""
+        return EfficientNetLiteConfig(**self.trunk)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of a token: its cell of stride 32 and the four cells of stride 16 in it."""
+        coarse, middle = self.trunk_config.channels(32), self.trunk_config.channels(16)
+        return coarse + 4 * middle
+
+
+class TrunkTower(PreTrainedModel):
+    """The trunk's maps of stride 32 and 16 as tokens, normalised and with learned positions.
+
+    The coarse map knows what an object is, the finer one where it ends; a token has the coarse cell and the four finer
+    ones that it covers.
+    """
+
+    config_class = TrunkTowerConfig
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: TrunkTowerConfig) -> None:
+        super().__init__(config)
+        cells = config.image_size // config.patch_size
+        self.trunk = EfficientNetLite(config.trunk_config)
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.position_embedding = nn.Embedding(cells * cells, config.hidden_size)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise the positions; the trunk initialises itself."""
+        if module is getattr(self, "position_embedding", None):
+            nn.init.normal_(self.position_embedding.weight, std=_STD)
+
+    def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutput:
+        """Images (B, 3, S_mllm, S_mllm) to tokens (B, c * c, D), also the only entry of `hidden_states`."""
+        weight = self.trunk.stem.weight
+        with torch.set_grad_enabled(torch.is_grad_enabled() and weight.requires_grad):
+            maps = self.trunk.maps(pixel_values.to(weight.dtype))
+        cells = torch.cat([maps[32], F.pixel_unshuffle(maps[16], 2)], dim=1)
+        tokens = self.norm(cells.flatten(2).transpose(1, 2).to(self.norm.weight.dtype))
+        tokens = tokens + self.position_embedding.weight
+        return BaseModelOutput(last_hidden_state=tokens, hidden_states=(tokens,))
+
+
+AutoConfig.register(TrunkTowerConfig.model_type, TrunkTowerConfig)
+AutoModel.register(TrunkTowerConfig, TrunkTower)
+
+
+def trunk_settings(base: PreTrainedConfig) -> dict[str, Any]:
+    """The settings of the EfficientNet-Lite in a base.
+
+    Args:
+        base: configuration of a base.
+
+    Raises:
+        InputError: the base has another trunk.
+    """
+    found: Any = getattr(base, "trunk_config", None) or getattr(
+        getattr(base, "vision_config", None), "backbone_config", None
+    )
+    if not isinstance(found, EfficientNetLiteConfig):
+        raise InputError(
+            f"trunk_mllm: expected a base on an EfficientNet-Lite, such as sam-small, got one of model_type "
+            f"{base.model_type!r}"
+        )
+    return {name: getattr(found, name) for name in ("stem_channels", "stages", "mixed_channels")}
+
+
+def new_trunk_mllm(
+    settings: TrunkMllmRecipe, base: PreTrainedConfig, seed: int = 0, dtype: torch.dtype | None = None
+) -> LoadedMllm:
+    """Join a language model and the trunk of a base by a new projector, and make the processor.
+
+    The trunk has random weights until `AuraModel.load_base` copies those of the base.
+
+    Args:
+        settings: names the language model.
+        base: configuration of the base.
+        seed: of projector and positions.
+        dtype: of the language model's weights; float32 if None.
+
+    Raises:
+        InputError: the language model cannot be found or read, or the base has another trunk.
+    """
+    tower = TrunkTowerConfig(trunk_settings(base), settings.image_size)
+    source = _source(settings.language_model, settings.revision)
+    return _joined(tower, source, settings.language_model, seed, dtype)
+
+
+def load_recorded_mllm(config: AuraConfig, other: str | Path | None, dtype: torch.dtype | None) -> PreTrainedModel:
+    """Load the LLM that an increment was trained on, with the `[SEG]` token added.
+
+    Of a language model that reads the base's trunk, the base is the language model alone.
+
+    Args:
+        config: of the increment.
+        other: another place of the same LLM; the recorded one if None.
+        dtype: of the weights; their own if None, and float32 in a language model that reads the base's trunk.
+
+    Raises:
+        InputError: the LLM cannot be found or read, or has other weights.
+    """
+    origin, settings = Origin.from_record(config.mllm_base), config.mllm_config()
+    name, revision = origin.location(other, "mllm")
+    if is_trunk_mllm(settings):
+        loaded = _joined(settings.vision_config, _source(name, revision), name, 0, dtype)
+    else:
+        loaded = load_mllm(name, revision, dtype)
+    origin.check(loaded.origin, "mllm")
+    add_seg_token(loaded.model, loaded.processor, config.seg_token)
+    return loaded.model
+
+
+def trunk_mllm_config(settings: TrunkMllmRecipe, base: PreTrainedConfig) -> LlavaConfig:
+    """The configuration of `new_trunk_mllm`'s model, with `[SEG]`, without loading weights.
+
+    Raises:
+        InputError: as for `new_trunk_mllm`.
+    """
+    text = AutoConfig.from_pretrained(_source(settings.language_model, settings.revision).path, trust_remote_code=False)
+    image_token = text.vocab_size
+    text.vocab_size += 2 + len(MARKUP)  # the image token, the markup and `[SEG]`
+    return _llava_config(TrunkTowerConfig(trunk_settings(base), settings.image_size), text, image_token)
+
+
+def is_trunk_mllm(config: Any) -> bool:
+    """Whether the configuration of an LLM is that of a `new_trunk_mllm`."""
+    vision = getattr(config, "vision_config", None)
+    return getattr(vision, "model_type", None) == TrunkTowerConfig.model_type
+
+
+def is_joint(name: str) -> bool:
+    """Whether a tensor of this name in the LLM of `new_trunk_mllm` joins trunk and language model, and is trained."""
+    return name.startswith(("model.multi_modal_projector.", "model.vision_tower.")) and ".trunk." not in name
+
+
+def _source(name: str | Path, revision: str | None) -> Source:
+    if str(name) in PACKAGED:
+        return Source(fetched_folder(str(name)))
+    others = f"a packaged model ({', '.join(PACKAGED)}), "
+    return find_source(name, argument="language_model", bundled={}, revision=revision, others=others)
+
+
+def _joined(
+    tower: TrunkTowerConfig, source: Source, name: str | Path, seed: int, dtype: torch.dtype | None
+) -> LoadedMllm:
+    try:
+        with hidden_progress_bars():
+            language: Any = AutoModelForCausalLM.from_pretrained(source.path, dtype="auto", trust_remote_code=False)
+        tokenizer: Any = AutoTokenizer.from_pretrained(source.path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise InputError(
+            f"language_model: expected a causal language model of transformers, got {str(name)!r} "
+            f"({' '.join(str(error).split()):.120})"
+        ) from error
+    origin = Origin(str(name), source.revision, sampled_fingerprint(language))
+    language = language.to(dtype or torch.float32)
+    tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
+    tokenizer.add_tokens(list(MARKUP))
+    known = language.config.vocab_size
+    language.resize_token_embeddings(max(len(tokenizer), known), mean_resizing=False)
+    image_token, *markup = tokenizer.convert_tokens_to_ids([IMAGE_TOKEN, *MARKUP])
+    _mean_rows(language, known)
+    config = _llava_config(tower, language.config, image_token)
+    torch.manual_seed(seed)
+    with torch.device("meta"):
+        model: Any = LlavaForConditionalGeneration(config)
+    model.model.language_model, model.lm_head = language.model, language.lm_head
+    model.model.vision_tower = TrunkTower(tower)
+    model.model.multi_modal_projector = _projector(config)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return LoadedMllm(model.eval(), _processor(tower, tokenizer), origin, tuple(markup))
+
+
+@torch.no_grad()
+def _mean_rows(language: Any, known: int) -> None:
+    """Start the rows from `known` on at the mean of the others, so that they are the same on every machine."""
+    for embedding in (language.get_input_embeddings(), language.get_output_embeddings()):
+        weight = embedding.weight
+        weight[known:] = weight[:known].float().mean(0).to(weight.dtype)
+
+
+def _llava_config(tower: TrunkTowerConfig, text: PreTrainedConfig, image_token: int) -> LlavaConfig:
+    return LlavaConfig(
+        vision_config=tower,
+        text_config=text,
+        image_token_index=image_token,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        tie_word_embeddings=text.tie_word_embeddings,
+    )
+
+
+def _projector(config: LlavaConfig) -> nn.Module:
+    projector: nn.Module = LlavaMultiModalProjector(config)
+    for module in projector.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=_STD)
+            nn.init.zeros_(module.bias)
+    return projector
+
+
+def _processor(tower: TrunkTowerConfig, tokenizer: Any) -> Any:
+    side = tower.image_size
+    image_processor = CLIPImageProcessorPil(
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
+        image_mean=IMAGE_MEAN,
+        image_std=IMAGE_STD,
+    )
+    return LlavaProcessor(
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        patch_size=tower.patch_size,
+        vision_feature_select_strategy="full",
+        num_additional_image_tokens=0,
+        chat_template=_CHAT_TEMPLATE,
+    )

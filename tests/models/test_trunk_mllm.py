@@ -1,0 +1,203 @@
+"""AURA's contracts with a language model that reads the trunk of the base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM
+
+from amodal.errors import InputError
+from amodal.inference.assistant import AmodalAssistant
+from amodal.models.aura import AuraModel
+from amodal.models.aura.heads import seg_states
+from amodal.models.aura.mllm import merge_adapters
+from amodal.models.aura.modeling import parameter_counts
+from amodal.models.aura.trunk_mllm import TrunkMllmRecipe, is_trunk_mllm, new_trunk_mllm
+from amodal.models.bases.families import base_config, load_base
+from amodal.models.increments import increment_state
+from tests.models.aura import (
+    ANSWER,
+    random_image,
+    small_config,
+    small_trunk_aura,
+    small_trunk_mllm,
+    training_batch,
+    write_language_model,
+    write_sam,
+)
+
+ANSWERS = (ANSWER, "There is none.", "I see <p>a mug</p> [SEG].")
+QUESTION = "What could I drink from?"
+BOTH = pytest.mark.parametrize("boxes", [0.0, 1.0])
+
+
+def test_words_are_read_as_by_the_language_model_alone(tmp_path: Path) -> None:
+    mllm = small_trunk_mllm(tmp_path)
+    alone: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "lm", dtype=torch.float32).eval()
+    tokens = torch.tensor([mllm.processor.tokenizer("What is behind it?")["input_ids"]])
+    with torch.no_grad():
+        ours, theirs = mllm.model(input_ids=tokens).logits, alone(input_ids=tokens).logits
+    torch.testing.assert_close(ours[..., : theirs.shape[-1]], theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_a_token_is_a_coarse_cell_and_the_finer_ones_in_it(tmp_path: Path) -> None:
+    model = small_trunk_aura(tmp_path)
+    base: Any = load_base(tmp_path / "trunk").model
+    tower = model.mllm.model.vision_tower
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        maps = base.vision_encoder.backbone.maps(pixels)
+        tokens = tower(pixels).last_hidden_state
+        coarse, middle = maps[32], maps[16]
+        number, y, x = 1, 1, 0  # the lower left of the second image
+        fine = middle[number, :, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].flatten()
+        cell = torch.cat([coarse[number, :, y, x], fine])
+        place = y * coarse.shape[-1] + x
+        expected = F.layer_norm(cell, cell.shape, tower.norm.weight, tower.norm.bias)
+        expected = expected + tower.position_embedding.weight[place]
+    assert tokens.shape == (2, 4, tower.config.hidden_size)
+    torch.testing.assert_close(tokens[number, place], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_answer_depends_on_the_image(tmp_path: Path) -> None:
+    model = small_trunk_aura(tmp_path)
+    batch = training_batch(model)
+    with torch.no_grad():
+        right = model(**batch).logits
+        wrong = model(**batch | {"pixel_values": batch["pixel_values"].flip(0)}).logits
+    assert (right - wrong).abs().max() > 1e-3
+
+
+@BOTH
+def test_batched_equals_single(tmp_path: Path, boxes: float) -> None:
+    model = small_trunk_aura(tmp_path, box_weight=boxes)
+    with torch.no_grad():
+        together = model(**training_batch(model, ANSWERS))
+        alone = model(**training_batch(model, ANSWERS[:1]))
+    torch.testing.assert_close(together.masks.amodal_logits[:3], alone.masks.amodal_logits, atol=1e-4, rtol=1e-4)
+    kept = alone.logits.shape[1]
+    torch.testing.assert_close(together.logits[:1, :kept], alone.logits, atol=1e-4, rtol=1e-4)
+
+
+def test_generated_answers_of_a_batch_equal_single_ones(tmp_path: Path) -> None:
+    assistant = AmodalAssistant(small_trunk_aura(tmp_path))
+    pairs: list[Any] = [(random_image(0, 60, 90), QUESTION), (random_image(1, 90, 60), "Is there anything to sit on?")]
+    together = assistant.ask_batch(pairs, max_new_tokens=8)
+    alone = [assistant.ask(*pair, max_new_tokens=8) for pair in pairs]
+    assert [reply.text for reply in together] == [reply.text for reply in alone]
+    assert len(alone[0].text) > 2
+
+
+def test_states_of_two_cached_turns_equal_a_full_forward(tmp_path: Path) -> None:
+    model = small_trunk_aura(tmp_path)
+    assistant = AmodalAssistant(model)
+    calls: list[int] = []
+    model.mllm.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
+    dialogue = assistant.chat(random_image(0, 60, 90))._begin(QUESTION)
+    cached = [dialogue.answer(40, given=[ANSWER]).states]
+    dialogue.follow(["What is behind it?"])
+    cached.append(dialogue.answer(40, given=[ANSWER]).states)
+    assert len(calls) == 1
+    pixels = assistant.processor([random_image(0, 60, 90)], [QUESTION]).mllm["pixel_values"]
+    with model.recorded_states() as recorded, torch.no_grad():
+        model.mllm(input_ids=dialogue.tokens, attention_mask=dialogue.attention, pixel_values=pixels)
+    full, _ = seg_states(recorded[0][:, :-1], dialogue.tokens[:, 1:], assistant.processor.seg_token_id)
+    assert full.shape == (6, 24)
+    torch.testing.assert_close(torch.cat(cached), full, atol=1e-5, rtol=1e-5)
+
+
+@BOTH
+def test_only_declared_parameters_move_and_all_of_them(tmp_path: Path, boxes: float) -> None:
+    model = small_trunk_aura(tmp_path, box_weight=boxes, iou_weight=1.0).train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    declared = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    output = model(**training_batch(model))
+    masks = output.masks
+    parts = [masks.visible_logits, masks.amodal_logits, masks.rates, masks.map_logits, masks.iou_scores, output.logits]
+    parts += [] if output.boxes_xyxy_sam is None else [output.boxes_xyxy_sam]
+    sum(x.square().mean() for x in parts).backward()
+    assert not [name for name, p in declared.items() if p.grad is None]  # distributed training would refuse these
+    torch.optim.SGD(declared.values(), lr=0.1).step()
+    changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed <= increment_state(model).keys()
+    joints = ("mllm.model.multi_modal_projector.linear_1.weight", "mllm.model.vision_tower.position_embedding.weight")
+    assert changed.issuperset(joints)
+    assert not any(".trunk." in name or name.startswith("vision_encoder.") for name in changed)
+
+
+def test_rows_of_the_new_tokens_are_trained_and_change_what_is_said(tmp_path: Path) -> None:
+    model = small_trunk_aura(tmp_path)
+    tokenizer = model.processor.tokenizer  # type: ignore[union-attr]
+    assert tokenizer.convert_ids_to_tokens([*model.config.new_token_ids]) == ["<p>", "</p>"]
+    rows = [(name, p) for name, p in model.named_parameters() if "trainable_tokens_delta" in name]
+    assert [p.shape for _, p in rows] == [(3, 24)]
+    batch = training_batch(model)
+    with torch.no_grad():
+        before = model(**batch).logits[0, 0].clone()
+        rows[0][1].add_(1.0)
+        moved = (model(**batch).logits[0, 0] - before).abs() > 1e-3
+    assert moved[[model.config.seg_token_id, *model.config.new_token_ids]].all()
+
+
+def test_save_and_load_is_bitwise(tmp_path: Path) -> None:
+    model = small_trunk_aura(tmp_path, box_weight=1.0)
+    model.save_pretrained(tmp_path / "aura")
+    again = AuraModel.from_pretrained(tmp_path / "aura")
+    assert again.state_dict().keys() == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    stored = increment_state(model)
+    assert not any(".trunk." in name or "embed_tokens.token_adapter.base_layer" in name for name in stored)
+    batch = training_batch(model)
+    with torch.no_grad():
+        assert torch.equal(model(**batch).logits, again(**batch).logits)
+    assert parameter_counts(model.config)["total"] == sum(p.numel() for p in model.parameters())
+
+
+def test_a_merged_model_gives_the_same_masks(tmp_path: Path) -> None:
+    model = small_trunk_aura(tmp_path, box_weight=1.0)
+    model.save_pretrained(tmp_path / "whole", merged=True)
+    again = AuraModel.from_pretrained(tmp_path / "whole")
+    assert is_trunk_mllm(again.mllm.config)
+    batch = training_batch(model)
+    with torch.no_grad():
+        ours, theirs = model(**batch), again(**batch)
+        torch.testing.assert_close(theirs.masks.amodal_logits, ours.masks.amodal_logits, atol=1e-4, rtol=1e-4)
+        merge_adapters(model.mllm)
+        torch.testing.assert_close(model(**batch).logits, ours.logits, atol=1e-4, rtol=1e-4)
+
+
+def test_another_language_model_is_refused(tmp_path: Path) -> None:
+    small_trunk_aura(tmp_path).save_pretrained(tmp_path / "aura")
+    other = write_language_model(tmp_path / "other", seed=2)
+    with pytest.raises(InputError, match="mllm .*other: expected weights with fingerprint"):
+        AuraModel.from_pretrained(tmp_path / "aura", mllm=other)
+
+
+def test_a_base_without_such_a_trunk_is_refused(tmp_path: Path) -> None:
+    write_language_model(tmp_path / "lm")
+    settings = TrunkMllmRecipe(language_model=str(tmp_path / "lm"))
+    with pytest.raises(InputError, match="trunk_mllm: expected a base on an EfficientNet-Lite"):
+        new_trunk_mllm(settings, base_config(write_sam(tmp_path / "sam")))
+
+
+def test_a_folder_without_a_language_model_is_refused(tmp_path: Path) -> None:
+    small_trunk_mllm(tmp_path)
+    (tmp_path / "empty").mkdir()
+    settings = TrunkMllmRecipe(language_model=str(tmp_path / "empty"))
+    with pytest.raises(InputError, match="language_model: expected a causal language model of transformers, got"):
+        new_trunk_mllm(settings, base_config(tmp_path / "trunk"))
+
+
+def test_the_frozen_trunk_is_that_of_the_base_after_loading(tmp_path: Path) -> None:
+    model = AuraModel.from_base(small_trunk_mllm(tmp_path), tmp_path / "trunk", small_config())
+    model.save_pretrained(tmp_path / "aura")
+    again = AuraModel.from_pretrained(tmp_path / "aura")
+    tower, encoder = again.mllm.model.vision_tower.trunk.state_dict(), again.vision_encoder.state_dict()
+    assert tower
+    for name, tensor in tower.items():
+        assert torch.equal(tensor, encoder[f"backbone.{name}"]), name
