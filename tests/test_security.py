@@ -114,7 +114,7 @@ def test_no_path_of_a_request_is_opened(client: TestClient, path: str) -> None:
 
 
 def test_names_of_uploads_stay_names(client: TestClient) -> None:
-    opened = client.post("/demo/images", files={"image": ("../../../etc/x\r\ny.png", _png())}).json()
+    opened = client.post("/api/images", files={"image": ("../../../etc/x\r\ny.png", _png())}).json()
     assert "/" not in opened["name"] and "\n" not in opened["name"]
 
 
@@ -152,7 +152,7 @@ def test_servers_are_local_and_ask_for_a_token_where_they_are_not() -> None:
     ],
 )
 def test_requests_of_other_sites_are_refused(client: TestClient, headers: dict[str, str], status: int) -> None:
-    assert client.post("/demo/examples/one", json={}, headers=headers).status_code == status
+    assert client.post("/api/images/x/scene", json={}, headers=headers).status_code == status
 
 
 @pytest.mark.parametrize("depth", [13, 1000, 100_000])
@@ -166,9 +166,9 @@ def test_hostile_json_gets_one_line(client: TestClient, depth: int, start: str, 
     ):
         answer = client.post("/api/segment", files={"image": ("a.png", _png())}, data={"prompts": prompts})
         assert answer.status_code == 422 and len(answer.json()["error"]) < 400, prompts[:60]
-        key = client.post("/demo/images", files={"image": ("a.png", _png())}).json()["key"]
+        key = client.post("/api/images", files={"image": ("a.png", _png())}).json()["key"]
         json_type = {"content-type": "application/json"}
-        answer = client.post(f"/demo/images/{key}/segment", content=prompts, headers=json_type)
+        answer = client.post(f"/api/images/{key}/segment", content=prompts, headers=json_type)
         assert answer.status_code in (400, 422) and "error" in answer.json()
 
 

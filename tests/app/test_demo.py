@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
@@ -16,11 +17,13 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from amodal.app.demo import MAX_UPLOAD, make_app
-from amodal.app.images import EXAMPLE_SEEDS, DemoModels
+from amodal.app import images
+from amodal.app import store as stores
+from amodal.app.demo import EXAMPLES, MAX_UPLOAD, make_app
+from amodal.app.images import DemoModels
 from amodal.app.job_queue import JobQueue
 from amodal.app.server import access_token, is_loopback
-from amodal.app.store import DemoImage, ImageStore
+from amodal.app.store import DecodedImages, DemoImage, ImageStore
 from amodal.errors import InputError
 from amodal.inference.exports import FORMATS
 from amodal.inference.find import ObjectFinder
@@ -70,7 +73,7 @@ def post_image(client: TestClient, path: str, content: bytes | None = None, **fo
 
 
 def upload(client: TestClient) -> str:
-    return str(post_image(client, "/demo/images").json()["key"])
+    return str(post_image(client, "/api/images").json()["key"])
 
 
 def test_a_box_gives_the_same_scene_as_the_library(client: TestClient, models: DemoModels) -> None:
@@ -138,8 +141,8 @@ def test_masks_have_the_size_of_the_upload_even_if_it_is_large(client: TestClien
 def test_the_page_takes_masks_and_labelled_points(client: TestClient) -> None:
     key = upload(client)
     prompts = {"masks": [encode_mask(drawn_mask())], "points": [[20, 20, 1]]}
-    assert len(client.post(f"/demo/images/{key}/segment", json=prompts).json()["objects"]) == 2
-    refused = client.post(f"/demo/images/{key}/segment", json={"points": [[20, 20, 2]]})
+    assert len(client.post(f"/api/images/{key}/segment", json=prompts).json()["objects"]) == 2
+    refused = client.post(f"/api/images/{key}/segment", json={"points": [[20, 20, 2]]})
     assert refused.status_code == 422 and "labels of 0 or 1" in refused.json()["error"]
 
 
@@ -183,12 +186,16 @@ def send_like_curl(client: TestClient, arguments: str) -> Any:
 def test_a_conversation_continues(client: TestClient) -> None:
     key = upload(client)
     for turn in (1, 2):
-        reply = client.post(f"/demo/images/{key}/ask", json={"question": "what?"}).json()
+        reply = client.post(f"/api/images/{key}/ask", json={"question": "what?"}).json()
         assert reply["answer"] == f"Turn {turn}: it <b>&" and reply["objects"][0]["phrase"] == "it"
         assert reply["parts"][1] == {"text": "it", "objects": [0]}
-        assert reply["objects"][0]["colour"].startswith("#")
+        assert reply["objects"][0]["same_as"] is None
+    full = encode_mask(np.ones((40, 60), bool))
+    known = [encode_mask(drawn_mask()), full]
+    reply = client.post(f"/api/images/{key}/ask", json={"question": "what?", "known": known}).json()
+    assert reply["objects"][0]["same_as"] == 1
     assert post_image(client, "/api/ask", question="what?").json()["answer"].startswith("Turn 1")
-    refused = client.post(f"/demo/images/{key}/ask", json={"question": " "})
+    refused = client.post(f"/api/images/{key}/ask", json={"question": " "})
     assert refused.status_code == 422 and "question: expected words" in refused.json()["error"]
 
 
@@ -201,25 +208,143 @@ def test_a_question_without_an_assistant_is_refused(models: DemoModels) -> None:
 
 def test_views_and_exports_of_a_scene(client: TestClient) -> None:
     key = upload(client)
-    empty = client.get(f"/demo/images/{key}/export/scene")
+    empty = client.post(f"/api/images/{key}/export/scene", json={})
     assert empty.status_code == 422 and "expected a scene with objects" in empty.json()["error"]
-    found = client.post(f"/demo/images/{key}/segment", json={"boxes": [[5, 5, 30, 30], [20, 10, 50, 38]]}).json()
+    found = client.post(f"/api/images/{key}/segment", json={"boxes": [[5, 5, 30, 30], [20, 10, 50, 38]]}).json()
     assert sorted(found["front_to_back"]) == [0, 1]
-    for view in ("image", "overlay", "peeled?number=1", "uncertainty?number=1"):
-        answer = client.get(f"/demo/images/{key}/view/{view}")
-        assert answer.headers["content-type"] == "image/jpeg" and Image.open(io.BytesIO(answer.content)).size
+    view = client.get(f"/api/images/{key}/view")
+    assert view.headers["content-type"] == "image/jpeg" and Image.open(io.BytesIO(view.content)).size == (60, 40)
+    scene = {"objects": found["objects"]}
+    scene["objects"][0]["name"] = "mug"
     for to in ("scene", *FORMATS):
-        answer = client.get(f"/demo/images/{key}/export/{to}")
+        answer = client.post(f"/api/images/{key}/export/{to}", json=scene)
         assert 'filename="street-' in answer.headers["content-disposition"]
         with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
             assert archive.testzip() is None and archive.namelist()
-    for wrong in ("view/uncertainty?number=9", "view/secret", "export/../../etc", "export/psd"):
-        assert client.get(f"/demo/images/{key}/{wrong}").status_code in (404, 422)
+            if to == "scene":
+                assert json.loads(archive.read("scene.json"))["objects"][0]["name"] == "mug"
+    assert client.post(f"/api/images/{key}/export/psd", json=scene).status_code == 422
+    assert client.get(f"/api/images/{key}/view/secret").status_code == 404
 
 
-@pytest.mark.parametrize("name", EXAMPLE_SEEDS)
-def test_examples(client: TestClient, name: str) -> None:
-    assert client.post(f"/demo/examples/{name}", json={}).status_code == 200
+def test_a_scene_is_completed_as_the_library_does(client: TestClient, models: DemoModels) -> None:
+    content = png()
+    key = post_image(client, "/api/images", content).json()["key"]
+    pixels = np.array(Image.open(io.BytesIO(content)).convert("RGB"))
+    scene = models.segmenter(pixels, [[5, 5, 30, 30], [20, 10, 50, 38]])
+    records = scene.to_json()["objects"]
+    bare = [{name: record[name] for name in ("visible", "amodal", "visible_box_xyxy", "score")} for record in records]
+    completed = client.post(f"/api/images/{key}/scene", json={"objects": bare}).json()
+    assert completed == json.loads(json.dumps(scene.to_json() | {"front_to_back": scene.front_to_back()}))
+
+
+def test_uncertainty_maps_come_with_the_objects(client: TestClient, models: DemoModels) -> None:
+    content = png()
+    key = post_image(client, "/api/images", content).json()["key"]
+    (found,) = client.post(f"/api/images/{key}/segment", json={"boxes": [[5, 5, 30, 30]]}).json()["objects"]
+    pixels = np.array(Image.open(io.BytesIO(content)).convert("RGB"))
+    values, window = models.segmenter(pixels, [[5, 5, 30, 30]])[0].uncertainty_crop or (None, None)
+    given = np.frombuffer(base64.b64decode(found["uncertainty"]["values"]), np.uint8)
+    assert values is not None and found["uncertainty"]["window"] == list(window or ())
+    np.testing.assert_allclose(given.reshape(found["uncertainty"]["size"]) / 255 * np.log(2), values, atol=0.002)
+
+
+def test_all_objects_are_found_except_the_known_ones(client: TestClient) -> None:
+    content = (Path(stores.__file__).parent / "demo_page" / "examples" / "coffee.jpg").read_bytes()
+    key = post_image(client, "/api/images", content).json()["key"]
+    found = client.post(f"/api/images/{key}/find", json={}).json()["objects"]
+    assert len(found) >= 2
+    known = [obj["visible"] for obj in found]
+    assert client.post(f"/api/images/{key}/find", json={"known": known}).json()["objects"] == []
+    others = client.post(f"/api/images/{key}/find", json={"known": known[:1]}).json()["objects"]
+    assert [obj["visible"] for obj in others] == known[1:]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "line"),
+    [
+        ("find", {"known": [{"size": [4, 4], "counts": "4"}]}, "expected an RLE of size [40, 60]"),
+        ("find", {"known": [encode_mask(np.zeros((40, 60), bool))]}, "got an empty mask"),
+        ("find", {"known": "all"}, "known"),
+        ("ask", {"question": "what?", "known": [{}]}, "expected polygons or an RLE"),
+        ("ask", {"question": "what?", "colour": 1}, "colour"),
+        ("scene", {"objects": [{"visible": {}, "amodal": {}}]}, "visible_box_xyxy"),
+        ("scene", {"objects": [{"visible": {}, "amodal": {}, "visible_box_xyxy": [0, 0, 1, 1]}]}, "or an RLE"),
+        ("scene", {"objects": [{}] * 201}, "objects"),
+        ("export/coco", {"objects": [[]]}, "objects.0"),
+    ],
+)
+def test_wrong_scenes_get_one_line(client: TestClient, path: str, body: Any, line: str) -> None:
+    answer = client.post(f"/api/images/{upload(client)}/{path}", json=body)
+    assert answer.status_code == 422 and line in answer.json()["error"] and "\n" not in answer.json()["error"]
+
+
+def test_masks_that_would_take_too_much_memory_are_refused(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_AREA", 5000)
+    full = encode_mask(np.ones((40, 60), bool))
+    record = {"visible": full, "amodal": full, "visible_box_xyxy": [0, 0, 60, 40]}
+    for path, body in (("scene", {"objects": [record, record]}), ("find", {"known": [full] * 3})):
+        answer = client.post(f"/api/images/{upload(client)}/{path}", json=body)
+        assert answer.status_code == 422 and "expected boxes of at most 5000 pixels together" in answer.json()["error"]
+
+
+def test_an_image_is_decoded_once_and_no_part_of_it_is_encoded_twice(
+    models: DemoModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = DemoModels(models.segmenter, models.segmenter.finder)  # with an empty cache
+    decoded: list[int] = []
+    decode = stores.decode_image
+    monkeypatch.setattr(stores, "decode_image", lambda *given: decoded.append(1) or decode(*given))
+    encoded: list[str] = []
+
+    def counting(model: Any, name: str) -> None:
+        encode = model.encode
+        monkeypatch.setattr(model, "encode", lambda pixels: encoded.append(name) or encode(pixels))
+
+    counting(models.segmenter.model, "crop")
+    counting(models.finder.model, "window")
+    with TestClient(make_app(models), base_url="http://127.0.0.1") as client:
+        key = upload(client)
+
+        def click(*points: list[float], **prompts: Any) -> None:
+            answer = client.post(f"/api/images/{key}/segment", json={"points_per_object": [list(points)]} | prompts)
+            assert answer.status_code == 200
+
+        click([20, 20])
+        assert encoded.count("window") == 3 and encoded.count("crop") == 1  # the whole image, two close-ups, the crop
+        click([20, 20])
+        assert len(encoded) == 4
+        click([40, 20])
+        assert encoded.count("window") == 5 and encoded.count("crop") <= 2  # the whole image is not encoded again
+        before = len(encoded)
+        for _ in range(3):
+            click([20, 20], [50, 30, 0], boxes=[[5, 5, 40, 30]])
+        assert len(encoded) <= before + 2
+        client.get(f"/api/images/{key}/view")
+    assert len(decoded) == 1
+
+
+def test_decoded_images_make_room_for_others_and_stay_the_same_array() -> None:
+    kept = DecodedImages(max_bytes=20_000)
+    first, second = (kept.open(name, png()) for name in ("first", "second"))
+    array = kept.pixels(first)
+    assert array is kept.pixels(first) and array.nbytes == 40 * 60 * 3
+    third = kept.open("third", png())  # three arrays have 21,600 bytes; the least recently used one goes
+    assert kept.pixels(third) is kept.pixels(third) and kept.pixels(first) is array
+    again = kept.pixels(second)
+    assert again.shape == (40, 60, 3) and kept.pixels(second) is again
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_are_photographs_with_boxes_and_a_source(client: TestClient, name: str) -> None:
+    (example,) = [one for one in client.get("/examples.json").json() if one["name"] == name]
+    photograph = Image.open(io.BytesIO(client.get(f"/examples/{name}.jpg").content))
+    assert Image.open(io.BytesIO(client.get(f"/examples/{name}-small.jpg").content)).size == (112, 88)
+    for obj in example["objects"]:
+        x0, y0, x1, y1 = obj["box"]
+        assert 0 <= x0 < x1 <= photograph.width and 0 <= y0 < y1 <= photograph.height and obj["name"]
+    sources = (Path(stores.__file__).parent / "demo_page" / "examples" / "SOURCES.md").read_text()
+    assert example["source"] and f"`{name}.jpg`" in sources
 
 
 @pytest.mark.parametrize(
@@ -283,7 +408,7 @@ def test_images_with_too_many_pixels_are_not_decoded(models: DemoModels) -> None
 
 
 @pytest.mark.parametrize(
-    "path", ["/../pyproject.toml", "/page/../server.py", "/etc/passwd", "/docs", "/demo/images/x/view/image"]
+    "path", ["/../pyproject.toml", "/page/../server.py", "/etc/passwd", "/docs", "/api/images/x/view"]
 )
 def test_no_other_files_are_served(client: TestClient, path: str) -> None:
     assert client.get(path).status_code in (404, 422)

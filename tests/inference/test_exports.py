@@ -20,7 +20,7 @@ from amodal.errors import InputError
 from amodal.inference.exports import FORMATS, export_results, export_scene
 from amodal.inference.exports.coco import from_coco_file, to_coco_file, to_coco_visible
 from amodal.inference.exports.label_studio import LABEL_CONFIG, from_task, to_task, to_tasks
-from amodal.inference.exports.layers import object_layer, remove_front_objects
+from amodal.inference.exports.layers import object_layer
 from amodal.inference.exports.libraries import fiftyone_fields, to_fiftyone
 from amodal.inference.results import ImageResult, Results
 from amodal.inference.scene import Scene
@@ -335,13 +335,6 @@ def test_stacked_layers_give_the_image(tmp_path: Path) -> None:
 def test_occluded_pixels_are_transparent() -> None:
     layer, book = object_layer(make_scene(), 0), make_scene().objects[0]
     assert (layer[book.occluded_mask, 3] == 0).all() and (layer[book.visible_mask, 3] == 255).all()
-
-
-def test_front_objects_are_removed_first() -> None:
-    scene = make_scene()
-    assert scene.image is not None and np.array_equal(remove_front_objects(scene, 0), scene.image)
-    changed = (remove_front_objects(scene, 1) != scene.image).any(-1)
-    assert not changed[~scene.objects[1].visible_mask].any() and changed.any()
 
 
 def test_objects_that_occlude_each_other_have_an_order() -> None:

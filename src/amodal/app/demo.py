@@ -12,24 +12,16 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, File, Form, Request, UploadFile
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from amodal.app.bodies import FindBody, PromptsBody, QuestionBody, SceneBody
 from amodal.app.guard import LOOPBACK, Guard, RequestLimits, peer_of
-from amodal.app.images import (
-    EXAMPLE_SEEDS,
-    DemoModels,
-    PromptsBody,
-    example_image,
-    render_view,
-    scene_for_page,
-    zip_scene,
-)
+from amodal.app.images import DemoModels, complete_scene
 from amodal.app.job_queue import BusyError, JobQueue
 from amodal.app.server import add_error_handlers, add_page_files
-from amodal.app.store import DemoImage, ImageStore, decode_image
+from amodal.app.store import ImageStore, UnknownImageError, decode_image
 from amodal.errors import MAX_QUESTION_LENGTH, InputError
 from amodal.inference.exports import FORMATS
-from amodal.inference.scene import Scene
 from amodal.version import __version__
 
 MAX_UPLOAD = 20 * 1024 * 1024
@@ -38,15 +30,14 @@ LIMITS = RequestLimits(
     MAX_UPLOAD, frozenset({"application/json", "multipart/form-data"}), "amodal_demo", body_seconds=60.0
 )
 CLEAN_SECONDS = 30.0  # between two removals of old images
-PAGE = ("index.html", "page.css", "page.js", "graph.js", "canvas.js", "icon.svg")
-
-
-class QuestionBody(BaseModel):
-    """Body of a request with a question about an uploaded image."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    question: str
+EXAMPLES = ("coffee", "astronaut", "photographer", "officer", "rocket", "cat")
+PAGE = (
+    "index.html", "page.css", "icon.svg", "examples.json",
+    "api.js", "chat.js", "document.js", "draw.js", "editor.js", "exploded.js", "graph.js", "images.js", "keys.js",
+    "layers.js", "masks.js", "messages.js", "object_list.js", "page.js", "session.js", "stage.js", "take_home.js",
+    "tools.js",
+    *(f"examples/{name}{size}.jpg" for name in EXAMPLES for size in ("", "-small")),
+)  # fmt: skip
 
 
 def make_app(
@@ -86,11 +77,11 @@ def make_app(
         title="amodal", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan,
         description="Amodal segmentation. Boxes are [x0, y0, x1, y1] in pixels; masks are COCO RLE.",
     )  # fmt: skip
-    add_error_handlers(app, {BusyError: 503})
+    add_error_handlers(app, {BusyError: 503, UnknownImageError: 404})
     add_page_files(app, "demo_page", PAGE)
     _add_about(app, models)
     _add_api(app, models, queue, store)
-    _add_demo(app, models, queue, store)
+    _add_images(app, models, queue, store)
     guard = Guard(
         app, token=token, limits=LIMITS, hosts=LOOPBACK | hosts, root_path=root_path, is_ready=lambda: queue.is_ready
     )
@@ -105,11 +96,12 @@ def make_app(
 def _add_about(app: FastAPI, models: DemoModels) -> None:
     @app.get("/api/about")
     def about() -> dict[str, Any]:
-        """Version, examples, export formats and limits of this server."""
+        """Version, examples, options of the command line, export formats and limits of this server."""
         return {
             "version": __version__,
             "asks": models.assistant is not None,
-            "examples": list(EXAMPLE_SEEDS),
+            "options": models.options,
+            "examples": list(EXAMPLES),
             "exports": {"scene": "masks, overlay and scene.json"}
             | {name: form.description for name, form in FORMATS.items()},
             "max_upload": MAX_UPLOAD,
@@ -154,57 +146,63 @@ def _add_api(app: FastAPI, models: DemoModels, queue: JobQueue, store: ImageStor
         content = await image.read()
 
         def work() -> dict[str, Any]:
-            return models.ask(DemoImage.decoded("image", content, store.max_pixels), question)
+            image = models.decoded.open("image", content, store.max_pixels)
+            return models.ask(image, QuestionBody(question=question))
 
         return await queue.run(_visitor(request), work)
 
 
-def _add_demo(app: FastAPI, models: DemoModels, queue: JobQueue, store: ImageStore) -> None:
-    """Add the routes of the page, which uploads an image once and then refers to it by its key.
+def _add_images(app: FastAPI, models: DemoModels, queue: JobQueue, store: ImageStore) -> None:
+    """Add the routes for several requests about one image, which is uploaded once and then named by its key.
 
-    All that decodes, draws or compresses an image goes through the queue, so that one image at a time is in memory.
+    The page uses them too. The objects of an image are with the client. All that decodes, draws or compresses an image
+    goes through the queue, so that the models and the decoded images are used by one request at a time.
     """
 
-    def opened(image: DemoImage) -> dict[str, Any]:
-        return {"key": store.add(image), "name": image.name, **scene_for_page(Scene([], image.size))}
-
-    @app.post("/demo/images", include_in_schema=False)
+    @app.post("/api/images")
     async def upload(request: Request, image: Annotated[UploadFile, File()]) -> dict[str, Any]:
+        """Store an image for a while; returns its `key`, and its `size` [H, W] in pixels."""
         name, content = Path(image.filename or "image").stem[:60] or "image", await image.read()
-        return opened(await queue.run(_visitor(request), lambda: DemoImage.decoded(name, content, store.max_pixels)))
+        opened = await queue.run(_visitor(request), partial(models.decoded.open, name, content, store.max_pixels))
+        return {"key": store.add(opened), "name": opened.name, "size": list(opened.size)}
 
-    @app.post("/demo/examples/{name}", include_in_schema=False)
-    async def use_example(request: Request, name: str) -> dict[str, Any]:
-        return opened(await queue.run(_visitor(request), partial(example_image, name)))
-
-    @app.post("/demo/images/{key}/segment", include_in_schema=False)
+    @app.post("/api/images/{key}/segment")
     async def segment(request: Request, key: str, prompts: PromptsBody) -> dict[str, Any]:
-        stored = store.get(key)
+        """Segment objects of a stored image, also with their uncertainty and depth order."""
+        return await queue.run(_visitor(request), partial(models.segment_stored, store.get(key), prompts))
 
-        def work() -> dict[str, Any]:
-            scene = models.segment(stored.pixels, prompts)
-            stored.scene = scene
-            return scene_for_page(scene)
+    @app.post("/api/images/{key}/find")
+    async def find(request: Request, key: str, body: FindBody) -> dict[str, Any]:
+        """Find all objects of a stored image except those whose visible masks are given as `known`."""
+        return await queue.run(_visitor(request), partial(models.find, store.get(key), body))
 
-        return await queue.run(_visitor(request), work)
-
-    @app.post("/demo/images/{key}/ask", include_in_schema=False)
+    @app.post("/api/images/{key}/ask")
     async def ask(request: Request, key: str, body: QuestionBody) -> dict[str, Any]:
-        stored = store.get(key)
-        return await queue.run(_visitor(request), lambda: models.ask(stored, body.question))
+        """Answer a question about a stored image, as the next turn of a conversation.
 
-    @app.get("/demo/images/{key}/view/{kind}", include_in_schema=False)
-    async def draw_view(request: Request, key: str, kind: str, number: int = 0) -> Any:
-        content = await queue.run(_visitor(request), partial(render_view, store.get(key), kind, number))
-        return Response(content, media_type="image/jpeg")
+        `same_as` of an object is the number of the mask in `known` that shows the same object, or null.
+        """
+        return await queue.run(_visitor(request), partial(models.ask, store.get(key), body))
 
-    @app.get("/demo/images/{key}/export/{to}", include_in_schema=False)
-    async def download(request: Request, key: str, to: str) -> Any:
+    @app.post("/api/images/{key}/scene")
+    async def complete(request: Request, key: str, body: SceneBody) -> dict[str, Any]:
+        """Complete a scene of a stored image from the masks: rates, boxes, who occludes whom, depth order."""
+        return await queue.run(_visitor(request), partial(complete_scene, store.get(key), body))
+
+    @app.post("/api/images/{key}/export/{to}", response_class=Response)
+    async def download(request: Request, key: str, to: str, body: SceneBody) -> Any:
+        """Export a scene of a stored image as a ZIP file; `to` is one of the `exports` of `/api/about`."""
         stored = store.get(key)
-        content = await queue.run(_visitor(request), partial(zip_scene, stored, to))
+        content = await queue.run(_visitor(request), partial(models.zip_scene, stored, to, body))
         name = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in stored.name)
         headers = {"content-disposition": f'attachment; filename="{name}-{to}.zip"'}
         return Response(content, media_type="application/zip", headers=headers)
+
+    @app.get("/api/images/{key}/view", response_class=Response)
+    async def view(request: Request, key: str) -> Any:
+        """The stored image as a JPEG file of at most 2048 pixels per side."""
+        content = await queue.run(_visitor(request), partial(models.render_image, store.get(key)))
+        return Response(content, media_type="image/jpeg")
 
 
 def _visitor(request: Any) -> str:

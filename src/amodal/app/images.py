@@ -1,126 +1,60 @@
-"""Operations of the web demo on an image, independent of HTTP: segment, ask, draw and export."""
+"""What the HTTP API does with an image, independent of HTTP: segment, find, ask, complete a scene, draw and export."""
 
 from __future__ import annotations
 
+import base64
 import io
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from amodal.app.store import DemoImage
+from amodal.app.bodies import FindBody, PromptsBody, QuestionBody, SceneBody
+from amodal.app.store import DecodedImages, DemoImage
 from amodal.errors import InputError
-from amodal.inference.draw import draw_uncertainty, object_colour
-from amodal.inference.everything import segment_everything
+from amodal.inference.everything import MAX_OVERLAP, segment_everything
 from amodal.inference.exports import FORMATS, export_scene
-from amodal.inference.exports.layers import remove_front_objects
 from amodal.inference.find import ObjectFinder
-from amodal.inference.prompts import ObjectPrompt, collect_prompts
+from amodal.inference.prompts import mask_prompt
 from amodal.inference.scene import Scene
+from amodal.inference.scene_object import SceneObject, object_from_json, visible_iou
 from amodal.inference.segmenter import AmodalSegmenter
 from amodal.io.images import ImageArray
 from amodal.models.aura.processing import check_question
+from amodal.ops.masks import resize_probs
+from amodal.ops.rle import Rle, rle_box_xyxy, segmentation_to_rle
 
-MAX_SIDE = 2048  # longest side of an image that is shown; prompts and results are in the pixels of the upload
-MAX_DEPTH = 12  # of lists and objects inside each other in a request
-MAX_PROMPTS = 32
-MAX_NAME = 200  # characters of the name of a class
-EXAMPLE_SEEDS = {"one": 11, "two": 27, "three": 40}  # examples are drawn, so nothing is stored or downloaded
-EXAMPLE_SIZE = (384, 384)
-
-
-LabelledPoint = Annotated[list[float], Field(min_length=2, max_length=3)]
-"""A point [x, y] on an object, or [x, y, label] with 1 for a point on the object and 0 for a point not on it."""
-
-
-class Annotation(BaseModel):
-    """The keys of a COCO annotation that are used as a prompt; other keys are ignored."""
-
-    id: int | None = None
-    category_id: int | None = None
-    category_name: str | None = Field(None, max_length=MAX_NAME)
-    bbox: tuple[float, float, float, float] | None = None
-    visible_bbox: tuple[float, float, float, float] | None = None
-    segmentation: dict[str, Any] | list[Any] | None = None
-    visible_mask: dict[str, Any] | None = None
-
-
-class PromptsBody(BaseModel):
-    """The objects to segment; without any prompt, all objects are looked for.
-
-    `boxes`, `points_per_object` and `masks` describe the same N objects, as the arguments of `AmodalSegmenter` do, and
-    null leaves that kind of prompt out for one object. `detections` replaces these three and keeps names and ids. Each
-    entry of `points` is one more object, except that a point with label 0 belongs to the object of the point before it.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    boxes: list[tuple[float, float, float, float] | None] = Field([], max_length=MAX_PROMPTS)
-    points: list[LabelledPoint] = Field([], max_length=MAX_PROMPTS)
-    points_per_object: list[Annotated[list[LabelledPoint], Field(max_length=MAX_PROMPTS)] | None] = Field(
-        [], max_length=MAX_PROMPTS
-    )
-    masks: list[dict[str, Any] | None] = Field([], max_length=MAX_PROMPTS)
-    detections: list[Annotation] = Field([], max_length=MAX_PROMPTS)
-    everything: bool = False
-    threshold: float | None = Field(None, gt=0, lt=1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _limit_depth(cls, value: Any) -> Any:
-        level = [value]
-        for _ in range(MAX_DEPTH):
-            level = [part for outer in level for part in _parts(outer)]
-        if level:
-            raise ValueError(f"expected at most {MAX_DEPTH} lists and objects inside each other, got more")
-        return value
-
-    def objects(self, size: tuple[int, int]) -> list[ObjectPrompt]:
-        """One prompt per object of an image of this size (H, W); none if all objects are to be found.
-
-        Raises:
-            InputError: an impossible prompt, or lists of different lengths.
-        """
-        if self.everything:
-            return []
-        objects: list[ObjectPrompt] = []
-        if self.boxes or self.points_per_object or self.masks or self.detections:
-            points, labels = _split_labels(self.points_per_object)
-            objects = collect_prompts(
-                size,
-                boxes_xyxy=self.boxes or None,
-                points_xy=points or None,
-                point_labels=labels or None,
-                masks=self.masks or None,
-                detections=[entry.model_dump(exclude_none=True) for entry in self.detections] or None,
-            )
-        if self.points:
-            groups: list[list[list[float]] | None] = []
-            for point in self.points:
-                if groups and groups[-1] and point[2:] == [0]:
-                    groups[-1].append(point)
-                else:
-                    groups.append([point])
-            points, labels = _split_labels(groups)
-            objects += collect_prompts(size, points_xy=points, point_labels=labels)
-        return objects
+MAX_SIDE = 2048  # longest side of the image that `render_image` returns; all prompts and masks are in upload pixels
+MAX_AREA = 500_000_000  # pixels of the boxes of all masks of one request
+MAP_SIDE = 128  # longest side of an uncertainty map in a response
+KEPT_FEATURES = 24  # encoded parts of images
 
 
 class DemoModels:
-    """The models of the web demo. Calls must not overlap.
+    """The models of the server. Calls must not overlap.
 
     Args:
         segmenter: segments objects in boxes.
         finder: finds boxes, from points or in the whole image.
         assistant: answers questions; None if there is no such model.
+        options: options of `amodal segment` with which it gives the same masks, for instance the model.
     """
 
-    def __init__(self, segmenter: AmodalSegmenter, finder: ObjectFinder, assistant: Any = None) -> None:
-        self.segmenter, self.finder, self.assistant = segmenter, finder, assistant
+    def __init__(
+        self,
+        segmenter: AmodalSegmenter,
+        finder: ObjectFinder,
+        assistant: Any = None,
+        options: Sequence[str] = (),
+    ) -> None:
+        self.segmenter, self.finder, self.assistant, self.options = segmenter, finder, assistant, list(options)
+        self.decoded = DecodedImages()
+        if segmenter is not None:
+            segmenter.keep_features(KEPT_FEATURES)
 
     def segment(self, pixels: ImageArray, prompts: PromptsBody) -> Scene:
         """Segment the objects of an image.
@@ -137,130 +71,170 @@ class DemoModels:
             return segment_everything(self.segmenter, self.finder, pixels, threshold=prompts.threshold)
         return self.segmenter.segment_batch([pixels], [objects], threshold=prompts.threshold)[0]
 
-    def ask(self, image: DemoImage, question: str) -> dict[str, Any]:
+    def segment_stored(self, image: DemoImage, prompts: PromptsBody) -> dict[str, Any]:
+        """Segment objects of a stored image, which is decoded once for all of its requests.
+
+        Returns:
+            The content of `scene.json`, with the uncertainty of each object and the depth order.
+
+        Raises:
+            InputError: as `segment`.
+        """
+        return scene_content(self.segment(self.decoded.pixels(image), prompts))
+
+    def find(self, image: DemoImage, body: FindBody) -> dict[str, Any]:
+        """Find and segment all objects of a stored image, except those that are known.
+
+        Raises:
+            InputError: a mask that is empty or not of the image's size.
+        """
+        known = known_objects(body.known, image.size)
+        scene = self.segment(self.decoded.pixels(image), PromptsBody(everything=True, threshold=body.threshold))
+        scene.objects = [obj for obj in scene.objects if same_object(obj, known) is None]
+        return scene_content(scene)
+
+    def ask(self, image: DemoImage, body: QuestionBody) -> dict[str, Any]:
         """Answer a question about an image, as the next turn of the conversation about it.
 
         Args:
-            image: image with its conversation; its scene is replaced.
-            question: question in words.
+            image: image with its conversation.
+            body: the question, and the visible masks of the objects that are known.
 
         Returns:
-            `answer`, `parts` (the answer in pieces, each with the numbers of the objects it names) and
-            the content of `scene_for_page`.
+            `answer`, `parts` (the answer in pieces, each with the numbers of the objects it names) and the content of
+            `scene_content`. `same_as` of an object is the number of the known object that it is, or None.
 
         Raises:
-            InputError: no assistant, or a question that is empty or too long.
+            InputError: no assistant, a question that is empty or too long, or an impossible mask.
         """
         if self.assistant is None:
             raise InputError("ask: expected a model that answers questions, got none (amodal serve --assistant MODEL)")
-        check_question(question)
+        check_question(body.question)
+        known = known_objects(body.known, image.size)
         if image.chat is None:
-            image.chat = self.assistant.chat(image.pixels)
-        reply = image.chat.ask(question)
+            image.chat = self.assistant.chat(self.decoded.pixels(image))
+        reply = image.chat.ask(body.question)
         image.chat.replies.clear()  # their masks are not needed again
-        image.scene = reply.scene
+        content = scene_content(reply.scene)
+        for record, obj in zip(content["objects"], reply.scene, strict=True):
+            record["same_as"] = same_object(obj, known)
         parts = [{"text": part.text, "objects": list(part.objects)} for part in reply.parts]
-        return {"answer": reply.text, "parts": parts, **scene_for_page(reply.scene)}
+        return {"answer": reply.text, "parts": parts, **content}
+
+    def zip_scene(self, image: DemoImage, to: str, body: SceneBody) -> bytes:
+        """Write a scene of a stored image as a ZIP file.
+
+        Args:
+            image: stored image.
+            to: `scene` for the files that `amodal segment` writes, or one of `exports.FORMATS`.
+            body: objects of the scene.
+
+        Returns:
+            Content of the ZIP file.
+
+        Raises:
+            InputError: another format, or a scene without objects or with an impossible one.
+        """
+        if to != "scene" and to not in FORMATS:
+            raise InputError(f"to: expected scene, {', '.join(FORMATS)}, got {to!r:.40}")
+        if not body.objects:
+            raise InputError("export: expected a scene with objects, got none; click an object first")
+        scene = scene_of(body, image.size)
+        scene.image = self.decoded.pixels(image)
+        buffer = io.BytesIO()
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name) / "scene"
+            if to == "scene":
+                scene.save(folder)
+            else:
+                export_scene(scene, to, folder, f"{image.name}.png")
+            with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+                for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+                    archive.write(file, file.relative_to(folder))
+        return buffer.getvalue()
+
+    def render_image(self, image: DemoImage) -> bytes:
+        """A stored image as a JPEG file with sides of at most `MAX_SIDE`, for browsers that cannot read the file."""
+        buffer = io.BytesIO()
+        Image.fromarray(shrink(self.decoded.pixels(image), MAX_SIDE)).save(buffer, format="JPEG", quality=90)
+        return buffer.getvalue()
 
 
-def scene_for_page(scene: Scene) -> dict[str, Any]:
-    """The content of `scene.json`, plus the overlay colour of each object and the depth order `front_to_back`."""
+def scene_content(scene: Scene) -> dict[str, Any]:
+    """The content of `scene.json`, plus the depth order `front_to_back` and the uncertainty map of each object."""
     content = scene.to_json()
-    for index, record in enumerate(content["objects"]):
-        record["colour"] = "#{:02x}{:02x}{:02x}".format(*object_colour(index))
+    for record, obj in zip(content["objects"], scene, strict=True):
+        record["uncertainty"] = uncertainty_content(obj)
     return content | {"front_to_back": scene.front_to_back()}
 
 
-def render_view(image: DemoImage, kind: str, number: int) -> bytes:
-    """Draw an image for the page.
-
-    Args:
-        image: image with its scene.
-        kind: `image`, `overlay`, `uncertainty` of object `number`, or `peeled` (without the `number` front objects).
-        number: number of the object, or number of objects to remove.
+def uncertainty_content(obj: SceneObject) -> dict[str, Any] | None:
+    """The uncertainty map of an object for JSON.
 
     Returns:
-        Content of a JPEG file, at most `MAX_SIDE` pixels long and wide.
+        `window` of the image that the map spans, its `size` (h, w), and `values`, one byte per pixel in base64, in
+        which 255 stands for ln 2; None for an object without a map.
+    """
+    if obj.uncertainty_crop is None:
+        return None
+    values, window = obj.uncertainty_crop
+    h, w = values.shape
+    scale = min(MAP_SIDE / max(h, w), 1)
+    small = resize_probs(values, (0, 0, max(round(w * scale), 1), max(round(h * scale), 1)))
+    shares = np.clip(small / np.log(2), 0, 1)
+    encoded = base64.b64encode(np.rint(shares * 255).astype(np.uint8).tobytes()).decode("ascii")
+    return {"window": list(window), "size": list(small.shape), "values": encoded}
+
+
+def complete_scene(image: DemoImage, body: SceneBody) -> dict[str, Any]:
+    """Compute what follows from the masks of a scene: occlusion rates, boxes, who occludes whom, depth order.
 
     Raises:
-        InputError: another kind, or no such object.
+        InputError: an impossible object.
     """
-    if kind == "image" or (kind == "overlay" and not image.num_objects):
-        pixels = image.pixels
-    elif kind == "overlay":
-        pixels = image.scene.draw()
-    elif kind == "peeled":
-        pixels = remove_front_objects(image.scene, max(number, 0))
-    elif kind == "uncertainty" and 0 <= number < image.num_objects:
-        scene = image.scene
-        assert scene.image is not None
-        pixels = draw_uncertainty(scene.image, scene.objects[number].uncertainty)
-    else:
-        raise InputError(f"view: expected image, overlay, peeled or uncertainty of an object, got {kind!r:.40}")
-    buffer = io.BytesIO()
-    Image.fromarray(shrink(pixels, MAX_SIDE)).save(buffer, format="JPEG", quality=90)
-    return buffer.getvalue()
+    scene = scene_of(body, image.size)
+    return scene.to_json() | {"front_to_back": scene.front_to_back()}
 
 
-def zip_scene(image: DemoImage, to: str) -> bytes:
-    """Write the scene of an image as a ZIP file.
-
-    Args:
-        image: image with its scene.
-        to: `scene` for the files that `amodal segment` writes, or one of `exports.FORMATS`.
-
-    Returns:
-        Content of the ZIP file.
+def scene_of(body: SceneBody, size: tuple[int, int]) -> Scene:
+    """The scene of an image (H, W) that a request describes.
 
     Raises:
-        InputError: another format, or a scene without objects.
+        InputError: a mask that does not cover the image exactly, an impossible box or score, or masks that are too
+            large together.
     """
-    if to != "scene" and to not in FORMATS:
-        raise InputError(f"to: expected scene, {', '.join(FORMATS)}, got {to!r:.40}")
-    if not image.num_objects:
-        raise InputError("export: expected a scene with objects, got none; draw a box first")
-    buffer = io.BytesIO()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "scene"
-        if to == "scene":
-            image.scene.save(folder)
-        else:
-            export_scene(image.scene, to, folder, f"{image.name}.png")
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-            for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-                archive.write(file, file.relative_to(folder))
-    return buffer.getvalue()
+    records = [record.model_dump() for record in body.objects]
+    for record in records:
+        record |= {key: segmentation_to_rle(record[key], *size) for key in ("visible", "amodal")}
+    _check_area([record[key] for record in records for key in ("visible", "amodal")])
+    return Scene.from_json({"size": size, "objects": records, "question": body.question, "answer": body.answer})
 
 
-def example_image(name: str) -> DemoImage:
-    """Draw an example.
+def known_objects(visible: Sequence[Any], size: tuple[int, int]) -> list[SceneObject]:
+    """Objects from the visible masks (COCO RLE) in a request about an image (H, W).
 
     Raises:
-        InputError: unknown name.
+        InputError: a mask that is empty or not of this size, or masks that are too large together.
     """
-    from amodal.synthetic.scenes import render_scene
-
-    if name not in EXAMPLE_SEEDS:
-        raise InputError(f"example: expected one of {', '.join(EXAMPLE_SEEDS)}, got {name!r:.40}")
-    buffer = io.BytesIO()
-    Image.fromarray(render_scene(EXAMPLE_SEEDS[name], size=EXAMPLE_SIZE).image).save(buffer, format="PNG")
-    return DemoImage(f"example-{name}", buffer.getvalue(), EXAMPLE_SIZE)
+    rles = [mask_prompt(rle, size) for rle in visible]
+    _check_area(rles)
+    box = (0.0, 0.0, 1.0, 1.0)
+    return [object_from_json({"visible": r, "amodal": r, "visible_box_xyxy": box, "score": 1}, size) for r in rles]
 
 
-def _parts(value: Any) -> list[Any]:
-    """What a list or an object of JSON consists of; nothing for other values."""
-    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+def same_object(obj: SceneObject, known: Sequence[SceneObject]) -> int | None:
+    """The number of the known object that an object is, by the rule for objects that were found twice; or None."""
+    overlaps = [visible_iou(obj, other) for other in known]
+    best = int(np.argmax(overlaps)) if overlaps else -1
+    return best if overlaps and overlaps[best] > MAX_OVERLAP else None
 
 
-def _split_labels(
-    objects: list[list[list[float]] | None],
-) -> tuple[list[list[list[float]] | None], list[list[Any] | None]]:
-    """Separate the points (x, y) of each object from their labels; a point without a label is on the object."""
-    points = [None if own is None else [point[:2] for point in own] for own in objects]
-    labels: list[list[Any] | None] = [
-        None if own is None else [point[2] if len(point) > 2 else 1 for point in own] for own in objects
-    ]
-    return points, labels
+def _check_area(rles: Sequence[Rle]) -> None:
+    """Refuse masks that would take too much memory when they are decoded, each inside its box."""
+    boxes = [rle_box_xyxy(rle) for rle in rles]
+    area = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes)
+    if area > MAX_AREA:
+        raise InputError(f"masks: expected boxes of at most {MAX_AREA} pixels together, got {area:.0f}")
 
 
 def shrink(pixels: ImageArray, max_side: int) -> ImageArray:

@@ -23,6 +23,8 @@ CONTENT_TYPES = {
     "html": "text/html; charset=utf-8",
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
+    "json": "application/json",
+    "jpg": "image/jpeg",
     "svg": "image/svg+xml",
 }
 

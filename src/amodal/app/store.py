@@ -1,21 +1,16 @@
-"""Uploaded images in memory with their scenes, compressed and within one limit of bytes."""
+"""Uploaded images in memory, compressed and within one limit of bytes, and the latest ones decoded."""
 
 from __future__ import annotations
 
 import secrets
 import time
-import zlib
+import weakref
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from amodal.errors import InputError
-from amodal.inference.scene import Scene
-from amodal.inference.scene_object import SceneObject, object_from_json, object_to_json
 from amodal.io.images import ImageArray, load_image, opened_image
-from amodal.ops.arrays import Window
 
 MAX_PIXELS = 50_000_000
 """Largest number of pixels of an upload."""
@@ -34,38 +29,13 @@ def decode_image(content: bytes, max_pixels: int = MAX_PIXELS) -> ImageArray:
         return load_image(image)
 
 
-@dataclass(frozen=True)
-class _PackedObject:
-    """An object with its masks as RLE and its uncertainty map as compressed float16."""
-
-    record: dict[str, Any]
-    uncertainty: bytes = b""
-    shape: tuple[int, ...] = ()
-    window: Window = (0, 0, 0, 0)
-
-    @classmethod
-    def of(cls, obj: SceneObject) -> _PackedObject:
-        record = object_to_json(obj)
-        if obj.uncertainty_crop is None:
-            return cls(record)
-        values, window = obj.uncertainty_crop
-        return cls(record, zlib.compress(values.astype(np.float16).tobytes(), 1), values.shape, window)
-
-    @property
-    def num_bytes(self) -> int:
-        return len(self.uncertainty) + sum(len(self.record[key]["counts"]) for key in ("visible", "amodal"))
-
-    def unpack(self, size: tuple[int, int]) -> SceneObject:
-        obj = object_from_json(self.record, size)
-        if not self.shape:
-            return obj
-        values = np.frombuffer(zlib.decompress(self.uncertainty), np.float16).reshape(self.shape)
-        return replace(obj, uncertainty_crop=(values.astype(np.float32), self.window))
+class UnknownImageError(InputError):
+    """No image with this key, or it was removed."""
 
 
 @dataclass(eq=False)
 class DemoImage:
-    """An uploaded image with its latest scene and the conversation about it.
+    """An uploaded image and the conversation about it.
 
     Attributes:
         name: file name without suffix.
@@ -80,45 +50,50 @@ class DemoImage:
     size: tuple[int, int]
     chat: Any = None
     used: float = field(default_factory=time.monotonic)
-    _objects: list[_PackedObject] = field(default_factory=list)
-    _rest: Scene | None = None  # the scene without its objects and image
 
-    @classmethod
-    def decoded(cls, name: str, content: bytes, max_pixels: int = MAX_PIXELS) -> DemoImage:
-        """An image without objects, from the bytes of its file.
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the image and its conversation take, roughly."""
+        chat = getattr(self.chat, "num_bytes", 0)
+        return _OVERHEAD + len(self.content) + chat
+
+
+class DecodedImages:
+    """The pixels of the images that were used last, so that an image is decoded once for many requests.
+
+    Args:
+        max_bytes: maximum size of all arrays together; the latest one stays in any case.
+    """
+
+    def __init__(self, max_bytes: int = 160 * 2**20) -> None:
+        self.max_bytes = max_bytes
+        self._arrays: OrderedDict[int, tuple[weakref.ref[DemoImage], ImageArray]] = OrderedDict()
+
+    def open(self, name: str, content: bytes, max_pixels: int = MAX_PIXELS) -> DemoImage:
+        """An image from the bytes of its file; its pixels are kept.
 
         Raises:
             InputError: as `decode_image`.
         """
         pixels = decode_image(content, max_pixels)
-        return cls(name, content, (pixels.shape[0], pixels.shape[1]))
+        image = DemoImage(name, content, (pixels.shape[0], pixels.shape[1]))
+        self._keep(image, pixels)
+        return image
 
-    @property
-    def pixels(self) -> ImageArray:
-        """(H, W, 3) uint8 RGB, decoded again at each call."""
-        return decode_image(self.content, self.size[0] * self.size[1])
+    def pixels(self, image: DemoImage) -> ImageArray:
+        """(H, W, 3) uint8 RGB: the same array at each call, until it had to make room for other images."""
+        kept = self._arrays.get(id(image))
+        if kept is None or kept[0]() is not image:
+            self._keep(image, decode_image(image.content, image.size[0] * image.size[1]))
+        self._arrays.move_to_end(id(image))
+        return self._arrays[id(image)][1]
 
-    @property
-    def scene(self) -> Scene:
-        """The result of the latest request with its image, unpacked again at each call."""
-        rest = self._rest or Scene([], self.size)
-        return replace(rest, objects=[obj.unpack(self.size) for obj in self._objects], image=self.pixels)
-
-    @scene.setter
-    def scene(self, scene: Scene) -> None:
-        self._objects = [_PackedObject.of(obj) for obj in scene.objects]
-        self._rest = replace(scene, objects=[], image=None)
-
-    @property
-    def num_objects(self) -> int:
-        """Number of objects of the scene."""
-        return len(self._objects)
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory that the image, its scene and its conversation take, roughly."""
-        chat = getattr(self.chat, "num_bytes", 0)
-        return _OVERHEAD + len(self.content) + sum(obj.num_bytes for obj in self._objects) + chat
+    def _keep(self, image: DemoImage, pixels: ImageArray) -> None:
+        for removed in [key for key, (owner, _) in self._arrays.items() if owner() is None]:
+            del self._arrays[removed]
+        self._arrays[id(image)] = (weakref.ref(image), pixels)
+        while len(self._arrays) > 1 and sum(array.nbytes for _, array in self._arrays.values()) > self.max_bytes:
+            self._arrays.popitem(last=False)
 
 
 class ImageStore:
@@ -150,12 +125,14 @@ class ImageStore:
         """Look up an image.
 
         Raises:
-            InputError: no image with this key, or it was removed.
+            UnknownImageError: no image with this key, or it was removed.
         """
         self.remove_old()
         image = self.images.get(key)
         if image is None:
-            raise InputError("image: expected the key of a stored image, got another key; upload the image again")
+            raise UnknownImageError(
+                "image: expected the key of a stored image, got another key; upload the image again"
+            )
         image.used = time.monotonic()
         self.images.move_to_end(key)
         return image

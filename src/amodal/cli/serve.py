@@ -65,7 +65,9 @@ def serve(
         from amodal.inference.assistant import AmodalAssistant
 
         answering = AmodalAssistant.from_pretrained(name, device=device)
-    models = DemoModels(segmenter, segmenter.finder, answering)
+    options = ["--model", model]
+    options += ["--visible-from", visible_from] if visible_from else []
+    models = DemoModels(segmenter, segmenter.finder, answering, options)
     app = make_app(models, token=secret, hosts=names | {host.lower()}, root_path=place)
     try:
         run(app, host, port, secret, typer.echo, proxies)

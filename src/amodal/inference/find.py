@@ -1,9 +1,10 @@
-"""Finding objects for which no box was given: at points, with a grid of points, or with a detector."""
+"""Finding objects for which no box was given: at points, with a detector, or with a grid of points."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +17,14 @@ from torch import Tensor
 
 from amodal.errors import InputError
 from amodal.inference.devices import pick_dtype
+from amodal.inference.features import FeatureCache
 from amodal.inference.prompts import check_points
 from amodal.io.images import ImageArray
 from amodal.models.bases.promptable import PromptableModel
-from amodal.models.bases.protocol import Prompts
+from amodal.models.bases.protocol import ImageFeatures, Prompts
+from amodal.models.detector import DetectorModel, has_detector
 from amodal.models.hub import find_source
+from amodal.models.increments import bundled_models
 from amodal.models.plug import PlugProcessor
 from amodal.ops.arrays import Box, Boxes, Mask, Points, Window
 from amodal.ops.boxes import boxes_to_crop, mask_to_box
@@ -83,13 +87,15 @@ class ObjectFinder:
 
     Windows of the image are resized to the network's square without keeping their aspect ratio, as
     PLUG's crops are. Differs from SAM, which pads: the bundled model was trained on squares only. Points and boxes go
-    into the model's own prompt encoder, whatever its family.
+    into the model's own prompt encoder, whatever its family. Without points, the detector of the model finds the
+    objects, and a grid of points does where the model has no detector.
 
     Args:
         model: a base of any family.
         device: device of the model.
         settings: settings of the search without prompts.
         dtype: precision of the network; `auto` as for `AmodalSegmenter`.
+        detector: detector on the trunk of the model, or None.
     """
 
     def __init__(
@@ -98,27 +104,31 @@ class ObjectFinder:
         device: torch.device | None = None,
         settings: GridSettings | None = None,
         dtype: str = "auto",
+        detector: DetectorModel | None = None,
     ) -> None:
         self.device = device or torch.device("cpu")
         self.dtype = pick_dtype(dtype, self.device)
         self.model = model.to(self.device)
+        self.detector = None if detector is None else detector.to(self.device).eval()
         self.settings = settings or GridSettings()
+        self.features = FeatureCache()
         self.processor = PlugProcessor(
             image_size=model.image_size, image_mean=model.family.image_mean, image_std=model.family.image_std
         )
 
     @classmethod
     def from_pretrained(cls, name: str | Path = "sam-tiny", device: torch.device | None = None) -> ObjectFinder:
-        """Load a modal base model.
+        """Load a modal base model, with its detector if it has one.
 
         Args:
             name: bundled name, folder, hub id or checkpoint file.
             device: device of the model.
 
         Raises:
-            InputError: no such model.
+            InputError: no such model, or a detector that does not belong to it.
         """
-        return cls(PromptableModel.from_pretrained(name), device)
+        model = PromptableModel.from_pretrained(name)
+        return cls(model, device, detector=_detector_of(name, model))
 
     def boxes_at(self, image: ImageArray, points_xy: Sequence[Sequence[float]]) -> Boxes:
         """Find the box of the object at each point.
@@ -174,15 +184,39 @@ class ObjectFinder:
             return np.array((x, y, x + 1, y + 1) if box_xyxy is None else box_xyxy, dtype=np.float64)
         return max(complete or filled, key=lambda p: p.score).box_xyxy
 
-    def all_boxes(self, image: ImageArray) -> Boxes:
+    def find(self, image: ImageArray, min_score: float | None = None) -> tuple[Boxes, list[str | None]]:
+        """Find the objects of an image, with the detector if there is one, otherwise with a grid of points.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            min_score: smallest score of an object in [0, 1]; that of the detector or of the grid if None.
+
+        Returns:
+            (N, 4) boxes xyxy in image pixels, best first, and their N kinds, None where the kind is not known.
+        """
+        if self.detector is None:
+            boxes = self.all_boxes(image, min_score)
+            return boxes, [None] * len(boxes)
+        H, W = image.shape[:2]
+        config = self.detector.config
+        square = crop_and_resize(image, (0, 0, W, H), config.image_size)
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            pixel_values = self.processor.normalize(square[None]).to(self.device)
+            found = self.detector.detect(pixel_values, min_score)[0]
+        boxes = found.boxes * np.array([W, H, W, H]) / config.image_size
+        return boxes, [config.name_of(int(number)) for number in found.classes]
+
+    def all_boxes(self, image: ImageArray, min_score: float | None = None) -> Boxes:
         """Find objects with a grid of points.
 
         Args:
             image: (H, W, 3) uint8 RGB.
+            min_score: smallest score of an object in [0, 1]; that of the settings if None.
 
         Returns:
             (N, 4) boxes xyxy in image pixels, best first; N may be 0.
         """
+        limit = self.settings.min_quality * self.settings.min_stability if min_score is None else min_score
         size = (image.shape[0], image.shape[1])
         proposals: list[MaskProposal] = []
         for window in _search_windows(size, self.settings.levels):
@@ -190,7 +224,11 @@ class ObjectFinder:
             steps = (np.arange(self.settings.points_per_side) + 0.5) / self.settings.points_per_side
             grid = np.stack(np.meshgrid(x0 + steps * (x1 - x0), y0 + steps * (y1 - y0)), -1).reshape(-1, 2)
             labels = np.ones((len(grid), 1), np.int64)
-            proposals += [p for p in self._propose(image, window, grid[:, None], labels) if self._is_usable(p, size)]
+            proposals += [
+                p
+                for p in self._propose(image, window, grid[:, None], labels)
+                if p.score >= limit and self._is_usable(p, size)
+            ]
         proposals.sort(key=lambda p: -p.score)
         return np.array([p.box_xyxy for p in self._remove_overlaps(proposals, size)]).reshape(-1, 4)
 
@@ -205,8 +243,6 @@ class ObjectFinder:
     ) -> Iterator[MaskProposal]:
         """Predict one mask per prompt of K points (P, K, 2) with labels (P, K); the window is encoded once."""
         x0, y0, x1, y1 = window
-        crop = crop_and_resize(image, window, self.processor.image_size)
-        pixel_values = self.processor.normalize(crop[None]).to(self.device)
         scale = self.processor.image_size / np.array([x1 - x0, y1 - y0])
         points: Tensor | None = None
         labels: Tensor | None = None
@@ -218,7 +254,8 @@ class ObjectFinder:
             box = boxes_to_crop(np.array(box_xyxy)[None], window, self.processor.image_size)
             boxes = torch.from_numpy(box)[None].float().to(self.device)
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            predicted, quality = self.model(self.model.encode(pixel_values), Prompts(boxes, points, labels))
+            encoded = self.features.get(image, (id(self.model), window), partial(self._encode, image, window))
+            predicted, quality = self.model(encoded, Prompts(boxes, points, labels))
         logits = predicted[0].float().cpu()  # (P, h, w)
         offset = self.settings.offset
         stability = (logits > offset).sum((1, 2)) / (logits > -offset).sum((1, 2)).clamp_min(1)
@@ -226,13 +263,16 @@ class ObjectFinder:
         for mask, q, s in zip((logits > 0).numpy(), scores.tolist(), stability.tolist(), strict=True):
             yield MaskProposal(window, mask, q * s)
 
+    def _encode(self, image: ImageArray, window: Window) -> ImageFeatures:
+        crop = crop_and_resize(image, window, self.processor.image_size)
+        return self.model.encode(self.processor.normalize(crop[None]).to(self.device))
+
     def _is_usable(self, proposal: MaskProposal, size: tuple[int, int]) -> bool:
         share_of_window = float(proposal.mask.mean())
         (x0, y0, x1, y1), (H, W) = proposal.window, size
         share_of_image = share_of_window * (x1 - x0) * (y1 - y0) / (H * W)
         return (
-            proposal.score >= self.settings.min_quality * self.settings.min_stability
-            and share_of_window >= self.settings.min_share
+            share_of_window >= self.settings.min_share
             and share_of_image <= self.settings.max_share
             and not _is_cut(proposal, size)
         )
@@ -286,16 +326,17 @@ class Detector:
             reason = " ".join(str(error).split())[:160]
             raise InputError(f"detector: expected a model for {task}, got {str(name)!r} ({reason})") from error
 
-    def __call__(self, image: ImageArray) -> tuple[Boxes, list[str]]:
+    def __call__(self, image: ImageArray, threshold: float | None = None) -> tuple[Boxes, list[str]]:
         """Detect objects.
 
         Args:
             image: (H, W, 3) uint8 RGB.
+            threshold: smallest score of a detection; that of the detector if None.
 
         Returns:
             (N, 4) boxes xyxy in image pixels and their N labels, best first.
         """
-        options: dict[str, Any] = {"threshold": self.threshold}
+        options: dict[str, Any] = {"threshold": self.threshold if threshold is None else threshold}
         if self.texts:
             options["candidate_labels"] = self.texts
         detections = sorted(self.pipeline(Image.fromarray(image), **options), key=lambda d: -d["score"])
@@ -304,6 +345,16 @@ class Detector:
         clipped = np.clip(np.array(boxes, np.float64).reshape(-1, 4), 0, [W, H, W, H])
         has_area = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
         return clipped[has_area], [d["label"] for d, keep in zip(detections, has_area, strict=True) if keep]
+
+
+def _detector_of(name: str | Path, model: PromptableModel) -> DetectorModel | None:
+    """The detector in the folder of a base; only convolutional bases can have one."""
+    if model.family.model_type != "conv_prompt":
+        return None
+    folder = find_source(name, argument="base", bundled=bundled_models()).path
+    if not has_detector(folder):
+        return None
+    return DetectorModel.from_pretrained(folder, model.vision_encoder.backbone, model.origin.fingerprint)
 
 
 def _search_windows(size: tuple[int, int], levels: int) -> Iterator[Window]:

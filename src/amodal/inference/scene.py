@@ -253,20 +253,28 @@ class Scene:
         """
         file = Path(folder) / "scene.json"
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            H, W = content["size"]
-            objects = [object_from_json(record, (int(H), int(W))) for record in content["objects"]]
-            path = content.get("image")
-            return cls(
-                objects,
-                (int(H), int(W)),
-                question=content.get("question"),
-                answer=content.get("answer"),
-                image_path=None if path is None else Path(path),
-                visible_from=content.get("visible_from"),
-            )
+            return cls.from_json(json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"scene: expected a readable {file}, got {error!r:.200}") from error
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Scene:
+        """Build a scene from the content of `scene.json`; its keys are not checked one by one.
+
+        Raises:
+            InputError: a mask that does not cover the image exactly, or an impossible object.
+            KeyError: a key is missing; `ValueError`, `TypeError` and `AttributeError` where a value has another form.
+        """
+        H, W = content["size"]
+        path = content.get("image")
+        return cls(
+            [object_from_json(record, (int(H), int(W))) for record in content["objects"]],
+            (int(H), int(W)),
+            question=content.get("question"),
+            answer=content.get("answer"),
+            image_path=None if path is None else Path(path),
+            visible_from=content.get("visible_from"),
+        )
 
     def _write(self, folder: Path) -> None:
         for index, obj in enumerate(self.objects):

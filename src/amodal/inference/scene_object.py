@@ -14,7 +14,7 @@ from amodal.ops.arrays import Box, FloatMap, Mask, Window
 from amodal.ops.boxes import mask_to_box
 from amodal.ops.masks import iou_of_counts, resize_probs
 from amodal.ops.occlusion import occlusion_rate
-from amodal.ops.rle import decode_mask, encode_window, segmentation_to_rle
+from amodal.ops.rle import decode_window, encode_window, rle_area, rle_box_xyxy, segmentation_to_rle
 
 UNNAMED = "object"
 """Label of an object that has neither a class name nor a phrase."""
@@ -238,8 +238,11 @@ def object_from_json(record: dict[str, Any], size: tuple[int, int]) -> SceneObje
     Raises:
         InputError: a mask that does not cover the image exactly; decoded as it is, it would show random memory.
     """
-    visible, amodal = (decode_mask(segmentation_to_rle(record[key], *size)) for key in ("visible", "amodal"))
+    rles = [segmentation_to_rle(record[key], *size) for key in ("visible", "amodal")]
+    boxes = np.array([rle_box_xyxy(rle) for rle in rles if rle_area(rle)] or [(0, 0, 1, 1)], dtype=int)
+    (x0, y0), (x1, y1) = boxes[:, :2].min(0).tolist(), boxes[:, 2:].max(0).tolist()
+    window = (x0, y0, x1, y1)
+    visible, amodal = (decode_window(rle, window) for rle in rles)
     names: dict[str, Any] = {key: record.get(key) for key in ("phrase", "name", "class_id", "source_id", "tracker_id")}
-    return SceneObject.from_masks(
-        visible, amodal, visible_box_xyxy=_box(record["visible_box_xyxy"]), score=float(record["score"]), **names
-    )
+    box = _box(record["visible_box_xyxy"])
+    return SceneObject(window, visible, amodal, size, box, score=float(record["score"]), **names)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from amodal.errors import InputError
 from amodal.inference.devices import pick_device, pick_dtype
+from amodal.inference.features import FeatureCache
 from amodal.inference.find import ObjectFinder
 from amodal.inference.onnx import OnnxPlug, is_export
 from amodal.inference.prompts import (
@@ -93,6 +94,7 @@ class AmodalSegmenter:
         model = model.to(self.device).eval()
         self.model = self._ready(model if image_size is None else _at_size(model, image_size))
         self.processor = PlugProcessor.from_config(self.model.config)
+        self.features = FeatureCache()
         self._image_size = image_size
         self._finder: ObjectFinder | None = None
         self._models: dict[str, PlugModel | OnnxPlug] = {FIRST: self.model}
@@ -337,6 +339,18 @@ class AmodalSegmenter:
             self._finder = ObjectFinder.from_pretrained(self.base_name, self.device)
         return self._finder
 
+    def keep_features(self, max_entries: int) -> None:
+        """Keep what the encoders return, so that further prompts about the same parts of an image need no encoding.
+
+        This concerns single objects in mode `crop`, the search for objects at points, and `visible_from`.
+
+        Args:
+            max_entries: maximum number of encoded parts of images; 0 keeps none.
+        """
+        self.features = self.finder.features = FeatureCache(max_entries)
+        if self.visible_from is not None:
+            self.visible_from.features = self.features
+
     @property
     def uses_masks(self) -> bool:
         """Whether the model was trained with mask prompts; other models are prompted by the boxes of the masks."""
@@ -349,8 +363,15 @@ class AmodalSegmenter:
         inputs = [self.processor(image, np.array([prompt.box_xyxy]), self._masks([prompt])) for image, prompt in jobs]
         pixel_values = torch.cat([i.pixel_values for i in inputs]).to(self.device)
         boxes = torch.cat([i.input_boxes for i in inputs]).to(self.device)
+        given = self._mask_inputs(inputs)
         with self._precision():
-            output = self.model(pixel_values, boxes, **self._mask_inputs(inputs))
+            if len(jobs) == 1 and self.features.max_entries:
+                pixel_values = pixel_values.to(self.model.dtype)
+                part = (id(self.model), inputs[0].windows[0])
+                visible, amodal = self.features.get(jobs[0][0], part, lambda: self.model.encode(pixel_values))
+                output = self.model.predict(pixel_values, visible, amodal, boxes, **given)
+            else:
+                output = self.model(pixel_values, boxes, **given)
         return _objects(output, inputs, [prompt for _, prompt in jobs], options)
 
     def _segment_whole_image(

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from amodal.errors import InputError
+from amodal.inference.features import FeatureCache
 from amodal.inference.prompts import ObjectPrompt
 from amodal.io.images import ImageArray
 from amodal.models.bases.promptable import PromptableModel
@@ -50,6 +51,7 @@ class VisibleMaskSource:
         self.name, self.dtype = name, dtype
         self.device = device or torch.device("cpu")
         self.model = model.to(self.device)
+        self.features = FeatureCache()
 
     @classmethod
     def from_pretrained(
@@ -114,9 +116,10 @@ class VisibleMaskSource:
             return []
         size = (image.shape[0], image.shape[1])
         inner = self._inner_size(size)
-        pixel_values = self._prepared(image, inner)
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            features = self.model.encode(pixel_values)
+            features = self.features.get(
+                image, id(self.model), lambda: self.model.encode(self._prepared(image, inner))
+            )
         masks: dict[int, Mask] = {}
         for group in _groups(prompts, batch_size):
             given = self._inputs([prompts[i] for i in group], size, inner)

@@ -1,308 +1,367 @@
-// The demo page: sends the image, prompts and questions to the server and shows the results.
+// The page: connects the editor with the controls, opens images, and keeps the session.
 
-import { Stage } from "./canvas.js";
+import { Server } from "./api.js";
+import { Chat } from "./chat.js";
+import { Document } from "./document.js";
+import { drawPrompts, drawScene } from "./draw.js";
+import { Editor } from "./editor.js";
+import { drawExploded } from "./exploded.js";
 import { drawOrder } from "./graph.js";
+import { decodeImage, showExamples, takeFiles } from "./images.js";
+import { listen, onStage } from "./keys.js";
+import { Messages } from "./messages.js";
+import { keepList } from "./object_list.js";
+import { Session } from "./session.js";
+import { Stage } from "./stage.js";
+import { commands, readScene, save, sceneFile, stem } from "./take_home.js";
+import { makeTools } from "./tools.js";
 
 const $ = (id) => document.getElementById(id);
-const state = { key: null, scene: null, history: [], view: "overlay", version: 0, busy: 0, about: null, selected: 0 };
+const buttons = (name) => [...document.querySelectorAll(`[data-${name}]`)];
 
-const stage = new Stage($("shown"), $("ink"), {
-  onBox: (box) => prompt({ boxes: [...stage.prompts.boxes, box] }, box),
-  onPoint: (point) => prompt({ points: [...stage.prompts.points, point] }),
-});
+const START = "Click an object in the image, or draw a box around the part of it that you can see.";
+const LEGENDS = {
+  objects: "Filled: visible. Hatched, with a dashed edge: hidden, predicted by the model.",
+  contours: "Solid edge: visible part. Dashed edge: whole object, predicted by the model.",
+  uncertainty: "Bright: the model is not certain whether the pixel belongs to the whole object.",
+  layers: "One layer per object, the front one on top. Hatched: hidden in the photograph. Grey: what is behind an object is unknown.",
+  image: "The photograph alone.",
+};
+const PEELED = "Grey: unknown. The photograph does not show what is behind a removed object; hatched and dashed is the shape that the model predicts.";
 
-function say(text, bad = false) {
-  $("message").textContent = text;
-  $("message").classList.toggle("bad", bad);
-}
+const server = new Server();
+const objects = new Document();
+const messages = new Messages($("message"), $("bubble"), $("room"));
+const editor = new Editor({ server, document: objects, messages });
+const session = new Session(() => messages.tell("This browser does not keep the session. Save scene.json before you leave the page."));
+const chat = new Chat($("talk"), editor);
+const state = { image: null, view: "objects", peel: 0, tool: "point", about: null, example: null, previous: null, opening: false };
 
-async function call(path, body) {
-  const options = { method: "POST", headers: {} };
-  if (body instanceof FormData) options.body = body;
-  else {
-    options.headers["content-type"] = "application/json";
-    options.body = JSON.stringify(body || {});
+const page = {
+  get toolName() { return state.tool; },
+  tool: () => tools[state.tool],
+  chooseTool(name) {
+    tools[state.tool].cancel();
+    state.tool = name;
+    for (const button of buttons("tool")) button.setAttribute("aria-checked", String(button.dataset.tool === name));
+    $("brush-size").hidden = name !== "brush" && name !== "erase";
+    $("stage").classList.toggle("hand", name === "hand");
+    stage.request();
+  },
+  flipNegative() {
+    editor.negative = !editor.negative;
+    $("negative").setAttribute("aria-pressed", String(editor.negative));
+    if (editor.negative) page.chooseTool("point");
+  },
+  setBrush(size) {
+    editor.brushSize = Math.min(Math.max(size, 2), 60);
+    $("brush").value = String(editor.brushSize);
+    stage.request();
+  },
+};
+const stage = new Stage($("stage"), { paint, tool: page.tool, keyboard: (event) => onStage(event, editor, page) });
+editor.stage = stage;
+const tools = makeTools(editor);
+const list = keepList($("objects"), editor);
+
+function paint(pen, { size, scale, x, y, room: [width, height] }) {
+  if (!state.image) return;
+  const { current } = objects;
+  const inDepth = editor.inDepth;
+  if (state.view === "layers") return drawExploded(pen, { image: state.image, size, objects: inDepth, width, height, current });
+  const pixel = 1 / scale;
+  pen.translate(x, y);
+  pen.scale(scale, scale);
+  const removed = new Set(inDepth.slice(0, state.peel).map((one) => one.id));
+  drawScene(pen, { image: state.image, size, objects: objects.objects, current, marked: editor.marked, view: state.view, removed, pixel });
+  drawPrompts(pen, { current: state.view === "image" ? null : current, waiting: editor.waiting, pixel });
+  const pointer = stage.cursor || (stage.pointer && stage.position(stage.pointer));
+  page.tool().draw(pen, pixel, pointer);
+  if (stage.cursor) drawCross(pen, stage.cursor, pixel);
+  if (editor.clicked) {
+    editor.clicked = false;
+    performance.measure("click to mask", "click");
   }
-  let response;
-  try {
-    response = await fetch(path, options);
-  } catch {
-    throw new Error("The server cannot be reached.");
-  }
-  if (response.ok) return response.json();
-  const text = await response.text();
-  let line = text;
-  try {
-    line = JSON.parse(text).error || text;
-  } catch { /* the text is not JSON: show it as it is */ }
-  throw new Error(line || `The server answered ${response.status}.`);
 }
 
-async function busy(work) {
-  state.busy += 1;
-  $("busy").hidden = false;
-  refreshButtons();
-  try {
-    return await work();
-  } catch (error) {
-    say(error.message, true);
-    return null;
-  } finally {
-    state.busy -= 1;
-    $("busy").hidden = state.busy === 0;
-    refreshButtons();
+function drawCross(pen, [x, y], pixel) {
+  for (const [colour, width] of [["#000", 4], ["#fff", 2]]) {
+    pen.strokeStyle = colour;
+    pen.lineWidth = width * pixel;
+    pen.beginPath();
+    pen.moveTo(x - 12 * pixel, y);
+    pen.lineTo(x + 12 * pixel, y);
+    pen.moveTo(x, y - 12 * pixel);
+    pen.lineTo(x, y + 12 * pixel);
+    pen.stroke();
   }
 }
 
-function refreshButtons() {
-  const ready = state.key !== null && state.busy === 0;
-  $("everything").disabled = !ready;
-  $("undo").disabled = !ready || state.history.length === 0;
-  $("clear").disabled = !ready || !(state.scene && state.scene.objects.length);
-  const asks = ready && state.about && state.about.asks;
-  $("question").disabled = !asks;
-  $("send").disabled = !asks;
+/** Show the document and the editor as they are. */
+function show() {
+  const all = objects.state.objects;
+  const shown = objects.objects;
+  list();
+  $("no-objects").hidden = shown.length > 0;
+  $("hint").hidden = Boolean(state.image);
+  $("undo").disabled = !objects.canUndo;
+  $("redo").disabled = !objects.canRedo;
+  $("new").disabled = objects.selected === null;
+  $("clear").disabled = !all.length;
+  const open = Boolean(state.image) && !state.opening;
+  for (const id of ["find", "question", "send"]) $(id).disabled = !open;
+  for (const id of ["download", "save-scene"]) $(id).disabled = !open || !shown.length;
+  $("busy").hidden = editor.pending === 0 && !state.opening;
+  const some = all.some((one) => one.source === "found");
+  $("confidence-label").hidden = !some;
+  $("confidence").value = String(objects.state.leastScore);
+  $("filtered").textContent = some && all.length > shown.length ? `${all.length - shown.length} hidden` : "";
+  $("peel").max = String(editor.inDepth.length);
+  state.peel = Math.min(state.peel, editor.inDepth.length);
+  $("peel").value = String(state.peel);
+  $("peeled").textContent = String(state.peel);
+  $("legend").textContent = state.peel && state.view !== "layers" && state.view !== "image" ? PEELED : LEGENDS[state.view];
+  $("order-card").hidden = !drawOrder($("order"), editor.facts, shown, objects.selected, (id) => objects.select(id));
+  if ($("command").open) showCommand();
+  stage.request();
 }
 
-async function open(work) {
-  const opened = await busy(work);
-  if (!opened) return;
-  state.key = opened.key;
-  state.history = [];
-  stage.prompts = { boxes: [], points: [] };
-  $("talk").replaceChildren();
-  $("stage").classList.remove("empty");
-  document.querySelector(".hint").hidden = true;
-  $("shown").hidden = false;
-  $("ink").hidden = false;
-  show(opened);
-  say("Draw a box around the part of an object that you can see, or select the point tool and tap the object.");
-}
-
-function upload(file) {
-  if (state.about && file.size > state.about.max_upload) {
-    say(`Expected a file of at most ${Math.round(state.about.max_upload / 2 ** 20)} MB, got ${Math.round(file.size / 2 ** 20)} MB.`, true);
+function showCommand() {
+  if (!state.image || !objects.objects.length) {
+    $("command-text").textContent = "No objects yet.";
+    $("prompts").hidden = true;
     return;
   }
-  const form = new FormData();
-  form.append("image", file, file.name);
-  open(() => call("demo/images", form));
+  const { text, file } = commands(objects.objects, server.image.name, stage.size, state.about?.options || []);
+  $("command-text").textContent = text;
+  $("prompts").hidden = !file;
+  $("command-note").textContent = file ? "Put prompts.json and the image into the folder in which you run the command." : "Run the command in the folder of the image.";
+  state.prompts = file;
 }
 
-async function prompt(change, pending) {
-  if (!state.key || state.busy) return;
-  const before = { boxes: [...stage.prompts.boxes], points: [...stage.prompts.points] };
-  stage.prompts = { ...stage.prompts, ...change };
-  stage.pending = pending ? [pending] : [];
-  stage.paint();
-  say("Segmenting …");
-  const scene = await busy(() => call(`demo/images/${state.key}/segment`, stage.prompts));
-  stage.pending = [];
-  if (!scene) {
-    stage.prompts = before;
-    stage.paint();
-    return;
-  }
-  state.history.push(before);
-  show(scene);
-  report(scene);
+function keep() {
+  if (!state.image || state.opening) return;
+  session.save({ work: work() });
 }
 
-function report(scene) {
-  const last = scene.objects[scene.objects.length - 1];
-  if (!last) say("No object found.");
-  else if (last.score === 0) say("No object found there. Try another box.");
-  else say(`Object ${scene.objects.length - 1}: ${percent(last.occlusion_rate)} of it hidden.`);
-}
-
-async function undo() {
-  const before = state.history.pop();
-  if (!before) return;
-  stage.prompts = before;
-  if (before.boxes.length + before.points.length === 0) {
-    show({ ...state.scene, objects: [], occlusion_order: [], front_to_back: [] });
-    return;
-  }
-  const scene = await busy(() => call(`demo/images/${state.key}/segment`, before));
-  if (scene) show(scene);
-}
-
-async function everything() {
-  say("Looking for objects …");
-  const scene = await busy(() => call(`demo/images/${state.key}/segment`, { everything: true }));
-  if (!scene) return;
-  state.history = [];
-  stage.prompts = { boxes: [], points: [] };
-  show(scene);
-  say(scene.objects.length ? `${scene.objects.length} objects found.` : "No object found. Draw a box.");
-}
-
-function clear() {
-  state.history = [];
-  stage.prompts = { boxes: [], points: [] };
-  show({ ...state.scene, objects: [], occlusion_order: [], front_to_back: [] });
-  say("");
-}
-
-const percent = (share) => `${Math.round(share * 100)}%`;
-
-function show(scene) {
-  state.scene = scene;
-  state.version += 1;
-  state.selected = Math.max(scene.objects.length - 1, 0);
-  stage.size = scene.size;
-  $("peel").max = String(scene.objects.length);
-  $("peel").value = "0";
-  const some = scene.objects.length > 0;
-  $("views").hidden = !some;
-  $("export-card").hidden = !some;
-  $("no-objects").hidden = some;
-  listObjects(scene);
-  $("order-card").hidden = !(some && drawOrder($("order"), scene));
-  choose("overlay");
-  link();
-  refreshButtons();
-}
-
-function listObjects(scene) {
-  $("objects").replaceChildren(...scene.objects.map((object, index) => {
-    const chip = element("span", "chip", String(index));
-    chip.style.background = object.colour;
-    const name = element("div", "name", object.phrase || `object ${index}`);
-    const bar = element("div", "bar");
-    const fill = element("span");
-    fill.style.width = percent(1 - object.occlusion_rate);
-    fill.style.background = object.colour;
-    bar.append(fill);
-    const middle = element("div");
-    middle.append(name, bar);
-    const item = element("li");
-    item.append(chip, middle, element("span", "share", `${percent(object.occlusion_rate)} hidden`));
-    return item;
-  }));
-}
-
-function element(kind, className, text) {
-  const made = document.createElement(kind);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
+objects.addEventListener("change", () => { show(); keep(); });
+editor.addEventListener("change", show);
 
 function choose(view) {
   state.view = view;
-  for (const button of document.querySelectorAll("[data-view]")) {
-    button.setAttribute("aria-checked", String(button.dataset.view === view));
+  for (const button of buttons("view")) button.setAttribute("aria-checked", String(button.dataset.view === view));
+  show();
+  keep();
+}
+
+function showSource() {
+  const { example } = state;
+  $("source").textContent = example ? example.source : "";
+  $("stage").setAttribute("aria-label", `${example ? example.alt : "Image"}. Arrow keys move the cross, Enter uses the tool, plus and minus zoom.`);
+  for (const button of $("examples").children) button.setAttribute("aria-pressed", String(button.title === example?.title));
+  if (example) $("question").placeholder = example.question;
+}
+
+/** Open an image. The work on the image before stays in the browser and can be reopened once. */
+async function open(blob, name, example = null) {
+  if (state.about && blob.size > state.about.max_upload) {
+    messages.tell(`This file has ${Math.round(blob.size / 2 ** 20)} MB, and the server takes ${Math.round(state.about.max_upload / 2 ** 20)} MB. Save the image smaller and open it again.`);
+    return false;
   }
-  const peel = Number($("peel").value);
-  $("peeled").textContent = String(peel);
-  const some = state.scene.objects.length > 0;
-  const kind = peel > 0 ? "peeled" : some ? view : "image";
-  const number = kind === "peeled" ? peel : state.selected;
-  $("shown").src = `demo/images/${state.key}/view/${kind}?number=${number}&v=${state.version}`;
-  $("shown").alt = kind === "overlay" ? "Image with the objects found" : "Image";
-  $("ink").style.visibility = kind === "peeled" ? "hidden" : "visible";
-}
-
-function link() {
-  $("download").href = `demo/images/${state.key}/export/${$("form").value}`;
-}
-
-async function ask(event) {
-  event.preventDefault();
-  const question = $("question").value.trim();
-  if (!question || state.busy || !state.key) return;
-  $("question").value = "";
-  $("talk").append(element("p", "you", question));
-  const reply = await busy(() => call(`demo/images/${state.key}/ask`, { question }));
-  if (!reply) {
-    $("question").value = question;
-    $("talk").lastChild.remove();
-    return;
+  state.opening = true;
+  show();
+  try {
+    await editor.line;
+    const before = state.image && objects.states.length > 1 ? { image: server.image, work: work() } : state.previous;
+    const opened = await server.open(blob, name);
+    state.image = await decodeImage(blob, opened.size, () => server.picture());
+    Object.assign(state, { example, previous: before, peel: 0 });
+    session.save({ image: server.image, previous: before });
+    stage.size = opened.size;
+    chat.restore([]);
+    editor.marked = new Set();
+    objects.reset();
+    stage.fit();
+    showPrevious();
+    messages.say(START);
+    return true;
+  } catch (error) {
+    messages.tell(error.message);
+    return false;
+  } finally {
+    state.opening = false;
+    showSource();
+    editor.refresh();
+    show();
+    keep();
   }
-  state.history = [];
-  stage.prompts = { boxes: [], points: [] };
-  show(reply);
-  say("");
-  $("talk").append(answer(reply));
-  $("talk").scrollTop = $("talk").scrollHeight;
-  $("question").focus();
 }
 
-/** The answer of the model; words that name objects have the colour of their mask. */
-function answer(reply) {
-  const line = element("p", "it");
-  for (const part of reply.parts) {
-    const [first] = part.objects;
-    if (first === undefined) {
-      line.append(part.text);
-      continue;
+const work = () => ({
+  states: objects.states, place: objects.place, selected: objects.selected, size: stage.size, talk: chat.lines,
+  view: state.view, example: state.example, key: server.key,
+});
+
+async function openExample(example, blob) {
+  if (!await open(blob, `${example.name}.jpg`, example)) return;
+  await editor.enqueue(async () => {
+    const made = await server.ask("segment", { boxes: example.objects.map((one) => one.box) });
+    objects.add("example", made.objects.map((shape, i) => ({
+      name: example.objects[i].name, source: "box", prompt: { box: example.objects[i].box, points: [], mask: false }, shape,
+    })));
+    objects.reset([objects.state]);
+    editor.refresh();
+    messages.say(`${example.title}: already segmented. ${START}`);
+  });
+}
+
+/** Show a session that was kept, without asking the server. */
+async function restore({ image, work: kept }) {
+  Object.assign(server, { image, key: kept.key });
+  state.image = await decodeImage(image.blob, kept.size, () => server.picture());
+  stage.size = kept.size;
+  state.example = kept.example;
+  chat.restore(kept.talk);
+  objects.reset(kept.states, kept.place);
+  objects.select(kept.selected);
+  choose(kept.view);
+  stage.fit();
+  showSource();
+  editor.refresh();
+}
+
+function showPrevious() {
+  $("previous").hidden = !state.previous;
+  if (state.previous) $("previous").textContent = `Back to ${state.previous.image.name.slice(0, 24)}`;
+}
+
+async function reopenPrevious() {
+  const { previous } = state;
+  state.previous = { image: server.image, work: work() };
+  await editor.line;
+  await restore(previous);
+  session.save({ image: previous.image, previous: state.previous });
+  keep();
+  showPrevious();
+  messages.say(`Back to ${previous.image.name}, with all of its objects.`);
+}
+
+async function openScene(file, image = null) {
+  try {
+    const scene = readScene(await file.text());
+    const blob = image || scene.image?.blob;
+    if (blob && !await open(blob, image ? image.name : scene.image.name)) return;
+    if (!state.image) throw new Error("Open the image of this scene first, or both files together; this scene.json does not contain it.");
+    if (scene.size.some((side, i) => side !== stage.size[i])) {
+      throw new Error(`This scene belongs to an image of ${scene.size[1]} x ${scene.size[0]} pixels; the open image has ${stage.size[1]} x ${stage.size[0]}. Open its image first.`);
     }
-    const mark = element("span", "mark", `${part.text} ${part.objects.join(", ")}`);
-    mark.style.background = reply.objects[first].colour;
-    line.append(mark);
+    await editor.enqueue(async () => {
+      const checked = await server.ask("scene", { objects: scene.objects.map((one) => one.shape) });
+      const shapes = checked.objects.map((record, i) => ({ ...record, uncertainty: scene.objects[i].shape.uncertainty || null }));
+      objects.commit("open scene.json", { objects: [] });
+      objects.add("open scene.json", scene.objects.map((one, i) => ({ ...one, shape: shapes[i] })));
+      editor.refresh();
+      messages.say(`${shapes.length} object${shapes.length === 1 ? "" : "s"} opened from ${file.name}.`);
+    });
+  } catch (error) {
+    messages.tell(error.message);
   }
-  return line;
 }
 
-function tool(name) {
-  stage.tool = name;
-  for (const kind of ["box", "point"]) $(`tool-${kind}`).setAttribute("aria-checked", String(kind === name));
+/** Open files of the visitor: an image, a scene.json, or both. */
+function take(files) {
+  const scene = files.find((file) => file.name.endsWith(".json") || file.type === "application/json");
+  const image = files.find((file) => file !== scene);
+  if (scene) openScene(scene, image);
+  else if (image) open(image, image.name || "pasted.png");
 }
 
-$("tool-box").addEventListener("click", () => tool("box"));
-$("tool-point").addEventListener("click", () => tool("point"));
-$("everything").addEventListener("click", everything);
-$("undo").addEventListener("click", undo);
-$("clear").addEventListener("click", clear);
-$("ask").addEventListener("submit", ask);
-$("form").addEventListener("change", link);
-$("peel").addEventListener("input", () => choose(state.view));
-$("file").addEventListener("change", (event) => {
-  const [file] = event.target.files;
-  if (file) upload(file);
-  event.target.value = "";
-});
-for (const button of document.querySelectorAll("[data-view]")) {
-  button.addEventListener("click", () => {
-    $("peel").value = "0";
-    choose(button.dataset.view);
+async function download() {
+  await editor.enqueue(async () => {
+    const form = $("form").value;
+    const blob = await server.download(form, editor.body());
+    save(blob, `${stem(server.image.name)}-${form}.zip`);
+    messages.say(`${objects.objects.length} objects exported.`);
   });
 }
-$("objects").addEventListener("click", (event) => {
-  const item = event.target.closest("li");
-  if (!item) return;
-  state.selected = [...$("objects").children].indexOf(item);
-  choose("uncertainty");
-});
-for (const kind of ["dragover", "dragleave", "drop"]) {
-  $("stage").addEventListener(kind, (event) => {
+
+for (const button of buttons("tool")) button.addEventListener("click", () => page.chooseTool(button.dataset.tool));
+for (const button of buttons("view")) button.addEventListener("click", () => choose(button.dataset.view));
+for (const group of document.querySelectorAll("[role=radiogroup]")) { // arrow keys choose the next button, as in a radio group
+  group.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!step) return;
     event.preventDefault();
-    $("stage").classList.toggle("drop", kind === "dragover");
-    if (kind === "drop" && event.dataTransfer.files[0]) upload(event.dataTransfer.files[0]);
+    const all = [...group.children];
+    const next = all[(all.indexOf(document.activeElement) + step + all.length) % all.length];
+    next.focus();
+    next.click();
   });
 }
-document.addEventListener("keydown", (event) => {
-  if (event.target.matches("input, select") || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === "b") tool("box");
-  if (event.key === "p") tool("point");
+const on = (id, event, listener) => $(id).addEventListener(event, listener);
+on("negative", "click", () => page.flipNegative());
+on("brush", "input", () => page.setBrush(Number($("brush").value)));
+on("new", "click", () => { page.chooseTool(state.tool === "hand" ? "point" : state.tool); editor.deselect(); });
+on("undo", "click", () => editor.step(-1));
+on("redo", "click", () => editor.step(1));
+on("find", "click", () => editor.findAll());
+on("clear", "click", () => editor.removeAll());
+on("confidence", "input", () => { objects.commit("confidence", { leastScore: Number($("confidence").value) }, true); });
+on("confidence", "change", () => editor.refresh());
+on("peel", "input", () => {
+  state.peel = Number($("peel").value);
+  if (state.peel && (state.view === "layers" || state.view === "image")) choose("objects");
+  show();
 });
-$("shown").addEventListener("error", () => say("The server has removed this image; open it again.", true));
+on("zoom-in", "click", () => stage.zoom(1.4));
+on("zoom-out", "click", () => stage.zoom(1 / 1.4));
+on("zoom-fit", "click", () => stage.fit());
+on("download", "click", download);
+on("save-scene", "click", () => editor.enqueue(async () => save(await sceneFile(editor, server.image, stage.size), `${stem(server.image.name)}-scene.json`)));
+on("command", "toggle", showCommand);
+on("copy", "click", async () => {
+  await navigator.clipboard?.writeText($("command-text").textContent).catch(() => null);
+  messages.say("Command copied.");
+});
+on("prompts", "click", () => save(state.prompts, "prompts.json"));
+on("previous", "click", reopenPrevious);
+on("ask", "submit", (event) => {
+  event.preventDefault();
+  const question = $("question").value.trim() || $("question").placeholder;
+  $("question").value = "";
+  if (state.image) chat.ask(question).then(() => { show(); keep(); });
+});
+for (const id of ["file", "camera", "scene-file"]) {
+  on(id, "change", (event) => {
+    const files = [...event.target.files];
+    event.target.value = "";
+    if (files.length) take(files);
+  });
+}
+takeFiles($("room"), take);
+listen(editor, page);
 
 async function start() {
-  state.about = await (await fetch("api/about")).json();
-  state.about.examples.forEach((name, index) => {
-    const button = element("button", "", `Example ${index + 1}`);
-    button.addEventListener("click", () => open(() => call(`demo/examples/${encodeURIComponent(name)}`)));
-    $("examples").append(button);
-  });
-  for (const [form, text] of Object.entries(state.about.exports)) {
-    const option = element("option", "", text);
-    option.value = form;
-    $("form").append(option);
+  show();
+  const kept = await session.load();
+  if (kept) {
+    await restore(kept).catch(() => messages.tell("The kept session cannot be shown, because the server cannot be reached. Start it again, and reload this page."));
+    state.previous = kept.previous || null;
+    showPrevious();
+    if (state.image) messages.say(`Your session is back: ${server.image.name} with ${objects.objects.length} objects.`);
   }
-  if (!state.about.asks) $("chat-card").hidden = true;
-  refreshButtons();
+  try {
+    state.about = await server.about();
+    for (const [form, text] of Object.entries(state.about.exports)) $("form").append(new Option(text, form));
+    $("chat-card").hidden = !state.about.asks;
+    const examples = await showExamples($("examples"), openExample, (text) => messages.tell(text));
+    if (!kept) $("examples").firstChild?.click();
+    showSource();
+    if (!examples.length) messages.say(START);
+  } catch (error) {
+    messages.tell(error.message);
+  }
+  document.body.dataset.ready = "true";
 }
 
 start();

@@ -46,18 +46,6 @@ def background_layer(scene: Scene) -> ImageArray:
     return np.dstack([image, np.where(taken, 0, 255).astype(np.uint8)])
 
 
-def remove_front_objects(scene: Scene, count: int) -> ImageArray:
-    """(H, W, 3) uint8 RGB: the image with the `count` front objects replaced by grey stripes."""
-    image = _image(scene).copy()
-    y, x = np.ogrid[: scene.size[0], : scene.size[1]]
-    stripes = np.where((x + y) // 4 % 2, 150, 175).astype(np.uint8)
-    gone = np.zeros(scene.size, bool)
-    for index in scene.front_to_back()[:count]:
-        gone |= scene.objects[index].visible_mask
-    image[gone] = stripes[gone][:, None]
-    return image
-
-
 def write_layers(results: Results, folder: Path) -> None:
     """Write one PNG file per layer, numbered from the front to the background, and the list `layers.json`.
 
