@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import EdgeTamConfig, PreTrainedConfig, PreTrainedModel, Sam2Config, Sam3TrackerConfig, SamHQConfig
 
+from amodal.models.bases.conv_prompt import ConvPromptConfig
 from amodal.models.bases.families import FAMILIES
 from amodal.models.bases.protocol import BaseFamily
 from tests.models.conftest import small_sam_config
@@ -106,6 +107,13 @@ def small_sam3_config(image_size: int = 64) -> Sam3TrackerConfig:
             "iou_head_hidden_dim": 16,
         },
     )
+
+
+def small_conv_prompt_config(image_size: int = 64) -> ConvPromptConfig:
+    """The layout of the convolutional segmenter with few channels."""
+    stages = [[1, 3, 1, 1, 8], [1, 3, 2, 2, 8], [1, 5, 2, 2, 8], [1, 3, 2, 2, 16], [1, 5, 2, 2, 16]]
+    trunk = {"stem_channels": 8, "stages": stages, "mixed_channels": 16}
+    return ConvPromptConfig(trunk=trunk, image_size=image_size, widths=(8, 8, 16, 16, 16), blocks=(1, 2, 2, 1))
 
 
 @dataclass(frozen=True)
@@ -211,5 +219,12 @@ ROWS = {
         single_mask,
         lambda model, pixels: model.get_image_embeddings(pixels)[-1],
         sizes=(96, 112),
+    ),
+    "conv_prompt": TinyBase(
+        FAMILIES["conv_prompt"],
+        small_conv_prompt_config,
+        single_mask,
+        lambda model, pixels: model.vision_encoder(pixels)[0],
+        sizes=(96, 160),
     ),
 }

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite as a trunk: folded weights, padding, and its place in the EdgeTAM family."""
+"""EfficientNet-Lite as a trunk: folded weights, padding, and where adapters begin."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import EdgeTamConfig, EdgeTamModel
 
 from amodal.errors import InputError
+from amodal.models.bases.conv_prompt import ConvPromptConfig
 from amodal.models.bases.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig, pretrained_weights
 from amodal.models.bases.families import family_of
 from amodal.models.bases.protocol import IMAGE_MEAN, IMAGE_STD, Adapters
@@ -23,25 +23,9 @@ def small_trunk_config() -> EfficientNetLiteConfig:
     return EfficientNetLiteConfig(stem_channels=8, stages=STAGES, mixed_channels=16)
 
 
-def small_config(image_size: int) -> EdgeTamConfig:
+def small_config() -> ConvPromptConfig:
     """A segmenter on the small trunk."""
-    return EdgeTamConfig(
-        vision_config={
-            "backbone_config": small_trunk_config().to_dict(),
-            "backbone_channel_list": [16, 8, 4],
-            "backbone_feature_sizes": [[image_size // s] * 2 for s in (2, 4, 8)],
-            "fpn_hidden_size": 16,
-            "fpn_top_down_levels": [],
-        },
-        prompt_encoder_config={"hidden_size": 16, "image_size": image_size, "patch_size": 8},
-        mask_decoder_config={
-            "hidden_size": 16,
-            "mlp_dim": 32,
-            "num_attention_heads": 2,
-            "iou_head_hidden_dim": 16,
-            "dynamic_multimask_via_stability": False,
-        },
-    )
+    return ConvPromptConfig(trunk={"stem_channels": 8, "stages": STAGES, "mixed_channels": 16}, image_size=64)
 
 
 def published_state(config: EfficientNetLiteConfig) -> dict[str, Tensor]:
@@ -142,31 +126,8 @@ def test_stages_without_all_strides_are_refused() -> None:
         EfficientNetLite(EfficientNetLiteConfig(stages=STAGES[:-1]))
 
 
-@pytest.mark.parametrize("image_size", [64, 96])
-@torch.no_grad()
-def test_both_branches_start_as_transformers_model(image_size: int) -> None:
-    torch.manual_seed(0)
-    base = EdgeTamModel(small_config(64)).double().eval()
-    family = family_of(base.config)
-    config = family.at_size(family.sizes(base.config), image_size)
-    encoder = family.build_encoder(config, Adapters(2, None, 2)).double().eval()
-    family.load_encoder(encoder, base)
-    resized = EdgeTamModel(config).double().eval()
-    resized.load_state_dict(base.state_dict())
-    image = torch.randn(2, 3, image_size, image_size, dtype=torch.float64)
-    fine, middle, embedding = (
-        x.permute(1, 2, 0).unflatten(2, (image_size // s, -1))
-        for x, s in zip(resized.get_image_features(image, return_dict=True).fpn_hidden_states, (2, 4, 8), strict=True)
-    )
-    for branch in family.encode(encoder, image, 2):
-        torch.testing.assert_close(branch.embedding, embedding + base.no_memory_embedding[0, 0, :, None, None])
-        assert [x.shape[-1] for x in branch.high_resolution] == [image_size // 2, image_size // 4]
-    assert fine.shape[-1] == image_size // 2
-    assert middle.shape[-1] == image_size // 4
-
-
 def test_adapters_begin_at_stride_16() -> None:
-    config = small_config(64)
+    config = small_config()
     encoder = family_of(config).build_encoder(config, Adapters(2, None, 2))
     adapted = {name.split(".lora")[0] for name, _ in encoder.named_parameters() if ".lora." in name}
     assert "backbone.blocks.4.expand" in adapted  # the first block of stride 16
@@ -176,6 +137,6 @@ def test_adapters_begin_at_stride_16() -> None:
 
 
 def test_the_input_has_to_be_a_multiple_of_the_coarsest_stride() -> None:
-    config = small_config(64)
+    config = small_config()
     family = family_of(config)
     assert family.stride(family.sizes(config)) == 32

@@ -123,7 +123,6 @@ def test_mask_prompts_are_for_plug(tmp_path: Path) -> None:
         ("model.frozen_blocks=-1", r"model\.frozen_blocks: expected greater than or equal to 0, got -1"),
         ("model.frozen_blocks=2", r"model\.frozen_blocks: expected 0 with model\.trunk vit, got 2"),
         ("model.trunk_weights=a.pth", r"model\.trunk_weights: expected none with model\.trunk vit, got 'a\.pth'"),
-        ("model.decoder_init=sam-tiny", r"model\.decoder_init: expected none with model\.trunk vit, got 'sam-tiny'"),
     ],
 )
 def test_options_of_a_pretrained_trunk_are_not_ignored(tmp_path: Path, override: str, message: str) -> None:

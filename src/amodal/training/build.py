@@ -20,12 +20,15 @@ from amodal.errors import InputError
 from amodal.models.aura import AuraConfig, AuraModel
 from amodal.models.aura.mllm import LoadedMllm, mllm_config_for, plain_settings
 from amodal.models.aura.tiny_mllm import new_tiny_mllm, tiny_llava_config
+from amodal.models.aura.trunk_mllm import new_trunk_mllm, trunk_mllm_config
 from amodal.models.bases.families import base_config, family_of, load_base
 from amodal.models.bases.protocol import ImageFeatures, fingerprint_of
 from amodal.models.bases.sam import new_sam
+from amodal.models.detector import DetectorModel
 from amodal.models.plug import PlugModel
 from amodal.training.datasets.conversations import FeatureCache, ImageConversations
 from amodal.training.datasets.crops import ObjectCrops
+from amodal.training.datasets.detection import DetectionImages, DetectionSource
 from amodal.training.datasets.named_images import NamedImages
 from amodal.training.datasets.sampling import Batch, CropSource, ReasonSource, StepSampler, TrainingSamples
 from amodal.training.pretrained_trunk import new_segmenter
@@ -33,6 +36,9 @@ from amodal.training.recipe import (
     AuraDataRecipe,
     AuraModelRecipe,
     DataRecipe,
+    DetectionDataRecipe,
+    DetectionSourceRecipe,
+    DetectorModelRecipe,
     PlugModelRecipe,
     ReasonSourceRecipe,
     Recipe,
@@ -40,6 +46,7 @@ from amodal.training.recipe import (
     SourceRecipe,
 )
 from amodal.training.tasks.aura import AuraTask
+from amodal.training.tasks.detector import DetectorTask
 from amodal.training.tasks.plug import PlugTask
 from amodal.training.tasks.sam import SamTask
 
@@ -90,6 +97,8 @@ def build(recipe: Recipe, weights: Path | None = None) -> TrainingSetup:
     settings, seed = recipe.model, recipe.seed
     if isinstance(settings, AuraModelRecipe):
         return _build_aura(recipe, weights)
+    if isinstance(settings, DetectorModelRecipe):
+        return _build_detector(settings, recipe, weights)
     if isinstance(settings, PlugModelRecipe):
         config = settings.config()
         train, validation = _object_crops(
@@ -107,9 +116,10 @@ def build(recipe: Recipe, weights: Path | None = None) -> TrainingSetup:
     torch.manual_seed(seed)
     sam: Any = new_sam(sam_config(settings), seed) if settings.trunk == "vit" else new_segmenter(settings, seed)
     if recipe.init is not None:
-        saved = load_base(recipe.init, only="sam" if settings.trunk == "vit" else "edgetam").model
+        saved = load_base(recipe.init, only="sam" if settings.trunk == "vit" else "conv_prompt").model
         _load_init(sam, _updated(saved, weights), recipe.init)
-    sam_task = SamTask(settings.points_share, settings.dice_weight, settings.quality_weight)
+    weights_of_losses = settings.dice_weight, settings.quality_weight
+    sam_task = SamTask(settings.points_share, *weights_of_losses, both_share=settings.both_share)
     return TrainingSetup(sam_task.prepare(sam), sam_task, train, validation, 0.5)
 
 
@@ -167,12 +177,14 @@ def sized_config(settings: AuraModelRecipe) -> AuraConfig:
     Raises:
         InputError: a base cannot be found.
     """
+    base = base_config(settings.base)
     if settings.tiny is not None:
         mllm = tiny_llava_config(settings.tiny, settings.tiny.vocabulary)
+    elif settings.trunk_mllm is not None:
+        mllm = trunk_mllm_config(settings.trunk_mllm, base)
     else:
         assert settings.mllm is not None
         mllm = mllm_config_for(settings.mllm)
-    base = base_config(settings.base)
     return settings.config(mllm=plain_settings(mllm), sam=family_of(base).sizes(base))
 
 
@@ -208,19 +220,46 @@ def _object_crops(
             [read_source(source) for source in sources],
             image_size=image_size,
             crop_scale=crop_scale,
+            crop_extra_pixel=crop_extra_pixel,
             augmentation=augmentation,
             num_prompts=num_prompts,
             box_source=box_source,
-            crop_extra_pixel=crop_extra_pixel,
+            amodal_target=data.amodal_target,
             mask_prompt_share=data.mask_prompt_share,
             mask_prompt_noise=data.mask_prompt_noise,
         )
-            amodal_target=data.amodal_target,
         for sources, augmentation, num_prompts in (
             (data.train, data.augmentation, data.num_prompts),
             (data.validation, None, 1),
         )
     ]
+
+
+def _build_detector(settings: DetectorModelRecipe, recipe: Recipe, weights: Path | None) -> TrainingSetup:
+    data = recipe.data
+    assert isinstance(data, DetectionDataRecipe)
+    train, validation = (
+        DetectionImages(
+            [_detection_source(source) for source in sources],
+            image_size=settings.image_size,
+            classes=settings.classes,
+            augmentation=augmentation,
+        )
+        for sources, augmentation in ((data.train, data.augmentation), (data.validation, None))
+    )
+    base = load_base(settings.base, settings.base_revision, only="conv_prompt")
+    trunk = base.model.vision_encoder.backbone.to(memory_format=torch.channels_last)
+    torch.manual_seed(recipe.seed)
+    model = DetectorModel(settings.config(base.origin.fingerprint), trunk)
+    if recipe.init is not None:
+        _load_init(model, _updated(DetectorModel.from_pretrained(recipe.init, trunk), weights), recipe.init)
+    task = DetectorTask()
+    return TrainingSetup(task.prepare(model), task, train, validation, settings.min_score)
+
+
+def _detection_source(source: DetectionSourceRecipe) -> DetectionSource:
+    read = read_source(source)
+    return DetectionSource(read.dataset, read.weight, read.min_visible_pixels, source.all_annotated)
 
 
 def _updated(saved: nn.Module, weights: Path | None) -> nn.Module:
@@ -270,7 +309,7 @@ def _build_aura(recipe: Recipe, weights: Path | None) -> TrainingSetup:
     model = _aura_model(settings, train, recipe, weights)
     make_samples = _named_images if model.config.names_only else _image_conversations
     train_samples, validation_samples = make_samples(model, data, train, validation)
-    task = AuraTask(model.config)
+    task = AuraTask(model.config, getattr(validation_samples, "families", ()))
     return TrainingSetup(task.prepare(model), task, train_samples, validation_samples, model.config.mask_threshold)
 
 
@@ -298,22 +337,19 @@ def _aura_model(
         config.naming_classes = max(categories, default=0) + 1
     saved = None if recipe.init is None else AuraModel.from_pretrained(recipe.init)
     torch.manual_seed(recipe.seed)
+    base = load_base(settings.base, settings.base_revision)
+    frozen_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.training.precision, torch.float32)
+    dtype = torch.float32 if config.train_mllm else frozen_dtype
     mllm: LoadedMllm | str
     if settings.tiny is not None:
         processor = None if saved is None or saved.processor is None else saved.processor.mllm
         mllm = new_tiny_mllm(settings.tiny, _texts(train), recipe.seed, processor)
+    elif settings.trunk_mllm is not None:
+        mllm = new_trunk_mllm(settings.trunk_mllm, base.model.config, recipe.seed, dtype)
     else:
         assert settings.mllm is not None
         mllm = settings.mllm
-    frozen_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.training.precision, torch.float32)
-    model = AuraModel.from_base(
-        mllm,
-        settings.base,
-        config,
-        revision=settings.base_revision,
-        mllm_revision=settings.mllm_revision,
-        mllm_dtype=torch.float32 if config.train_mllm else frozen_dtype,
-    )
+    model = AuraModel.from_base(mllm, base, config, mllm_revision=settings.mllm_revision, mllm_dtype=dtype)
     if saved is not None:
         _load_init(model, _updated(saved, weights), str(recipe.init), allow_missing=True)
     return model
@@ -354,8 +390,12 @@ def _image_conversations(
             classes=config.naming_classes,
             features=cache,
             hint_share=hint_share if config.box_weight > 0 else None,
+            with_families=held_out_images,
         )
-        for sources, max_masks, hint_share in ((train, data.max_masks, data.hint_share), (validation, None, 0.0))
+        for sources, max_masks, hint_share, held_out_images in (
+            (train, data.max_masks, data.hint_share, False),
+            (validation, None, 0.0, True),
+        )
     )
     if cache is not None:
         _fill(cache, model, [*samples.images(), *held_out.images()])

@@ -11,13 +11,24 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    create_model,
+    field_validator,
+)
 from transformers import SamConfig
 
 from amodal.data.splits import VALIDATION_SHARE, Split
 from amodal.errors import InputError
 from amodal.models.aura import AuraConfig
 from amodal.models.aura.tiny_mllm import TinyMllmSizes
+from amodal.models.aura.trunk_mllm import TrunkMllmRecipe
+from amodal.models.detector import DetectorConfig
 from amodal.models.plug import PlugConfig
 from amodal.training.datasets.crops import AmodalTarget, Augmentation
 
@@ -51,9 +62,21 @@ NO_VALUE = "no value"
 
 
 class Strict(BaseModel):
-    """Base class of all sections: unknown keys and wrong types are errors."""
+    """Base class of all sections: unknown keys and wrong types are errors, and texts are what the file has.
+
+    A text that YAML reads as a number, such as the revision `1e10`, is still the text.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        if cls.model_fields[str(info.field_name)].annotation in (str, str | None):
+            return getattr(value, "text", value)
+        if cls.model_fields[str(info.field_name)].annotation == list[str] and isinstance(value, list):
+            return [getattr(entry, "text", entry) for entry in value]
+        return value
 
 
 def config_fields(init: Callable[..., Any], excluded: set[str]) -> dict[str, Any]:
@@ -73,15 +96,14 @@ class SamModelRecipe(Strict):
     """Sizes of a promptable segmenter that is trained on modal masks (names as in transformers).
 
     `trunk` selects the layout: `vit` is SAM's, whose trunk starts from random weights. `efficientnet-lite0` is
-    SAM 2's with an EfficientNet-Lite0 as trunk (`EdgeTamModel`), which starts from the weights in `trunk_weights`: a
-    PyTorch file, or the name of an installed Python package that contains one. Its first `frozen_blocks` blocks
-    stay as they are. `decoder_init` is a SAM of the same width; the prompt encoder and the mask decoder start from its.
+    a `ConvPromptModel` on an EfficientNet-Lite0, which starts from the weights in `trunk_weights`: a PyTorch file, or
+    the name of an installed Python package that contains one. Its first `frozen_blocks` blocks stay as they are. Of
+    the batches a `points_share` is prompted by points, a `both_share` by points and boxes, and the others by boxes.
     """
 
     trunk: Literal["vit", "efficientnet-lite0"] = "vit"
     trunk_weights: str | None = None
     frozen_blocks: Annotated[int, Field(ge=0)] = 0
-    decoder_init: str | None = None
     image_size: Positive = 128
     patch_size: Positive = 8
     hidden_size: Positive = 160
@@ -92,6 +114,7 @@ class SamModelRecipe(Strict):
     output_channels: Positive = 128
     decoder_heads: Positive = 4
     points_share: Share = 0.2
+    both_share: Share = 0.0
     dice_weight: float = 1.0
     quality_weight: float = 0.2
     crop_scale: float = 2.0
@@ -116,30 +139,52 @@ PLUG_MODEL: type[PlugModelRecipe] = create_model(
 class AuraModelRecipe(Strict):
     """The bases of an AURA model; `AURA_MODEL` adds every field of `AuraConfig` under the same name.
 
-    The language model is either `mllm`, the hub id or folder of an image-text model, or `tiny`, the sizes of a
-    small one that is trained from scratch. `base` is the SAM.
+    The language model is either `mllm`, the hub id or folder of an image-text model, or `trunk_mllm`, a language model
+    that reads the trunk of the base, or `tiny`, the sizes of a small one that is trained from scratch. `base` is the
+    SAM.
     """
 
     mllm: str | None = None
     mllm_revision: str | None = None
+    trunk_mllm: TrunkMllmRecipe | None = None
     tiny: TinyMllmSizes | None = None
     base: str
     base_revision: str | None = None
 
     def config(self, *, mllm: dict[str, Any] | None = None, sam: dict[str, Any] | None = None) -> AuraConfig:
         """The model's configuration; `mllm` and `sam` are the configurations of the bases, None leaves them open."""
-        if (self.mllm is None) == (self.tiny is None):
-            raise InputError("mllm: expected either 'mllm' or 'tiny', got both or none")
+        if [self.mllm, self.trunk_mllm, self.tiny].count(None) != 2:
+            raise InputError("mllm: expected one of 'mllm', 'trunk_mllm' and 'tiny', got several or none")
         if self.tiny is not None and not self.__dict__["train_mllm"]:
             raise InputError("train_mllm: expected true for a language model from scratch ('tiny'), got false")
-        bases = {"mllm", "mllm_revision", "tiny", "base", "base_revision"}
+        bases = {"mllm", "mllm_revision", "trunk_mllm", "tiny", "base", "base_revision"}
         return AuraConfig(**self.model_dump(exclude=bases), mllm=mllm, sam=sam)
 
 
-_AURA_EXCLUDED = {"mllm", "mllm_base", "sam", "base", "seg_token_id", "naming_classes"}
+_AURA_EXCLUDED = {"mllm", "mllm_base", "sam", "base", "seg_token_id", "new_token_ids", "naming_classes"}
 AURA_MODEL: type[AuraModelRecipe] = create_model(
     "AuraFields", __base__=AuraModelRecipe, **config_fields(AuraConfig.__init__, _AURA_EXCLUDED)
 )
+
+
+class DetectorModelRecipe(Strict):
+    """A detection head on the frozen trunk of a base; the fields are those of `DetectorConfig`.
+
+    `classes` are the names of the kinds that it tells apart; all other kinds are one class without a name. Before a
+    training from another head (`init`), the base may have changed.
+    """
+
+    base: str
+    base_revision: str | None = None
+    classes: list[str] = []
+    image_size: Positive = 256
+    channels: Positive = 64
+    min_score: Share = 0.35
+    min_class_prob: Share = 0.5
+
+    def config(self, base_fingerprint: str | None = None) -> DetectorConfig:
+        """The detector's configuration."""
+        return DetectorConfig(**self.model_dump(exclude={"base", "base_revision"}), base_fingerprint=base_fingerprint)
 
 
 class SourceRecipe(Strict):
@@ -163,21 +208,35 @@ class SourceRecipe(Strict):
 class DataRecipe(Strict):
     """Datasets of a SAM or PLUG training, and the augmentation of the training crops.
 
+    `amodal_target` says what PLUG's amodal masks learn: the annotated amodal mask united with the visible one
+    ("union"), or the mask as it is annotated ("annotated"), which may lack visible pixels.
     `mask_prompt_share` of the prompts of a PLUG model with `mask_prompts` are a box and the visible mask, the others a
     box only. The outline of these masks is moved by up to `mask_prompt_noise` times the square root of the mask's area.
     Validation prompts in the same way.
-    `amodal_target` says what PLUG's amodal masks learn: the annotated amodal mask united with the visible one
-    ("union"), or the mask as it is annotated ("annotated"), which may lack visible pixels.
     """
 
     train: list[SourceRecipe]
     validation: list[SourceRecipe]
     augmentation: Augmentation = Augmentation()
     num_prompts: Positive = 1
+    amodal_target: AmodalTarget = "union"
     mask_prompt_share: Share = 0.0
     mask_prompt_noise: Share = 0.05
 
-    amodal_target: AmodalTarget = "union"
+
+class DetectionSourceRecipe(SourceRecipe):
+    """A dataset for a detector; with `all_annotated` false, unannotated objects may be anywhere in its images."""
+
+    all_annotated: bool = True
+
+
+class DetectionDataRecipe(Strict):
+    """Datasets of a detector's training, and the changes of colour and flips of the training images."""
+
+    train: list[DetectionSourceRecipe]
+    validation: list[DetectionSourceRecipe]
+    augmentation: Augmentation = Augmentation()
+
 
 class ReasonSourceRecipe(Strict):
     """One file of questions and the annotation file that it refers to; the split is that of `SourceRecipe`."""
@@ -242,10 +301,10 @@ class TrainingRecipe(Strict):
     clip_grad_norm: NotNegative = 1.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     refined_point_loss: bool = True
+    bce_resolution: Literal["input", "decoder"] = "input"
     select: Literal["best", "last"] = "best"
     compile: bool = False
     gradient_checkpointing: bool = False
-    bce_resolution: Literal["input", "decoder"] = "input"
     max_minutes: Annotated[float, Field(gt=0)] | None = None
     workers: Annotated[int, Field(ge=0)] = 1
     log_every: Positive = 20
@@ -263,12 +322,12 @@ class Recipe(Strict):
     random weights or the weights of the base.
     """
 
-    task: Literal["sam", "plug", "aura"]
+    task: Literal["sam", "plug", "aura", "detector"]
     init: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     output: str
-    model: SamModelRecipe | SerializeAsAny[PlugModelRecipe] | SerializeAsAny[AuraModelRecipe]
-    data: DataRecipe | AuraDataRecipe
+    model: SamModelRecipe | SerializeAsAny[PlugModelRecipe] | SerializeAsAny[AuraModelRecipe] | DetectorModelRecipe
+    data: DataRecipe | AuraDataRecipe | DetectionDataRecipe
     training: TrainingRecipe
 
 
@@ -300,12 +359,15 @@ def parse_recipe(content: dict[str, Any], name: str = "recipe") -> Recipe:
         InputError: unknown key, wrong type or unsupported value; the message names the first wrong key.
     """
     task = content.get("task")
-    models: dict[str, type[Strict]] = {"sam": SamModelRecipe, "plug": PLUG_MODEL, "aura": AURA_MODEL}
-    if not isinstance(task, str) or task not in models:
-        raise InputError(f"recipe {name}: task: expected 'sam', 'plug' or 'aura', got {task!r}")
-    sections: dict[str, type[Strict]] = {
-        "model": models[task], "data": AuraDataRecipe if task == "aura" else DataRecipe
-    }  # fmt: skip
+    kinds: dict[str, tuple[type[Strict], type[Strict]]] = {
+        "sam": (SamModelRecipe, DataRecipe),
+        "plug": (PLUG_MODEL, DataRecipe),
+        "aura": (AURA_MODEL, AuraDataRecipe),
+        "detector": (DetectorModelRecipe, DetectionDataRecipe),
+    }
+    if not isinstance(task, str) or task not in kinds:
+        raise InputError(f"recipe {name}: task: expected 'sam', 'plug', 'aura' or 'detector', got {task!r}")
+    sections = dict(zip(("model", "data"), kinds[task], strict=True))
     parsed = {}
     for section, section_class in sections.items():
         try:
@@ -318,7 +380,7 @@ def parse_recipe(content: dict[str, Any], name: str = "recipe") -> Recipe:
         raise InputError(f"recipe {name}: {_first_problem(error, ())}") from error
     if (recipe.training.steps is None) == (recipe.training.epochs is None):
         raise InputError(f"recipe {name}: training: expected either 'steps' or 'epochs', got both or none")
-    if isinstance(recipe.model, PlugModelRecipe | AuraModelRecipe):
+    if isinstance(recipe.model, PlugModelRecipe | AuraModelRecipe | DetectorModelRecipe):
         try:
             recipe.model.config()
         except InputError as error:
@@ -385,7 +447,7 @@ def _check_trunk(recipe: Recipe, name: str) -> None:
     """Raise `InputError` if a trunk that starts from random weights has options of a pretrained one."""
     if not isinstance(recipe.model, SamModelRecipe) or recipe.model.trunk != "vit":
         return
-    for key in ("trunk_weights", "frozen_blocks", "decoder_init"):
+    for key in ("trunk_weights", "frozen_blocks"):
         value = getattr(recipe.model, key)
         if value:
             expected = "0" if isinstance(value, int) else "none"
@@ -423,11 +485,35 @@ def _name_in(section: Any, name: str, key: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Loader with the floats and booleans of YAML 1.2: PyYAML reads `1e-3` as a string and `no` as a boolean."""
+    """Loader with the floats and booleans of YAML 1.2: PyYAML reads `1e-3` as a string and `no` as a boolean.
+
+    Dates are texts, and numbers know the text that they were written as.
+    """
 
 
+class _Integer(int):
+    text: str
+
+
+class _Float(float):
+    text: str
+
+
+def _number_of(loader: _Loader, node: yaml.ScalarNode) -> _Integer | _Float:
+    number: _Integer | _Float
+    number = (
+        _Float(loader.construct_yaml_float(node))
+        if node.tag.endswith("float")
+        else _Integer(loader.construct_yaml_int(node))
+    )
+    number.text = node.value
+    return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _number_of)
+_Loader.add_constructor("tag:yaml.org,2002:float", _number_of)
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":timestamp"))]
     for first, resolvers in _Loader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
@@ -485,7 +571,7 @@ def _first_problem(error: ValidationError, prefix: tuple[str, ...]) -> str:
 def _suggestion(key: str) -> str:
     sections = (
         Recipe, DataRecipe, SourceRecipe, AuraDataRecipe, ReasonSourceRecipe, TrainingRecipe, Augmentation,
-        SamModelRecipe, PLUG_MODEL, AURA_MODEL,
+        DetectionSourceRecipe, SamModelRecipe, PLUG_MODEL, AURA_MODEL, DetectorModelRecipe,
     )  # fmt: skip
     known = {name for section in sections for name in section.model_fields}
     close = difflib.get_close_matches(key, known, n=1)

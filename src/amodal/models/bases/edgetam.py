@@ -22,7 +22,6 @@ from transformers import EdgeTamConfig, EdgeTamModel, PreTrainedConfig, PreTrain
 from transformers.models.edgetam.modeling_edgetam import EdgeTamVisionModel
 
 from amodal.errors import InputError
-from amodal.models.bases.efficientnet_lite import EfficientNetLiteConfig
 from amodal.models.bases.protocol import Adapters
 from amodal.models.bases.sam2 import Sam2Family, pyramid
 from amodal.nn.convolutions import add_adapters, last_stages
@@ -53,8 +52,6 @@ class EdgeTamFamily(Sam2Family):
 
     def stride(self, sizes: Mapping[str, Any]) -> int:
         """Pixels per cell of the coarsest map of the trunk."""
-        if sizes["vision_config"].get("backbone_config", {}).get("model_type") == EfficientNetLiteConfig.model_type:
-            return EfficientNetLiteConfig.coarsest_stride
         return 2 * int(sizes["prompt_encoder_config"].get("patch_size", 16))
 
     def layers(self, encoder: Any) -> list[nn.Module]:

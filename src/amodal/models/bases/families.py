@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from amodal.errors import InputError
 from amodal.models.bases.checkpoints import load_checkpoint
+from amodal.models.bases.conv_prompt import ConvPromptFamily
 from amodal.models.bases.edgetam import EdgeTamFamily
 from amodal.models.bases.protocol import BaseFamily, LoadedBase
 from amodal.models.bases.sam import SamFamily
@@ -24,7 +25,8 @@ from amodal.models.hub import Source, find_source
 from amodal.models.increments import Origin, bundled_models
 
 FAMILIES: dict[str, BaseFamily] = {
-    family.model_type: family for family in (SamFamily(), SamHQFamily(), Sam2Family(), EdgeTamFamily(), Sam3Family())
+    family.model_type: family
+    for family in (SamFamily(), SamHQFamily(), Sam2Family(), EdgeTamFamily(), Sam3Family(), ConvPromptFamily())
 }
 """Families by transformers' `model_type`."""
 
@@ -101,7 +103,7 @@ def _load(name: str | Path | PreTrainedConfig | LoadedBase, revision: str | None
     else:
         family = family_of(_read_config(source.path, name))
         try:
-            with _hidden_progress_bars():  # loading takes a second; a bar would hide the caller's output
+            with hidden_progress_bars():  # loading takes a second; a bar would hide the caller's output
                 model, notes = family.model_class.from_pretrained(
                     source.path, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
                 )
@@ -136,7 +138,8 @@ def _read_config(folder: Path, name: str | Path) -> PreTrainedConfig:
 
 
 @contextmanager
-def _hidden_progress_bars() -> Iterator[None]:
+def hidden_progress_bars() -> Iterator[None]:
+    """Within the context transformers shows no progress bars."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -168,6 +168,10 @@ class BaseFamily(ABC):
     def point_parameters(self, prompt_encoder: nn.Module) -> list[nn.Parameter]:
         """The parameters of a prompt encoder that neither boxes nor masks use."""
 
+    def token_parameters(self, decoder: nn.Module) -> list[nn.Parameter]:
+        """The parameters of a mask decoder that no box, point or mask reaches, but tokens of a language model do."""
+        return []
+
     def layers(self, encoder: nn.Module) -> list[nn.Module]:
         """The repeated layers of an encoder, each of which can be checkpointed or sharded by itself."""
         return list(encoder.layers)  # type: ignore[arg-type]

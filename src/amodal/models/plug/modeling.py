@@ -118,6 +118,8 @@ class PlugModel(PreTrainedModel):
         for decoder in self.decoders():  # the quality of the visible mask is not used
             scored = self.config.iou_weight > 0 and decoder is self.amodal_decoder
             decoder.iou_prediction_head.requires_grad_(scored)
+            for unused in self.config.family.token_parameters(decoder):
+                unused.requires_grad_(False)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
         """Compute activations a second time in the backward pass instead of keeping them in memory.
@@ -462,14 +464,14 @@ def parameter_counts(config: PlugConfig) -> dict[str, int]:
     Returns:
         `lora`, `prompt_encoder`, `mask_decoders`, `refine`; `base` (the encoder without adapters);
         `total`, the sum of these; `incremental`, the number that an increment stores: all but the
-        base, or all of it if the base is trained along.
+        base, or all of it if the base is trained along; `trainable`, those that training changes.
     """
     with torch.device("meta"):
         model = PlugModel(config)
     encoder = dict(model.vision_encoder.named_parameters())
     lora = sum(p.numel() for name, p in encoder.items() if is_adapter(name))
     base = sum(p.numel() for p in encoder.values()) - lora
-    features = model.prompt_encoder.shared_embedding.positional_embedding.numel()
+    features = count_parameters(model.prompt_encoder.shared_embedding)
     counts = {
         "lora": lora,
         "prompt_encoder": count_parameters(model.prompt_encoder) - features,
@@ -478,4 +480,5 @@ def parameter_counts(config: PlugConfig) -> dict[str, int]:
     }
     trained = sum(counts.values())
     incremental = trained + (base if config.train_base else 0)
-    return counts | {"incremental": incremental, "base": base, "total": trained + base}
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return counts | {"incremental": incremental, "base": base, "total": trained + base, "trainable": trainable}

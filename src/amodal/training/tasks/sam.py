@@ -1,4 +1,4 @@
-"""The losses of a promptable segmenter of visible masks with the layout of SAM or of SAM 2."""
+"""The losses of a promptable segmenter of visible masks."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.models.edgetam.modeling_edgetam import EdgeTamAttention
 from transformers.models.sam.modeling_sam import SamAttention
 
 from amodal.losses import mask_bce, mask_dice, mask_ious, object_mean
+from amodal.models.bases.conv_prompt import ConvPromptModel
 from amodal.nn.attention import use_folded_attention
 from amodal.training.datasets.sampling import Batch
-from amodal.training.pretrained_trunk import TrainableEdgeTam
+
+_BOXES: tuple[str, ...] = ("input_boxes",)
+_POINTS: tuple[str, ...] = ("input_points", "input_labels")
 
 
 class SamTask:
@@ -25,12 +27,21 @@ class SamTask:
 
     Args:
         points_share: share of batches that are prompted by points instead of boxes.
+        both_share: share of batches that are prompted by points and boxes.
         dice_weight: weight of the Dice loss.
         quality_weight: weight of the squared error of the predicted IoU.
     """
 
-    def __init__(self, points_share: float = 0.2, dice_weight: float = 1.0, quality_weight: float = 0.2) -> None:
+    def __init__(
+        self,
+        points_share: float = 0.2,
+        dice_weight: float = 1.0,
+        quality_weight: float = 0.2,
+        *,
+        both_share: float = 0.0,
+    ) -> None:
         self.points_share = points_share
+        self.both_share = both_share
         self.dice_weight = dice_weight
         self.quality_weight = quality_weight
 
@@ -42,8 +53,7 @@ class SamTask:
         Without the cast, adding the float32 absolute positions to the patches would make the input of every
         layer float32, with one copy per norm and per projection.
         """
-        if isinstance(model, TrainableEdgeTam):
-            use_plain_products(model.mask_decoder)
+        if isinstance(model, ConvPromptModel):
             return model
         encoder: Any = model.vision_encoder
         use_folded_attention(encoder)
@@ -55,8 +65,11 @@ class SamTask:
 
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Named losses of one batch in the form of `datasets.crops.collate`."""
-        by_points = torch.rand((), generator=generator, device=generator.device).item() < self.points_share
-        output = model(pixel_values=batch["pixel_values"], multimask_output=False, **_prompts(batch, by_points))
+        drawn = torch.rand((), generator=generator, device=generator.device).item()
+        names = _POINTS if drawn < self.points_share else _BOXES
+        if self.points_share <= drawn < self.points_share + self.both_share:
+            names = _POINTS + _BOXES
+        output = model(pixel_values=batch["pixel_values"], multimask_output=False, **_prompts(batch, names))
         logits = output.pred_masks[:, :, 0].float()  # (B, P, h, w)
         factor = batch["visible_masks"].shape[-1] // logits.shape[-1]
         truth = batch["visible_masks"].float()
@@ -72,7 +85,7 @@ class SamTask:
     @staticmethod
     def predict(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Visible and amodal probabilities (B, P, S, S); both are the visible one, which is all the model predicts."""
-        output = model(pixel_values=batch["pixel_values"], multimask_output=False, **_prompts(batch, False))
+        output = model(pixel_values=batch["pixel_values"], multimask_output=False, **_prompts(batch, _BOXES))
         S = batch["visible_masks"].shape[-1]
         logits = output.pred_masks[:, :, 0].float()
         full = F.interpolate(logits, size=(S, S), mode="bilinear", align_corners=False).sigmoid()
@@ -86,7 +99,7 @@ def use_plain_products(decoder: nn.Module) -> None:
     backward pass of the fused kernel took a sixth of a training step on a CPU.
     """
     for module in decoder.modules():
-        if isinstance(module, SamAttention | EdgeTamAttention):
+        if isinstance(module, SamAttention):
             module.config._attn_implementation = "eager"
 
 
@@ -107,8 +120,6 @@ def _reach_all_prompts(prompts: Any, _: Any, embeddings: tuple[Tensor, ...]) -> 
     return (embeddings[0] + zero, *embeddings[1:])
 
 
-def _prompts(batch: Batch, by_points: bool) -> dict[str, Tensor]:
-    masks = {name: batch[name] for name in ("input_masks", "mask_given") if name in batch}
-    if by_points:
-        return {"input_points": batch["input_points"], "input_labels": batch["input_labels"]} | masks
-    return {"input_boxes": batch["input_boxes"]} | masks
+def _prompts(batch: Batch, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """The prompts of these names, and the mask prompts if there are any."""
+    return {name: batch[name] for name in (*names, "input_masks", "mask_given") if name in batch}
