@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TOOLS = ("fiftyone", "labelme", "supervision", "label-studio-sdk", "wandb", "trackio")
+TOOLS = ("fiftyone", "labelme", "supervision", "label-studio-sdk", "label-studio-ml", "wandb", "trackio")
+REQUIREMENTS = {"label-studio-ml": "label-studio-ml @ git+https://github.com/HumanSignal/label-studio-ml-backend.git"}
+"""What pip installs for a tool whose package on the registry is not the one that is meant."""
 
 
 def environment_with(tool: str, folder: Path) -> Path:
@@ -30,7 +32,7 @@ def environment_with(tool: str, folder: Path) -> Path:
     inner = next((folder / "lib").glob("python*/site-packages"))
     (inner / "outer.pth").write_text(f"{outer}\nimport site; site.addsitedir({outer!r})\n")
     pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "install", tool], check=True)
+    subprocess.run([*pip, "install", REQUIREMENTS.get(tool, tool)], check=True)
     subprocess.run([*pip, "uninstall", "--yes", "opencv-python", "opencv-contrib-python"], check=False)
     return python
 

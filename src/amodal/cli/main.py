@@ -16,6 +16,8 @@ from amodal.cli.evaluation_report import report
 from amodal.cli.export import export_app
 from amodal.cli.info import info
 from amodal.cli.label import label_app
+from amodal.cli.label_backend import backend
+from amodal.cli.mcp import mcp
 from amodal.cli.reasonseg import reasonseg_app
 from amodal.cli.segment import batch, segment
 from amodal.cli.serve import serve
@@ -35,9 +37,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (segment, batch, ask, train, info, serve):
+for command in (segment, batch, ask, train, info, serve, mcp):
     app.command()(command)
 evaluate_app.command()(report)
+label_app.command()(backend)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(export_app, name="export", help="Write results and models in the formats of other tools.")
 app.add_typer(label_app, name="label", help="Predict masks, correct them in Label Studio and collect them.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,20 @@ LABEL_CONFIG = """<View>
 """
 
 
+class Tags(NamedTuple):
+    """Names of the tags of a labelling interface; the defaults are those of `LABEL_CONFIG`.
+
+    Attributes:
+        part: the brush with the labels `visible` and `amodal`.
+        image: the image.
+        text: the text area of a region, or None if the interface has none.
+    """
+
+    part: str = "part"
+    image: str = "image"
+    text: str | None = "phrase"
+
+
 def to_tasks(results: Results, prefix: str = "") -> list[dict[str, Any]]:
     """One task per image, see `to_task`.
 
@@ -55,7 +69,8 @@ def to_task(result: ImageResult, image: str) -> dict[str, Any]:
     """
     regions: list[dict[str, Any]] = []
     for index, obj in enumerate(result.scene):
-        regions += _regions(obj, index)
+        regions += object_regions(obj, f"object{index}", f"object {index}")
+        regions.append(object_relation(f"object{index}"))
     scores = [obj.score for obj in result.scene]
     prediction = {
         "model_version": f"amodal {__version__}",
@@ -105,20 +120,32 @@ def from_task(task: dict[str, Any]) -> ImageResult:
         raise InputError(f"task {task.get('id')!r:.40}: {what}") from error
 
 
-def _regions(obj: SceneObject, index: int) -> Iterator[dict[str, Any]]:
+def object_regions(obj: SceneObject, prefix: str, note: str, tags: Tags = Tags()) -> Iterator[dict[str, Any]]:
+    """The visible and the amodal brush region of an object, and its name if it has one.
+
+    Args:
+        obj: object with both masks.
+        prefix: beginning of the ids of the regions, by which `from_task` pairs regions without a relation.
+        note: text that Label Studio shows with the regions.
+        tags: names of the tags of the labelling interface.
+    """
     H, W = obj.size
-    shared = {"to_name": "image", "original_width": W, "original_height": H, "image_rotation": 0}
+    shared = {"to_name": tags.image, "original_width": W, "original_height": H, "image_rotation": 0}
     for part in ("visible", "amodal"):
         value = {"format": "rle", "rle": encode_brush(getattr(obj, f"{part}_mask")), "brushlabels": [part]}
-        region = {"id": f"object{index}_{part}", "type": "brushlabels", "from_name": "part", "value": value}
-        yield region | shared | {"score": obj.score, "meta": {"text": [f"object {index}"]}}
-    if obj.name or obj.phrase:
+        region = {"id": f"{prefix}_{part}", "type": "brushlabels", "from_name": tags.part, "value": value}
+        yield region | shared | {"score": obj.score, "meta": {"text": [note]}}
+    if tags.text and (obj.name or obj.phrase):
         value = {"text": [obj.label]}
-        yield {"id": f"object{index}_amodal", "type": "textarea", "from_name": "phrase", "value": value} | shared
-    yield {
+        yield {"id": f"{prefix}_amodal", "type": "textarea", "from_name": tags.text, "value": value} | shared
+
+
+def object_relation(prefix: str) -> dict[str, Any]:
+    """The relation that connects the two regions of `object_regions`."""
+    return {
         "type": "relation",
-        "from_id": f"object{index}_visible",
-        "to_id": f"object{index}_amodal",
+        "from_id": f"{prefix}_visible",
+        "to_id": f"{prefix}_amodal",
         "direction": "bi",
         "labels": ["same object"],
     }

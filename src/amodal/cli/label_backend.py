@@ -1,0 +1,57 @@
+"""`amodal label backend`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from amodal.cli.options import DetectorName, DetectorTexts, Device, ModelName, VisibleFrom
+from amodal.errors import InputError
+
+
+def backend(
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder in which images are found by name; default: download them from Label Studio."),
+    ] = None,
+    model: ModelName = "plug-tiny",
+    visible_from: VisibleFrom = None,
+    detector: DetectorName = None,
+    text: DetectorTexts = None,
+    device: Device = "auto",
+    host: Annotated[str, typer.Option(help="Address to bind to.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port.", min=1, max=65535)] = 9090,
+    interface: Annotated[bool, typer.Option("--interface", help="Print the labelling interface and exit.")] = False,
+) -> None:
+    """Serve masks to Label Studio as its machine learning backend.
+
+    Boxes, points and brush strokes that a person draws become a visible and an amodal mask. Tasks without annotations
+    get the masks of all objects. Where other machines can reach the address, the environment variables BASIC_AUTH_USER
+    and BASIC_AUTH_PASS must be set.
+
+    Example: amodal label backend --images photos
+    """
+    os.environ.setdefault("MODEL_DIR", tempfile.mkdtemp(prefix="amodal-label-studio-"))  # the SDK caches there
+    from amodal.integrations.label_studio import INTERFACE, make_app
+
+    if interface:
+        typer.echo(INTERFACE, nl=False)
+        return
+    from amodal.app.server import is_loopback
+    from amodal.inference.everything import scene_finder
+    from amodal.inference.segmenter import AmodalSegmenter
+
+    user, password = os.environ.get("BASIC_AUTH_USER"), os.environ.get("BASIC_AUTH_PASS")
+    if not is_loopback(host) and not (user and password):
+        raise InputError(
+            f"host: expected BASIC_AUTH_USER and BASIC_AUTH_PASS in the environment, because other machines can reach "
+            f"{host}, got none"
+        )
+    segmenter = AmodalSegmenter.from_pretrained(model, device=device, visible_from=visible_from)
+    app = make_app(segmenter, scene_finder(segmenter, detector, text, None), images, user=user, password=password)
+    typer.echo(f"Connect http://{host}:{port} in Label Studio under Settings, Model. Stop with Ctrl-C.")
+    app.run(host=host, port=port, threaded=True)
