@@ -250,6 +250,7 @@ def test_increment_has_the_trained_tensors_and_names_both_bases(tmp_path: Path) 
     assert not any("vision_tower" in name or "base_layer" in name or "patch_embed" in name for name in names)
     counts = parameter_counts(model.config)
     assert counts["trainable"] == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert counts["incremental"] == sum(tensor.numel() for tensor in names.values())
     assert counts["token_rows"] == 2 * 24  # a row of the input and of the output embedding
     assert counts["total"] == sum(p.numel() for p in model.parameters())
 

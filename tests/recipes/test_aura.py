@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from amodal.models.aura.mllm import LLAVA
 from amodal.models.bases.sam import HUB_IDS
 from amodal.training.build import build, sized_config
 from amodal.training.loop import train
+from amodal.training.plan import plan
 from amodal.training.recipe import AuraDataRecipe, AuraModelRecipe, Recipe, load_recipe, parse_recipe
 from tests.data.toy import write_toy
 from tests.models.aura import SIZES, STAGES, write_mllm, write_sam
@@ -70,6 +72,42 @@ def test_recipes_of_the_paper_have_its_constants(path: Path) -> None:
     assert weights == (1, 1, 1, 1, 1)
     assert (config.iou_weight, config.naming_weight) == (0, 0)
     assert len(PAPER) == 5
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=[] if p.stem == "llava-7b-vit-h" else pytest.mark.slow) for p in PAPER],
+    ids=lambda path: path.stem,
+)
+def test_the_header_states_the_computed_plan(path: Path) -> None:
+    header = " ".join(line.lstrip("# ") for line in path.read_text().splitlines() if line.startswith("#"))
+    command = re.search(
+        r"Memory in GiB per process .*?\(`amodal train recipes/aura/(\S+) --plan --processes 2(.*?)`\)", header
+    )
+    assert command is not None and command[1] == path.name
+    changes = command[2].replace(" --set ", " ").split()
+    assert [change.split("=")[0] for change in changes] == ([] if recipe_is_known(path) else ["model.mllm"])
+    computed = plan(load_recipe(path, changes), processes=2)
+    assert (
+        f"of {computed['sequences_per_process']} sequence with at most {computed['tokens_per_sequence']:,} tokens"
+        in header
+    )
+    assert f"and {computed['masks_per_sequence']} masks" in header
+    parts = ("language_model", "lora", "backbone", "heads", "gradients", "optimizer", "activations_of_words")
+    for name in (*parts, "activations_of_masks", "total"):
+        stated = re.search(rf"\b{name} (\d+\.\d+)", header)
+        assert stated is not None
+        assert float(stated[1]) == pytest.approx(computed[name], rel=0.1, abs=0.011)
+    checkpointed = re.search(r"\(([\d.]+) with gradient_checkpointing", header)
+    assert checkpointed is not None
+    assert float(checkpointed[1]) == pytest.approx(computed["activations_of_words_checkpointed"], rel=0.15)
+
+
+def recipe_is_known(path: Path) -> bool:
+    """Whether the sizes of the recipe's language model need no download."""
+    model = load_recipe(path).model
+    assert isinstance(model, AuraModelRecipe)
+    return model.mllm in LLAVA
 
 
 def shrunk(path: Path, folder: Path, steps: int) -> Recipe:
@@ -230,4 +268,4 @@ def test_full_size_builds_on_the_meta_device(name: str, llm: int, lora: int, tra
     counts = parameter_counts(sized_config(settings))
     assert (counts["mllm"], counts["lora"], counts["trainable"]) == (llm, lora, trainable)
     assert counts["vision_encoder"] == 637_026_048
-    assert counts["total"] == sum(v for k, v in counts.items() if k not in ("total", "trainable"))
+    assert counts["total"] == sum(v for k, v in counts.items() if k not in ("total", "incremental", "trainable"))

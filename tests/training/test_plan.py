@@ -8,15 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from amodal.cli.main import main
 from amodal.errors import InputError
 from amodal.models.bases.families import base_config
 from amodal.models.plug import PlugConfig, PlugModel
-from amodal.training.plan import plan, saved_for_backward
+from amodal.nn.kernels import forced_kernel
+from amodal.training.plan import fake_aura, plan, saved_for_backward, saved_for_masks, saved_for_words
 from amodal.training.recipe import Recipe, load_recipe
+from amodal.training.tasks.aura import AuraTask
 from amodal.training.tasks.plug import PlugTask
+from tests.models.aura import ANSWER, small_aura, training_batch
 from tests.models.families import ROWS
+from tests.recipes.test_aura import small_recipe
 from tests.training.tiny import tiny_base, tiny_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -38,12 +43,38 @@ def test_every_family_of_bases_can_be_planned(tmp_path: Path, family: str, refin
 def test_the_count_equals_what_autograd_saves(tmp_path: Path) -> None:
     """Compared with a real step of the same model in float32."""
     config = PlugConfig(sam=base_config(tiny_base(tmp_path)), image_size=32, num_points=16, refine_channels=8)
-    saved, layer_inputs, parameters, trained = saved_for_backward(PlugTask(config), "no")
+    saved, layer_inputs, counts = saved_for_backward(PlugTask(config), "no")
     assert layer_inputs == 2 * (1 + 2) * 4 * 4 * 16  # bfloat16; only the first of two layers gets one branch
     model = PlugModel(config).train()
-    assert parameters == sum(p.numel() for p in model.parameters())
-    assert trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
-    own, seen = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
+    assert counts["parameters"] == sum(p.numel() for p in model.parameters())
+    assert counts["trained"] == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    box = torch.tensor([[[4.0, 4.0, 20.0, 24.0]]])
+    maps = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
+    yes = torch.ones(1, 1, dtype=torch.bool)
+    batch = {"pixel_values": torch.zeros(1, 3, 32, 32), "input_boxes": box, "valid": yes, "has_amodal": yes}
+    batch |= {"visible_masks": maps, "amodal_masks": maps.clone()}
+    assert sum(saved.values()) == pytest.approx(really_saved(PlugTask(config), model, batch), rel=0.15)
+
+
+@pytest.mark.parametrize("changes", [{}, {"spatial_encoder": False, "condition_encoder": False}])
+def test_the_count_of_aura_equals_what_autograd_saves(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Compared with a real step of the same model in float32."""
+    model = small_aura(tmp_path, **changes).train()
+    batch = training_batch(model, (ANSWER,))
+    with FakeTensorMode(), forced_kernel("fused"):
+        fake = fake_aura(model.config, "no")
+        words, layer_inputs = saved_for_words(fake, batch["input_ids"].shape[1], "no")
+        masks = saved_for_masks(fake, 3, "no")
+    assert layer_inputs == 2 * batch["input_ids"].numel() * 24 * 4  # two layers of 24 float32 channels
+    maps = torch.zeros(3, 64, 64, dtype=torch.bool)
+    batch |= {"visible_masks": maps, "amodal_masks": maps, "has_amodal": torch.ones(3, dtype=torch.bool)}
+    saved = really_saved(AuraTask(model.config), model, batch)
+    assert sum(words.values()) + masks == pytest.approx(saved, rel=0.15)
+
+
+def really_saved(task: Any, model: torch.nn.Module, batch: dict[str, Any]) -> int:
+    """Bytes that autograd saves of a step, without the weights."""
+    own, seen = {p.untyped_storage().data_ptr() for p in model.parameters()}, dict[int, tuple[int, torch.Tensor]]()
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -51,15 +82,10 @@ def test_the_count_equals_what_autograd_saves(tmp_path: Path) -> None:
             seen[storage.data_ptr()] = (storage.nbytes(), tensor)
         return tensor
 
-    box = torch.tensor([[[4.0, 4.0, 20.0, 24.0]]])
-    maps = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
-    yes = torch.ones(1, 1, dtype=torch.bool)
-    batch = {"pixel_values": torch.zeros(1, 3, 32, 32), "input_boxes": box, "valid": yes, "has_amodal": yes}
-    batch |= {"visible_masks": maps, "amodal_masks": maps.clone()}
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        losses = PlugTask(config)(model, batch, torch.Generator())
+        losses = task(model, batch, torch.Generator())
         torch.stack(list(losses.values())).sum()
-    assert sum(saved.values()) == pytest.approx(sum(size for size, _ in seen.values()), rel=0.15)
+    return sum(size for size, _ in seen.values())
 
 
 def test_memory_adds_up_and_steps_follow_the_objects(tmp_path: Path) -> None:
@@ -68,6 +94,37 @@ def test_memory_adds_up_and_steps_follow_the_objects(tmp_path: Path) -> None:
     assert (computed["crops_per_process"], computed["iterations"], computed["iterations_per_epoch"]) == (2, 30, 10.0)
     assert "iterations" not in plan(recipe)
     assert plan(small(tmp_path, steps=7))["iterations"] == 7
+
+
+def test_the_memory_of_aura_adds_up() -> None:
+    """At full size, because all parts of a model for unit tests round to 0.00 GiB; the headers have checkpointing."""
+    changes = ["training.gradient_checkpointing=false", "training.batch_size=4", "training.steps=null"]
+    changes += ["training.epochs=3", "model.base=vit-b", "data.max_masks=2"]
+    recipe = load_recipe(ROOT / "recipes/aura/llava-7b-vit-h.yaml", changes)
+    counted = plan(recipe, processes=2, objects=160)
+    parts = ("language_model", "lora", "backbone", "heads", "gradients", "optimizer")
+    per_sequence = counted["activations_of_words"] + counted["activations_of_masks"]
+    assert counted["total"] == pytest.approx(sum(counted[part] for part in parts) + 2 * per_sequence, abs=0.1)
+    assert counted["language_model"] == pytest.approx(2 * 7_063_427_072 / 2**30, abs=0.01)  # 2 bytes each
+    assert counted["activations_of_words_checkpointed"] < counted["activations_of_words"] / 4
+    assert (counted["sequences_per_process"], counted["masks_per_sequence"]) == (2, 2)
+    assert (counted["iterations"], counted["iterations_per_epoch"]) == (30, 10.0)
+
+
+@pytest.mark.parametrize("task", ["plug", "aura"])
+def test_plan_and_info_agree(tmp_path: Path, task: str, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = small(tmp_path) if task == "plug" else small_recipe(tmp_path)
+    file = tmp_path / "recipe.yaml"
+    file.write_text(recipe.model_dump_json())
+    capsys.readouterr()
+    assert main(["info", str(file), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    counted = plan(recipe)
+    assert (told["trainable"], told["incremental"]) == (counted["trained"], counted["stored"])
+    if task == "aura":
+        assert told["total"] == counted["parameters"]
+    else:  # `info` leaves out the fixed Fourier features of the prompt encoder
+        assert 0 < counted["parameters"] - told["total"] <= 2 * 256
 
 
 def test_checkpointing_trades_memory_for_time() -> None:
@@ -81,8 +138,11 @@ def test_checkpointing_trades_memory_for_time() -> None:
 
 
 def test_recipes_without_a_plan_are_rejected(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="plan: expected a recipe with task 'plug', got 'sam'"):
+    with pytest.raises(InputError, match="plan: expected a recipe with task 'plug' or 'aura', got 'sam'"):
         plan(tiny_recipe(tmp_path))
+    for model in ({"train_vision": True}, {"train_mllm": True, "lora_rank": 0}):
+        with pytest.raises(InputError, match="plan: expected a recipe that trains neither the vision tower nor"):
+            plan(small_recipe(tmp_path, model))
     with pytest.raises(InputError, match=r"training\.batch_size: expected a multiple of the 3 processes, got 4"):
         plan(small(tmp_path), processes=3)
 

@@ -150,7 +150,7 @@ class PlugProcessor(ImageProcessingMixin):
             inputs.input_masks, inputs.mask_given = (x[:, None] for x in self._mask_prompts(masks, windows, size))
         return inputs
 
-    def window(self, box_xyxy: npt.NDArray[np.floating], size: tuple[int, int]) -> Window:
+    def window(self, box_xyxy: npt.NDArray[np.float64], size: tuple[int, int]) -> Window:
         """Window (x0, y0, x1, y1) of the crop around a box (4,), in pixels of an image of `size` (H, W)."""
         return crop_window(box_xyxy, size, self.crop_scale, extra=int(self.crop_extra_pixel))
 

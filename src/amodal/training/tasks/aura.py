@@ -58,8 +58,7 @@ class AuraTask:
         output: AuraOutput = model(**{name: value for name, value in batch.items() if name not in TARGETS})
         assert output.logits is not None and output.targets is not None and output.masks is not None
         losses = {"text": config.text_weight * text_loss(output.logits, output.targets)}
-        losses |= self._mask_losses(output.masks, batch)
-        losses |= self._occlusion_losses(output.masks, batch)
+        losses |= self.mask_losses(output.masks, batch)
         losses |= self._naming_losses(output, batch)
         if output.boxes_xyxy_sam is not None and output.pointing_logits is not None:
             losses["box"] = config.box_weight * box_loss(output.boxes_xyxy_sam, batch["visible_boxes_xyxy_sam"])
@@ -84,6 +83,10 @@ class AuraTask:
         """The losses of Eq. 2 and of the mask-quality head."""
         config, valid = self.config, batch["has_amodal"]
         visible, amodal = batch["visible_masks"], batch["amodal_masks"]
+    def mask_losses(self, masks: Any, batch: Batch) -> dict[str, Tensor]:
+        """The losses of the decoded masks (Eq. 2 and 3) against `visible_masks`, `amodal_masks` and `has_amodal`."""
+        return self._mask_losses(masks, batch) | self._occlusion_losses(masks, batch)
+
         all_objects = torch.ones_like(valid)
         losses = {
             "visible_bce": config.bce_weight * mask_bce(masks.visible_logits, visible, all_objects),
