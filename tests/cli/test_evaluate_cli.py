@@ -11,6 +11,10 @@ import pytest
 from PIL import Image
 
 from amodal.cli.main import main
+from amodal.data.samples import AnnotatedDataset
+from amodal.evaluation.evaluator import EvaluationSettings
+from amodal.evaluation.plan import plan_evaluation
+from amodal.inference.segmenter import AmodalSegmenter
 from amodal.ops.rle import encode_mask
 from tests.cli.test_bad_input import refused
 from tests.evaluation.toy_predictions import perfect, shifted, toy, write
@@ -90,6 +94,35 @@ def test_the_bundled_model_and_its_saved_predictions(
     assert apart["options"]["union_visible"] is False
     assert apart["baselines"] == {}
     assert apart["options"]["objects"] == "the first 2 of all annotated objects"
+
+
+def test_the_plan_is_scaled_from_a_measurement_and_writes_nothing(
+    toy_set: tuple[list[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    before = set(tmp_path.rglob("*"))
+    plan = run(capsys, *MASKS, *toy_set[0], "--plan", "--processes", "4", "--out", str(out), "--worst", "1")
+    assert set(tmp_path.rglob("*")) == before
+    num_objects = plan["objects"]
+    assert num_objects == len(toy_set[1]) and 0 < plan["measured_objects"] <= num_objects
+    assert plan["seconds_per_object"] > 0 and plan["memory_gib"] > 0.05
+    alone = ["--no-baselines", "--max-objects", "2"]
+    assert run(capsys, *MASKS, *toy_set[0], *alone, "--plan")["objects"] == 2
+    assert main([*MASKS, *toy_set[0], "--plan", "--model", "filled_box"]) == 2
+    assert "plan: expected a model, got filled_box" in capsys.readouterr().err
+
+
+def test_the_plan_grows_with_the_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the size of KINS, whose test list names 65,864 objects."""
+    _, dataset = toy(tmp_path, 2)
+    monkeypatch.setattr(AnnotatedDataset, "num_objects", 65_864)
+    segmenter, settings = AmodalSegmenter.from_pretrained("plug-tiny"), EvaluationSettings(progress=False)
+    one, eight = (plan_evaluation(segmenter, dataset, settings, processes=n) for n in (1, 8))
+    for plan in (one, eight):
+        hours = 65_864 * plan["seconds_per_object"] / plan["processes"] / 3600
+        assert plan["hours"] == pytest.approx(hours, abs=0.01)
+        assert 0 < plan["added_memory_gib"] < 1 and 0 < plan["disk_gib"] < 1
+    assert eight["added_memory_gib"] > one["added_memory_gib"]  # the first process collects all predictions
 
 
 def test_average_precision_of_a_model_with_boxes_from_a_file(

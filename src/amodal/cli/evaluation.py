@@ -1,4 +1,4 @@
-"""`amodal evaluate`: one command per family of protocols, and the comparison of two reports."""
+"""`amodal evaluate`: one command per family of protocols."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,8 +16,8 @@ from amodal.errors import InputError
 from amodal.io.files import require_folder
 
 if TYPE_CHECKING:
-    from amodal.evaluation.reason_report import ReasonComparison, ReasonReport
-    from amodal.evaluation.report import Comparison, EvaluationReport
+    from amodal.evaluation.reason_report import ReasonReport
+    from amodal.evaluation.report import EvaluationReport
 
 DEFAULT_PLUG, DEFAULT_AURA = "plug-tiny", "aura-tiny"
 
@@ -29,9 +29,7 @@ evaluate_app = typer.Typer(
 INPUT, OBJECTS, MASKS, ANSWERS = "What is scored", "Objects and boxes", "Masks", "Questions and answers"
 BASELINES, OUTPUT, COMPUTATION = "Baselines", "Output", "Computation"
 
-AnnotationsOption = Annotated[
-    Path, typer.Option(metavar="FILE", help="Annotation file with amodal masks.", rich_help_panel=INPUT)
-]
+AnnotationsOption = Annotated[Path, typer.Option(metavar="FILE", help="Amodal annotation file.", rich_help_panel=INPUT)]
 ModelOption = Annotated[
     str | None, typer.Option(metavar="MODEL", help="Bundled name, folder or hub id.", rich_help_panel=INPUT)
 ]
@@ -72,7 +70,7 @@ SeedOption = Annotated[
     int, typer.Option(min=0, metavar="N", help="Seed of the resampling.", rich_help_panel=COMPUTATION)
 ]
 DtypeOption = Annotated[
-    str, typer.Option(metavar="NAME", help="auto, float32, bfloat16 or int8.", rich_help_panel=COMPUTATION)
+    str, typer.Option(metavar="NAME", help="auto, float32, bfloat16, int8.", rich_help_panel=COMPUTATION)
 ]
 DeviceOption = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, ...", rich_help_panel=COMPUTATION)]
 
@@ -136,6 +134,12 @@ def masks(
     ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only print time and memory.", rich_help_panel=COMPUTATION)
+    ] = False,
+    processes: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Number of GPUs, for --plan.", rich_help_panel=COMPUTATION)
+    ] = 1,
 ) -> None:
     """Score one mask per annotated object: mean IoU, full and occluded.
 
@@ -175,7 +179,9 @@ def masks(
     name, source = model or DEFAULT_PLUG, box_source or default_box_source(dataset)
     if visible_from is not None and (predictions is not None or name in ALL_BASELINES):
         raise InputError(f"visible-from: expected together with a model, got {predictions or name}")
-    with _warnings_on_stderr():
+    if plan and (predictions is not None or name in ALL_BASELINES):
+        raise InputError(f"plan: expected a model, got {predictions or name}")
+    with warnings_on_stderr():
         if predictions is not None:
             report = evaluate_predictions(
                 predictions,
@@ -196,17 +202,26 @@ def masks(
             from amodal.inference.segmenter import AmodalSegmenter
             from amodal.models.increments import model_contents
 
-            processes = Processes.launched(device)
-            place = processes.device(device)
+            launched = Processes.launched(device)
+            place = launched.device(device)
+            segmenter = AmodalSegmenter.from_pretrained(name, device=place, dtype=dtype, visible_from=visible_from)
+            how: dict[str, Any] = {
+                "box_source": source,
+                "threshold": threshold,
+                "union_visible": union_visible is not False,
+                "clean": bool(clean),
+            }
+            if plan:
+                from amodal.evaluation.plan import plan_evaluation
+
+                _show_plan(plan_evaluation(segmenter, dataset, settings, processes=processes, **how), as_json)
+                return
             scored = evaluate_share(
-                AmodalSegmenter.from_pretrained(name, device=place, dtype=dtype, visible_from=visible_from),
+                segmenter,
                 dataset,
                 settings,
-                processes,
-                box_source=source,
-                threshold=threshold,
-                union_visible=union_visible is not False,
-                clean=bool(clean),
+                launched,
+                **how,
                 name=name,
                 resume_file=_resume_file(out),
                 contents=None if out is None else model_contents(model=name, visible_from=visible_from),
@@ -258,7 +273,7 @@ def detections(
     from amodal.evaluation.scoring import Resampling
 
     name, source = model or DEFAULT_PLUG, box_source or default_box_source(dataset)
-    with _warnings_on_stderr():
+    with warnings_on_stderr():
         if predictions is not None:
             found = detections_from_file(predictions, dataset, bool(union_visible))
             options = {
@@ -368,52 +383,8 @@ def answers(
     _show(report, out, as_json)
 
 
-@evaluate_app.command()
-def compare(
-    first: Annotated[Path, typer.Argument(help="Report, folder with a report, or predictions.")],
-    second: Annotated[Path, typer.Argument(help="Another one.")],
-    allow: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Option that may differ, such as threshold; repeatable.")
-    ] = None,
-    annotations: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Annotations to score predictions on.")
-    ] = None,
-    format_: Annotated[str, typer.Option("--format", metavar="NAME", help="Format of the annotations.")] = "canonical",
-    protocol: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of predictions; default: that of the other report.")
-    ] = None,
-    objects: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Score predictions of these: imageid_annoid lines.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
-) -> None:
-    """Compare two reports on the same objects, of one protocol or of two.
-
-    Example: amodal evaluate compare runs/a runs/b/report.json
-    """
-    from amodal.data.datasets import read_dataset
-    from amodal.evaluation.evaluator import EvaluationSettings, evaluate_predictions
-    from amodal.evaluation.predictions import is_predictions
-    from amodal.evaluation.reason_report import ReasonReport, compare_reason, is_reason_report
-    from amodal.evaluation.report import EvaluationReport
-    from amodal.evaluation.report import compare as compare_reports
-    from amodal.metrics.mask_protocols import MASK_PROTOCOLS
-
-    of_files = [path for path in (first, second) if is_predictions(path)]
-    if any(is_reason_report(path) for path in (first, second) if path not in of_files):
-        both = (ReasonReport.load(first), ReasonReport.load(second))
-        _show_comparison(compare_reason(*both, tuple(allow or ())), as_json)
-        return
-    if of_files and annotations is None:
-        raise InputError(f"annotations: expected --annotations to score {str(of_files[0])!r} with, got none")
-    reports = {path: EvaluationReport.load(path) for path in (first, second) if path not in of_files}
-    protocols = [protocol] if protocol else [r.protocol for r in reports.values() if r.protocol in MASK_PROTOCOLS]
-    settings = EvaluationSettings([*protocols, "strict"][0], objects, baselines=(), resampling=None, progress=False)
-    with _warnings_on_stderr():
-        for path in of_files:
-            reports[path] = evaluate_predictions(path, read_dataset(format_, annotations or Path()), settings)
-        comparison = compare_reports(reports[first], reports[second], tuple(allow or ()))
-    _show_comparison(comparison, as_json)
+def _show_plan(values: dict[str, Any], as_json: bool) -> None:
+    typer.echo(json.dumps(values) if as_json else "\n".join(f"{name}: {value}" for name, value in values.items()))
 
 
 def _check_no_cleaning(other: str | Path, clean: bool | None) -> None:
@@ -428,18 +399,8 @@ def _check_one_input(model: str | None, predictions: Path | None) -> None:
         raise InputError("model: expected --model or --predictions, got both")
 
 
-def _show_comparison(comparison: Comparison | ReasonComparison, as_json: bool) -> None:
-    from rich.console import Console
-
-    if as_json:
-        typer.echo(json.dumps(comparison.to_json()))
-        return
-    for table in comparison.tables():
-        Console().print(table)
-
-
 @contextmanager
-def _warnings_on_stderr() -> Iterator[None]:
+def warnings_on_stderr() -> Iterator[None]:
     """Print each warning of the evaluation as one line at the end."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)

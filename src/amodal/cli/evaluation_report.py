@@ -1,11 +1,20 @@
-"""`amodal evaluate report`: one table of several reports."""
+"""`amodal evaluate report` and `compare`: what is made of the reports of other commands."""
 
 from __future__ import annotations
 
+import json
+from io import BytesIO
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from amodal.cli.evaluation import warnings_on_stderr
+from amodal.errors import InputError
+
+if TYPE_CHECKING:
+    from amodal.evaluation.reason_report import ReasonComparison
+    from amodal.evaluation.report import Comparison
 
 
 def report(
@@ -26,3 +35,106 @@ def report(
     typer.echo(table.markdown(), nl=False)
     if out is not None:
         typer.echo(f"Written: {table.save_folder(out)}")
+
+
+def panel(
+    annotations: Annotated[Path, typer.Option(metavar="FILE", help="Amodal annotation file.")],
+    predictions: Annotated[
+        list[str], typer.Option(metavar="NAME=PATH", help="Predictions of a method; one column each; repeatable.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="PNG file to write.")],
+    format_: Annotated[str, typer.Option("--format", metavar="NAME", help="Format of the annotations.")] = "canonical",
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the images.")] = None,
+    object_: Annotated[
+        list[str] | None,
+        typer.Option("--object", metavar="ID", help="Draw this one, imageid_annoid; repeatable."),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, metavar="N", help="Without --object: the first N occluded ones.")] = 6,
+) -> None:
+    """Draw a figure with one row per object: the image, the annotated truth, and the mask of each method.
+
+    Example: amodal evaluate panel --annotations a.json --predictions A=a.json --predictions B=b.json --out figure.png
+    """
+    from PIL import Image
+
+    from amodal.data.datasets import read_dataset
+    from amodal.evaluation.matching import read_by_object
+    from amodal.evaluation.panel import draw_methods
+    from amodal.evaluation.selection import parse_object_key
+    from amodal.io.files import write_atomic
+
+    if out.suffix.lower() != ".png" or out.is_dir():
+        raise InputError(f"out: expected a PNG file, got {str(out)!r}")
+    dataset, methods = read_dataset(format_, annotations, images), {}
+    for text in predictions:
+        name, equals, path = text.partition("=")
+        if not equals or not name or name in methods:
+            raise InputError(f"predictions: expected NAME=PATH with one name per method, got {text!r}")
+        methods[name] = read_by_object(Path(path), dataset)
+    objects = []
+    for text in object_ or []:
+        key = parse_object_key(text)
+        if key is None:
+            raise InputError(f"object: expected imageid_annoid, got {text!r}")
+        objects.append(key)
+    content = BytesIO()
+    Image.fromarray(draw_methods(dataset, methods, objects or None, count)).save(content, format="PNG")
+    write_atomic(out, content.getvalue())
+    typer.echo(f"Written: {out}")
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="Report, folder with a report, or predictions.")],
+    second: Annotated[Path, typer.Argument(help="Another one.")],
+    allow: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Option that may differ, such as threshold; repeatable.")
+    ] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Annotations to score predictions on.")
+    ] = None,
+    format_: Annotated[str, typer.Option("--format", metavar="NAME", help="Format of the annotations.")] = "canonical",
+    protocol: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of predictions; default: that of the other report.")
+    ] = None,
+    objects: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Score predictions of these: imageid_annoid lines.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
+) -> None:
+    """Compare two reports on the same objects, of one protocol or of two.
+
+    Example: amodal evaluate compare runs/a runs/b/report.json
+    """
+    from amodal.data.datasets import read_dataset
+    from amodal.evaluation.evaluator import EvaluationSettings, evaluate_predictions
+    from amodal.evaluation.predictions import is_predictions
+    from amodal.evaluation.reason_report import ReasonReport, compare_reason, is_reason_report
+    from amodal.evaluation.report import EvaluationReport
+    from amodal.evaluation.report import compare as compare_reports
+    from amodal.metrics.mask_protocols import MASK_PROTOCOLS
+
+    of_files = [path for path in (first, second) if is_predictions(path)]
+    if any(is_reason_report(path) for path in (first, second) if path not in of_files):
+        both = (ReasonReport.load(first), ReasonReport.load(second))
+        _show_comparison(compare_reason(*both, tuple(allow or ())), as_json)
+        return
+    if of_files and annotations is None:
+        raise InputError(f"annotations: expected --annotations to score {str(of_files[0])!r} with, got none")
+    reports = {path: EvaluationReport.load(path) for path in (first, second) if path not in of_files}
+    protocols = [protocol] if protocol else [r.protocol for r in reports.values() if r.protocol in MASK_PROTOCOLS]
+    settings = EvaluationSettings([*protocols, "strict"][0], objects, baselines=(), resampling=None, progress=False)
+    with warnings_on_stderr():
+        for path in of_files:
+            reports[path] = evaluate_predictions(path, read_dataset(format_, annotations or Path()), settings)
+        comparison = compare_reports(reports[first], reports[second], tuple(allow or ()))
+    _show_comparison(comparison, as_json)
+
+
+def _show_comparison(comparison: Comparison | ReasonComparison, as_json: bool) -> None:
+    from rich.console import Console
+
+    if as_json:
+        typer.echo(json.dumps(comparison.to_json()))
+        return
+    for table in comparison.tables():
+        Console().print(table)

@@ -12,7 +12,7 @@ import typer
 from amodal.cli.ask import ask
 from amodal.cli.data import data_app
 from amodal.cli.evaluation import evaluate_app
-from amodal.cli.evaluation_report import report
+from amodal.cli.evaluation_report import compare, panel, report
 from amodal.cli.export import export_app
 from amodal.cli.info import info
 from amodal.cli.label import label_app
@@ -42,7 +42,9 @@ for command in (segment, batch, ask, train, info, serve, mcp):
 evaluate_app.command()(report)
 label_app.command()(backend)
 app.add_typer(evaluate_app, name="evaluate")
+evaluate_app.command()(compare)
 app.add_typer(export_app, name="export", help="Write results and models in the formats of other tools.")
+evaluate_app.command()(panel)
 app.add_typer(label_app, name="label", help="Predict masks, correct them in Label Studio and collect them.")
 app.add_typer(data_app, name="data", help="Inspect, validate, convert, draw and synthesize datasets.")
 app.add_typer(reasonseg_app, name="reasonseg", help="Generate, check, review and export question-answer data.")

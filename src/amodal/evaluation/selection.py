@@ -106,18 +106,23 @@ def read_object_list(path: Path) -> frozenset[ObjectKey]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        parts = line.strip().split("_")
-        if len(parts) != 2 or not all(p.isdecimal() for p in parts):
+        key = parse_object_key(line.strip())
+        if key is None:
             raise InputError(
                 f"objects {path}: expected imageid_annoid on each line, got {line[:60]!r} on line {number}"
             )
-        key = (int(parts[0]), int(parts[1]))
         if key in keys:
             raise InputError(f"objects {path}: expected each object once, got {line.strip()} again on line {number}")
         keys.add(key)
     if not keys:
         raise InputError(f"objects {path}: expected imageid_annoid lines, got none")
     return frozenset(keys)
+
+
+def parse_object_key(text: str) -> ObjectKey | None:
+    """Read `imageid_annoid`; None for text of another form."""
+    parts = text.split("_")
+    return (int(parts[0]), int(parts[1])) if len(parts) == 2 and all(p.isdecimal() for p in parts) else None
 
 
 def objects_digest(keys: Iterable[ObjectKey]) -> str:

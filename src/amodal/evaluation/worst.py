@@ -115,17 +115,17 @@ def draw_case(pixels: ImageArray, case: Case, main: str, line: dict[str, Any]) -
         (h, w, 3) uint8 RGB.
     """
     prediction = prediction_of(case, main, main)
-    window = _around([case.amodal, case.visible, prediction.amodal], (pixels.shape[0], pixels.shape[1]))
+    window = window_around([case.amodal, case.visible, prediction.amodal], (pixels.shape[0], pixels.shape[1]))
     x0, y0, x1, y1 = window
     crop = pixels[y0:y1, x0:x1]
     P, G, V = (decode_window(m, window) for m in (prediction.amodal, case.amodal, case.visible))
-    truth = _paint(crop, [(V, VISIBLE), (G & ~V, OCCLUDED)])
-    compared = _paint(crop, [(P & G & V, VISIBLE), (P & G & ~V, OCCLUDED), (G & ~P, MISSED), (P & ~G, EXTRA)])
+    truth = paint(crop, [(V, VISIBLE), (G & ~V, OCCLUDED)])
+    compared = paint(crop, [(P & G & V, VISIBLE), (P & G & ~V, OCCLUDED), (G & ~P, MISSED), (P & ~G, EXTRA)])
     shown = f"image {case.image_id}, object {case.annotation_id}: IoU {line['iou']:.3f}"
     captions = [[(shown, (230, 230, 230))]]
     captions.append([("visible ", VISIBLE), ("occluded", OCCLUDED)])
     captions.append([("correct ", VISIBLE), ("correct, occluded ", OCCLUDED), ("missed ", MISSED), ("extra", EXTRA)])
-    return np.concatenate([_panel(p, c) for p, c in zip((crop, truth, compared), captions, strict=True)], axis=1)
+    return np.concatenate([captioned(p, c) for p, c in zip((crop, truth, compared), captions, strict=True)], axis=1)
 
 
 def _line(case: Case, counts: PixelCounts, i: int, full: float, occ: float) -> dict[str, Any]:
@@ -139,20 +139,21 @@ def _line(case: Case, counts: PixelCounts, i: int, full: float, occ: float) -> d
     }
 
 
-def _around(masks: Sequence[dict[str, Any]], size: tuple[int, int]) -> Window:
+def window_around(masks: Sequence[dict[str, Any]], size: tuple[int, int]) -> Window:
     """Return a window 1.5 times as large as the box around all masks."""
     boxes = np.array([b for b in map(rle_box_xyxy, masks) if b[2] > b[0]] or [(0, 0, size[1], size[0])])
     return crop_window(np.array([*boxes[:, :2].min(0), *boxes[:, 2:].max(0)]), size, 1.5)
 
 
-def _paint(crop: ImageArray, layers: list[tuple[Mask, Colour]]) -> ImageArray:
+def paint(crop: ImageArray, layers: list[tuple[Mask, Colour]]) -> ImageArray:
+    """Return a darker copy of a crop (h, w, 3) with masks (h, w) in their colours."""
     painted = crop.astype(np.float32) * 0.7
     for mask, colour in layers:
         painted[mask] = painted[mask] * 0.45 + np.array(colour, np.float32) * 0.55
     return painted.astype(np.uint8)
 
 
-def _panel(pixels: ImageArray, caption: list[tuple[str, Colour]]) -> ImageArray:
+def captioned(pixels: ImageArray, caption: list[tuple[str, Colour]]) -> ImageArray:
     """Return a square panel with a caption below."""
     h, w = pixels.shape[:2]
     scale = PANEL / max(h, w)
