@@ -183,6 +183,8 @@ def test_prompts_that_cannot_be_combined(
         (["--point", "90,3"], "point: expected a point inside the 60 x 40 image"),
         (["--box", "0.1,0.1,0.9,0.9"], "which looks normalised"),
         (["--text", "cup"], "text: expected --detector together with --text"),
+        (["--confidence", "0.5", "--box", "1,1,9,9"], "confidence: expected without prompts only, got it with --box"),
+        (["--confidence", "1.5"], "confidence: expected a number in [0, 1], got 1.5"),
         (["--threshold", "2", "--box", "1,1,9,9"], "threshold: expected a number in (0, 1), got 2.0"),
     ],
 )

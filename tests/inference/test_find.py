@@ -13,6 +13,7 @@ from amodal.inference.scene_object import SceneObject
 from amodal.inference.segmenter import AmodalSegmenter
 from amodal.models.bases.families import FAMILIES
 from amodal.models.bases.protocol import Prompts
+from amodal.models.detector import Detections, DetectorConfig
 from amodal.ops.boxes import box_iou
 from tests.drawing import mask
 from tests.models.families import ROWS
@@ -64,6 +65,45 @@ def test_a_grid_finds_each_object_once() -> None:
 
 def test_an_empty_image_has_no_objects() -> None:
     assert finder().all_boxes(np.zeros((40, 60, 3), np.uint8)).shape == (0, 4)
+
+
+def test_a_higher_confidence_finds_fewer_objects() -> None:
+    image, boxes = squares()
+    assert sorted(finder(min_share=0.01).find(image)[0].tolist()) == boxes
+    assert len(finder(min_share=0.01).find(image, 0.95)[0]) == 0  # the quality is 0.9
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(InputError, match=r"confidence: expected a number in \[0, 1\]"):
+            segment_everything(AmodalSegmenter.from_pretrained("plug-tiny"), finder(), image, confidence=wrong)
+
+
+class RightDetector:
+    """Replaces the detector of a base: it finds two boxes in its input of 32 x 32 pixels."""
+
+    config = DetectorConfig(["square"], image_size=32)
+
+    def to(self, device: torch.device) -> RightDetector:
+        return self
+
+    def eval(self) -> RightDetector:
+        return self
+
+    def detect(self, pixel_values: torch.Tensor, min_score: float | None) -> list[Detections]:
+        assert pixel_values.shape == (1, 3, 32, 32)
+        boxes, scores = np.array([[0.0, 8, 16, 32], [16, 0, 32, 8]]), np.array([0.9, 0.4])
+        kept = scores >= (min_score or 0)
+        return [Detections(boxes[kept], scores[kept], np.array([1, 0])[kept])]
+
+
+def test_the_detector_of_a_base_replaces_the_grid() -> None:
+    found = ObjectFinder(SquaresModel(), detector=RightDetector())
+    image = np.zeros((40, 80, 3), np.uint8)
+    boxes, labels = found.find(image)
+    assert boxes.tolist() == [[0, 10, 40, 40], [40, 0, 80, 10]]  # per axis to the pixels of the image
+    assert labels == ["square", None]
+    assert len(found.find(image, 0.5)[0]) == 1
+    segmenter = AmodalSegmenter.from_pretrained("plug-tiny")
+    scene = segment_everything(segmenter, found, squares()[0], confidence=0.5)
+    assert [obj.label for obj in scene] == ["square"]
 
 
 def test_objects_that_are_too_small_or_too_large_are_skipped() -> None:

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amodal.ops.boxes import box_iou, boxes_meet, boxes_to_crop, crop_window, mask_to_box, xywh_to_xyxy, xyxy_to_xywh
+from amodal.ops.boxes import (
+    box_iou,
+    boxes_meet,
+    boxes_to_crop,
+    crop_window,
+    mask_to_box,
+    without_overlaps,
+    xywh_to_xyxy,
+    xyxy_to_xywh,
+)
 from tests.drawing import mask
 
 
@@ -77,6 +86,13 @@ def test_box_iou() -> None:
     a = np.array([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 0.0, 0.0]])
     b = np.array([[2.0, 0.0, 6.0, 4.0], [8.0, 8.0, 9.0, 9.0], [0.0, 0.0, 4.0, 4.0]])
     np.testing.assert_allclose(box_iou(a, b), [[8 / 24, 0, 1], [0, 0, 0]])
+
+
+def test_of_boxes_that_overlap_the_first_is_kept() -> None:
+    boxes = np.array([[0.0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 3], [20, 0, 30, 10], [0, 0, 10, 10]])
+    assert without_overlaps(boxes, 0.5).tolist() == [0, 2, 3]
+    assert without_overlaps(boxes, 1.0).tolist() == [0, 1, 2, 3, 4]
+    assert without_overlaps(np.zeros((0, 4)), 0.5).tolist() == []
 
 
 def test_boxes_in_a_crop_are_scaled_per_axis() -> None:

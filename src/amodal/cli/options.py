@@ -32,6 +32,10 @@ DetectorName = Annotated[
 DetectorTexts = Annotated[
     list[str] | None, typer.Option("--text", help="What an open-vocabulary detector looks for; may be repeated.")
 ]
+Confidence = Annotated[
+    float | None,
+    typer.Option(help="Smallest score of an object that is found without prompts; default: the detector's own."),
+]
 Threshold = Annotated[float | None, typer.Option(help="Smallest probability of foreground; default: the model's own.")]
 Clean = Annotated[bool, typer.Option("--clean/--no-clean", help="Remove specks, holes and thin rims from the masks.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first image or object that fails.")]

@@ -11,6 +11,7 @@ import typer
 
 from amodal.cli.options import (
     Clean,
+    Confidence,
     DetectorName,
     DetectorTexts,
     Device,
@@ -139,6 +140,7 @@ def segment(
     ] = None,
     detector: DetectorName = None,
     text: DetectorTexts = None,
+    confidence: Confidence = None,
     model: ModelName = "plug-tiny",
     visible_from: VisibleFrom = None,
     out: Annotated[
@@ -159,13 +161,16 @@ def segment(
 ) -> None:
     """Segment objects, including the parts that other objects hide.
 
-    Masks, boxes, points, annotations or a detector select the objects; without them, a grid of points finds objects.
+    Masks, boxes, points, annotations or a detector select the objects; without them, the detector of the model's
+    base finds them, or a grid of points if it has none.
 
     Example: amodal segment photos --annotations instances.json --out amodal
     """
     boxes = [parse_numbers("box", value, "X0,Y0,X1,Y1") for value in box or []]
     points = [parse_point(value) for value in point or []]
     selection = PromptOptions(boxes, points, masks, annotations, detector)
+    if confidence is not None and set(selection.given()) - {"--detector"}:
+        raise InputError(f"confidence: expected without prompts only, got it with {' and '.join(selection.given())}")
     folder = require_folder(out or Path(f"{image.resolve().name if image.is_dir() else image.stem}-amodal"))
 
     from amodal.inference.folder import ImageSegmenter
@@ -177,7 +182,7 @@ def segment(
 
         return AmodalSegmenter.from_pretrained(model, device=device, dtype=dtype, mode=mode, visible_from=visible_from)
 
-    segmenter = ImageSegmenter(load, detector, text, threshold, clean)
+    segmenter = ImageSegmenter(load, detector, text, threshold, clean, confidence)
     several = image.is_dir() or is_video(image)
     if several:
         allowed = ("--annotations", "--detector") if image.is_dir() else ("--detector",)
@@ -187,7 +192,7 @@ def segment(
             raise InputError(f"prompts: expected {' or '.join(allowed)} or none for {kind}, got {' and '.join(wrong)}")
         options: dict[str, Any] = {"model": model, "mode": mode, "dtype": dtype, "threshold": threshold}
         options |= {"clean": clean, "detector": detector, "text": text, "source": str(image.resolve())}
-        options["visible_from"] = visible_from
+        options |= {"visible_from": visible_from, "confidence": confidence}
         from amodal.models.increments import model_contents
 
         options |= model_contents(model=model, visible_from=visible_from, detector=detector)

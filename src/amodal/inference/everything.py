@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from amodal.errors import InputError
 from amodal.inference.find import Detector, ObjectFinder
 from amodal.inference.scene import Scene
 from amodal.inference.scene_object import SceneObject, visible_iou
@@ -22,15 +23,17 @@ def scene_finder(
     texts: Sequence[str] | None,
     threshold: float | None,
     clean: bool | CleanSettings = True,
+    confidence: float | None = None,
 ) -> Callable[[ImageArray], Scene]:
     """Build a function that finds and segments the objects of an image.
 
     Args:
         segmenter: makes the masks.
-        detector: name of a detector that finds the boxes; None for a grid of points and the segmenter's finder.
+        detector: name of a detector of transformers that finds the boxes; None for the segmenter's finder.
         texts: what an open-vocabulary detector looks for.
         threshold: as for the segmenter.
         clean: as for the segmenter.
+        confidence: as for `segment_everything`.
 
     Returns:
         A function from (H, W, 3) uint8 RGB to a scene.
@@ -43,7 +46,9 @@ def scene_finder(
         source = Detector(detector, texts, segmenter.device)
     else:
         source = segmenter.finder
-    return lambda image: segment_everything(segmenter, source, image, threshold=threshold, clean=clean)
+    return lambda image: segment_everything(
+        segmenter, source, image, threshold=threshold, clean=clean, confidence=confidence
+    )
 
 
 def segment_everything(
@@ -53,30 +58,35 @@ def segment_everything(
     *,
     threshold: float | None = None,
     clean: bool | CleanSettings = True,
+    confidence: float | None = None,
 ) -> Scene:
     """Find the objects of an image and segment them.
 
     Args:
         segmenter: makes the masks.
-        source: finds the boxes; the labels of a detector become phrases.
+        source: finds the boxes; its labels, where it has any, become phrases.
         image: (H, W, 3) uint8 RGB.
         threshold: as for the segmenter.
         clean: as for the segmenter.
+        confidence: smallest score of a found object in [0, 1]; the source's own if None.
 
     Returns:
         Scene of the objects, best first, without duplicates.
+
+    Raises:
+        InputError: an impossible confidence or threshold.
     """
-    labels: list[str] | None = None
+    if confidence is not None and not 0 <= confidence <= 1:
+        raise InputError(f"confidence: expected a number in [0, 1], got {confidence}")
+    labels: Sequence[str | None]
     if isinstance(source, Detector):
-        boxes, labels = source(image)
+        boxes, labels = source(image, confidence)
     else:
-        boxes = source.all_boxes(image)
+        boxes, labels = source.find(image, confidence)
     if len(boxes) == 0:
         return Scene([], (image.shape[0], image.shape[1]), image)
     scene = segmenter(image, boxes, threshold=threshold, clean=clean)
-    objects = scene.objects
-    if labels is not None:
-        objects = [replace(obj, phrase=label) for obj, label in zip(objects, labels, strict=True)]
+    objects = [replace(obj, phrase=label) for obj, label in zip(scene.objects, labels, strict=True)]
     return replace(scene, objects=remove_duplicates(objects))
 
 

@@ -37,6 +37,7 @@ class ImageSegmenter:
         texts: as for `scene_finder`.
         threshold: as for `AmodalSegmenter`.
         clean: as for `AmodalSegmenter`.
+        confidence: as for `scene_finder`.
 
     Raises:
         InputError: texts without a detector.
@@ -47,6 +48,7 @@ class ImageSegmenter:
     texts: Sequence[str] | None = None
     threshold: float | None = None
     clean: bool = True
+    confidence: float | None = None
 
     def __post_init__(self) -> None:
         if self.texts and not self.detector:
@@ -64,7 +66,7 @@ class ImageSegmenter:
             scene_finder,
         )  # imports PyTorch, which checks of the input need not wait for
 
-        return scene_finder(self.segmenter, self.detector, self.texts, self.threshold, self.clean)
+        return scene_finder(self.segmenter, self.detector, self.texts, self.threshold, self.clean, self.confidence)
 
     def __call__(self, image: ImageArray, prompts: Sequence[ObjectPrompt] | None) -> Scene:
         """Segment an image.

@@ -39,6 +39,19 @@ def box_iou(a: Boxes, b: Boxes) -> Boxes:
     return np.asarray(intersection / np.maximum(areas[0][:, None] + areas[1] - intersection, 1e-12), np.float64)
 
 
+def without_overlaps(boxes: Boxes, max_overlap: float) -> npt.NDArray[np.int64]:
+    """Indices of the boxes (N, 4) xyxy, best first, that overlap no better kept box by more than `max_overlap` (IoU).
+
+    This is greedy non-maximum suppression.
+    """
+    overlaps = box_iou(boxes, boxes) > max_overlap
+    kept: list[int] = []
+    for index in range(len(boxes)):
+        if not overlaps[index, kept].any():
+            kept.append(index)
+    return np.array(kept, dtype=np.int64)
+
+
 def boxes_meet(a: Sequence[float], b: Sequence[float]) -> bool:
     """Whether two xyxy boxes share an area, not only an edge."""
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

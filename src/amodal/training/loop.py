@@ -49,7 +49,12 @@ from amodal.training.recipe import Recipe, load_recipe
 from amodal.training.record import Fork, LossMeter, RunRecord, check_recipe, check_trackers, draw_sheet
 from amodal.training.validation import fixed_predictions, validate_answers, validate_masks
 
-SELECTION_SCORES = {"sam": ("visible",), "plug": ("full", "occ"), "aura": ("visible", "full", "token")}
+SELECTION_SCORES = {
+    "sam": ("visible",),
+    "plug": ("full", "occ"),
+    "aura": ("visible", "full", "token"),
+    "detector": ("recall", "precision"),
+}
 """Validation scores whose sum selects the best weights, by task; scores that a task does not compute count as 0."""
 
 

@@ -57,6 +57,14 @@ class EfficientNetLiteConfig(PreTrainedConfig):
         self.mixed_channels = mixed_channels
         super().__init__(**kwargs)
 
+    def channels(self, stride: int) -> int:
+        """Channels of the last map of this stride, before the top-down path."""
+        widths, reached = {2: self.stem_channels}, 2
+        for stage in self.stages:
+            reached *= stage[2]
+            widths[reached] = stage[4]
+        return widths[stride]
+
 
 class EfficientNetLite(PreTrainedModel):
     """The trunk: (B, 3, H, W) to maps of stride 2, 4 and 8, the last one mixed with those of stride 16 and 32.
@@ -96,6 +104,11 @@ class EfficientNetLite(PreTrainedModel):
 
     def forward(self, pixel_values: Tensor, **_: Any) -> BaseModelOutput:
         """(B, 3, H, W) to `last_hidden_state`, the list of maps (B, C, H', W'), finest first."""
+        maps = self.maps(pixel_values)
+        return BaseModelOutput(last_hidden_state=[maps[2], maps[4], self.mixed(maps)])
+
+    def maps(self, pixel_values: Tensor) -> dict[int, Tensor]:
+        """(B, 3, H, W) to the last map (B, C, H / stride, W / stride) of each stride, before the top-down path."""
         x = F.relu6(self.stem(_pad_same(pixel_values, 3, 2)))
         maps: dict[int, Tensor] = {}
         ends = {end: stride for stride, end in self._ends.items()}
@@ -103,7 +116,11 @@ class EfficientNetLite(PreTrainedModel):
             x = block(x)
             if index in ends:
                 maps[ends[index]] = x
-        top = self.lateral["32"](maps[32])
+        return maps
+
+    def mixed(self, maps: Mapping[int, Tensor]) -> Tensor:
+        """The map of stride 8 after the top-down path, from those of stride 8, 16 and 32 of `maps`."""
+        top: Tensor = self.lateral["32"](maps[32])
         for stride in (16, 8):
             level = maps[stride]
             if level.shape[0] != top.shape[0]:  # the branches of an adapted trunk separate at stride 16
@@ -111,7 +128,7 @@ class EfficientNetLite(PreTrainedModel):
             level = self.lateral[str(stride)](level)
             top = F.interpolate(top, scale_factor=2.0, mode="bilinear", align_corners=False)
             top = self.mix[str(stride)](level + top)
-        return BaseModelOutput(last_hidden_state=[maps[2], maps[4], top])
+        return top
 
 
 class InvertedBottleneck(nn.Module):

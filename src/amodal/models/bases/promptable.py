@@ -32,10 +32,12 @@ class PromptableModel(nn.Module):
     Attributes:
         family: architecture of the base.
         image_size: side of the square input in pixels.
+        origin: where the weights came from.
     """
 
     def __init__(self, base: LoadedBase) -> None:
         super().__init__()
+        self.origin = base.origin
         self.family = family_of(base.model.config)
         sizes = self.family.sizes(base.model.config)
         self.image_size = self.family.native_size(sizes)

@@ -253,7 +253,7 @@ def collate(
     if "mask_prompt" in items[0]["prompts"][0]:
         arrays |= _mask_prompts(items, (B, P, S, S))
     pixels = torch.from_numpy(np.stack([item["pixels"] for item in items]))
-    return {"pixel_values": _normalised(pixels, image_mean, image_std)} | {
+    return {"pixel_values": normalised(pixels, image_mean, image_std)} | {
         k: torch.from_numpy(v) for k, v in arrays.items()
     }
 
@@ -323,7 +323,8 @@ def _mask_prompts(items: list[dict[str, Any]], shape: tuple[int, int, int, int])
     return {"input_masks": masks, "mask_given": given}
 
 
-def _normalised(pixels: Tensor, image_mean: Sequence[float], image_std: Sequence[float]) -> Tensor:
+def normalised(pixels: Tensor, image_mean: Sequence[float], image_std: Sequence[float]) -> Tensor:
+    """(B, S, S, 3) uint8 to (B, 3, S, S) float32, normalised."""
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (image_mean, image_std))
     planes = pixels.permute(0, 3, 1, 2).contiguous()  # before the conversion, while a value takes one byte
     return planes.float().mul_(1 / (255 * std)).sub_(mean / std)
