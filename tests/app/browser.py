@@ -21,12 +21,12 @@ SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 
 
 @contextmanager
-def serving(assistant: Any = None, segmenter: AmodalSegmenter | None = None) -> Iterator[str]:
+def serving(assistant: Any = None, segmenter: AmodalSegmenter | None = None, port: int = 0) -> Iterator[str]:
     """Serve the page with the bundled segmenter and an assistant; yields its address."""
     segmenter = segmenter or AmodalSegmenter.from_pretrained("plug-tiny", device="cpu")
     models = DemoModels(segmenter, segmenter.finder, assistant, ["--model", "plug-tiny"])
-    with live.serving(make_app(models)) as port:
-        yield f"http://127.0.0.1:{port}"
+    with live.serving(make_app(models), port=port) as chosen_port:
+        yield f"http://127.0.0.1:{chosen_port}"
 
 
 @contextmanager
@@ -116,6 +116,14 @@ def clear(page: Any) -> None:
     page.click("#clear")
     idle(page)
     assert ids(page) == []
+
+
+def command(page: Any) -> str:
+    """The command line that the page shows."""
+    if not page.is_visible("#command-text"):
+        page.click("#command summary")
+    page.wait_for_selector("#command-text:not(:empty)")
+    return str(page.inner_text("#command-text"))
 
 
 def scene_of(page: Any, tmp_path: Path) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from amodal.app.server import server_config
 
 
 @contextmanager
-def serving(app: App, proxies: frozenset[str] = frozenset()) -> Iterator[int]:
-    """Serve an application; yields the port."""
+def serving(app: App, proxies: frozenset[str] = frozenset(), port: int = 0) -> Iterator[int]:
+    """Serve an application, at a free port if it is 0; yields the port."""
     config: Any = server_config(app, proxies)
-    config.port = 0
+    config.port = port
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -40,7 +40,7 @@ export function keepList(list, editor) {
     const rate = Math.round(one.shape.occlusion_rate * 100);
     const select = element("button", {
       type: "button", className: "select", textContent: `${rate}% hidden`, aria: { label: `Select ${label}, ${rate}% hidden`, pressed: false },
-      on: { click: () => { editor.marked = new Set(); doc.select(doc.selected === one.id ? null : one.id); } },
+      on: { click: () => { editor.marked = new Set(); doc.select(one.id); } },
     });
     const bar = element("div", { className: "bar" }, element("span"));
     bar.firstChild.style.width = `${100 - rate}%`;

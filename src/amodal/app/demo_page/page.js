@@ -186,7 +186,7 @@ async function open(blob, name, example = null) {
     messages.say(START);
     return true;
   } catch (error) {
-    messages.tell(error.message);
+    messages.tell(error.status === 422 ? `${name} cannot be opened. Choose another file, or save it as JPEG or PNG. (${error.message})` : error.message);
     return false;
   } finally {
     state.opening = false;
