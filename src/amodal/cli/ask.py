@@ -13,6 +13,7 @@ import typer
 from amodal.cli.options import Device, ModelName
 from amodal.errors import InputError
 from amodal.io.files import require_folder
+from amodal.models.names import DEFAULT_ASSISTANT
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +30,7 @@ def ask(
     question: Annotated[
         str | None, typer.Argument(help="Question; without one, start an interactive conversation.")
     ] = None,
-    model: ModelName = "aura-tiny",
+    model: ModelName = DEFAULT_ASSISTANT,
     out: Annotated[Path | None, typer.Option(help="Folder for masks, overlay and scene.json.")] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of tokens per answer; default: the model's own.")

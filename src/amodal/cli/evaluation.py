@@ -14,12 +14,12 @@ import typer
 
 from amodal.errors import InputError
 from amodal.io.files import require_folder
+from amodal.models.names import DEFAULT_ASSISTANT, DEFAULT_SEGMENTER
 
 if TYPE_CHECKING:
     from amodal.evaluation.reason_report import ReasonReport
     from amodal.evaluation.report import EvaluationReport
 
-DEFAULT_PLUG, DEFAULT_AURA = "plug-tiny", "aura-tiny"
 
 evaluate_app = typer.Typer(
     no_args_is_help=True, help="Score models and predictions under the protocols of the field, and compare reports."
@@ -176,7 +176,7 @@ def masks(
         save_predictions=save_predictions,
         progress=not as_json,
     )
-    name, source = model or DEFAULT_PLUG, box_source or default_box_source(dataset)
+    name, source = model or DEFAULT_SEGMENTER, box_source or default_box_source(dataset)
     if visible_from is not None and (predictions is not None or name in ALL_BASELINES):
         raise InputError(f"visible-from: expected together with a model, got {predictions or name}")
     if plan and (predictions is not None or name in ALL_BASELINES):
@@ -272,7 +272,7 @@ def detections(
     from amodal.evaluation.rows import UNKNOWN_COMPUTATION, ImageCache, ModelRow
     from amodal.evaluation.scoring import Resampling
 
-    name, source = model or DEFAULT_PLUG, box_source or default_box_source(dataset)
+    name, source = model or DEFAULT_SEGMENTER, box_source or default_box_source(dataset)
     with warnings_on_stderr():
         if predictions is not None:
             found = detections_from_file(predictions, dataset, bool(union_visible))
@@ -366,7 +366,7 @@ def answers(
     else:
         from amodal.inference.assistant import AmodalAssistant
 
-        name = model or DEFAULT_AURA
+        name = model or DEFAULT_ASSISTANT
         report = evaluate_reason(
             AmodalAssistant.from_pretrained(name, device=device, dtype=dtype),
             dataset,

@@ -22,6 +22,7 @@ from amodal.cli.options import (
     Strict,
 )
 from amodal.errors import InputError
+from amodal.models.names import DEFAULT_SEGMENTER
 
 if TYPE_CHECKING:
     from amodal.inference.segmenter import AmodalSegmenter
@@ -50,7 +51,7 @@ def predict(
     ] = None,
     detector: DetectorName = None,
     text: DetectorTexts = None,
-    model: ModelName = "plug-tiny",
+    model: ModelName = DEFAULT_SEGMENTER,
     clean: Clean = True,
     device: Device = "auto",
     strict: Strict = False,

@@ -11,6 +11,7 @@ import typer
 
 from amodal.cli.options import DetectorName, DetectorTexts, Device, ModelName, VisibleFrom
 from amodal.errors import InputError
+from amodal.models.names import DEFAULT_SEGMENTER
 
 
 def backend(
@@ -18,14 +19,16 @@ def backend(
         Path | None,
         typer.Option(help="Folder in which images are found by name; default: download them from Label Studio."),
     ] = None,
-    model: ModelName = "plug-tiny",
+    model: ModelName = DEFAULT_SEGMENTER,
     visible_from: VisibleFrom = None,
     detector: DetectorName = None,
     text: DetectorTexts = None,
     device: Device = "auto",
     host: Annotated[str, typer.Option(help="Address to bind to.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port.", min=1, max=65535)] = 9090,
-    interface: Annotated[bool, typer.Option("--interface", help="Print the labelling interface and exit.")] = False,
+    interface: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the labelling interface to this file and exit.")
+    ] = None,
 ) -> None:
     """Serve masks to Label Studio as its machine learning backend.
 
@@ -38,8 +41,11 @@ def backend(
     os.environ.setdefault("MODEL_DIR", tempfile.mkdtemp(prefix="amodal-label-studio-"))  # the SDK caches there
     from amodal.integrations.label_studio import INTERFACE, make_app
 
-    if interface:
-        typer.echo(INTERFACE, nl=False)
+    if interface is not None:
+        from amodal.io.files import write_atomic
+
+        write_atomic(interface, INTERFACE)
+        typer.echo(f"Written: {interface}. Paste it as the labelling interface of a project.")
         return
     from amodal.app.server import is_loopback
     from amodal.inference.everything import scene_finder

@@ -9,11 +9,12 @@ import typer
 
 from amodal.cli.options import Device, Dtype, VisibleFrom
 from amodal.errors import InputError
+from amodal.models.names import DEFAULT_ASSISTANT, DEFAULT_SEGMENTER
 
 
 def mcp(
     root: Annotated[Path, typer.Option(help="Folder of the images; nothing outside it is read.")],
-    model: Annotated[str, typer.Option(help="Segmenter: bundled name, folder or hub id.")] = "plug-tiny",
+    model: Annotated[str, typer.Option(help="Segmenter: bundled name, folder or hub id.")] = DEFAULT_SEGMENTER,
     visible_from: VisibleFrom = None,
     assistant: Annotated[
         str | None, typer.Option(help="Model that answers questions, or 'none'; default: the bundled one.")
@@ -36,7 +37,7 @@ def mcp(
 
     folder = ImageFolder(root)
     segmenter = AmodalSegmenter.from_pretrained(model, device=device, dtype=dtype, visible_from=visible_from)
-    name = assistant or ("aura-tiny" if "aura-tiny" in bundled_models() else "none")
+    name = assistant or (DEFAULT_ASSISTANT if DEFAULT_ASSISTANT in bundled_models() else "none")
     answering = None
     if name != "none":
         from amodal.inference.assistant import AmodalAssistant

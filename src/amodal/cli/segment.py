@@ -29,6 +29,7 @@ from amodal.cli.options import (
 )
 from amodal.errors import InputError
 from amodal.io.files import one_writer, require_folder
+from amodal.models.names import DEFAULT_SEGMENTER
 
 if TYPE_CHECKING:
     from amodal.inference.folder import ImageSegmenter
@@ -141,7 +142,7 @@ def segment(
     detector: DetectorName = None,
     text: DetectorTexts = None,
     confidence: Confidence = None,
-    model: ModelName = "plug-tiny",
+    model: ModelName = DEFAULT_SEGMENTER,
     visible_from: VisibleFrom = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the results; default: <name>-amodal in the working folder.")
@@ -226,7 +227,7 @@ def batch(
         ),
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
-    model: ModelName = "plug-tiny",
+    model: ModelName = DEFAULT_SEGMENTER,
     visible_from: VisibleFrom = None,
     clean: Clean = True,
     mode: Mode = "crop",

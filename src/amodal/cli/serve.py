@@ -8,6 +8,7 @@ import typer
 
 from amodal.cli.options import Device, Dtype, VisibleFrom
 from amodal.errors import InputError
+from amodal.models.names import DEFAULT_ASSISTANT, DEFAULT_SEGMENTER
 
 
 def serve(
@@ -15,7 +16,7 @@ def serve(
         str, typer.Option(help="Address to bind to; where other machines can reach it, a token is required.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 chooses a free one.", min=0, max=65535)] = 8764,
-    model: Annotated[str, typer.Option(help="Segmenter: bundled name, folder or hub id.")] = "plug-tiny",
+    model: Annotated[str, typer.Option(help="Segmenter: bundled name, folder or hub id.")] = DEFAULT_SEGMENTER,
     visible_from: VisibleFrom = None,
     assistant: Annotated[
         str | None, typer.Option(help="Model that answers questions, or 'none'; default: the bundled one.")
@@ -59,7 +60,7 @@ def serve(
     secret = access_token(host, token)
     place, names, proxies = proxy_options(root_path, allow_host or [], forwarded_from or [])
     segmenter = AmodalSegmenter.from_pretrained(model, device=device, dtype=dtype, visible_from=visible_from)
-    name = assistant or ("aura-tiny" if "aura-tiny" in bundled_models() else "none")
+    name = assistant or (DEFAULT_ASSISTANT if DEFAULT_ASSISTANT in bundled_models() else "none")
     answering = None
     if name != "none":
         from amodal.inference.assistant import AmodalAssistant

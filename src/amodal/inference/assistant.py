@@ -23,6 +23,7 @@ from amodal.models.aura.generation import Answers, Dialogue, OnPart
 from amodal.models.aura.mllm import merge_adapters
 from amodal.models.aura.prompts import TextPart, answer_parts, phrases
 from amodal.models.bases.protocol import ImageFeatures
+from amodal.models.names import DEFAULT_ASSISTANT
 from amodal.ops.cleaning import CleanSettings, clean_masks
 
 
@@ -85,7 +86,7 @@ class AmodalAssistant:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path = "aura-tiny", *, device: str = "auto", dtype: str = "auto", clean: bool = True
+        cls, name: str | Path = DEFAULT_ASSISTANT, *, device: str = "auto", dtype: str = "auto", clean: bool = True
     ) -> AmodalAssistant:
         """Load a model.
 

@@ -24,6 +24,7 @@ from amodal.inference.prompt_files import CocoFile, prompts_of_records
 from amodal.inference.prompts import collect_prompts
 from amodal.io.files import atomic_path, content_digest, one_writer, require_folder, write_atomic
 from amodal.io.images import load_image
+from amodal.models.names import DEFAULT_SEGMENTER
 from amodal.ops.rle import encode_mask
 
 Row = dict[str, Any]
@@ -55,7 +56,7 @@ class BatchPlan:
         InputError: a number out of range.
     """
 
-    model: str = "plug-tiny"
+    model: str = DEFAULT_SEGMENTER
     visible_from: str | None = None
     mode: str = "crop"
     dtype: str = "auto"

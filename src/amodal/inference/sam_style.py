@@ -11,6 +11,7 @@ from amodal.errors import InputError
 from amodal.inference.scene import Scene
 from amodal.inference.segmenter import AmodalSegmenter
 from amodal.io.images import ImageArray, ImageSource, load_image
+from amodal.models.names import DEFAULT_SEGMENTER
 from amodal.ops.arrays import Mask
 
 
@@ -31,7 +32,7 @@ class SamStylePredictor:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path = "plug-tiny", *, device: str = "auto", visible_from: str | Path | None = None
+        cls, name: str | Path = DEFAULT_SEGMENTER, *, device: str = "auto", visible_from: str | Path | None = None
     ) -> SamStylePredictor:
         """Load a model; see `AmodalSegmenter.from_pretrained`.
 

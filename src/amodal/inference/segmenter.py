@@ -31,6 +31,7 @@ from amodal.inference.scene import Scene
 from amodal.inference.scene_object import SceneObject
 from amodal.inference.visible_from import VisibleMaskSource
 from amodal.io.images import ImageArray, ImageSource, load_image, path_of
+from amodal.models.names import DEFAULT_SEGMENTER
 from amodal.models.plug import PlugModel, PlugOutput, PlugProcessor
 from amodal.models.plug.processing import PlugInputs
 from amodal.models.plug.sharing import at_input_size, load_beside
@@ -102,7 +103,7 @@ class AmodalSegmenter:
     @classmethod
     def from_pretrained(
         cls,
-        name: str | Path = "plug-tiny",
+        name: str | Path = DEFAULT_SEGMENTER,
         *,
         device: str = "auto",
         dtype: str = "auto",

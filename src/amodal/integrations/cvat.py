@@ -21,6 +21,7 @@ from amodal.inference.scene import Scene
 from amodal.inference.scene_object import SceneObject
 from amodal.inference.segmenter import AmodalSegmenter
 from amodal.io.images import ImageArray, load_image
+from amodal.models.names import DEFAULT_SEGMENTER
 from amodal.ops.arrays import Mask
 from amodal.ops.occlusion import is_occluded
 from amodal.ops.polygons import rle_polygons
@@ -31,7 +32,7 @@ LABELS = ("amodal", "visible")
 
 
 def create(
-    model: str = "plug-tiny",
+    model: str = DEFAULT_SEGMENTER,
     *,
     kind: str = "detector",
     part: str = "amodal",

@@ -20,11 +20,11 @@ from amodal.inference.scene import Scene
 from amodal.inference.segmenter import AmodalSegmenter
 from amodal.io.images import ImageArray, ImageSource, load_image
 from amodal.models.increments import bundled_models
+from amodal.models.names import DEFAULT_SEGMENTER
 from amodal.models.plug import PlugConfig, PlugModel
 from amodal.ops.boxes import mask_to_box
 
 TASK = "amodal-segmentation"
-DEFAULT_MODEL = "plug-tiny"
 
 _PROMPTS = {
     "input_boxes": "boxes_xyxy",
@@ -133,7 +133,7 @@ class _Loader:
 
 def _register() -> None:
     AutoConfig.register(PlugConfig.model_type, PlugConfig, exist_ok=True)
-    default = (str(bundled_models()[DEFAULT_MODEL]), None) if DEFAULT_MODEL in bundled_models() else None
+    default = (str(bundled_models()[DEFAULT_SEGMENTER]), None) if DEFAULT_SEGMENTER in bundled_models() else None
     PIPELINE_REGISTRY.register_pipeline(
         TASK,
         pipeline_class=AmodalSegmentationPipeline,
