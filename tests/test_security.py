@@ -25,6 +25,7 @@ from amodal.app.demo import MAX_UPLOAD, make_app
 from amodal.app.images import DemoModels
 from amodal.app.server import access_token, without_folders
 from amodal.app.store import MAX_PIXELS
+from amodal.cli.main import main
 from amodal.errors import InputError
 from amodal.io.images import load_image
 from amodal.models.bases.checkpoints import read_checkpoint
@@ -106,6 +107,29 @@ def test_uploads_are_limited_before_they_are_decoded(client: TestClient) -> None
     assert answer.status_code == 422 and f"expected at most {MAX_PIXELS} pixels" in answer.json()["error"]
     headers = {"content-type": "multipart/form-data; boundary=x", "content-length": str(MAX_UPLOAD + 1)}
     assert client.post("/api/segment", content=b"", headers=headers).status_code == 413
+
+
+def test_the_mcp_server_reads_below_one_folder(tmp_path: Path) -> None:
+    pytest.importorskip("mcp")
+    from amodal.integrations.mcp import ImageFolder
+
+    root = tmp_path / "root"
+    root.mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    (root / "link.png").symlink_to("../secret.png")
+    (root / "away").symlink_to("..")
+    for name in ("../secret.png", str(tmp_path / "secret.png"), "link.png", "away/secret.png", "away/root/link.png"):
+        with pytest.raises(InputError, match="expected a path below the folder of the server"):
+            ImageFolder(root).open(name)
+
+
+def test_label_backend_asks_for_a_password_where_it_is_not_local(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("BASIC_AUTH_USER", "BASIC_AUTH_PASS"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["label", "backend", "--host", "0.0.0.0"]) == 2
+    assert "host: expected BASIC_AUTH_USER and BASIC_AUTH_PASS in the environment" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", ["/../SECURITY.md", "/%2e%2e/SECURITY.md", "/page/..%2f..%2fserver.py", "/etc/passwd"])

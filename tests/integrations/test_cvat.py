@@ -6,13 +6,16 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from amodal.data.datasets import read_dataset
 from amodal.errors import InputError
 from amodal.inference.scene import Scene
 from amodal.inference.scene_object import SceneObject
@@ -99,6 +102,32 @@ def test_polygons_have_the_same_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
         for label, drawn in (("visible", seen), ("amodal", whole)):
             parts = [s for s in shapes if s.group == group and s.label_id == LABEL_IDS[label]]
             assert np.array_equal(np.any([decoded(part, (4, 8)) for part in parts], axis=0), drawn)
+
+
+def test_what_cvat_exports_again_is_read_with_both_masks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    blank = np.zeros((4, 8, 3), np.uint8)
+    shapes = annotated(AmodalDetection(small_scene), [blank, blank], monkeypatch)
+    root = ElementTree.Element("annotations")
+    names = {number: name for name, number in LABEL_IDS.items()}
+    for frame in (0, 1):  # as CVAT writes shapes of the type mask
+        image = ElementTree.SubElement(root, "image", id=str(frame), name=f"{frame}.png", width="8", height="4")
+        for shape in (shape for shape in shapes if shape.frame == frame):
+            *runs, left, top, right, bottom = (int(value) for value in shape.points)
+            place = {"left": left, "top": top, "width": right - left + 1, "height": bottom - top + 1}
+            known = {"label": names[shape.label_id], "source": "auto", "rle": ", ".join(map(str, runs))}
+            numbers = place | {"occluded": int(shape.occluded), "z_order": shape.z_order, "group_id": shape.group}
+            ElementTree.SubElement(image, "mask", known | {key: str(value) for key, value in numbers.items()})
+    ElementTree.ElementTree(root).write(tmp_path / "annotations.xml")
+    (tmp_path / "images").mkdir()
+    for frame in (0, 1):
+        Image.fromarray(blank).save(tmp_path / "images" / f"{frame}.png")
+    samples = read_dataset("cvat", tmp_path / "annotations.xml").images
+    assert [len(sample.objects) for sample in samples] == [2, 2]
+    for sample in samples:
+        for obj, (seen, whole) in zip(sample.objects, [(CUP, CUP), (BOOK_SEEN, BOOK)], strict=True):
+            assert obj.amodal_rle is not None
+            assert np.array_equal(decode_mask(obj.visible_rle), seen)
+            assert np.array_equal(decode_mask(obj.amodal_rle), whole)
 
 
 @pytest.mark.parametrize(("threshold", "groups"), [(None, {1, 2}), (0.6, {1}), (0.75, {1}), (0.9, set())])

@@ -277,16 +277,16 @@ def test_without_a_folder_images_come_from_label_studio(
 
 
 @needs_backend
-def test_the_interface_has_the_brushes_of_predicted_tasks(backend: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["label", "backend", "--interface"]) == 0
-    printed = capsys.readouterr().out
-    assert printed == backend.INTERFACE
+def test_the_interface_has_the_brushes_of_predicted_tasks(backend: Any, tmp_path: Path) -> None:
+    assert main(["label", "backend", "--interface", str(tmp_path / "interface.xml")]) == 0
+    written = (tmp_path / "interface.xml").read_text()
+    assert written == backend.INTERFACE
 
     def brushes(config: str) -> list[tuple[str | None, ...]]:
         tree = ElementTree.fromstring(config)
         return [(tag.get("name"), *(label.get("value") for label in tag)) for tag in tree.iter("BrushLabels")]
 
-    assert brushes(printed) == brushes(LABEL_CONFIG)
+    assert brushes(written) == brushes(LABEL_CONFIG)
 
 
 @needs_backend

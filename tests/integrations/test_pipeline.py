@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -145,3 +146,17 @@ def test_an_upload_is_that_of_the_model(segment: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(PlugModel, "push_to_hub", upload)
     assert segment.push_to_hub("me/model", private=True) == "https://hub/commit"
     assert calls == [("me/model", {"private": True})]
+
+
+def test_the_examples_of_the_page_run(tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(render_scene(3, size=(400, 400)).image).save("street.jpg")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.S)
+    assert len(blocks) == 3
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, "integrations.md", "exec"), names)
+    assert [len(objects) for objects in names["results"]] == [1, 1]
+    for name in ("amodal.png", "visible.png"):
+        assert Image.open(name).size == (400, 400)

@@ -11,6 +11,7 @@ import typer
 
 from amodal.cli.options import DetectorName, DetectorTexts, Device, ModelName, VisibleFrom
 from amodal.errors import InputError
+from amodal.io.files import write_atomic
 from amodal.models.names import DEFAULT_SEGMENTER
 
 
@@ -38,18 +39,7 @@ def backend(
 
     Example: amodal label backend --images photos
     """
-    os.environ.setdefault("MODEL_DIR", tempfile.mkdtemp(prefix="amodal-label-studio-"))  # the SDK caches there
-    from amodal.integrations.label_studio import INTERFACE, make_app
-
-    if interface is not None:
-        from amodal.io.files import write_atomic
-
-        write_atomic(interface, INTERFACE)
-        typer.echo(f"Written: {interface}. Paste it as the labelling interface of a project.")
-        return
     from amodal.app.server import is_loopback
-    from amodal.inference.everything import scene_finder
-    from amodal.inference.segmenter import AmodalSegmenter
 
     user, password = os.environ.get("BASIC_AUTH_USER"), os.environ.get("BASIC_AUTH_PASS")
     if not is_loopback(host) and not (user and password):
@@ -57,7 +47,19 @@ def backend(
             f"host: expected BASIC_AUTH_USER and BASIC_AUTH_PASS in the environment, because other machines can reach "
             f"{host}, got none"
         )
-    segmenter = AmodalSegmenter.from_pretrained(model, device=device, visible_from=visible_from)
-    app = make_app(segmenter, scene_finder(segmenter, detector, text, None), images, user=user, password=password)
-    typer.echo(f"Connect http://{host}:{port} in Label Studio under Settings, Model. Stop with Ctrl-C.")
-    app.run(host=host, port=port, threaded=True)
+    with tempfile.TemporaryDirectory(prefix="amodal-label-studio-") as cache:
+        os.environ.setdefault("MODEL_DIR", cache)  # where Label Studio's package keeps the interfaces of projects
+        from amodal.integrations.label_studio import INTERFACE, make_app
+
+        if interface is not None:
+            write_atomic(interface, INTERFACE)
+            typer.echo(f"Written: {interface}. Paste it as the labelling interface of a project.")
+            return
+        from amodal.inference.everything import scene_finder
+        from amodal.inference.segmenter import AmodalSegmenter
+
+        segmenter = AmodalSegmenter.from_pretrained(model, device=device, visible_from=visible_from)
+        find = scene_finder(segmenter, detector, text, None)
+        app = make_app(segmenter, find, images, user=user, password=password)
+        typer.echo(f"Connect http://{host}:{port} in Label Studio under Settings, Model. Stop with Ctrl-C.")
+        app.run(host=host, port=port, threaded=True)

@@ -136,7 +136,7 @@ class AmodalBackend(LabelStudioMLBase):  # type: ignore[misc, unused-ignore]
             labels = set(self.label_interface.get_control(part).labels)
         except (ValueError, AttributeError, KeyError) as error:
             raise InputError(
-                "interface: expected an Image with BrushLabels, got none (amodal label backend --interface prints one)"
+                "interface: expected an Image with BrushLabels, got none (amodal label backend --interface FILE)"
             ) from error
         if not {"visible", "amodal"} <= labels:
             raise InputError(f"interface: expected brushes with the labels visible and amodal, got {sorted(labels)}")

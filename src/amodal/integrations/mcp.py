@@ -316,8 +316,8 @@ def found_scene(image: str, scene: Scene, with_masks: bool) -> FoundScene:
 
 def _overlay(scene: Scene) -> bytes:
     """The drawing of a scene as a JPEG file of at most `MAX_SIDE` pixels per side."""
-    picture = Image.fromarray(scene.draw())
-    picture.thumbnail((MAX_SIDE, MAX_SIDE))
+    overlay = Image.fromarray(scene.draw())
+    overlay.thumbnail((MAX_SIDE, MAX_SIDE))
     buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=85)
+    overlay.save(buffer, format="JPEG", quality=85)
     return buffer.getvalue()

@@ -1,6 +1,7 @@
 """CVAT for images 1.1, as CVAT exports it and as `amodal export scenes --to cvat` writes it.
 
-The attribute `part` says which mask of an object a shape belongs to, and `group_id` which object.
+The attribute `part` says which mask of an object a shape belongs to, and `group_id` which object. Without this
+attribute, the labels `visible` and `amodal` of `amodal.integrations.cvat` say it, and the category is `object`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from amodal.ops.values import integer, number, numbers, optional_integer
 
 _NO_SHAPES = frozenset({"tag"})
 """Elements of an image that are no objects."""
+
+_PARTS = ("visible", "amodal")
 
 
 def read_index(path: Path, finder: ImageFinder, format_: Format, report: FaultHandler) -> Index:
@@ -76,12 +79,14 @@ def _images(root: ElementTree.Element) -> Iterator[ShapeImage]:
 
 
 def _shape(element: ElementTree.Element) -> Shape:
-    part = next((a.text or "" for a in element.iter("attribute") if a.get("name") == "part"), "")
+    part = next((a.text or "" for a in element.iter("attribute") if a.get("name") == "part"), None)
     group = optional_integer(element.get("group_id"), "group_id")
     label = element.get("label")
     if label is None:
         raise InputError(f"expected the label of each shape, got <{element.tag:.40}> without one")
-    return Shape(label, part, group, {"kind": element.tag} | dict(element.attrib))
+    if part is None and label in _PARTS:
+        label, part = "object", label
+    return Shape(label, part or "", group, {"kind": element.tag} | dict(element.attrib))
 
 
 def _parse(record: Record) -> list[RawAnnotation]:

@@ -25,8 +25,9 @@ visible part and the complete shape, including the part that other objects hide.
 
 ## Use
 
+With the package [amodal](https://github.com/amodal/amodal) installed:
+
 ```bash
-pip install amodal
 amodal segment street.jpg --box 30,40,210,380 --model {repo_id} --out street
 ```
 
