@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,9 +97,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, format_, sides in (("kins", "kins2020", kins), ("cocoa", "cocoa_cls", cocoa)):
         for seed, (file, images) in enumerate(sides, 1):
             write_dataset(data / name, format_, file, images, seed)
-    write_detections(data / "kins", "kins2020", "update_test_2020.json", "testing/image_2", "aisformer_test.json")
-    val = "COCO_amodal_val2014_with_classes.json"
-    write_detections(data / "cocoa", "cocoa_cls", val, "val2014", "vrsp_test.json")
+    write_released_list(data / "kins")
     return tmp_path
 
 
@@ -111,17 +111,37 @@ def write_dataset(folder: Path, format_: str, annotations: str, images: str, see
     assert main(["data", "convert", "--format", "canonical", "--annotations", str(source), *target]) == 0
 
 
-def write_detections(folder: Path, format_: str, annotations: str, images: str, name: str) -> None:
-    """Write the true visible masks as the predictions of a detector, and the list of all objects."""
-    dataset = read_dataset(format_, folder / annotations, folder / images)
-    objects = [(image, obj) for image in dataset.images for obj in image.objects]
+def write_released_list(folder: Path) -> None:
+    """Write C2F-Seg's list, pickle and 2019 annotations for KINS, and predictions of another method for its objects.
+
+    Every second object is a detection with its own truth, the others are annotations.
+    """
+    content = json.loads((folder / "update_test_2020.json").read_text())
+    names = [{"id": image["id"], "file_name": image["file_name"]} for image in content["images"]]
+    (folder / "instances_val_upate.json").write_text(json.dumps({"images": names}))
+    dataset = read_dataset("kins2020", folder / "update_test_2020.json", folder / "testing" / "image_2")
+    fusion: dict[str, list[dict[str, Any]]] = {}
+    lines = []
+    for image in dataset.images:
+        found = fusion.setdefault(f"aisformer_{image.id}", [])
+        for index, obj in enumerate(image.objects):
+            if index % 2:
+                lines.append(f"{image.id}_{index}_{obj.category_id}\n")
+                continue
+            lines.append(f"aisformer,{image.id},{len(found)}\n")
+            x0, y0, x1, y1 = obj.visible_box_xyxy
+            entry = {"pred_visible_mask": obj.visible_rle, "pred_visible_mask_bbox": [x0, y0, x1 - x0, y1 - y0]}
+            found.append(entry | {"gt_visible_mask": obj.visible_rle, "gt_full_mask": obj.amodal_rle})
+    (folder / "fusion_test.pkl").write_bytes(pickle.dumps(fusion))
+    (folder / "c2f_seg_test_list.txt").write_text("".join(lines))
+    released = read_dataset("c2f", folder / "c2f_seg_test_list.txt")
+    assert sum(len(image.objects) for image in released.images) == len(lines)
     records = [
-        {"image_id": image.id, "annotation_id": obj.id, "visible_segmentation": obj.visible_rle, "score": 0.9}
-        for image, obj in objects
+        {"image_id": image.id, "segmentation": obj.amodal_rle, "score": 0.9}
+        for image in released.images
+        for obj in image.objects
     ]
-    (folder / name).write_text(json.dumps(records))
-    lines = [f"{image.id}_{obj.id}\n" for image, obj in objects]
-    (folder / "c2f_test_list.txt").write_text("".join(lines))
+    (folder / "aisformer.json").write_text(json.dumps(records))
 
 
 @pytest.fixture
@@ -140,8 +160,12 @@ def test_plug_page(workplace: Path) -> None:
     sizes, launchers = PLUG_SIZES | {"model.base": tiny_base(workplace)}, set[str]()
     for words in walk:
         run(words, sizes, launchers)
-    report = json.loads((workplace / "report.json").read_text())
-    assert report["protocol"] == "c2f" and report["metrics"]["num_objects"] > 0
+    ours, other = (json.loads((workplace / name).read_text()) for name in ("report.json", "aisformer.json"))
+    assert ours["protocol"] == other["protocol"] == "c2f" and ours["metrics"]["num_objects"] > 0
+    assert ours["options"]["objects_sha256"] == other["options"]["objects_sha256"]
+    assert ours["options"]["box_source"] == "predicted" and other["metrics"]["mIoU_full"] == pytest.approx(1)
+    assert "| Ours (ViT-H) |" in (workplace / "tables" / "table.md").read_text()
+    assert (workplace / "tables" / "figure4.png").stat().st_size > 0
 
 
 @pytest.mark.slow

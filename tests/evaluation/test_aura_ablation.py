@@ -14,8 +14,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import aura_ablation as ablation
 
+from amodal.cli.main import main
 from amodal.errors import InputError
 from amodal.models.aura import AuraModel
+from amodal.synthetic.generate import synthesize
 
 
 def result(row: str, seed: int, value: float, error: float = 0.1) -> dict[str, Any]:
@@ -87,6 +89,32 @@ def test_the_losses_are_those_of_the_paper() -> None:
         terms = {"text_weight", "bce_weight", "dice_weight", "rate_weight", "map_weight"}
         assert weights == {name: float(name in terms) for name in weights} and terms < weights.keys()
         assert recipe.data.hint_share == 0
+
+
+@pytest.mark.slow
+def test_the_command_runs_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All four rows, one step each on a few scenes: training, evaluation and the page."""
+    scenes, files = synthesize("scenes", 8, 1, tmp_path / "scenes", progress=False), {}
+    for name, extra in (("questions", []), ("half", ["--present", "0.5"]), ("lists", ["--lists", "all"])):
+        files[name] = str(tmp_path / f"{name}.json")
+        made = ["data", "synthesize", "--kind", "questions", "--annotations", str(scenes), "--out", files[name]]
+        assert main([*made, *extra]) == 0
+    sources = {"train.0": "questions", "train.1": "half", "train.2": "lists", "validation.0": "questions"}
+    changes = ["training.batch_size=2", "training.validation_objects=2"]
+    changes += [f"data.{source}.annotations={scenes}" for source in sources]
+    changes += [f"data.{source}.questions={files[name]}" for source, name in sources.items()]
+    options = {"steps": 1, "seeds": 1, "conversations": 2, "workers": 0, "annotations": scenes}
+    options |= {"questions": files["questions"], "runs": tmp_path / "runs", "out": tmp_path / "out"}
+    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    words += [word for change in changes for word in ("--set", change)]
+    monkeypatch.setattr(sys, "argv", ["aura_ablation.py", *words])
+    ablation.main()
+    page = (tmp_path / "out" / "aura_ablation.md").read_text()
+    assert "Unfinished" not in page and "- Everything is open." in page  # one seed shows nothing
+    results = json.loads((tmp_path / "out" / "aura_ablation.json").read_text())["results"]
+    assert sorted(one["row"] for one in results) == sorted(row.name for row in ablation.ROWS)
+    has_rate = {one["row"]: "occlusion_rate_error" in one["metrics"] for one in results}
+    assert has_rate == {row.name: row.condition for row in ablation.ROWS}
 
 
 def test_rows_switch_both_encoders() -> None:

@@ -75,6 +75,45 @@ def test_the_table_of_bases_states_the_counted_parameters() -> None:
         assert [int(cell.replace(",", "")) for cell in cells.split("|")] == [counts[name] for name in names], preset
 
 
+@pytest.mark.parametrize(
+    "rank", [4, pytest.param(8, marks=pytest.mark.slow), 16, pytest.param(32, marks=pytest.mark.slow)]
+)
+def test_the_table_of_ranks_states_the_counted_parameters(rank: int) -> None:
+    cells = re.search(rf"^\| {rank} \| [\d.]+ M \| ([\d,]+) \| ([\d,]+) \|", DOCUMENT, re.M)
+    assert cells is not None
+    counts = parameter_counts(PlugConfig(sam=base_config("vit-h"), lora_rank=rank))
+    assert [int(cell.replace(",", "")) for cell in cells.groups()] == [counts["incremental"], counts["trainable"]]
+
+
+def planned(first: str) -> list[float]:
+    """The sizes in GiB in the last cell of the lines of the page whose first cell is this one."""
+    lines = re.findall(rf"^\| {re.escape(first)} \|.*\| ([^|]+) \|$", DOCUMENT, re.M)
+    return [float(size) for line in lines for size in re.findall(r"([\d.]+) GiB", line)]
+
+
+@pytest.mark.slow
+def test_the_page_states_the_planned_memory() -> None:
+    for base in ("B", "L", "H"):
+        totals = [
+            plan(load_recipe(ROOT / "recipes" / "plug" / f"{data}-vit-{base.lower()}.yaml"), processes=8)["total"]
+            for data in ("kins", "cocoa")
+        ]
+        assert planned(f"Ours (ViT-{base})") == pytest.approx(totals, rel=0.02)
+    named = {"row 2": "2 fine-tuning", "row 3": "3 + point loss", "row 4": "4 + refine module"}
+    named |= {f"rank {rank}": str(rank) for rank in (4, 8, 32)}
+    for data, row, arguments in rows():
+        if data == "kins" and row in named:
+            total = plan(loaded(arguments), processes=8)["total"]
+            assert planned(named[row])[0] == pytest.approx(total, rel=0.02), row
+    for gpus, memory in ((8, 80), (8, 40), (8, 32), (1, 80), (1, 24)):
+        line = re.search(rf"^\| {gpus} with {memory} GB \| (.*?) \| (\d+) \| ([\d.]+) \|$", DOCUMENT, re.M)
+        assert line is not None
+        settings = re.findall(r"`(training\.\w+=\d+)`", line[1])
+        counted = plan(load_recipe(ROOT / "recipes/plug/kins-vit-h.yaml", settings), processes=gpus)
+        assert counted["crops_per_process"] == int(line[2])
+        assert counted["total"] == pytest.approx(float(line[3]), rel=0.02) and counted["total"] < memory / 1.074
+
+
 def test_rows_do_not_overwrite_each_other() -> None:
     outputs = {(data, row): loaded(arguments).output for data, row, arguments in rows()}
     same = {("row 5", "rank 16")}

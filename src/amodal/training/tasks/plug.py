@@ -102,7 +102,8 @@ class PlugTask:
 def _cell_bce(logits: Tensor | None, targets: Tensor, valid: Tensor) -> Tensor:
     """L_b of logits (B, P, h, w) against the share of each cell that the mask (B, P, S, S) covers."""
     assert logits is not None
-    return mask_bce(logits, F.adaptive_avg_pool2d(targets.float(), [*logits.shape[-2:]]), valid)
+    h, w = logits.shape[-2:]
+    return mask_bce(logits, F.adaptive_avg_pool2d(targets.float(), (h, w)), valid)
 
 
 def _mask_prompts(batch: Batch) -> dict[str, Tensor]:
