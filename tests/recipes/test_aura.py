@@ -13,20 +13,21 @@ import torch
 from amodal.errors import InputError
 from amodal.models.aura import AuraModel
 from amodal.models.aura.mllm import LLAVA
+from amodal.models.aura.trunk_mllm import TrunkMllmRecipe
 from amodal.models.bases.sam import HUB_IDS
 from amodal.training.build import build, sized_config
 from amodal.training.loop import train
 from amodal.training.plan import plan
 from amodal.training.recipe import AuraDataRecipe, AuraModelRecipe, Recipe, load_recipe, parse_recipe
 from tests.data.toy import write_toy
-from tests.models.aura import SIZES, STAGES, write_mllm, write_sam
+from tests.models.aura import SIZES, STAGES, small_trunk_mllm, write_mllm, write_sam
 from tests.models.families import ROWS
 from tests.training.datasets.test_conversations import write_questions
 from tests.training.tiny import TRAINING
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "aura"
 PAPER = sorted(FOLDER.glob("llava-*.yaml"))
-FAST = ("llava-7b-vit-h", "tiny", "tiny-drill", "tiny-tower")  # the others differ in their language models
+FAST = ("llava-7b-vit-h", "small", "tiny", "tiny-drill", "tiny-tower")  # the others differ in their language models
 DATA = {"max_turns": 3, "max_tokens": 400}
 
 
@@ -115,7 +116,11 @@ def shrunk(path: Path, folder: Path, steps: int) -> Recipe:
     recipe, small = load_recipe(path), small_recipe(folder)
     assert isinstance(recipe.model, AuraModelRecipe) and isinstance(recipe.data, AuraDataRecipe)
     sizes: dict[str, Any] = {"base": str(folder / "sam"), "image_size": 64}
-    if recipe.model.tiny is None:
+    if recipe.model.trunk_mllm is not None:
+        small_trunk_mllm(folder)
+        read_by = TrunkMllmRecipe(language_model=str(folder / "lm"), image_size=64)
+        sizes |= {"base": str(folder / "trunk"), "trunk_mllm": read_by}
+    elif recipe.model.tiny is None:
         sizes["mllm"] = str(folder / "mllm")
     else:
         sizes["tiny"] = STAGES if recipe.model.tiny.vision_stages else SIZES

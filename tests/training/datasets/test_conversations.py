@@ -201,3 +201,21 @@ def test_features_are_computed_once(tmp_path: Path, processor: AuraProcessor) ->
 def test_sources_without_questions_are_rejected(processor: AuraProcessor) -> None:
     with pytest.raises(InputError, match="expected sources with at least one question"):
         ImageConversations([], processor, max_turns=1, max_tokens=100)
+
+
+def test_families_number_the_labelled_tokens(tmp_path: Path, processor: AuraProcessor) -> None:
+    folder = tmp_path / "named"
+    records = [record | {"kind": kind} for record, kind in zip(QUESTIONS, ("use", ["hides", "use"], None), strict=True)]
+    del records[2]["kind"]
+    folder.mkdir()
+    (folder / "questions.json").write_text(json.dumps(records))
+    dataset = read_reason_seg(folder / "questions.json", write_toy(tmp_path / "toy"))
+    data = ImageConversations([ReasonSource(dataset)], processor, max_turns=8, max_tokens=400, with_families=True)
+    assert data.families == ["hides", "other", "use"]
+    batch = data.collate([data[(0, 0, (0,))], data[(0, 1, (0,))]])
+    families, labels = batch["families"], batch["labels"]
+    assert torch.equal(families > 0, labels != IGNORE_INDEX)
+    for row, texts in ((0, {1: "The green one", 3: "It is"}), (1, {2: "There is none."})):
+        for number, text in texts.items():
+            assert text in processor.tokenizer.decode(labels[row][families[row] == number])
+    assert "families" not in conversations(tmp_path / "unnamed", processor)[(0, 0, (0,))]["row"]

@@ -142,6 +142,45 @@ def test_overfits_one_answer(tmp_path: Path) -> None:
         history.append({name: loss.item() for name, loss in losses.items()})
     for name, share in {"text": 0.5, "rate": 0.5, "map": 0.8, "visible_bce": 0.85, "amodal_bce": 0.85}.items():
         assert history[-1][name] < share * history[0][name], name
-    scores = AuraTask.scores(model.eval(), batch, 0.5)
+    scores = task.scores(model.eval(), batch, 0.5)
+    assert not any(name.startswith("image_gain") for name in scores)
     assert scores["full"][1] == 3
     assert scores["token"][0] / scores["token"][1] > 0.2
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_what_the_right_image_is_worth_by_family(tmp_path: Path, share: float) -> None:
+    """By hand: the log probabilities of each answer with its own image, and with that of the other sample."""
+    model = small_aura(tmp_path, box_weight=share).eval()
+    batch = with_truth(model, training_batch(model))
+    if share:
+        batch["visible_boxes_xyxy_sam"] = torch.tensor([[0.1, 0.1, 0.5, 0.5]]).repeat(3, 1)
+        batch["pointing_shares"] = torch.full((3, 16), 1 / 16)
+        batch["box_hints_xyxy_sam"] = torch.full((3, 4), torch.nan)
+    answers = batch["labels"] != IGNORE_INDEX
+    batch["families"] = answers * torch.tensor([[2], [1]])  # the first answer is of the second family
+    scores = AuraTask(model.config, ["missing", "use"]).scores(model, batch, 0.5)
+
+    def nats(pixels: torch.Tensor) -> list[float]:
+        with torch.no_grad():
+            logits = model.mllm(
+                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], pixel_values=pixels
+            ).logits
+        chances = logits[:, :-1].log_softmax(-1).gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
+        return [float(-row[counted[1:]].sum()) for row, counted in zip(chances, answers, strict=True)]
+
+    right, wrong = nats(batch["pixel_values"]), nats(batch["pixel_values"].flip(0))
+    assert scores["image_gain_use"] == (pytest.approx(wrong[0] - right[0], abs=1e-3), 1)
+    assert scores["image_gain_missing"] == (pytest.approx(wrong[1] - right[1], abs=1e-3), 1)
+    assert scores["image_gain"] == (pytest.approx(sum(wrong) - sum(right), abs=1e-3), 2)
+    assert abs(scores["image_gain_use"][0]) > 1e-3
+
+
+def test_two_answers_of_a_family_in_one_sequence_count_twice(tmp_path: Path) -> None:
+    model = small_aura(tmp_path).eval()
+    batch = with_truth(model, training_batch(model))
+    families = (batch["labels"] != IGNORE_INDEX).long()
+    last = int(families[0].nonzero()[-1])
+    families[0, last - 2] = 0  # as if a question stood there
+    scores = AuraTask(model.config, ["use"]).scores(model, batch | {"families": families}, 0.5)
+    assert scores["image_gain_use"][1] == 3

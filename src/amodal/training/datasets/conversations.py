@@ -32,6 +32,10 @@ HINT_ERROR = 0.06
 """Standard deviation of the edges of a hinted box, relative to the sides of the box."""
 
 
+UNNAMED_FAMILY = "other"
+"""Family of the questions whose file does not state it."""
+
+
 @dataclass(frozen=True)
 class FeatureCache:
     """Features of a frozen backbone on disk, one float16 file per image, named by what they depend on.
@@ -109,6 +113,10 @@ class ImageConversations(Dataset[dict[str, Any]]):
         hint_share: share of the objects whose visible box, with some noise, the decoders get in training;
             None for a model without boxes.
         features: features of the frozen backbone, used instead of its input pixels.
+        with_families: also number the family of questions of each labelled token, for validation.
+
+    Attributes:
+        families: names of the families of questions, in alphabetical order; empty without `with_families`.
 
     Raises:
         InputError: there is no conversation, or the first question about an image does not fit into `max_tokens`.
@@ -126,8 +134,10 @@ class ImageConversations(Dataset[dict[str, Any]]):
         classes: int = 0,
         hint_share: float | None = None,
         features: FeatureCache | None = None,
+        with_families: bool = False,
     ) -> None:
         self.sources = list(sources)
+        self.families = _families(self.sources) if with_families else []
         self.processor = processor
         self.max_turns, self.max_tokens, self.max_masks = max_turns, max_tokens, max_masks
         self.cells, self.classes, self.hint_share = cells, classes, hint_share
@@ -194,6 +204,7 @@ class ImageConversations(Dataset[dict[str, Any]]):
         prompt_length = row["input_ids"].shape[1]
         appended: list[int] = []
         labels: list[int] = []
+        families: list[int] = []
         objects: list[ObjectSample] = []
         for index, turn in enumerate(turns):
             question = processor.later_turn(turn.question) if index else []
@@ -202,6 +213,8 @@ class ImageConversations(Dataset[dict[str, Any]]):
                 break
             appended += question + answer
             labels += [IGNORE_INDEX] * len(question) + answer
+            family = 1 + self.families.index(turn.kind or UNNAMED_FAMILY) if self.families else 0
+            families += [0] * len(question) + [family] * len(answer)
             objects += turn.objects
         if not appended:
             image = conversations[0].image
@@ -209,7 +222,10 @@ class ImageConversations(Dataset[dict[str, Any]]):
                 f"data.max_tokens: expected room for an image, a question and an answer, got {self.max_tokens} "
                 f"where image {image.id} ({image.path.name}) and its question alone take {prompt_length}"
             )
-        return _extended(row, appended, labels), objects
+        row = _extended(row, appended, labels)
+        if self.families:
+            row["families"] = torch.tensor([[0] * prompt_length + families])
+        return row, objects
 
     def _pointing_shares(self, image: ImageSample, objects: Sequence[ObjectSample]) -> Tensor:
         """(N, c * c) share of each object's visible area under each image token."""
@@ -238,6 +254,7 @@ def collate_conversations(items: list[dict[str, Any]]) -> Batch:
 
     Returns:
         The outputs of the language model's processor, padded at the end, with `labels` (B, T).
+        With families `families` (B, T): 1 + index of the family that a labelled token belongs to, 0 elsewhere.
         `chosen`, one bool per mask token, row by row.
         `visible_masks` and `amodal_masks` (N, S_sam, S_sam) bool and `has_amodal` (N,) of the chosen mask tokens.
         `pixel_values_sam` (B, 3, S_sam, S_sam) or `image_embeddings` (B, C, h, w).
@@ -250,6 +267,11 @@ def collate_conversations(items: list[dict[str, Any]]) -> Batch:
     for name in items[0].keys() - {"row", "pad"}:
         batch[name] = torch.cat([item[name] for item in items])
     return batch
+
+
+def _families(sources: Sequence[ReasonSource]) -> list[str]:
+    turns = (turn for source in sources for c in source.dataset.conversations for turn in c.turns)
+    return sorted({turn.kind or UNNAMED_FAMILY for turn in turns})
 
 
 def _by_image(dataset: ReasonDataset) -> list[_ConversationGroup]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ TARGETS = {
     "meanings",
     "visible_boxes_xyxy_sam",
     "pointing_shares",
+    "families",
 }
 """Entries of a batch that are targets of losses and no inputs of the model."""
 
@@ -40,10 +42,12 @@ class AuraTask:
 
     Args:
         config: the model's configuration.
+        families: names of the families of questions that the validation batches number.
     """
 
-    def __init__(self, config: AuraConfig) -> None:
+    def __init__(self, config: AuraConfig, families: Sequence[str] = ()) -> None:
         self.config = config
+        self.families = list(families)
 
     @staticmethod
     def prepare(model: nn.Module) -> nn.Module:
@@ -79,14 +83,14 @@ class AuraTask:
             losses["meaning"] = weight * F.cross_entropy(output.meaning_logits.float(), batch["meanings"])
         return losses
 
-    def _mask_losses(self, masks: Any, batch: Batch) -> dict[str, Tensor]:
-        """The losses of Eq. 2 and of the mask-quality head."""
-        config, valid = self.config, batch["has_amodal"]
-        visible, amodal = batch["visible_masks"], batch["amodal_masks"]
     def mask_losses(self, masks: Any, batch: Batch) -> dict[str, Tensor]:
         """The losses of the decoded masks (Eq. 2 and 3) against `visible_masks`, `amodal_masks` and `has_amodal`."""
         return self._mask_losses(masks, batch) | self._occlusion_losses(masks, batch)
 
+    def _mask_losses(self, masks: Any, batch: Batch) -> dict[str, Tensor]:
+        """The losses of Eq. 2 and of the mask-quality head."""
+        config, valid = self.config, batch["has_amodal"]
+        visible, amodal = batch["visible_masks"], batch["amodal_masks"]
         all_objects = torch.ones_like(valid)
         losses = {
             "visible_bce": config.bce_weight * mask_bce(masks.visible_logits, visible, all_objects),
@@ -114,16 +118,17 @@ class AuraTask:
             losses["map"] = config.map_weight * object_mean(map_error, valid)
         return losses
 
-    @staticmethod
     @torch.no_grad()
-    def scores(model: nn.Module, batch: Batch, threshold: float) -> dict[str, tuple[float, int]]:
+    def scores(self, model: nn.Module, batch: Batch, threshold: float) -> dict[str, tuple[float, int]]:
         """Sums and counts of quick scores, with the true answers as input (teacher forcing).
 
         Returns:
             `visible`, `full` and `occ`: IoUs of visible, amodal and occluded masks. `token`: share of
             answer tokens predicted correctly. `rate_error`: absolute error of the occlusion rate, if the model
-            predicts it. For a model that only learns names, `full` alone: share of the image tokens on objects
-            whose name is predicted correctly.
+            predicts it. `image_gain` and `image_gain_FAMILY`: nats per answer by which its own image makes the true
+            answer more probable than the image of another sample does, if the batch numbers families. For a model
+            that only learns names, `full` alone: share of the image tokens on objects whose name is predicted
+            correctly.
         """
         unwrapped: Any = getattr(model, "module", model)
         if unwrapped.config.names_only:
@@ -149,7 +154,41 @@ class AuraTask:
         if masks.rates is not None:
             values["rate_error"] = (masks.rates - occlusion_rates(true_visible, true_amodal)).abs()[has_amodal]
         sums = {name: (float(each.sum()), len(each)) for name, each in values.items()}
-        return sums | {"token": (float(is_correct.sum()), int(counted.sum()))}
+        sums |= {"token": (float(is_correct.sum()), int(counted.sum()))}
+        return sums | (self._image_gains(model, batch, output) if "families" in batch else {})
+
+    def _image_gains(self, model: nn.Module, batch: Batch, right: AuraOutput) -> dict[str, tuple[float, int]]:
+        """How much less probable the true answers are with the image of the next sample of the batch.
+
+        A model whose gain stays near 0 answers from what is usual, without looking.
+        """
+        size = len(batch["input_ids"])
+        if size < 2 or len(batch["pixel_values"]) != size:
+            return {}
+        inputs = {name: value for name, value in batch.items() if name not in TARGETS}
+        inputs["pixel_values"] = batch["pixel_values"].roll(1, 0)
+        inputs["chosen"] = torch.zeros(int((batch["labels"] == self.config.seg_token_id).sum()), dtype=torch.bool)
+        inputs.pop("box_hints_xyxy_sam", None)
+        wrong: AuraOutput = model(**inputs)
+        gains = _nats(wrong) - _nats(right)
+        families = batch["families"][:, -gains.shape[1] :]
+        starts = families.ne(families.roll(1, 1))  # a question stands before each answer
+        starts[:, 0] = True
+        found = {}
+        for number, name in enumerate(self.families, 1):
+            tokens = families.eq(number)
+            found[f"image_gain_{name}"] = (float(gains[tokens].sum()), int((tokens & starts).sum()))
+        totals = [sum(values) for values in zip(*found.values(), strict=True)]
+        return {"image_gain": (totals[0], int(totals[1]))} | found
+
+
+def _nats(output: AuraOutput) -> Tensor:
+    """(B, K) cross-entropy of each target in float32, 0 where it does not count."""
+    assert output.logits is not None and output.targets is not None
+    losses = F.cross_entropy(
+        output.logits.flatten(0, 1).float(), output.targets.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
+    )
+    return losses.view_as(output.targets)
 
 
 def text_loss(logits: Tensor, targets: Tensor) -> Tensor:
