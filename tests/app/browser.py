@@ -50,7 +50,7 @@ def opened(browser: Any, address: str, size: tuple[int, int], touch: bool = Fals
     page = context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(180_000)
     page.goto(address)
     ready(page)
     yield page

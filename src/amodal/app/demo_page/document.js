@@ -44,11 +44,15 @@ export class Document extends EventTarget {
     this.changed();
   }
 
-  /** Add objects without ids; returns their ids. */
-  add(label, made) {
-    let id = this.state.nextId;
-    const added = made.map((one) => ({ name: "", hidden: false, locked: false, colour: colourOf(id - 1), ...one, id: id++ }));
-    this.commit(label, { objects: [...this.state.objects, ...added], nextId: id });
+  /** Add objects, which get the next ids where they have none; returns their ids. */
+  add(label, made, merge = false) {
+    let { nextId } = this.state;
+    const added = made.map((one) => {
+      const id = one.id ?? nextId;
+      nextId = Math.max(nextId, id + 1);
+      return { name: "", hidden: false, locked: false, colour: colourOf(id - 1), ...one, id };
+    });
+    this.commit(label, { objects: [...this.state.objects, ...added], nextId }, merge);
     return added.map((one) => one.id);
   }
 

@@ -62,13 +62,17 @@ function drawUncertainty(pen, scene, shown) {
 function drawNames(pen, shown, { pixel, current, size: [H, W] }) {
   pen.font = `600 ${13 * pixel}px system-ui, sans-serif`;
   pen.textBaseline = "middle";
+  const taken = [];
   for (const one of shown) {
     const { x, y, w } = masksOf(one.shape).visible;
     if (!w) continue;
     const text = nameOf(one).slice(0, 30);
     const [width, height] = [pen.measureText(text).width + 12 * pixel, 20 * pixel];
     const left = Math.max(Math.min(x, W - width), 0);
-    const top = Math.max(Math.min(y - height - 2 * pixel, H - height), 0);
+    let top = Math.max(Math.min(y - height - 2 * pixel, H - height), 0);
+    const covered = ([l, t, wide]) => l < left + width && left < l + wide && Math.abs(t - top) < height;
+    while (taken.some(covered) && top + 2 * height <= H) top += height + pixel;
+    taken.push([left, top, width]);
     pen.fillStyle = one === current ? "#fff" : "rgba(255, 255, 255, .82)";
     pen.fillRect(left, top, width, height);
     pen.fillStyle = one.colour;

@@ -35,9 +35,9 @@ export function drawOrder(svg, { order, frontToBack }, objects, selected, onSele
   for (const id of shown) {
     const row = rows.get(column.get(id)) || 0;
     rows.set(column.get(id), row + 1);
-    spots.set(id, [40 + column.get(id) * 92, 24 + row * 56]);
+    spots.set(id, [48 + column.get(id) * 92, 24 + row * 56]);
   }
-  const width = 80 + 92 * Math.max(...shown.map((id) => column.get(id)), 0);
+  const width = 96 + 92 * Math.max(...shown.map((id) => column.get(id)), 0);
   const height = 14 + 56 * Math.max(...rows.values(), 1);
   svg.setAttribute("viewBox", `0 0 ${Math.max(width, 260)} ${height}`);
   const name = (id) => nameOf(byId.get(id));

@@ -259,7 +259,7 @@ async function openScene(file, image = null) {
       const checked = await server.ask("scene", { objects: scene.objects.map((one) => one.shape) });
       const shapes = checked.objects.map((record, i) => ({ ...record, uncertainty: scene.objects[i].shape.uncertainty || null }));
       objects.commit("open scene.json", { objects: [] });
-      objects.add("open scene.json", scene.objects.map((one, i) => ({ ...one, shape: shapes[i] })));
+      objects.add("open scene.json", scene.objects.map((one, i) => ({ ...one, shape: shapes[i] })), true);
       editor.refresh();
       messages.say(`${shapes.length} object${shapes.length === 1 ? "" : "s"} opened from ${file.name}.`);
     });

@@ -55,6 +55,8 @@ export function readScene(text) {
   const objects = content.objects.map(({ page, ...shape }) => ({
     source: "file", prompt: { box: null, points: [], mask: true }, ...pick(page), shape: { same_as: null, ...shape },
   }));
+  const ids = objects.map((one) => one.id);
+  if (!ids.every(Number.isInteger) || new Set(ids).size < ids.length) for (const one of objects) delete one.id;
   const { page } = content;
   const image = page?.image ? { name: String(page.name), blob: new Blob([bytesOf(page.image)], { type: String(page.type) }) } : null;
   return { size: content.size, objects, image };
@@ -69,6 +71,7 @@ function pick(page) {
   for (const key of ["hidden", "locked"]) kept[key] = page[key] === true;
   for (const key of ["source", "question"]) if (typeof page[key] === "string") kept[key] = page[key];
   if (typeof page.own_name === "string") kept.name = page.own_name.slice(0, 60);
+  if (page.id > 0) kept.id = page.id;
   if (typeof page.alone === "number") kept.alone = page.alone;
   if (page.prompt && Array.isArray(page.prompt.points)) {
     kept.prompt = { box: Array.isArray(page.prompt.box) ? page.prompt.box.map(Number) : null, points: page.prompt.points.map((p) => p.map(Number)), mask: page.prompt.mask === true };
