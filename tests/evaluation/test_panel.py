@@ -1,4 +1,4 @@
-"""The figure that puts methods side by side."""
+"""Methods side by side: rows of image, truth and masks."""
 
 from __future__ import annotations
 

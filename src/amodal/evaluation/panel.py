@@ -1,4 +1,4 @@
-"""A figure that puts methods side by side: one row per object with the image, the truth and each method's mask."""
+"""Draws methods side by side: one row per object with the image, the truth and each method's mask."""
 
 from __future__ import annotations
 
