@@ -32,8 +32,8 @@ def cells_of(boxes: list[list[float]], scores: list[float], classes: list[list[f
 
 
 def test_a_cell_predicts_the_edges_of_a_box_around_its_centre() -> None:
-    head = DetectionHead([4, 4], [8, 16], 3, channels=8)
-    cells = head([torch.randn(2, 4, 4, 6), torch.randn(2, 4, 2, 3)])
+    head = DetectionHead([4, 8], [8, 16], 3, channels=8)
+    cells = head([torch.randn(2, 4, 4, 6), torch.randn(2, 8, 2, 3)])
     assert cells.score_logits.shape == (2, 24 + 6) and cells.class_logits.shape == (2, 30, 3)
     first, coarse = cells.boxes[0, 0], cells.boxes[0, 24]  # untrained: two strides to each edge
     assert first.tolist() == [4 - 16, 4 - 16, 4 + 16, 4 + 16]

@@ -48,7 +48,7 @@ def create(
         kind: `detector` finds and segments all objects of each image; `interactor` segments the object that a person
             points at, in CVAT's editor.
         part: mask that an interactor returns, `amodal` or `visible`. A detector returns both.
-        detector: detector of transformers that finds the boxes (hub id or folder); None for a grid of points.
+        detector: detector of transformers that finds the boxes (hub id or folder); None for the base's own.
         text: what an open-vocabulary detector looks for, separated by commas.
         visible_from: promptable segmenter that makes the visible masks; the model itself if None.
         device: `auto`, `cpu`, `cuda`, ...

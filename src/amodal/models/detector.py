@@ -159,8 +159,19 @@ class DetectorModel(nn.Module):
             pixel_values: as for `forward`.
             min_score: smallest score of a detection; that of the configuration if None.
         """
-        cells = self(pixel_values)
-        size = torch.tensor([pixel_values.shape[-1], pixel_values.shape[-2]] * 2)
+        return self.detections(self(pixel_values), (pixel_values.shape[-2], pixel_values.shape[-1]), min_score)
+
+    def detections(
+        self, cells: CellPredictions, size_hw: tuple[int, int], min_score: float | None = None
+    ) -> list[Detections]:
+        """Choose the objects from what `forward` predicts.
+
+        Args:
+            cells: predictions of B images.
+            size_hw: (H, W) of the input.
+            min_score: as for `detect`.
+        """
+        size = torch.tensor([size_hw[1], size_hw[0]] * 2)
         limit = self.config.min_score if min_score is None else min_score
         parts = (cells.score_logits.sigmoid(), cells.boxes, cells.class_logits.softmax(-1))
         return [self._best(*(x.float().cpu() for x in image), size, limit) for image in zip(*parts, strict=True)]

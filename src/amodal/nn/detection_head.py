@@ -41,8 +41,11 @@ class CellPredictions(NamedTuple):
 class DetectionHead(nn.Module):
     """A top-down path over the maps, then a tower with shared weights.
 
+    The classes also read the coarsest map directly, in which a trunk that has learned to classify images tells kinds
+    apart. That needs far fewer training samples than what passes through the narrow tower.
+
     Args:
-        in_channels: channels of each map, finest first.
+        in_channels: channels of each map, finest first; the last one is a multiple of 8.
         strides: pixels per cell of each map; each is twice the one before.
         num_classes: K.
         channels: width of the head, a multiple of 8.
@@ -59,6 +62,10 @@ class DetectionHead(nn.Module):
         self.score = nn.Conv2d(channels, 1, 3, padding=1)
         self.edges = nn.Conv2d(channels, 4, 3, padding=1)
         self.classes = nn.Conv2d(channels, num_classes, 1)
+        # The norm has no weights: with them, its backward pass in channels-last order crashes where, as here, the input
+        # needs no gradient (torch 2.13).
+        norm = nn.GroupNorm(8, in_channels[-1], affine=False)
+        self.kinds = nn.Sequential(norm, nn.Conv2d(in_channels[-1], num_classes, 1))
         nn.init.zeros_(self.edges.weight)
         nn.init.zeros_(self.edges.bias)  # type: ignore[arg-type]
         nn.init.constant_(self.score.bias, torch.logit(torch.tensor(FIRST_SCORE)).item())  # type: ignore[arg-type]
@@ -68,12 +75,14 @@ class DetectionHead(nn.Module):
         levels = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)]
         for index in range(len(levels) - 2, -1, -1):
             levels[index] = levels[index] + F.interpolate(levels[index + 1], size=levels[index].shape[-2:])
+        kinds = self.kinds(maps[-1])
         outputs: list[tuple[Tensor, Tensor, Tensor]] = []
         for mix, x, stride in zip(self.mix, levels, self.strides, strict=True):
             x = self.tower(mix(x))
             distances = self.edges(x).float().clamp_max(MAX_LOG_EDGE).exp() * (EDGE_SCALE * stride)
             centres = cell_centres((x.shape[2], x.shape[3]), stride).to(distances)
-            outputs.append((_rows(self.score(x))[..., 0], _boxes(centres, _rows(distances)), _rows(self.classes(x))))
+            classes = self.classes(x) + F.interpolate(kinds, size=x.shape[-2:], mode="bilinear", align_corners=False)
+            outputs.append((_rows(self.score(x))[..., 0], _boxes(centres, _rows(distances)), _rows(classes)))
         return CellPredictions(*(torch.cat(parts, 1) for parts in zip(*outputs, strict=True)))
 
 

@@ -238,6 +238,8 @@ def _object_crops(
 def _build_detector(settings: DetectorModelRecipe, recipe: Recipe, weights: Path | None) -> TrainingSetup:
     data = recipe.data
     assert isinstance(data, DetectionDataRecipe)
+    if recipe.training.gradient_checkpointing:
+        raise InputError("training.gradient_checkpointing: expected false for task 'detector', got true")
     train, validation = (
         DetectionImages(
             [_detection_source(source) for source in sources],

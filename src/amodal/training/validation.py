@@ -60,7 +60,7 @@ def validate_answers(
     accelerator: Accelerator, model: nn.Module, task: AuraTask, images: AuraSamples, *,
     max_samples: int, batch_size: int, threshold: float, workers: int, seed: int,
 ) -> dict[str, float]:  # fmt: skip
-    """Mean scores of `AuraTask.scores` over a fixed choice of images, with the true answers as input.
+    """Mean scores of a task's `scores` over a fixed choice of images: AURA's with the true answers, or a detector's.
 
     The arguments are those of `validate_masks`; `max_samples` and `batch_size` count images.
     """

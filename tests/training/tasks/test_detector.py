@@ -106,7 +106,11 @@ def test_each_object_is_found_once_by_the_best_detection() -> None:
 
 def test_scores_count_what_may_be_counted() -> None:
     class Known:
-        def detect(self, pixel_values: torch.Tensor, min_score: float) -> list[Detections]:
+        def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
+            return pixel_values
+
+        def detections(self, cells: torch.Tensor, size: tuple[int, int], min_score: float) -> list[Detections]:
+            assert size == (64, 64) and min_score == 0.5
             boxes = np.array([[0.0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50]])
             return [Detections(boxes, np.array([0.9, 0.8, 0.7]), np.array([1, 0, 0]))]
 
@@ -164,6 +168,11 @@ def test_a_training_starts_from_a_head_of_another_base_and_records_the_new_one(t
     moved = train(recipe, progress=False)
     assert (moved / "detector.safetensors").read_bytes() == (folder / "detector.safetensors").read_bytes()
     assert (moved / "detector.json").read_text() != (folder / "detector.json").read_text()
+
+
+def test_gradient_checkpointing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="gradient_checkpointing: expected false for task 'detector', got true"):
+        build(detector_recipe(tmp_path, gradient_checkpointing=True))
 
 
 def test_a_base_without_such_a_trunk_is_refused(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ LEVEL_RANGE = (3.5, 9.0)
 CENTRE_RADIUS = 1.5
 """Cells whose centre is nearer than this, in strides, to that of a box along both axes learn its object."""
 BOX_WEIGHT = 2.0
-CLASS_WEIGHT = 0.5
+CLASS_WEIGHT = 1.0
 SCORE_EXPONENT = 2.0
 """Of the quality focal loss."""
 MATCH_IOU = 0.5
@@ -81,12 +81,15 @@ class DetectorTask:
         annotated) and `named` (of the found objects of known classes, those with the right name).
 
         Args:
-            model: a `DetectorModel`.
+            model: a `DetectorModel`, possibly wrapped for several processes.
             batch: in the form of `datasets.detection.collate`.
             threshold: smallest score of a detection.
         """
         totals = torch.zeros(3, 2, dtype=torch.float64)
-        for index, found in enumerate(model.detect(batch["pixel_values"], threshold)):
+        pixel_values = batch["pixel_values"]
+        size = (pixel_values.shape[-2], pixel_values.shape[-1])
+        detector = getattr(model, "module", model)
+        for index, found in enumerate(detector.detections(model(pixel_values), size, threshold)):
             truth, ignored = (batch[name][index].cpu().numpy() for name in ("learned", "ignored"))
             boxes = batch["boxes"][index].cpu().numpy().astype(np.float64)
             classes = batch["classes"][index].cpu().numpy()[truth]
