@@ -235,6 +235,7 @@ def test_everything_works_with_the_keyboard_alone(desktop: Any) -> None:
     idle(page)
     assert len(ids(page)) == 4
     page.locator("#objects li:nth-child(1) .name").focus()
+    page.keyboard.press("Control+a")
     page.keyboard.type("plate")
     page.keyboard.press("Enter")
     assert names(page)[0] == "plate"

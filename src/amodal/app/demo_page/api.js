@@ -83,7 +83,7 @@ export class Server {
   async download(form, body) { return (await this.request(`export/${form}`, body)).blob(); }
 
   /** The image as the server decodes it, for formats that the browser does not know. */
-  async picture() {
+  async view() {
     const response = await fetch(`api/images/${this.key}/view`);
     if (!response.ok) throw new ServerError(response.status, "The image cannot be shown; save it as JPEG or PNG and open it again.");
     return response.blob();

@@ -166,6 +166,7 @@ export class Editor extends EventTarget {
     const one = this.changeable(null);
     if (!one) return;
     if (!one.prompt.box) return this.tell("Arrow keys move the box of an object that was made with the box tool.");
+    if (this.nudged && this.nudged.id !== one.id) this.sendNudge();
     const [H, W] = this.stage.size;
     const [x0, y0, x1, y1] = this.nudged?.id === one.id ? this.nudged.box : one.prompt.box;
     const mx = Math.min(Math.max(dx, -x0), W - x1);
@@ -174,21 +175,28 @@ export class Editor extends EventTarget {
     this.waiting = [...this.waiting.filter((other) => !other.nudged), { box: this.nudged.box, nudged: true }];
     this.stage.request();
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.enqueue(() => this.finishNudge()), NUDGE_MS);
+    this.timer = setTimeout(() => this.sendNudge(), NUDGE_MS);
   }
 
-  async finishNudge() {
-    const { id, box } = this.nudged || {};
-    this.nudged = null;
-    this.waiting = this.waiting.filter((one) => !one.nudged);
+  sendNudge() {
+    const sent = this.nudged;
+    clearTimeout(this.timer);
+    if (sent) this.enqueue(() => this.finishNudge(sent).finally(() => {
+      if (this.nudged !== sent) return; // further keys have moved the box meanwhile
+      this.nudged = null;
+      this.waiting = this.waiting.filter((other) => !other.nudged);
+    }), null, sent.box.slice(0, 2));
+  }
+
+  async finishNudge({ id, box }) {
     const one = this.document.find(id);
-    if (!one) return;
+    if (!one || !one.prompt.box) return;
     const moved = [box[0] - one.prompt.box[0], box[1] - one.prompt.box[1]];
     const points = one.prompt.points.map(([x, y, label]) => [x + moved[0], y + moved[1], label]);
     const prompt = { box, points, mask: false };
-    const shape = await this.segment(prompt, [box[0], box[1]]);
+    const shape = await this.segment(prompt, box.slice(0, 2));
     if (!shape) return;
-    this.document.update(`box of ${nameOf(one)}`, id, { prompt, shape: { ...shape, name: one.shape.name } });
+    this.document.update(`box of ${nameOf(one)}`, id, { prompt, shape: { ...shape, name: one.shape.name } }, true);
     this.refresh();
   }
 

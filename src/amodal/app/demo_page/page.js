@@ -174,7 +174,7 @@ async function open(blob, name, example = null) {
     await editor.line;
     const before = state.image && objects.states.length > 1 ? { image: server.image, work: work() } : state.previous;
     const opened = await server.open(blob, name);
-    state.image = await decodeImage(blob, opened.size, () => server.picture());
+    state.image = await decodeImage(blob, opened.size, () => server.view());
     Object.assign(state, { example, previous: before, peel: 0 });
     session.save({ image: server.image, previous: before });
     stage.size = opened.size;
@@ -218,7 +218,7 @@ async function openExample(example, blob) {
 /** Show a session that was kept, without asking the server. */
 async function restore({ image, work: kept }) {
   Object.assign(server, { image, key: kept.key });
-  state.image = await decodeImage(image.blob, kept.size, () => server.picture());
+  state.image = await decodeImage(image.blob, kept.size, () => server.view());
   stage.size = kept.size;
   state.example = kept.example;
   chat.restore(kept.talk);
