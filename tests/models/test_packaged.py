@@ -138,7 +138,7 @@ def test_a_wrong_wheel_leaves_nothing_behind(
 
 
 def test_pip_downloads_without_installing(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pip reads a folder of wheels in the place of an index."""
+    """pip reads a folder of wheels instead of an index."""
     found = _made(tmp_path / "index")
     with zipfile.ZipFile(wheel, "a") as archive:
         archive.writestr("tiny_lm-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-lm\nVersion: 1.0\n")

@@ -107,7 +107,7 @@ def expected(truth: Truth, question: Question, before: Question | None) -> set[i
         return {x} if x in truth.front(y) else {y}
     if question.family in ("size", "them_largest"):
         among = it if question.family == "them_largest" else list(everything)
-        smallest = re.search("smallest|least", question.text)
+        smallest = re.search("smallest|least|tiniest", question.text)
         return {(min if smallest else max)(among, key=lambda i: truth.amodal[i].sum())}
     raise AssertionError(f"no check for {question.family}")
 

@@ -15,6 +15,7 @@ from amodal.data.datasets import read_dataset
 from amodal.data.reason_seg import plain_text, read_reason_seg, write_questions
 from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
+from amodal.questions.talk_forms import NUMBERS
 from amodal.questions.wording import SCENE_KINDS
 from amodal.synthetic.generate import synthesize
 from amodal.synthetic.questions import question_records, synthesize_questions
@@ -94,10 +95,10 @@ def test_texts_are_well_formed(dataset: AnnotatedDataset) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"words": "test"}, "words: expected one of train, held_out, got 'test'"),
+        ({"words": "test"}, "words: expected one of train, held_out, free, free_held_out, got 'test'"),
         ({"seed": -1}, "seed: expected 0 or more, got -1"),
         ({"count": 0}, "count: expected 1 or more, got 0"),
-        ({"lists": "some"}, "lists: expected one of kinds, all, got 'some'"),
+        ({"lists": "some"}, "lists: expected one of kinds, all, talk, got 'some'"),
         ({"lists": "all", "words": "held_out"}, "words: expected 'train' for lists, got 'held_out'"),
     ],
 )
@@ -127,7 +128,7 @@ def test_the_command(annotations: Path, tmp_path: Path, capsys: pytest.CaptureFi
     for wrong, message in (
         ([], "annotations: expected one file to ask about, got 0"),
         ([*given, "--split", "train"], "split, exclude_category: expected with --kind paste only"),
-        ([*given, "--words", "new"], "words: expected one of train, held_out, got 'new'"),
+        ([*given, "--words", "new"], "words: expected one of train, held_out, free, free_held_out, got 'new'"),
         ([*given, "--present", "0.5", "--lists", "all"], "present: expected without lists, got 0.5"),
         ([*given, "--present", "1.5"], "present: expected a share in [0, 1], got 1.5"),
     ):
@@ -143,7 +144,7 @@ def test_the_command(annotations: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_datasets_without_the_needed_truth_are_refused(dataset: AnnotatedDataset) -> None:
     with pytest.raises(InputError, match="expected kinds of procedural scenes, got couch"):
-        question_records(replace(dataset, categories={1: "couch"}), 0, "train")
+        question_records(replace(dataset, categories={1: "couch"}), 0, "train", lists="kinds")
     with pytest.raises(InputError, match="image 1: expected categories with names, got"):
         list(question_records(replace(dataset, categories={}), 0, "train"))
     image = dataset.images[0]
@@ -167,3 +168,47 @@ def test_question_files_are_written_completely_or_not_at_all(tmp_path: Path) -> 
 
 def test_the_wording_knows_every_category_of_a_scene() -> None:
     assert list(SHAPES) == list(SCENE_KINDS), "what a seed asks depends on the order"
+
+
+def test_small_talk_and_the_whole_image_are_answered_without_masks(annotations: Path, tmp_path: Path) -> None:
+    sides = {}
+    for words in ("train", "held_out"):
+        path = synthesize_questions(
+            annotations, tmp_path / f"{words}.json", seed=1, lists="talk", words=words, progress=False
+        )
+        conversations = read_reason_seg(path, annotations).conversations
+        turns = [(c.image, turn) for c in conversations for turn in c.turns]
+        assert not any(turn.objects for _, turn in turns)
+        sides[words] = {turn.question for _, turn in turns}
+        described = [(image, turn) for image, turn in turns if turn.kind == "describe"]
+        counted = [(image, turn) for image, turn in turns if turn.kind == "count"]
+        assert described and counted
+        for image, turn in described:
+            assert turn.answer.count("the ") >= len(image.objects), turn.answer
+        for image, turn in counted:
+            assert NUMBERS[len(image.objects) - 1] in turn.answer
+    assert not sides["train"] & sides["held_out"]
+
+
+def test_other_images_get_questions_about_named_objects(annotations: Path, tmp_path: Path) -> None:
+    """Nobody knows what their kinds are for, nor what else they show."""
+    content = json.loads(annotations.read_text())
+    names = {c["id"]: f"{c['name']} of wood" for c in content["categories"]}
+    names[content["categories"][0]["id"]] = "object"
+    content["categories"] = [{"id": number, "name": name} for number, name in names.items()]
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(content))
+    images = annotations.parent / "images"
+    path = synthesize_questions(
+        other, tmp_path / "q.json", seed=1, words="free", present=0.5, images=images, progress=False
+    )
+    conversations = read_reason_seg(path, other, images).conversations
+    turns = [turn for c in conversations for turn in c.turns]
+    single = {turn.kind for c in conversations for turn in c.turns if len(c.turns) == 1}
+    assert single <= {"where", "move", "hides", "behind", "more_hidden", "in_front"}
+    asked = [turn for turn in turns if turn.kind == "where"]
+    absent = [turn for turn in asked if not turn.objects]
+    assert 0.3 < len(absent) / len(asked) < 0.7
+    assert not any(re.search(r"\b(an|the|no|any|every|each) object\b", turn.question) for turn in asked)
+    with pytest.raises(InputError, match="expected kinds of procedural scenes"):
+        synthesize_questions(other, tmp_path / "l.json", lists="kinds", images=images, progress=False)

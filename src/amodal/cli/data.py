@@ -149,13 +149,15 @@ def synthesize(
     exclude_category: Annotated[
         list[str] | None, typer.Option(help="Category to leave out, may be repeated (paste).")
     ] = None,
-    words: Annotated[str, typer.Option(help="Wording to use: train or held_out (questions).")] = "train",
+    words: Annotated[
+        str, typer.Option(help="Wording to use: train, held_out, free or free_held_out (questions).")
+    ] = "train",
     present: Annotated[
         float | None,
         typer.Option(help="Share of questions whose answer is in the scene; default: 0.85 (questions)."),
     ] = None,
     lists: Annotated[
-        str | None, typer.Option(help="Write these lists instead of single questions: kinds or all (questions).")
+        str | None, typer.Option(help="Write these instead of single questions: kinds, all or talk (questions).")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
     as_json: AsJson = False,

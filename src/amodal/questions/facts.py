@@ -24,6 +24,8 @@ from amodal.questions.grammar import joined
 MIN_BORDER = 8  # pixels along the image border that an object cut off by it must touch
 MIN_CLEAR_RATE = 0.05  # smallest occlusion rate that is clearly visible
 CLEAR_PIXELS, CLEAR_SHARE = 4, 0.02  # smallest difference of two places: pixels, and share of the longer side
+UNNAMED_KIND = "object"
+"""Kind of an object whose category has no name, or is no kind."""
 
 
 def ordinal(number: int) -> str:
@@ -60,7 +62,7 @@ class Facts:
     def __init__(self, image: ImageSample, categories: Mapping[int, str], *, stacked_names: bool = False) -> None:
         self.size = image.size
         self.objects = list(image.objects)
-        self.kinds = [categories.get(obj.category_id, "object").replace("_", " ").strip() for obj in self.objects]
+        self.kinds = [categories.get(obj.category_id, UNNAMED_KIND).replace("_", " ").strip() for obj in self.objects]
         self.rates = np.array([obj.occlusion_rate() for obj in self.objects])
         self.areas = np.array([rle_area(obj.amodal_rle or obj.visible_rle) for obj in self.objects])
         self.visible_areas = np.array([rle_area(obj.visible_rle) for obj in self.objects])

@@ -16,25 +16,32 @@ import numpy as np
 from amodal.questions.facts import Facts
 from amodal.questions.grammar import with_article
 from amodal.questions.scene_forms import AREA_MARGIN, MAX_LISTED, PurposePart, SceneQuestionWriter
+from amodal.questions.talk_forms import about_the_image, small_talk
 from amodal.questions.wording import (
     LIST_FORMS,
     PURPOSES,
     SCENE_KINDS,
     Question,
+    Words,
     addressed,
     amount,
     capitalized,
 )
 
 T = TypeVar("T")
-Lists = Literal["kinds", "all"]
+Lists = Literal["kinds", "all", "talk"]
 
 MAX_KINDS, MAX_PURPOSES, MAX_OBJECTS = 10, 5, 7  # entries of one list
 
 
-def scene_lists(facts: Facts, rng: np.random.Generator, lists: Lists = "all") -> list[list[Question]]:
-    """Write lists about a scene, each a conversation of one turn; empty for a scene without objects."""
-    writer = SceneQuestionWriter(facts, rng)
+def scene_lists(
+    facts: Facts, rng: np.random.Generator, lists: Lists = "all", words: Words = "train"
+) -> list[list[Question]]:
+    """Write lists about a scene, each a conversation of one turn; empty for a scene without objects.
+
+    Small talk is written in the same way, as a conversation of one turn each.
+    """
+    writer = SceneQuestionWriter(facts, rng, words)
     made = [write(writer) for write in LISTS[lists]] if len(facts) else []
     return [[question] for question in made if question is not None]
 
@@ -95,6 +102,7 @@ def _sizes(writer: SceneQuestionWriter) -> Question | None:
 LISTS: dict[Lists, tuple[Callable[[SceneQuestionWriter], Question | None], ...]] = {
     "kinds": (_kinds, _kinds),
     "all": (_kinds, _uses, _amounts, _fronts, _sizes),
+    "talk": (small_talk, about_the_image),
 }
 """The lists that are written about each image."""
 

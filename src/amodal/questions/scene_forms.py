@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from amodal.questions.facts import Facts
+from amodal.questions.facts import UNNAMED_KIND, Facts
 from amodal.questions.grammar import with_article
 from amodal.questions.wording import (
     PURPOSES,
@@ -47,6 +47,7 @@ class SceneQuestionWriter:
         rng: source of all choices.
         words: part of the wording to use.
         present: share of the questions for a purpose or a kind whose answer is in the scene.
+        kinds: all kinds that the questions may name; other than `SCENE_KINDS`, the image is no procedural scene.
         asked: texts of the questions so far; none is asked twice.
         answers: answers so far that name objects; none is given twice.
         purposes: positions of the purposes so far; none is asked for twice.
@@ -56,6 +57,7 @@ class SceneQuestionWriter:
     rng: np.random.Generator
     words: Words = "train"
     present: float = PRESENT_SHARE
+    kinds: tuple[str, ...] = SCENE_KINDS
     asked: set[str] = field(default_factory=set)
     answers: set[str] = field(default_factory=set)
     purposes: set[int] = field(default_factory=set)
@@ -120,7 +122,7 @@ class SceneQuestionWriter:
         self, form_name: str, index: int, found: Sequence[int] | None, *, family: str | None = None
     ) -> Question | None:
         """Ask what is in front of or behind an object; None in doubt, and often where it is nothing."""
-        if found is None or not (found or self.happens(NOTHING_SHARE)):
+        if found is None or self.facts.kinds[index] == UNNAMED_KIND or not (found or self.happens(NOTHING_SHARE)):
             return None
         slots = {"x": self.facts.names[index]}
         return self.write(form_name, found, slots, family=family, antecedents=() if found else (index,))
@@ -165,17 +167,25 @@ Family = Callable[..., Question | None]
 
 
 def scene_conversations(
-    facts: Facts, rng: np.random.Generator, words: Words, present: float = PRESENT_SHARE
+    facts: Facts,
+    rng: np.random.Generator,
+    words: Words,
+    present: float = PRESENT_SHARE,
+    kinds: tuple[str, ...] = SCENE_KINDS,
 ) -> list[list[Question]]:
     """Write single questions and two conversations about a scene, about ten turns.
+
+    Of other kinds than `SCENE_KINDS` it is not known what they are for, nor whether the image shows objects that are
+    not annotated. Questions are then about named objects only (`NAMED_FAMILIES`).
 
     Returns:
         Conversations, most of a single turn; empty for a scene without objects.
     """
     if not len(facts):
         return []
-    writer = SceneQuestionWriter(facts, rng, words, present)
-    conversations = [[first] for first in (writer.draw(FAMILIES) for _ in range(NUM_SINGLE)) if first]
+    writer = SceneQuestionWriter(facts, rng, words, present, kinds)
+    families = FAMILIES if kinds == SCENE_KINDS else NAMED_FAMILIES
+    conversations = [[first] for first in (writer.draw(families) for _ in range(NUM_SINGLE)) if first]
     for fewest, most in NUM_TURNS:
         turns = _converse(writer, int(rng.integers(fewest, most + 1)))
         if turns:
@@ -185,10 +195,11 @@ def scene_conversations(
 
 def _converse(writer: SceneQuestionWriter, num_turns: int) -> list[Question]:
     """A question, then follow-ups as long as the answers allow them, otherwise something new."""
-    opener = writer.draw(OPENERS)
+    families = FAMILIES if writer.kinds == SCENE_KINDS else NAMED_FAMILIES
+    opener = writer.draw({family: weight for family, weight in OPENERS.items() if family in families})
     turns = [opener] if opener else []
     while turns and len(turns) < num_turns:
-        following = writer.draw(FOLLOW_UPS, turns) or writer.draw(FAMILIES)
+        following = writer.draw(FOLLOW_UPS, turns) or writer.draw(families)
         if following is None:
             break
         turns.append(following)
@@ -237,8 +248,10 @@ def _use_and_occluder(writer: SceneQuestionWriter) -> Question | None:
 
 
 def _where(writer: SceneQuestionWriter) -> Question | None:
-    absent = [kind for kind in SCENE_KINDS if kind not in writer.facts.kinds]
+    absent = [kind for kind in writer.kinds if kind not in (*writer.facts.kinds, UNNAMED_KIND)]
     kind = str(writer.rng.choice(writer.facts.kinds if writer.happens(writer.present) or not absent else absent))
+    if kind == UNNAMED_KIND:
+        return None
     found = writer.facts.of_kinds(frozenset([kind]))
     slots = {"kind": kind, "a_kind": with_article(kind)}
     return writer.write("where_each" if len(found) > 1 else "where", found, slots, family="where")
@@ -396,6 +409,11 @@ OPENERS: dict[Family, float] = {
     f: n for f, n in FAMILIES.items() if f in (_use, _need, _trait, _where, _most_hidden, _size, _more_hidden, _hidden)
 }
 """Families whose answers allow follow-ups."""
+
+NAMED_FAMILIES: dict[Family, float] = {
+    f: n for f, n in FAMILIES.items() if f in (_where, _move, _hides, _behind, _more_hidden, _in_front)
+}
+"""Families about objects that the question names, for images of which only some objects are known."""
 
 FOLLOW_UPS: dict[Family, float] = {
     _it_hides: 3, _it_behind: 2, _it_seen: 2, _them_most: 3, _them_largest: 2, _and_hides: 2,

@@ -14,8 +14,9 @@ from typing import Any, Literal, get_args
 import yaml
 
 from amodal.errors import InputError
+from amodal.questions.patterns import divided
 
-Words = Literal["train", "held_out"]
+Words = Literal["train", "held_out", "free", "free_held_out"]
 WORDS: tuple[Words, ...] = get_args(Words)
 
 
@@ -44,14 +45,29 @@ class Question:
 
 @dataclass(frozen=True)
 class Wording:
-    """Several forms of the same question or phrase, one part for training and one that is held out."""
+    """Several forms of the same question or phrase, one part for training and one that is held out.
+
+    Attributes:
+        train: forms for training.
+        held_out: forms that are held out.
+        free: further forms for training, for a model that knows English already.
+        free_held_out: a tenth of those, held out.
+    """
 
     train: tuple[str, ...]
     held_out: tuple[str, ...] = ()
+    free: tuple[str, ...] = ()
+    free_held_out: tuple[str, ...] = ()
 
     def of(self, words: Words) -> tuple[str, ...]:
-        """The forms of one part."""
-        return self.train if words == "train" else self.held_out
+        """The forms of one part; the free ones include the others."""
+        parts = {
+            "train": self.train,
+            "held_out": self.held_out,
+            "free": self.train + self.free,
+            "free_held_out": self.held_out + self.free_held_out,
+        }
+        return parts[words]
 
 
 @dataclass(frozen=True)
@@ -87,6 +103,19 @@ class ImageForm:
 
 
 @dataclass(frozen=True)
+class TalkForm:
+    """Small talk, or a question about the image as a whole, which are answered without masks.
+
+    Attributes:
+        question: forms of the question.
+        answers: forms of the answer, of which one is drawn.
+    """
+
+    question: Wording
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Purpose:
     """What some kinds of objects are for or have in common (`texts/purposes.yaml` explains the parts)."""
 
@@ -110,9 +139,15 @@ def _purpose(entry: Mapping[str, Any]) -> Purpose:
     return Purpose(frozenset(entry["kinds"]), gap, need, trait)
 
 
-def _scene_form(entry: Mapping[str, Any]) -> SceneForm:
-    question = Wording(tuple(entry["train"]), tuple(entry["held_out"]))
-    return SceneForm(question, _wording(entry.get("yes_no")), entry["answer"], entry.get("nothing", ""))
+def _scene_form(entry: Mapping[str, Any], patterns: Sequence[str]) -> SceneForm:
+    yes_no = _wording(entry.get("yes_no"))
+    own = (*entry["train"], *entry["held_out"], *(yes_no.train + yes_no.held_out if yes_no else ()))
+    question = Wording(tuple(entry["train"]), tuple(entry["held_out"]), *divided(patterns, own))
+    return SceneForm(question, yes_no, entry["answer"], entry.get("nothing", ""))
+
+
+def _talk_form(entry: Mapping[str, Any]) -> TalkForm:
+    return TalkForm(Wording(*divided(entry["questions"])), tuple(entry["answers"]))
 
 
 def _image_form(entry: Mapping[str, Any]) -> ImageForm:
@@ -125,12 +160,13 @@ def _texts(texts: str | Iterable[str]) -> tuple[str, ...]:
     return (texts,) if isinstance(texts, str) else tuple(texts)
 
 
-_scene_texts, _naming = _read("scene_forms"), _read("synonyms")
+_scene_texts, _naming, _free_texts = _read("scene_forms"), _read("synonyms"), _read("free_forms")
 
 PURPOSES = tuple(_purpose(entry) for entry in _read("purposes"))
 SCENE_KINDS = tuple(sorted({kind for p in PURPOSES if p.gap or p.need or p.trait for kind in p.kinds}))
 """The kinds of objects in procedural scenes: for these, `PURPOSES` knows everything that fits."""
-SCENE_FORMS = {name: _scene_form(entry) for name, entry in _scene_texts["forms"].items()}
+SCENE_FORMS = {name: _scene_form(entry, _free_texts[name]) for name, entry in _scene_texts["forms"].items()}
+TALK_FORMS = {name: _talk_form(entry) for name, entry in _read("talk").items()}
 LIST_FORMS = {name: Wording(tuple(texts)) for name, texts in _scene_texts["lists"].items()}
 DEGREES: dict[str, float] = _scene_texts["degrees"]
 """Largest occlusion rate at which this much of an object can be seen."""

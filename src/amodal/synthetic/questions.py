@@ -35,13 +35,16 @@ def synthesize_questions(
     count: int | None = None,
     progress: bool = True,
 ) -> Path:
-    """Write a question file about procedural scenes.
+    """Write a question file about procedural scenes, or about other images whose amodal masks are known.
+
+    About images with other kinds than those of procedural scenes it asks less, see `scene_conversations`.
 
     Args:
         annotations: canonical file that `synthesize` wrote for `scenes`.
         out: question file to write.
         seed: the same seed gives the same bytes.
-        words: `train`, or the `held_out` forms that occur in no training question.
+        words: `train`, or the `held_out` forms that occur in no training question; `free` and `free_held_out` have
+            many more forms, for a model that knows English already.
         present: share of the questions for a purpose or a kind whose answer is in the scene; `PRESENT_SHARE` if None.
         lists: write these lists of `questions.list_forms` instead of single questions and conversations.
         images: folder of the images; `images/` beside the annotations if None.
@@ -77,7 +80,7 @@ def question_records(
     """Write the records of a question file, image by image.
 
     Args:
-        dataset: procedural scenes.
+        dataset: procedural scenes, or other images.
         seed: apart from their ids, the records about an image depend on it and the image's id alone.
         words: part of the wording.
         count: as for `synthesize_questions`.
@@ -85,14 +88,15 @@ def question_records(
         lists: as for `synthesize_questions`.
 
     Raises:
-        InputError: `words`, `lists`, `seed` or `present` is invalid, `lists` is combined with held-out words or with
-            `present`, a category is not one of procedural scenes, or an object has no amodal mask.
+        InputError: `words`, `lists`, `seed` or `present` is invalid, `lists` is combined with words other than
+            `train` (but for small talk) or with `present`, is about kinds other than those of procedural scenes, or an
+            object has no amodal mask.
     """
     if words not in WORDS:
         raise InputError(f"words: expected one of {', '.join(WORDS)}, got {words!r}")
     if lists is not None and lists not in LISTS:
         raise InputError(f"lists: expected one of {', '.join(LISTS)}, got {lists!r}")
-    if lists and words != "train":
+    if lists in ("kinds", "all") and words != "train":
         raise InputError(f"words: expected 'train' for lists, got {words!r}")
     if seed < 0:
         raise InputError(f"seed: expected 0 or more, got {seed}")
@@ -102,7 +106,7 @@ def question_records(
     if not 0 <= present <= 1:
         raise InputError(f"present: expected a share in [0, 1], got {present}")
     unknown = sorted(set(dataset.categories.values()) - set(SCENE_KINDS))
-    if unknown:
+    if unknown and lists in ("kinds", "all"):
         raise InputError(f"annotations: expected kinds of procedural scenes, got {', '.join(unknown[:3])}")
     return _records(dataset, seed, words, count, present, lists)
 
@@ -110,14 +114,23 @@ def question_records(
 def _records(
     dataset: AnnotatedDataset, seed: int, words: Words, count: int | None, present: float, lists: Lists | None
 ) -> Iterator[list[dict[str, Any]]]:
-    number = 0
+    number, kinds = 0, _kinds(dataset)
     for image in dataset.images[:count]:
         facts, rng, records = _facts(image, dataset.categories), np.random.default_rng((seed, image.id)), []
-        written = scene_lists(facts, rng, lists) if lists else scene_conversations(facts, rng, words, present)
+        if lists:
+            written = scene_lists(facts, rng, lists, words)
+        else:
+            written = scene_conversations(facts, rng, words, present, kinds)
         for turns in written:
             number += 1
             records.append({"id": number, "image_id": image.id, **_texts(turns)})
         yield records
+
+
+def _kinds(dataset: AnnotatedDataset) -> tuple[str, ...]:
+    """The kinds that questions may name: of procedural scenes, or else all of the dataset."""
+    names = {name.replace("_", " ").strip() for name in dataset.categories.values()}
+    return SCENE_KINDS if names <= set(SCENE_KINDS) else tuple(sorted(names))
 
 
 def _facts(image: ImageSample, categories: Mapping[int, str]) -> Facts:

@@ -167,7 +167,9 @@ class AuraTask:
             return {}
         inputs = {name: value for name, value in batch.items() if name not in TARGETS}
         inputs["pixel_values"] = batch["pixel_values"].roll(1, 0)
-        inputs["chosen"] = torch.zeros(int((batch["labels"] == self.config.seg_token_id).sum()), dtype=torch.bool)
+        assert self.config.seg_token_id is not None
+        mask_tokens = batch["labels"].eq(self.config.seg_token_id)
+        inputs["chosen"] = torch.zeros_like(batch["labels"][mask_tokens], dtype=torch.bool)  # no masks
         inputs.pop("box_hints_xyxy_sam", None)
         wrong: AuraOutput = model(**inputs)
         gains = _nats(wrong) - _nats(right)
