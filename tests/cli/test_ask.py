@@ -52,6 +52,12 @@ def test_an_answer_has_the_numbers_of_the_overlay(
     assert code == 0
     assert "You could use the mug [0], behind two books [1] [2]." in shown
     assert "3 objects" in shown
+    lines = shown.splitlines()
+    assert (
+        len([line for line in lines if re.fullmatch(r"\[\d\] .*: \d+% occluded by the masks, \d+% predicted", line)])
+        == 3
+    )
+    assert any(line.startswith("Not sure: confidence 0.0") for line in lines)  # the model was not trained
     scene = Scene.load(out)
     assert [obj.phrase for obj in scene.objects] == ["the mug", "two books", "two books"]
     assert scene.question == "What could I drink from?"

@@ -12,6 +12,7 @@ import torch
 from amodal.errors import InputError
 from amodal.inference.assistant import AmodalAssistant, Reply
 from amodal.inference.scene import Scene
+from amodal.inference.scene_object import SceneObject
 from amodal.models.aura.generation import AnswerStream
 from amodal.models.aura.prompts import TextPart, answer_parts, phrases, turn_template
 from tests.models.aura import ANSWER, random_image, small_aura, small_mllm
@@ -259,3 +260,39 @@ def test_text_around_questions_follows_the_chat_template() -> None:
     processor.tokenizer.eos_token = None
     with pytest.raises(InputError, match="expected a tokenizer with an end token"):
         turn_template(processor)
+
+
+def test_a_reply_has_its_confidence_and_the_predicted_rates(assistant: AmodalAssistant, tmp_path: Path) -> None:
+    """By hand: the mean log probability of the answer's tokens in one forward pass over question and answer."""
+    image = random_image()
+    chat = assistant.chat(image)
+    reply = chat.ask(QUESTION, answer=ANSWER)
+    processor = assistant.processor
+    inputs = processor([image], [QUESTION]).mllm
+    said = torch.tensor([processor.answer_tokens(ANSWER)])
+    tokens = torch.cat([inputs["input_ids"], said], dim=1)
+    with torch.no_grad():
+        logits = assistant.model.mllm(input_ids=tokens, pixel_values=inputs["pixel_values"]).logits
+    chances = logits[:, -said.shape[1] - 1 : -1].log_softmax(-1).gather(-1, said[..., None])
+    assert reply.confidence == pytest.approx(float(chances.mean().exp()), abs=1e-5)
+    assert reply.is_unsure == (reply.confidence < 0.5)
+    assert reply.occlusion_rates == tuple(obj.predicted_occlusion_rate for obj in reply.scene)
+    reply.scene.save(tmp_path / "out")
+    again = Scene.load(tmp_path / "out")
+    assert again.confidence == reply.confidence
+    assert [obj.predicted_occlusion_rate for obj in again] == [*reply.occlusion_rates]  # type: ignore[misc]
+
+
+def test_confidences_of_a_batch_equal_single_ones(assistant: AmodalAssistant) -> None:
+    pairs: list[Any] = [(random_image(0), QUESTION), (random_image(1), "Is there anything to sit on?")]
+    together = assistant.ask_batch(pairs, max_new_tokens=8)
+    alone = [assistant.ask(*pair, max_new_tokens=8) for pair in pairs]
+    assert [r.confidence for r in together] == pytest.approx([r.confidence for r in alone], abs=1e-4)
+
+
+def test_masks_without_a_question_have_no_predicted_rate() -> None:
+    mask = np.ones((4, 4), bool)
+    scene = Scene([SceneObject.from_masks(mask, mask)], (4, 4))
+    content = scene.to_json()
+    assert "confidence" not in content
+    assert "predicted_occlusion_rate" not in content["objects"][0]

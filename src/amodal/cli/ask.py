@@ -126,5 +126,11 @@ def _print_written(console: Console, reply: Reply, folder: Path) -> None:
     count = len(reply.scene.objects)
     objects = "no objects" if count == 0 else f"{count} object{'s' if count > 1 else ''}"
     console.print("" if reply.text else "(no words)")
+    for number, obj in enumerate(reply.scene):
+        predicted = "" if obj.predicted_occlusion_rate is None else f", {obj.predicted_occlusion_rate:.0%} predicted"
+        rates = f"[{number}] {obj.label}: {obj.occlusion_rate:.0%} occluded by the masks{predicted}"
+        console.print(rates, style="dim", soft_wrap=True, highlight=False, markup=False)
+    if reply.is_unsure:
+        console.print(f"Not sure: confidence {reply.confidence:.2f}", style="yellow", highlight=False)
     written = f"Written: {folder}/scene.json, overlay.png ({objects})"
     console.print(written, style="dim", soft_wrap=True, highlight=False)

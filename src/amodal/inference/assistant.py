@@ -26,6 +26,9 @@ from amodal.models.bases.protocol import ImageFeatures
 from amodal.models.names import DEFAULT_ASSISTANT
 from amodal.ops.cleaning import CleanSettings, clean_masks
 
+MIN_CONFIDENCE = 0.5
+"""Confidence below which a reply counts as unsure. It has not been calibrated on answers of a trained model."""
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -36,13 +39,21 @@ class Reply:
         scene: the objects that the answer names, in the order of the answer; may be empty.
         parts: the answer in pieces, each with the indices of the objects that it names.
         occlusion_rates: occlusion rate per object as predicted by the Occlusion Condition Encoder,
-            in [0, 1]; None for a model without one. `scene.objects` has the rates of the masks.
+            in [0, 1]; None for a model without one. `scene.objects` has them beside the rates of the masks.
+        confidence: geometric mean of the probabilities of the answer's tokens, in [0, 1]. It says how sure the language
+            model is of its words, not whether they are true.
     """
 
     text: str
     scene: Scene
     parts: tuple[TextPart, ...]
     occlusion_rates: tuple[float, ...] | None = None
+    confidence: float = 1.0
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether the confidence is below `MIN_CONFIDENCE`."""
+        return self.confidence < MIN_CONFIDENCE
 
 
 class AmodalAssistant:
@@ -270,16 +281,25 @@ class AmodalAssistant:
             own = [index for index, owner in enumerate(rows) if owner == row]
             parts = tuple(answer_parts(self.processor.decode(answers.tokens[row]), self.processor.seg_token))
             text = "".join(part.text for part in parts)
-            objects = self._objects(masks, own, image, phrases(list(parts)))
-            size = (image.shape[0], image.shape[1])
             rates = None if masks.rates is None else tuple(masks.rates[own].float().tolist())
-            made.append(Reply(text, Scene(objects, size, image, question, text), parts, rates))
+            objects = self._objects(masks, own, image, phrases(list(parts)), rates)
+            size, confidence = (image.shape[0], image.shape[1]), answers.confidences[row]
+            scene = Scene(objects, size, image, question, text, confidence=confidence)
+            made.append(Reply(text, scene, parts, rates, confidence))
         return made
 
-    def _objects(self, masks: Any, own: list[int], image: ImageArray, names: Sequence[str | None]) -> list[SceneObject]:
+    def _objects(
+        self,
+        masks: Any,
+        own: list[int],
+        image: ImageArray,
+        names: Sequence[str | None],
+        rates: Sequence[float] | None,
+    ) -> list[SceneObject]:
         size, threshold = (image.shape[0], image.shape[1]), self.model.config.mask_threshold
         objects = []
-        for index, name in zip(own, names, strict=True):
+        predicted: Sequence[float | None] = [None] * len(own) if rates is None else rates
+        for index, name, rate in zip(own, names, predicted, strict=True):
             visible, amodal = (
                 self.processor.image_probs(logits[index].float().sigmoid().cpu().numpy(), size) > threshold
                 for logits in (masks.visible_logits, masks.amodal_logits)
@@ -289,7 +309,14 @@ class AmodalAssistant:
                 visible, amodal = clean_masks(visible, amodal, settings=CleanSettings(), pixel=pixel)
             score = float(masks.iou_scores[index].float().clamp(0, 1))
             objects.append(
-                SceneObject.from_masks(visible, amodal, score=score, phrase=name, union_visible=self.union_visible)
+                SceneObject.from_masks(
+                    visible,
+                    amodal,
+                    score=score,
+                    phrase=name,
+                    predicted_occlusion_rate=rate,
+                    union_visible=self.union_visible,
+                )
             )
         return objects
 

@@ -41,6 +41,7 @@ class Scene:
         image: (H, W, 3) uint8 RGB, or None if the scene was loaded without it.
         question: question that was asked about the image, or None.
         answer: answer to the question, or None.
+        confidence: of the model in the words of the answer, in [0, 1], see `Reply`; or None.
         image_path: file of the image, or None if it is not known.
         visible_from: name of the promptable segmenter that made the visible masks that were not given; None if the
             amodal model made them.
@@ -56,6 +57,7 @@ class Scene:
     answer: str | None = None
     image_path: Path | None = None
     visible_from: str | None = None
+    confidence: float | None = None
 
     def __post_init__(self) -> None:
         for index, obj in enumerate(self.objects):
@@ -181,6 +183,8 @@ class Scene:
         }
         if self.question is not None:
             content |= {"question": self.question, "answer": self.answer}
+        if self.confidence is not None:
+            content["confidence"] = self.confidence
         if self.visible_from is not None:
             content["visible_from"] = self.visible_from
         return content
@@ -274,6 +278,7 @@ class Scene:
             answer=content.get("answer"),
             image_path=None if path is None else Path(path),
             visible_from=content.get("visible_from"),
+            confidence=content.get("confidence"),
         )
 
     def _write(self, folder: Path) -> None:

@@ -44,6 +44,8 @@ class SceneObject:
         class_id: number of its class in the source of the prompt, or None.
         source_id: its id in the source of the prompt (a COCO annotation id), or None.
         tracker_id: its track in the source of the prompt, or None.
+        predicted_occlusion_rate: share in [0, 1] of the object that is occluded as a model with a head for it predicts,
+            or None. `occlusion_rate` is that of the masks.
         union_visible: unite the amodal mask with the visible mask; used at construction only.
 
     Raises:
@@ -63,6 +65,7 @@ class SceneObject:
     class_id: int | None = None
     source_id: int | None = None
     tracker_id: int | None = None
+    predicted_occlusion_rate: float | None = None
     union_visible: InitVar[bool] = True
 
     def __post_init__(self, union_visible: bool) -> None:
@@ -100,6 +103,7 @@ class SceneObject:
         class_id: int | None = None,
         source_id: int | None = None,
         tracker_id: int | None = None,
+        predicted_occlusion_rate: float | None = None,
         union_visible: bool = True,
     ) -> SceneObject:
         """Build an object from full-size masks.
@@ -115,6 +119,7 @@ class SceneObject:
             class_id: number of its class, or None.
             source_id: its id in the source of the prompt, or None.
             tracker_id: its track, or None.
+            predicted_occlusion_rate: as of the class.
             union_visible: unite the amodal mask with the visible mask.
 
         Raises:
@@ -128,7 +133,7 @@ class SceneObject:
         crop = None if uncertainty is None else (uncertainty, whole)
         return cls(
             whole, visible_mask, amodal_mask, (H, W), box, score, crop, phrase, name, class_id, source_id, tracker_id,
-            union_visible,
+            predicted_occlusion_rate, union_visible,
         )  # fmt: skip
 
     @property
@@ -217,6 +222,7 @@ def _tight_box(part: Mask, window: Window) -> npt.NDArray[np.float64]:
 
 def object_to_json(obj: SceneObject) -> dict[str, Any]:
     """The record of an object in `scene.json`."""
+    predicted = obj.predicted_occlusion_rate
     return {
         "visible": encode_window(obj.visible_in_window, obj.window, obj.size),
         "amodal": encode_window(obj.amodal_in_window, obj.window, obj.size),
@@ -229,7 +235,7 @@ def object_to_json(obj: SceneObject) -> dict[str, Any]:
         "source_id": obj.source_id,
         "tracker_id": obj.tracker_id,
         "phrase": obj.phrase,
-    }
+    } | ({} if predicted is None else {"predicted_occlusion_rate": predicted})
 
 
 def object_from_json(record: dict[str, Any], size: tuple[int, int]) -> SceneObject:
@@ -244,5 +250,6 @@ def object_from_json(record: dict[str, Any], size: tuple[int, int]) -> SceneObje
     window = (x0, y0, x1, y1)
     visible, amodal = (decode_window(rle, window) for rle in rles)
     names: dict[str, Any] = {key: record.get(key) for key in ("phrase", "name", "class_id", "source_id", "tracker_id")}
+    names["predicted_occlusion_rate"] = record.get("predicted_occlusion_rate")
     box = _box(record["visible_box_xyxy"])
     return SceneObject(window, visible, amodal, size, box, score=float(record["score"]), **names)

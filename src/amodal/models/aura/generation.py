@@ -35,12 +35,14 @@ class Answers:
         tokens: of each conversation's answer, without its end token.
         states: (N, D) of the `[SEG]` tokens, conversation by conversation.
         rows: (N,) index of each `[SEG]` token's conversation.
+        confidences: of each conversation's answer, the geometric mean of the probabilities of its tokens, in [0, 1].
         image_tokens: (B, n, D) of the images, kept from the first turn; None for a model without boxes.
     """
 
     tokens: list[list[int]]
     states: Tensor
     rows: Tensor
+    confidences: list[float]
     image_tokens: Tensor | None = None
 
 
@@ -137,9 +139,15 @@ class Dialogue:
         selected, rows = seg_states(states, answered.where(answer_mask > 0, -1), self.processor.seg_token_id)
         ends = set(self.processor.end_token_ids)
         kept = [row[mask > 0].tolist() for row, mask in zip(answered, answer_mask, strict=True)]
-        return Answers(
-            [[token for token in row if token not in ends] for row in kept], selected, rows, self.image_tokens
-        )
+        said = [[token for token in row if token not in ends] for row in kept]
+        return Answers(said, selected, rows, self._confidences(states, answered, answer_mask), self.image_tokens)
+
+    def _confidences(self, states: Tensor, answered: Tensor, answer_mask: Tensor) -> list[float]:
+        """The geometric mean of the probabilities of each answer's tokens."""
+        logits = self.model.mllm.get_output_embeddings()(states)
+        chances = logits.float().log_softmax(-1).gather(-1, answered[..., None])[..., 0]
+        means = (chances * answer_mask).sum(1) / answer_mask.sum(1)
+        return [float(value) for value in means.exp()]
 
     def _settings(self, max_new_tokens: int) -> GenerationConfig:
         return GenerationConfig(
