@@ -18,6 +18,7 @@ from amodal.cli.info import info
 from amodal.cli.label import label_app
 from amodal.cli.label_backend import backend
 from amodal.cli.mcp import mcp
+from amodal.cli.models import models_app
 from amodal.cli.reasonseg import reasonseg_app
 from amodal.cli.segment import batch, segment
 from amodal.cli.serve import serve
@@ -47,6 +48,7 @@ app.add_typer(export_app, name="export", help="Write results and models in the f
 evaluate_app.command()(panel)
 app.add_typer(label_app, name="label", help="Predict masks, correct them in Label Studio and collect them.")
 app.add_typer(data_app, name="data", help="Inspect, validate, convert, draw and synthesize datasets.")
+app.add_typer(models_app, name="models")
 app.add_typer(reasonseg_app, name="reasonseg", help="Generate, check, review and export question-answer data.")
 
 
