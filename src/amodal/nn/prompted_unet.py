@@ -86,7 +86,7 @@ class PromptedUNet(nn.Module):
             return 0.0, 0.0, 0.0
         token = tokens.mean(1)
         widths = [x8.shape[1], self.down[0].out_channels, self.down[1].out_channels]
-        biases = self.token(token)[:, :, None, None].split(widths, dim=1)  # type: ignore[arg-type]
+        biases = self.token(token)[:, :, None, None].split(widths, dim=1)
         match = torch.einsum("nc,nchw->nhw", token, x8)[:, None] * x8.shape[1] ** -0.5
         return biases[0] + match * self.token_match[:, None, None], biases[1], biases[2]
 

@@ -39,7 +39,7 @@ def new_segmenter(settings: SamModelRecipe, seed: int) -> ConvPromptModel:
 @torch.no_grad()
 def _scale_features(convolutions: nn.ModuleList) -> None:
     for convolution, scale in zip(convolutions, FEATURE_SCALES, strict=True):
-        convolution.weight.mul_(scale)  # type: ignore[union-attr, operator]
+        convolution.weight.mul_(scale)  # type: ignore[operator]
 
 
 def _weights_file(name: str) -> Path:
