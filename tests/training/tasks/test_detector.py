@@ -105,7 +105,7 @@ def test_each_object_is_found_once_by_the_best_detection() -> None:
 
 
 def test_scores_count_what_may_be_counted() -> None:
-    class Known:
+    class FixedDetector:
         def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
             return pixel_values
 
@@ -116,11 +116,11 @@ def test_scores_count_what_may_be_counted() -> None:
 
     boxes = [[0.0, 0, 10, 10], [20, 20, 30, 30], [0, 50, 10, 60]]
     batch = batch_of(boxes, learned=[True, False, True]) | {"classes": torch.tensor([[1, 1, 2]])}
-    scores = DetectorTask.scores(Known(), batch, 0.5)
+    scores = DetectorTask.scores(FixedDetector(), batch, 0.5)
     assert {name: (float(a), float(b)) for name, (a, b) in scores.items()} == {
         "recall": (1, 2), "precision": (1, 2), "named": (1, 1)
     }  # fmt: skip
-    scores = DetectorTask.scores(Known(), batch | {"all_annotated": torch.tensor([False])}, 0.5)
+    scores = DetectorTask.scores(FixedDetector(), batch | {"all_annotated": torch.tensor([False])}, 0.5)
     assert scores["precision"][1] == 0 and scores["recall"][1] == 2
 
 
