@@ -117,9 +117,7 @@ class VisibleMaskSource:
         size = (image.shape[0], image.shape[1])
         inner = self._inner_size(size)
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            features = self.features.get(
-                image, id(self.model), lambda: self.model.encode(self._prepared(image, inner))
-            )
+            features = self.features.get(image, id(self.model), lambda: self.model.encode(self._prepared(image, inner)))
         masks: dict[int, Mask] = {}
         for group in _groups(prompts, batch_size):
             given = self._inputs([prompts[i] for i in group], size, inner)

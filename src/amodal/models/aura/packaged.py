@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,10 +130,11 @@ def convert_gguf(file: Path, folder: Path) -> None:
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    where: Mapping[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(file.parent, **where)
-        model: Any = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where)
+        tokenizer: Any = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, ImportError, struct.error) as error:
         raise InputError(
             f"language model: expected a GGUF file, got {file.name!r} ({' '.join(str(error).split()):.120})"
