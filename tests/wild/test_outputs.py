@@ -334,6 +334,6 @@ def test_an_interrupt_has_exit_code_130(monkeypatch: pytest.MonkeyPatch, capsys:
     def interrupt(**_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("amodal.cli.main.app", interrupt)
+    monkeypatch.setattr("amodal.cli.main.add_variables", lambda _: interrupt)
     assert main(["data", "formats"]) == 130
     assert capsys.readouterr().err == "amodal: interrupted\n"

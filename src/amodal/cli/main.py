@@ -11,6 +11,7 @@ import typer
 
 from amodal.cli.ask import ask
 from amodal.cli.data import data_app
+from amodal.cli.environment import add_variables
 from amodal.cli.evaluation import evaluate_app
 from amodal.cli.evaluation_report import compare, panel, report
 from amodal.cli.export import export_app
@@ -32,7 +33,8 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     help="Amodal segmentation: predict the complete shape of every object, "
-    "including the parts that other objects hide.",
+    "including the parts that other objects hide. Each option has an environment variable, such as "
+    "AMODAL_SEGMENT_MODEL for --model of `amodal segment`.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -40,12 +42,12 @@ app = typer.Typer(
 )
 for command in (segment, batch, ask, train, info, serve, mcp):
     app.command()(command)
+evaluate_app.command()(compare)
 evaluate_app.command()(report)
+evaluate_app.command()(panel)
 label_app.command()(backend)
 app.add_typer(evaluate_app, name="evaluate")
-evaluate_app.command()(compare)
 app.add_typer(export_app, name="export", help="Write results and models in the formats of other tools.")
-evaluate_app.command()(panel)
 app.add_typer(label_app, name="label", help="Predict masks, correct them in Label Studio and collect them.")
 app.add_typer(data_app, name="data", help="Inspect, validate, convert, draw and synthesize datasets.")
 app.add_typer(models_app, name="models")
@@ -82,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.formatwarning = _warning_line
     try:
-        code = app(args=arguments, standalone_mode=False)
+        code = add_variables(typer.main.get_command(app))(args=arguments, standalone_mode=False)
         if code == INTERRUPTED:  # typer turns an interrupt into this code without a word
             return _fail("interrupted", INTERRUPTED)
         return code if isinstance(code, int) else 0

@@ -8,7 +8,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import yaml
 from pydantic import (
@@ -61,6 +61,15 @@ NO_VALUE = "no value"
 """Stands for the value of a key that one of two compared recipes does not have, such as an entry of a shorter list."""
 
 
+def _leaves(kind: Any) -> Iterator[Any]:
+    """The types inside a type, or the type itself if there are none."""
+    inner = get_args(kind)
+    if not inner:
+        yield kind
+    for one in inner:
+        yield from _leaves(one)
+
+
 class Strict(BaseModel):
     """Base class of all sections: unknown keys and wrong types are errors, and texts are what the file has.
 
@@ -72,10 +81,10 @@ class Strict(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
-        if cls.model_fields[str(info.field_name)].annotation in (str, str | None):
-            return getattr(value, "text", value)
-        if cls.model_fields[str(info.field_name)].annotation == list[str] and isinstance(value, list):
-            return [getattr(entry, "text", entry) for entry in value]
+        kinds = set(_leaves(cls.model_fields[str(info.field_name)].annotation))
+        if str in kinds and not kinds & {int, float}:
+            entries = [getattr(entry, "text", entry) for entry in (value if isinstance(value, list) else [value])]
+            return entries if isinstance(value, list) else entries[0]
         return value
 
 
