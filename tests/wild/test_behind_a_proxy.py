@@ -79,11 +79,11 @@ def test_page_upload_and_api_work(root_path: str, strip: bool, keep_host: bool) 
         for address in addresses:
             assert client.get(urljoin(home, address)).status_code == 200, address
         assert client.get(urljoin(home, "api/about")).status_code == 200
-        opened = client.post(urljoin(home, "demo/images"), files={"image": ("a.png", png())}, headers=ORIGIN)
+        opened = client.post(urljoin(home, "api/images"), files={"image": ("a.png", png())}, headers=ORIGIN)
         assert opened.status_code == 200 and opened.json()["size"] == [10, 20]
-        view = client.get(urljoin(home, f"demo/images/{opened.json()['key']}/view/image"))
+        view = client.get(urljoin(home, f"api/images/{opened.json()['key']}/view"))
         assert view.headers["content-type"] == "image/jpeg"
-        foreign = client.post(urljoin(home, "demo/examples/one"), json={}, headers={"origin": "https://evil.example"})
+        foreign = client.post(urljoin(home, "api/segment"), json={}, headers={"origin": "https://evil.example"})
         assert foreign.status_code == 403
         servers = client.get(urljoin(home, "openapi.json")).json().get("servers", [{"url": ""}])
         assert servers[0]["url"] == root_path

@@ -57,7 +57,7 @@ def expected(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> Any:
     image = folder / "a.jpg"
     image.write_bytes(content)
     boxes = [part for box in (SQUARE, DISC) for part in ("--box", ",".join(map(str, box)))]
-    assert main(["segment", str(image), *boxes, "--out", str(folder / "out"), "--json"]) == 0
+    assert main(["segment", str(image), *boxes, "--model", "plug-tiny", "--out", str(folder / "out"), "--json"]) == 0
     return json.loads((folder / "out" / "scene.json").read_text())
 
 
