@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image
+from skimage import data
 
 from amodal import AmodalAssistant, AmodalSegmenter, Scene, SceneObject
 from amodal.data.reason_seg import Conversation, read_reason_seg
@@ -79,6 +81,15 @@ def write_conversation() -> None:
     (FOLDER.parent / "conversation.md").write_text("\n".join(lines).rstrip() + "\n")
 
 
+def segmented_photograph() -> np.ndarray:
+    """What `plug-small` predicts for the photograph and the visible masks of `examples/demo.py`."""
+    coffee_masks = runpy.run_path("examples/demo.py")["coffee_masks"]
+    photograph = data.coffee()
+    height, width = photograph.shape[:2]
+    segmenter = AmodalSegmenter.from_pretrained("plug-small", device="cpu")
+    return segmenter(photograph, masks=coffee_masks((width, height))).draw()
+
+
 def main() -> None:
     """Write all images and the conversation."""
     FOLDER.mkdir(exist_ok=True)
@@ -92,6 +103,7 @@ def main() -> None:
         "parts": parts(scene),
         "order": scene.draw(),
         "uncertainty": draw_uncertainty(scene.image, predicted.objects[0].uncertainty),
+        "coffee": segmented_photograph(),
     }
     for name, pixels in images.items():
         image = Image.fromarray(pixels)

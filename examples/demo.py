@@ -1,4 +1,4 @@
-"""Segment a synthetic scene and a photograph with the bundled models, and ask a question about the scene.
+"""Segment a photograph by boxes and by given masks, segment a drawn scene, and ask a question about the scene.
 
 Writes masks, `scene.json` and overlays to demo-output/.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 from skimage import data
 
 from amodal import AmodalAssistant, AmodalSegmenter
@@ -20,12 +20,35 @@ OUT = Path("demo-output")
 SCENE_SEED = 20_000
 # Boxes in scikit-image's photograph `coffee`: saucer (under the cup), spoon (behind the cup) and cup
 COFFEE_BOXES = [[76, 68, 480, 388], [326, 66, 425, 327], [172, 17, 410, 308]]
+# Outlines of the visible parts of cup and spoon in the same photograph, drawn by hand
+CUP = [(173, 110), (177, 75), (200, 45), (240, 24), (290, 18), (335, 25), (375, 48), (398, 75), (405, 110), (402, 145),
+       (390, 185), (375, 215), (360, 235), (345, 238), (322, 248), (318, 258), (330, 257), (325, 272), (305, 283),
+       (275, 284), (257, 278), (252, 262), (240, 280), (228, 303), (212, 307), (198, 298), (196, 280), (205, 255),
+       (222, 235), (205, 222), (190, 200), (178, 165)]  # fmt: skip
+HANDLE = [(399, 78), (405, 67), (418, 68), (425, 77), (420, 100), (411, 122), (406, 118), (404, 95)]
+BOWL = [(385, 203), (388, 212), (382, 235), (395, 248), (405, 265), (406, 282), (395, 305), (375, 322), (355, 325),
+        (338, 315), (328, 300), (326, 280), (332, 258), (345, 243), (365, 240), (375, 220)]  # fmt: skip
+SAUCER_BOX = (77, 72, 479, 388)
 QUESTION = "What is hidden most?"
+
+
+def coffee_masks(size: tuple[int, int]) -> np.ndarray:
+    """The visible parts of saucer, spoon and cup, drawn by hand: (3, H, W) bool for an image of `size` (W, H)."""
+    images = [Image.new("1", size) for _ in range(3)]
+    saucer, spoon, cup = (ImageDraw.Draw(image) for image in images)
+    saucer.ellipse(SAUCER_BOX, fill=1)
+    for part in (HANDLE, BOWL):
+        spoon.polygon(part, fill=1)
+    cup.polygon(CUP, fill=1)
+    masks = np.array([np.asarray(image) for image in images])
+    masks[0] &= ~masks[1] & ~masks[2]
+    masks[1] &= ~masks[2]
+    return masks
 
 
 def main() -> None:
     """Run the demo."""
-    segmenter = AmodalSegmenter.from_pretrained("plug-tiny")
+    segmenter = AmodalSegmenter.from_pretrained("plug-small")
 
     truth = render_scene(SCENE_SEED)
     boxes = np.array([mask_to_box(obj.visible_mask) for obj in truth.objects])
@@ -36,17 +59,25 @@ def main() -> None:
     photograph = np.asarray(data.coffee())
     coffee = segmenter(photograph, COFFEE_BOXES)
     coffee.save(OUT / "coffee")
+    height, width = photograph.shape[:2]
+    completed = segmenter(photograph, masks=coffee_masks((width, height)))
+    completed.save(OUT / "coffee-masks")
 
     reply = AmodalAssistant.from_pretrained("aura-tiny").ask(truth.image, QUESTION)
     reply.scene.save(OUT / "answer")
 
-    for name, result in (("synthetic scene", scene), ("photograph", coffee)):
+    results = (
+        ("drawn scene, boxes", scene),
+        ("photograph, boxes", coffee),
+        ("photograph, visible masks drawn by hand", completed),
+    )
+    for name, result in results:
         rates = ", ".join(f"{obj.occlusion_rate:.0%}" for obj in result.objects)
         print(f"{name}: {len(result.objects)} objects with occlusion rates {rates}")
     true = [(occlusion_rate(obj.visible_mask, obj.amodal_mask), obj.category) for obj in truth.objects]
-    print(f"true occlusion rates of the synthetic scene: {', '.join(f'{rate:.0%} ({kind})' for rate, kind in true)}")
+    print(f"true occlusion rates of the drawn scene: {', '.join(f'{rate:.0%} ({kind})' for rate, kind in true)}")
     print(f"{QUESTION} {reply.text} (the true answer: the {max(true)[1]})")
-    print(f"Look at overlay.png in {OUT}/scene, {OUT}/coffee and {OUT}/answer")
+    print(f"Look at overlay.png in {OUT}/coffee, {OUT}/coffee-masks, {OUT}/scene and {OUT}/answer")
     print("The bundled models are small: expect rough outlines and mistakes (docs/models.md has their scores)")
 
 

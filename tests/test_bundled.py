@@ -35,12 +35,13 @@ def segmenter() -> AmodalSegmenter:
 
 
 def test_all_models_are_there_and_small() -> None:
-    assert bundled_models().keys() == {"aura-tiny", "plug-tiny", "sam-tiny"}
+    assert bundled_models().keys() == {"aura-tiny", "plug-small", "plug-tiny", "sam-small", "sam-tiny"}
     size = {
         name: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         for name, folder in bundled_models().items()
     }
     assert size["sam-tiny"] + size["plug-tiny"] < 25_000_000
+    assert size["sam-small"] + size["plug-small"] < 30_000_000
     assert size["aura-tiny"] < 40_000_000
 
 

@@ -132,7 +132,7 @@ def evaluate(
     Example:
         >>> from amodal import AmodalSegmenter, evaluate, read_dataset
         >>> dataset = read_dataset("canonical", "data/scenes-val/annotations.json")
-        >>> report = evaluate(AmodalSegmenter.from_pretrained("plug-tiny"), dataset, max_objects=100)
+        >>> report = evaluate(AmodalSegmenter.from_pretrained("plug-small"), dataset, max_objects=100)
         >>> report.metrics["mIoU_full"], report.metrics["mIoU_occ"]
 
     Args:

@@ -3,7 +3,7 @@
 The mask decoders of SAM attend between a few tokens of a prompt and the image. That takes many training samples to
 learn. Here prompts are drawn as maps, which the convolutions of a small U-Net mix with the features of the image at
 every level: with tens of thousands of training crops instead of millions this gives better masks
-(`docs/log/plug-models.md`). It also makes a mask a prompt as good as a box.
+(`docs/log/plug-models.md`). A mask prompt works as well as a box.
 
 The trunk is EfficientNet-Lite. PLUG's adapters are added to its 1x1 convolutions in the stages of stride 16 and 32.
 
