@@ -83,8 +83,8 @@ def test_the_bundled_model_and_its_saved_predictions(
 ) -> None:
     saved, out = tmp_path / "saved.json", tmp_path / "out"
     report = run(capsys, *MASKS, *toy_set[0], "--save-predictions", str(saved), "--out", str(out))
-    assert report["options"]["model"] == "plug-tiny"
-    assert report["options"]["threshold"] == 0.3
+    assert report["options"]["model"] == "plug-small"
+    assert report["options"]["threshold"] == 0.5
     assert report["options"]["box_source"] == "gt_visible"
     assert report["options"]["union_visible"] is True
     assert not (out / "answers.partial.jsonl").exists()

@@ -35,7 +35,7 @@ def test_a_base_is_counted_with_the_adapters_that_plug_would_add(
     assert told["adapters"]["modules"]
     for module in told["adapters"]["modules"]:
         assert count_parameters(encoder.get_submodule(f"{module}.lora")) > 0
-    assert told["adapters"]["layers"] == ("1x1 convolutions" if name == "edgetam" else "Q and V")
+    assert told["adapters"]["layers"] == ("1x1 convolutions" if name in ("edgetam", "conv_prompt") else "Q and V")
     assert main(["info", str(tmp_path)]) == 0
     assert f"PLUG (rank 16, 2 branches) adds {told['adapters']['parameters']:,} parameters" in capsys.readouterr().out
 

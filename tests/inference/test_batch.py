@@ -73,7 +73,7 @@ def test_rows_equal_the_results_of_the_segmenter(annotations: Path, tmp_path: Pa
     segment_dataset(dataset, tmp_path / "out", BatchPlan(images_per_block=5), progress=False)
     rows = results(tmp_path / "out")
     assert len(list((tmp_path / "out").glob("part-*.parquet"))) == 4
-    segmenter = AmodalSegmenter.from_pretrained("plug-tiny")
+    segmenter = AmodalSegmenter.from_pretrained()
     image = dataset.images[0]
     objects = segmenter(image.path, [o.visible_box_xyxy for o in image.objects]).objects
     own = {row["annotation_id"]: row for row in rows if row["image_id"] == image.id}

@@ -181,7 +181,7 @@ def test_a_checkpoint_file_of_the_original_code(meta_sam: Any, tmp_path: Path) -
 def test_everything_is_found_with_the_named_model(tmp_path: Path) -> None:
     segmenter = AmodalSegmenter.from_pretrained("plug-tiny", visible_from=folder_of("sam2", tmp_path))
     assert segmenter.visible_from is not None and segmenter.finder.model is segmenter.visible_from.model
-    segmenter.finder.all_boxes = lambda image: np.array(BOXES)  # type: ignore[method-assign]
+    segmenter.finder.all_boxes = lambda image, confidence=None: np.array(BOXES)  # type: ignore[method-assign]
     scene = segment_everything(segmenter, segmenter.finder, noise())
     assert len(scene) and scene.visible_from == str(tmp_path / "sam2")
 
@@ -240,6 +240,7 @@ def test_a_base_as_the_model_gets_a_line_about_visible_from(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kinds = {"sam_hq": "SAM-HQ", "sam2": "SAM 2", "edgetam": "EdgeTAM", "sam3_tracker": "SAM 3 tracker"}
+    kinds["conv_prompt"] = "convolutional promptable segmenter"
     got = {"published": "SAM 2", "file": "checkpoint file"}.get(name, kinds.get(name, "SAM"))
     if name == "file":
         model = str(tmp_path / "sam.pth")

@@ -165,7 +165,7 @@ def interactor() -> AmodalInteraction:
     sdk = pytest.importorskip("cvat_sdk.auto_annotation")
     if not hasattr(sdk, "InteractionFunctionSpec"):
         pytest.skip("this SDK has no interaction functions")
-    function = create(kind="interactor", device="cpu")
+    function = create(model="plug-tiny", kind="interactor", device="cpu")
     assert isinstance(function, AmodalInteraction) and isinstance(function.spec, sdk.InteractionFunctionSpec)
     return function
 

@@ -102,10 +102,12 @@ def test_models_are_loaded_by_folder_and_by_default(tmp_path: Path, image: np.nd
     assert not list((tmp_path / "saved").glob("*.py"))  # the package has the code, not the model
     assert "custom_pipelines" not in (tmp_path / "saved" / "config.json").read_text()
     expected = segment(image, input_boxes=BOXES[:1])
-    for options in ({"model": str(tmp_path / "saved")}, {}):
-        loaded: Any = pipeline(TASK, device="cpu", **options)
-        assert loaded.model.dtype == torch.float32
-        assert loaded(image, input_boxes=BOXES[:1])[0]["score"] == expected[0]["score"]
+    loaded: Any = pipeline(TASK, device="cpu", model=str(tmp_path / "saved"))
+    assert loaded.model.dtype == torch.float32
+    assert loaded(image, input_boxes=BOXES[:1])[0]["score"] == expected[0]["score"]
+    bundled: Any = pipeline(TASK, device="cpu")
+    assert bundled.model.config.base["name_or_path"] == "sam-small"
+    assert np.asarray(bundled(image, input_boxes=BOXES[:1])[0]["mask"]).any()
 
 
 def test_the_dtype_is_that_which_was_asked_for(tmp_path: Path, image: np.ndarray, segment: Any) -> None:

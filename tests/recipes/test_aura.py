@@ -210,7 +210,7 @@ def test_a_first_stage_only_trains_the_vision_tower_and_the_naming_head(tmp_path
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"mllm": None}, "model.mllm: expected either 'mllm' or 'tiny'"),
+        ({"mllm": None}, "model.mllm: expected one of 'mllm', 'trunk_mllm' and 'tiny'"),
         ({"mllm": None, "tiny": {}}, "model.train_mllm: expected true for a language model from scratch"),
         ({"lora_rank": -1}, "model.lora_rank: expected 0 or more"),
         ({"lora_ranks": 1}, "model.lora_ranks: unknown key; did you mean 'lora_rank'"),
