@@ -237,4 +237,4 @@ def test_the_page_names_every_setting_with_its_default() -> None:
 
 
 def test_what_the_page_says_about_the_bundled_models(names: dict[str, Any]) -> None:
-    assert not names["segmenter"].uses_masks
+    assert names["segmenter"].uses_masks
