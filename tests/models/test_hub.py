@@ -220,4 +220,11 @@ def test_code_of_repositories_is_never_run() -> None:
                     calls.append(file.name)
                     settings = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
                     assert settings.get("trust_remote_code") == "False", f"{file}:{node.lineno}"
-    assert sorted(set(calls)) == ["families.py", "mllm.py", "packaged.py", "processing.py", "tiny_mllm.py", "trunk_mllm.py"]
+    assert sorted(set(calls)) == [
+        "families.py",
+        "mllm.py",
+        "packaged.py",
+        "processing.py",
+        "tiny_mllm.py",
+        "trunk_mllm.py",
+    ]

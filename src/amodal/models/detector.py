@@ -174,7 +174,8 @@ class DetectorModel(nn.Module):
         size = torch.tensor([size_hw[1], size_hw[0]] * 2)
         limit = self.config.min_score if min_score is None else min_score
         parts = (cells.score_logits.sigmoid(), cells.boxes, cells.class_logits.softmax(-1))
-        return [self._best(*(x.float().cpu() for x in image), size, limit) for image in zip(*parts, strict=True)]
+        images = zip(*(part.float().cpu() for part in parts), strict=True)
+        return [self._best(scores, boxes, classes, size, limit) for scores, boxes, classes in images]
 
     def _best(self, scores: Tensor, boxes: Tensor, classes: Tensor, size: Tensor, limit: float) -> Detections:
         """Detections from the scores (N,), boxes (N, 4) and class probabilities (N, K) of an image's cells."""
