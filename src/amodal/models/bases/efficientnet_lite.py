@@ -1,4 +1,4 @@
-"""EfficientNet-Lite with a light top-down path, as a trunk for bases of the EdgeTAM family.
+"""EfficientNet-Lite with a light top-down path, as the trunk of convolutional segmenters.
 
 EfficientNet-Lite (Tan and Le, "EfficientNet", 2019; the Lite variants of 2020) is MobileNet's inverted bottleneck
 without squeeze-and-excitation, with ReLU6. Its coarse maps know what an object is, its fine maps where the outline
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from amodal.errors import InputError
@@ -205,7 +205,3 @@ def _folded(state: Mapping[str, Tensor], convolution: str, norm: str, name: str)
         f"{name}.weight": state[f"{convolution}.weight"] * scale[:, None, None, None],
         f"{name}.bias": state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale,
     }
-
-
-AutoConfig.register(EfficientNetLiteConfig.model_type, EfficientNetLiteConfig)
-AutoModel.register(EfficientNetLiteConfig, EfficientNetLite)
