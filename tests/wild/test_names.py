@@ -15,8 +15,11 @@ from amodal.data.convert import convert
 from amodal.data.datasets import read_dataset
 from amodal.data.validation.validate import validate
 from amodal.errors import InputError
+from amodal.inference.batch import image_digest
 from amodal.inference.exports.label_studio import from_task
 from amodal.inference.prompt_files import read_coco_file
+from amodal.inference.results import ImageResult, Results
+from amodal.inference.scene import Scene
 from amodal.io.image_names import ImageFinder, last_part
 from amodal.io.images import load_image
 from tests.data.written import canonical, coco, write
@@ -203,6 +206,23 @@ def test_names_that_are_too_long_for_the_system_are_missing_files(tmp_path: Path
     file = read_coco_file(path)
     with pytest.raises(InputError, match="image: expected a file"):
         load_image(file.path_of(file.images[0], tmp_path))
+
+
+@pytest.mark.parametrize("name", ["a" * 300 + ".png", "a/" * 3000 + "b.png"])
+def test_a_name_that_is_too_long_fails_alone(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    content = coco()
+    content["images"].append(content["images"][0] | {"id": 6, "file_name": name})
+    content["annotations"].append(content["annotations"][1] | {"id": 3, "image_id": 6})
+    path, out = write(tmp_path, content), tmp_path / "out"
+    images = tmp_path / "images"
+    assert main(["segment", str(images), "--annotations", str(path), "--model", "plug-tiny", "--out", str(out)]) == 3
+    assert f"expected an image of {path.name}" in capsys.readouterr().err
+    assert len(Scene.load(out / "a")) == 2
+    long = read_coco_file(path).images[1]
+    assert image_digest(read_coco_file(path).path_of(long, images)) == ""  # of `amodal batch`
+    named = Results.of([ImageResult(name, Scene.load(out / "a"))])
+    with pytest.raises(InputError, match="image: expected a file"):
+        next(iter(named.with_images(images)))
 
 
 def test_shapes_are_matched_by_the_last_part_as_other_records_are(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
 from amodal.datagen.store.records import SplitName
 from amodal.datagen.store.work_folder import WorkFolder, create_work, link_file, open_work
 from amodal.errors import InputError
-from amodal.io.files import atomic_folder, require_empty_folder
+from amodal.io.files import atomic_folder, is_file, require_empty_folder
 from amodal.ops.occlusion import is_occluded, occluders_of
 from amodal.ops.rle import rle_area
 
@@ -346,7 +346,7 @@ class _Importer:
 
     def _link(self, image: ImageSample, image_id: int) -> str:
         """Link the image file into the work folder; returns its name there."""
-        if not image.path.is_file():
+        if not is_file(image.path):
             raise InputError(f"image: expected a file, got {str(image.path)!r}, which does not exist")
         folder, name = self._work.folder / "images", image.path.name
         if (folder / name).exists():

@@ -22,7 +22,7 @@ from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
 from amodal.inference.prompt_files import CocoFile, prompts_of_records
 from amodal.inference.prompts import collect_prompts
-from amodal.io.files import atomic_path, content_digest, one_writer, require_folder, write_atomic
+from amodal.io.files import atomic_path, content_digest, is_file, one_writer, require_folder, write_atomic
 from amodal.io.images import load_image
 from amodal.models.names import DEFAULT_SEGMENTER
 from amodal.ops.rle import encode_mask
@@ -351,7 +351,7 @@ def _check_settings(out: Path, plan: BatchPlan, rows: list[Row], done: set[Any])
 def image_digest(path: Path) -> str:
     """The fingerprint of an image file; empty if it is missing or cannot be read, which is reported when it is used."""
     try:
-        return content_digest(path) if path.is_file() else ""
+        return content_digest(path) if is_file(path) else ""
     except InputError:
         return ""
 

@@ -17,7 +17,7 @@ from amodal.inference.prompt_files import CocoFile, CocoImage
 from amodal.inference.prompts import ObjectPrompt
 from amodal.inference.results import ANNOTATION_FILE, RUN_FILE, ImageResult
 from amodal.inference.scene import Scene
-from amodal.io.files import one_writer, require_no_input, write_atomic
+from amodal.io.files import is_file, one_writer, require_no_input, write_atomic
 from amodal.io.frames import VideoWriter, list_images, unique_stems
 from amodal.io.images import ImageArray, image_size, load_image
 
@@ -142,7 +142,7 @@ def images_of_folder(folder: Path, coco: CocoFile | None, on_failure: FailureHan
     found: list[tuple[Path, CocoImage]] = []
     for image in coco.images:
         path = coco.path_of(image, folder)
-        if path.is_file():
+        if is_file(path):
             found.append((path, image))
         else:
             on_failure(image.file_name, f"expected an image of {coco.path.name} in {folder}, got none")

@@ -16,6 +16,7 @@ from amodal.inference.batch import PARTS, Row, read_parts
 from amodal.inference.prompt_files import CocoFile, read_coco_file
 from amodal.inference.scene import Scene
 from amodal.inference.scene_object import SceneObject
+from amodal.io.files import is_file
 from amodal.io.image_names import ImageFinder, last_part
 from amodal.io.images import load_image
 from amodal.io.json_stream import scan
@@ -216,7 +217,7 @@ def _image_below(folder: Path, name: str) -> Path:
     """The file of a name below a folder, or else of the last part of the name."""
     with suppress(InputError):
         whole = ImageFinder(folder).find(name)
-        if whole.is_file():
+        if is_file(whole):
             return whole
     return ImageFinder(folder).find(last_part(name))
 
@@ -229,7 +230,7 @@ def _with_pixels(load: Callable[[], ImageResult], images: Path | None) -> ImageR
     result = load()
     scene, path, name = result.scene, result.scene.image_path, result.name
     if images is None:
-        if scene.image is not None or path is None or not path.is_file():
+        if scene.image is not None or path is None or not is_file(path):
             return result
     elif images.is_file():
         path, name = images, images.name
