@@ -49,8 +49,9 @@ GUESSED = {
 @pytest.mark.parametrize("name", GUESSED)
 def test_a_guessed_range_keeps_the_contrast_and_is_told(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, GUESSED[name])
-    with pytest.warns(InputWarning, match=f"{name}: expected 8 bits per pixel, .* is taken as"):
+    with pytest.warns(InputWarning, match=f"{name}: expected 8 bits per pixel, .* is taken as") as told:
         pixels = load_image(path)
+    assert told[0].filename == __file__
     np.testing.assert_allclose(pixels[..., 0], RAMP * 255, atol=1.5)
 
 
@@ -107,8 +108,11 @@ def test_colours_of_fewer_than_sixteen_bits_keep_their_contrast(
 ) -> None:
     colours = colours_of(bits, num_alpha)
     path = write_colours(tmp_path / name, colours)
-    with pytest.warns(InputWarning, match=f"{name}: expected 8 bits per pixel, .* is taken as 0 to {2**bits - 1}"):
+    with pytest.warns(
+        InputWarning, match=f"{name}: expected 8 bits per pixel, .* is taken as 0 to {2**bits - 1}"
+    ) as told:
         pixels = load_image(path)
+    assert told[0].filename == __file__
     np.testing.assert_allclose(pixels, colours[..., :3] / (2**bits - 1) * 255, atol=1.5)
     with pytest.warns(InputWarning), Image.open(path) as opened:
         np.testing.assert_array_equal(load_image(opened), pixels)
@@ -165,8 +169,11 @@ def test_dark_colours_of_an_unusual_form_are_told(tmp_path: Path, monkeypatch: p
 
     path = write_colours(tmp_path / "x.png", colours_of(12))
     monkeypatch.setattr(cv2, "imdecode", lambda *_: None)
-    with pytest.warns(InputWarning, match="x.png: expected colours that use their 16 bits, got a nearly black image"):
+    with pytest.warns(
+        InputWarning, match="x.png: expected colours that use their 16 bits, got a nearly black image"
+    ) as told:
         assert load_image(path).max() < 64
+    assert told[0].filename == __file__
 
 
 def test_the_command_line_tells_a_guessed_range_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

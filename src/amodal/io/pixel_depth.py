@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from typing import Any
 
@@ -21,7 +20,7 @@ _DEPTHS = (8, 10, 12, 14, 16)
 _DARK = 64
 """Brightest value of an image of 10 to 14 bits in 16, after Pillow has taken the upper 8 bits of them."""
 
-_IS_DEEP = re.compile(";16")
+_DEEP_LAYOUT = ";16"
 """What Pillow's name of a pixel layout says about colours of 16 bits, such as `RGB;16B`."""
 
 _ROWS = 256
@@ -92,7 +91,7 @@ def _number(value: Any) -> float | None:
 def deep_content(image: Image.Image) -> bytes | None:
     """The content of the file of an image that is not decoded yet and stores colours of 16 bits; None for others."""
     file = getattr(image, "fp", None)
-    if file is None or not any(_IS_DEEP.search(str(tile.args)) for tile in getattr(image, "tile", ())):
+    if file is None or not any(_DEEP_LAYOUT in str(tile.args) for tile in getattr(image, "tile", ())):
         return None
     place = file.tell()
     file.seek(0)
@@ -126,7 +125,7 @@ def brightened(image: Image.Image, content: bytes, name: str) -> Image.Image:
     values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)  # BGR or BGRA, not turned
     if values is None or values.dtype != np.uint16 or values.ndim != 3 or values.shape[1::-1] != image.size:
         message = "expected colours that use their 16 bits, got a nearly black image; scale them to 8 bits first"
-        warnings.warn(f"{name}: {message}", InputWarning, stacklevel=5)
+        warnings.warn(f"{name}: {message}", InputWarning, stacklevel=4)
         return image
     low, high, _ = _range(values[..., :3], image)
     _warn_of_range(name, low, high)
@@ -141,5 +140,5 @@ def _warn_of_range(name: str, low: float, high: float) -> None:
     warnings.warn(
         f"{name}: expected 8 bits per pixel, got others; the range of the values is taken as {low:g} to {high:g}",
         InputWarning,
-        stacklevel=6,
+        stacklevel=5,  # the caller of `load_image`
     )
