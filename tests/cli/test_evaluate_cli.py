@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,7 @@ import pytest
 from PIL import Image
 
 from amodal.cli.main import main
-from amodal.data.samples import AnnotatedDataset
-from amodal.evaluation.evaluator import EvaluationSettings
+from amodal.evaluation.evaluator import EvaluationSettings, evaluate_model
 from amodal.evaluation.plan import plan_evaluation
 from amodal.inference.segmenter import AmodalSegmenter
 from amodal.ops.rle import encode_mask
@@ -112,10 +112,22 @@ def test_the_plan_is_scaled_from_a_measurement_and_writes_nothing(
     assert "plan: expected a model, got filled_box" in capsys.readouterr().err
 
 
+def test_the_plan_counts_only_objects_that_are_scored(tmp_path: Path) -> None:
+    _, dataset = toy(tmp_path, 3)
+    image, crowded, *rest = dataset.images
+    image = replace(image, objects=[replace(image.objects[0], amodal_rle=None), *image.objects[1:]])
+    crowded = replace(crowded, objects=[*crowded.objects[:1], replace(crowded.objects[1], iscrowd=True)])
+    few = replace(dataset, images=(image, crowded, *rest))
+    segmenter, settings = AmodalSegmenter.from_pretrained("plug-tiny"), EvaluationSettings(baselines=(), progress=False)
+    plan = plan_evaluation(segmenter, few, settings)
+    assert plan["objects"] == evaluate_model(segmenter, few, settings).metrics["num_objects"] == 4
+
+
 def test_the_plan_grows_with_the_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the size of KINS, whose test list names 65,864 objects."""
+    monkeypatch.setattr("amodal.evaluation.plan.MEASURED_SECONDS", 0.1)
     _, dataset = toy(tmp_path, 2)
-    monkeypatch.setattr(AnnotatedDataset, "num_objects", 65_864)
+    dataset = replace(dataset, images=tuple(dataset.images) * (65_864 // 4))
     segmenter, settings = AmodalSegmenter.from_pretrained("plug-tiny"), EvaluationSettings(progress=False)
     one, eight = (plan_evaluation(segmenter, dataset, settings, processes=n) for n in (1, 8))
     for plan in (one, eight):

@@ -54,8 +54,7 @@ def plan_evaluation(
         InputError: as `evaluate_share`.
     """
     selection = settings.selection()
-    num_objects = dataset.num_objects if selection.listed is None else len(selection.listed)
-    num_objects = min(num_objects, settings.max_objects or num_objects)
+    num_objects = sum(len(objects) for _, objects in selection.iterate(dataset))
     quiet = replace(settings, num_workers=1, num_worst=0, worst_folder=None, save_predictions=None, progress=False)
 
     def measure(count: int, file: Path) -> tuple[float, int]:
