@@ -78,7 +78,16 @@ def test_a_head_of_another_base_is_refused_unless_a_training_starts_from_it(tmp_
     assert DetectorModel.from_pretrained(tmp_path, model.trunk).config.base_fingerprint == "abc"
 
 
-@pytest.mark.parametrize("damage", ["no config", "no tensors", "not JSON", "unknown key", "list", "not a tensor file"])
+CONTENTS = {
+    "not JSON": "{",
+    "nested JSON": "[" * 100_000,
+    "unknown key": json.dumps({"colour": 1}),
+    "list": "[1]",
+    "impossible width": json.dumps({"channels": 7}),
+}
+
+
+@pytest.mark.parametrize("damage", ["no config", "no tensors", "not a tensor file", *CONTENTS])
 def test_damaged_files_are_refused_in_one_line(damage: str, tmp_path: Path) -> None:
     model = small_detector()
     model.save_pretrained(tmp_path)
@@ -88,8 +97,7 @@ def test_damaged_files_are_refused_in_one_line(damage: str, tmp_path: Path) -> N
     elif damage == "not a tensor file":
         tensors.write_bytes(b"damaged")
     else:
-        text = {"not JSON": "{", "unknown key": json.dumps({"colour": 1}), "list": "[1]"}[damage]
-        config.write_text(text)
+        config.write_text(CONTENTS[damage])
     with pytest.raises(InputError, match=r"expected detector.json and detector.safetensors of a detector") as caught:
         DetectorModel.from_pretrained(tmp_path, model.trunk)
     assert "\n" not in str(caught.value)
@@ -106,7 +114,11 @@ def test_tensors_of_another_size_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"image_size": 100}, "image_size: expected a multiple of 32"), ({"classes": ["a", "a"]}, "different names")],
+    [
+        ({"image_size": 100}, "image_size: expected a multiple of 32"),
+        ({"channels": 60}, "channels: expected a multiple of 8"),
+        ({"classes": ["a", "a"]}, "different names"),
+    ],
 )
 def test_impossible_settings(settings: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -21,8 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from amodal.errors import InputError
+from amodal.io.json_stream import read_json
 from amodal.models.bases.efficientnet_lite import EfficientNetLite
-from amodal.nn.detection_head import CellPredictions, DetectionHead
+from amodal.nn.detection_head import NORM_GROUPS, CellPredictions, DetectionHead
 from amodal.ops.arrays import Boxes
 from amodal.ops.boxes import without_overlaps
 
@@ -41,7 +42,7 @@ class DetectorConfig:
     Args:
         classes: names of the kinds of objects that it knows. Class 0 is any other kind; class i is `classes[i - 1]`.
         image_size: side of the square input in pixels, a multiple of 32.
-        channels: width of the head.
+        channels: width of the head, a multiple of 8.
         min_score: smallest score of a detection.
         min_class_prob: smallest probability of a class that names an object.
         max_overlap: of boxes that overlap more than this (IoU), only the best is kept.
@@ -49,7 +50,7 @@ class DetectorConfig:
         base_fingerprint: identifies the weights of the base that the head was trained on.
 
     Raises:
-        InputError: a size that the trunk cannot have, or a name that stands twice among the classes.
+        InputError: a size that the trunk or the head cannot have, or a name that stands twice among the classes.
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class DetectorConfig:
     ) -> None:
         if image_size < STRIDES[-1] or image_size % STRIDES[-1]:
             raise InputError(f"image_size: expected a multiple of {STRIDES[-1]}, got {image_size}")
+        if channels < NORM_GROUPS or channels % NORM_GROUPS:
+            raise InputError(f"channels: expected a multiple of {NORM_GROUPS}, got {channels}")
         if len(set(classes)) < len(classes):
             raise InputError(f"classes: expected different names, got {list(classes)}")
         self.classes = list(classes)
@@ -195,8 +198,7 @@ def has_detector(folder: str | Path) -> bool:
 
 def _read(folder: Path) -> tuple[DetectorConfig, dict[str, Tensor]]:
     try:
-        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        return DetectorConfig(**content), load_file(folder / TENSORS)
+        return DetectorConfig(**read_json(folder / CONFIG, "detector")), load_file(folder / TENSORS)
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(

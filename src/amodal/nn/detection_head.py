@@ -23,6 +23,9 @@ MAX_LOG_EDGE = 4.0
 FIRST_SCORE = 0.02
 """Score of all cells before training, as in the focal loss: almost all cells are background."""
 
+NORM_GROUPS = 8
+"""Groups of channels that are normalised together."""
+
 
 class CellPredictions(NamedTuple):
     """What the head predicts per cell.
@@ -55,7 +58,8 @@ class DetectionHead(nn.Module):
         super().__init__()
         self.strides = tuple(strides)
         self.lateral = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(c, channels, 1, bias=False), nn.GroupNorm(8, channels)) for c in in_channels
+            nn.Sequential(nn.Conv2d(c, channels, 1, bias=False), nn.GroupNorm(NORM_GROUPS, channels))
+            for c in in_channels
         )
         self.mix = nn.ModuleList(_block(channels) for _ in in_channels)
         self.tower = nn.Sequential(_block(channels), _block(channels))
@@ -64,7 +68,7 @@ class DetectionHead(nn.Module):
         self.classes = nn.Conv2d(channels, num_classes, 1)
         # The norm has no weights: with them, its backward pass in channels-last order crashes where, as here, the input
         # needs no gradient (torch 2.13).
-        norm = nn.GroupNorm(8, in_channels[-1], affine=False)
+        norm = nn.GroupNorm(NORM_GROUPS, in_channels[-1], affine=False)
         self.kinds = nn.Sequential(norm, nn.Conv2d(in_channels[-1], num_classes, 1))
         nn.init.zeros_(self.edges.weight)
         nn.init.zeros_(self.edges.bias)  # type: ignore[arg-type]
@@ -103,4 +107,6 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _block(channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.GroupNorm(8, channels), nn.ReLU())
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.GroupNorm(NORM_GROUPS, channels), nn.ReLU()
+    )
