@@ -9,12 +9,19 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from amodal.errors import InputError
+from amodal.models.names import DEFAULT_ASSISTANT
 
 if TYPE_CHECKING:
     from amodal.data.samples import AnnotatedDataset
+    from amodal.inference.assistant import AmodalAssistant
     from amodal.io.image_names import Match
 
 ModelName = Annotated[str, typer.Option("--model", help="Model: bundled name, folder or hub id.")]
+SegmenterName = Annotated[str, typer.Option("--model", help="Segmenter: bundled name, folder or hub id.")]
+AssistantName = Annotated[
+    str | None,
+    typer.Option("--assistant", help="Model that answers questions, or 'none'; default: the bundled one."),
+]
 VisibleFrom = Annotated[
     str | None,
     typer.Option(
@@ -128,6 +135,22 @@ def group_points(points: list[tuple[float, float, int]]) -> list[list[tuple[floa
             x, y, _ = point
             raise InputError(f"point: expected a point on an object before one with label 0, got {x:g},{y:g},0 first")
     return groups
+
+
+def load_assistant(name: str | None, device: str) -> AmodalAssistant | None:
+    """Load the model of `--assistant`: the bundled one by default, none if there is no such model or for `none`.
+
+    Raises:
+        InputError: unknown model or device.
+    """
+    from amodal.models.increments import bundled_models
+
+    wanted = name or (DEFAULT_ASSISTANT if DEFAULT_ASSISTANT in bundled_models() else "none")
+    if wanted == "none":
+        return None
+    from amodal.inference.assistant import AmodalAssistant
+
+    return AmodalAssistant.from_pretrained(wanted, device=device)
 
 
 Annotations = Annotated[Path, typer.Option(help="Annotation file, or folder for masks and single COCOA records.")]

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from amodal.cli.options import Device, Dtype, VisibleFrom
+from amodal.cli.options import AssistantName, Device, Dtype, SegmenterName, VisibleFrom, load_assistant
 from amodal.errors import InputError
-from amodal.models.names import DEFAULT_ASSISTANT, DEFAULT_SEGMENTER
+from amodal.models.names import DEFAULT_SEGMENTER
 
 
 def serve(
@@ -16,11 +16,9 @@ def serve(
         str, typer.Option(help="Address to bind to; where other machines can reach it, a token is required.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 chooses a free one.", min=0, max=65535)] = 8764,
-    model: Annotated[str, typer.Option(help="Segmenter: bundled name, folder or hub id.")] = DEFAULT_SEGMENTER,
+    model: SegmenterName = DEFAULT_SEGMENTER,
     visible_from: VisibleFrom = None,
-    assistant: Annotated[
-        str | None, typer.Option(help="Model that answers questions, or 'none'; default: the bundled one.")
-    ] = None,
+    assistant: AssistantName = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     token: Annotated[
@@ -55,17 +53,11 @@ def serve(
     from amodal.app.images import DemoModels
     from amodal.app.server import access_token, proxy_options, run
     from amodal.inference.segmenter import AmodalSegmenter
-    from amodal.models.increments import bundled_models
 
     secret = access_token(host, token)
     place, names, proxies = proxy_options(root_path, allow_host or [], forwarded_from or [])
     segmenter = AmodalSegmenter.from_pretrained(model, device=device, dtype=dtype, visible_from=visible_from)
-    name = assistant or (DEFAULT_ASSISTANT if DEFAULT_ASSISTANT in bundled_models() else "none")
-    answering = None
-    if name != "none":
-        from amodal.inference.assistant import AmodalAssistant
-
-        answering = AmodalAssistant.from_pretrained(name, device=device)
+    answering = load_assistant(assistant, device)
     options = ["--model", model]
     options += ["--visible-from", visible_from] if visible_from else []
     models = DemoModels(segmenter, segmenter.finder, answering, options)
