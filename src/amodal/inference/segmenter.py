@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -17,6 +15,7 @@ from amodal.errors import InputError
 from amodal.inference.devices import pick_device, pick_dtype
 from amodal.inference.features import FeatureCache
 from amodal.inference.find import ObjectFinder
+from amodal.inference.network_output import MaskOptions, objects_of
 from amodal.inference.onnx import OnnxPlug, is_export
 from amodal.inference.prompts import (
     BoxesLike,
@@ -32,15 +31,14 @@ from amodal.inference.scene_object import SceneObject
 from amodal.inference.visible_from import VisibleMaskSource
 from amodal.io.images import ImageArray, ImageSource, load_image, path_of
 from amodal.models.names import DEFAULT_SEGMENTER
-from amodal.models.plug import PlugModel, PlugOutput, PlugProcessor
+from amodal.models.plug import PlugModel, PlugProcessor
 from amodal.models.plug.processing import PlugInputs
 from amodal.models.plug.sharing import at_input_size, load_beside
 from amodal.nn.attention import use_int8
 from amodal.nn.packing import can_use_int8
-from amodal.ops.arrays import Mask, Window
-from amodal.ops.cleaning import CleanSettings, clean_masks
-from amodal.ops.masks import resize_probs
-from amodal.ops.rle import decode_mask, decode_window, rle_area, rle_box_xyxy
+from amodal.ops.arrays import Mask
+from amodal.ops.cleaning import CleanSettings
+from amodal.ops.rle import decode_mask, rle_area
 
 MODES = ("crop", "image")
 FIRST = "first"  # name of the model that a segmenter was built with
@@ -293,7 +291,7 @@ class AmodalSegmenter:
             Scene([], (p.shape[0], p.shape[1]), p, image_path=path_of(i), visible_from=source)
             for p, i in zip(pixels, images, strict=True)
         ]
-        options = _MaskOptions(limit, union_visible, _clean_settings(clean), self.model.config.image_size)
+        options = MaskOptions(limit, union_visible, _clean_settings(clean), self.model.config.image_size)
         if self.mode == "image":
             for scene, image, own in zip(scenes, pixels, known, strict=True):
                 scene.objects.extend(self._segment_whole_image(image, own, options, batch_size))
@@ -358,7 +356,7 @@ class AmodalSegmenter:
         return bool(getattr(self.model.config, "mask_prompts", False))
 
     def _segment_crops(
-        self, jobs: list[tuple[ImageArray, ObjectPrompt]], options: _MaskOptions
+        self, jobs: list[tuple[ImageArray, ObjectPrompt]], options: MaskOptions
     ) -> Iterator[SceneObject]:
         """One forward pass for objects of any images; the crops are cut only now, which saves memory."""
         inputs = [self.processor(image, np.array([prompt.box_xyxy]), self._masks([prompt])) for image, prompt in jobs]
@@ -373,10 +371,10 @@ class AmodalSegmenter:
                 output = self.model.predict(pixel_values, visible, amodal, boxes, **given)
             else:
                 output = self.model(pixel_values, boxes, **given)
-        return _objects(output, inputs, [prompt for _, prompt in jobs], options)
+        return objects_of(output, inputs, [prompt for _, prompt in jobs], options)
 
     def _segment_whole_image(
-        self, image: ImageArray, prompts: list[ObjectPrompt], options: _MaskOptions, batch_size: int
+        self, image: ImageArray, prompts: list[ObjectPrompt], options: MaskOptions, batch_size: int
     ) -> Iterator[SceneObject]:
         """Encode the whole image once, then decode its objects, `batch_size` per forward pass."""
         inputs = self.processor.whole(image, np.array([prompt.box_xyxy for prompt in prompts]), self._masks(prompts))
@@ -390,7 +388,7 @@ class AmodalSegmenter:
                 output = self.model.predict(
                     pixel_values, visible, amodal, **{name: tensor[:, part] for name, tensor in given.items()}
                 )
-            yield from _objects(output, [inputs] * len(prompts[part]), prompts[part], options)
+            yield from objects_of(output, [inputs] * len(prompts[part]), prompts[part], options)
 
     def _masks(self, prompts: Sequence[ObjectPrompt]) -> list[Mask | None] | None:
         """Visible masks (H, W) for the network; None if it takes no masks or there are none."""
@@ -428,79 +426,10 @@ class AmodalSegmenter:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
 
-@dataclass(frozen=True)
-class _MaskOptions:
-    """How masks are made from probabilities; `side` is the side of the network's input in pixels."""
-
-    threshold: float
-    union_visible: bool
-    clean: CleanSettings | None
-    side: int
-
-
 def _clean_settings(clean: bool | CleanSettings) -> CleanSettings | None:
     if isinstance(clean, CleanSettings):
         return clean
     return CleanSettings() if clean else None
-
-
-def _objects(
-    output: PlugOutput, inputs: Sequence[PlugInputs], prompts: Sequence[ObjectPrompt], options: _MaskOptions
-) -> Iterator[SceneObject]:
-    """Convert the predictions (B, P, S, S) of one forward pass to B * P objects in the pixels of their images."""
-    assert output.amodal_uncertainty is not None and output.iou_scores is not None
-    amodal = _probs(output.pred_masks)
-    visible = amodal if output.visible_logits is None else _probs(output.visible_logits)
-    uncertainty = output.amodal_uncertainty.flatten(0, 1).float().cpu().numpy()
-    scores = output.iou_scores.flatten().float().clamp(0, 1).tolist()
-    for index, (own, prompt) in enumerate(zip(inputs, prompts, strict=True)):
-        crop = own.windows[0]
-        assert prompt.box_xyxy is not None
-        masks = (
-            resize_probs(visible[index], crop) > options.threshold,
-            resize_probs(amodal[index], crop) > options.threshold,
-        )
-        window, (visible_mask, amodal_mask) = _masks_of(masks, crop, prompt, options)
-        yield SceneObject(
-            window=window,
-            visible_in_window=visible_mask,
-            amodal_in_window=amodal_mask,
-            size=own.size,
-            visible_box_xyxy=prompt.box_xyxy,
-            score=scores[index],
-            uncertainty_crop=(uncertainty[index].copy(), crop),
-            name=prompt.name,
-            class_id=prompt.class_id,
-            source_id=prompt.source_id,
-            tracker_id=prompt.tracker_id,
-            union_visible=options.union_visible or prompt.visible is not None,
-        )
-
-
-def _masks_of(
-    masks: tuple[Mask, Mask], crop: Window, prompt: ObjectPrompt, options: _MaskOptions
-) -> tuple[Window, tuple[Mask, Mask]]:
-    """Visible and amodal mask of one object, with the given visible mask in place, cleaned if asked for.
-
-    Returns:
-        The window of the masks, which is the crop, or larger where a given mask reaches beyond it, and both masks.
-    """
-    visible, amodal = masks
-    window = crop
-    if prompt.visible is not None:
-        if rle_area(prompt.visible):
-            box = [int(v) for v in rle_box_xyxy(prompt.visible)]
-            window = (min(crop[0], box[0]), min(crop[1], box[1]), max(crop[2], box[2]), max(crop[3], box[3]))
-        visible = decode_window(prompt.visible, window)
-        placed = np.zeros_like(visible)
-        x, y = crop[0] - window[0], crop[1] - window[1]
-        placed[y : y + amodal.shape[0], x : x + amodal.shape[1]] = amodal
-        amodal = placed
-    if options.clean is None:
-        return window, (visible, amodal)
-    pixel = math.sqrt((crop[2] - crop[0]) * (crop[3] - crop[1])) / options.side
-    given = prompt.visible is not None
-    return window, clean_masks(visible, amodal, settings=options.clean, pixel=pixel, keep_visible=given)
 
 
 def _at_size(model: PlugModel | OnnxPlug, image_size: int) -> PlugModel | OnnxPlug:
@@ -512,9 +441,3 @@ def _at_size(model: PlugModel | OnnxPlug, image_size: int) -> PlugModel | OnnxPl
             )
         return model
     return at_input_size(model, image_size)
-
-
-def _probs(logits: Tensor | None) -> npt.NDArray[np.float32]:
-    """Convert (B, P, S, S) logits to (B * P, S, S) probabilities on the CPU."""
-    assert logits is not None
-    return np.asarray(logits.flatten(0, 1).float().sigmoid().cpu().numpy(), np.float32)

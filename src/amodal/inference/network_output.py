@@ -1,0 +1,112 @@
+"""From the network's output for some prompts to the objects of a scene."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from amodal.inference.prompts import ObjectPrompt
+from amodal.inference.scene_object import SceneObject
+from amodal.models.plug import PlugOutput
+from amodal.models.plug.processing import PlugInputs
+from amodal.ops.arrays import Mask, Window
+from amodal.ops.cleaning import CleanSettings, clean_masks
+from amodal.ops.masks import resize_probs
+from amodal.ops.rle import decode_window, rle_area, rle_box_xyxy
+
+
+@dataclass(frozen=True)
+class MaskOptions:
+    """How masks are made from probabilities.
+
+    Attributes:
+        threshold: a pixel is foreground if its probability is above this.
+        union_visible: unite each amodal mask with the visible mask; always done for a given visible mask.
+        clean: settings of the cleaning of masks, or None for the masks as the network gives them.
+        side: side of the network's input in pixels.
+    """
+
+    threshold: float
+    union_visible: bool
+    clean: CleanSettings | None
+    side: int
+
+
+def objects_of(
+    output: PlugOutput, inputs: Sequence[PlugInputs], prompts: Sequence[ObjectPrompt], options: MaskOptions
+) -> Iterator[SceneObject]:
+    """Convert the predictions of one forward pass to objects in the pixels of their images.
+
+    Args:
+        output: logits (B, P, S, S) of B crops with P objects each.
+        inputs: B * P inputs, the one of each object's crop.
+        prompts: B * P prompts with boxes; a visible mask in them is kept exactly.
+        options: how the masks are made.
+
+    Yields:
+        B * P objects.
+    """
+    assert output.amodal_uncertainty is not None and output.iou_scores is not None
+    amodal = _probs(output.pred_masks)
+    visible = amodal if output.visible_logits is None else _probs(output.visible_logits)
+    uncertainty = output.amodal_uncertainty.flatten(0, 1).float().cpu().numpy()
+    scores = output.iou_scores.flatten().float().clamp(0, 1).tolist()
+    for index, (own, prompt) in enumerate(zip(inputs, prompts, strict=True)):
+        crop = own.windows[0]
+        assert prompt.box_xyxy is not None
+        masks = (
+            resize_probs(visible[index], crop) > options.threshold,
+            resize_probs(amodal[index], crop) > options.threshold,
+        )
+        window, (visible_mask, amodal_mask) = _masks_of(masks, crop, prompt, options)
+        yield SceneObject(
+            window=window,
+            visible_in_window=visible_mask,
+            amodal_in_window=amodal_mask,
+            size=own.size,
+            visible_box_xyxy=prompt.box_xyxy,
+            score=scores[index],
+            uncertainty_crop=(uncertainty[index].copy(), crop),
+            name=prompt.name,
+            class_id=prompt.class_id,
+            source_id=prompt.source_id,
+            tracker_id=prompt.tracker_id,
+            union_visible=options.union_visible or prompt.visible is not None,
+        )
+
+
+def _masks_of(
+    masks: tuple[Mask, Mask], crop: Window, prompt: ObjectPrompt, options: MaskOptions
+) -> tuple[Window, tuple[Mask, Mask]]:
+    """Visible and amodal mask of one object, with the given visible mask in place, cleaned if asked for.
+
+    Returns:
+        The window of the masks, which is the crop, or larger where a given mask reaches beyond it, and both masks.
+    """
+    visible, amodal = masks
+    window = crop
+    if prompt.visible is not None:
+        if rle_area(prompt.visible):
+            box = [int(v) for v in rle_box_xyxy(prompt.visible)]
+            window = (min(crop[0], box[0]), min(crop[1], box[1]), max(crop[2], box[2]), max(crop[3], box[3]))
+        visible = decode_window(prompt.visible, window)
+        placed = np.zeros_like(visible)
+        x, y = crop[0] - window[0], crop[1] - window[1]
+        placed[y : y + amodal.shape[0], x : x + amodal.shape[1]] = amodal
+        amodal = placed
+    if options.clean is None:
+        return window, (visible, amodal)
+    pixel = math.sqrt((crop[2] - crop[0]) * (crop[3] - crop[1])) / options.side
+    given = prompt.visible is not None
+    return window, clean_masks(visible, amodal, settings=options.clean, pixel=pixel, keep_visible=given)
+
+
+def _probs(logits: Tensor | None) -> npt.NDArray[np.float32]:
+    """Convert (B, P, S, S) logits to (B * P, S, S) probabilities on the CPU."""
+    assert logits is not None
+    return np.asarray(logits.flatten(0, 1).float().sigmoid().cpu().numpy(), np.float32)
