@@ -346,7 +346,18 @@ def test_downloads_have_every_format(desktop: Any, tmp_path: Path) -> None:
         assert "object_02_amodal.png" in archive.namelist()
 
 
-@pytest.mark.parametrize("kind", ["boxes", "points", "one box with points", "found", "mixed and by hand"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "boxes",
+        "points",
+        "one box with points",
+        "found",
+        "found, then refined",
+        "an answer, then refined",
+        "mixed and by hand",
+    ],
+)
 def test_the_command_line_gives_the_same_masks(
     desktop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
@@ -370,9 +381,18 @@ def test_the_command_line_gives_the_same_masks(
         drag(page, (172, 17), (410, 308))
         page.click('[data-tool="point"]')
         click(page, 260, 150)
-    if kind == "found":
+    if kind.startswith("found"):
         page.click("#find")
         idle(page)
+    if kind == "an answer, then refined":
+        page.fill("#question", "What?")
+        page.click("#send")
+        page.wait_for_selector(".talk .it")
+        idle(page)
+    if kind.endswith("then refined"):
+        page.click("#objects li:nth-child(1) .select")
+        page.click('[data-tool="point"]')
+        click(page, 260, 150)
     words = web.command(page).split()
     expected = scene_of(page, tmp_path)["objects"]
     monkeypatch.chdir(tmp_path)
@@ -381,7 +401,7 @@ def test_the_command_line_gives_the_same_masks(
         with page.expect_download() as download:
             page.click("#prompts")
         download.value.save_as(tmp_path / "prompts.json")
-    assert ("--annotations" in words) == (kind == "mixed and by hand") and words[:3] == [
+    assert ("--annotations" in words) == (kind in ("found, then refined", "mixed and by hand")) and words[:3] == [
         "amodal",
         "segment",
         "coffee.jpg",

@@ -86,7 +86,9 @@ const quoted = (word) => (/^[\w./:=,@%+-]+$/.test(word) ? word : `'${word.replac
  * become options; other ones become annotations: the box that a point found, or the mask that was drawn.
  */
 export function commands(objects, imageName, size, options) {
-  const [answers, others] = [objects.filter((one) => one.source === "answer" && !one.prompt.mask), objects.filter((one) => one.source !== "answer" || one.prompt.mask)];
+  const asFound = (one) => !one.prompt.box && !one.prompt.points.length && !one.prompt.mask; // neither refined nor painted
+  const isAnswer = (one) => one.source === "answer" && asFound(one);
+  const [answers, others] = [objects.filter(isAnswer), objects.filter((one) => !isAnswer(one))];
   const lines = [...new Set(answers.map((one) => one.question))].map((question) => ["amodal", "ask", imageName, question]);
   let file = null;
   if (others.length) {
@@ -95,7 +97,7 @@ export function commands(objects, imageName, size, options) {
     const points = others.every((one) => !one.prompt.box && !one.prompt.mask && one.prompt.points.length
       && one.prompt.points.every(([, , label], i) => label === (i ? 0 : 1)));
     const single = others.length === 1 && others[0].prompt.box && !others[0].prompt.mask;
-    if (others.every((one) => one.alone === others.length && one.source === "found")) { /* without prompts, all are found */ } else if (boxes || single) {
+    if (others.every((one) => one.alone === others.length && one.source === "found" && asFound(one))) { /* without prompts, all are found */ } else if (boxes || single) {
       for (const one of others) line.push("--box", one.prompt.box.join(","));
       if (single) for (const point of others[0].prompt.points) line.push("--point", pointOption(point));
     } else if (points) {
