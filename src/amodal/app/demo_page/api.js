@@ -17,10 +17,11 @@ const ADVICE = {
   503: "The server has too much to do; try again in a moment.",
 };
 
-async function post(path, body) {
-  const options = { method: "POST" };
+/** A request: GET without a body, otherwise POST. */
+async function send(path, body) {
+  const options = { method: body === undefined ? "GET" : "POST" };
   if (body instanceof FormData) options.body = body;
-  else Object.assign(options, { headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
+  else if (body !== undefined) Object.assign(options, { headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
   for (let tries = 1; ; tries += 1) {
     let response;
     try {
@@ -46,22 +47,16 @@ export class Server {
   constructor() {
     this.key = null;
     this.image = null; // { blob, name }
-    this.uploads = 0;
   }
 
-  async about() {
-    const response = await fetch("api/about");
-    if (!response.ok) throw new ServerError(response.status, ADVICE[response.status] || "The server does not answer.");
-    return response.json();
-  }
+  async about() { return (await send("api/about")).json(); }
 
   /** Upload an image; returns its name and its size [H, W]. The image in use stays if this fails. */
   async open(blob, name) {
     const form = new FormData();
     form.append("image", blob, name);
-    const opened = await (await post("api/images", form)).json();
+    const opened = await (await send("api/images", form)).json();
     Object.assign(this, { key: opened.key, image: { blob, name } });
-    this.uploads += 1;
     return opened;
   }
 
@@ -70,11 +65,11 @@ export class Server {
     const key = this.key;
     try {
       if (key === null) throw new ServerError(404, "");
-      return await post(`api/images/${key}/${path}`, body);
+      return await send(`api/images/${key}/${path}`, body);
     } catch (error) {
       if (error.status !== 404 || !this.image) throw error;
       if (this.key === key) await this.open(this.image.blob, this.image.name); // the server has forgotten the image
-      return post(`api/images/${this.key}/${path}`, body);
+      return send(`api/images/${this.key}/${path}`, body);
     }
   }
 
@@ -83,9 +78,5 @@ export class Server {
   async download(form, body) { return (await this.request(`export/${form}`, body)).blob(); }
 
   /** The image as the server decodes it, for formats that the browser does not know. */
-  async view() {
-    const response = await fetch(`api/images/${this.key}/view`);
-    if (!response.ok) throw new ServerError(response.status, "The image cannot be shown; save it as JPEG or PNG and open it again.");
-    return response.blob();
-  }
+  async view() { return (await this.request("view")).blob(); }
 }

@@ -217,10 +217,17 @@ async function openExample(example, blob) {
 
 /** Show a session that was kept, without asking the server. */
 async function restore({ image, work: kept }) {
+  const before = { image: server.image, key: server.key };
   Object.assign(server, { image, key: kept.key });
-  state.image = await decodeImage(image.blob, kept.size, () => server.view());
+  try {
+    state.image = await decodeImage(image.blob, kept.size, () => server.view());
+  } catch (error) {
+    Object.assign(server, before);
+    throw error;
+  }
   stage.size = kept.size;
-  state.example = kept.example;
+  Object.assign(state, { example: kept.example, peel: 0 });
+  editor.marked = new Set();
   chat.restore(kept.talk);
   objects.reset(kept.states, kept.place);
   objects.select(kept.selected);
@@ -236,14 +243,25 @@ function showPrevious() {
 }
 
 async function reopenPrevious() {
-  const { previous } = state;
-  state.previous = { image: server.image, work: work() };
-  await editor.line;
-  await restore(previous);
-  session.save({ image: previous.image, previous: state.previous });
-  keep();
-  showPrevious();
-  messages.say(`Back to ${previous.image.name}, with all of its objects.`);
+  if (state.opening) return;
+  state.opening = true;
+  show();
+  try {
+    await editor.line;
+    const { previous } = state;
+    const left = { image: server.image, work: work() };
+    await restore(previous);
+    state.previous = left;
+    session.save({ image: previous.image, previous: left });
+    messages.say(`Back to ${previous.image.name}, with all of its objects.`);
+  } catch (error) {
+    messages.tell(error.message);
+  } finally {
+    state.opening = false;
+    showPrevious();
+    show();
+    keep();
+  }
 }
 
 async function openScene(file, image = null) {
@@ -345,7 +363,7 @@ async function start() {
   show();
   const kept = await session.load();
   if (kept) {
-    await restore(kept).catch(() => messages.tell("The kept session cannot be shown, because the server cannot be reached. Start it again, and reload this page."));
+    await restore(kept).catch((error) => messages.tell(`The kept session cannot be shown. ${error.message}`));
     state.previous = kept.previous || null;
     showPrevious();
     if (state.image) messages.say(`Your session is back: ${server.image.name} with ${objects.objects.length} objects.`);
