@@ -4,7 +4,7 @@ const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowD
 const TOOLS = { v: "hand", p: "point", b: "box", l: "lasso", d: "brush", e: "erase" };
 const typing = (target) => target.matches("textarea, select, input:not([type=range]):not([type=color]):not([type=file])");
 
-/** Listen to the keys of the page. `page` has `chooseTool`, `setBrush` and `openMenu`. */
+/** Listen to the keys of the page. `page` has `tool`, `chooseTool`, `flipNegative` and `setBrush`. */
 export function listen(editor, page) {
   document.addEventListener("keydown", (event) => {
     if (typing(event.target)) return;
