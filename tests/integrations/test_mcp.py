@@ -45,7 +45,7 @@ class Assistant:
             SceneObject.from_masks(left, left, phrase="cup"),
             SceneObject.from_masks(~left, whole, phrase="table"),
         ]
-        return SimpleNamespace(text=f"{question} The cup.", scene=Scene(objects, size, pixels, question))
+        return SimpleNamespace(scene=Scene(objects, size, pixels, question, f"{question} The cup."))
 
 
 @pytest.fixture(scope="module")

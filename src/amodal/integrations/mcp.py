@@ -29,6 +29,7 @@ from amodal.inference.everything import segment_everything
 from amodal.inference.scene import Scene
 from amodal.inference.segmenter import AmodalSegmenter
 from amodal.io.files import is_file
+from amodal.io.frames import IMAGE_ENDINGS
 from amodal.io.images import ImageArray, load_image
 from amodal.models.aura.processing import check_question
 from amodal.ops.rle import encode_window
@@ -42,8 +43,6 @@ MAX_LISTED = 500
 
 MAX_SIDE = 1024
 """Longest side in pixels of the overlay that a client gets."""
-
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 INSTRUCTIONS = """Segments objects in images, with two masks per object: its visible part, and its complete (amodal)
 shape including what other objects hide. Name images by their path below the folder of this server; list_images lists
@@ -146,8 +145,9 @@ class ImageFolder:
         for place, folders, files in os.walk(self.root):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(files):
-                if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                    yield Path(place, name).relative_to(self.root).as_posix()
+                path = Path(place, name)
+                if path.suffix.lower() in IMAGE_ENDINGS | {".gif"} and not name.startswith("."):
+                    yield path.relative_to(self.root).as_posix()
 
 
 class AmodalTools:
@@ -200,10 +200,7 @@ class AmodalTools:
         check_question(question)
         pixels = self.folder.open(image)
         with self._lock:
-            reply = self.assistant.ask(pixels, question)
-        scene = reply.scene
-        scene.answer = reply.text
-        return scene
+            return self.assistant.ask(pixels, question).scene
 
 
 def make_server(tools: AmodalTools) -> MCPServer[Any]:

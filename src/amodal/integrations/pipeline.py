@@ -22,7 +22,6 @@ from amodal.io.images import ImageArray, ImageSource, load_image
 from amodal.models.increments import bundled_models
 from amodal.models.names import DEFAULT_SEGMENTER
 from amodal.models.plug import PlugConfig, PlugModel
-from amodal.ops.boxes import mask_to_box
 
 TASK = "amodal-segmentation"
 
@@ -113,7 +112,7 @@ class AmodalSegmentationPipeline(Pipeline):
                 "mask": Image.fromarray(obj.amodal_mask),
                 "visible_mask": Image.fromarray(obj.visible_mask),
                 "occluded_mask": Image.fromarray(obj.occluded_mask),
-                "box": dict(zip(("xmin", "ymin", "xmax", "ymax"), map(int, mask_to_box(obj.amodal_mask)), strict=True)),
+                "box": dict(zip(("xmin", "ymin", "xmax", "ymax"), map(int, obj.amodal_box_xyxy), strict=True)),
                 "occlusion_rate": obj.occlusion_rate,
                 "occluders": [front for front, behind in pairs if behind == index],
             }
