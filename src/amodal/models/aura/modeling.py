@@ -38,6 +38,7 @@ from amodal.models.aura.mllm import (
     load_mllm,
     merged_state,
     plain_settings,
+    stacked_features,
 )
 from amodal.models.aura.processing import AuraProcessor
 from amodal.models.aura.prompts import seg_token_id
@@ -145,7 +146,7 @@ class AuraModel(PreTrainedModel):
             InputError: the LLM makes different numbers of tokens of different images.
         """
         features = self.mllm.get_image_features(pixel_values=pixel_values, return_dict=True)
-        return _stacked(features.pooler_output, len(pixel_values))
+        return stacked_features(features.pooler_output, len(pixel_values))
 
     def point(self, states: Tensor, image_tokens: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
         """Predict the visible box of each `[SEG]`, in a model with a `BoxReader`.
@@ -275,7 +276,7 @@ class AuraModel(PreTrainedModel):
         names = self.naming_head is not None and self.training
         tokens = None
         if names or self.prompt_encoder.box_reader is not None:
-            tokens = _stacked(getattr(read, "image_hidden_states", None), len(input_ids))
+            tokens = stacked_features(getattr(read, "image_hidden_states", None), len(input_ids))
         output = AuraOutput(logits=read.logits[:, predicting], targets=targets)
         boxes = None
         if self.prompt_encoder.box_reader is not None:
@@ -481,18 +482,6 @@ def parameter_counts(config: AuraConfig) -> dict[str, int]:
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     incremental = sum(p.numel() for name, p in model.named_parameters() if not model.is_base_tensor(name))
     return counts | {"total": sum(counts.values()), "incremental": incremental, "trainable": trainable}
-
-
-def _stacked(features: Any, batch: int) -> Tensor:
-    """Image features as an LLM returns them, one tensor or one per image, to (B, n, D)."""
-    if features is None:
-        raise InputError("naming_weight, box_weight: expected 0 for an LLM that returns no image features, got more")
-    joined: Tensor = torch.cat([*features]) if isinstance(features, list | tuple) else features
-    if len({len(part) for part in features}) > 1:
-        raise InputError(
-            "naming_weight, box_weight: expected 0 for an LLM with different numbers of tokens per image, got more"
-        )
-    return joined.reshape(batch, -1, joined.shape[-1])
 
 
 def _first_label(labels: Tensor) -> int:
