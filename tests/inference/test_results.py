@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,9 @@ def test_images_are_loaded_by_name(tmp_path: Path) -> None:
     assert result.scene.image is None
     (result,) = Results.of([ImageResult("a.png", make_scene(tmp_path / "a.png"))]).with_images(None)
     assert result.scene.image is not None
+    scene = replace(make_scene(tmp_path / "a.png"), answer="A cup.", confidence=0.5, visible_from="sam")
+    (result,) = Results.of([ImageResult("a.png", scene)]).with_images(None)
+    assert result.scene.to_json() == scene.to_json()  # all but the pixels stays
     own = np.zeros((2, 4, 3), np.uint8)
     (result,) = Results.of([ImageResult("a.png", make_scene(tmp_path / "a.png", own))]).with_images(None)
     assert result.scene.image is own

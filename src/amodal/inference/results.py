@@ -236,5 +236,4 @@ def _with_pixels(load: Callable[[], ImageResult], images: Path | None) -> ImageR
         path, name = images, images.name
     else:
         path = _image_below(images, name)
-    loaded = Scene(scene.objects, scene.size, load_image(path), scene.question, scene.answer, path)
-    return result._replace(name=name, scene=loaded)
+    return result._replace(name=name, scene=replace(scene, image=load_image(path), image_path=path))
