@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,7 +60,7 @@ def panel(
     from amodal.evaluation.matching import read_by_object
     from amodal.evaluation.panel import draw_methods
     from amodal.evaluation.selection import parse_object_key
-    from amodal.io.files import write_atomic
+    from amodal.io.files import atomic_path
 
     if out.suffix.lower() != ".png" or out.is_dir():
         raise InputError(f"out: expected a PNG file, got {str(out)!r}")
@@ -77,9 +76,9 @@ def panel(
         if key is None:
             raise InputError(f"object: expected imageid_annoid, got {text!r}")
         objects.append(key)
-    content = BytesIO()
-    Image.fromarray(draw_methods(dataset, methods, objects or None, count)).save(content, format="PNG")
-    write_atomic(out, content.getvalue())
+    figure = Image.fromarray(draw_methods(dataset, methods, objects or None, count))
+    with atomic_path(out) as temporary:
+        figure.save(temporary)
     typer.echo(f"Written: {out}")
 
 
