@@ -5,20 +5,21 @@ Command: python benchmarks/click_to_mask.py [--model plug-tiny] [--visible-from 
 One browser and one server on this machine. Each photograph is an example of the page, enlarged. `new object`: every
 click makes a new object at another place. `refining`: three of four clicks add a point to the object of the click
 before. `page` is the time until the mask is painted, `request` the part of it that the request takes; both in
-milliseconds. Progress is printed to stderr. Needs Chromium and playwright.
+milliseconds. Not a part of `suite.py`, because it needs Chromium and playwright.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
+import json
 import sys
-import time
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import arguments, finish
+import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -61,24 +62,27 @@ def measure(page: Any, content: bytes, size: tuple[int, int], clicks: int, refin
             performance.getEntriesByType("resource").filter((one) => one.name.endsWith("/segment"))
                 .map((one) => one.duration)]"""
     )
-    return {"clicks": len(painted), **summary("page", painted), **summary("request", requests)}
+    return {"clicks": len(painted), "page": summary(painted), "request": summary(requests)}
 
 
-def summary(name: str, values: list[float]) -> dict[str, float]:
+def summary(values: list[float]) -> dict[str, float]:
     """Median and 95th percentile."""
-    return {f"{name}_median": float(np.median(values)), f"{name}_p95": float(np.percentile(values, 95))}
+    return {"median": round(float(np.median(values)), 1), "p95": round(float(np.percentile(values, 95)), 1)}
 
 
 def main() -> None:
-    """Measure and print."""
-    options = arguments(
-        __doc__,
-        model={"default": DEFAULT_SEGMENTER},
-        visible_from={"help": "second model, for the visible masks"},
-        clicks={"type": int, "default": 20, "help": "per photograph, for new objects and again for refining ones"},
-    )
+    """Measure, print each row of a table when it is measured, and write JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default=DEFAULT_SEGMENTER)
+    parser.add_argument("--visible-from", help="second model, for the visible masks")
+    parser.add_argument("--clicks", type=int, default=20, help="number for each row")
+    parser.add_argument("--quick", action="store_true", help="few clicks, to see that it runs")
+    parser.add_argument("--out", type=Path, help="file for the JSON")
+    options = parser.parse_args()
     clicks = 4 if options.quick else options.clicks
     segmenter = AmodalSegmenter.from_pretrained(options.model, device="cpu", visible_from=options.visible_from)
+    print(f"{options.model}, {torch.get_num_threads()} threads, milliseconds\n")
+    print("| megapixels | clicks | page: median | p95 | request: median | p95 |\n|" + " --- |" * 6, flush=True)
     rows = []
     with (
         serving(segmenter=segmenter) as address,
@@ -88,12 +92,16 @@ def main() -> None:
         for megapixels in MEGAPIXELS:
             content, size = photograph(megapixels)
             for kind in ("new object", "refining"):
-                start = time.perf_counter()
-                found = measure(page, content, size, clicks, kind == "refining")
-                rows.append({"megapixels": megapixels, "kind": kind, **found})
-                seconds = time.perf_counter() - start
-                print(f"{megapixels} megapixels, {kind}: {clicks} clicks in {seconds:.0f} s", file=sys.stderr)
-    finish("click_to_mask", options, rows, model=options.model, visible_from=options.visible_from)
+                row = {
+                    "megapixels": megapixels,
+                    "kind": kind,
+                    **measure(page, content, size, clicks, kind == "refining"),
+                }
+                rows.append(row)
+                numbers = [str(row[part][name]) for part in ("page", "request") for name in ("median", "p95")]
+                print(f"| {megapixels} | {row['clicks']} ({kind}) | {' | '.join(numbers)} |", flush=True)
+    if options.out:
+        options.out.write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":
