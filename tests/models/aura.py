@@ -15,7 +15,7 @@ from amodal.losses import IGNORE_INDEX
 from amodal.models.aura import AuraConfig, AuraModel
 from amodal.models.aura.mllm import LoadedMllm
 from amodal.models.aura.tiny_mllm import TinyMllmSizes, new_tiny_mllm, tiny_processor
-from amodal.models.aura.trunk_mllm import TrunkMllmRecipe, new_trunk_mllm
+from amodal.models.aura.trunk_mllm import IMAGE_TOKEN, MARKUP, TrunkMllmRecipe, new_trunk_mllm
 from amodal.models.bases.families import base_config
 from amodal.models.bases.sam import new_sam
 from tests.models.conftest import small_sam_config
@@ -62,10 +62,16 @@ def write_mllm(folder: Path, seed: int = 1) -> Path:
     return folder
 
 
-def write_language_model(folder: Path, seed: int = 1) -> Path:
-    """Save a small language model with tied embeddings and ChatML's tokens, as `amodal models fetch` would."""
+def write_language_model(folder: Path, seed: int = 1, unused_rows: int = 0) -> Path:
+    """Save a small language model with tied embeddings and ChatML's tokens, as `amodal models fetch` would.
+
+    Published embeddings often have unused rows after those of the tokens.
+    """
     tokenizer = tiny_processor(SIZES, TEXTS).tokenizer
-    core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    settings = tokenizer.backend_tokenizer.to_str()
+    for token in (IMAGE_TOKEN, *MARKUP):  # a language model does not know AURA's tokens
+        settings = settings.replace(token, f"<unused {token[1:-1]}>")
+    core = Tokenizer.from_str(settings)
     chat = PreTrainedTokenizerFast(
         tokenizer_object=core,
         bos_token="<|im_start|>",
@@ -74,8 +80,9 @@ def write_language_model(folder: Path, seed: int = 1) -> Path:
         unk_token="<unk>",
     )
     config = LlamaConfig(
-        vocab_size=len(chat), hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, tie_word_embeddings=True, bos_token_id=chat.bos_token_id, eos_token_id=chat.eos_token_id,
+        vocab_size=len(chat) + unused_rows, hidden_size=24, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True,
+        bos_token_id=chat.bos_token_id, eos_token_id=chat.eos_token_id,
     )  # fmt: skip
     model: Any = AutoModelForCausalLM.from_config(config)
     scatter(model, seed=seed)

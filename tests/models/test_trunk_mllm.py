@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from amodal.errors import InputError
 from amodal.inference.assistant import AmodalAssistant
@@ -28,6 +28,7 @@ from tests.models.aura import (
     training_batch,
     write_language_model,
     write_sam,
+    write_trunk_base,
 )
 
 ANSWERS = (ANSWER, "There is none.", "I see <p>a mug</p> [SEG].")
@@ -42,6 +43,19 @@ def test_words_are_read_as_by_the_language_model_alone(tmp_path: Path) -> None:
     with torch.no_grad():
         ours, theirs = mllm.model(input_ids=tokens).logits, alone(input_ids=tokens).logits
     torch.testing.assert_close(ours[..., : theirs.shape[-1]], theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("unused_rows", [0, 2, 64])
+def test_rows_of_the_new_tokens_start_at_the_mean_of_the_known_ones(tmp_path: Path, unused_rows: int) -> None:
+    write_language_model(tmp_path / "lm", unused_rows=unused_rows)
+    write_trunk_base(tmp_path / "trunk")
+    mllm = small_trunk_mllm(tmp_path)
+    known = len(AutoTokenizer.from_pretrained(tmp_path / "lm"))
+    rows = mllm.model.get_output_embeddings().weight
+    mean = rows[:known].mean(0)
+    for number in mllm.processor.tokenizer.convert_tokens_to_ids(["<image>", "<p>", "</p>"]):
+        assert number >= known
+        torch.testing.assert_close(rows[number], mean)
 
 
 def test_a_token_is_a_coarse_cell_and_the_finer_ones_in_it(tmp_path: Path) -> None:

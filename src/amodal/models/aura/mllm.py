@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,8 +144,7 @@ def sampled_fingerprint(module: nn.Module) -> str:
 def add_seg_token(mllm: PreTrainedModel, processor: Any, token: str) -> int:
     """Add the `[SEG]` token to the tokenizer and its rows to the LLM's embeddings.
 
-    A new row starts at the mean of the others, so that it is the same on every machine. A matrix with
-    unused rows (published ones are often padded) keeps its size.
+    A new row starts as in `start_rows`. A matrix with unused rows (published ones are often padded) keeps its size.
 
     Returns:
         The id of the token.
@@ -158,12 +158,24 @@ def add_seg_token(mllm: PreTrainedModel, processor: Any, token: str) -> int:
     number = seg_token_id(tokenizer, token)
     if number >= mllm.get_input_embeddings().weight.shape[0]:
         mllm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    if number >= known:
-        for embedding in (mllm.get_input_embeddings(), mllm.get_output_embeddings()):
-            if embedding is not None:
-                weight = embedding.weight
-                weight[number] = weight[:known].float().mean(0).to(weight.dtype)
+    start_rows(mllm, [number], known)
     return number
+
+
+@torch.no_grad()
+def start_rows(mllm: PreTrainedModel, numbers: Sequence[int], known: int) -> None:
+    """Start the rows of new tokens at the mean of the others, so that they are the same on every machine.
+
+    Args:
+        mllm: whose input and output embeddings are changed in place.
+        numbers: ids of tokens; those below `known` keep their rows.
+        known: number of the tokens that the LLM has been trained with; unused rows may follow theirs.
+    """
+    new = [number for number in numbers if number >= known]
+    for embedding in (mllm.get_input_embeddings(), mllm.get_output_embeddings()):
+        if new and embedding is not None:
+            weight: Any = embedding.weight
+            weight[new] = weight[:known].float().mean(0).to(weight.dtype)
 
 
 def plain_settings(config: Any) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from amodal.errors import InputError
 from amodal.models.aura.configuration import AuraConfig
-from amodal.models.aura.mllm import LoadedMllm, add_seg_token, load_mllm, sampled_fingerprint
+from amodal.models.aura.mllm import LoadedMllm, add_seg_token, load_mllm, sampled_fingerprint, start_rows
 from amodal.models.aura.packaged import PACKAGED, fetched_folder
 from amodal.models.bases.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
 from amodal.models.bases.families import hidden_progress_bars
@@ -245,12 +245,12 @@ def _joined(
         ) from error
     origin = Origin(str(name), source.revision, sampled_fingerprint(language))
     language = language.to(dtype or torch.float32)
+    known = len(tokenizer)
     tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
     tokenizer.add_tokens(list(MARKUP))
-    known = language.config.vocab_size
-    language.resize_token_embeddings(max(len(tokenizer), known), mean_resizing=False)
+    language.resize_token_embeddings(max(len(tokenizer), language.config.vocab_size), mean_resizing=False)
     image_token, *markup = tokenizer.convert_tokens_to_ids([IMAGE_TOKEN, *MARKUP])
-    _mean_rows(language, known)
+    start_rows(language, [image_token, *markup], known)
     config = _llava_config(tower, language.config, image_token)
     torch.manual_seed(seed)
     with torch.device("meta"):
@@ -261,14 +261,6 @@ def _joined(
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return LoadedMllm(model.eval(), _processor(tower, tokenizer), origin, tuple(markup))
-
-
-@torch.no_grad()
-def _mean_rows(language: Any, known: int) -> None:
-    """Start the rows from `known` on at the mean of the others, so that they are the same on every machine."""
-    for embedding in (language.get_input_embeddings(), language.get_output_embeddings()):
-        weight = embedding.weight
-        weight[known:] = weight[:known].float().mean(0).to(weight.dtype)
 
 
 def _llava_config(tower: TrunkTowerConfig, text: PreTrainedConfig, image_token: int) -> LlavaConfig:
