@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.app.browser import SIZES, chromium, click, drag, idle, opened, place, serving
 
 from amodal import AmodalAssistant
+from amodal.models.names import DEFAULT_SEGMENTER
 
 FOLDER = Path(__file__).parent / "images" / "page"
 WIDTHS = {"desktop": 1000, "phone": 360}
@@ -108,7 +109,7 @@ def main() -> None:
         ("message", message),
     ]
     assistant = AmodalAssistant.from_pretrained("aura-tiny", device="cpu")
-    with serving(assistant) as address, chromium() as browser:
+    with serving(assistant, model=DEFAULT_SEGMENTER) as address, chromium() as browser:
         with opened(browser, address, SIZES["desktop"]) as page:
             for name, step in steps:
                 step(page)

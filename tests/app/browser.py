@@ -21,10 +21,12 @@ SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 
 
 @contextmanager
-def serving(assistant: Any = None, segmenter: AmodalSegmenter | None = None, port: int = 0) -> Iterator[str]:
-    """Serve the page with the bundled segmenter and an assistant; yields its address."""
-    segmenter = segmenter or AmodalSegmenter.from_pretrained("plug-tiny", device="cpu")
-    models = DemoModels(segmenter, segmenter.finder, assistant, ["--model", "plug-tiny"])
+def serving(
+    assistant: Any = None, segmenter: AmodalSegmenter | None = None, port: int = 0, model: str = "plug-tiny"
+) -> Iterator[str]:
+    """Serve the page with a bundled segmenter, loaded here if it is None, and an assistant; yields its address."""
+    segmenter = segmenter or AmodalSegmenter.from_pretrained(model, device="cpu")
+    models = DemoModels(segmenter, segmenter.finder, assistant, ["--model", model])
     with live.serving(make_app(models), port=port) as chosen_port:
         yield f"http://127.0.0.1:{chosen_port}"
 
