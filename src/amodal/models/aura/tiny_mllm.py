@@ -26,7 +26,6 @@ from transformers import (
     LlavaConfig,
     LlavaProcessor,
     PreTrainedConfig,
-    PreTrainedModel,
     PreTrainedTokenizerFast,
     ResNetConfig,
     ResNetModel,
@@ -35,6 +34,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from amodal.models.aura.mllm import LoadedMllm
+from amodal.models.aura.tower import STD, MapTower
 
 _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 _MARKUP = ("<p>", "</p>")
@@ -45,7 +45,6 @@ _CHAT_TEMPLATE = (
     "{{ ('Q: ' if m['role'] == 'user' else '') + c['text'] + ('\nA:' if m['role'] == 'user' else '</s>') }}"
     "{% endfor %}{% endfor %}"
 )
-_STD = 0.02
 
 
 class ResNetTowerConfig(PreTrainedConfig):
@@ -79,7 +78,7 @@ class ResNetTowerConfig(PreTrainedConfig):
         return int(2 ** (len(self.widths) + 1))
 
 
-class ResNetTower(PreTrainedModel):
+class ResNetTower(MapTower):
     """transformers' ResNet; the cells of its last feature map are the tokens, with learned positions.
 
     A tower without trainable parameters stays in evaluation mode, so that its batch statistics do not
@@ -87,7 +86,6 @@ class ResNetTower(PreTrainedModel):
     """
 
     config_class = ResNetTowerConfig
-    main_input_name = "pixel_values"
 
     def __init__(self, config: ResNetTowerConfig) -> None:
         super().__init__(config)
@@ -99,16 +97,7 @@ class ResNetTower(PreTrainedModel):
                 layer_type="basic",
             )
         )
-        cells = config.image_size // config.patch_size
-        self.norm = nn.LayerNorm(config.hidden_size)
-        self.position_embedding = nn.Embedding(cells * cells, config.hidden_size)
-        self.post_init()
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        """Initialise the positions; the ResNet initialises itself."""
-        if module is getattr(self, "position_embedding", None):
-            nn.init.normal_(self.position_embedding.weight, std=_STD)
+        self.add_positions()
 
     def train(self, mode: bool = True) -> ResNetTower:
         """Set the mode; evaluation mode if no parameter is trainable."""
@@ -118,9 +107,7 @@ class ResNetTower(PreTrainedModel):
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutput:
         """Images (B, 3, S_mllm, S_mllm) to tokens (B, cells * cells, D), also the only entry of `hidden_states`."""
         pixels = pixel_values.contiguous(memory_format=torch.channels_last)
-        features = self.resnet(pixels.to(self.norm.weight.dtype)).last_hidden_state
-        tokens = self.norm(features.flatten(2).transpose(1, 2)) + self.position_embedding.weight
-        return BaseModelOutput(last_hidden_state=tokens, hidden_states=(tokens,))
+        return self.tokens(self.resnet(pixels.to(self.norm.weight.dtype)).last_hidden_state)
 
 
 AutoConfig.register(ResNetTowerConfig.model_type, ResNetTowerConfig)
@@ -184,7 +171,7 @@ def new_tiny_mllm(sizes: TinyMllmSizes, texts: Iterable[str], seed: int = 0, pro
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
     for module in (*tower.modules(), *projector.modules()):
         if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and not sizes.vision_stages):
-            nn.init.trunc_normal_(module.weight, std=_STD)
+            nn.init.trunc_normal_(module.weight, std=STD)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     with torch.no_grad():

@@ -36,6 +36,7 @@ from amodal.errors import InputError
 from amodal.models.aura.configuration import AuraConfig
 from amodal.models.aura.mllm import LoadedMllm, add_seg_token, load_mllm, sampled_fingerprint, start_rows
 from amodal.models.aura.packaged import PACKAGED, fetched_folder
+from amodal.models.aura.tower import STD, MapTower
 from amodal.models.bases.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
 from amodal.models.bases.families import hidden_progress_bars
 from amodal.models.bases.protocol import IMAGE_MEAN, IMAGE_STD
@@ -46,7 +47,6 @@ IMAGE_TOKEN = "<image>"
 MARKUP = ("<p>", "</p>")
 """Tokens around the words that name an object: one each instead of three, with rows that are trained."""
 
-_STD = 0.02
 _CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
     "{% for c in m['content'] if c['type'] == 'image' %}<image>\n{% endfor %}"
@@ -97,7 +97,7 @@ class TrunkTowerConfig(PreTrainedConfig):
         return coarse + 4 * middle
 
 
-class TrunkTower(PreTrainedModel):
+class TrunkTower(MapTower):
     """The trunk's maps of stride 32 and 16 as tokens, normalised and with learned positions.
 
     The coarse map knows what an object is, the finer one where it ends; a token has the coarse cell and the four finer
@@ -105,31 +105,18 @@ class TrunkTower(PreTrainedModel):
     """
 
     config_class = TrunkTowerConfig
-    main_input_name = "pixel_values"
 
     def __init__(self, config: TrunkTowerConfig) -> None:
         super().__init__(config)
-        cells = config.image_size // config.patch_size
         self.trunk = EfficientNetLite(config.trunk_config)
-        self.norm = nn.LayerNorm(config.hidden_size)
-        self.position_embedding = nn.Embedding(cells * cells, config.hidden_size)
-        self.post_init()
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        """Initialise the positions; the trunk initialises itself."""
-        if module is getattr(self, "position_embedding", None):
-            nn.init.normal_(self.position_embedding.weight, std=_STD)
+        self.add_positions()
 
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutput:
         """Images (B, 3, S_mllm, S_mllm) to tokens (B, c * c, D), also the only entry of `hidden_states`."""
         weight = self.trunk.stem.weight
         with torch.set_grad_enabled(torch.is_grad_enabled() and weight.requires_grad):
             maps = self.trunk.maps(pixel_values.to(weight.dtype))
-        cells = torch.cat([maps[32], F.pixel_unshuffle(maps[16], 2)], dim=1)
-        tokens = self.norm(cells.flatten(2).transpose(1, 2).to(self.norm.weight.dtype))
-        tokens = tokens + self.position_embedding.weight
-        return BaseModelOutput(last_hidden_state=tokens, hidden_states=(tokens,))
+        return self.tokens(torch.cat([maps[32], F.pixel_unshuffle(maps[16], 2)], dim=1))
 
 
 AutoConfig.register(TrunkTowerConfig.model_type, TrunkTowerConfig)
@@ -278,7 +265,7 @@ def _projector(config: LlavaConfig) -> nn.Module:
     projector: nn.Module = LlavaMultiModalProjector(config)
     for module in projector.modules():
         if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=_STD)
+            nn.init.trunc_normal_(module.weight, std=STD)
             nn.init.zeros_(module.bias)
     return projector
 
