@@ -210,5 +210,8 @@ def test_other_images_get_questions_about_named_objects(annotations: Path, tmp_p
     absent = [turn for turn in asked if not turn.objects]
     assert 0.3 < len(absent) / len(asked) < 0.7
     assert not any(re.search(r"\b(an|the|no|any|every|each) object\b", turn.question) for turn in asked)
+    talk = synthesize_questions(other, tmp_path / "t.json", lists="talk", images=images, progress=False)
+    said = {turn.kind for c in read_reason_seg(talk, other, images).conversations for turn in c.turns}
+    assert said and not said & {"describe", "count"}
     with pytest.raises(InputError, match="expected kinds of procedural scenes"):
         synthesize_questions(other, tmp_path / "l.json", lists="kinds", images=images, progress=False)

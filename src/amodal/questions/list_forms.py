@@ -35,13 +35,18 @@ MAX_KINDS, MAX_PURPOSES, MAX_OBJECTS = 10, 5, 7  # entries of one list
 
 
 def scene_lists(
-    facts: Facts, rng: np.random.Generator, lists: Lists = "all", words: Words = "train"
+    facts: Facts,
+    rng: np.random.Generator,
+    lists: Lists = "all",
+    words: Words = "train",
+    kinds: tuple[str, ...] = SCENE_KINDS,
 ) -> list[list[Question]]:
     """Write lists about a scene, each a conversation of one turn; empty for a scene without objects.
 
-    Small talk is written in the same way, as a conversation of one turn each.
+    Small talk is written in the same way, as a conversation of one turn each. It is all that is written about images
+    with other `kinds` than `SCENE_KINDS`, see `scene_conversations`.
     """
-    writer = SceneQuestionWriter(facts, rng, words)
+    writer = SceneQuestionWriter(facts, rng, words, kinds=kinds)
     made = [write(writer) for write in LISTS[lists]] if len(facts) else []
     return [[question] for question in made if question is not None]
 

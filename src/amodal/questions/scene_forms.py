@@ -62,6 +62,11 @@ class SceneQuestionWriter:
     answers: set[str] = field(default_factory=set)
     purposes: set[int] = field(default_factory=set)
 
+    @property
+    def knows_all(self) -> bool:
+        """Whether it is a procedural scene, which shows no objects but the annotated ones, of kinds with known uses."""
+        return self.kinds == SCENE_KINDS
+
     def choose(self, texts: Sequence[str]) -> str:
         """One of the texts at random."""
         return texts[self.random_index(len(texts))]
@@ -184,7 +189,7 @@ def scene_conversations(
     if not len(facts):
         return []
     writer = SceneQuestionWriter(facts, rng, words, present, kinds)
-    families = FAMILIES if kinds == SCENE_KINDS else NAMED_FAMILIES
+    families = FAMILIES if writer.knows_all else NAMED_FAMILIES
     conversations = [[first] for first in (writer.draw(families) for _ in range(NUM_SINGLE)) if first]
     for fewest, most in NUM_TURNS:
         turns = _converse(writer, int(rng.integers(fewest, most + 1)))
@@ -195,7 +200,7 @@ def scene_conversations(
 
 def _converse(writer: SceneQuestionWriter, num_turns: int) -> list[Question]:
     """A question, then follow-ups as long as the answers allow them, otherwise something new."""
-    families = FAMILIES if writer.kinds == SCENE_KINDS else NAMED_FAMILIES
+    families = FAMILIES if writer.knows_all else NAMED_FAMILIES
     opener = writer.draw({family: weight for family, weight in OPENERS.items() if family in families})
     turns = [opener] if opener else []
     while turns and len(turns) < num_turns:

@@ -5,7 +5,6 @@ A model that has only been asked for objects answers "hello" with an object.
 
 from __future__ import annotations
 
-from amodal.questions.facts import UNNAMED_KIND
 from amodal.questions.scene_forms import SceneQuestionWriter
 from amodal.questions.wording import TALK_FORMS, Question
 
@@ -20,9 +19,9 @@ def small_talk(writer: SceneQuestionWriter) -> Question:
 
 
 def about_the_image(writer: SceneQuestionWriter) -> Question | None:
-    """What is in the image or how many objects; None where not every object has a kind, or where there are many."""
+    """What is in a scene or how many objects; None for other images, which may show more, and for many objects."""
     facts = writer.facts
-    if UNNAMED_KIND in facts.kinds or len(facts) > len(NUMBERS):
+    if not writer.knows_all or len(facts) > len(NUMBERS):
         return None
     count = NUMBERS[len(facts) - 1]
     slots = {"kinds": facts.listing(range(len(facts)), by_name=True), "count": count}

@@ -118,7 +118,7 @@ def _records(
     for image in dataset.images[:count]:
         facts, rng, records = _facts(image, dataset.categories), np.random.default_rng((seed, image.id)), []
         if lists:
-            written = scene_lists(facts, rng, lists, words)
+            written = scene_lists(facts, rng, lists, words, kinds)
         else:
             written = scene_conversations(facts, rng, words, present, kinds)
         for turns in written:
