@@ -214,6 +214,7 @@ def test_an_interactor_returns_the_part_that_was_asked_for(interactor: AmodalInt
         ({"part": "visible"}, "part: expected with the kind interactor only"),
         ({"kind": "interactor", "detector": "me/model"}, "detector: expected with the kind detector only"),
         ({"kind": "interactor", "text": "cup"}, "detector: expected with the kind detector only"),
+        ({"text": "cup"}, "text: expected together with a detector, got no detector"),
         ({"model": "no-model"}, "model: expected a bundled name"),
     ],
 )

@@ -58,6 +58,11 @@ def test_a_missing_backend_is_named_with_the_command_that_installs_it(
     assert "pip install 'amodal[label-studio]' 'label-studio-ml @ git+https://github.com/HumanSignal/" in line
 
 
+def test_words_for_a_detector_need_a_detector(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["label", "backend", "--text", "cup"]) == 2
+    assert "text: expected --detector together with --text, got no detector" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def backend() -> Any:
     os.environ.setdefault("MODEL_DIR", tempfile.mkdtemp())

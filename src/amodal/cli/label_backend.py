@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from amodal.cli.options import DetectorName, DetectorTexts, Device, ModelName, V
 from amodal.errors import InputError
 from amodal.io.files import write_atomic
 from amodal.models.names import DEFAULT_SEGMENTER
+
+if TYPE_CHECKING:
+    from amodal.inference.segmenter import AmodalSegmenter
 
 
 def backend(
@@ -47,6 +50,14 @@ def backend(
             f"host: expected BASIC_AUTH_USER and BASIC_AUTH_PASS in the environment, because other machines can reach "
             f"{host}, got none"
         )
+    from amodal.inference.folder import ImageSegmenter
+
+    def load() -> AmodalSegmenter:
+        from amodal.inference.segmenter import AmodalSegmenter
+
+        return AmodalSegmenter.from_pretrained(model, device=device, visible_from=visible_from)
+
+    segment = ImageSegmenter(load, detector, text)
     with tempfile.TemporaryDirectory(prefix="amodal-label-studio-") as cache:
         os.environ.setdefault("MODEL_DIR", cache)  # where Label Studio's package keeps the interfaces of projects
         from amodal.integrations.label_studio import INTERFACE, make_app
@@ -55,11 +66,6 @@ def backend(
             write_atomic(interface, INTERFACE)
             typer.echo(f"Written: {interface}. Paste it as the labelling interface of a project.")
             return
-        from amodal.inference.everything import scene_finder
-        from amodal.inference.segmenter import AmodalSegmenter
-
-        segmenter = AmodalSegmenter.from_pretrained(model, device=device, visible_from=visible_from)
-        find = scene_finder(segmenter, detector, text, None)
-        app = make_app(segmenter, find, images, user=user, password=password)
+        app = make_app(segment.segmenter, segment.find, images, user=user, password=password)
         typer.echo(f"Connect http://{host}:{port} in Label Studio under Settings, Model. Stop with Ctrl-C.")
         app.run(host=host, port=port, threaded=True)

@@ -48,14 +48,15 @@ def create(
         kind: `detector` finds and segments all objects of each image; `interactor` segments the object that a person
             points at, in CVAT's editor.
         part: mask that an interactor returns, `amodal` or `visible`. A detector returns both.
-        detector: detector of transformers that finds the boxes (hub id or folder); None for the base's own.
+        detector: detector of transformers that finds the boxes (hub id or folder); None for the base's own or a grid
+            of points.
         text: what an open-vocabulary detector looks for, separated by commas.
         visible_from: promptable segmenter that makes the visible masks; the model itself if None.
         device: `auto`, `cpu`, `cuda`, ...
 
     Raises:
-        InputError: CVAT's SDK is not installed, an unknown kind or part, an option that the kind does not have, or no
-            such model or detector.
+        InputError: CVAT's SDK is not installed, an unknown kind or part, an option that the kind does not have, a text
+            without a detector, or no such model or detector.
     """
     sdk = _sdk()
     if kind not in ("detector", "interactor"):
@@ -64,6 +65,8 @@ def create(
         raise InputError(f"part: expected amodal or visible, got {part!r}")
     if kind == "interactor" and (detector or text):
         raise InputError("detector: expected with the kind detector only, got it with interactor")
+    if text and not detector:
+        raise InputError("text: expected together with a detector, got no detector")
     if kind == "interactor" and not hasattr(sdk, "InteractionFunctionSpec"):
         raise InputError(
             "kind: expected a CVAT SDK with interaction functions, got an older one (pip install -U cvat-cli)"
