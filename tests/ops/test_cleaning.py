@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import ndimage
 
-from amodal.ops.cleaning import CleanSettings, clean_masks
+from amodal.ops.cleaning import MAX_DISC, CleanSettings, clean_masks
 from tests.drawing import mask
 
 SETTINGS = CleanSettings(min_component=0.1, max_hole=0.1, min_thickness=2, min_occlusion=0.05)
@@ -73,6 +74,54 @@ def test_always(visible: np.ndarray, amodal: np.ndarray, keep: bool, pixel: floa
     assert not (found_visible & ~found_amodal).any()
     if keep:
         assert (found_visible == visible).all()
+
+
+def blobs(seed: int, cell: int, size: tuple[int, int] = (60, 70)) -> np.ndarray:
+    """A random mask of round parts about as large as `cell`, with holes, parts in holes and corners that touch."""
+    rng = np.random.default_rng(seed)
+    noise = ndimage.zoom(rng.normal(size=(size[0] // cell + 1, size[1] // cell + 1)), cell, order=1)
+    return np.ascontiguousarray(noise[: size[0], : size[1]] > rng.uniform(-0.8, 0.8))
+
+
+@given(st.integers(0), st.integers(1, 6), st.booleans(), st.sampled_from([0.02, 0.1]), st.sampled_from([0.05, 0.3]))
+def test_parts_and_holes_are_those_of_a_labelling(
+    seed: int, cell: int, keep: bool, min_component: float, max_hole: float
+) -> None:
+    visible, amodal = blobs(seed, cell), blobs(seed + 1, cell)
+    settings = CleanSettings(min_component, max_hole, min_thickness=0, min_occlusion=0)
+    cleaned = clean_masks(visible, visible | amodal, settings=settings, keep_visible=keep)
+    expected = visible if keep else labelled(visible, min_component, max_hole)
+    whole = labelled(expected | ((visible | amodal) & ~expected), min_component, max_hole, visible if keep else None)
+    assert (cleaned[1] == whole).all() and (cleaned[0] == (expected if keep else expected & whole)).all()
+
+
+def labelled(mask: np.ndarray, min_component: float, max_hole: float, keep: np.ndarray | None = None) -> np.ndarray:
+    """Drop small parts and fill small holes, by their labels."""
+    labels, count = ndimage.label(mask, np.ones((3, 3)))
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    assume(count == 0 or (sizes == sizes.max()).sum() == 1 or sizes.max() >= min_component * mask.sum())
+    kept = np.zeros_like(mask)
+    for label, size in enumerate(sizes, 1):
+        part = labels == label
+        if size >= min_component * mask.sum() or size == sizes.max() or (keep is not None and (part & keep).any()):
+            kept |= part
+    holes, count = ndimage.label(np.pad(~kept, 1, constant_values=True))
+    limit = max_hole * kept.sum()
+    for label in range(1, count + 1):
+        part = holes == label
+        if not part[0, 0] and part.sum() <= limit:
+            kept = kept | part[1:-1, 1:-1]
+    return kept
+
+
+@given(st.integers(0), st.integers(3, 15), st.integers(MAX_DISC + 1, 16))
+def test_large_discs_are_distances_to_the_border_of_the_mask(seed: int, cell: int, thickness: int) -> None:
+    amodal = blobs(seed, cell, (90, 110))
+    settings = CleanSettings(0, 0, min_thickness=thickness, min_occlusion=0)
+    _, cleaned = clean_masks(np.zeros_like(amodal), amodal, settings=settings)
+    core = ndimage.distance_transform_edt(np.pad(amodal, 1))[1:-1, 1:-1] >= thickness / 2
+    around = ndimage.distance_transform_edt(~core) <= thickness if core.any() else core
+    assert (cleaned == (amodal & around)).all()
 
 
 @given(arrays(bool, (9, 11)), arrays(bool, (9, 11)))

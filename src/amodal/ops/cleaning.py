@@ -7,12 +7,16 @@ evaluation by the papers' protocols does not.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from amodal.ops.arrays import Mask
+from amodal.ops.boxes import mask_to_box
 from amodal.ops.occlusion import occlusion_rate
 
 MAX_DISC = 9
@@ -57,48 +61,118 @@ def clean_masks(
     Returns:
         Visible and amodal mask (H, W) bool; the visible mask lies within the amodal mask.
     """
-    visible = visible_mask if keep_visible else _without_noise(visible_mask, settings)
-    occluded = _thick_parts(amodal_mask & ~visible, round(settings.min_thickness * pixel))
-    amodal = _without_noise(visible | occluded, settings, keep=visible if keep_visible else None)
+    if not (visible_mask.any() or amodal_mask.any()):
+        return visible_mask, amodal_mask
+    x0, y0, x1, y1 = (int(v) for v in mask_to_box(visible_mask | amodal_mask))
+    part = (slice(y0, y1), slice(x0, x1))  # nothing is outside; large images are cleaned several times faster like this
+    given = visible_mask[part]
+    visible = given if keep_visible else _without_noise(given, settings)
+    occluded = _thick_parts(amodal_mask[part] & ~visible, round(settings.min_thickness * pixel))
+    amodal = _without_noise(visible | occluded, settings, keep=given if keep_visible else None)
     if not keep_visible:
         visible = visible & amodal
-    return visible, visible if occlusion_rate(visible, amodal) < settings.min_occlusion else amodal
+    if occlusion_rate(visible, amodal) < settings.min_occlusion:
+        amodal = visible
+    return (visible_mask if keep_visible else _placed(visible, part, visible_mask)), _placed(amodal, part, visible_mask)
+
+
+def _placed(mask: Mask, part: tuple[slice, slice], like: Mask) -> Mask:
+    """A mask of the size of `like` that is `mask` in a part, and empty elsewhere."""
+    placed = np.zeros_like(like)
+    placed[part] = mask
+    return placed
 
 
 def _without_noise(mask: Mask, settings: CleanSettings, keep: Mask | None = None) -> Mask:
-    """Drop small components and fill small holes; what touches `keep` is never dropped."""
-    area = np.count_nonzero(mask)
-    if not area:
+    """Drop small components and fill small holes; what touches `keep` is never dropped.
+
+    Outlines give the components and holes and their sizes, so that only the small ones are visited pixel by pixel.
+    """
+    outer, holes = _outlines(mask)
+    if not outer:
         return mask
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    sizes = stats[:, cv2.CC_STAT_AREA].copy()
-    sizes[0] = 0
-    kept = sizes >= settings.min_component * area
-    kept[sizes.argmax()] = True
-    if keep is not None:
-        kept[np.unique(labels[keep])] = True
-    kept[0] = False
-    cleaned = kept[labels]
-    padded = np.pad(~cleaned, 1, constant_values=True).astype(np.uint8)
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(padded, connectivity=4)
-    holes = stats[:, cv2.CC_STAT_AREA] <= settings.max_hole * np.count_nonzero(cleaned)
-    holes[[0, labels[0, 0]]] = False  # the mask itself, and everything that is connected to the border
-    return cleaned | holes[labels][1:-1, 1:-1]
+    sizes = np.array([_num_enclosed(outline) for outline, _ in outer])
+    sizes -= [sum(_num_enclosed(hole, inside=True) for hole in own) for _, own in outer]
+    small = sizes < settings.min_component * np.count_nonzero(mask)
+    small[sizes.argmax()] = False
+    cleaned = mask.astype(np.uint8)
+    for index in np.flatnonzero(small):
+        x, y = outer[index][0][0, 0].tolist()
+        where, region, _ = _flooded(cleaned, (x, y), connectivity=8)
+        cleaned[where][region] = keep is not None and keep[where][region].any()
+    if small.any():
+        _, holes = _outlines(cleaned)
+    limit = settings.max_hole * np.count_nonzero(cleaned)
+    for hole in holes:
+        x, y = hole[hole[:, 0, 1].argmin(), 0].tolist()  # below the highest pixel of the outline, the hole begins
+        where, region, num_pixels = _flooded(cleaned, (x, y + 1), connectivity=4)
+        cleaned[where][region] = num_pixels <= limit
+    return cleaned.astype(bool)
+
+
+Outline = npt.NDArray[np.int32]
+"""(K, 1, 2) pixels (x, y) of the object along a border, each a neighbour of the one before, also across a corner."""
+
+
+def _outlines(mask: npt.NDArray[Any]) -> tuple[list[tuple[Outline, list[Outline]]], list[Outline]]:
+    """Outlines of the components of a mask, each with those of its holes; and the outlines of all holes."""
+    outlines, tree = cv2.findContours(mask.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    parents = [] if tree is None else tree[0, :, 3].tolist()  # -1 for a component, its component for a hole
+    own: dict[int, list[Outline]] = {index: [] for index, parent in enumerate(parents) if parent < 0}
+    for outline, parent in zip(outlines, parents, strict=True):
+        if parent >= 0:
+            own[parent].append(outline)
+    return [(outlines[index], holes) for index, holes in own.items()], [hole for all_ in own.values() for hole in all_]
+
+
+def _num_enclosed(outline: Outline, inside: bool = False) -> int:
+    """Number of pixels that an outline encloses, with its own pixels or without them, by Pick's theorem."""
+    half = (len(outline) if len(outline) > 1 else 0) / 2
+    return round(cv2.contourArea(outline) + (-half if inside else half) + 1)
+
+
+def _flooded(
+    mask: npt.NDArray[np.uint8], seed: tuple[int, int], connectivity: int
+) -> tuple[tuple[slice, slice], Mask, int]:
+    """The pixels that are connected with a pixel (x, y) of the same value, which become 2 in the mask itself.
+
+    Returns:
+        Their bounding box, which of its pixels they are, and their number.
+    """
+    num_pixels, _, _, (x, y, w, h) = cv2.floodFill(mask, None, seed, 2, flags=connectivity)
+    where = (slice(y, y + h), slice(x, x + w))
+    return where, mask[where] == 2, num_pixels
 
 
 def _thick_parts(mask: Mask, thickness: int) -> Mask:
     """Remove what a disc of this diameter does not fit into; the corners of what is thick enough are kept."""
     if thickness < 2 or not mask.any():
         return mask
+    if thickness > MAX_DISC:  # a large disc takes seconds on a large image; distances are exact to one pixel
+        return _thick_by_distance(mask, thickness)
     padded = np.pad(mask, thickness).astype(np.uint8)
     inner = slice(thickness, -thickness)
-    if thickness > MAX_DISC:  # a large disc takes seconds on a large image; distances are exact to one pixel
-        core = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) >= thickness / 2
-        around = cv2.distanceTransform((~core).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= thickness
-        return mask & around[inner, inner] & core.any()
     offsets = np.arange(thickness) - (thickness - 1) / 2
     disc = (np.hypot(*np.meshgrid(offsets, offsets)) <= thickness / 2).astype(np.uint8)
     last = (thickness - 1, thickness - 1)  # an even disc has no centre pixel: erode towards one corner, dilate back
     opened = cv2.dilate(cv2.erode(padded, disc, anchor=(0, 0)), disc, anchor=last)
     around = cv2.dilate(opened, np.ones((thickness | 1, thickness | 1), np.uint8))
     return mask & around[inner, inner].astype(bool)
+
+
+def _thick_by_distance(mask: Mask, thickness: int) -> Mask:
+    """What is at most `thickness` away from the centre of a disc of this diameter that fits into the mask."""
+    thick = np.zeros_like(mask)
+    half = math.ceil(thickness / 2 / math.sqrt(2)) - 1  # a square of this size fits into the disc, and is fast to try
+    fits = cv2.erode(mask.astype(np.uint8), np.ones((2 * half + 1, 2 * half + 1), np.uint8), borderValue=0)
+    for outline in cv2.findContours(fits, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]:
+        x, y, w, h = cv2.boundingRect(outline)
+        rows = slice(max(y - thickness, 0), y + h + thickness)
+        columns = slice(max(x - thickness, 0), x + w + thickness)
+        part = mask[rows, columns]
+        padded = np.pad(part, 1).astype(np.uint8)
+        core = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) >= thickness / 2
+        if core.any():
+            around = cv2.distanceTransform((~core).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= thickness
+            thick[rows, columns] |= part & around[1:-1, 1:-1]
+    return thick

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
@@ -60,16 +61,23 @@ def decode_window(rle: Rle, window: Window) -> Mask:
     edges = np.stack([top, bottom], axis=1)[inside] + (column[inside] - x0)[:, None] * (y1 - y0)
     lengths = np.diff(edges.ravel(), prepend=0, append=(x1 - x0) * (y1 - y0))  # unset, set, unset, ...
     columns = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
-    return np.ascontiguousarray(columns.reshape(x1 - x0, y1 - y0).T)
+    return _transposed(columns.reshape(x1 - x0, y1 - y0))
+
+
+def _transposed(mask: Mask) -> Mask:
+    """(w, h) contiguous from (h, w). For large masks many times faster than numpy, which reads them in strides."""
+    if not mask.size:
+        return np.zeros(mask.shape[::-1], bool)
+    return cv2.transpose(np.ascontiguousarray(mask).view(np.uint8)).view(bool)
 
 
 def encode_window(part: Mask, window: Window, size: Sequence[int]) -> Rle:
     """Encode a mask (h, w) in a window as an RLE of the whole image (H, W), without a full-size mask."""
     H, W = size
     x0, y0, x1, y1 = window
-    columns = np.zeros((x1 - x0, H), np.int8)
-    columns[:, y0:y1] = part.T
-    changes = np.flatnonzero(np.diff(columns.ravel(), prepend=0, append=0)) + x0 * H
+    columns = np.zeros(((x1 - x0) * H + 2), bool)  # between two unset pixels
+    columns[1:-1].reshape(x1 - x0, H)[:, y0:y1] = _transposed(part)
+    changes = np.flatnonzero(columns[1:] != columns[:-1]) + x0 * H
     return _from_changes(changes, H, W)
 
 
