@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -113,12 +113,11 @@ def read_reason_seg(
     if not isinstance(annotations, AnnotatedDataset):
         annotations = read_dataset("canonical", annotations, images)
     by_image = {image.id: image for image in annotations.images}
-    owner = {obj.id: image.id for image in by_image.values() for obj in image.objects}
     conversations, seen = list[Conversation](), set[str]()
     for position, record in enumerate(records):
         label = f"questions {path}: question {record.get('id', f'at position {position}')}"
         try:
-            conversation = _conversation(record, by_image, owner)
+            conversation = _conversation(record, by_image)
         except InputError as error:
             raise InputError(f"{label}: {error}") from error
         if str(conversation.id) in seen:
@@ -213,7 +212,7 @@ def plain_text(answer: str) -> str:
     return re.sub(r"\s+([,.;:!?])", r"\1", " ".join(words.split()))
 
 
-def _conversation(record: dict[str, Any], images: dict[int, ImageSample], owner: dict[int, int]) -> Conversation:
+def _conversation(record: dict[str, Any], images: dict[int, ImageSample]) -> Conversation:
     missing = [key for key in ("id", "image_id", "question", "answer") if key not in record]
     if missing:
         raise InputError(f"expected id, image_id, question and answer, got no {', '.join(missing)}")
@@ -229,6 +228,11 @@ def _conversation(record: dict[str, Any], images: dict[int, ImageSample], owner:
             f"expected as many answers as questions, got {len(questions)} questions and {len(answers)} answers"
         )
     objects = {obj.id: obj for obj in image.objects}
+
+    def owner(number: int) -> int | None:
+        """Id of the image that has an annotation; reads all annotations, so only errors ask for it."""
+        return next((i.id for i in images.values() if any(obj.id == number for obj in i.objects)), None)
+
     texts = zip(questions, answers, _kinds(record.get("kind"), len(questions)), strict=True)
     return Conversation(record["id"], image, tuple(_turn(*text, image.id, objects, owner) for text in texts))
 
@@ -247,15 +251,16 @@ def _turn(
     kind: str | None,
     image_id: int,
     objects: dict[int, ObjectSample],
-    owner: dict[int, int],
+    owner: Callable[[int], int | None],
 ) -> ReasonTurn:
     question = check_question(question)
     mentions = parse_answer(answer)
     for number, _ in mentions:
-        if number not in owner:
-            raise InputError(f"expected placeholders that name annotations, got {{seg:{number}}}, which names none")
         if number not in objects:
-            raise InputError(f"expected annotations of image {image_id}, got {{seg:{number}}} of image {owner[number]}")
+            other = owner(number)
+            if other is None:
+                raise InputError(f"expected placeholders that name annotations, got {{seg:{number}}}, which names none")
+            raise InputError(f"expected annotations of image {image_id}, got {{seg:{number}}} of image {other}")
         amodal = objects[number].amodal_rle
         if amodal is None or rle_area(amodal) == 0:
             raise InputError(f"expected a mask for each placeholder, got {{seg:{number}}}, whose amodal mask is empty")

@@ -307,7 +307,7 @@ def _load_init(model: nn.Module, saved: nn.Module, name: str, *, allow_missing: 
 def _build_aura(recipe: Recipe, weights: Path | None) -> TrainingSetup:
     settings, data = recipe.model, recipe.data
     assert isinstance(settings, AuraModelRecipe) and isinstance(data, AuraDataRecipe)
-    train, validation = _read_reason_sources(data.train), _read_reason_sources(data.validation)
+    train, validation = _read_reason_sources(data.train, data.validation)
     model = _aura_model(settings, train, recipe, weights)
     make_samples = _named_images if model.config.names_only else _image_conversations
     train_samples, validation_samples = make_samples(model, data, train, validation)
@@ -315,13 +315,22 @@ def _build_aura(recipe: Recipe, weights: Path | None) -> TrainingSetup:
     return TrainingSetup(task.prepare(model), task, train_samples, validation_samples, model.config.mask_threshold)
 
 
-def _read_reason_sources(sources: list[ReasonSourceRecipe]) -> list[ReasonSource]:
-    return [ReasonSource(_reason_split(s), s.weight) for s in sources]
+def _read_reason_sources(*lists: list[ReasonSourceRecipe]) -> tuple[list[ReasonSource], ...]:
+    """Read lists of sources; annotations that several question files share are read once."""
+    read: dict[tuple[str, str | None], AnnotatedDataset] = {}
+
+    def annotations(source: ReasonSourceRecipe) -> AnnotatedDataset:
+        key = (source.annotations, source.images)
+        if key not in read:
+            read[key] = read_dataset("canonical", *key)
+        return read[key]
+
+    return tuple([ReasonSource(_reason_split(s, annotations(s)), s.weight) for s in sources] for sources in lists)
 
 
-def _reason_split(source: ReasonSourceRecipe) -> ReasonDataset:
+def _reason_split(source: ReasonSourceRecipe, annotations: AnnotatedDataset) -> ReasonDataset:
     """Read the conversations about the images of a split; the categories stay those of the whole dataset."""
-    dataset = read_reason_seg(source.questions, source.annotations, source.images)
+    dataset = read_reason_seg(source.questions, annotations)
     if source.split == "all":
         return dataset
     wanted, share, seed = source.split == "validation", source.validation_share, source.split_seed
