@@ -22,7 +22,13 @@ class InputError(ValueError):
 
     The message is one line that says what was expected and what was found. The command line prints
     it on stderr and exits with code 2; Python callers can catch it as a `ValueError`.
+
+    Args:
+        line: the message; line breaks, which messages of other packages may have, become spaces.
     """
+
+    def __init__(self, line: str) -> None:
+        super().__init__(" ".join(line.splitlines()))
 
 
 class InputWarning(UserWarning):

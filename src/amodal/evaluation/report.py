@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -20,7 +20,13 @@ from amodal.metrics.intervals import range_label
 from amodal.version import __version__, source_commit
 
 Metrics = dict[str, Any]
-Report = TypeVar("Report")
+
+
+class _Shown(Protocol):
+    def tables(self) -> Iterator[Table]: ...
+
+
+Report = TypeVar("Report", bound=_Shown)
 MAX_PRINTED_CATEGORIES = 20
 """Largest number of categories that are printed; the report file always has all of them."""
 
@@ -277,7 +283,8 @@ def read_report(
         report = kind(**{"commit": None} | content)  # older reports do not state it
         parts = ((content["options"], options), (content["metrics"], metrics))
         _ = [part[name] for part, names in parts for name in names]
-    except (TypeError, KeyError) as error:
+        _ = as_text(report.tables(), 120)  # fails where a value is of another type than in reports
+    except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
         raise InputError(f"report: expected a report of `{command}`, got {str(path)!r}, other JSON") from error
     return report
 

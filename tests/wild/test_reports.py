@@ -1,0 +1,37 @@
+"""Reports that other programs changed are refused where they are opened, not where a table needs their values."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amodal.errors import InputError
+from amodal.evaluation.reason_report import ReasonReport
+from amodal.evaluation.report import EvaluationReport
+from tests.fuzz.mutations import CORPUS
+
+CHANGES: list[tuple[str, Any]] = [
+    ("metrics", None), ("metrics", []), ("intervals", "none"), ("by_occlusion", None), ("by_occlusion", [3]),
+    ("by_occlusion", [{"above": "x"}]), ("baselines", {"none": None}), ("options", "none"), ("baselines", ["hull"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "seed"), [(EvaluationReport, "report"), (ReasonReport, "report_answers")])
+@pytest.mark.parametrize(("key", "value"), CHANGES)
+def test_values_of_other_types_are_refused(tmp_path: Path, kind: Any, seed: str, key: str, value: Any) -> None:
+    content = json.loads((CORPUS / seed / "two.json").read_text())
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(content))
+    assert kind.load(path).metrics == content["metrics"]
+    path.write_text(json.dumps(content | {key: value}))
+    with pytest.raises(InputError, match="report: expected a report of `amodal evaluate"):
+        kind.load(path)
+
+
+def test_the_message_of_an_input_error_is_one_line() -> None:
+    assert str(InputError("expected a pickle, got another (it was\nencountered)")) == (
+        "expected a pickle, got another (it was encountered)"
+    )
