@@ -3,10 +3,10 @@
 Four rows (neither, each, both) are trained from several seeds for the same steps on the same batches; only
 the two settings differ. As in the paper, a trained language model (that of `aura-tiny`) gets LoRA, the vision
 backbone (`sam-tiny`) is frozen, all terms of Eq. 4 weigh 1, and there are no other losses and no true boxes as
-hints. The mask decoders start from the backbone's, the prompt encoder from random weights. The weights with the
-best validation score answer questions about scenes that were not used in training, with the true words as
-input (protocol `reason`, teacher forced), because the encoders act on masks and predicted words would only add
-noise. To resume a call that was stopped, give the same command again.
+hints. The mask decoders start from the backbone's, the prompt encoder from random weights. The final weights
+answer questions about scenes that were not used in training, with the true words as input (protocol `reason`,
+teacher forced), because the encoders act on masks and predicted words would only add noise. To resume a call that
+was stopped, give the same command again.
 
 Command: python benchmarks/aura_ablation.py --steps 400 --seeds 3
 On several cores: run the command with --part 0/2 and at the same time with --part 1/2, each with OMP_NUM_THREADS=1.
@@ -58,6 +58,7 @@ SHARED = [
     "model.lora_rank=8", *PAPER_LOSSES,
     "data.max_turns=2", "data.max_masks=null", "data.train.1.weight=0.0",
     "training.epochs=null", f"training.batch_size={BATCH_SIZE}", "training.optimizer=adamw",
+    "training.select=last", "training.validation_objects=32", "training.precision=no",
 ]  # fmt: skip
 
 
@@ -173,7 +174,7 @@ def row_recipe(row: Row, seed: int, start: Path, options: argparse.Namespace) ->
         f"output={_folder(row, seed, options)}",
         f"training.steps={options.steps}",
         f"training.warmup_steps={options.steps // 10}",
-        f"training.validate_every={max(options.steps // 4, 1)}",
+        f"training.validate_every={max(options.steps, 1)}",
         f"training.checkpoint_every={max(options.steps // 4, 1)}",
         f"training.workers={options.workers}",
     ]

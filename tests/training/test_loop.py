@@ -181,6 +181,16 @@ def test_half_precision_on_a_cpu_is_rejected(tmp_path: Path) -> None:
         run(tiny_recipe(tmp_path, precision="fp16"))
 
 
+@pytest.mark.parametrize(("instructions", "warned"), [(False, True), (True, False)])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the training runs on the GPU")
+def test_bf16_without_instructions_for_it_warns(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder, tmp_path: Path, instructions: bool, warned: bool
+) -> None:
+    monkeypatch.setattr("amodal.training.checkpoint.has_bfloat16", lambda: instructions)
+    train(tiny_recipe(tmp_path, precision="bf16"), stop_after=1, progress=False)
+    assert any("several times slower than 'no' on this CPU" in str(w.message) for w in recwarn) == warned
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="float16 needs a GPU")
 def test_half_precision_scales_its_loss(tmp_path: Path) -> None:
     run(tiny_recipe(tmp_path, "plug", precision="fp16"))

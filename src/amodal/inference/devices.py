@@ -7,7 +7,7 @@ import os
 import torch
 
 from amodal.errors import InputError
-from amodal.nn.kernels import cpu_has
+from amodal.nn.kernels import has_bfloat16
 
 if hasattr(os, "register_at_fork"):
     # A forked process has none of its parent's threads. OpenMP would wait for them forever, but not with one thread.
@@ -58,4 +58,4 @@ def pick_dtype(name: str, device: torch.device, *, int8: bool = False) -> torch.
 def _fast_in_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and (cpu_has("amx_bf16") or cpu_has("avx512_bf16"))
+    return device.type == "cpu" and has_bfloat16()

@@ -80,6 +80,11 @@ def has_amx() -> bool:
     return cpu_has("amx_bf16")
 
 
+def has_bfloat16() -> bool:
+    """Whether the CPU has any instructions for bfloat16; without them, its products are several times slower."""
+    return has_amx() or cpu_has("avx512_bf16")
+
+
 def cpu_has(feature: str) -> bool:
     """Whether torch finds an instruction set, e.g. `amx_bf16` or `avx512_bf16`, on this CPU."""
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from amodal.errors import InputError
+from amodal.nn.kernels import has_bfloat16
 from amodal.training.recipe import TrainingRecipe
 
 NUM_KEPT_CHECKPOINTS = 2
@@ -52,7 +54,7 @@ def uses_deepspeed(accelerator: Accelerator) -> bool:
 
 
 def check_device_and_settings(accelerator: Accelerator, settings: TrainingRecipe) -> None:
-    """Check that these processes can train with these settings.
+    """Check that these processes can train with these settings; warn if bfloat16 is slow on this CPU.
 
     Raises:
         InputError: precision, batch size, optimiser or moving average do not work here.
@@ -60,6 +62,10 @@ def check_device_and_settings(accelerator: Accelerator, settings: TrainingRecipe
     processes, batch_size, ema = accelerator.num_processes, settings.batch_size, settings.ema
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise InputError("training.precision: expected 'bf16' or 'no' on a CPU, got 'fp16', which needs a GPU")
+    slow_in_bf16 = accelerator.device.type == "cpu" and not has_bfloat16()
+    if accelerator.mixed_precision == "bf16" and slow_in_bf16 and accelerator.is_main_process:
+        message = "bf16 is several times slower than 'no' on this CPU, which has no instructions for bfloat16"
+        warnings.warn(f"training.precision: {message}", stacklevel=2)
     if batch_size % processes:
         raise InputError(f"training.batch_size: expected a multiple of the {processes} processes, got {batch_size}")
     if is_sharded(accelerator) and settings.optimizer == "muon":
