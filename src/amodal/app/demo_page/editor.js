@@ -2,7 +2,7 @@
 
 import { nameOf } from "./document.js";
 import { masksOf } from "./layers.js";
-import { area, both, encode, inside, isSet, stroked } from "./masks.js";
+import { area, both, encode, inside, isEmpty, isSet, stroked } from "./masks.js";
 
 const NUDGE_MS = 250; // between the last arrow key and the request
 const LEAST_SHARE = 0.15; // of a lasso's area that the found mask fills; otherwise the outline itself is the mask
@@ -49,7 +49,7 @@ export class Editor extends EventTarget {
     if (prompt.points && prompt.points.length) body.points_per_object = [prompt.points];
     if (prompt.rle) body.masks = [prompt.rle];
     const { objects: [shape] } = await this.server.ask("segment", body);
-    if (masksOf(shape).visible.w && area(masksOf(shape).visible)) return shape;
+    if (!isEmpty(masksOf(shape).visible)) return shape;
     this.tell("No object was found here. Click its middle, or draw a box around the part that you can see.", position);
     return null;
   }
@@ -124,7 +124,7 @@ export class Editor extends EventTarget {
     return this.enqueue(async () => {
       const { size } = this.stage;
       const drawn = inside(outline, size);
-      if (!area(drawn)) return this.tell("This outline has no pixels inside. Draw around the visible part of the object.", outline[0]);
+      if (isEmpty(drawn)) return this.tell("This outline has no pixels inside. Draw around the visible part of the object.", outline[0]);
       const { objects: [found] } = await this.server.ask("segment", { boxes: [box] });
       const shared = both(drawn, masksOf(found).visible);
       const mask = area(shared) >= LEAST_SHARE * area(drawn) ? shared : drawn;
@@ -150,7 +150,7 @@ export class Editor extends EventTarget {
       if (!one) return;
       const { size } = this.stage;
       const mask = stroked(masksOf(one.shape).visible, points, radius, value, size);
-      if (!area(mask)) return this.tell("Nothing of the object would be left. Delete it instead, or undo.", points[0]);
+      if (isEmpty(mask)) return this.tell("Nothing of the object would be left. Delete it instead, or undo.", points[0]);
       const shape = await this.segment({ rle: encode(mask, size) }, points[0]);
       if (!shape) return;
       const { name, phrase } = one.shape;

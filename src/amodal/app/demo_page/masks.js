@@ -19,30 +19,91 @@ function runs(counts) {
   return found;
 }
 
-/** The pixels of an RLE in its tight window; a window without pixels for an empty mask. */
-export function decode(rle) {
-  const height = rle.size[0];
-  const spans = []; // of set pixels: column, first row, last row + 1
+const NONE = [];
+
+/** The sorted numbers that are in one of two sorted lists and not in both. */
+export function differing(a, b) {
+  if (!a.length) return b;
+  if (!b.length) return a;
+  const found = [];
+  for (let i = 0, j = 0; i < a.length || j < b.length;) {
+    if (i < a.length && a[i] === b[j]) { i += 1; j += 1; } else if (j === b.length || a[i] < b[j]) found.push(a[i++]);
+    else found.push(b[j++]);
+  }
+  return found;
+}
+
+/**
+ * Where the runs of an RLE begin and end: per column of the image a sorted list of rows, and per row one of columns.
+ * Takes time for the edges of a mask only, not for its pixels.
+ */
+export function ends(rle) {
+  const [H, W] = rle.size;
+  const columns = new Array(W).fill(NONE);
   let position = 0;
   runs(rle.counts).forEach((length, i) => {
     for (let start = position; i % 2 && start < position + length;) {
-      const column = Math.floor(start / height);
-      const stop = Math.min(position + length, (column + 1) * height);
-      spans.push([column, start - column * height, stop - column * height]);
+      const column = Math.floor(start / H);
+      const stop = Math.min(position + length, (column + 1) * H);
+      columns[column] = differing(columns[column], [start - column * H, stop - column * H]); // joins runs that touch
       start = stop;
     }
     position += length;
   });
-  if (!spans.length) return { x: 0, y: 0, w: 0, h: 0, bits: new Uint8Array(0) };
-  const x = spans[0][0];
-  const w = spans[spans.length - 1][0] - x + 1;
-  const y = spans.reduce((least, span) => Math.min(least, span[1]), Infinity);
-  const h = spans.reduce((most, span) => Math.max(most, span[2]), 0) - y;
+  const rows = new Array(H).fill(NONE);
+  for (let column = 0; column <= W; column += 1) {
+    const changes = differing(columns[column - 1] || NONE, columns[column] || NONE);
+    for (let i = 0; i < changes.length; i += 2) {
+      for (let row = changes[i]; row < changes[i + 1]; row += 1) {
+        if (rows[row] === NONE) rows[row] = [];
+        rows[row].push(column);
+      }
+    }
+  }
+  return { columns, rows };
+}
+
+/** The pixels of a mask, from its `ends`, in its tight window; a window without pixels for an empty mask. */
+export function filled({ columns, rows }) {
+  const set = (list) => list.length > 0;
+  const [x, y] = [columns.findIndex(set), rows.findIndex(set)];
+  if (x < 0) return { x: 0, y: 0, w: 0, h: 0, bits: new Uint8Array(0) };
+  const [w, h] = [columns.findLastIndex(set) - x + 1, rows.findLastIndex(set) - y + 1];
   const bits = new Uint8Array(w * h);
-  for (const [column, top, bottom] of spans) {
-    for (let row = top; row < bottom; row += 1) bits[(row - y) * w + column - x] = 1;
+  for (let row = 0; row < h; row += 1) {
+    const own = rows[y + row];
+    for (let i = 0; i < own.length; i += 2) bits.fill(1, row * w + own[i] - x, row * w + own[i + 1] - x);
   }
   return { x, y, w, h, bits };
+}
+
+/** The edges between the pixels of a mask and the others, from its `ends`, as closed lines of corners [x, y]. */
+export function outlines({ columns, rows }) {
+  const width = columns.length + 1;
+  const across = new Map(); // corner → the corner at the other end of its horizontal edge
+  const down = new Map(); // the same for its vertical edge
+  const link = (edges, a, b) => { edges.set(a, b); edges.set(b, a); };
+  for (let row = 0; row <= rows.length; row += 1) {
+    const changes = differing(rows[row - 1] || NONE, rows[row] || NONE);
+    for (let i = 0; i < changes.length; i += 2) link(across, row * width + changes[i], row * width + changes[i + 1]);
+  }
+  for (let column = 0; column <= columns.length; column += 1) {
+    const changes = differing(columns[column - 1] || NONE, columns[column] || NONE);
+    for (let i = 0; i < changes.length; i += 2) link(down, changes[i] * width + column, changes[i + 1] * width + column);
+  }
+  const lines = [];
+  for (const first of across.keys()) { // each corner is visited once: a line deletes its own
+    const line = [];
+    for (let corner = first; across.has(corner);) {
+      const next = across.get(corner);
+      across.delete(corner);
+      across.delete(next);
+      for (const one of [corner, next]) line.push([one % width, Math.floor(one / width)]);
+      corner = down.get(next);
+    }
+    lines.push(line);
+  }
+  return lines;
 }
 
 /** The RLE of a mask in an image of size [H, W]. */
@@ -78,9 +139,11 @@ export const isSet = (mask, x, y) => x >= mask.x && y >= mask.y && x < mask.x + 
 
 export function area(mask) {
   let count = 0;
-  for (const bit of mask.bits) count += bit;
+  for (let i = 0; i < mask.bits.length; i += 1) count += mask.bits[i];
   return count;
 }
+
+export const isEmpty = (mask) => !mask.bits.includes(1);
 
 /** A copy of the mask in another window. */
 export function inWindow(mask, x, y, w, h) {
