@@ -8,6 +8,8 @@ for a visitor of its own, and waits for each answer before it sends the next req
 the number of objects and the size of its masks, and must be the same each time; a bad request must get its documented
 status. A good request that gets status 503 is sent again after the time that the server states.
 
+One client sends each request several times before the others begin, so that the caches of the server are filled.
+
 Exit code 1 after any wrong answer, or where the memory of the server without its stored images grew by more than
 200 MiB after the first minute (or the first half of a shorter run). Linux only. Not a part of `suite.py`.
 """
@@ -39,6 +41,7 @@ from PIL import Image
 SIZES = ((64, 96), (480, 640), (1080, 1920), (3000, 4000))  # (H, W)
 SHARES = (0.4, 0.35, 0.2, 0.05)
 MAX_GROWTH = 200 * 2**20
+WARM_ROUNDS = 5
 
 
 class WrongAnswerError(Exception):
@@ -108,11 +111,18 @@ class Visitor:
             bad = self.rng.random() < self.bad_share
             visit = self.send_bad if bad else self.visit_once if self.rng.random() > 0.2 else self.visit_often
             try:
-                visit()
+                visit(self.pick())
             except (WrongAnswerError, httpx.HTTPError, ValueError, KeyError) as error:
                 with self.record.lock:
                     self.record.wrong.append(f"{visit.__name__}: {type(error).__name__}: {error}"[:300])
         self.client.close()
+
+    def warm_up(self) -> None:
+        """Fill the caches of the server: the images that stay decoded, the features, and the memory pools."""
+        for _ in range(WARM_ROUNDS):
+            for number in range(len(self.photos)):
+                self.visit_once(number)
+                self.visit_often(number)
 
     def send(self, what: str, expected: int, request: Callable[[], httpx.Response]) -> httpx.Response:
         """Send a request until the queue has a place for it, and check its status."""
@@ -134,14 +144,13 @@ class Visitor:
         """Send a POST request."""
         return self.send(what, expected, lambda: self.client.post(path, **content))
 
-    def pick(self) -> tuple[int, Photograph]:
-        """A photograph and its number."""
-        number = self.rng.choices(range(len(self.photos)), SHARES)[0]
-        return number, self.photos[number]
+    def pick(self) -> int:
+        """The number of a photograph."""
+        return self.rng.choices(range(len(self.photos)), SHARES)[0]
 
-    def visit_once(self) -> None:
+    def visit_once(self, number: int) -> None:
         """Segment one or two boxes of an image that is sent along."""
-        number, photo = self.pick()
+        photo = self.photos[number]
         count = self.rng.randint(1, 2)
         answer = self.post(
             "segment", 200, "/api/segment", files={"image": ("a", photo.content)},
@@ -150,9 +159,9 @@ class Visitor:
         _check_scene(answer, photo, count)
         self.record.check_same((number, count), answer)
 
-    def visit_often(self) -> None:
+    def visit_often(self, number: int) -> None:
         """Upload an image, segment it, complete and export the scene, and look at the image."""
-        number, photo = self.pick()
+        photo = self.photos[number]
         stored = self.post("upload", 200, "/api/images", files={"image": ("../a", photo.content)}).json()
         _expect(tuple(stored["size"]) == photo.size, f"an image of size {photo.size}, got {stored['size']}")
         path = f"/api/images/{stored['key']}"
@@ -171,7 +180,7 @@ class Visitor:
         view = self.send("view", 200, lambda: self.client.get(f"{path}/view")).content
         _expect(max(Image.open(io.BytesIO(view)).size) <= 2048, "a view of at most 2048 pixels")
 
-    def send_bad(self) -> None:
+    def send_bad(self, _number: int) -> None:
         """Send a request that must be refused."""
         photo = self.photos[0]
         files, box = {"image": ("a.png", photo.content)}, {"prompts": '{"boxes": [[5, 5, 30, 30]]}'}
@@ -251,9 +260,11 @@ def main() -> int:
         try:
             assert server.stdout is not None
             address = next(line for line in server.stdout if line.startswith("http://")).strip().rstrip("/")
+            photos = photographs()
+            Visitor(address, options.clients, photos, Record(), 0).warm_up()
             record, memory = Record(), Memory(server.pid, address)
             memory.start()
-            photos, deadline = photographs(), time.monotonic() + options.seconds
+            deadline = time.monotonic() + options.seconds
             visitors = [Visitor(address, number, photos, record, options.bad) for number in range(options.clients)]
             threads = [threading.Thread(target=visitor.run, args=(deadline,)) for visitor in visitors]
             began = time.monotonic()
@@ -289,6 +300,10 @@ def report(record: Record, memory: Memory, elapsed: float, warm: float) -> int:
     print(
         f"peak without stored images: {early / 2**20:.0f} MiB in the first {warm:.0f} s, {late / 2**20:.0f} MiB later"
     )
+    minutes = collections.defaultdict(list)
+    for seconds, total, kept in memory.samples:
+        minutes[int(seconds // 60)].append((total - kept) / 2**20)
+    print("peaks by minute:", ", ".join(f"{max(values):.0f} MiB" for values in minutes.values()))
     for line in record.wrong[:20]:
         print(f"wrong: {line}", file=sys.stderr)
     grew = late - early > MAX_GROWTH

@@ -118,6 +118,18 @@ def test_tensors_of_another_size_are_refused(tmp_path: Path) -> None:
         ({"image_size": 100}, "image_size: expected a multiple of 32"),
         ({"channels": 60}, "channels: expected a multiple of 8"),
         ({"classes": ["a", "a"]}, "different names"),
+        ({"classes": "cup"}, "classes: expected a list of names, got 'cup'"),
+        ({"classes": [1]}, "classes: expected a list of names"),
+        ({"classes": None}, "classes: expected a list of names"),
+        ({"image_size": "64"}, "image_size: expected an integer from 1, got '64'"),
+        ({"image_size": 64.0}, "image_size: expected an integer"),
+        ({"channels": True}, "channels: expected an integer"),
+        ({"max_objects": 0}, "max_objects: expected an integer from 1, got 0"),
+        ({"min_score": "0.5"}, "min_score: expected a number from 0 to 1, got '0.5'"),
+        ({"min_score": float("nan")}, "min_score: expected a number from 0 to 1"),
+        ({"max_overlap": 2}, "max_overlap: expected a number from 0 to 1, got 2"),
+        ({"min_class_prob": None}, "min_class_prob: expected a number"),
+        ({"base_fingerprint": 7}, "base_fingerprint: expected a text, got 7"),
     ],
 )
 def test_impossible_settings(settings: dict[str, object], message: str) -> None:

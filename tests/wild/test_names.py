@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from amodal.inference.scene import Scene
 from amodal.io.image_names import ImageFinder, last_part
 from amodal.io.images import load_image
 from tests.data.written import canonical, coco, write
+from tests.fuzz.mutations import CORPUS
 from tests.wild.test_one_is_bad import one_task
 
 LAST_PARTS = {
@@ -147,6 +149,37 @@ def test_match_is_an_option_of_the_commands(tmp_path: Path, capsys: pytest.Captu
     assert main(["data", "convert", *name, "--match", "name", "--to", "coco", "--out", str(tmp_path / "o.json")]) == 0
     assert main(["data", "stats", *name, "--match", "nose"]) == 2
     assert "match: expected path or name, got 'nose'" in capsys.readouterr().err
+
+
+def test_match_is_an_option_of_evaluation_and_question_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, named("https://host/x/a.png?sig=%2F"))
+    predictions = Path(shutil.copy(CORPUS / "predictions" / "two.json", tmp_path / "predictions.json"))
+    questions = Path(shutil.copy(CORPUS / "questions" / "two.json", tmp_path / "questions.json"))
+    answers = Path(shutil.copy(CORPUS / "answers" / "two.jsonl", tmp_path / "answers.jsonl"))
+    name = ["--annotations", str(path)]
+    for command in (
+        ["evaluate", "masks", *name, "--predictions", str(predictions), "--json"],
+        ["evaluate", "detections", *name, "--predictions", str(predictions), "--json"],
+        ["evaluate", "answers", *name, "--questions", str(questions), "--predictions", str(answers), "--json"],
+        ["evaluate", "panel", *name, "--predictions", f"a={predictions}", "--out", str(tmp_path / "panel.png")],
+        ["reasonseg", "prompt", *name, "--format", "canonical"],
+        ["reasonseg", "generate", *name, "--format", "canonical", "--out", str(tmp_path / "work")],
+    ):
+        assert main(command) == 2, command
+        assert "expected a path below the folder of the images" in capsys.readouterr().err
+        assert main([*command, "--match", "name"]) == 0, capsys.readouterr().err
+        capsys.readouterr()
+
+
+def test_converted_names_are_found_by_every_command(tmp_path: Path) -> None:
+    """The way for commands and recipes without `--match`."""
+    path, out = write(tmp_path, named("https://host/x/a.png?sig=%2F")), tmp_path / "found.json"
+    (tmp_path / "images" / "deep").mkdir()
+    (tmp_path / "images" / "a.png").rename(tmp_path / "images" / "deep" / "a.png")
+    name = ["--annotations", str(path), "--format", "canonical", "--match", "name"]
+    assert main(["data", "convert", *name, "--to", "canonical", "--out", str(out)]) == 0
+    dataset = read_dataset("canonical", out)
+    assert dataset.images[0].file_name == "deep/a.png" and dataset.images[0].load().shape == (20, 30, 3)
 
 
 def test_validate_reports_every_image_that_is_not_found(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ from amodal.io.files import (
     write_atomic,
 )
 from tests.data.toy import write_toy
+from tests.data.written import canonical, write
+from tests.fuzz.mutations import CORPUS
 from tests.inference.test_batch import without_ray  # noqa: F401  # a fixture
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "plug" / "tiny.yaml"
@@ -170,6 +172,52 @@ def test_the_prompts_of_a_folder_are_not_replaced_by_its_results(
     assert segment(photos, photos.parent) == 2
     assert "out: expected another file than the input" in capsys.readouterr().err
     assert len(json.loads((photos.parent / "annotations.json").read_text())["annotations"]) == 2
+
+
+@pytest.mark.parametrize("through_link", [False, True])
+def test_no_command_replaces_a_file_that_it_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], through_link: bool
+) -> None:
+    """Annotations, images, predictions, questions and exports, each as the output of the commands that read it."""
+    annotations = write(tmp_path, canonical())
+    image, questions = tmp_path / "images" / "a.png", tmp_path / "questions.json"
+    shutil.copy(CORPUS / "questions" / "two.json", questions)
+    predictions = Path(shutil.copy(CORPUS / "predictions" / "two.json", tmp_path / "predictions.json"))
+    export = tmp_path / "export.json"
+    export.write_text("[]")
+    drawn = tmp_path / "drawn.png"
+    drawn.write_text(annotations.read_text())  # annotations whose name is that of an image
+    mask = ["evaluate", "masks", "--predictions", str(predictions), "--annotations", str(annotations)]
+    answers = ["evaluate", "answers", "--questions", str(questions), "--annotations", str(annotations)]
+    panel = ["evaluate", "panel", "--annotations", str(annotations), "--predictions"]
+    draw, prompt = ["data", "draw", "--annotations"], ["reasonseg", "prompt", "--annotations", str(annotations)]
+    for command, option, output in [
+        (mask, "--out", annotations), (mask, "--out", predictions), (mask, "--save-predictions", predictions),
+        (answers, "--out", annotations), (answers, "--out", questions),
+        ([*panel, f"a={predictions}"], "--out", image), ([*panel, f"a={drawn}"], "--out", drawn),
+        ([*draw, str(annotations)], "--out", image), ([*draw, str(drawn)], "--out", drawn),
+        (["data", "validate", "--annotations", str(annotations)], "--report", annotations),
+        (["label", "collect", str(export)], "--out", export),
+        (["label", "tasks", str(predictions), "--annotations", str(annotations)], "--out", predictions),
+        (["label", "predict", str(image.parent), "--annotations", str(annotations)], "--out", annotations),
+        (prompt, "--picture", image), (prompt, "--picture", annotations),
+    ]:  # fmt: skip
+        before = output.read_bytes()
+        target = output
+        if through_link:
+            target = output.with_name(f"link{output.suffix}")
+            target.unlink(missing_ok=True)
+            target.symlink_to(output)
+        assert main([*command, option, str(target)]) == 2, command
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert f"{option[2:]}: expected another file than the input" in line, (command, line)
+        assert output.read_bytes() == before
+
+
+def test_the_interface_of_tasks_gets_a_file_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    annotations = write(tmp_path, canonical())
+    assert main(["label", "tasks", str(annotations), "--annotations", str(annotations), "--out", "tasks.xml"]) == 2
+    assert "out: expected a JSON file, got 'tasks.xml'" in capsys.readouterr().err
 
 
 # --- one writer per output ---

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amodal.cli.options import Annotations, AsJson, FormatName, Images, MatchBy, open_dataset
+from amodal.cli.options import Annotations, AsJson, FormatName, Images, MatchBy, open_dataset, require_no_image
 from amodal.errors import InputError
+from amodal.io.words import counted
 
 if TYPE_CHECKING:
     from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
@@ -51,17 +52,20 @@ def draw(
     """
     from PIL import Image
 
-    from amodal.io.files import atomic_path
+    from amodal.io.files import atomic_path, require_no_input
 
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise InputError(f"out: expected a .png or .jpg file, got {str(out)!r}")
+    require_no_input(out, [annotations])
     dataset = open_dataset(annotations, format_, images, match)
+    require_no_image(out, dataset)
     chosen = _by_id(dataset, object_ids) if object_ids else _random(dataset, count, seed, occluded)
     drawn_sheet = Image.fromarray(sheet([tile(dataset, *each) for each in chosen], columns))
     with atomic_path(out) as temporary:
         drawn_sheet.save(temporary)
     drawn = [{"image_id": image.id, "annotation_id": obj.id} for image, obj in chosen]
-    typer.echo(json.dumps({"out": str(out), "objects": drawn}) if as_json else f"Written: {out} ({len(drawn)} objects)")
+    line = f"Written: {out} ({counted(len(drawn), 'object')})"
+    typer.echo(json.dumps({"out": str(out), "objects": drawn}) if as_json else line)
 
 
 def tile(dataset: AnnotatedDataset, image: ImageSample, obj: ObjectSample) -> ImageArray:

@@ -10,6 +10,7 @@ import typer
 
 from amodal.cli.options import Annotations, AsJson, FormatName, Images, MatchBy, format_of, open_dataset
 from amodal.errors import InputError
+from amodal.io.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,8 +86,10 @@ def validate(
     Example: amodal data validate --format kins2020 --annotations update_test_2020.json --images testing/image_2
     """
     from amodal.data.validation.validate import validate as validate_dataset
-    from amodal.io.files import write_atomic
+    from amodal.io.files import require_no_input, write_atomic
 
+    if report is not None:
+        require_no_input(report, [annotations], "report")
     found = validate_dataset(
         format_of(annotations, format_), annotations, images, match=cast("Match", match), progress=not as_json
     )
@@ -196,8 +199,8 @@ def _print_report(found: ValidationReport, show: int) -> None:
             where += [f"annotation {fault.annotation_id}"] if fault.annotation_id is not None else []
             line = ": ".join(filter(None, [kind, ", ".join(where), fault.message]))
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-    counts = f"{found.num_images} images, {found.num_objects} objects as {found.format}"
-    faults = f"{found.num_errors} errors, {found.num_warnings} warnings"
+    counts = f"{counted(found.num_images, 'image')}, {counted(found.num_objects, 'object')} as {found.format}"
+    faults = f"{counted(found.num_errors, 'error')}, {counted(found.num_warnings, 'warning')}"
     console.print(f"{found.annotations}: {counts}: {faults}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from amodal.cli.options import open_dataset
 from amodal.errors import InputError
-from amodal.io.files import require_folder
+from amodal.io.files import require_folder, require_no_input
 from amodal.models.names import DEFAULT_ASSISTANT, DEFAULT_SEGMENTER
 
 if TYPE_CHECKING:
@@ -43,6 +44,12 @@ FormatOption = Annotated[
     ),
 ]
 ImagesOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the images.", rich_help_panel=INPUT)]
+MatchOption = Annotated[
+    str,
+    typer.Option(
+        "--match", metavar="HOW", help="Of image names: path, name (path).", show_default=False, rich_help_panel=INPUT
+    ),
+]
 BoxSourceOption = Annotated[
     str | None,
     typer.Option(
@@ -87,6 +94,7 @@ def masks(
     predictions: PredictionsOption = None,
     format_: FormatOption = "canonical",
     images: ImagesOption = None,
+    match: MatchOption = "path",
     protocol: Annotated[
         str, typer.Option(metavar="NAME", help="strict, c2f or cumulative.", rich_help_panel=INPUT)
     ] = "strict",
@@ -143,15 +151,15 @@ def masks(
 ) -> None:
     """Score one mask per annotated object: mean IoU, full and occluded.
 
-    A stopped run with --out is resumed. `accelerate launch -m amodal evaluate masks ...` shares the images of a model.
+    With --out, a stopped run is resumed. `accelerate launch` shares the images.
 
     Example: amodal evaluate masks --annotations data/scenes-val/annotations.json
     """
-    folder = _output_folder(out)
+    folder = _output_folder(out, annotations, predictions, objects)
     _check_one_input(model, predictions)
-    from amodal.data.datasets import read_dataset
-
-    dataset = read_dataset(format_, annotations, images)
+    if save_predictions is not None:
+        require_no_input(save_predictions, [annotations, predictions], "save-predictions")
+    dataset = open_dataset(annotations, format_, images, match)
     from amodal.evaluation.baselines import BASELINES as ALL_BASELINES
     from amodal.evaluation.baselines import DEFAULT_BASELINES
     from amodal.evaluation.boxes import default_box_source
@@ -239,6 +247,7 @@ def detections(
     predictions: PredictionsOption = None,
     format_: FormatOption = "canonical",
     images: ImagesOption = None,
+    match: MatchOption = "path",
     box_source: BoxSourceOption = None,
     threshold: ThresholdOption = None,
     union_visible: UnionOption = None,
@@ -258,13 +267,13 @@ def detections(
 
     Example: amodal evaluate detections --predictions mine.json --annotations data/scenes-val/annotations.json
     """
-    _output_folder(out)
+    _output_folder(out, annotations, predictions)
     _check_one_input(model, predictions)
+    if save_predictions is not None:
+        require_no_input(save_predictions, [annotations], "save-predictions")
     if predictions is not None and save_predictions is not None:
         raise InputError("save-predictions: expected with a model, got a predictions file")
-    from amodal.data.datasets import read_dataset
-
-    dataset = read_dataset(format_, annotations, images)
+    dataset = open_dataset(annotations, format_, images, match)
     from amodal.evaluation.baselines import BASELINES as ALL_BASELINES
     from amodal.evaluation.boxes import BoxSource, default_box_source
     from amodal.evaluation.detection import detections_from_file, detections_from_model, evaluate_detections
@@ -313,6 +322,7 @@ def answers(
     model: ModelOption = None,
     predictions: PredictionsOption = None,
     images: ImagesOption = None,
+    match: MatchOption = "path",
     teacher_forced: Annotated[
         bool,
         typer.Option(help="Give the true words, score the masks only.", show_default=False, rich_help_panel=ANSWERS),
@@ -342,13 +352,13 @@ def answers(
 
     Example: amodal evaluate answers --annotations scenes/annotations.json --questions scenes/questions.json
     """
-    folder = _output_folder(out)
+    folder = _output_folder(out, annotations, questions, predictions)
     _check_one_input(model, predictions)
     if predictions is not None:
         _check_no_cleaning(predictions, clean)
     from amodal.data.reason_seg import read_reason_seg
 
-    dataset = read_reason_seg(questions, annotations, images)
+    dataset = read_reason_seg(questions, open_dataset(annotations, "canonical", images, match))
     from amodal.evaluation.reason import evaluate_answers, evaluate_reason
     from amodal.evaluation.scoring import Resampling
 
@@ -414,14 +424,14 @@ def _is_folder(out: Path) -> bool:
     return out.suffix != ".json"
 
 
-def _output_folder(out: Path | None) -> Path | None:
+def _output_folder(out: Path | None, *inputs: Path | None) -> Path | None:
     """Check the output path before the work starts.
 
     Returns:
         The folder to write to; None if nothing is written, or the report alone.
 
     Raises:
-        InputError: the path cannot be written to.
+        InputError: the path cannot be written to, or is one of the inputs.
     """
     if out is None:
         return None
@@ -432,6 +442,7 @@ def _output_folder(out: Path | None) -> Path | None:
         raise InputError(f"out: expected a folder that can be made, got {str(out)!r}, but {str(existing)!r} is a file")
     if not _is_folder(out) and out.is_dir():
         raise InputError(f"out: expected a file, got the folder {str(out)!r}")
+    require_no_input(out / "report.json" if _is_folder(out) else out, inputs)
     return out if _is_folder(out) else None
 
 

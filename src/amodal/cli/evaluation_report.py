@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from amodal.cli.evaluation import warnings_on_stderr
+from amodal.cli.options import MatchBy, open_dataset, require_no_image
 from amodal.errors import InputError
+from amodal.io.files import require_no_input
 
 if TYPE_CHECKING:
     from amodal.evaluation.reason_report import ReasonComparison
@@ -44,6 +46,7 @@ def panel(
     out: Annotated[Path, typer.Option(metavar="FILE", help="PNG file to write.")],
     format_: Annotated[str, typer.Option("--format", metavar="NAME", help="Format of the annotations.")] = "canonical",
     images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the images.")] = None,
+    match: MatchBy = "path",
     object_: Annotated[
         list[str] | None,
         typer.Option("--object", metavar="ID", help="Draw this one, imageid_annoid; repeatable."),
@@ -56,7 +59,6 @@ def panel(
     """
     from PIL import Image
 
-    from amodal.data.datasets import read_dataset
     from amodal.evaluation.matching import read_by_object
     from amodal.evaluation.panel import draw_methods
     from amodal.evaluation.selection import parse_object_key
@@ -64,7 +66,9 @@ def panel(
 
     if out.suffix.lower() != ".png" or out.is_dir():
         raise InputError(f"out: expected a PNG file, got {str(out)!r}")
-    dataset, methods = read_dataset(format_, annotations, images), {}
+    dataset, methods = open_dataset(annotations, format_, images, match), dict[str, Any]()
+    require_no_input(out, [annotations, *(Path(text.partition("=")[2]) for text in predictions)])
+    require_no_image(out, dataset)
     for text in predictions:
         name, equals, path = text.partition("=")
         if not equals or not name or name in methods:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,7 @@ from amodal.cli.options import (
     Strict,
 )
 from amodal.errors import InputError
+from amodal.io.words import counted
 from amodal.models.names import DEFAULT_SEGMENTER
 
 if TYPE_CHECKING:
@@ -71,6 +73,8 @@ def predict(
     from amodal.io.images import load_image
     from amodal.io.progress import progress_bar
 
+    _check_tasks_file(out, [annotations])
+
     def load() -> AmodalSegmenter:
         from amodal.inference.segmenter import AmodalSegmenter
 
@@ -95,7 +99,8 @@ def predict(
         name = full.relative_to(root).as_posix() if full.is_relative_to(root) else path.name
         tasks.append(to_task(result, f"{url}{name}"))
     if images.num_other and annotations is not None and not as_json:
-        typer.echo(f"Left out: {images.num_other} images of the folder that {annotations.name} does not have")
+        other = counted(images.num_other, "image")
+        typer.echo(f"Left out: {other} of the folder that {annotations.name} does not have")
     _write_tasks(tasks, num_objects, out, as_json, failures)
 
 
@@ -117,6 +122,7 @@ def tasks_of_results(
     from amodal.inference.exports.label_studio import to_tasks
     from amodal.inference.results import read_results
 
+    _check_tasks_file(out, [source, annotations])
     results = read_results(source, annotations, format_)
     tasks = to_tasks(results, url)
     _write_tasks(tasks, sum(len(task["data"]["objects"]) for task in tasks), out, as_json, Failures())
@@ -139,9 +145,10 @@ def collect_corrections(
     from amodal.inference.exports.coco import to_coco_file
     from amodal.inference.exports.label_studio import from_task
     from amodal.inference.results import ImageResult, Results
-    from amodal.io.files import write_atomic
+    from amodal.io.files import require_no_input, write_atomic
     from amodal.io.json_stream import read_json
 
+    require_no_input(out, [export])
     tasks = read_json(export, "export")
     if not isinstance(tasks, list) or not all(isinstance(t, dict) and isinstance(t.get("data"), dict) for t in tasks):
         raise InputError(f"export: expected a list of tasks, got other content in {str(export)!r}")
@@ -171,11 +178,25 @@ def collect_corrections(
         }
         typer.echo(json.dumps(summary | {"failed": failures.messages}))
     else:
-        notes = [f"{num_skipped} tasks without an annotation skipped"] if num_skipped else []
+        notes = [f"{counted(num_skipped, 'task')} without an annotation skipped"] if num_skipped else []
         notes += [f"{num_empty} without objects"] if num_empty else []
         note = f" ({', '.join(notes)})" if notes else ""
-        typer.echo(f"Written: {out}: {num_objects} objects in {len(results)} images{note}")
+        typer.echo(f"Written: {out}: {counted(num_objects, 'object')} in {counted(len(results), 'image')}{note}")
     failures.exit()
+
+
+def _check_tasks_file(out: Path, inputs: Iterable[Path | None]) -> None:
+    """Check that the file of tasks is no input, and that its interface gets another file.
+
+    Raises:
+        InputError: it is an input, or it has the ending of the interface.
+    """
+    from amodal.io.files import require_no_input
+
+    if out.suffix.lower() == ".xml":
+        raise InputError(f"out: expected a JSON file, got {str(out)!r}")
+    for file in (out, out.with_suffix(".xml")):
+        require_no_input(file, inputs)
 
 
 def _write_tasks(tasks: list[dict[str, Any]], num_objects: int, out: Path, as_json: bool, failures: Failures) -> None:
@@ -190,5 +211,6 @@ def _write_tasks(tasks: list[dict[str, Any]], num_objects: int, out: Path, as_js
         summary = {"images": len(tasks), "objects": num_objects, "tasks": str(out), "config": str(config)}
         typer.echo(json.dumps(summary | {"failed": failures.messages}))
     else:
-        typer.echo(f"{num_objects} objects in {len(tasks)} images. Import {out} with the interface {config}")
+        found = f"{counted(num_objects, 'object')} in {counted(len(tasks), 'image')}"
+        typer.echo(f"{found}. Import {out} with the interface {config}")
     failures.exit()

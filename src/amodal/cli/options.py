@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from amodal.errors import InputError
+from amodal.io.files import require_no_input
 from amodal.models.names import DEFAULT_ASSISTANT
 
 if TYPE_CHECKING:
@@ -194,3 +195,13 @@ def open_dataset(annotations: Path, name: str | None, images: Path | None, match
     from amodal.data.datasets import read_dataset
 
     return read_dataset(format_of(annotations, name), annotations, images, cast("Match", match))  # checked there
+
+
+def require_no_image(out: Path, dataset: AnnotatedDataset, what: str = "out", *others: Path) -> None:
+    """Check that an output is none of the images of a dataset, and none of some other files.
+
+    Raises:
+        InputError: it is one of them; the message names the option `what`.
+    """
+    if out.exists():  # otherwise it is no image
+        require_no_input(out, [*others, *(image.path for image in dataset.images)], what)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
-from amodal.cli.options import AsJson, FormatName, format_of
+from amodal.cli.options import AsJson, FormatName, MatchBy, format_of, open_dataset, require_no_image
 from amodal.cli.reasonseg_facts import facts_app
 from amodal.cli.reasonseg_review import Work, agreement_lines, review_app
 from amodal.errors import InputError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from amodal.datagen.select import DatasetSource, ImageSelection
     from amodal.datagen.store.records import PairState
     from amodal.datagen.store.work_folder import WorkFolder
+    from amodal.io.image_names import Match
 
 reasonseg_app = typer.Typer(no_args_is_help=True)
 reasonseg_app.add_typer(facts_app, name="facts", help="Collect facts about categories.")
@@ -49,6 +50,7 @@ def generate(
     format_: FormatName = None,
     annotations: Annotations = None,
     images: Images = None,
+    match: MatchBy = "path",
     backend: Annotated[
         str, typer.Option(help="Writer of the pairs: template (offline) or openai (any compatible endpoint).")
     ] = "template",
@@ -116,7 +118,7 @@ def generate(
         max_images, tuple(category or ()), min_area, max_occlusion, min_occlusion, min_objects, max_objects,
         test_share, seed, include_stuff, allow_modal,
     )  # fmt: skip
-    sources = _sources(format_, annotations or [], images or [], split or [])
+    sources = _sources(format_, annotations or [], images or [], split or [], match)
     policy = RequestPolicy(concurrency, attempts, retry_wait, rounds=rounds)
     limits = UsageLimits(max_requests, max_total_tokens, max_money)
     prices = TokenPrices(price_prompt, price_completion)
@@ -149,6 +151,7 @@ def show_prompt(
     annotations: Annotated[Path, typer.Option(help="Annotation file.")],
     format_: FormatName = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
+    match: MatchBy = "path",
     image_id: Annotated[int | None, typer.Option(help="Id of the image; default: the first.")] = None,
     pairs: Pairs = 10,
     prompt: PromptVersion = "2",
@@ -165,17 +168,16 @@ def show_prompt(
     """
     import base64
 
-    from amodal.data.datasets import read_dataset
     from amodal.datagen.prompt import describe, image_url, make_prompt, response_format
     from amodal.datagen.select import ImageSelection, preview
     from amodal.io.files import write_atomic
 
-    (source,) = _sources(format_, [annotations], [] if images is None else [images], [])
-    dataset = read_dataset(source.format, annotations, images)
+    dataset = open_dataset(annotations, format_, images, match)
     sample = preview(dataset, image_id, ImageSelection(allow_modal=True))
     text = make_prompt(describe(sample, dataset.categories), pairs, version=prompt)
     if image_file is not None:
         url = image_url(sample, outlines=outlines, max_side=max_side)
+        require_no_image(image_file, dataset, "picture", annotations)
         write_atomic(image_file, base64.b64decode(url.partition(",")[2]), "picture")
     if as_json:
         typer.echo(json.dumps({"system": text.system, "user": text.user, "response_format": response_format()}))
@@ -290,7 +292,9 @@ def export(
         typer.echo(f"Written: {numbers['pairs']} pairs about {numbers['images']} images, {out}/README.md")
 
 
-def _sources(format_: str | None, files: list[Path], folders: list[Path], splits: list[str]) -> list[DatasetSource]:
+def _sources(
+    format_: str | None, files: list[Path], folders: list[Path], splits: list[str], match: str
+) -> list[DatasetSource]:
     from amodal.datagen.select import DatasetSource, parse_split
 
     for name, given in (("images", folders), ("split", splits)):
@@ -300,7 +304,7 @@ def _sources(format_: str | None, files: list[Path], folders: list[Path], splits
     for index, file in enumerate(files):
         folder = folders[index] if folders else None
         split = parse_split(splits[index] if splits else None)
-        sources.append(DatasetSource(format_of(file, format_), file, folder, split))
+        sources.append(DatasetSource(format_of(file, format_), file, folder, split, cast("Match", match)))
     return sources
 
 

@@ -63,7 +63,7 @@ class ImageEntry:
 
     Attributes:
         id: image id.
-        file_name: name in the file.
+        file_name: name in the file; where names are matched by their last part, the path below the folder instead.
         path: its file, which need not exist.
         size: (H, W).
         attributes: other fields of the record.
@@ -370,7 +370,8 @@ class _IndexBuilder:
             path = image_path(self.finder, number, file_name, self.used, self.report)
             if path is not None:
                 attributes = LazyAttributes(self.file, (entry.offset, entry.length))
-                self.images[number] = ImageEntry(number, file_name, path, (height, width), attributes)
+                name = self.finder.name_of(path, file_name)
+                self.images[number] = ImageEntry(number, name, path, (height, width), attributes)
 
     def add_annotation(self, entry: JsonEntry) -> None:
         """Add a record of `annotations`."""

@@ -18,6 +18,7 @@ from amodal.datagen.store.records import SplitName
 from amodal.datagen.store.work_folder import WorkFolder, create_work, link_file, open_work
 from amodal.errors import InputError
 from amodal.io.files import atomic_folder, is_file, require_empty_folder
+from amodal.io.image_names import Match
 from amodal.ops.occlusion import is_occluded, occluders_of
 from amodal.ops.rle import rle_area
 
@@ -35,12 +36,14 @@ class DatasetSource:
         images: folder of its images; the reader's default if None.
         split: side of the split for all its images. None takes the side from the image's record or
             the file's name, and draws it per image if neither states one.
+        match: how the names of images are matched with files, see `read_dataset`.
     """
 
     format: str
     annotations: Path
     images: Path | None = None
     split: SplitName | None = None
+    match: Match = "path"
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ def source_settings(sources: Sequence[DatasetSource], selection: ImageSelection)
             "images": None if source.images is None else str(source.images.resolve()),
             "split": source.split,
         }
+        | ({} if source.match == "path" else {"match": source.match})
         for source in sources
     ]
     return {"sources": listed, "selection": asdict(selection) | {"categories": list(selection.categories)}}
@@ -203,7 +207,7 @@ def occluders_from_masks(image: ImageSample) -> dict[int, list[int]]:
 def _fill(work: WorkFolder, sources: Sequence[DatasetSource], selection: ImageSelection) -> None:
     importer, skipped = _Importer(work), Counter[str]()
     for source, limit in zip(sources, _limits(sources, selection), strict=True):
-        dataset = read_dataset(source.format, source.annotations, source.images)
+        dataset = read_dataset(source.format, source.annotations, source.images, source.match)
         categories = _category_ids(dataset, selection)
         # Filters each image twice instead of holding all objects in memory.
         positions = [i for i, image in enumerate(dataset.images) if _filter(image, categories, selection, skipped)]

@@ -51,13 +51,17 @@ class ImageFinder:
         if not _is_below(name):
             raise InputError(
                 f"expected a path below the folder of the images, got {name!r:.80} (--match name takes the last part "
-                "of each name)"
+                "of each name; `amodal data convert --match name` writes names that all commands find)"
             )
         if name.isascii() and "\\" not in name and "%" not in name:
             return self.folder / name
         spellings = [spelling for spelling in _spellings(name) if _is_below(spelling)]
         paths = [self.folder / spelling for spelling in spellings]
         return next((path for path in paths if is_file(path)), paths[0])
+
+    def name_of(self, path: Path, name: str) -> str:
+        """The name with which every command finds a file that `find` returned for `name`."""
+        return name if self.match == "path" else path.relative_to(self.folder).as_posix()
 
     def _by_last_part(self, name: str) -> Path:
         last = last_part(name)

@@ -50,7 +50,8 @@ class DetectorConfig:
         base_fingerprint: identifies the weights of the base that the head was trained on.
 
     Raises:
-        InputError: a size that the trunk or the head cannot have, or a name that stands twice among the classes.
+        InputError: a value of another type or range, a size that the trunk or the head cannot have, or a name that
+            stands twice among the classes.
     """
 
     def __init__(
@@ -64,6 +65,17 @@ class DetectorConfig:
         max_objects: int = 40,
         base_fingerprint: str | None = None,
     ) -> None:
+        for name, number in (("image_size", image_size), ("channels", channels), ("max_objects", max_objects)):
+            if type(number) is not int or number < 1:
+                raise InputError(f"{name}: expected an integer from 1, got {number!r:.60}")
+        shares = {"min_score": min_score, "min_class_prob": min_class_prob, "max_overlap": max_overlap}
+        for name, share in shares.items():
+            if type(share) not in (int, float) or not 0 <= share <= 1:
+                raise InputError(f"{name}: expected a number from 0 to 1, got {share!r:.60}")
+        if not isinstance(classes, (list, tuple)) or not all(isinstance(name, str) for name in classes):
+            raise InputError(f"classes: expected a list of names, got {classes!r:.60}")
+        if not isinstance(base_fingerprint, (str, type(None))):
+            raise InputError(f"base_fingerprint: expected a text, got {base_fingerprint!r:.60}")
         if image_size < STRIDES[-1] or image_size % STRIDES[-1]:
             raise InputError(f"image_size: expected a multiple of {STRIDES[-1]}, got {image_size}")
         if channels < NORM_GROUPS or channels % NORM_GROUPS:

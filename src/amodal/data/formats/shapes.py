@@ -64,7 +64,7 @@ def index_shapes(
             message = f"expected image {number} to have 1 to {MAX_PIXELS} pixels, got {size}"
             report(DatasetFault("bad_image_record", message, number))
             continue
-        entries.append(ImageEntry(number, image.file_name, file, size, {}))
+        entries.append(ImageEntry(number, finder.name_of(file, image.file_name), file, size, {}))
         for group, shapes in _grouped(image.shapes):
             known = {} if group is None else {"group_id": group}
             record = {"id": len(records) + 1, "image_id": number, "category": shapes[0].label, "size": size}
