@@ -17,6 +17,7 @@ from amodal.inference.segmenter import AmodalSegmenter
 from tests.app import live
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+EXAMPLES = Path(__file__).parents[2] / "src" / "amodal" / "app" / "demo_page" / "examples"
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 
 

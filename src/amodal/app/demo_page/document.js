@@ -93,6 +93,9 @@ export class Document extends EventTarget {
   changed() { this.dispatchEvent(new Event("change")); }
 }
 
+/** How many objects, in words. */
+export const counted = (number, kind = "object") => `${number} ${kind}${number === 1 ? "" : "s"}`;
+
 /** What an object is called. */
 export const nameOf = (object) => object.name || object.shape.name || object.shape.phrase || `Object ${object.id}`;
 

@@ -1,6 +1,6 @@
 // What a visitor does to the objects. Each action ends as one state of the document, so that it can be undone.
 
-import { nameOf } from "./document.js";
+import { counted, nameOf } from "./document.js";
 import { masksOf } from "./layers.js";
 import { area, both, encode, inside, isEmpty, isSet, stroked } from "./masks.js";
 
@@ -102,7 +102,8 @@ export class Editor extends EventTarget {
   report(one) {
     if (!one) return;
     const hidden = Math.round(one.shape.occlusion_rate * 100);
-    this.say(`${nameOf(one)}: ${hidden ? `about ${hidden}% of it is hidden` : "nothing of it seems hidden"}. Click again to refine it; Esc starts a new object.`);
+    const next = one.prompt.mask ? "Brush and eraser change it further" : "Click again to refine it";
+    this.say(`${nameOf(one)}: ${hidden ? `about ${hidden}% of it is hidden` : "nothing of it seems hidden"}. ${next}; Esc starts a new object.`);
   }
 
   drawBox(box) {
@@ -158,6 +159,7 @@ export class Editor extends EventTarget {
         prompt: { box: null, points: [], mask: true }, shape: { ...shape, name, phrase },
       });
       this.refresh();
+      this.report(this.document.find(id));
     }, null, points[0]);
   }
 
@@ -216,7 +218,7 @@ export class Editor extends EventTarget {
         this.document.add("find all", objects.map((shape) => ({ source: "found", alone, prompt: { box: null, points: [], mask: false }, shape })));
         this.refresh();
       }
-      this.say(objects.length ? `${objects.length} new object${objects.length > 1 ? "s" : ""} found. The slider hides uncertain ones.` : "No further object found. Click or draw a box around one.");
+      this.say(objects.length ? `${counted(objects.length, "new object")} found. The slider "Confidence" hides uncertain ones.` : "No further object found. Click or draw a box around one.");
     });
   }
 
@@ -235,6 +237,9 @@ export class Editor extends EventTarget {
       this.marked = new Set(found.filter((id) => id !== undefined));
       this.document.select([...this.marked][0] ?? null);
       if (added.length) this.refresh();
+      const known = this.marked.size - added.length;
+      const told = [added.length && `added ${counted(added.length)}`, known > 0 && `marked ${counted(known)} that ${known === 1 ? "was" : "were"} there`];
+      this.say(`The answer is beside the image. It ${told.filter(Boolean).join(" and ") || "names no object"}.`);
       reply = { text: answered.answer, parts: answered.parts.map((part) => ({ text: part.text, ids: part.objects.map((i) => found[i]).filter((id) => id !== undefined) })) };
     });
     return reply;
@@ -270,7 +275,7 @@ export class Editor extends EventTarget {
     if (!ids.length) return;
     this.document.remove("delete all", ids);
     this.refresh();
-    this.say(`${ids.length} objects deleted. Undo brings them back.`);
+    this.say(`${counted(ids.length)} deleted. Undo brings ${ids.length === 1 ? "it" : "them"} back.`);
   }
 
   step(by) {

@@ -2,7 +2,7 @@
 
 import { Server } from "./api.js";
 import { Chat } from "./chat.js";
-import { Document } from "./document.js";
+import { counted, Document } from "./document.js";
 import { drawPrompts, drawScene } from "./draw.js";
 import { Editor } from "./editor.js";
 import { drawExploded } from "./exploded.js";
@@ -44,7 +44,9 @@ const page = {
     tools[state.tool].cancel();
     state.tool = name;
     for (const button of buttons("tool")) button.setAttribute("aria-checked", String(button.dataset.tool === name));
-    $("brush-size").hidden = name !== "brush" && name !== "erase";
+    const paints = name === "brush" || name === "erase";
+    $("brush-size").hidden = !paints;
+    $("negative").hidden = paints; // points do not change a painted mask, and the row keeps its height
     $("stage").classList.toggle("hand", name === "hand");
     stage.request();
   },
@@ -228,9 +230,10 @@ async function restore({ image, work: kept }) {
   stage.size = kept.size;
   Object.assign(state, { example: kept.example, peel: 0 });
   editor.marked = new Set();
-  chat.restore(kept.talk);
+  chat.lines = kept.talk; // kept with the session whenever the objects change
   objects.reset(kept.states, kept.place);
   objects.select(kept.selected);
+  chat.restore(kept.talk); // after the objects, which give the marks their colours
   choose(kept.view);
   stage.fit();
   showSource();
@@ -279,7 +282,7 @@ async function openScene(file, image = null) {
       objects.commit("open scene.json", { objects: [] });
       objects.add("open scene.json", scene.objects.map((one, i) => ({ ...one, shape: shapes[i] })), true);
       editor.refresh();
-      messages.say(`${shapes.length} object${shapes.length === 1 ? "" : "s"} opened from ${file.name}.`);
+      messages.say(`${counted(shapes.length)} opened from ${file.name}.`);
     });
   } catch (error) {
     messages.tell(error.message);
@@ -299,7 +302,7 @@ async function download() {
     const form = $("form").value;
     const blob = await server.download(form, editor.body());
     save(blob, `${stem(server.image.name)}-${form}.zip`);
-    messages.say(`${objects.objects.length} objects exported.`);
+    messages.say(`${counted(objects.objects.length)} exported.`);
   });
 }
 
@@ -366,7 +369,7 @@ async function start() {
     await restore(kept).catch((error) => messages.tell(`The kept session cannot be shown. ${error.message}`));
     state.previous = kept.previous || null;
     showPrevious();
-    if (state.image) messages.say(`Your session is back: ${server.image.name} with ${objects.objects.length} objects.`);
+    if (state.image) messages.say(`Your session is back: ${server.image.name} with ${counted(objects.objects.length)}.`);
   }
   try {
     state.about = await server.about();
