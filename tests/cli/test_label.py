@@ -140,7 +140,7 @@ def test_images_that_fail_are_reported_at_the_end(tmp_path: Path, capsys: pytest
     assert "b.png: image" in refused(capsys, *arguments, "--strict")
     Image.new("RGB", (8, 8)).save(images / "c.png")
     assert main(arguments) == 3
-    assert capsys.readouterr().out.startswith("Left out: 1 images of the folder that boxes.json does not have")
+    assert capsys.readouterr().out.startswith("Left out: 1 image of the folder that boxes.json does not have")
 
 
 def test_saved_results_become_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -218,7 +218,7 @@ def test_masks_that_are_impossible(tmp_path: Path, capsys: pytest.CaptureFixture
     del without_id["annotations"][1]["id"]
     for option in ("--masks", "--annotations"):
         assert "expected the id of each record to be an integer, got None in" in line(without_id, option)
-    assert "expected one image of the name 'a.png', got 1 images of other names" in line(coco("b.png"), "--annotations")
+    assert "expected one image of the name 'a.png', got 1 image of other names" in line(coco("b.png"), "--annotations")
     nothing = coco("a.png") | {"annotations": []}
     assert "expected objects in a.png, got none" in line(nothing, "--annotations")
     assert not (tmp_path / "out").exists()
@@ -264,7 +264,7 @@ def test_a_folder_with_a_coco_file_becomes_an_amodal_coco_file(
     captured = capsys.readouterr()
     assert captured.err == "" and captured.out.splitlines() == [
         f"Written: {out / 'annotations.json'} with 4 objects in 2 images, and their scenes",
-        "Left out: 1 images of the folder that instances.json does not have",
+        "Left out: 1 image of the folder that instances.json does not have",
     ]
     assert "frames" not in captured.out
     assert sorted(p.name for p in out.iterdir()) == ["a", "annotations.json", "b", "run.json"]

@@ -136,6 +136,6 @@ def test_an_image_from_which_all_objects_were_removed_is_kept(
     corrected["annotations"].append({"result": [], "updated_at": "2026-01-02"})
     (tmp_path / "export.json").write_text(json.dumps([one_task(1), predicted, corrected]))
     assert main(["label", "collect", str(tmp_path / "export.json"), "--out", str(tmp_path / "out.json")]) == 0
-    assert "1 objects in 3 images (2 without objects)" in capsys.readouterr().out
+    assert "1 object in 3 images (2 without objects)" in capsys.readouterr().out
     content = json.loads((tmp_path / "out.json").read_text())
     assert [(i["id"], i["height"], i["width"]) for i in content["images"]] == [(1, 20, 30), (2, 20, 30), (3, 20, 30)]

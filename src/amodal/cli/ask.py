@@ -13,6 +13,7 @@ import typer
 from amodal.cli.options import Device, ModelName
 from amodal.errors import InputError
 from amodal.io.files import require_folder
+from amodal.io.words import counted
 from amodal.models.names import DEFAULT_ASSISTANT
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def _printer(console: Console) -> Callable[[TextPart], None]:
 
 def _print_written(console: Console, reply: Reply, folder: Path) -> None:
     count = len(reply.scene.objects)
-    objects = "no objects" if count == 0 else f"{count} object{'s' if count > 1 else ''}"
+    objects = "no objects" if count == 0 else counted(count, "object")
     console.print("" if reply.text else "(no words)")
     for number, obj in enumerate(reply.scene):
         predicted = "" if obj.predicted_occlusion_rate is None else f", {obj.predicted_occlusion_rate:.0%} predicted"

@@ -13,6 +13,7 @@ from amodal.cli.data_inspect import inspect, stats, validate
 from amodal.cli.options import Annotations, AsJson, FormatName, Images, MatchBy, open_dataset
 from amodal.errors import InputError
 from amodal.io.files import require_no_input
+from amodal.io.words import counted
 
 if TYPE_CHECKING:
     from amodal.data.convert import CocoMasks
@@ -106,10 +107,11 @@ def convert(
         return
     for file in done.files:
         typer.echo(f"Written: {file}")
-    typer.echo(f"{done.num_images} images, {done.num_objects} objects; occluders derived for {done.num_derived}")
+    counts = f"{counted(done.num_images, 'image')}, {counted(done.num_objects, 'object')}"
+    typer.echo(f"{counts}; occluders derived for {done.num_derived}")
     for kind, lost in done.lost.to_json().items():
         names = f" ({', '.join(lost['names'])})" if lost.get("names") else ""
-        typer.echo(f"Cannot be stored in {to}: {kind}{names}, {lost['objects']} objects")
+        typer.echo(f"Cannot be stored in {to}: {kind}{names}, {counted(lost['objects'], 'object')}")
 
 
 def _mask_choices(masks: list[str]) -> tuple[CocoMasks, MaskForm]:

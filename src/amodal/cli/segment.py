@@ -29,6 +29,7 @@ from amodal.cli.options import (
 )
 from amodal.errors import InputError
 from amodal.io.files import one_writer, require_folder
+from amodal.io.words import counted
 from amodal.models.names import DEFAULT_SEGMENTER
 
 if TYPE_CHECKING:
@@ -319,9 +320,11 @@ def _segment_folder(
             )
         )
     elif built.num_images:
-        typer.echo(f"Written: {file} with {built.num_objects} objects in {built.num_images} images, and their scenes")
+        found = f"{counted(built.num_objects, 'object')} in {counted(built.num_images, 'image')}"
+        typer.echo(f"Written: {file} with {found}, and their scenes")
         if images.num_other and annotations is not None:
-            typer.echo(f"Left out: {images.num_other} images of the folder that {annotations.name} does not have")
+            other = counted(images.num_other, "image")
+            typer.echo(f"Left out: {other} of the folder that {annotations.name} does not have")
     failures.exit()
 
 
@@ -336,7 +339,7 @@ def _segment_video(
     frames = open_video(source)
     shown = progress_bar(frames, "frames", not as_json, frames.total)
     num_frames = segment_video(shown, frames.rate, out, segment, options, overwrite=overwrite)
-    line = f"Written: {num_frames} frames and {VIDEO_FILE} in {out} (objects are not tracked between frames)"
+    line = f"Written: {counted(num_frames, 'frame')} and {VIDEO_FILE} in {out} (objects are not tracked between frames)"
     typer.echo(json.dumps({"folder": str(out), "frames": num_frames}) if as_json else line)
 
 

@@ -14,6 +14,7 @@ from amodal.errors import InputError
 from amodal.evaluation.report import as_text, different_options, read_report, report_file
 from amodal.io.files import require_folder, write_atomic
 from amodal.io.json_stream import read_json
+from amodal.io.words import counted
 from amodal.metrics.intervals import range_label
 from amodal.version import __version__, source_commit
 
@@ -92,7 +93,7 @@ class ReasonReport:
 
     def table(self) -> Table:
         """Return the metrics of the masks: over all answers, of the baselines, and per kind of question."""
-        counts = f"{self.metrics['num_answers']} answers, {self.metrics['num_objects']} objects"
+        counts = ", ".join(counted(int(self.metrics[f"num_{kind}s"]), kind) for kind in ("answer", "object"))
         rows = [("all", self._with_intervals()), *self.baselines.items(), *self._kinds()]
         return _table(f"{self.protocol}, {self.options['mode']}: {counts}", "answers", rows, MASK_METRICS)
 

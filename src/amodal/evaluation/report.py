@@ -16,6 +16,7 @@ from amodal.errors import InputError
 from amodal.evaluation.baselines import BASELINES
 from amodal.io.files import require_folder, write_atomic
 from amodal.io.json_stream import read_json
+from amodal.io.words import counted
 from amodal.metrics.intervals import range_label
 from amodal.version import __version__, source_commit
 
@@ -120,7 +121,7 @@ class EvaluationReport:
         if self.options.get("threshold") is not None:
             parts.append(f"threshold {self.options['threshold']}")
         parts.append("visible mask united" if self.options.get("union_visible") else "masks as they are")
-        counts = f"{self.metrics['num_objects']} objects, {self.metrics['num_occluded']} occluded"
+        counts = f"{counted(self.metrics['num_objects'], 'object')}, {self.metrics['num_occluded']} occluded"
         return f"{self.protocol}: {counts}; {', '.join(parts)}"
 
     def table(self) -> Table:

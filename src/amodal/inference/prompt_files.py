@@ -19,6 +19,7 @@ from amodal.io.files import is_file, visible_entries
 from amodal.io.image_names import ImageFinder, folded, last_part
 from amodal.io.json_stream import read_json, scan
 from amodal.io.mask_images import read_label_image
+from amodal.io.words import counted
 from amodal.ops.values import flag, integer, optional_integer
 
 MASK_ENDINGS = frozenset({".png", ".bmp", ".tif", ".tiff"})
@@ -102,7 +103,7 @@ class CocoFile:
                 image for image in images if whole.endswith("/" + image.file_name.replace("\\", "/").lstrip("./"))
             ] or images
         if len(images) != 1:
-            found = f"{len(images)} of them" if images else f"{len(self.images)} images of other names"
+            found = f"{len(images)} of them" if images else f"{counted(len(self.images), 'image')} of other names"
             raise InputError(f"annotations {self.path}: expected one image of the name {file.name!r}, got {found}")
         return images[0]
 

@@ -21,6 +21,7 @@ from amodal.inference.conversions import Part, table_rows, to_detections, to_htm
 from amodal.inference.draw import draw_scene
 from amodal.inference.scene_object import SceneObject, num_covered, object_from_json, object_to_json
 from amodal.io.files import require_folder
+from amodal.io.words import counted
 from amodal.ops.occlusion import is_occluded, is_occluder
 from amodal.ops.rle import encode_window
 
@@ -85,7 +86,7 @@ class Scene:
         names = ", ".join(dict.fromkeys(obj.label for obj in self.objects))
         named = f" ({names[:60]})" if names else ""
         source = f", image {self.image_path.name}" if self.image_path else ""
-        return f"Scene({len(self)} objects{named}, {occluded} occluded, {W} x {H} pixels{source})"
+        return f"Scene({counted(len(self), 'object')}{named}, {occluded} occluded, {W} x {H} pixels{source})"
 
     def _repr_html_(self) -> str:
         """Drawing and table for notebooks."""
