@@ -27,8 +27,11 @@ from amodal.app.server import access_token, without_folders
 from amodal.app.store import MAX_PIXELS
 from amodal.cli.main import main
 from amodal.errors import InputError
+from amodal.inference.segmenter import AmodalSegmenter
 from amodal.io.images import load_image
+from amodal.models.aura.mllm import load_mllm
 from amodal.models.bases.checkpoints import read_checkpoint
+from amodal.models.bases.families import load_base
 from amodal.training.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -86,6 +89,25 @@ def test_no_code_of_model_folders_is_run() -> None:
                 assert given.get("trust_remote_code") == "False", f"{file}:{call.lineno}"
                 checked += 1
     assert checked >= 6
+
+
+@pytest.mark.parametrize("kind", ["mine", "llava"])
+def test_a_folder_that_needs_its_own_code_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Also where somebody would answer yes."""
+    trace, names = tmp_path / "trace", ("AutoConfig", "AutoModel", "AutoModelForImageTextToText", "AutoProcessor")
+    (tmp_path / "code.py").write_text(f"open({str(trace)!r}, 'w')\nclass C: pass\n")
+    settings = {"model_type": kind, "auto_map": dict.fromkeys(names, "code.C"), "architectures": ["C"]}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "processor_config.json").write_text(json.dumps({"auto_map": {"AutoProcessor": "code.C"}}))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    monkeypatch.setenv("HF_HUB_TRUST_REMOTE_CODE", "1")
+    for load in (load_mllm, load_base, AmodalSegmenter.from_pretrained):
+        with pytest.raises(InputError) as error:
+            load(str(tmp_path))
+        assert "\n" not in str(error.value)
+    assert not trace.exists()
 
 
 def test_the_server_fetches_no_address(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

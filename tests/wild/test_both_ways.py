@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -24,6 +25,7 @@ from amodal.data.samples import AnnotatedDataset
 from amodal.data.validation.validate import validate
 from amodal.errors import InputError
 from amodal.inference.exports import export_results
+from amodal.inference.exports.label_studio import rectangle_box
 from amodal.inference.results import ImageResult, Results
 from amodal.inference.scene import Scene
 from amodal.inference.scene_object import SceneObject
@@ -268,6 +270,35 @@ def test_cvat_files_of_people_are_visible_masks(tmp_path: Path) -> None:
     assert len(dataset.images[0].objects) == 2
 
 
+@pytest.mark.parametrize("degrees", [0, 90, -90, 450, 180, 30, 45.5])
+def test_turned_boxes_of_cvat_are_turned(tmp_path: Path, degrees: float) -> None:
+    """CVAT turns a box clockwise about its centre; OpenCV draws the expected outline."""
+    box = f'<box label="car" xtl="8" ytl="6" xbr="20" ybr="12" rotation="{degrees}"/>'
+    (obj,) = read_cvat(tmp_path, CVAT.format(box)).images[0].objects
+    corners = cv2.boxPoints(((14, 9), (12, 6), degrees))
+    expected = decode_mask(segmentation_to_rle([[float(v) for v in corners.ravel()]], *SIZE))
+    assert (obj.visible_mask() ^ expected).sum() <= 2 and expected.sum() > 60  # rounding of float32 corners
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({}, [30, 20, 90, 40]), ({"rotation": 0}, [30, 20, 90, 40]), ({"rotation": None}, [30, 20, 90, 40]),
+        ({"rotation": 90}, [10, 20, 30, 80]), ({"rotation": "90"}, [10, 20, 30, 80]),
+        ({"rotation": 180}, [0, 0, 30, 20]), ({"rotation": -90}, [30, 0, 50, 20]),
+    ],
+)  # fmt: skip
+def test_turned_rectangles_of_label_studio_give_the_box_around_them(value: Any, expected: list[float]) -> None:
+    """Label Studio turns a rectangle clockwise about its upper left corner; sizes are per cent of the image."""
+    rectangle = {"x": 15, "y": 20, "width": 30, "height": 20} | value
+    assert rectangle_box(rectangle, 200, 100) == pytest.approx(expected)
+
+
+def test_a_rectangle_with_another_angle_is_refused() -> None:
+    with pytest.raises(InputError, match="expected rotation to be a finite number, got 'left'"):
+        rectangle_box({"x": 15, "y": 20, "width": 30, "height": 20, "rotation": "left"}, 200, 100)
+
+
 BAD_XML = {
     "entities": '<!DOCTYPE a [<!ENTITY a "x">]>' + CVAT.format(BOX.replace("car", "&a;")),
     "outside": '<!DOCTYPE a [<!ENTITY a SYSTEM "file:///etc/passwd">]>' + CVAT.format(BOX.replace("car", "&a;")),
@@ -282,6 +313,7 @@ BAD_XML = {
     "points": CVAT.format('<polygon label="car" points="3,2;15"/>'),
     "runs": CVAT.format('<mask label="car" rle="3, 2" left="0" top="0" width="3" height="3"/>'),
     "huge runs": CVAT.format('<mask label="car" rle="9000000000" left="0" top="0" width="300000" height="30000"/>'),
+    "angle": CVAT.format(BOX.replace("/>", ' rotation="left"/>')),
     "mask outside": CVAT.format('<mask label="car" rle="0, 9" left="28" top="0" width="3" height="3"/>'),
 }
 

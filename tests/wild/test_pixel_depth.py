@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -258,3 +259,12 @@ def test_a_turned_mask_is_read_upright(tmp_path: Path) -> None:
     exif[0x0112] = 6
     Image.fromarray(grey(BACK)).save(tmp_path / "m.png", exif=exif)
     assert (read_mask_image(tmp_path / "m.png") == np.rot90(BACK, -1)).all()
+
+
+@pytest.mark.parametrize(("channels", "kind"), [(1, np.float64), (3, np.float32)])
+def test_kinds_of_pixels_that_cannot_be_read_are_named(tmp_path: Path, channels: int, kind: type) -> None:
+    """The file is whole; it is not called damaged."""
+    path = tmp_path / "a.tif"
+    assert cv2.imwrite(str(path), np.ones((9, 12, channels), kind))
+    with pytest.raises(InputError, match="one channel of 32-bit floats, got a TIFF file with others"):
+        load_image(path)

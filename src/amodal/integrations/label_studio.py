@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from amodal.errors import InputError
-from amodal.inference.exports.label_studio import Tags, object_regions, object_relation
+from amodal.inference.exports.label_studio import Tags, object_regions, object_relation, rectangle_box
 from amodal.inference.prompts import ObjectPrompt, collect_prompts
 from amodal.inference.scene import Scene
 from amodal.inference.segmenter import AmodalSegmenter
@@ -207,9 +207,7 @@ def _prompts(drawn: Sequence[Mapping[str, Any]], image: ImageArray) -> list[Obje
         for region in drawn:
             kind, value = region.get("type"), region["value"]
             if kind in ("rectanglelabels", "rectangle"):
-                x, y = value["x"] * W / 100, value["y"] * H / 100
-                box = [x, y, x + value["width"] * W / 100, y + value["height"] * H / 100]
-                objects += collect_prompts(size, boxes_xyxy=[box])
+                objects += collect_prompts(size, boxes_xyxy=[rectangle_box(value, W, H)])
             elif kind in ("keypointlabels", "keypoint"):
                 points.append((min(value["x"] * W / 100, W - 0.5), min(value["y"] * H / 100, H - 0.5)))
                 labels.append(int(bool(region.get("is_positive", True))))

@@ -160,6 +160,9 @@ def opened_image(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Iterator
         except (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, struct.error) as error:
             if isinstance(error, InputError):
                 raise
+            if "pixel mode" in str(error):
+                expected = "expected pixels of integers, or of one channel of 32-bit floats"
+                raise InputError(f"{name}: {expected}, got a TIFF file with others") from error
             raise InputError(f"{name}: expected a whole image, got a damaged one ({error})") from error
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from amodal.ops.arrays import Box, Boxes, Window
+
+Point = tuple[float, float]
+"""(x, y) in pixels."""
 
 
 def mask_to_box(mask: npt.NDArray[np.bool_]) -> Boxes:
@@ -90,3 +94,10 @@ def _span(low: float, high: float, limit: int, scale: float, extra: int) -> tupl
     half = int((high - low) * scale) // 2
     start = min(max(centre - half, 0), limit - 1)
     return start, min(max(centre + half + extra, start + 1), limit)
+
+
+def turned(points: Sequence[Point], centre: Point, degrees: float) -> list[Point]:
+    """Points (x, y) turned clockwise about a centre; y points down, as in images."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    offsets = [(x - centre[0], y - centre[1]) for x, y in points]
+    return [(centre[0] + dx * cos - dy * sin, centre[1] + dx * sin + dy * cos) for dx, dy in offsets]

@@ -101,8 +101,8 @@ def _rle(shape: dict[str, Any], size: Size) -> Rle:
             raise InputError(f"expected points as x,y;x,y, got {shape.get('points')!r:.60}")
         return polygon_rle(numbers([value for pair in pairs for value in pair], "points").tolist(), size)
     if kind == "box":
-        corners = [number(shape.get(key), key) for key in ("xtl", "ytl", "xbr", "ybr")]
-        return polygon_rle(box_polygon(*corners), size)
+        x0, y0, x1, y1 = (number(shape.get(key), key) for key in ("xtl", "ytl", "xbr", "ybr"))
+        return polygon_rle(box_polygon(x0, y0, x1, y1, number(shape.get("rotation", 0), "rotation")), size)
     if kind != "mask":
         raise InputError(f"expected a mask, a polygon or a box, got <{kind:.40}>")
     left, top, width, height = (integer(shape.get(key), key) for key in ("left", "top", "width", "height"))

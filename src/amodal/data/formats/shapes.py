@@ -20,6 +20,7 @@ from amodal.errors import InputError
 from amodal.io.image_names import ImageFinder
 from amodal.io.images import MAX_PIXELS, image_size
 from amodal.ops.arrays import Mask
+from amodal.ops.boxes import turned
 from amodal.ops.rle import Rle, encode_empty, encode_window, rle_union, segmentation_to_rle
 
 Size = tuple[int, int]
@@ -98,9 +99,12 @@ def parse_shapes(record: Record, rle_of: Callable[[Any, Size], Rle]) -> list[Raw
     ]
 
 
-def box_polygon(x0: float, y0: float, x1: float, y1: float) -> list[float]:
-    """The polygon of a box."""
-    return [x0, y0, x1, y0, x1, y1, x0, y1]
+def box_polygon(x0: float, y0: float, x1: float, y1: float, degrees: float = 0.0) -> list[float]:
+    """The polygon of a box, which is turned clockwise about its centre."""
+    corners, centre = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)], ((x0 + x1) / 2, (y0 + y1) / 2)
+    if degrees:
+        corners = turned(corners, centre, degrees)
+    return [value for corner in corners for value in corner]
 
 
 def polygon_rle(points: list[float], size: Size) -> Rle:

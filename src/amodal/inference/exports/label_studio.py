@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +15,9 @@ from amodal.inference.scene_object import SceneObject
 from amodal.io.image_names import last_part
 from amodal.io.images import MAX_PIXELS
 from amodal.ops.arrays import Mask
+from amodal.ops.boxes import turned
 from amodal.ops.brush_rle import decode_brush, encode_brush
-from amodal.ops.values import integer, optional_integer
+from amodal.ops.values import integer, number, optional_integer
 from amodal.version import __version__
 
 SOURCE_KEYS = ("name", "class_id", "source_id")
@@ -138,6 +139,26 @@ def object_regions(obj: SceneObject, prefix: str, note: str, tags: Tags = Tags()
     if tags.text and (obj.name or obj.phrase):
         value = {"text": [obj.label]}
         yield {"id": f"{prefix}_amodal", "type": "textarea", "from_name": tags.text, "value": value} | shared
+
+
+def rectangle_box(value: Mapping[str, Any], W: int, H: int) -> list[float]:
+    """The box xyxy around a rectangle, which Label Studio turns clockwise about its upper left corner.
+
+    Args:
+        value: position and sides in per cent of the image's sides, and `rotation` in degrees.
+        W: width of the image in pixels.
+        H: height of the image in pixels.
+
+    Raises:
+        InputError: another rotation than a number.
+    """
+    x0, y0 = value["x"] * W / 100, value["y"] * H / 100
+    x1, y1 = x0 + value["width"] * W / 100, y0 + value["height"] * H / 100
+    degrees = number(value.get("rotation") or 0, "rotation")
+    if not degrees:
+        return [x0, y0, x1, y1]
+    xs, ys = zip(*turned([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], (x0, y0), degrees), strict=True)
+    return [max(min(xs), 0), max(min(ys), 0), min(max(xs), W), min(max(ys), H)]
 
 
 def object_relation(prefix: str) -> dict[str, Any]:
