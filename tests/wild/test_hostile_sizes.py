@@ -5,19 +5,30 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from amodal.data.datasets import read_dataset
+from amodal.data.reason_seg import read_reason_seg
 from amodal.data.validation.validate import validate
 from amodal.errors import InputError
+from amodal.evaluation.report import EvaluationReport
 from amodal.inference.exports.label_studio import from_task
 from amodal.inference.prompt_files import read_masks
+from amodal.inference.scene import Scene
 from amodal.io.json_stream import read_json
+from amodal.models.detector import DetectorModel
+from amodal.models.increments import read_config
+from amodal.models.plug import PlugConfig
 from amodal.ops.rle import MAX_OUTLINE, rle_area, segmentation_to_rle
+from amodal.questions.knowledge import read_facts
+from amodal.questions.wording import read_synonyms
+from amodal.training.recipe import load_recipe
 from tests.data.written import canonical, kins2019, write
+from tests.fuzz.mutations import CORPUS
 
 WIDE = 20_000
 
@@ -88,6 +99,35 @@ def test_deeply_nested_json_is_refused(tmp_path: Path, depth: int, opening: str)
     (folder / "a.json").write_text(nested)
     with pytest.raises(InputError, match="nested too deeply"):
         read_dataset("cocoa", folder)
+
+
+NESTED = ["[" * 100_000, '{"a":' * 100_000, "[" * 3000 + "]" * 3000]
+SMALL_FILES: dict[str, Callable[[Path], object]] = {
+    "scene.json": lambda file: Scene.load(file.parent),
+    "questions.json": lambda file: read_reason_seg(file, write(file.parent / "data", canonical())),
+    "words.json": read_synonyms,
+    "facts.yaml": read_facts,
+    "recipe.yaml": load_recipe,
+    "config.json": lambda file: read_config(file.parent, PlugConfig),
+    "report.json": EvaluationReport.load,
+    "detector.json": lambda file: DetectorModel.from_pretrained(file.parent, None),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("nested", NESTED, ids=lambda text: f"{text[:5]} {len(text)}")
+@pytest.mark.parametrize("name", SMALL_FILES)
+def test_every_small_file_that_is_nested_deeply_is_refused(tmp_path: Path, name: str, nested: str) -> None:
+    (tmp_path / name).write_text(nested)
+    with pytest.raises(InputError) as error:
+        SMALL_FILES[name](tmp_path / name)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 700
+
+
+def test_a_mark_of_the_byte_order_is_no_fault(tmp_path: Path) -> None:
+    """Windows writes it into text files."""
+    questions = tmp_path / "q.json"
+    questions.write_bytes(b"\xef\xbb\xbf" + (CORPUS / "questions" / "two.json").read_bytes())
+    assert read_reason_seg(questions, write(tmp_path / "data", canonical())).num_turns == 3
 
 
 def task(**value: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from amodal.errors import InputError
+from amodal.io.json_stream import read_json
 
 
 def info(
@@ -79,7 +80,7 @@ def _model_config(name: str) -> Any:
     if not path.is_dir():
         raise InputError(f"model {name}: expected a folder with config.json, got a file")
     try:
-        kind = json.loads((path / "config.json").read_text()).get("model_type")
+        kind = read_json(path / "config.json", "model").get("model_type")
     except (OSError, ValueError, AttributeError):
         kind = None  # read_config raises the error
     return read_config(path, AuraConfig if kind == "aura" else PlugConfig)

@@ -13,7 +13,6 @@ with one name per turn. Other keys are ignored.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from amodal.data.datasets import read_dataset
 from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
 from amodal.errors import MAX_QUESTION_LENGTH, InputError, special_token
 from amodal.io.files import atomic_path
-from amodal.io.json_stream import write_json_list
+from amodal.io.json_stream import read_json, write_json_list
 from amodal.ops.rle import rle_area
 
 PLACEHOLDER = re.compile(r"\{seg:(\d+)\}")
@@ -281,10 +280,7 @@ def _read_list(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         fault = "is a folder" if path.is_dir() else "does not exist"
         raise InputError(f"questions: expected a file, got {str(path)!r}, which {fault}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"questions {path}: expected JSON, got broken text ({error})") from error
+    content = read_json(path, "questions")
     if not isinstance(content, list) or not all(isinstance(record, dict) for record in content):
         raise InputError(f"questions {path}: expected a list of questions, got other content")
     return content

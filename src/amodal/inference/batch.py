@@ -24,6 +24,7 @@ from amodal.inference.prompt_files import CocoFile, prompts_of_records
 from amodal.inference.prompts import collect_prompts
 from amodal.io.files import atomic_path, content_digest, is_file, one_writer, require_folder, write_atomic
 from amodal.io.images import load_image
+from amodal.io.json_stream import read_json
 from amodal.models.names import DEFAULT_SEGMENTER
 from amodal.ops.rle import encode_mask
 
@@ -53,7 +54,7 @@ class BatchPlan:
         clean: remove specks, holes and occluded rims, see `AmodalSegmenter`.
 
     Raises:
-        InputError: a number out of range.
+        InputError: a number out of range, or an unknown mode or precision.
     """
 
     model: str = DEFAULT_SEGMENTER
@@ -72,6 +73,14 @@ class BatchPlan:
                 raise InputError(f"{name}: expected 1 or more, got {getattr(self, name)}")
         if self.gpus < 0:
             raise InputError(f"gpus: expected 0 or more, got {self.gpus}")
+        import torch
+
+        from amodal.inference.devices import pick_dtype
+        from amodal.inference.segmenter import MODES
+
+        if self.mode not in MODES:
+            raise InputError(f"mode: expected one of {', '.join(MODES)}, got {self.mode!r}")
+        pick_dtype(self.dtype, torch.device("cpu"), int8=True)
 
 
 def segment_dataset(
@@ -317,7 +326,7 @@ def _model_settings(plan: BatchPlan) -> dict[str, Any]:
 def _check_settings(out: Path, plan: BatchPlan, rows: list[Row], done: set[Any]) -> None:
     """Ensure that all results in a folder come from one dataset and one model in one mode and precision.
 
-    An image may appear, or be replaced, as long as it has no results.
+    An image may appear, or be replaced, as long as it has no results. Without any results, nothing is compared.
     """
     from amodal.models.increments import model_contents
 
@@ -326,9 +335,9 @@ def _check_settings(out: Path, plan: BatchPlan, rows: list[Row], done: set[Any])
     paths = {str(row["image_id"]): row["path"] for row in rows}
     inputs = {key: image_digest(Path(path)) for key, path in paths.items()}
     file = out / SETTINGS
-    if file.is_file():
+    if done and file.is_file():
         try:
-            found = json.loads(file.read_text())
+            found = read_json(file, "out")
             earlier = {key: str(digest) for key, digest in found.pop(INPUTS, {}).items()}
             other = [key for key in sorted(settings | found) if found.get(key) != settings.get(key)]
         except (ValueError, TypeError, AttributeError) as error:

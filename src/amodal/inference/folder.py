@@ -20,6 +20,7 @@ from amodal.inference.scene import Scene
 from amodal.io.files import is_file, one_writer, require_no_input, write_atomic
 from amodal.io.frames import VideoWriter, list_images, unique_stems
 from amodal.io.images import ImageArray, image_size, load_image
+from amodal.io.json_stream import read_json
 
 if TYPE_CHECKING:
     from amodal.inference.segmenter import AmodalSegmenter
@@ -180,7 +181,7 @@ class SceneFolders:
             return
         file = self.out / RUN_FILE
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = read_json(file, "out")
             images = found.pop(INPUTS, {})
             other = [key for key in sorted(self.options | found) if found.get(key) != self.options.get(key)]
             self._earlier = images

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from amodal.errors import InputError
 from amodal.io.files import atomic_path, content_digest, one_writer, require_folder
+from amodal.io.json_stream import read_json
 from amodal.models.bases.protocol import ImageFeatures
 from amodal.models.increments import read_config
 from amodal.models.plug import PlugConfig, PlugModel, PlugOutput
@@ -298,7 +299,7 @@ def _check_manifest(folder: Path) -> None:
         InputError: they do not, or the manifest is missing or cannot be read.
     """
     try:
-        stated = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        stated = read_json(folder / MANIFEST, "model")
         other = [name for name in (ENCODER, DECODER, "config.json") if stated[name] != content_digest(folder / name)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"model {folder}: expected a whole export with {MANIFEST}, got {error!r:.120}") from error

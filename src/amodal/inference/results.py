@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from amodal.inference.scene_object import SceneObject
 from amodal.io.files import is_file
 from amodal.io.image_names import ImageFinder, last_part
 from amodal.io.images import load_image
-from amodal.io.json_stream import scan
+from amodal.io.json_stream import read_json, scan
 from amodal.ops.rle import decode_mask, segmentation_to_rle
 
 RUN_FILE = "run.json"
@@ -120,7 +119,7 @@ class _Image(NamedTuple):
 def _scenes_of_run(source: Path, folders: Sequence[Path]) -> Results:
     """The scenes of a folder, with the image ids and categories of the annotations that they were made with, if any."""
     try:
-        options = json.loads((source / RUN_FILE).read_text(encoding="utf-8"))
+        options = read_json(source / RUN_FILE, "source")
         coco = read_coco_file(source / ANNOTATION_FILE) if options.get("annotations") else None
     except (OSError, ValueError, AttributeError):  # scenes that were collected by hand, or a run that is not finished
         coco = None

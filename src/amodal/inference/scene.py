@@ -21,6 +21,7 @@ from amodal.inference.conversions import Part, table_rows, to_detections, to_htm
 from amodal.inference.draw import draw_scene
 from amodal.inference.scene_object import SceneObject, num_covered, object_from_json, object_to_json
 from amodal.io.files import require_folder
+from amodal.io.json_stream import read_json
 from amodal.io.words import counted
 from amodal.ops.occlusion import is_occluded, is_occluder
 from amodal.ops.rle import encode_window
@@ -258,7 +259,7 @@ class Scene:
         """
         file = Path(folder) / "scene.json"
         try:
-            return cls.from_json(json.loads(file.read_text(encoding="utf-8")))
+            return cls.from_json(read_json(file, "scene"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"scene: expected a readable {file}, got {error!r:.200}") from error
 

@@ -10,7 +10,6 @@ Nothing here knows a model class: a model says which of its tensors belong to a 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -28,6 +27,7 @@ from transformers import PreTrainedConfig
 
 from amodal.errors import InputError
 from amodal.io.files import content_digest
+from amodal.io.json_stream import read_json
 from amodal.models.hub import find_source
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
@@ -149,7 +149,7 @@ def read_config(folder: Path, kind: type[Config]) -> Config:
         InputError: the file is missing, is not JSON, or belongs to another kind of model.
     """
     try:
-        settings = json.loads((folder / "config.json").read_text())
+        settings = read_json(folder / "config.json", "model")
     except (OSError, ValueError) as error:
         raise InputError(f"model {folder}: expected a readable config.json, got none") from error
     if not isinstance(settings, dict):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
@@ -76,8 +77,9 @@ def read_facts(path: Path) -> dict[str, CategoryFacts]:
         InputError: the file is missing or has another form; the message names the category and the field.
     """
     try:
-        return _parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        # PyYAML's loader in C crashes the process where a file is nested deeply.
+        return _parse(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise InputError(f"facts: expected a YAML file of facts by category, got {path} ({_short(error)})") from error
 
 
@@ -85,7 +87,7 @@ def read_facts(path: Path) -> dict[str, CategoryFacts]:
 def built_in_facts() -> Knowledge:
     """The facts that come with the package."""
     file = resources.files("amodal.questions") / "texts" / "categories.yaml"
-    return _parse(file.read_text(encoding="utf-8"))
+    return _parse(file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def all_facts(path: Path | None = None) -> Knowledge:
@@ -104,8 +106,8 @@ def category_key(name: str) -> str:
     return name.lower().replace("_", " ").strip()
 
 
-def _parse(text: str) -> dict[str, CategoryFacts]:
-    content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+def _parse(text: str, loader: Any) -> dict[str, CategoryFacts]:
+    content = yaml.load(text, Loader=loader)
     if not isinstance(content, dict):
         raise ValueError(f"expected categories with their facts, got {type(content).__name__}")
     facts = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any, Literal, get_args
 import yaml
 
 from amodal.errors import InputError
+from amodal.io.json_stream import read_json
 from amodal.questions.patterns import divided
 
 Words = Literal["train", "held_out", "free", "free_held_out"]
@@ -198,7 +198,7 @@ def read_synonyms(path: Path) -> dict[str, tuple[str, ...]]:
         InputError: the file does not exist or has another form.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, "synonyms")
         return {str(name).lower(): tuple(str(word).lower() for word in words) for name, words in content.items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise InputError(f"synonyms: expected a JSON file of lists of words, got {path} ({error})") from error

@@ -15,6 +15,7 @@ from amodal.data.formats.canonical import canonical_record, write_canonical
 from amodal.data.splits import Split, select_split
 from amodal.errors import InputError
 from amodal.io.files import one_writer, write_atomic
+from amodal.io.json_stream import read_json
 from amodal.io.processes import in_processes
 from amodal.io.progress import progress_bar
 from amodal.ops.rle import encode_mask
@@ -148,7 +149,7 @@ def _prepare(out: Path, settings: dict[str, Any]) -> None:
     """Create the folder, or check that it holds an interrupted run of the same settings."""
     marker = out / PARTS / "settings.json"
     if marker.exists():
-        found = json.loads(marker.read_text())
+        found = read_json(marker, "out")
         if found != settings:
             differing = {key: found.get(key) for key in settings if found.get(key) != settings[key]}
             wanted = {key: settings[key] for key in differing}

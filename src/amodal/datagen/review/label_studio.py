@@ -23,6 +23,7 @@ from amodal.datagen.store.work_folder import WorkFolder
 from amodal.errors import InputError
 from amodal.inference.draw import object_colour
 from amodal.io.files import atomic_folder
+from amodal.io.json_stream import read_json
 from amodal.io.progress import progress_bar
 from amodal.ops.arrays import Mask
 from amodal.ops.brush_rle import decode_brush, encode_brush
@@ -251,10 +252,7 @@ def _verdict_in_words(review: Review, ids: Sequence[int]) -> str:
 def _read_tasks(path: Path) -> list[Record]:
     if not path.is_file():
         raise InputError(f"annotated: expected a file, got {str(path)!r}, which does not exist")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"annotated {path}: expected JSON, got broken text ({error})") from error
+    content = read_json(path, "annotated")
     if not isinstance(content, list) or not all(_is_task(task) for task in content):
         raise InputError(f"annotated {path}: expected Label Studio's JSON export, tasks with annotations, got another")
     return content

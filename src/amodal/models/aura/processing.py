@@ -25,6 +25,7 @@ from transformers.utils import PushToHubMixin
 
 from amodal.errors import MAX_QUESTION_LENGTH, InputError, special_token
 from amodal.io.images import ImageArray
+from amodal.io.json_stream import read_json
 from amodal.losses import IGNORE_INDEX
 from amodal.models.aura.configuration import AuraConfig
 from amodal.models.aura.prompts import TurnTemplate, seg_token_id, special_tokens, turn_template
@@ -229,7 +230,7 @@ class AuraProcessor(PushToHubMixin):
         """
         folder = resolve_folder(name, revision)
         try:
-            settings = json.loads((folder / SETTINGS_FILE).read_text())
+            settings = read_json(folder / SETTINGS_FILE, "model")
             mllm = AutoProcessor.from_pretrained(str(folder / MLLM_FOLDER), trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
