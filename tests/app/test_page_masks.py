@@ -1,4 +1,4 @@
-"""The masks of the web page in JavaScript, held against the package's own, in headless Chromium."""
+"""The masks of the web page in JavaScript, compared with those of the package, in headless Chromium."""
 
 from __future__ import annotations
 
