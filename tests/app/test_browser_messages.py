@@ -48,6 +48,13 @@ def test_messages_are_at_the_place_and_say_what_to_do(page: Any, tmp_path: Path)
     assert ids(page) == [] and not page.is_visible("#bubble")
 
 
+def test_the_error_page_of_a_proxy_is_not_shown_as_text(desktop: Any) -> None:
+    desktop.route("**/segment", lambda route: route.fulfill(status=502, body="<html>Bad Gateway</html>"))
+    drag(desktop, (326, 66), (425, 327))
+    assert "The server answered 502" in desktop.inner_text("#bubble") and "<" not in desktop.inner_text("#bubble")
+    assert len(ids(desktop)) == 3
+
+
 def test_accessibility_has_no_serious_findings(page: Any) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     for prepare in ("#command summary", '[data-tool="brush"]', "#find"):

@@ -38,8 +38,10 @@ async function send(path, body) {
     let line = text;
     try {
       line = JSON.parse(text).error || text;
-    } catch { /* not JSON: the text itself is the line */ }
-    throw new ServerError(response.status, ADVICE[response.status] || line || `The server answered ${response.status}.`);
+    } catch { // the text itself is the line, unless it is a page of a proxy
+      if (text.trimStart().startsWith("<")) line = "";
+    }
+    throw new ServerError(response.status, ADVICE[response.status] || line || `The server answered ${response.status}. Your work is kept in this browser; try again in a moment.`);
   }
 }
 
