@@ -120,6 +120,12 @@ def test_the_server_fetches_no_address(client: TestClient, monkeypatch: pytest.M
         assert answer.status_code == 422
 
 
+@pytest.mark.parametrize("path", ["/api/about/", "/api/images/x/view/", "//api/about/", "/index.html/"])
+def test_no_address_is_redirected(client: TestClient, path: str) -> None:
+    """A redirect of the framework names the host that the request claims, which is another one behind a proxy."""
+    assert client.get(f"http://127.0.0.1{path}", follow_redirects=False).status_code == 404
+
+
 def test_uploads_are_limited_before_they_are_decoded(client: TestClient) -> None:
     side = int(MAX_PIXELS**0.5) + 1
     head = struct.pack(">IIBBBBB", side, side, 16, 2, 0, 0, 0)

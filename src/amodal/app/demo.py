@@ -74,7 +74,7 @@ def make_app(
         queue.close()
 
     app = FastAPI(
-        title="amodal", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan,
+        title="amodal", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False,
         description="Amodal segmentation. Boxes are [x0, y0, x1, y1] in pixels; masks are COCO RLE.",
     )  # fmt: skip
     add_error_handlers(app, {BusyError: 503, UnknownImageError: 404})

@@ -80,7 +80,7 @@ def make_app(
         token: token that visitors must show; None admits everybody on this machine.
         hosts: further names of this machine that requests may use.
     """
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     add_error_handlers(app, {ReviewConflictError: 409})
     add_page_files(app, "review_page", PAGE)
     _add_requests(app, ReviewItems(work), policy)
