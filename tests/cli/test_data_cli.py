@@ -191,6 +191,8 @@ def test_invalid_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
     assert "expected another file than the input" in error_of(capsys, *convert, link)
     assert path.read_bytes() == before
     assert "masks: expected amodal or visible" in error_of(capsys, *convert, tmp_path / "o.json", "--masks", "x")
+    options = ["convert", "--annotations", path, "--to", "kins2020", "--masks", "visible", "--out", tmp_path / "o.json"]
+    assert "masks: expected amodal or visible with --to coco only, got visible" in error_of(capsys, *options)
     empty = write(tmp_path, {"images": [], "annotations": []})
     options = ["--annotations", empty, "--format", "coco", "--out", tmp_path / "o.png"]
     assert "expected objects to draw" in error_of(capsys, "draw", *options)

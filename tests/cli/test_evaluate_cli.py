@@ -330,7 +330,10 @@ def test_invalid_input_is_reported_in_one_line_and_writes_nothing(
             "save-predictions: expected with a model",
         ),
         ([*MASKS, *toy_set[0], "--predictions", good, "--out", good + "/x"], "out: expected a folder that can be made"),
-        ([*start, "--predictions", good, "--save-predictions", str(tmp_path)], "expected a file, got the folder"),
+        ([*start, "--predictions", good, "--save-predictions", "x.json"], "save-predictions: expected with a model"),
+        ([*start, "--match-iou", "0.5"], "match-iou, any-category: expected with --predictions only"),
+        ([*start, "--any-category"], "match-iou, any-category: expected with --predictions only"),
+        ([*start, "--baseline", "sam", "--no-baselines"], "expected --baseline or --no-baselines, got both"),
         ([*start, "--predictions", good, "--workers", "0"], "workers"),
     ):
         assert message in refused(capsys, tmp_path, *arguments), arguments

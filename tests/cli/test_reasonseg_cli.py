@@ -120,6 +120,9 @@ def test_bad_input(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for arguments, message in (
         (("generate", "--out", work), "annotations: expected a file to start"),
         ((*start, "--backend", "magic"), "backend: expected template or openai, got 'magic'"),
+        (("prompt", "--annotations", annotations, "--picture", tmp_path / "p.txt"), "picture: expected a .jpg file"),
+        ((*start, "--model", "gpt-4o"), "model, base-url: expected with --backend openai only"),
+        ((*start, "--base-url", "http://127.0.0.1:1/v1"), "model, base-url: expected with --backend openai only"),
         ((*start, "--format", "nonsense"), "format: expected one of"),
         ((*start, "--split", "val"), "split: expected auto, train or test, got 'val'"),
         ((*start, "--split", "train", "--split", "test"), "split: expected one for each of 1 annotation files, got 2"),

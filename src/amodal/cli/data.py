@@ -96,7 +96,7 @@ def convert(
     from amodal.data.convert import convert as convert_dataset
 
     require_no_input(out if out.suffix == ".json" or to == "parquet" else out / "annotations.json", [annotations])
-    which, form = _mask_choices(masks or [])
+    which, form = _mask_choices(masks or [], to)
     done = convert_dataset(
         open_dataset(annotations, format_, images, match), to, out,
         coco_masks=which, mask_form=form,
@@ -114,8 +114,8 @@ def convert(
         typer.echo(f"Cannot be stored in {to}: {kind}{names}, {counted(lost['objects'], 'object')}")
 
 
-def _mask_choices(masks: list[str]) -> tuple[CocoMasks, MaskForm]:
-    """The mask that `coco` gets, and how masks are written, from the values of `--masks`."""
+def _mask_choices(masks: list[str], to: str) -> tuple[CocoMasks, MaskForm]:
+    """The mask that `coco` gets, and how masks are written, from the values of `--masks` for the target `to`."""
     from amodal.data.convert import CocoMasks
     from amodal.ops.polygons import MaskForm
 
@@ -126,6 +126,8 @@ def _mask_choices(masks: list[str]) -> tuple[CocoMasks, MaskForm]:
     which, form = [m for m in masks if m in kinds], [m for m in masks if m in forms]
     if len(which) > 1 or len(form) > 1:
         raise InputError(f"masks: expected one kind and one form of masks, got {', '.join(masks)}")
+    if which and to != "coco":
+        raise InputError(f"masks: expected amodal or visible with --to coco only, got {which[0]} with {to}")
     return cast("CocoMasks", which[0] if which else kinds[0]), cast("MaskForm", form[0] if form else forms[0])
 
 

@@ -39,16 +39,12 @@ PredictionsOption = Annotated[
 ]
 FormatOption = Annotated[
     str,
-    typer.Option(
-        "--format", metavar="NAME", help="Of the annotations (canonical).", show_default=False, rich_help_panel=INPUT
-    ),
+    typer.Option("--format", metavar="NAME", help="Annotation format.", rich_help_panel=INPUT),
 ]
 ImagesOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the images.", rich_help_panel=INPUT)]
 MatchOption = Annotated[
     str,
-    typer.Option(
-        "--match", metavar="HOW", help="Of image names: path, name (path).", show_default=False, rich_help_panel=INPUT
-    ),
+    typer.Option("--match", metavar="HOW", help="Find images by path or name.", rich_help_panel=INPUT),
 ]
 BoxSourceOption = Annotated[
     str | None,
@@ -60,9 +56,7 @@ ThresholdOption = Annotated[
     float | None,
     typer.Option(metavar="P", help="Foreground probability.", rich_help_panel=MASKS),
 ]
-UnionOption = Annotated[
-    bool | None, typer.Option(help="Unite amodal and visible.", show_default=False, rich_help_panel=MASKS)
-]
+UnionOption = Annotated[bool | None, typer.Option(help="Unite both masks.", show_default=False, rich_help_panel=MASKS)]
 CleanOption = Annotated[
     bool | None, typer.Option(help="Clean the masks of a model.", show_default=False, rich_help_panel=MASKS)
 ]
@@ -99,15 +93,15 @@ def masks(
         str, typer.Option(metavar="NAME", help="strict, c2f or cumulative.", rich_help_panel=INPUT)
     ] = "strict",
     objects: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Only these: imageid_annoid lines.", rich_help_panel=OBJECTS)
+        Path | None, typer.Option(metavar="FILE", help="File with lines imageid_annoid.", rich_help_panel=OBJECTS)
     ] = None,
     max_objects: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Only the first N objects.", rich_help_panel=OBJECTS)
     ] = None,
     box_source: BoxSourceOption = None,
     match_iou: Annotated[
-        float, typer.Option(metavar="IOU", help="Smallest IoU of a match.", rich_help_panel=OBJECTS)
-    ] = 0.5,
+        float | None, typer.Option(metavar="IOU", help="Smallest IoU of a match (0.5).", rich_help_panel=OBJECTS)
+    ] = None,
     any_category: Annotated[
         bool, typer.Option("--any-category", help="Match across categories.", rich_help_panel=OBJECTS)
     ] = False,
@@ -116,16 +110,14 @@ def masks(
     clean: CleanOption = None,
     baseline: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Only this baseline; repeatable.", rich_help_panel=BASELINES),
+        typer.Option(metavar="NAME", help="Score this one; repeatable.", rich_help_panel=BASELINES),
     ] = None,
     baselines: Annotated[
         bool, typer.Option(help="Also score baselines.", show_default=False, rich_help_panel=BASELINES)
     ] = True,
     sam: Annotated[
         str,
-        typer.Option(
-            metavar="BASE", help="SAM base (sam-tiny) of baselines.", show_default=False, rich_help_panel=BASELINES
-        ),
+        typer.Option(metavar="BASE", help="SAM base.", rich_help_panel=BASELINES),
     ] = "sam-tiny",
     out: OutOption = None,
     save_predictions: SavePredictionsOption = None,
@@ -134,16 +126,17 @@ def masks(
     ] = 0,
     as_json: JsonOption = False,
     resamples: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Of the 95 % intervals; 0: none.", rich_help_panel=COMPUTATION)
+        int, typer.Option(min=0, metavar="N", help="Resamples; 0: no intervals.", rich_help_panel=COMPUTATION)
     ] = 1000,
     seed: SeedOption = 0,
     workers: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Processes that count pixels.", rich_help_panel=COMPUTATION)
+        int | None,
+        typer.Option(min=1, metavar="N", help="Number of processes that count pixels.", rich_help_panel=COMPUTATION),
     ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     plan: Annotated[
-        bool, typer.Option("--plan", help="Only print time and memory.", rich_help_panel=COMPUTATION)
+        bool, typer.Option("--plan", help="Only print the time and memory needed.", rich_help_panel=COMPUTATION)
     ] = False,
     processes: Annotated[
         int, typer.Option(min=1, metavar="N", help="Number of GPUs, for --plan.", rich_help_panel=COMPUTATION)
@@ -151,14 +144,18 @@ def masks(
 ) -> None:
     """Score one mask per annotated object: mean IoU, full and occluded.
 
-    With --out, a stopped run is resumed. `accelerate launch` shares the images.
+    With --out, a stopped run is resumed.
 
     Example: amodal evaluate masks --annotations data/scenes-val/annotations.json
     """
     folder = _output_folder(out, annotations, predictions, objects)
-    _check_one_input(model, predictions)
+    _check_one_input(model, predictions, save_predictions)
+    if predictions is None and (any_category or match_iou is not None):
+        raise InputError("match-iou, any-category: expected with --predictions only, got a model")
+    if baseline and not baselines:
+        raise InputError("baseline: expected --baseline or --no-baselines, got both")
     if save_predictions is not None:
-        require_no_input(save_predictions, [annotations, predictions], "save-predictions")
+        require_no_input(save_predictions, [annotations], "save-predictions")
     dataset = open_dataset(annotations, format_, images, match)
     from amodal.evaluation.baselines import BASELINES as ALL_BASELINES
     from amodal.evaluation.baselines import DEFAULT_BASELINES
@@ -169,6 +166,7 @@ def masks(
         evaluate_predictions,
         evaluate_share,
     )
+    from amodal.evaluation.matching import DEFAULT_MATCH_IOU
     from amodal.evaluation.scoring import Resampling
 
     settings = EvaluationSettings(
@@ -199,7 +197,7 @@ def masks(
                 threshold=threshold,
                 union_visible=bool(union_visible),
                 clean=clean,
-                match_iou=match_iou,
+                match_iou=DEFAULT_MATCH_IOU if match_iou is None else match_iou,
                 match_category=not any_category,
             )
         elif name in ALL_BASELINES:
@@ -256,7 +254,7 @@ def detections(
     save_predictions: SavePredictionsOption = None,
     as_json: JsonOption = False,
     resamples: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Of the 95 % intervals; 0: none.", rich_help_panel=COMPUTATION)
+        int, typer.Option(min=0, metavar="N", help="Resamples; 0: no intervals.", rich_help_panel=COMPUTATION)
     ] = 200,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -268,11 +266,9 @@ def detections(
     Example: amodal evaluate detections --predictions mine.json --annotations data/scenes-val/annotations.json
     """
     _output_folder(out, annotations, predictions)
-    _check_one_input(model, predictions)
+    _check_one_input(model, predictions, save_predictions)
     if save_predictions is not None:
         require_no_input(save_predictions, [annotations], "save-predictions")
-    if predictions is not None and save_predictions is not None:
-        raise InputError("save-predictions: expected with a model, got a predictions file")
     dataset = open_dataset(annotations, format_, images, match)
     from amodal.evaluation.baselines import BASELINES as ALL_BASELINES
     from amodal.evaluation.boxes import BoxSource, default_box_source
@@ -335,7 +331,7 @@ def answers(
     out: OutOption = None,
     as_json: JsonOption = False,
     resamples: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Of the 95 % intervals; 0: none.", rich_help_panel=COMPUTATION)
+        int, typer.Option(min=0, metavar="N", help="Resamples; 0: no intervals.", rich_help_panel=COMPUTATION)
     ] = 1000,
     seed: SeedOption = 0,
     batch_size: Annotated[
@@ -404,9 +400,11 @@ def _check_no_cleaning(other: str | Path, clean: bool | None) -> None:
         raise InputError(f"clean: expected with a model or a predictions file of masks, got {what} {str(other)!r}")
 
 
-def _check_one_input(model: str | None, predictions: Path | None) -> None:
+def _check_one_input(model: str | None, predictions: Path | None, save_predictions: Path | None = None) -> None:
     if model is not None and predictions is not None:
         raise InputError("model: expected --model or --predictions, got both")
+    if predictions is not None and save_predictions is not None:
+        raise InputError("save-predictions: expected with a model, got a predictions file")
 
 
 @contextmanager

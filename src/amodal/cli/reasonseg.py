@@ -172,6 +172,8 @@ def show_prompt(
     from amodal.datagen.select import ImageSelection, preview
     from amodal.io.files import write_atomic
 
+    if image_file is not None and image_file.suffix.lower() not in (".jpg", ".jpeg"):
+        raise InputError(f"picture: expected a .jpg file, got {str(image_file)!r}")
     dataset = open_dataset(annotations, format_, images, match)
     sample = preview(dataset, image_id, ImageSelection(allow_modal=True))
     text = make_prompt(describe(sample, dataset.categories), pairs, version=prompt)
@@ -328,6 +330,8 @@ def _open_or_select(out: Path, sources: list[DatasetSource], selection: ImageSel
 
 def _backend(name: str, seed: int, facts: Path | None, model: str | None, **settings: Any) -> Backend:
     if name == "template":
+        if model is not None or settings["base_url"] is not None:
+            raise InputError("model, base-url: expected with --backend openai only, got the backend template")
         from amodal.datagen.backends.template import TemplateBackend
         from amodal.questions.knowledge import all_facts
 
