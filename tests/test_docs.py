@@ -32,6 +32,13 @@ def shell_lines(path: Path) -> list[str]:
     return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
 
 
+def anchors(path: Path) -> set[str]:
+    """The anchors of a document's headings, as GitHub and MkDocs make them."""
+    text = re.sub(r"^(`{3,}).*?^\1", "", path.read_text(), flags=re.M | re.S)
+    words = (re.sub(r"[^\w\s-]", "", heading.lower()).strip() for heading in re.findall(r"^#+ (.*)$", text, re.M))
+    return {re.sub(r"[-\s]+", "-", each) for each in words}
+
+
 def commands() -> list[tuple[str, list[str]]]:
     """Return every `amodal ...` command of the documents and the recipes' headers, with the file's name."""
     found = []
@@ -61,8 +68,10 @@ def test_commands_parse(document: str, arguments: list[str]) -> None:
 def test_nothing_is_left_to_fill_in_and_links_lead_somewhere(path: Path) -> None:
     text = path.read_text()
     assert "TODO" not in text
-    for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
-        assert (path.parent / link).exists(), link
+    for file, anchor in re.findall(r"\]\((?!http)([^)#\s]*)(?:#([^)\s]+))?\)", text):
+        target = path.parent / file if file else path
+        assert target.exists(), file
+        assert not anchor or anchor in anchors(target), f"{file}#{anchor}"
 
 
 def test_make_targets_of_the_readme_exist() -> None:

@@ -136,6 +136,10 @@ def test_invalid_inputs_are_refused(tmp_path: Path, annotations: Path, without_r
             BatchPlan(**{name: 0})
     with pytest.raises(InputError, match="gpus: expected 0 or more, got -1"):
         BatchPlan(gpus=-1)
+    with pytest.raises(InputError, match="mode: expected one of crop, image, got 'tiles'"):
+        BatchPlan(mode="tiles")
+    with pytest.raises(InputError, match="dtype: expected one of auto, float32, bfloat16, int8, got 'float8'"):
+        BatchPlan(dtype="float8")
     (tmp_path / "bad.parquet").write_text("no")
     with pytest.raises(InputError, match="expected a Parquet file with image_id, path and boxes_xyxy"):
         segment_dataset(tmp_path / "bad.parquet", tmp_path / "out")
@@ -149,6 +153,15 @@ def test_invalid_inputs_are_refused(tmp_path: Path, annotations: Path, without_r
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="out: expected a folder, got the file"):
         segment_dataset(read_dataset("canonical", annotations), tmp_path / "bad.parquet")
+
+
+def test_a_run_that_failed_before_its_first_results_does_not_block_the_folder(
+    tmp_path: Path, without_ray: None
+) -> None:
+    dataset = read_dataset("canonical", synthesize("scenes", 1, 5, tmp_path / "scenes", progress=False))
+    with pytest.raises(InputError, match="expected model_type 'plug', got 'aura'"):
+        segment_dataset(dataset, tmp_path / "out", BatchPlan("aura-tiny"), progress=False)
+    assert results(segment_dataset(dataset, tmp_path / "out", BatchPlan("plug-tiny"), progress=False))
 
 
 def coco_file(folder: Path) -> Path:
