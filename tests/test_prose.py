@@ -81,6 +81,7 @@ ALLOWED = (
     # The former name of a parameter, and an option that keeps its name.
     ("CHANGELOG.md", "image", "picture_size=...)` | `AmodalSegmenter"),
     ("src/amodal/cli/reasonseg.py", "image", 'url.partition(",")[2]), "picture")'),
+    ("src/amodal/cli/reasonseg.py", "image", "picture: expected a .jpg file"),
     ("src/amodal/cli/reasonseg.py", "image", 'require_no_image(image_file, dataset, "picture"'),
     # Words that people write, as patterns; a list of stop words, and COCO's term.
     ("src/amodal/datagen/claim_kinds.py", "thing", "objects?|things?"),
