@@ -37,7 +37,7 @@ class CleanSettings:
 
     min_component: float = 0.05
     max_hole: float = 0.02
-    min_thickness: float = 2.0
+    min_thickness: float = 3.0
     min_occlusion: float = 0.05
 
 

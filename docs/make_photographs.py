@@ -1,0 +1,65 @@
+"""Show what `plug-small` says about ten photographs: python docs/make_photographs.py.
+
+The photographs ship with scikit-image, scikit-learn and matplotlib and may be published. The prompts are boxes that a
+person drew around the objects: those of the web page's examples, and `BOXES`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from skimage import data
+from sklearn.datasets import load_sample_image
+
+from amodal import AmodalSegmenter
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "src/amodal/app/demo_page"
+WIDTH = 480
+
+BOXES = {
+    "flower": {"flower": (165, 82, 448, 372), "flower below": (285, 372, 462, 427)},
+    "pagoda": {"pagoda": (72, 28, 368, 402), "bushes": (350, 308, 572, 427)},
+    "coins": {"coin": (304, 14, 367, 74), "worn coin": (22, 34, 69, 74), "large coin": (313, 154, 382, 219)},
+    "moon": {"crater": (90, 58, 148, 116)},
+}
+"""Boxes (x0, y0, x1, y1) of the photographs that are not on the web page."""
+
+
+def photographs() -> dict[str, tuple[np.ndarray, dict[str, tuple[float, ...]]]]:
+    """Return the ten photographs (H, W, 3) uint8 RGB and the boxes of their named objects, in pixels."""
+    found = {}
+    for example in json.loads((EXAMPLES / "examples.json").read_text()):
+        pixels = np.asarray(Image.open(EXAMPLES / f"examples/{example['name']}.jpg").convert("RGB"))
+        found[example["name"]] = (pixels, {o["name"]: tuple(o["box"]) for o in example["objects"]})
+    others = {
+        "flower": load_sample_image("flower.jpg"),
+        "pagoda": load_sample_image("china.jpg"),
+        "coins": data.coins(),
+        "moon": data.moon(),
+    }
+    for name, pixels in others.items():
+        rgb = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+        found[name] = (rgb, BOXES[name])
+    return found
+
+
+def main() -> None:
+    """Write one image per photograph and print the occlusion rates."""
+    folder = ROOT / "docs/images/photographs"
+    folder.mkdir(parents=True, exist_ok=True)
+    segmenter = AmodalSegmenter.from_pretrained("plug-small", device="cpu")
+    for name, (pixels, boxes) in photographs().items():
+        scene = segmenter(pixels, [list(box) for box in boxes.values()])
+        rates = [f"{label} {obj.occlusion_rate:.0%}" for label, obj in zip(boxes, scene.objects, strict=True)]
+        print(f"{name}: {', '.join(rates)}")
+        drawn = Image.fromarray(scene.draw())
+        drawn.thumbnail((WIDTH, WIDTH))
+        drawn.save(folder / f"{name}.jpg", quality=82)
+
+
+if __name__ == "__main__":
+    main()
