@@ -139,7 +139,8 @@ def test_large_and_small_discs_remove_the_same_strips() -> None:
         amodal = visible.copy()
         amodal[:, 100 : 100 + width] = True
         for pixel in (4, 8):  # discs of 8 and 16 pixels
-            _, cleaned = clean_masks(visible, amodal, settings=CleanSettings(min_occlusion=0), pixel=pixel)
+            settings = CleanSettings(min_thickness=2, min_occlusion=0)
+            _, cleaned = clean_masks(visible, amodal, settings=settings, pixel=pixel)
             expected = is_kept or width >= 2 * pixel
             assert bool((cleaned & ~visible).any()) == expected, (width, pixel)
 
