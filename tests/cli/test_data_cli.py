@@ -88,7 +88,7 @@ def test_validate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["data", "validate", "--annotations", str(path)]) == 1
     printed = capsys.readouterr().out
     assert "rate_mismatch: image 5, annotation 1: occlude_rate: expected 0.3000" in printed
-    assert "1 errors, 1 warnings" in printed
+    assert "1 error, 1 warning" in printed
 
 
 def test_stats(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_no_command_replaces_a_file_that_it_reads(
     panel = ["evaluate", "panel", "--annotations", str(annotations), "--predictions"]
     draw, prompt = ["data", "draw", "--annotations"], ["reasonseg", "prompt", "--annotations", str(annotations)]
     for command, option, output in [
-        (mask, "--out", annotations), (mask, "--out", predictions), (mask, "--save-predictions", predictions),
+        (mask, "--out", annotations), (mask, "--out", predictions),
         (answers, "--out", annotations), (answers, "--out", questions),
         ([*panel, f"a={predictions}"], "--out", image), ([*panel, f"a={drawn}"], "--out", drawn),
         ([*draw, str(annotations)], "--out", image), ([*draw, str(drawn)], "--out", drawn),
