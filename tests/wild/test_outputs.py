@@ -186,11 +186,13 @@ def test_no_command_replaces_a_file_that_it_reads(
     export = tmp_path / "export.json"
     export.write_text("[]")
     drawn = tmp_path / "drawn.png"
-    drawn.write_text(annotations.read_text())  # annotations whose name is that of an image
+    taken = tmp_path / "taken.jpg"
+    for named_as_image in (drawn, taken):
+        named_as_image.write_text(annotations.read_text())
     mask = ["evaluate", "masks", "--predictions", str(predictions), "--annotations", str(annotations)]
     answers = ["evaluate", "answers", "--questions", str(questions), "--annotations", str(annotations)]
     panel = ["evaluate", "panel", "--annotations", str(annotations), "--predictions"]
-    draw, prompt = ["data", "draw", "--annotations"], ["reasonseg", "prompt", "--annotations", str(annotations)]
+    draw, prompt = ["data", "draw", "--annotations"], ["reasonseg", "prompt", "--annotations", str(taken)]
     for command, option, output in [
         (mask, "--out", annotations), (mask, "--out", predictions),
         (answers, "--out", annotations), (answers, "--out", questions),
@@ -200,7 +202,7 @@ def test_no_command_replaces_a_file_that_it_reads(
         (["label", "collect", str(export)], "--out", export),
         (["label", "tasks", str(predictions), "--annotations", str(annotations)], "--out", predictions),
         (["label", "predict", str(image.parent), "--annotations", str(annotations)], "--out", annotations),
-        (prompt, "--picture", image), (prompt, "--picture", annotations),
+        (prompt, "--picture", taken),
     ]:  # fmt: skip
         before = output.read_bytes()
         target = output
