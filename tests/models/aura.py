@@ -16,7 +16,6 @@ from amodal.models.aura import AuraConfig, AuraModel
 from amodal.models.aura.mllm import LoadedMllm
 from amodal.models.aura.tiny_mllm import TinyMllmSizes, new_tiny_mllm, tiny_processor
 from amodal.models.aura.trunk_mllm import IMAGE_TOKEN, MARKUP, TrunkMllmRecipe, new_trunk_mllm
-from amodal.models.bases.families import base_config
 from amodal.models.bases.sam import new_sam
 from tests.models.conftest import small_sam_config
 from tests.models.families import ROWS
@@ -99,12 +98,15 @@ def write_trunk_base(folder: Path) -> Path:
 
 
 def small_trunk_mllm(folder: Path) -> LoadedMllm:
-    """A language model in `folder/lm` that reads the trunk of the base in `folder/trunk`."""
+    """A language model in `folder/lm` that reads a trunk, beside a base in `folder/trunk`."""
     if not (folder / "lm").is_dir():
         write_language_model(folder / "lm")
         write_trunk_base(folder / "trunk")
     settings = TrunkMllmRecipe(language_model=str(folder / "lm"), image_size=64)
-    return new_trunk_mllm(settings, base_config(folder / "trunk"))
+    mllm = new_trunk_mllm(settings)
+    model: Any = mllm.model
+    scatter(model.model.multi_modal_projector, 0.3)  # large enough for the image to matter
+    return mllm
 
 
 def small_trunk_aura(folder: Path, **changes: Any) -> AuraModel:

@@ -10,11 +10,12 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from amodal.errors import InputError
+from amodal.losses import IGNORE_INDEX
 from amodal.models.aura import AuraConfig, AuraModel, AuraProcessor
 from amodal.models.aura.generation import Dialogue
 from amodal.models.aura.heads import BoxReader, seg_states
 from amodal.models.aura.mllm import merge_adapters
-from amodal.models.aura.modeling import parameter_counts
+from amodal.models.aura.modeling import labelled_columns, parameter_counts
 from amodal.models.increments import INCREMENT, increment_state
 from tests.models.aura import (
     ANSWER,
@@ -407,3 +408,10 @@ def test_configuration_refuses_impossible_values(field: str, value: object) -> N
 def test_lora_targets_must_exist(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="lora_targets: expected names of projections in the language model"):
         small_aura(tmp_path, lora_targets=["no_such_proj"])
+
+
+def test_logits_are_computed_for_the_columns_with_a_label_in_any_row() -> None:
+    labels = torch.full((2, 6), IGNORE_INDEX)
+    assert labelled_columns(labels).tolist() == [5]
+    labels[0, 2], labels[1, 4], labels[0, 0] = 7, 8, 9  # nothing predicts the first token
+    assert labelled_columns(labels).tolist() == [2, 4]

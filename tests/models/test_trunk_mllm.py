@@ -1,4 +1,4 @@
-"""AURA's contracts with a language model that reads the trunk of the base."""
+"""AURA's contracts with a language model that reads a convolutional trunk."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from amodal.errors import InputError
 from amodal.inference.assistant import AmodalAssistant
+from amodal.losses import IGNORE_INDEX
 from amodal.models.aura import AuraModel
 from amodal.models.aura.heads import seg_states
 from amodal.models.aura.mllm import merge_adapters
 from amodal.models.aura.modeling import parameter_counts
-from amodal.models.aura.trunk_mllm import TrunkMllmRecipe, is_trunk_mllm, new_trunk_mllm
-from amodal.models.bases.families import base_config, load_base
+from amodal.models.aura.trunk_mllm import TrunkMllmRecipe, TrunkTowerConfig, is_trunk_mllm, new_trunk_mllm
+from amodal.models.bases.efficientnet_lite import pretrained_weights
 from amodal.models.increments import increment_state
 from tests.models.aura import (
     ANSWER,
     random_image,
-    small_config,
     small_trunk_aura,
     small_trunk_mllm,
     training_batch,
     write_language_model,
-    write_sam,
     write_trunk_base,
 )
+from tests.models.test_efficientnet_lite import published_state
 
 ANSWERS = (ANSWER, "There is none.", "I see <p>a mug</p> [SEG].")
 QUESTION = "What could I drink from?"
@@ -60,11 +60,10 @@ def test_rows_of_the_new_tokens_start_at_the_mean_of_the_known_ones(tmp_path: Pa
 
 def test_a_token_is_a_coarse_cell_and_the_finer_ones_in_it(tmp_path: Path) -> None:
     model = small_trunk_aura(tmp_path)
-    base: Any = load_base(tmp_path / "trunk").model
     tower = model.mllm.model.vision_tower
     pixels = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        maps = base.vision_encoder.backbone.maps(pixels)
+        maps = tower.trunk.maps(pixels)
         tokens = tower(pixels).last_hidden_state
         coarse, middle = maps[32], maps[16]
         number, y, x = 1, 1, 0  # the lower left of the second image
@@ -93,8 +92,8 @@ def test_batched_equals_single(tmp_path: Path, boxes: float) -> None:
         together = model(**training_batch(model, ANSWERS))
         alone = model(**training_batch(model, ANSWERS[:1]))
     torch.testing.assert_close(together.masks.amodal_logits[:3], alone.masks.amodal_logits, atol=1e-4, rtol=1e-4)
-    kept = alone.logits.shape[1]
-    torch.testing.assert_close(together.logits[:1, :kept], alone.logits, atol=1e-4, rtol=1e-4)
+    counted = together.targets[0] != IGNORE_INDEX
+    torch.testing.assert_close(together.logits[0, counted], alone.logits[0], atol=1e-4, rtol=1e-4)
 
 
 def test_generated_answers_of_a_batch_equal_single_ones(tmp_path: Path) -> None:
@@ -140,7 +139,7 @@ def test_only_declared_parameters_move_and_all_of_them(tmp_path: Path, boxes: fl
     assert changed <= increment_state(model).keys()
     joints = ("mllm.model.multi_modal_projector.linear_1.weight", "mllm.model.vision_tower.position_embedding.weight")
     assert changed.issuperset(joints)
-    assert not any(".trunk." in name or name.startswith("vision_encoder.") for name in changed)
+    assert not any(name.startswith("vision_encoder.") for name in changed)
 
 
 def test_rows_of_the_new_tokens_are_trained_and_change_what_is_said(tmp_path: Path) -> None:
@@ -165,7 +164,7 @@ def test_save_and_load_is_bitwise(tmp_path: Path) -> None:
     for name, tensor in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
     stored = increment_state(model)
-    assert not any(".trunk." in name or "embed_tokens.token_adapter.base_layer" in name for name in stored)
+    assert not any("embed_tokens.token_adapter.base_layer" in name for name in stored)
     batch = training_batch(model)
     with torch.no_grad():
         assert torch.equal(model(**batch).logits, again(**batch).logits)
@@ -192,11 +191,11 @@ def test_another_language_model_is_refused(tmp_path: Path) -> None:
         AuraModel.from_pretrained(tmp_path / "aura", mllm=other)
 
 
-def test_a_base_without_such_a_trunk_is_refused(tmp_path: Path) -> None:
+def test_a_missing_package_of_trunk_weights_is_refused(tmp_path: Path) -> None:
     write_language_model(tmp_path / "lm")
-    settings = TrunkMllmRecipe(language_model=str(tmp_path / "lm"))
-    with pytest.raises(InputError, match="trunk_mllm: expected a base on an EfficientNet-Lite"):
-        new_trunk_mllm(settings, base_config(write_sam(tmp_path / "sam")))
+    settings = TrunkMllmRecipe(language_model=str(tmp_path / "lm"), trunk_weights="no_such_package")
+    with pytest.raises(InputError, match="trunk_weights: expected a file, or an installed package"):
+        new_trunk_mllm(settings)
 
 
 def test_a_folder_without_a_language_model_is_refused(tmp_path: Path) -> None:
@@ -204,14 +203,24 @@ def test_a_folder_without_a_language_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     settings = TrunkMllmRecipe(language_model=str(tmp_path / "empty"))
     with pytest.raises(InputError, match="language_model: expected a causal language model of transformers, got"):
-        new_trunk_mllm(settings, base_config(tmp_path / "trunk"))
+        new_trunk_mllm(settings)
 
 
-def test_the_frozen_trunk_is_that_of_the_base_after_loading(tmp_path: Path) -> None:
-    model = AuraModel.from_base(small_trunk_mllm(tmp_path), tmp_path / "trunk", small_config())
-    model.save_pretrained(tmp_path / "aura")
-    again = AuraModel.from_pretrained(tmp_path / "aura")
-    tower, encoder = again.mllm.model.vision_tower.trunk.state_dict(), again.vision_encoder.state_dict()
-    assert tower
-    for name, tensor in tower.items():
-        assert torch.equal(tensor, encoder[f"backbone.{name}"]), name
+def test_the_trunk_starts_from_the_named_weights(tmp_path: Path) -> None:
+    write_language_model(tmp_path / "lm")
+    file = tmp_path / "lite.pth"
+    torch.save(published_state(TrunkTowerConfig().trunk_config), file)
+    settings = TrunkMllmRecipe(language_model=str(tmp_path / "lm"), image_size=64, trunk_weights=str(file))
+    model: Any = new_trunk_mllm(settings).model
+    trunk = model.model.vision_tower.trunk
+    expected = pretrained_weights(file, trunk.config)
+    assert expected.keys() == trunk.state_dict().keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in trunk.state_dict().items())
+
+
+@pytest.mark.parametrize("train_tower", [True, False])
+def test_the_trunk_is_trained_with_train_tower_only_and_always_stored(tmp_path: Path, train_tower: bool) -> None:
+    model = small_trunk_aura(tmp_path, train_tower=train_tower)
+    trunk = [p for name, p in model.named_parameters() if ".trunk." in name]
+    assert trunk and all(p.requires_grad == train_tower for p in trunk)
+    assert sum(".trunk." in name for name in increment_state(model)) == len(trunk)

@@ -193,6 +193,47 @@ def test_naming_and_init(tmp_path: Path) -> None:
         build(other)
 
 
+def test_sources_with_other_numbers_of_categories_share_the_classes_of_their_names(tmp_path: Path) -> None:
+    tiny = {"mllm": None, "tiny": SIZES.model_dump(), "train_mllm": True, "lora_rank": 0, "naming_weight": 1.0}
+    recipe = small_recipe(tmp_path, tiny, steps=0)
+    assert isinstance(recipe.data, AuraDataRecipe)
+    first = recipe.data.train[0]
+    record = json.loads(Path(first.annotations).read_text())
+    for entry in (*record["categories"], *record["annotations"]):
+        key = "id" if "name" in entry else "category_id"
+        entry[key] += 40
+    shifted = Path(first.annotations).with_name("shifted.json")
+    shifted.write_text(json.dumps(record))
+    recipe.data.train.append(first.model_copy(update={"annotations": str(shifted)}))
+    setup = build(recipe)
+    assert isinstance(setup.model, AuraModel) and setup.model.config.naming_classes == 1 + len(record["categories"])
+    original, moved = (setup.train[(source, 0, (0,))] for source in (0, 1))
+    assert torch.equal(original["naming_shares"], moved["naming_shares"])
+    assert torch.equal(original["meanings"], moved["meanings"]) and original["meanings"].min() > 0
+
+
+def test_stage_1_of_aura_small_gives_image_tokens_the_directions_of_words(tmp_path: Path) -> None:
+    recipe = shrunk(FOLDER / "small-names.yaml", tmp_path, steps=2)
+    setup = build(recipe)
+    model: Any = setup.model
+    words = model.naming_head.name.weight.clone()
+    embeddings = model.mllm.get_input_embeddings().weight
+    name = sorted(setup.train.sources[0].dataset.categories.values())[0]  # type: ignore[union-attr]
+    tokens = model.processor.tokenizer(f" {name}", add_special_tokens=False)["input_ids"]
+    word = embeddings[tokens].mean(0) - embeddings[: len(model.processor.tokenizer) - 1].mean(0)
+    similarity = torch.cosine_similarity(words, word[None])
+    assert similarity.argmax() == 1 and similarity[1] > 0.99
+    trained: Any = AuraModel.from_pretrained(train(recipe, progress=False))
+    assert torch.equal(trained.naming_head.name.weight, words)
+    second = shrunk(FOLDER / "small.yaml", tmp_path / "second", steps=1)
+    second.init = str(tmp_path / "run" / "final")
+    second.model = second.model.model_copy(update={"trunk_mllm": recipe.model.trunk_mllm, "base": recipe.model.base})  # type: ignore[union-attr]
+    started: Any = build(second).model
+    assert started.naming_head is None
+    before, after = trained.mllm.model.vision_tower.state_dict(), started.mllm.model.vision_tower.state_dict()
+    assert all(torch.equal(tensor, before[key]) for key, tensor in after.items())
+
+
 def test_a_first_stage_only_trains_the_vision_tower_and_the_naming_head(tmp_path: Path) -> None:
     weights = ("text_weight", "bce_weight", "dice_weight", "rate_weight", "map_weight")
     tiny = {"mllm": None, "tiny": SIZES.model_dump(), "train_mllm": True, "lora_rank": 0, "naming_weight": 1.0}

@@ -20,7 +20,7 @@ from amodal.errors import InputError
 from amodal.models.aura import AuraConfig, AuraModel
 from amodal.models.aura.mllm import LoadedMllm, mllm_config_for, plain_settings
 from amodal.models.aura.tiny_mllm import new_tiny_mllm, tiny_llava_config
-from amodal.models.aura.trunk_mllm import new_trunk_mllm, trunk_mllm_config
+from amodal.models.aura.trunk_mllm import new_trunk_mllm, trunk_mllm_config, word_embeddings
 from amodal.models.bases.families import base_config, family_of, load_base
 from amodal.models.bases.protocol import ImageFeatures, fingerprint_of
 from amodal.models.bases.sam import new_sam
@@ -49,6 +49,11 @@ from amodal.training.tasks.aura import AuraTask
 from amodal.training.tasks.detector import DetectorTask
 from amodal.training.tasks.plug import PlugTask
 from amodal.training.tasks.sam import SamTask
+
+BACKGROUND = "background"
+"""Word for image tokens on no annotated object."""
+AUXILIARY_HEADS = ("naming_head", "meaning_head")
+"""Parts of an AURA that only losses use; a training that has no such loss leaves those of its first model out."""
 
 AuraSamples = ImageConversations | NamedImages
 
@@ -181,7 +186,7 @@ def sized_config(settings: AuraModelRecipe) -> AuraConfig:
     if settings.tiny is not None:
         mllm = tiny_llava_config(settings.tiny, settings.tiny.vocabulary)
     elif settings.trunk_mllm is not None:
-        mllm = trunk_mllm_config(settings.trunk_mllm, base)
+        mllm = trunk_mllm_config(settings.trunk_mllm)
     else:
         assert settings.mllm is not None
         mllm = mllm_config_for(settings.mllm)
@@ -308,7 +313,9 @@ def _build_aura(recipe: Recipe, weights: Path | None) -> TrainingSetup:
     settings, data = recipe.model, recipe.data
     assert isinstance(settings, AuraModelRecipe) and isinstance(data, AuraDataRecipe)
     train, validation = _read_reason_sources(data.train, data.validation)
-    model = _aura_model(settings, train, recipe, weights)
+    names = sorted({name for source in train for name in source.dataset.categories.values()})
+    train, validation = _with_classes(train, names), _with_classes(validation, names)
+    model = _aura_model(settings, train, names, recipe, weights)
     make_samples = _named_images if model.config.names_only else _image_conversations
     train_samples, validation_samples = make_samples(model, data, train, validation)
     task = AuraTask(model.config, getattr(validation_samples, "families", ()))
@@ -328,6 +335,16 @@ def _read_reason_sources(*lists: list[ReasonSourceRecipe]) -> tuple[list[ReasonS
     return tuple([ReasonSource(_reason_split(s, annotations(s)), s.weight) for s in sources] for sources in lists)
 
 
+def _with_classes(sources: list[ReasonSource], names: list[str]) -> list[ReasonSource]:
+    """Number the categories of all sources alike: 1 + index of the name in `names`."""
+    numbers = {name: number for number, name in enumerate(names, 1)}
+
+    def classes(categories: dict[int, str]) -> dict[int, int]:
+        return {key: numbers[name] for key, name in categories.items() if name in numbers}
+
+    return [replace(source, classes=classes(source.dataset.categories)) for source in sources]
+
+
 def _reason_split(source: ReasonSourceRecipe, annotations: AnnotatedDataset) -> ReasonDataset:
     """Read the conversations about the images of a split; the categories stay those of the whole dataset."""
     dataset = read_reason_seg(source.questions, annotations)
@@ -339,13 +356,12 @@ def _reason_split(source: ReasonSourceRecipe, annotations: AnnotatedDataset) -> 
 
 
 def _aura_model(
-    settings: AuraModelRecipe, train: list[ReasonSource], recipe: Recipe, weights: Path | None
+    settings: AuraModelRecipe, train: list[ReasonSource], names: list[str], recipe: Recipe, weights: Path | None
 ) -> AuraModel:
     """An untrained AURA model, or one with the weights of `recipe.init`."""
     config = settings.config()
     if config.naming_weight > 0:
-        categories = [number for source in train for number in source.dataset.categories]
-        config.naming_classes = max(categories, default=0) + 1
+        config.naming_classes = len(names) + 1
     saved = None if recipe.init is None else AuraModel.from_pretrained(recipe.init)
     torch.manual_seed(recipe.seed)
     base = load_base(settings.base, settings.base_revision)
@@ -356,13 +372,20 @@ def _aura_model(
         processor = None if saved is None or saved.processor is None else saved.processor.mllm
         mllm = new_tiny_mllm(settings.tiny, _texts(train), recipe.seed, processor)
     elif settings.trunk_mllm is not None:
-        mllm = new_trunk_mllm(settings.trunk_mllm, base.model.config, recipe.seed, dtype)
+        mllm = new_trunk_mllm(settings.trunk_mllm, recipe.seed, dtype)
     else:
         assert settings.mllm is not None
         mllm = settings.mllm
     model = AuraModel.from_base(mllm, base, config, mllm_revision=settings.mllm_revision, mllm_dtype=dtype)
+    if settings.trunk_mllm is not None and model.naming_head is not None:
+        assert isinstance(mllm, LoadedMllm)
+        model.naming_head.use_words(word_embeddings(mllm, [BACKGROUND, *names]))
     if saved is not None:
-        _load_init(model, _updated(saved, weights), str(recipe.init), allow_missing=True)
+        _updated(saved, weights)
+        for head in AUXILIARY_HEADS:
+            if getattr(model, head) is None:
+                setattr(saved, head, None)
+        _load_init(model, saved, str(recipe.init), allow_missing=True)
     return model
 
 

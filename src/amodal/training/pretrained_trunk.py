@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import torch
 from torch import nn
 
-from amodal.errors import InputError
 from amodal.models.bases.conv_prompt import ConvPromptConfig, ConvPromptFamily, ConvPromptModel
-from amodal.models.bases.efficientnet_lite import pretrained_weights
+from amodal.models.bases.efficientnet_lite import pretrained_weights, weights_file
 from amodal.training.recipe import SamModelRecipe
 
 FEATURE_SCALES = (0.1, 0.1, 0.1)
@@ -27,7 +23,7 @@ def new_segmenter(settings: SamModelRecipe, seed: int) -> ConvPromptModel:
     model = ConvPromptFamily().new_model(config, seed)
     trunk = model.vision_encoder.backbone
     if settings.trunk_weights is not None:
-        trunk.load_state_dict(pretrained_weights(_weights_file(settings.trunk_weights), trunk.config), strict=False)
+        trunk.load_state_dict(pretrained_weights(weights_file(settings.trunk_weights), trunk.config), strict=False)
     _scale_features(model.mask_decoder.lateral)
     for unused in model.mask_decoder.token_parameters():
         unused.requires_grad_(False)
@@ -40,18 +36,3 @@ def new_segmenter(settings: SamModelRecipe, seed: int) -> ConvPromptModel:
 def _scale_features(convolutions: nn.ModuleList) -> None:
     for convolution, scale in zip(convolutions, FEATURE_SCALES, strict=True):
         convolution.weight.mul_(scale)  # type: ignore[operator]
-
-
-def _weights_file(name: str) -> Path:
-    """The file of this name, or the one `.pth` file in an installed package of this name, which is not imported."""
-    path = Path(name)
-    if path.is_file():
-        return path
-    found = importlib.util.find_spec(name) if name.isidentifier() else None
-    files = [] if found is None or found.origin is None else sorted(Path(found.origin).parent.rglob("*.pth"))
-    if len(files) != 1:
-        raise InputError(
-            f"trunk_weights: expected a file, or an installed package with one .pth file, got {name!r}; "
-            "docs/models.md says how to install it"
-        )
-    return files[0]

@@ -36,7 +36,8 @@ def write_questions(folder: Path) -> Path:
 
 def source(folder: Path) -> ReasonSource:
     annotations = write_toy(folder / "toy")
-    return ReasonSource(read_reason_seg(write_questions(folder), annotations))
+    dataset = read_reason_seg(write_questions(folder), annotations)
+    return ReasonSource(dataset, classes={key: key for key in dataset.categories})
 
 
 @pytest.fixture

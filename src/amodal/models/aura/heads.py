@@ -19,6 +19,9 @@ from amodal.models.bases.prompt_maps import PromptMaps
 from amodal.models.bases.prompts import Float32PositionalEmbedding
 from amodal.models.bases.protocol import PromptEmbeddings, Prompts
 
+WORD_LOGIT = 12.0
+"""Logit of an image token that equals a category's word, in a `NamingHead` with words."""
+
 
 @dataclass
 class MaskOutput(ModelOutput):
@@ -43,7 +46,7 @@ class AuraOutput(ModelOutput):
     """What `AuraModel` predicts. N counts all `[SEG]`s among the targets; masks may be of fewer.
 
     Attributes:
-        logits: (B, K, vocabulary) next-token logits, from the first labelled token on.
+        logits: (B, K, vocabulary) logits of the tokens in the columns that have a label in any row.
         targets: (B, K) the token that each of them predicts, `IGNORE_INDEX` where it does not count.
         masks: of the `[SEG]`s that were chosen, row by row.
         boxes_xyxy_sam: (N, 4) visible boxes in [0, 1] of the backbone's frame; None without `box_weight`.
@@ -262,6 +265,20 @@ class NamingHead(nn.Module):
         super().__init__()
         self.name = nn.Linear(width, classes)
         self.box = nn.Linear(width, 4)
+
+    @torch.no_grad()
+    def use_words(self, words: Tensor) -> None:
+        """Let each category be the direction of a word, which is not trained.
+
+        An image token that equals the embedding of a category's word (without the mean of all) gets the logit
+        `WORD_LOGIT` for it, so image tokens become similar to words that the LLM can already read.
+
+        Args:
+            words: (classes, D) embeddings of the categories' words, without the mean of all words.
+        """
+        self.name.weight.copy_(WORD_LOGIT * words / words.square().sum(1, keepdim=True))
+        self.name.bias.zero_()
+        self.name.requires_grad_(False)
 
     def forward(self, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Image tokens (B, n, D) to logits (B, n, classes) and boxes (B, n, 4) in [0, 1] of the LLM's frame."""

@@ -8,7 +8,7 @@ base of any family (`models/bases/protocol.py`); the paper's is SAM.
 Two square frames meet here. `_sam` marks the vision backbone's input, `S_sam` pixels wide: the image at the top left,
 padding below and to the right. `_mllm` marks the LLM's input, `S_mllm` pixels wide: the image in the middle.
 
-Axes: B conversations (one image each), T tokens, K last positions whose logits are kept, N `[SEG]`s of the whole batch,
+Axes: B conversations (one image each), T tokens, K positions whose logits are kept, N `[SEG]`s of the whole batch,
 D width of the LLM, n image tokens of the LLM, C channels, h w feature cells.
 """
 
@@ -100,14 +100,15 @@ class AuraModel(PreTrainedModel):
         for part in self.prompt_encoder.fixed_parts():
             part.requires_grad_(False)
         for name, parameter in self.mllm.named_parameters():
-            whole = config.train_mllm and (config.train_tower or not name.startswith(_TOWERS))
-            parameter.requires_grad_(whole or is_adapter(name) or self._joins_trunk(name))
+            whole = config.train_mllm or self._joins_trunk(name)
+            is_fixed = name.startswith(_TOWERS) and not config.train_tower
+            parameter.requires_grad_((whole and not is_fixed) or is_adapter(name))
         for decoder in self.decoders():  # the quality of the visible mask is not used
             scored = config.iou_weight > 0 and decoder is self.amodal_decoder
             decoder.iou_prediction_head.requires_grad_(scored)
 
     def _joins_trunk(self, name: str) -> bool:
-        """Whether a tensor of the LLM joins it to the trunk of the base."""
+        """Whether a tensor of the LLM belongs to its trunk or joins the two."""
         return is_trunk_mllm(self.mllm.config) and is_joint(name)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
@@ -265,19 +266,16 @@ class AuraModel(PreTrainedModel):
             features = self.encode_image(pixel_values_sam)
         else:
             features = ImageFeatures(image_embeddings)
-        start = _first_label(labels)
-        with self.recorded_states() as recorded:
-            read = self.mllm(
-                input_ids=input_ids, logits_to_keep=labels.shape[1] - start + 1, use_cache=False, **mllm_inputs
-            )
-        targets = labels[:, start:]
-        predicting = slice(-targets.shape[1] - 1, -1)  # each position predicts the token after it
-        states, rows = seg_states(recorded[0][:, predicting], targets, self.config.seg_token_id)
+        columns = labelled_columns(labels)
+        with self.recorded_states() as recorded:  # each position predicts the token after it
+            read = self.mllm(input_ids=input_ids, logits_to_keep=columns - 1, use_cache=False, **mllm_inputs)
+        targets = labels[:, columns]
+        states, rows = seg_states(recorded[0], targets, self.config.seg_token_id)
         names = self.naming_head is not None and self.training
         tokens = None
         if names or self.prompt_encoder.box_reader is not None:
             tokens = stacked_features(getattr(read, "image_hidden_states", None), len(input_ids))
-        output = AuraOutput(logits=read.logits[:, predicting], targets=targets)
+        output = AuraOutput(logits=read.logits, targets=targets)
         boxes = None
         if self.prompt_encoder.box_reader is not None:
             assert tokens is not None
@@ -374,9 +372,6 @@ class AuraModel(PreTrainedModel):
         self.prompt_encoder.load_base(prompts)
         for decoder in self.decoders():
             family.load_decoder(decoder, base)
-        if is_trunk_mllm(self.mllm.config):
-            encoder: Any = self.vision_encoder
-            self.mllm.model.vision_tower.trunk.load_state_dict(encoder.backbone.state_dict())
 
     def save_pretrained(
         self,
@@ -484,7 +479,10 @@ def parameter_counts(config: AuraConfig) -> dict[str, int]:
     return counts | {"total": sum(counts.values()), "incremental": incremental, "trainable": trainable}
 
 
-def _first_label(labels: Tensor) -> int:
-    """First column with a labelled token; the logits before it are never needed."""
-    labelled = (labels != IGNORE_INDEX).any(0).nonzero()
-    return max(int(labelled[0]) if len(labelled) else labels.shape[1] - 1, 1)
+def labelled_columns(labels: Tensor) -> Tensor:
+    """Columns (K,) of labels (B, T) with a labelled token in any row; logits are computed for these only.
+
+    Without any labelled token it is the last column, so that a batch always has logits.
+    """
+    columns = (labels[:, 1:] != IGNORE_INDEX).any(0).nonzero()[:, 0] + 1
+    return columns if len(columns) else columns.new_tensor([labels.shape[1] - 1])

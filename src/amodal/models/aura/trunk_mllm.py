@@ -1,14 +1,18 @@
-"""A multi-modal LLM made of a language model and the trunk of a segmentation base, joined as in LLaVA.
+"""A multi-modal LLM made of a language model and a convolutional trunk that ImageNet has trained, joined as in LLaVA.
 
-It is transformers' LLaVA. Its language model comes from a Python package, the hub or a folder, its vision tower is the
-EfficientNet-Lite of the base that also makes the masks, and its projector is new. The first two are neither trained nor
-stored with an AURA: an increment holds the projector, the tower's norm and positions, and what every AURA trains.
+It is transformers' LLaVA. Its language model comes from a Python package, the hub or a folder, its vision tower is an
+EfficientNet-Lite, and its projector is new. The language model is neither trained nor stored with an AURA: an increment
+holds the tower, the projector, and what every AURA trains.
+
+The trunk is not the one that makes the masks: training on masks removes what a trunk knows about kinds of objects
+(docs/log/aura-models.md).
 
 Axes: B images, S_mllm side of the square input in pixels, c cells of stride 32 along each side.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +41,12 @@ from amodal.models.aura.configuration import AuraConfig
 from amodal.models.aura.mllm import LoadedMllm, add_seg_token, load_mllm, sampled_fingerprint, start_rows
 from amodal.models.aura.packaged import PACKAGED, fetched_folder
 from amodal.models.aura.tower import STD, MapTower
-from amodal.models.bases.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
+from amodal.models.bases.efficientnet_lite import (
+    EfficientNetLite,
+    EfficientNetLiteConfig,
+    pretrained_weights,
+    weights_file,
+)
 from amodal.models.bases.families import hidden_progress_bars
 from amodal.models.bases.protocol import IMAGE_MEAN, IMAGE_STD
 from amodal.models.hub import Source, find_source
@@ -56,10 +65,11 @@ _CHAT_TEMPLATE = (
 
 
 class TrunkMllmRecipe(BaseModel):
-    """A language model that reads the trunk of the recipe's base.
+    """A language model that reads a convolutional trunk.
 
     `language_model` is a name that `amodal models fetch` knows, a hub id or a folder. `image_size` is the side of its
-    square image in pixels; one token stands for 32 x 32 of them.
+    square image in pixels; one token stands for 32 x 32 of them. `trunk_weights` is a `.pth` file or an installed
+    package that contains one; without it the trunk starts from random weights, for a training from a saved model.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
@@ -67,13 +77,14 @@ class TrunkMllmRecipe(BaseModel):
     language_model: str
     revision: str | None = None
     image_size: int = Field(256, gt=0, multiple_of=EfficientNetLiteConfig.coarsest_stride)
+    trunk_weights: str | None = None
 
 
 class TrunkTowerConfig(PreTrainedConfig):
     """Settings of a `TrunkTower`.
 
     Args:
-        trunk: settings of `EfficientNetLiteConfig`.
+        trunk: settings of `EfficientNetLiteConfig`; a tower has no top-down path.
         image_size: side of the square input in pixels.
     """
 
@@ -88,7 +99,7 @@ class TrunkTowerConfig(PreTrainedConfig):
     @property
     def trunk_config(self) -> EfficientNetLiteConfig:
         """Configuration of the trunk."""
-        return EfficientNetLiteConfig(**self.trunk)
+        return EfficientNetLiteConfig(**self.trunk | {"mixed_channels": 0})
 
     @property
     def hidden_size(self) -> int:
@@ -123,56 +134,38 @@ AutoConfig.register(TrunkTowerConfig.model_type, TrunkTowerConfig)
 AutoModel.register(TrunkTowerConfig, TrunkTower)
 
 
-def trunk_settings(base: PreTrainedConfig) -> dict[str, Any]:
-    """The settings of the EfficientNet-Lite in a base.
+def new_trunk_mllm(settings: TrunkMllmRecipe, seed: int = 0, dtype: torch.dtype | None = None) -> LoadedMllm:
+    """Join a language model and a trunk by a new projector, and make the processor.
 
     Args:
-        base: configuration of a base.
-
-    Raises:
-        InputError: the base has another trunk.
-    """
-    found: Any = getattr(base, "trunk_config", None) or getattr(
-        getattr(base, "vision_config", None), "backbone_config", None
-    )
-    if not isinstance(found, EfficientNetLiteConfig):
-        raise InputError(
-            f"trunk_mllm: expected a base on an EfficientNet-Lite, such as sam-small, got one of model_type "
-            f"{base.model_type!r}"
-        )
-    return {name: getattr(found, name) for name in ("stem_channels", "stages", "mixed_channels")}
-
-
-def new_trunk_mllm(
-    settings: TrunkMllmRecipe, base: PreTrainedConfig, seed: int = 0, dtype: torch.dtype | None = None
-) -> LoadedMllm:
-    """Join a language model and the trunk of a base by a new projector, and make the processor.
-
-    The trunk has random weights until `AuraModel.load_base` copies those of the base.
-
-    Args:
-        settings: names the language model.
-        base: configuration of the base.
+        settings: names the language model and the trunk's weights.
         seed: of projector and positions.
         dtype: of the language model's weights; float32 if None.
 
     Raises:
-        InputError: the language model cannot be found or read, or the base has another trunk.
+        InputError: the language model or the trunk's weights cannot be found or read.
     """
-    tower = TrunkTowerConfig(trunk_settings(base), settings.image_size)
+    tower = TrunkTowerConfig(image_size=settings.image_size)
+    weights = None
+    if settings.trunk_weights is not None:
+        weights = pretrained_weights(weights_file(settings.trunk_weights), tower.trunk_config)
     source = _source(settings.language_model, settings.revision)
-    return _joined(tower, source, settings.language_model, seed, dtype)
+    loaded = _joined(tower, source, settings.language_model, seed, dtype)
+    if weights is not None:
+        model: Any = loaded.model
+        model.model.vision_tower.trunk.load_state_dict(weights)
+    return loaded
 
 
 def load_recorded_mllm(config: AuraConfig, other: str | Path | None, dtype: torch.dtype | None) -> PreTrainedModel:
     """Load the LLM that an increment was trained on, with the `[SEG]` token added.
 
-    Of a language model that reads the base's trunk, the base is the language model alone.
+    Of a language model that reads a trunk, this is the language model alone.
 
     Args:
         config: of the increment.
         other: another place of the same LLM; the recorded one if None.
-        dtype: of the weights; their own if None, and float32 in a language model that reads the base's trunk.
+        dtype: of the weights; their own if None, and float32 in a language model that reads a trunk.
 
     Raises:
         InputError: the LLM cannot be found or read, or has other weights.
@@ -188,7 +181,7 @@ def load_recorded_mllm(config: AuraConfig, other: str | Path | None, dtype: torc
     return loaded.model
 
 
-def trunk_mllm_config(settings: TrunkMllmRecipe, base: PreTrainedConfig) -> LlavaConfig:
+def trunk_mllm_config(settings: TrunkMllmRecipe) -> LlavaConfig:
     """The configuration of `new_trunk_mllm`'s model, with `[SEG]`, without loading weights.
 
     Raises:
@@ -197,7 +190,7 @@ def trunk_mllm_config(settings: TrunkMllmRecipe, base: PreTrainedConfig) -> Llav
     text = AutoConfig.from_pretrained(_source(settings.language_model, settings.revision).path, trust_remote_code=False)
     image_token = text.vocab_size
     text.vocab_size += 2 + len(MARKUP)  # the image token, the markup and `[SEG]`
-    return _llava_config(TrunkTowerConfig(trunk_settings(base), settings.image_size), text, image_token)
+    return _llava_config(TrunkTowerConfig(image_size=settings.image_size), text, image_token)
 
 
 def is_trunk_mllm(config: Any) -> bool:
@@ -207,8 +200,16 @@ def is_trunk_mllm(config: Any) -> bool:
 
 
 def is_joint(name: str) -> bool:
-    """Whether a tensor of this name in the LLM of `new_trunk_mllm` joins trunk and language model, and is trained."""
-    return name.startswith(("model.multi_modal_projector.", "model.vision_tower.")) and ".trunk." not in name
+    """Whether a tensor of this name in the LLM of `new_trunk_mllm` is stored with an AURA: tower and projector."""
+    return name.startswith(("model.multi_modal_projector.", "model.vision_tower."))
+
+
+@torch.no_grad()
+def word_embeddings(loaded: LoadedMllm, names: Sequence[str]) -> Tensor:
+    """The mean input embedding (len(names), D) of the tokens of each name, without the mean of all tokens."""
+    weight: Any = loaded.model.get_input_embeddings().weight
+    tokens = [loaded.processor.tokenizer(f" {name}", add_special_tokens=False)["input_ids"] for name in names]
+    return torch.stack([weight[ids].float().mean(0) for ids in tokens]) - weight.float().mean(0)
 
 
 def _source(name: str | Path, revision: str | None) -> Source:

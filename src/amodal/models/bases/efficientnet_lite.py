@@ -12,6 +12,7 @@ Axes: B images, C channels, H W cells of a map.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -39,7 +40,7 @@ class EfficientNetLiteConfig(PreTrainedConfig):
     Args:
         stem_channels: output channels of the first convolution (stride 2).
         stages: per stage the number of blocks, the kernel size, the stride, the expansion and the output channels.
-        mixed_channels: channels of the top-down path.
+        mixed_channels: channels of the top-down path; 0 for a trunk without one.
     """
 
     model_type = "efficientnet_lite"
@@ -94,8 +95,9 @@ class EfficientNetLite(PreTrainedModel):
         self.coarse_start = f"blocks.{self._ends[8] + 1}"
         widths: dict[int, Any] = {s: self.blocks[end].width for s, end in self._ends.items()}
         mixed = config.mixed_channels
-        self.lateral = nn.ModuleDict({str(s): nn.Conv2d(widths[s], mixed, 1) for s in (8, 16, 32)})
-        self.mix = nn.ModuleDict({str(s): InvertedBottleneck(mixed, mixed, 5, 1, 2) for s in (8, 16)})
+        if mixed:
+            self.lateral = nn.ModuleDict({str(s): nn.Conv2d(widths[s], mixed, 1) for s in (8, 16, 32)})
+            self.mix = nn.ModuleDict({str(s): InvertedBottleneck(mixed, mixed, 5, 1, 2) for s in (8, 16)})
         self.post_init()
 
     @torch.no_grad()
@@ -161,6 +163,25 @@ def _pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
         total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
         pads += [total // 2, total - total // 2]
     return F.pad(x, pads)
+
+
+def weights_file(name: str) -> Path:
+    """The file of this name, or the one `.pth` file in an installed package of this name, which is not imported.
+
+    Raises:
+        InputError: there is no such file or package, or the package has none or several.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    found = importlib.util.find_spec(name) if name.isidentifier() else None
+    files = [] if found is None or found.origin is None else sorted(Path(found.origin).parent.rglob("*.pth"))
+    if len(files) != 1:
+        raise InputError(
+            f"trunk_weights: expected a file, or an installed package with one .pth file, got {name!r}; "
+            "docs/models/plug-small.md says how to install it"
+        )
+    return files[0]
 
 
 def pretrained_weights(path: Path, config: EfficientNetLiteConfig) -> dict[str, Tensor]:

@@ -188,10 +188,11 @@ class ImageConversations(Dataset[dict[str, Any]]):
         else:
             item["image_embeddings"] = self.features.read(group.image)[None]
         if self.classes:
-            categories = [obj.category_id for obj in group.image.objects]
+            known = self.sources[source].classes
+            kinds = [known.get(obj.category_id, 0) for obj in group.image.objects]
             visible_objects = object_map(group.image, self.cells * MAP_PIXELS_PER_TOKEN)
-            named = named_tokens(visible_objects, categories, self.cells, self.classes)
-            item["meanings"] = torch.tensor([obj.category_id for obj in objects], dtype=torch.long)
+            named = named_tokens(visible_objects, kinds, self.cells, self.classes)
+            item["meanings"] = torch.tensor([known.get(obj.category_id, 0) for obj in objects], dtype=torch.long)
             item["naming_shares"], item["naming_boxes_xyxy_mllm"] = (torch.from_numpy(values)[None] for values in named)
         return item
 

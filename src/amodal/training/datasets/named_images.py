@@ -79,8 +79,9 @@ class NamedImages(Dataset[dict[str, Any]]):
             rng = np.random.default_rng(seed)
             image, objects = _moved(rng, image, objects, self.augmentation)
             image = augment_colours(rng, image, self.augmentation)
-        categories = [obj.category_id for obj in self._images[source][position].objects]
-        names, boxes = named_tokens(objects, categories, self.cells, self.classes)
+        known = self.sources[source].classes
+        kinds = [known.get(obj.category_id, 0) for obj in self._images[source][position].objects]
+        names, boxes = named_tokens(objects, kinds, self.cells, self.classes)
         return {"image": image, "naming_shares": names, "naming_boxes_xyxy_mllm": boxes}
 
     def collate(self, items: list[dict[str, Any]]) -> Batch:
@@ -113,14 +114,12 @@ def object_map(image: ImageSample, side: int) -> ObjectMap:
     return np.asarray(cv2.resize(square, (side, side), interpolation=cv2.INTER_NEAREST), np.uint16)
 
 
-def named_tokens(
-    objects: ObjectMap, categories: Sequence[int], cells: int, classes: int
-) -> tuple[FloatArray, FloatArray]:
+def named_tokens(objects: ObjectMap, kinds: Sequence[int], cells: int, classes: int) -> tuple[FloatArray, FloatArray]:
     """Names and boxes of what is visible under each token.
 
     Args:
         objects: (side, side) result of `object_map`; side is a multiple of `cells`.
-        categories: category of each object, below `classes`.
+        kinds: class of each object, below `classes`.
         cells: c.
         classes: K; 0 is the background.
 
@@ -128,12 +127,12 @@ def named_tokens(
         (c * c, K) share of each name, and (c * c, 4) visible box xyxy in [0, 1] of the object that covers
         most of the token, zeros for background.
     """
-    side, num_values = len(objects), len(categories) + 1
+    side, num_values = len(objects), len(kinds) + 1
     cell = np.arange(side) // (side // cells)
     keys = (cell[:, None] * cells + cell) * num_values + objects
     counts = np.bincount(keys.ravel(), minlength=cells * cells * num_values).reshape(-1, num_values)
     names = np.zeros((num_values, classes), np.float32)
-    names[range(num_values), [0, *categories]] = 1
+    names[range(num_values), [0, *kinds]] = 1
     boxes = np.zeros((num_values, 4), np.float32)
     for number in np.unique(objects[objects > 0]):
         boxes[number] = mask_to_box(objects == number) / side

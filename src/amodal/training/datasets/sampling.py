@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import cv2
@@ -39,10 +39,14 @@ class CropSource:
 
 @dataclass(frozen=True)
 class ReasonSource:
-    """A dataset of conversations and its share of the batches."""
+    """A dataset of conversations, its share of the batches, and the classes of its categories for the naming losses.
+
+    `classes` maps ids of categories to numbers from 1 that all sources of a training share; 0 is the background.
+    """
 
     dataset: ReasonDataset
     weight: float = 1.0
+    classes: Mapping[int, int] = field(default_factory=dict)
 
 
 class TrainingSamples(Protocol):

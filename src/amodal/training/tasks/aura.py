@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from amodal.losses import IGNORE_INDEX, box_loss, mask_bce, mask_dice, mask_ious, object_mean
 from amodal.models.aura import AuraConfig, AuraOutput
+from amodal.models.aura.modeling import labelled_columns
 from amodal.nn.occlusion_encoders import occlusion_map, occlusion_rates
 from amodal.training.datasets.sampling import Batch
 
@@ -173,9 +174,10 @@ class AuraTask:
         inputs.pop("box_hints_xyxy_sam", None)
         wrong: AuraOutput = model(**inputs)
         gains = _nats(wrong) - _nats(right)
-        families = batch["families"][:, -gains.shape[1] :]
+        families = batch["families"]
         starts = families.ne(families.roll(1, 1))  # a question stands before each answer
-        starts[:, 0] = True
+        columns = labelled_columns(batch["labels"])
+        families, starts = families[:, columns], starts[:, columns]
         found = {}
         for number, name in enumerate(self.families, 1):
             tokens = families.eq(number)
