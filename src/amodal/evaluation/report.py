@@ -282,12 +282,26 @@ def read_report(
         raise InputError(f"report: expected a report of `{command}`, got {str(path)!r} ({error})") from error
     try:
         report = kind(**{"commit": None} | content)  # older reports do not state it
-        parts = ((content["options"], options), (content["metrics"], metrics))
-        _ = [part[name] for part, names in parts for name in names]
+        _ = [content["options"][name] for name in options]
+        _require_types(content, metrics)
         _ = as_text(report.tables(), 120)  # fails where a value is of another type than in reports
     except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
         raise InputError(f"report: expected a report of `{command}`, got {str(path)!r}, other JSON") from error
     return report
+
+
+def _require_types(content: dict[str, Any], counts: Sequence[str]) -> None:
+    """Check the values that tables format as text and numbers; other values may be anything that can be printed.
+
+    Raises:
+        TypeError: the protocol is no text, or a count, a metric or a number of parameters is no number.
+        KeyError: a count is missing.
+    """
+    sizes = content["options"].get("parameters") or {}
+    numbers = [content["metrics"][name] for name in counts] + [*sizes.values()]
+    numbers += [value for value in content["metrics"].values() if value is not None]
+    if not isinstance(content["protocol"], str) or any(type(value) not in (int, float) for value in numbers):
+        raise TypeError
 
 
 @dataclass(frozen=True)
