@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 
-from amodal.data import relations
 from amodal.data.relations import derive_occluders, occluder_positions, occludes
 from amodal.data.samples import ImageSample, ObjectSample
-from amodal.errors import InputError
 from amodal.ops.rle import encode_mask, rle_box_xyxy
 from tests.drawing import mask
 
@@ -68,13 +66,3 @@ def test_a_small_overlap_is_no_occlusion() -> None:
     back = sample(1, mask("#", *["."] * 149, "#"), mask(*["#"] * 151))
     assert occludes(sample(2, mask(".", *["#"] * 15, *["."] * 135)), back)
     assert not occludes(sample(2, mask(".", *["#"] * 14, *["."] * 136)), back), "14 of 149 occluded pixels"
-
-
-def test_an_image_of_too_many_overlapping_objects_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relations, "MAX_PAIRS", 100)
-    many = [replace(MIDDLE, id=number) for number in range(11)]
-    with pytest.raises(InputError, match="image 1: expected at most 100 pairs of objects whose boxes meet, got more"):
-        derive_occluders(image(*many))
-    assert len(derive_occluders(image(*many[:10])).objects) == 10
-    complete = [replace(FRONT, id=number) for number in range(300)]  # nothing of them is occluded
-    assert not any(obj.occluders for obj in derive_occluders(image(*complete)).objects)

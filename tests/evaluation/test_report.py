@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 from amodal.errors import InputError
 from amodal.evaluation.reason_report import ReasonReport, is_reason_report
 from amodal.evaluation.report import COMPARED_OPTIONS, EvaluationReport, as_text, compare, report_file
-from amodal.evaluation.tables import RunTable
 
 
 def report(protocol: str = "strict", metrics: dict[str, Any] | None = None, **options: Any) -> EvaluationReport:
@@ -98,27 +96,6 @@ def test_reports_of_other_objects_or_of_none_raise() -> None:
         compare(report(), report(objects_sha256=None))
     with pytest.raises(InputError, match="allow: expected one of box_source, .* got 'protocol'"):
         compare(report(), report(), ("protocol",))
-
-
-@pytest.mark.parametrize(
-    ("part", "name", "value"),
-    [
-        (None, "protocol", ["strict"]), (None, "protocol", 3), (None, "options", []), (None, "metrics", [1]),
-        ("metrics", "num_objects", [1]), ("metrics", "num_objects", "1"), ("metrics", "num_objects", None),
-        ("metrics", "num_objects", True), ("metrics", "mIoU_full", "0.5"),
-        ("metrics", "mIoU_full", [0.5]), ("options", "parameters", [1]), ("options", "parameters", {"total": "9"}),
-        ("options", "parameters", {"total": None}), ("options", "parameters", "9"),
-    ],
-)  # fmt: skip
-def test_values_of_other_types_are_no_report(part: str | None, name: str, value: Any, tmp_path: Path) -> None:
-    path = tmp_path / "report.json"
-    report().save(path)
-    assert EvaluationReport.load(path).protocol
-    content = json.loads(path.read_text())
-    (content if part is None else content[part])[name] = value
-    path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match="report: expected a report of `amodal evaluate`, got .*, other JSON"):
-        RunTable.read([str(path)]).markdown()
 
 
 @pytest.mark.parametrize(

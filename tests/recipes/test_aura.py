@@ -12,6 +12,7 @@ import torch
 
 from amodal.errors import InputError
 from amodal.models.aura import AuraModel
+from amodal.models.aura.heads import WORD_LOGIT
 from amodal.models.aura.mllm import LLAVA
 from amodal.models.aura.trunk_mllm import TrunkMllmRecipe
 from amodal.models.bases.sam import HUB_IDS
@@ -218,11 +219,12 @@ def test_stage_1_of_aura_small_gives_image_tokens_the_directions_of_words(tmp_pa
     model: Any = setup.model
     words = model.naming_head.name.weight.clone()
     embeddings = model.mllm.get_input_embeddings().weight
+    assert torch.allclose(model.image_tokens(torch.zeros(1, 3, 64, 64)).mean((0, 1)), embeddings.mean(0), atol=0.1)
     name = sorted(setup.train.sources[0].dataset.categories.values())[0]  # type: ignore[union-attr]
     tokens = model.processor.tokenizer(f" {name}", add_special_tokens=False)["input_ids"]
-    word = embeddings[tokens].mean(0) - embeddings[: len(model.processor.tokenizer) - 1].mean(0)
-    similarity = torch.cosine_similarity(words, word[None])
-    assert similarity.argmax() == 1 and similarity[1] > 0.99
+    logits = model.naming_head(torch.stack([embeddings[tokens].mean(0), embeddings.mean(0)])[None])[0][0]
+    assert logits[0].argmax() == 1 and logits[0, 1].item() == pytest.approx(WORD_LOGIT, rel=1e-3)
+    assert logits[1].abs().max() < 1e-3
     trained: Any = AuraModel.from_pretrained(train(recipe, progress=False))
     assert torch.equal(trained.naming_head.name.weight, words)
     second = shrunk(FOLDER / "small.yaml", tmp_path / "second", steps=1)

@@ -6,13 +6,16 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from amodal.data import relations
 from amodal.data.datasets import read_dataset
 from amodal.data.reason_seg import read_reason_seg
+from amodal.data.relations import derive_occluders
 from amodal.data.validation.validate import validate
 from amodal.errors import InputError
 from amodal.evaluation.report import EvaluationReport
@@ -27,6 +30,7 @@ from amodal.ops.rle import MAX_OUTLINE, rle_area, segmentation_to_rle
 from amodal.questions.knowledge import read_facts
 from amodal.questions.wording import read_synonyms
 from amodal.training.recipe import load_recipe
+from tests.data.test_relations import FRONT, MIDDLE, image
 from tests.data.written import canonical, kins2019, write
 from tests.fuzz.mutations import CORPUS
 
@@ -151,3 +155,13 @@ def test_hostile_sizes_of_tasks_are_refused(size: Any) -> None:
         region |= {"original_height": size[0], "original_width": size[1]}
     with pytest.raises(InputError, match="task 3"):
         from_task(hostile)
+
+
+def test_an_image_of_too_many_overlapping_objects_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relations, "MAX_PAIRS", 100)
+    many = [replace(MIDDLE, id=number) for number in range(11)]
+    with pytest.raises(InputError, match="image 1: expected at most 100 pairs of objects whose boxes meet, got more"):
+        derive_occluders(image(*many))
+    assert len(derive_occluders(image(*many[:10])).objects) == 10
+    complete = [replace(FRONT, id=number) for number in range(300)]  # nothing of them is occluded
+    assert not any(obj.occluders for obj in derive_occluders(image(*complete)).objects)

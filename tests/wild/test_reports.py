@@ -11,11 +11,14 @@ import pytest
 from amodal.errors import InputError
 from amodal.evaluation.reason_report import ReasonReport
 from amodal.evaluation.report import EvaluationReport
+from amodal.evaluation.tables import RunTable
 from tests.fuzz.mutations import CORPUS
 
 CHANGES: list[tuple[str, Any]] = [
     ("metrics", None), ("metrics", []), ("intervals", "none"), ("by_occlusion", None), ("by_occlusion", [3]),
     ("by_occlusion", [{"above": "x"}]), ("baselines", {"none": None}), ("options", "none"), ("baselines", ["hull"]),
+    ("protocol", ["strict"]), ("protocol", 3), ("metrics", {"num_objects": [1], "num_answers": [1]}),
+    ("metrics", {"num_objects": "1", "num_answers": "1"}), ("metrics", {"num_objects": True, "num_answers": True}),
 ]  # fmt: skip
 
 
@@ -29,6 +32,16 @@ def test_values_of_other_types_are_refused(tmp_path: Path, kind: Any, seed: str,
     path.write_text(json.dumps(content | {key: value}))
     with pytest.raises(InputError, match="report: expected a report of `amodal evaluate"):
         kind.load(path)
+
+
+@pytest.mark.parametrize("value", [[1], {"total": "9"}, {"total": None}, "9"])
+def test_numbers_of_parameters_of_other_types_are_refused(tmp_path: Path, value: Any) -> None:
+    content = json.loads((CORPUS / "report" / "two.json").read_text())
+    content["options"]["parameters"] = value
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="report: expected a report of `amodal evaluate`, got .*, other JSON"):
+        RunTable.read([str(path)]).markdown()
 
 
 def test_the_message_of_an_input_error_is_one_line() -> None:

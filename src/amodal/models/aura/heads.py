@@ -19,8 +19,11 @@ from amodal.models.bases.prompt_maps import PromptMaps
 from amodal.models.bases.prompts import Float32PositionalEmbedding
 from amodal.models.bases.protocol import PromptEmbeddings, Prompts
 
-WORD_LOGIT = 12.0
-"""Logit of an image token that equals a category's word, in a `NamingHead` with words."""
+WORD_LOGIT = 60.0
+"""Logit of an image token that equals a category's word, in a `NamingHead` with words.
+
+With a small one, image tokens grow to several times the length of a word until the classifier is sure.
+"""
 
 
 @dataclass
@@ -267,17 +270,19 @@ class NamingHead(nn.Module):
         self.box = nn.Linear(width, 4)
 
     @torch.no_grad()
-    def use_words(self, words: Tensor) -> None:
-        """Let each category be the direction of a word, which is not trained.
+    def use_words(self, words: Tensor, mean: Tensor) -> None:
+        """Compare the image tokens with words, which are not trained.
 
-        An image token that equals the embedding of a category's word (without the mean of all) gets the logit
-        `WORD_LOGIT` for it, so image tokens become similar to words that the LLM can already read.
+        An image token that equals the embedding of a category's word gets the logit `WORD_LOGIT` for it, and the mean
+        of all words gets 0. Image tokens so become similar to words, which the LLM can already read.
 
         Args:
-            words: (classes, D) embeddings of the categories' words, without the mean of all words.
+            words: (classes, D) embeddings of the categories' words.
+            mean: (D,) mean of all word embeddings.
         """
-        self.name.weight.copy_(WORD_LOGIT * words / words.square().sum(1, keepdim=True))
-        self.name.bias.zero_()
+        directions = words - mean
+        self.name.weight.copy_(WORD_LOGIT * directions / directions.square().sum(1, keepdim=True))
+        self.name.bias.copy_(-self.name.weight @ mean)
         self.name.requires_grad_(False)
 
     def forward(self, image_tokens: Tensor) -> tuple[Tensor, Tensor]:

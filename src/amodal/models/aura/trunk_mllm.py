@@ -205,11 +205,11 @@ def is_joint(name: str) -> bool:
 
 
 @torch.no_grad()
-def word_embeddings(loaded: LoadedMllm, names: Sequence[str]) -> Tensor:
-    """The mean input embedding (len(names), D) of the tokens of each name, without the mean of all tokens."""
+def word_embeddings(loaded: LoadedMllm, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """The mean input embedding (len(names), D) of the tokens of each name, and the mean (D,) of all tokens."""
     weight: Any = loaded.model.get_input_embeddings().weight
     tokens = [loaded.processor.tokenizer(f" {name}", add_special_tokens=False)["input_ids"] for name in names]
-    return torch.stack([weight[ids].float().mean(0) for ids in tokens]) - weight.float().mean(0)
+    return torch.stack([weight[ids].float().mean(0) for ids in tokens]), weight.float().mean(0)
 
 
 def _source(name: str | Path, revision: str | None) -> Source:
@@ -245,7 +245,7 @@ def _joined(
         model: Any = LlavaForConditionalGeneration(config)
     model.model.language_model, model.lm_head = language.model, language.lm_head
     model.model.vision_tower = TrunkTower(tower)
-    model.model.multi_modal_projector = _projector(config)
+    model.model.multi_modal_projector = _projector(config, language.get_input_embeddings().weight)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return LoadedMllm(model.eval(), _processor(tower, tokenizer), origin, tuple(markup))
@@ -262,12 +262,14 @@ def _llava_config(tower: TrunkTowerConfig, text: PreTrainedConfig, image_token: 
     )
 
 
-def _projector(config: LlavaConfig) -> nn.Module:
-    projector: nn.Module = LlavaMultiModalProjector(config)
-    for module in projector.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=STD)
-            nn.init.zeros_(module.bias)
+@torch.no_grad()
+def _projector(config: LlavaConfig, words: Tensor) -> nn.Module:
+    """A new projector whose tokens start near the mean of the words (vocabulary, D), which all words have in common."""
+    projector: Any = LlavaMultiModalProjector(config)
+    for linear in (projector.linear_1, projector.linear_2):
+        nn.init.trunc_normal_(linear.weight, std=STD)
+        nn.init.zeros_(linear.bias)
+    projector.linear_2.bias.copy_(words.float().mean(0))
     return projector
 
 
