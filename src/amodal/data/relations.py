@@ -33,46 +33,32 @@ def derive_occluders(image: ImageSample) -> ImageSample:
     derived, num_pairs = [], 0
     for obj in objects:
         if not obj.occluders_known and obj.amodal_rle is not None:
-            num_occluded = _num_occluded(obj)
-            near = _meeting(visible_boxes, _whole_box(obj)) if num_occluded else []
+            box = obj.amodal_box_xyxy or obj.visible_box_xyxy
+            near = [objects[i] for i in _meeting(visible_boxes, box)] if obj.occlusion_rate() > 0 else []
             num_pairs += len(near)
             if num_pairs > MAX_PAIRS:
                 raise InputError(
                     f"image {image.id}: expected at most {MAX_PAIRS:,} pairs of objects whose boxes meet, got more"
                 )
-            occluders = tuple(objects[i].id for i in near if _occludes(objects[i], obj, num_occluded))
-            obj = replace(obj, occluders=occluders, occluders_known=True)
+            obj = replace(obj, occluders=tuple(o.id for o in near if occludes(o, obj)), occluders_known=True)
         derived.append(obj)
     return replace(image, objects=tuple(derived))
 
 
 def occludes(front: ObjectSample, behind: ObjectSample) -> bool:
     """Whether the masks, and the source's order where there is one, make `front` an occluder of `behind`."""
-    if behind.amodal_rle is None or not boxes_meet(front.visible_box_xyxy, _whole_box(behind)):
-        return False
-    num_occluded = _num_occluded(behind)
-    return num_occluded > 0 and _occludes(front, behind, num_occluded)
-
-
-def _occludes(front: ObjectSample, behind: ObjectSample, num_occluded: int) -> bool:
-    """The same for two objects whose boxes meet, the second one occluded."""
     if front is behind or front.id == behind.id or front.iscrowd or behind.amodal_rle is None:
         return False
     if front.annotator != behind.annotator or _stated_behind(front, behind):
         return False
+    if not boxes_meet(front.visible_box_xyxy, behind.amodal_box_xyxy or behind.visible_box_xyxy):
+        return False
+    num_occluded = rle_area(behind.amodal_rle) - rle_area(rle_intersection(behind.amodal_rle, behind.visible_rle))
+    if num_occluded == 0:
+        return False
     shared = rle_intersection(front.visible_rle, behind.amodal_rle)
     num_covered = rle_area(shared) - rle_area(rle_intersection(shared, behind.visible_rle))
     return is_occluder(num_covered, num_occluded)
-
-
-def _num_occluded(obj: ObjectSample) -> int:
-    """Number of occluded pixels of an object with an amodal mask."""
-    assert obj.amodal_rle is not None
-    return rle_area(obj.amodal_rle) - rle_area(rle_intersection(obj.amodal_rle, obj.visible_rle))
-
-
-def _whole_box(obj: ObjectSample) -> tuple[float, float, float, float]:
-    return obj.amodal_box_xyxy or obj.visible_box_xyxy
 
 
 def _meeting(boxes: npt.NDArray[np.float64], box: Sequence[float]) -> list[int]:
