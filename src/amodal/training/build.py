@@ -377,15 +377,15 @@ def _aura_model(
         assert settings.mllm is not None
         mllm = settings.mllm
     model = AuraModel.from_base(mllm, base, config, mllm_revision=settings.mllm_revision, mllm_dtype=dtype)
-    if settings.trunk_mllm is not None and model.naming_head is not None:
-        assert isinstance(mllm, LoadedMllm)
-        model.naming_head.use_words(*word_embeddings(mllm, [BACKGROUND, *names]))
     if saved is not None:
         _updated(saved, weights)
         for head in AUXILIARY_HEADS:
             if getattr(model, head) is None:
                 setattr(saved, head, None)
         _load_init(model, saved, str(recipe.init), allow_missing=True)
+    if settings.trunk_mllm is not None and model.naming_head is not None:
+        assert isinstance(mllm, LoadedMllm)
+        model.naming_head.use_words(*word_embeddings(mllm, [BACKGROUND, *names]))
     return model
 
 

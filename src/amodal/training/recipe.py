@@ -144,7 +144,7 @@ class AuraModelRecipe(Strict):
     """The bases of an AURA model; `AURA_MODEL` adds every field of `AuraConfig` under the same name.
 
     The language model is either `mllm`, the hub id or folder of an image-text model, or `trunk_mllm`, a language model
-    that reads the trunk of the base, or `tiny`, the sizes of a small one that is trained from scratch. `base` is the
+    that reads a trunk of its own, or `tiny`, the sizes of a small one that is trained from scratch. `base` is the
     SAM.
     """
 

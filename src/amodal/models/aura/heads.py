@@ -274,7 +274,7 @@ class NamingHead(nn.Module):
         """Compare the image tokens with words, which are not trained.
 
         An image token that equals the embedding of a category's word gets the logit `WORD_LOGIT` for it, and the mean
-        of all words gets 0. Image tokens so become similar to words, which the LLM can already read.
+        of all words gets 0. Image tokens so become similar to the words that the LLM knows.
 
         Args:
             words: (classes, D) embeddings of the categories' words.

@@ -84,22 +84,20 @@ class TrunkTowerConfig(PreTrainedConfig):
     """Settings of a `TrunkTower`.
 
     Args:
-        trunk: settings of `EfficientNetLiteConfig`; a tower has no top-down path.
         image_size: side of the square input in pixels.
     """
 
     model_type = "amodal_trunk_tower"
     patch_size = EfficientNetLiteConfig.coarsest_stride
 
-    def __init__(self, trunk: dict[str, Any] | None = None, image_size: int = 256, **kwargs: Any) -> None:
-        self.trunk = dict(trunk or {})
+    def __init__(self, image_size: int = 256, **kwargs: Any) -> None:
         self.image_size = image_size
         super().__init__(**kwargs)
 
     @property
     def trunk_config(self) -> EfficientNetLiteConfig:
-        """Configuration of the trunk."""
-        return EfficientNetLiteConfig(**self.trunk | {"mixed_channels": 0})
+        """Configuration of the trunk: EfficientNet-Lite0 without a top-down path."""
+        return EfficientNetLiteConfig(mixed_channels=0)
 
     @property
     def hidden_size(self) -> int:

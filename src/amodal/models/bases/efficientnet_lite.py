@@ -40,7 +40,7 @@ class EfficientNetLiteConfig(PreTrainedConfig):
     Args:
         stem_channels: output channels of the first convolution (stride 2).
         stages: per stage the number of blocks, the kernel size, the stride, the expansion and the output channels.
-        mixed_channels: channels of the top-down path; 0 for a trunk without one.
+        mixed_channels: channels of the top-down path; 0 for a trunk without one, which only has `maps`.
     """
 
     model_type = "efficientnet_lite"
