@@ -18,7 +18,8 @@ from amodal.synthetic.scenes import render_scene
 
 OUT = Path("demo-output")
 SCENE_SEED = 20_000
-# Boxes in scikit-image's photograph `coffee`: saucer (under the cup), spoon (behind the cup) and cup
+COFFEE_NAMES = ("saucer", "spoon", "cup")
+# Boxes of these in scikit-image's photograph `coffee`: the saucer is under the cup, and the spoon behind it
 COFFEE_BOXES = [[76, 68, 480, 388], [326, 66, 425, 327], [172, 17, 410, 308]]
 # Outlines of the visible parts of cup and spoon in the same photograph, drawn by hand
 CUP = [(173, 110), (177, 75), (200, 45), (240, 24), (290, 18), (335, 25), (375, 48), (398, 75), (405, 110), (402, 145),
@@ -66,16 +67,17 @@ def main() -> None:
     reply = AmodalAssistant.from_pretrained("aura-tiny").ask(truth.image, QUESTION)
     reply.scene.save(OUT / "answer")
 
-    results = (
-        ("drawn scene, boxes", scene),
-        ("photograph, boxes", coffee),
-        ("photograph, visible masks drawn by hand", completed),
-    )
-    for name, result in results:
-        rates = ", ".join(f"{obj.occlusion_rate:.0%}" for obj in result.objects)
-        print(f"{name}: {len(result.objects)} objects with occlusion rates {rates}")
     true = [(occlusion_rate(obj.visible_mask, obj.amodal_mask), obj.category) for obj in truth.objects]
-    print(f"true occlusion rates of the drawn scene: {', '.join(f'{rate:.0%} ({kind})' for rate, kind in true)}")
+    kinds = [f"{kind} (truth {rate:.0%})" for rate, kind in true]
+    print("Occlusion rates, the share of each object that is hidden; the numbers are those in the images:")
+    for folder, prompts, names, result in (
+        ("scene", "boxes", kinds, scene),
+        ("coffee", "boxes", COFFEE_NAMES, coffee),
+        ("coffee-masks", "visible masks drawn by hand", COFFEE_NAMES, completed),
+    ):
+        numbered = enumerate(zip(result.objects, names, strict=True))
+        rates = ", ".join(f"{number} {name}: {obj.occlusion_rate:.0%}" for number, (obj, name) in numbered)
+        print(f"{folder}, from {prompts}: {rates}")
     print(f"{QUESTION} {reply.text} (the true answer: the {max(true)[1]})")
     print(f"Look at overlay.png in {OUT}/coffee, {OUT}/coffee-masks, {OUT}/scene and {OUT}/answer")
     print("The bundled models are small: expect rough outlines and mistakes (docs/models.md has their scores)")
