@@ -103,7 +103,7 @@ def small_trunk_mllm(folder: Path) -> LoadedMllm:
         write_language_model(folder / "lm")
         write_trunk_base(folder / "trunk")
     settings = TrunkMllmRecipe(language_model=str(folder / "lm"), image_size=64)
-    mllm = new_trunk_mllm(settings)
+    mllm = new_trunk_mllm(settings, ["background", "mug", "chair"])
     model: Any = mllm.model
     scatter(model.model.multi_modal_projector, 0.3)  # large enough for the image to matter
     return mllm

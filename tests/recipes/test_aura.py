@@ -12,9 +12,8 @@ import torch
 
 from amodal.errors import InputError
 from amodal.models.aura import AuraModel
-from amodal.models.aura.heads import WORD_LOGIT
 from amodal.models.aura.mllm import LLAVA
-from amodal.models.aura.trunk_mllm import TrunkMllmRecipe
+from amodal.models.aura.trunk_mllm import BACKGROUND, TrunkMllmRecipe
 from amodal.models.bases.sam import HUB_IDS
 from amodal.training.build import build, sized_config
 from amodal.training.loop import train
@@ -213,28 +212,49 @@ def test_sources_with_other_numbers_of_categories_share_the_classes_of_their_nam
     assert torch.equal(original["meanings"], moved["meanings"]) and original["meanings"].min() > 0
 
 
-def test_stage_1_of_aura_small_compares_image_tokens_with_words(tmp_path: Path) -> None:
+def test_stage_1_of_aura_small_names_image_tokens_with_words(tmp_path: Path) -> None:
     recipe = shrunk(FOLDER / "small-names.yaml", tmp_path, steps=2)
     setup = build(recipe)
     model: Any = setup.model
-    words = model.naming_head.name.weight.clone()
+    projector = model.mllm.model.multi_modal_projector
+    kinds = sorted(set(setup.train.sources[0].dataset.categories.values()))  # type: ignore[union-attr]
+    assert model.mllm.config.vision_config.words == [BACKGROUND, *kinds]
     embeddings = model.mllm.get_input_embeddings().weight
-    assert torch.allclose(model.mllm.model.multi_modal_projector.linear_2.bias, embeddings.mean(0), atol=1e-4)
-    assert embeddings.mean(0).abs().max() > 1e-3
-    name = sorted(setup.train.sources[0].dataset.categories.values())[0]  # type: ignore[union-attr]
-    tokens = model.processor.tokenizer(f" {name}", add_special_tokens=False)["input_ids"]
-    logits = model.naming_head(torch.stack([embeddings[tokens].mean(0), embeddings.mean(0)])[None])[0][0]
-    assert logits[0].argmax() == 1 and logits[0, 1].item() == pytest.approx(WORD_LOGIT, rel=1e-3)
-    assert logits[1].abs().max() < 1e-3
+    tokens = model.processor.tokenizer(f" {kinds[0]}", add_special_tokens=False)["input_ids"]
+    torch.testing.assert_close(projector.words[1], embeddings[tokens].mean(0))
     trained: Any = AuraModel.from_pretrained(train(recipe, progress=False))
-    assert torch.equal(trained.naming_head.name.weight, words)
+    learned = trained.mllm.model.multi_modal_projector
+    assert torch.equal(learned.words, projector.words) and not torch.equal(learned.name.weight, projector.name.weight)
+
+
+def test_stage_2_of_aura_small_keeps_tower_words_and_names(tmp_path: Path) -> None:
+    first = shrunk(FOLDER / "small-names.yaml", tmp_path, steps=1)
+    given: Any = AuraModel.from_pretrained(train(first, progress=False))
     second = shrunk(FOLDER / "small.yaml", tmp_path / "second", steps=1)
     second.init = str(tmp_path / "run" / "final")
-    second.model = second.model.model_copy(update={"trunk_mllm": recipe.model.trunk_mllm, "base": recipe.model.base})  # type: ignore[union-attr]
-    started: Any = build(second).model
-    assert started.naming_head is None
-    before, after = trained.mllm.model.vision_tower.state_dict(), started.mllm.model.vision_tower.state_dict()
-    assert all(torch.equal(tensor, before[key]) for key, tensor in after.items())
+    second.model = second.model.model_copy(update={"trunk_mllm": first.model.trunk_mllm, "base": first.model.base})  # type: ignore[union-attr]
+    trained: Any = AuraModel.from_pretrained(train(second, progress=False))
+    assert trained.naming_head is None
+    assert trained.mllm.config.vision_config.words == given.mllm.config.vision_config.words
+    before, after = given.mllm.model.state_dict(), trained.mllm.model.state_dict()
+    joints = [key for key in before if "vision_tower" in key or "projector" in key]
+    moved = {key for key in joints if not torch.equal(before[key], after[key])}
+    assert moved == {"multi_modal_projector.linear_2.weight", "multi_modal_projector.linear_2.bias"}
+
+
+def test_stage_1_from_a_model_of_other_kinds_is_refused(tmp_path: Path) -> None:
+    first = shrunk(FOLDER / "small-names.yaml", tmp_path, steps=1)
+    train(first, progress=False)
+    other = shrunk(FOLDER / "small-names.yaml", tmp_path / "second", steps=1)
+    other.init = str(tmp_path / "run" / "final")
+    assert isinstance(other.data, AuraDataRecipe)
+    other.model = other.model.model_copy(update={"trunk_mllm": first.model.trunk_mllm, "base": first.model.base})  # type: ignore[union-attr]
+    file = Path(other.data.train[0].annotations)
+    record = json.loads(file.read_text())
+    record["categories"][0]["name"] = "zebra"
+    file.write_text(json.dumps(record))
+    with pytest.raises(InputError, match="init: expected a model that names the kinds of the data, .*zebra"):
+        build(other)
 
 
 def test_a_first_stage_only_trains_the_vision_tower_and_the_naming_head(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from amodal.errors import InputError
 from amodal.models.aura import AuraConfig, AuraModel
 from amodal.models.aura.mllm import LoadedMllm, mllm_config_for, plain_settings
 from amodal.models.aura.tiny_mllm import new_tiny_mllm, tiny_llava_config
-from amodal.models.aura.trunk_mllm import new_trunk_mllm, trunk_mllm_config, word_embeddings
+from amodal.models.aura.trunk_mllm import BACKGROUND, is_trunk_mllm, new_trunk_mllm, trunk_mllm_config
 from amodal.models.bases.families import base_config, family_of, load_base
 from amodal.models.bases.protocol import ImageFeatures, fingerprint_of
 from amodal.models.bases.sam import new_sam
@@ -50,8 +50,6 @@ from amodal.training.tasks.detector import DetectorTask
 from amodal.training.tasks.plug import PlugTask
 from amodal.training.tasks.sam import SamTask
 
-BACKGROUND = "background"
-"""Word for image tokens on no annotated object."""
 AUXILIARY_HEADS = ("naming_head", "meaning_head")
 """Parts of an AURA that only losses use; a training that has no such loss leaves those of its first model out."""
 
@@ -372,7 +370,7 @@ def _aura_model(
         processor = None if saved is None or saved.processor is None else saved.processor.mllm
         mllm = new_tiny_mllm(settings.tiny, _texts(train), recipe.seed, processor)
     elif settings.trunk_mllm is not None:
-        mllm = new_trunk_mllm(settings.trunk_mllm, recipe.seed, dtype)
+        mllm = new_trunk_mllm(settings.trunk_mllm, _words(saved, names, config), recipe.seed, dtype)
     else:
         assert settings.mllm is not None
         mllm = settings.mllm
@@ -383,10 +381,21 @@ def _aura_model(
             if getattr(model, head) is None:
                 setattr(saved, head, None)
         _load_init(model, saved, str(recipe.init), allow_missing=True)
-    if settings.trunk_mllm is not None and model.naming_head is not None:
-        assert isinstance(mllm, LoadedMllm)
-        model.naming_head.use_words(*word_embeddings(mllm, [BACKGROUND, *names]))
     return model
+
+
+def _words(saved: AuraModel | None, names: list[str], config: AuraConfig) -> list[str]:
+    """The words that a new projector names image tokens with: those of the model to start from, or of the data."""
+    words = [BACKGROUND, *names]
+    if saved is None or not is_trunk_mllm(saved.mllm.config):
+        return words
+    known: list[str] = saved.mllm.config.vision_config.words
+    if config.naming_weight > 0 and known != words:
+        different = sorted(set(known) ^ set(words))
+        raise InputError(
+            f"init: expected a model that names the kinds of the data, got one that differs in {different[:3]}"
+        )
+    return known
 
 
 def _texts(sources: list[ReasonSource]) -> list[str]:

@@ -58,7 +58,8 @@ class AuraConfig(PreTrainedConfig):
             and on the visible box predicted from them, which both decoders get in addition to e_r, as
             the corners of a SAM box (0 in the paper, which has no such box).
         train_mllm: train the whole LLM, as a small one from scratch needs.
-        train_tower: whether that includes its vision tower; LLaVA freezes a tower that is pretrained.
+        train_tower: whether that includes its vision tower, and what names its image tokens; LLaVA freezes a
+            tower that is pretrained.
         train_vision: also train the vision backbone (the paper freezes it).
         mask_threshold: probability above which a pixel is foreground.
         max_new_tokens: maximum length of an answer in tokens.

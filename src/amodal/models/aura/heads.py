@@ -19,12 +19,6 @@ from amodal.models.bases.prompt_maps import PromptMaps
 from amodal.models.bases.prompts import Float32PositionalEmbedding
 from amodal.models.bases.protocol import PromptEmbeddings, Prompts
 
-WORD_LOGIT = 60.0
-"""Logit of an image token that equals a category's word, in a `NamingHead` with words.
-
-With a small one, image tokens grow to several times the length of a word until the classifier is sure.
-"""
-
 
 @dataclass
 class MaskOutput(ModelOutput):
@@ -261,30 +255,25 @@ class NamingHead(nn.Module):
 
     Args:
         width: D.
-        classes: number of categories, background among them.
+        classes: number of categories, background among them; 0 if the LLM's projector predicts the category.
     """
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
-        self.name = nn.Linear(width, classes)
+        self.name = nn.Linear(width, classes) if classes else None
         self.box = nn.Linear(width, 4)
 
-    @torch.no_grad()
-    def use_words(self, words: Tensor, mean: Tensor) -> None:
-        """Compare the image tokens with words, which are not trained.
-
-        An image token that equals the embedding of a category's word gets the logit `WORD_LOGIT` for it, and the mean
-        of all words gets 0. Image tokens so become similar to the words that the LLM knows.
+    def forward(self, image_tokens: Tensor, name_logits: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Predict what each image token shows.
 
         Args:
-            words: (classes, D) embeddings of the categories' words.
-            mean: (D,) mean of all word embeddings.
-        """
-        directions = words - mean
-        self.name.weight.copy_(WORD_LOGIT * directions / directions.square().sum(1, keepdim=True))
-        self.name.bias.copy_(-self.name.weight @ mean)
-        self.name.requires_grad_(False)
+            image_tokens: (B, n, D).
+            name_logits: (B, n, classes) of a projector that predicts the category.
 
-    def forward(self, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Image tokens (B, n, D) to logits (B, n, classes) and boxes (B, n, 4) in [0, 1] of the LLM's frame."""
-        return self.name(image_tokens), self.box(image_tokens).float().sigmoid()
+        Returns:
+            Logits (B, n, classes) and boxes (B, n, 4) in [0, 1] of the LLM's frame.
+        """
+        if self.name is not None:
+            name_logits = self.name(image_tokens)
+        assert name_logits is not None
+        return name_logits, self.box(image_tokens).float().sigmoid()

@@ -32,7 +32,6 @@ from amodal.models.aura.mllm import (
     LoadedMllm,
     add_adapters,
     add_seg_token,
-    build_mllm,
     is_adapter,
     is_replaced_row,
     load_mllm,
@@ -42,7 +41,7 @@ from amodal.models.aura.mllm import (
 )
 from amodal.models.aura.processing import AuraProcessor
 from amodal.models.aura.prompts import seg_token_id
-from amodal.models.aura.trunk_mllm import is_joint, is_trunk_mllm, load_recorded_mllm
+from amodal.models.aura.trunk_mllm import build_configured_mllm, is_joint, is_naming, is_trunk_mllm, load_recorded_mllm
 from amodal.models.bases.families import family_of, load_base
 from amodal.models.bases.protocol import Adapters, ImageFeatures, LoadedBase
 from amodal.models.increments import Origin, SavedModel, count_parameters, increment_state, save_model, upload
@@ -72,7 +71,7 @@ class AuraModel(PreTrainedModel):
     def __init__(self, config: AuraConfig, mllm: PreTrainedModel | None = None) -> None:
         super().__init__(config)
         family, base = config.family, config.base_config()
-        self.mllm: Any = build_mllm(config) if mllm is None else mllm
+        self.mllm: Any = build_configured_mllm(config) if mllm is None else mllm
         add_adapters(self.mllm, config)
         width = self.mllm.config.get_text_config().hidden_size
         self.vision_encoder = family.build_encoder(base, Adapters(rank=0))
@@ -83,7 +82,8 @@ class AuraModel(PreTrainedModel):
         self.condition_encoder = OcclusionConditionEncoder(channels) if config.condition_encoder else None
         self.spatial_encoder = SpatialOcclusionEncoder(config.spatial_channels) if config.spatial_encoder else None
         classes = config.naming_classes
-        self.naming_head = NamingHead(width, classes) if classes else None
+        by_projector = is_trunk_mllm(self.mllm.config)
+        self.naming_head = NamingHead(width, 0 if by_projector else classes) if classes else None
         self.meaning_head = nn.Linear(width, classes) if classes and not config.names_only else None
         self.processor: AuraProcessor | None = None
         self.set_trainable()
@@ -101,7 +101,7 @@ class AuraModel(PreTrainedModel):
             part.requires_grad_(False)
         for name, parameter in self.mllm.named_parameters():
             whole = config.train_mllm or self._joins_trunk(name)
-            is_fixed = name.startswith(_TOWERS) and not config.train_tower
+            is_fixed = (name.startswith(_TOWERS) or self._names_tokens(name)) and not config.train_tower
             parameter.requires_grad_((whole and not is_fixed) or is_adapter(name))
         for decoder in self.decoders():  # the quality of the visible mask is not used
             scored = config.iou_weight > 0 and decoder is self.amodal_decoder
@@ -110,6 +110,10 @@ class AuraModel(PreTrainedModel):
     def _joins_trunk(self, name: str) -> bool:
         """Whether a tensor of the LLM belongs to its trunk or joins the two."""
         return is_trunk_mllm(self.mllm.config) and is_joint(name)
+
+    def _names_tokens(self, name: str) -> bool:
+        """Whether a tensor of the LLM is of the part of its projector that names image tokens."""
+        return is_trunk_mllm(self.mllm.config) and is_naming(name)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
         """Let the LLM compute activations a second time in the backward pass instead of keeping them in memory.
@@ -259,7 +263,7 @@ class AuraModel(PreTrainedModel):
             `AuraOutput`.
         """
         if input_ids is None:
-            return self._named(AuraOutput(), self.image_tokens(mllm_inputs["pixel_values"]))
+            return self._names(mllm_inputs["pixel_values"])
         assert labels is not None
         if image_embeddings is None:
             assert pixel_values_sam is not None
@@ -267,7 +271,8 @@ class AuraModel(PreTrainedModel):
         else:
             features = ImageFeatures(image_embeddings)
         columns = labelled_columns(labels)
-        with self.recorded_states() as recorded:  # each position predicts the token after it
+        with self.recorded_states() as recorded, self._recorded_names() as name_logits:
+            # each position predicts the token after it
             read = self.mllm(input_ids=input_ids, logits_to_keep=columns - 1, use_cache=False, **mllm_inputs)
         targets = labels[:, columns]
         states, rows = seg_states(recorded[0], targets, self.config.seg_token_id)
@@ -288,12 +293,31 @@ class AuraModel(PreTrainedModel):
         if boxes is not None and box_hints_xyxy_sam is not None:
             boxes = torch.where(box_hints_xyxy_sam.isnan(), boxes, box_hints_xyxy_sam)
         output.masks = self.decode(states, features, rows, boxes)
-        return self._named(output, tokens) if names else output
+        return self._named(output, tokens, name_logits) if names else output
 
-    def _named(self, output: AuraOutput, tokens: Tensor | None) -> AuraOutput:
+    def _names(self, pixel_values: Tensor) -> AuraOutput:
+        with self._recorded_names() as name_logits:
+            tokens = self.image_tokens(pixel_values)
+        return self._named(AuraOutput(), tokens, name_logits)
+
+    def _named(self, output: AuraOutput, tokens: Tensor | None, name_logits: list[Tensor]) -> AuraOutput:
         assert self.naming_head is not None and tokens is not None
-        output.naming_logits, output.naming_boxes_xyxy_mllm = self.naming_head(tokens)
+        output.naming_logits, output.naming_boxes_xyxy_mllm = self.naming_head(tokens, *name_logits)
         return output
+
+    @contextmanager
+    def _recorded_names(self) -> Iterator[list[Tensor]]:
+        """Collect the logits (B, n, classes) of a projector that names what each image token shows."""
+        recorded: list[Tensor] = []
+        if not is_trunk_mllm(self.mllm.config):
+            yield recorded
+            return
+        layer = self.mllm.model.multi_modal_projector.name
+        handle = layer.register_forward_hook(lambda *call: recorded.append(call[-1]))
+        try:
+            yield recorded
+        finally:
+            handle.remove()
 
     @contextmanager
     def recorded_states(self) -> Iterator[list[Tensor]]:

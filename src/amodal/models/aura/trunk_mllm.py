@@ -1,13 +1,14 @@
 """A multi-modal LLM made of a language model and a convolutional trunk that ImageNet has trained, joined as in LLaVA.
 
 It is transformers' LLaVA. Its language model comes from a Python package, the hub or a folder, its vision tower is an
-EfficientNet-Lite, and its projector is new. The language model is neither trained nor stored with an AURA: an increment
-holds the tower, the projector, and what every AURA trains.
+EfficientNet-Lite, and its projector makes words of what it sees (`WordProjector`). The language model is neither
+trained nor stored with an AURA: an increment holds the tower, the projector, and what every AURA trains.
 
 The trunk is not the one that makes the masks: training on masks removes what a trunk knows about kinds of objects
 (docs/log/aura-models.md).
 
-Axes: B images, S_mllm side of the square input in pixels, c cells of stride 32 along each side.
+Axes: B images, S_mllm side of the square input in pixels, c cells of stride 32 along each side, n image tokens,
+K words, D width of the language model.
 """
 
 from __future__ import annotations
@@ -34,11 +35,10 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from amodal.errors import InputError
 from amodal.models.aura.configuration import AuraConfig
-from amodal.models.aura.mllm import LoadedMllm, add_seg_token, load_mllm, sampled_fingerprint, start_rows
+from amodal.models.aura.mllm import LoadedMllm, add_seg_token, build_mllm, load_mllm, sampled_fingerprint, start_rows
 from amodal.models.aura.packaged import PACKAGED, fetched_folder
 from amodal.models.aura.tower import STD, MapTower
 from amodal.models.bases.efficientnet_lite import (
@@ -51,6 +51,9 @@ from amodal.models.bases.families import hidden_progress_bars
 from amodal.models.bases.protocol import IMAGE_MEAN, IMAGE_STD
 from amodal.models.hub import Source, find_source
 from amodal.models.increments import Origin
+
+BACKGROUND = "background"
+"""The word for an image token without any object."""
 
 IMAGE_TOKEN = "<image>"
 MARKUP = ("<p>", "</p>")
@@ -85,13 +88,15 @@ class TrunkTowerConfig(PreTrainedConfig):
 
     Args:
         image_size: side of the square input in pixels.
+        words: names of what an image token can show; `BACKGROUND` alone if None.
     """
 
     model_type = "amodal_trunk_tower"
     patch_size = EfficientNetLiteConfig.coarsest_stride
 
-    def __init__(self, image_size: int = 256, **kwargs: Any) -> None:
+    def __init__(self, image_size: int = 256, words: Sequence[str] | None = None, **kwargs: Any) -> None:
         self.image_size = image_size
+        self.words = [BACKGROUND] if words is None else list(words)
         super().__init__(**kwargs)
 
     @property
@@ -132,18 +137,54 @@ AutoConfig.register(TrunkTowerConfig.model_type, TrunkTowerConfig)
 AutoModel.register(TrunkTowerConfig, TrunkTower)
 
 
-def new_trunk_mllm(settings: TrunkMllmRecipe, seed: int = 0, dtype: torch.dtype | None = None) -> LoadedMllm:
+class WordProjector(nn.Module):
+    """Features of the trunk to image tokens that the language model reads like words.
+
+    An image token is the mean of the embeddings of `words`, weighted by how probable each is for what the token shows,
+    plus a remainder that starts at zero. Differs from LLaVA's projector, whose tokens may be anything: because a
+    language model has learned to look up words that it has read before, and so needs little training to use these.
+
+    Args:
+        config: of the LLM; its `vision_config` names the words.
+    """
+
+    words: Tensor
+
+    def __init__(self, config: LlavaConfig) -> None:
+        super().__init__()
+        tower: Any = config.vision_config
+        width: int = config.text_config.hidden_size
+        self.linear_1 = nn.Linear(tower.hidden_size, width)
+        self.name = nn.Linear(width, len(tower.words))
+        self.linear_2 = nn.Linear(width, width)
+        for linear in (self.linear_1, self.name):
+            nn.init.trunc_normal_(linear.weight, std=STD)
+            nn.init.zeros_(linear.bias)
+        nn.init.zeros_(self.linear_2.weight)
+        nn.init.zeros_(self.linear_2.bias)
+        self.register_buffer("words", torch.zeros(len(tower.words), width))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, n, D_trunk) of the tower to image tokens (B, n, D); `name` computes the logits of the words."""
+        hidden = F.gelu(self.linear_1(features))
+        return self.name(hidden).softmax(-1) @ self.words + self.linear_2(hidden)
+
+
+def new_trunk_mllm(
+    settings: TrunkMllmRecipe, words: Sequence[str] | None = None, seed: int = 0, dtype: torch.dtype | None = None
+) -> LoadedMllm:
     """Join a language model and a trunk by a new projector, and make the processor.
 
     Args:
         settings: names the language model and the trunk's weights.
+        words: names of what an image token can show; `BACKGROUND` alone if None.
         seed: of projector and positions.
         dtype: of the language model's weights; float32 if None.
 
     Raises:
         InputError: the language model or the trunk's weights cannot be found or read.
     """
-    tower = TrunkTowerConfig(image_size=settings.image_size)
+    tower = TrunkTowerConfig(image_size=settings.image_size, words=words)
     weights = None
     if settings.trunk_weights is not None:
         weights = pretrained_weights(weights_file(settings.trunk_weights), tower.trunk_config)
@@ -179,6 +220,14 @@ def load_recorded_mllm(config: AuraConfig, other: str | Path | None, dtype: torc
     return loaded.model
 
 
+def build_configured_mllm(config: AuraConfig) -> PreTrainedModel:
+    """Build the LLM of a configuration, of whatever kind, with weights as transformers initialises them."""
+    model: Any = build_mllm(config)
+    if is_trunk_mllm(model.config):
+        model.model.multi_modal_projector = WordProjector(model.config)
+    return model
+
+
 def trunk_mllm_config(settings: TrunkMllmRecipe) -> LlavaConfig:
     """The configuration of `new_trunk_mllm`'s model, with `[SEG]`, without loading weights.
 
@@ -202,12 +251,9 @@ def is_joint(name: str) -> bool:
     return name.startswith(("model.multi_modal_projector.", "model.vision_tower."))
 
 
-@torch.no_grad()
-def word_embeddings(loaded: LoadedMllm, names: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """The mean input embedding (len(names), D) of the tokens of each name, and the mean (D,) of all tokens."""
-    weight: Any = loaded.model.get_input_embeddings().weight
-    tokens = [loaded.processor.tokenizer(f" {name}", add_special_tokens=False)["input_ids"] for name in names]
-    return torch.stack([weight[ids].float().mean(0) for ids in tokens]), weight.float().mean(0)
+def is_naming(name: str) -> bool:
+    """Whether a tensor of this name names image tokens: of the `WordProjector`, all but the remainder."""
+    return name.startswith(("model.multi_modal_projector.linear_1.", "model.multi_modal_projector.name."))
 
 
 def _source(name: str | Path, revision: str | None) -> Source:
@@ -243,7 +289,8 @@ def _joined(
         model: Any = LlavaForConditionalGeneration(config)
     model.model.language_model, model.lm_head = language.model, language.lm_head
     model.model.vision_tower = TrunkTower(tower)
-    model.model.multi_modal_projector = _projector(config, language.get_input_embeddings().weight)
+    model.model.multi_modal_projector = projector = WordProjector(config)
+    projector.words.copy_(_word_embeddings(tower.words, tokenizer, language.get_input_embeddings().weight))
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return LoadedMllm(model.eval(), _processor(tower, tokenizer), origin, tuple(markup))
@@ -261,14 +308,10 @@ def _llava_config(tower: TrunkTowerConfig, text: PreTrainedConfig, image_token: 
 
 
 @torch.no_grad()
-def _projector(config: LlavaConfig, words: Tensor) -> nn.Module:
-    """A new projector whose tokens start near the mean of the words (vocabulary, D), which all words have in common."""
-    projector: Any = LlavaMultiModalProjector(config)
-    for linear in (projector.linear_1, projector.linear_2):
-        nn.init.trunc_normal_(linear.weight, std=STD)
-        nn.init.zeros_(linear.bias)
-    projector.linear_2.bias.copy_(words.float().mean(0))
-    return projector
+def _word_embeddings(words: Sequence[str], tokenizer: Any, weight: Tensor) -> Tensor:
+    """The mean input embedding (K, D) of the tokens of each word."""
+    tokens = [tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in words]
+    return torch.stack([weight[ids].float().mean(0) for ids in tokens])
 
 
 def _processor(tower: TrunkTowerConfig, tokenizer: Any) -> Any:
