@@ -224,3 +224,12 @@ def test_the_trunk_is_trained_with_train_tower_only_and_always_stored(tmp_path: 
     trunk = [p for name, p in model.named_parameters() if ".trunk." in name]
     assert trunk and all(p.requires_grad == train_tower for p in trunk)
     assert sum(".trunk." in name for name in increment_state(model)) == len(trunk)
+
+
+def test_with_a_fixed_language_model_the_heads_alone_are_trained(tmp_path: Path) -> None:
+    model = small_trunk_aura(tmp_path, train_language=False, box_weight=1.0).train()
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained and not any(name.startswith("mllm.") for name in trained)
+    assert any(".lora_" in name for name in increment_state(model))
+    output = model(**training_batch(model))
+    assert output.logits is not None and not output.logits.requires_grad and output.masks.amodal_logits.requires_grad

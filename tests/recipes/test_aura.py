@@ -227,19 +227,26 @@ def test_stage_1_of_aura_small_names_image_tokens_with_words(tmp_path: Path) -> 
     assert torch.equal(learned.words, projector.words) and not torch.equal(learned.name.weight, projector.name.weight)
 
 
-def test_stage_2_of_aura_small_keeps_tower_words_and_names(tmp_path: Path) -> None:
+def test_later_stages_of_aura_small_keep_what_earlier_ones_learned(tmp_path: Path) -> None:
     first = shrunk(FOLDER / "small-names.yaml", tmp_path, steps=1)
-    given: Any = AuraModel.from_pretrained(train(first, progress=False))
-    second = shrunk(FOLDER / "small.yaml", tmp_path / "second", steps=1)
-    second.init = str(tmp_path / "run" / "final")
-    second.model = second.model.model_copy(update={"trunk_mllm": first.model.trunk_mllm, "base": first.model.base})  # type: ignore[union-attr]
-    trained: Any = AuraModel.from_pretrained(train(second, progress=False))
-    assert trained.naming_head is None
-    assert trained.mllm.config.vision_config.words == given.mllm.config.vision_config.words
-    before, after = given.mllm.model.state_dict(), trained.mllm.model.state_dict()
+    models: list[Any] = [AuraModel.from_pretrained(train(first, progress=False))]
+    folder = tmp_path
+    for name in ("small-drill.yaml", "small-words.yaml", "small.yaml"):
+        later = shrunk(FOLDER / name, tmp_path / name, steps=1)
+        later.init = str(folder / "run" / "final")
+        folder = tmp_path / name
+        later.model = later.model.model_copy(update={"trunk_mllm": first.model.trunk_mllm, "base": first.model.base})  # type: ignore[union-attr]
+        models.append(AuraModel.from_pretrained(train(later, progress=False)))
+    names, _, words, heads = models
+    assert words.mllm.config.vision_config.words == names.mllm.config.vision_config.words
+    assert names.naming_head is not None and words.naming_head is None
+    before, after = names.mllm.model.state_dict(), words.mllm.model.state_dict()
     joints = [key for key in before if "vision_tower" in key or "projector" in key]
     moved = {key for key in joints if not torch.equal(before[key], after[key])}
     assert moved == {"multi_modal_projector.linear_2.weight", "multi_modal_projector.linear_2.bias"}
+    last = heads.state_dict()
+    changed = {key for key, tensor in words.state_dict().items() if not torch.equal(last[key], tensor)}
+    assert any("amodal_decoder" in key for key in changed) and not any(key.startswith("mllm.") for key in changed)
 
 
 def test_stage_1_from_a_model_of_other_kinds_is_refused(tmp_path: Path) -> None:

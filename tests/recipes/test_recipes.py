@@ -89,7 +89,7 @@ def test_every_recipe_trains_two_steps_at_small_size(path: Path, tmp_path: Path)
 
 def test_the_fine_tuning_recipe_has_the_sizes_of_its_initial_model() -> None:
     recipe = load_recipe(FOLDER / "plug" / "finetune.yaml")
-    assert isinstance(recipe.model, PlugModelRecipe) and recipe.init == "plug-tiny"
+    assert isinstance(recipe.model, PlugModelRecipe) and recipe.init == "plug-small"
     start = PlugModel.from_pretrained(recipe.init).config
     ours = recipe.model.config()
     for name in (
@@ -99,6 +99,8 @@ def test_the_fine_tuning_recipe_has_the_sizes_of_its_initial_model() -> None:
         "lora_rank",
         "parallel_lora",
         "train_base",
+        "mask_prompts",
+        "mask_threshold",
         "crop_scale",
     ):
         assert getattr(ours, name) == getattr(start, name), name

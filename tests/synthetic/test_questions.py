@@ -144,7 +144,7 @@ def test_the_command(annotations: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_datasets_without_the_needed_truth_are_refused(dataset: AnnotatedDataset) -> None:
     with pytest.raises(InputError, match="expected kinds of procedural scenes, got couch"):
-        question_records(replace(dataset, categories={1: "couch"}), 0, "train", lists="kinds")
+        question_records(replace(dataset, categories={1: "couch"}), 0, "train", lists="all")
     with pytest.raises(InputError, match="image 1: expected categories with names, got"):
         list(question_records(replace(dataset, categories={}), 0, "train"))
     image = dataset.images[0]
@@ -213,5 +213,9 @@ def test_other_images_get_questions_about_named_objects(annotations: Path, tmp_p
     talk = synthesize_questions(other, tmp_path / "t.json", lists="talk", images=images, progress=False)
     said = {turn.kind for c in read_reason_seg(talk, other, images).conversations for turn in c.turns}
     assert said and not said & {"describe", "count"}
+    listed = synthesize_questions(other, tmp_path / "k.json", lists="kinds", images=images, progress=False)
+    asked = [turn for c in read_reason_seg(listed, other, images).conversations for turn in c.turns]
+    assert {turn.kind for turn in asked} == {"list_kinds"} and any(turn.objects for turn in asked)
+    assert not any(re.search(r"\b(an|the|no) object\b", turn.question) for turn in asked)
     with pytest.raises(InputError, match="expected kinds of procedural scenes"):
-        synthesize_questions(other, tmp_path / "l.json", lists="kinds", images=images, progress=False)
+        synthesize_questions(other, tmp_path / "l.json", lists="all", images=images, progress=False)

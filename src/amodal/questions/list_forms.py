@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from amodal.questions.facts import Facts
+from amodal.questions.facts import UNNAMED_KIND, Facts
 from amodal.questions.grammar import with_article
 from amodal.questions.scene_forms import AREA_MARGIN, MAX_LISTED, PurposePart, SceneQuestionWriter
 from amodal.questions.talk_forms import about_the_image, small_talk
@@ -43,8 +43,8 @@ def scene_lists(
 ) -> list[list[Question]]:
     """Write lists about a scene, each a conversation of one turn; empty for a scene without objects.
 
-    Small talk is written in the same way, as a conversation of one turn each. It is all that is written about images
-    with other `kinds` than `SCENE_KINDS`, see `scene_conversations`.
+    Small talk is written in the same way, as a conversation of one turn each. About images with other `kinds` than
+    `SCENE_KINDS`, only "kinds" and "talk" can be written, see `scene_conversations`.
     """
     writer = SceneQuestionWriter(facts, rng, words, kinds=kinds)
     made = [write(writer) for write in LISTS[lists]] if len(facts) else []
@@ -52,8 +52,9 @@ def scene_lists(
 
 
 def _kinds(writer: SceneQuestionWriter) -> Question | None:
-    """Kinds that are in the scene and about as many that are not, in random order."""
-    found = {kind: writer.facts.of_kinds(frozenset([kind])) for kind in SCENE_KINDS}
+    """Kinds that are in the image and about as many that are not, in random order."""
+    named = [kind for kind in writer.kinds if kind != UNNAMED_KIND]
+    found = {kind: writer.facts.of_kinds(frozenset([kind])) for kind in named}
     present = _shuffled(writer, [kind for kind in found if 0 < len(found[kind]) <= MAX_LISTED])
     absent = _shuffled(writer, [kind for kind in found if not found[kind]])
     half = MAX_KINDS // 2

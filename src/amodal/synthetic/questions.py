@@ -89,8 +89,8 @@ def question_records(
 
     Raises:
         InputError: `words`, `lists`, `seed` or `present` is invalid, `lists` is combined with words other than
-            `train` (but for small talk) or with `present`, is about kinds other than those of procedural scenes, or an
-            object has no amodal mask.
+            `train` (but for small talk) or with `present`, is `all` for kinds other than those of procedural scenes, or
+            an object has no amodal mask.
     """
     if words not in WORDS:
         raise InputError(f"words: expected one of {', '.join(WORDS)}, got {words!r}")
@@ -106,7 +106,7 @@ def question_records(
     if not 0 <= present <= 1:
         raise InputError(f"present: expected a share in [0, 1], got {present}")
     unknown = sorted(set(dataset.categories.values()) - set(SCENE_KINDS))
-    if unknown and lists in ("kinds", "all"):
+    if unknown and lists == "all":
         raise InputError(f"annotations: expected kinds of procedural scenes, got {', '.join(unknown[:3])}")
     return _records(dataset, seed, words, count, present, lists)
 

@@ -60,6 +60,7 @@ class AuraConfig(PreTrainedConfig):
         train_mllm: train the whole LLM, as a small one from scratch needs.
         train_tower: whether that includes its vision tower, and what names its image tokens; LLaVA freezes a
             tower that is pretrained.
+        train_language: train what the LLM learns; false trains prompt encoder, decoders and occlusion encoders alone.
         train_vision: also train the vision backbone (the paper freezes it).
         mask_threshold: probability above which a pixel is foreground.
         max_new_tokens: maximum length of an answer in tokens.
@@ -95,6 +96,7 @@ class AuraConfig(PreTrainedConfig):
         box_weight: float = 0.0,
         train_mllm: bool = False,
         train_tower: bool = True,
+        train_language: bool = True,
         train_vision: bool = False,
         mask_threshold: float = 0.5,
         max_new_tokens: int = 256,
@@ -126,6 +128,7 @@ class AuraConfig(PreTrainedConfig):
         self.box_weight = box_weight
         self.train_mllm = train_mllm
         self.train_tower = train_tower
+        self.train_language = train_language
         self.train_vision = train_vision
         self.mask_threshold = mask_threshold
         self.max_new_tokens = max_new_tokens

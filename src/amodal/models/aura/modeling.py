@@ -102,7 +102,8 @@ class AuraModel(PreTrainedModel):
         for name, parameter in self.mllm.named_parameters():
             whole = config.train_mllm or self._joins_trunk(name)
             is_fixed = (name.startswith(_TOWERS) or self._names_tokens(name)) and not config.train_tower
-            parameter.requires_grad_((whole and not is_fixed) or is_adapter(name))
+            learns = (whole and not is_fixed) or is_adapter(name)
+            parameter.requires_grad_(config.train_language and learns)
         for decoder in self.decoders():  # the quality of the visible mask is not used
             scored = config.iou_weight > 0 and decoder is self.amodal_decoder
             decoder.iou_prediction_head.requires_grad_(scored)
