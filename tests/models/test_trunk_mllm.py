@@ -14,7 +14,7 @@ from amodal.errors import InputError
 from amodal.inference.assistant import AmodalAssistant
 from amodal.losses import IGNORE_INDEX
 from amodal.models.aura import AuraModel
-from amodal.models.aura.heads import seg_states
+from amodal.models.aura.heads import BoxReader, phrase_means, seg_states
 from amodal.models.aura.mllm import merge_adapters
 from amodal.models.aura.modeling import parameter_counts
 from amodal.models.aura.trunk_mllm import TrunkMllmRecipe, TrunkTowerConfig, is_trunk_mllm, new_trunk_mllm
@@ -106,15 +106,20 @@ def test_generated_answers_of_a_batch_equal_single_ones(tmp_path: Path) -> None:
 
 
 def test_states_of_two_cached_turns_equal_a_full_forward(tmp_path: Path) -> None:
-    model = small_trunk_aura(tmp_path)
+    model = small_trunk_aura(tmp_path, box_weight=1.0)
     assistant = AmodalAssistant(model)
     calls: list[int] = []
     model.mllm.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
     dialogue = assistant.chat(random_image(0, 60, 90))._begin(QUESTION)
-    cached = [dialogue.answer(40, given=[ANSWER]).states]
+    answers = [dialogue.answer(40, given=[ANSWER])]
+    read = len(calls)
     dialogue.follow(["What is behind it?"])
-    cached.append(dialogue.answer(40, given=[ANSWER]).states)
-    assert len(calls) == 1
+    answers.append(dialogue.answer(40, given=[ANSWER]))
+    cached = [answer.states for answer in answers]
+    phrases = [answer.phrases for answer in answers]
+    torch.testing.assert_close(torch.cat(phrases), model.phrases(dialogue.tokens))  # type: ignore[arg-type]
+    assert torch.cat(phrases).any(-1).all()  # type: ignore[arg-type]
+    assert len(calls) == read > 0
     pixels = assistant.processor([random_image(0, 60, 90)], [QUESTION]).mllm["pixel_values"]
     with model.recorded_states() as recorded, torch.no_grad():
         model.mllm(input_ids=dialogue.tokens, attention_mask=dialogue.attention, pixel_values=pixels)
@@ -233,3 +238,48 @@ def test_with_a_fixed_language_model_the_heads_alone_are_trained(tmp_path: Path)
     assert any(".lora_" in name for name in increment_state(model))
     output = model(**training_batch(model))
     assert output.logits is not None and not output.logits.requires_grad and output.masks.amodal_logits.requires_grad
+
+
+def test_the_words_before_a_mask_token_are_averaged() -> None:
+    before, after, seg = 7, 8, 9
+    embeddings = torch.arange(12.0)[:, None]
+    cases: dict[tuple[int, ...], list[float]] = {
+        (5, before, 1, 3, after, seg): [2.0],
+        (before, 1, after, 0, seg, 2, before, 4, after, 0, seg): [1.0, 4.0],
+        (before, 1, 3, after, seg, 2, seg): [2.0, 2.0],  # several masks of the same words
+        (1, 3, seg, 2): [0.0],  # no marked words
+        (before, 1, 3, seg): [0.0],  # not closed
+        (1, 3, after, seg): [0.0],  # not opened
+        (before, after, seg, 0): [0.0],  # nothing between
+        (seg, before, 1, after, seg): [0.0, 1.0],
+        (before, 1, after, -1, seg): [0.0],  # of the answer before
+        (1, 2): [],
+    }
+    for tokens, expected in cases.items():
+        rows = torch.tensor([tokens])
+        means = phrase_means(embeddings[rows.clamp(min=0)], rows, seg, (before, after))
+        assert means.shape == (len(expected), 1) and means[:, 0].tolist() == expected, tokens
+
+
+def test_a_box_reader_of_words_looks_where_the_words_for_the_object_are() -> None:
+    torch.manual_seed(0)
+    reader, words = BoxReader(16, by_words=True), torch.randn(3, 16)
+    image_tokens = words[torch.tensor([[0, 1, 1, 2], [2, 0, 0, 0]])]
+    _, logits = reader(torch.randn(2, 16), image_tokens, torch.stack([words[1], torch.zeros(16)]))
+    assert logits[0].softmax(-1)[1:3].sum() > 0.99
+    assert logits[1].softmax(-1).max() < 0.9  # no words: as learned from the state
+
+
+@BOTH
+def test_the_box_depends_on_the_words_for_the_object(tmp_path: Path, boxes: float) -> None:
+    model = small_trunk_aura(tmp_path, box_weight=boxes)
+    phrases = model.phrases(torch.tensor([[0, model.config.seg_token_id]]))
+    if boxes == 0:
+        assert phrases is None
+        return
+    assert phrases is not None and not phrases.any()
+    states, tokens, index = torch.randn(1, 24), torch.randn(1, 4, 24), torch.zeros(1, dtype=torch.long)
+    with torch.no_grad():
+        without, _ = model.point(states, tokens, index, phrases)
+        with_words, _ = model.point(states, tokens, index, tokens[:, 0])
+    assert not torch.equal(without, with_words)

@@ -273,7 +273,7 @@ class AmodalAssistant:
         with self._precision():
             boxes = None
             if answers.image_tokens is not None:
-                boxes, _ = self.model.point(answers.states, answers.image_tokens, answers.rows)
+                boxes, _ = self.model.point(answers.states, answers.image_tokens, answers.rows, answers.phrases)
             masks: Any = self.model.decode(answers.states, features, answers.rows, boxes)
         rows = answers.rows.tolist()
         made = []

@@ -37,6 +37,7 @@ class Answers:
         rows: (N,) index of each `[SEG]` token's conversation.
         confidences: of each conversation's answer, the geometric mean of the probabilities of its tokens, in [0, 1].
         image_tokens: (B, n, D) of the images, kept from the first turn; None for a model without boxes.
+        phrases: (N, D) of `AuraModel.phrases`.
     """
 
     tokens: list[list[int]]
@@ -44,6 +45,7 @@ class Answers:
     rows: Tensor
     confidences: list[float]
     image_tokens: Tensor | None = None
+    phrases: Tensor | None = None
 
 
 class Dialogue:
@@ -136,11 +138,13 @@ class Dialogue:
         states = torch.cat([state[:, -1:] for state in recorded], dim=1)  # (B, A, D)
         answer_mask = self._answer_mask(answered)
         self._remember(answered, answer_mask)
-        selected, rows = seg_states(states, answered.where(answer_mask > 0, -1), self.processor.seg_token_id)
+        said_tokens = answered.where(answer_mask > 0, -1)
+        selected, rows = seg_states(states, said_tokens, self.processor.seg_token_id)
         ends = set(self.processor.end_token_ids)
         kept = [row[mask > 0].tolist() for row, mask in zip(answered, answer_mask, strict=True)]
         said = [[token for token in row if token not in ends] for row in kept]
-        return Answers(said, selected, rows, self._confidences(states, answered, answer_mask), self.image_tokens)
+        confidences = self._confidences(states, answered, answer_mask)
+        return Answers(said, selected, rows, confidences, self.image_tokens, self.model.phrases(said_tokens))
 
     def _confidences(self, states: Tensor, answered: Tensor, answer_mask: Tensor) -> list[float]:
         """The geometric mean of the probabilities of each answer's tokens."""

@@ -27,7 +27,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from amodal.errors import InputError
 from amodal.losses import IGNORE_INDEX
 from amodal.models.aura.configuration import AuraConfig
-from amodal.models.aura.heads import AuraOutput, MaskOutput, NamingHead, new_prompt_encoder, seg_states
+from amodal.models.aura.heads import AuraOutput, MaskOutput, NamingHead, new_prompt_encoder, phrase_means, seg_states
 from amodal.models.aura.mllm import (
     LoadedMllm,
     add_adapters,
@@ -75,15 +75,15 @@ class AuraModel(PreTrainedModel):
         add_adapters(self.mllm, config)
         width = self.mllm.config.get_text_config().hidden_size
         self.vision_encoder = family.build_encoder(base, Adapters(rank=0))
-        self.prompt_encoder = new_prompt_encoder(width, base, config.box_weight > 0)
+        self.reads_words = is_trunk_mllm(self.mllm.config)  # its image tokens are words
+        self.prompt_encoder = new_prompt_encoder(width, base, config.box_weight > 0, self.reads_words)
         channels = self.prompt_encoder.channels
         self.visible_decoder: Any = family.build_decoder(base)
         self.amodal_decoder: Any = family.build_decoder(base)
         self.condition_encoder = OcclusionConditionEncoder(channels) if config.condition_encoder else None
         self.spatial_encoder = SpatialOcclusionEncoder(config.spatial_channels) if config.spatial_encoder else None
         classes = config.naming_classes
-        by_projector = is_trunk_mllm(self.mllm.config)
-        self.naming_head = NamingHead(width, 0 if by_projector else classes) if classes else None
+        self.naming_head = NamingHead(width, 0 if self.reads_words else classes) if classes else None
         self.meaning_head = nn.Linear(width, classes) if classes and not config.names_only else None
         self.processor: AuraProcessor | None = None
         self.set_trainable()
@@ -110,11 +110,11 @@ class AuraModel(PreTrainedModel):
 
     def _joins_trunk(self, name: str) -> bool:
         """Whether a tensor of the LLM belongs to its trunk or joins the two."""
-        return is_trunk_mllm(self.mllm.config) and is_joint(name)
+        return self.reads_words and is_joint(name)
 
     def _names_tokens(self, name: str) -> bool:
         """Whether a tensor of the LLM is of the part of its projector that names image tokens."""
-        return is_trunk_mllm(self.mllm.config) and is_naming(name)
+        return self.reads_words and is_naming(name)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
         """Let the LLM compute activations a second time in the backward pass instead of keeping them in memory.
@@ -154,13 +154,31 @@ class AuraModel(PreTrainedModel):
         features = self.mllm.get_image_features(pixel_values=pixel_values, return_dict=True)
         return stacked_features(features.pooler_output, len(pixel_values))
 
-    def point(self, states: Tensor, image_tokens: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
+    def phrases(self, tokens: Tensor) -> Tensor | None:
+        """What a `BoxReader` gets of the words for each object, (N, D); None if image tokens are no words.
+
+        Args:
+            tokens: (B, T) with N `[SEG]`s; negative where there is no token.
+        """
+        config = self.config
+        if not self.reads_words or config.box_weight == 0:
+            return None
+        assert config.seg_token_id is not None
+        embeddings = self.mllm.get_input_embeddings()(tokens.clamp(min=0))
+        means = phrase_means(embeddings, tokens, config.seg_token_id, config.new_token_ids)
+        centre = self.mllm.model.multi_modal_projector.words.mean(0)
+        return torch.where(means.any(-1, keepdim=True), means - centre, means)
+
+    def point(
+        self, states: Tensor, image_tokens: Tensor, image_index: Tensor, phrases: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Predict the visible box of each `[SEG]`, in a model with a `BoxReader`.
 
         Args:
             states: (N, D) of the `[SEG]`s.
             image_tokens: (B, n, D) of `image_tokens`.
             image_index: (N,) index of each `[SEG]`'s image.
+            phrases: (N, D) of `phrases`.
 
         Returns:
             (N, 4) boxes xyxy in [0, 1] of the backbone's frame, and (N, n) logits of the image tokens.
@@ -168,7 +186,8 @@ class AuraModel(PreTrainedModel):
         reader = self.prompt_encoder.box_reader
         assert reader is not None
         dtype = next(self.prompt_encoder.projection.parameters()).dtype
-        boxes_xyxy_sam, logits = reader(states.to(dtype), image_tokens.to(dtype)[image_index])
+        words = None if phrases is None else phrases.to(dtype)
+        boxes_xyxy_sam, logits = reader(states.to(dtype), image_tokens.to(dtype)[image_index], words)
         return boxes_xyxy_sam, logits
 
     def decode(
@@ -285,7 +304,7 @@ class AuraModel(PreTrainedModel):
         boxes = None
         if self.prompt_encoder.box_reader is not None:
             assert tokens is not None
-            boxes, output.pointing_logits = self.point(states, tokens, rows)
+            boxes, output.pointing_logits = self.point(states, tokens, rows, self.phrases(labels))
             output.boxes_xyxy_sam = boxes
         if self.meaning_head is not None and self.training:
             output.meaning_logits = self.meaning_head(states)
@@ -310,7 +329,7 @@ class AuraModel(PreTrainedModel):
     def _recorded_names(self) -> Iterator[list[Tensor]]:
         """Collect the logits (B, n, classes) of a projector that names what each image token shows."""
         recorded: list[Tensor] = []
-        if not is_trunk_mllm(self.mllm.config):
+        if not self.reads_words:
             yield recorded
             return
         layer = self.mllm.model.multi_modal_projector.name
