@@ -14,7 +14,7 @@ from amodal.errors import InputError
 from amodal.inference.assistant import AmodalAssistant
 from amodal.losses import IGNORE_INDEX
 from amodal.models.aura import AuraModel
-from amodal.models.aura.heads import BoxReader, phrase_means, seg_states
+from amodal.models.aura.heads import phrase_means, seg_states
 from amodal.models.aura.mllm import merge_adapters
 from amodal.models.aura.modeling import parameter_counts
 from amodal.models.aura.trunk_mllm import TrunkMllmRecipe, TrunkTowerConfig, is_trunk_mllm, new_trunk_mllm
@@ -261,25 +261,27 @@ def test_the_words_before_a_mask_token_are_averaged() -> None:
         assert means.shape == (len(expected), 1) and means[:, 0].tolist() == expected, tokens
 
 
-def test_a_box_reader_of_words_looks_where_the_words_for_the_object_are() -> None:
-    torch.manual_seed(0)
-    reader, words = BoxReader(16, by_words=True), torch.randn(3, 16)
-    image_tokens = words[torch.tensor([[0, 1, 1, 2], [2, 0, 0, 0]])]
-    _, logits = reader(torch.randn(2, 16), image_tokens, torch.stack([words[1], torch.zeros(16)]))
-    assert logits[0].softmax(-1)[1:3].sum() > 0.99
-    assert logits[1].softmax(-1).max() < 0.9  # no words: as learned from the state
+def test_a_mask_token_points_where_its_words_are_seen(tmp_path: Path) -> None:
+    model = small_trunk_aura(tmp_path, box_weight=1.0)
+    before, after = model.config.new_token_ids
+    words = ["background", "mug", "chair"]
+    named = [model.processor.tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in words[1:]]  # type: ignore[union-attr]
+    seg = model.config.seg_token_id
+    rows = torch.tensor([[before, *named[0], after, seg, before, *named[1], after, seg, seg]])
+    phrases = model.phrases(rows)
+    assert phrases is not None and phrases.argmax(-1).tolist() == [1, 2, 2]
+    seen = torch.tensor([[0, 1, 2, 0]])  # what each of four image tokens shows
+    name_logits = 20.0 * F.one_hot(seen, 3).float()
+    states, index = torch.zeros(3, 24), torch.zeros(3, dtype=torch.long)
+    with torch.no_grad():
+        _, logits = model.point(states, torch.randn(1, 4, 24), index, phrases, name_logits)
+        _, unnamed = model.point(states, torch.randn(1, 4, 24), index, torch.zeros_like(phrases), name_logits)
+    assert logits.argmax(-1).tolist() == [1, 2, 2]
+    assert (unnamed.max() - unnamed.min()) < (logits.max() - logits.min()) / 2
 
 
 @BOTH
-def test_the_box_depends_on_the_words_for_the_object(tmp_path: Path, boxes: float) -> None:
+def test_only_models_with_boxes_read_phrases(tmp_path: Path, boxes: float) -> None:
     model = small_trunk_aura(tmp_path, box_weight=boxes)
     phrases = model.phrases(torch.tensor([[0, model.config.seg_token_id]]))
-    if boxes == 0:
-        assert phrases is None
-        return
-    assert phrases is not None and not phrases.any()
-    states, tokens, index = torch.randn(1, 24), torch.randn(1, 4, 24), torch.zeros(1, dtype=torch.long)
-    with torch.no_grad():
-        without, _ = model.point(states, tokens, index, phrases)
-        with_words, _ = model.point(states, tokens, index, tokens[:, 0])
-    assert not torch.equal(without, with_words)
+    assert phrases is None if boxes == 0 else not phrases.any()  # type: ignore[union-attr]

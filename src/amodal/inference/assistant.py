@@ -273,7 +273,9 @@ class AmodalAssistant:
         with self._precision():
             boxes = None
             if answers.image_tokens is not None:
-                boxes, _ = self.model.point(answers.states, answers.image_tokens, answers.rows, answers.phrases)
+                boxes, _ = self.model.point(
+                    answers.states, answers.image_tokens, answers.rows, answers.phrases, answers.name_logits
+                )
             masks: Any = self.model.decode(answers.states, features, answers.rows, boxes)
         rows = answers.rows.tolist()
         made = []

@@ -37,7 +37,8 @@ class Answers:
         rows: (N,) index of each `[SEG]` token's conversation.
         confidences: of each conversation's answer, the geometric mean of the probabilities of its tokens, in [0, 1].
         image_tokens: (B, n, D) of the images, kept from the first turn; None for a model without boxes.
-        phrases: (N, D) of `AuraModel.phrases`.
+        phrases: (N, K) of `AuraModel.phrases`.
+        name_logits: (B, n, K) of `AuraModel.recorded_names`, kept from the first turn.
     """
 
     tokens: list[list[int]]
@@ -46,6 +47,7 @@ class Answers:
     confidences: list[float]
     image_tokens: Tensor | None = None
     phrases: Tensor | None = None
+    name_logits: Tensor | None = None
 
 
 class Dialogue:
@@ -63,6 +65,7 @@ class Dialogue:
         self.attention = torch.zeros(0, 0, dtype=torch.long)  # (B, T), 0 for padding
         self.first: dict[str, Tensor] = {}
         self.image_tokens: Tensor | None = None
+        self.name_logits: Tensor | None = None
 
     @torch.inference_mode()
     def begin(self, inputs: dict[str, Tensor]) -> None:
@@ -75,7 +78,9 @@ class Dialogue:
         inputs = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
         self.tokens, self.attention = inputs.pop("input_ids"), inputs.pop("attention_mask")
         if self.model.prompt_encoder.box_reader is not None:
-            self.image_tokens = self.model.image_tokens(inputs["pixel_values"])
+            with self.model.recorded_names() as names:
+                self.image_tokens = self.model.image_tokens(inputs["pixel_values"])
+            self.name_logits = names[0] if names else None
         self.first, self.cache = inputs, DynamicCache(config=self.model.mllm.config.get_text_config())
 
     @contextmanager
@@ -144,7 +149,8 @@ class Dialogue:
         kept = [row[mask > 0].tolist() for row, mask in zip(answered, answer_mask, strict=True)]
         said = [[token for token in row if token not in ends] for row in kept]
         confidences = self._confidences(states, answered, answer_mask)
-        return Answers(said, selected, rows, confidences, self.image_tokens, self.model.phrases(said_tokens))
+        phrases = self.model.phrases(said_tokens)
+        return Answers(said, selected, rows, confidences, self.image_tokens, phrases, self.name_logits)
 
     def _confidences(self, states: Tensor, answered: Tensor, answer_mask: Tensor) -> list[float]:
         """The geometric mean of the probabilities of each answer's tokens."""

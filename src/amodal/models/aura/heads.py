@@ -20,9 +20,6 @@ from amodal.models.bases.prompt_maps import PromptMaps
 from amodal.models.bases.prompts import Float32PositionalEmbedding
 from amodal.models.bases.protocol import PromptEmbeddings, Prompts
 
-WORD_LIKENESS = 20.0
-"""First factor on the dot product of an object's words and an image token in a `BoxReader`; it is trained."""
-
 
 @dataclass
 class MaskOutput(ModelOutput):
@@ -126,10 +123,9 @@ class SegPromptEncoder(nn.Module):
         with_boxes: also predict a box (`BoxReader`) and embed its corners as SAM does. Differs from
             the paper: because the embedding of a small LLM takes long to learn an object's place, and
             SAM's decoders can already use a box. (SAM 2 adds a constant third token to a box, which is left out.)
-        by_words: as for `BoxReader`.
     """
 
-    def __init__(self, width: int, prompts: Any, with_boxes: bool = False, by_words: bool = False) -> None:
+    def __init__(self, width: int, prompts: Any, with_boxes: bool = False) -> None:
         super().__init__()
         channels: int = prompts.hidden_size
         self.cells: int = prompts.image_size // prompts.patch_size
@@ -137,7 +133,7 @@ class SegPromptEncoder(nn.Module):
         self.projection = _projection(width, channels)
         self.no_mask_embed = nn.Embedding(1, channels)
         self.positions = Float32PositionalEmbedding(SamVisionConfig(num_pos_feats=channels // 2, scale=1.0))
-        self.box_reader = BoxReader(width, by_words) if with_boxes else None
+        self.box_reader = BoxReader(width) if with_boxes else None
         if with_boxes:
             self.corner_embed = nn.Embedding(2, channels)
 
@@ -200,7 +196,6 @@ class SegMapEncoder(nn.Module):
         width: D.
         base: configuration of the backbone at the input's size.
         with_boxes: as for `SegPromptEncoder`.
-        by_words: as for `SegPromptEncoder`.
     """
 
     def __init__(self, width: int, base: ConvPromptConfig, with_boxes: bool = False, by_words: bool = False) -> None:
@@ -208,7 +203,7 @@ class SegMapEncoder(nn.Module):
         self.channels = base.widths[2]
         self.projection = _projection(width, self.channels)
         self.maps = PromptMaps(base.image_size)
-        self.box_reader = BoxReader(width, by_words) if with_boxes else None
+        self.box_reader = BoxReader(width) if with_boxes else None
 
     def fixed_parts(self) -> list[nn.Module]:
         """Parts that are never trained: none."""
@@ -232,20 +227,17 @@ class SegMapEncoder(nn.Module):
         return PromptEmbeddings(sparse, self.maps(drawn).to(dtype), sparse.new_zeros(1, 0, 1, 1))
 
 
-def new_prompt_encoder(
-    width: int, base: Any, with_boxes: bool, by_words: bool = False
-) -> SegPromptEncoder | SegMapEncoder:
+def new_prompt_encoder(width: int, base: Any, with_boxes: bool) -> SegPromptEncoder | SegMapEncoder:
     """Make the prompt encoder that suits a backbone.
 
     Args:
         width: D.
         base: configuration of the backbone at the input's size.
         with_boxes: whether it predicts boxes.
-        by_words: as for `BoxReader`.
     """
     if isinstance(base, ConvPromptConfig):
-        return SegMapEncoder(width, base, with_boxes, by_words)
-    return SegPromptEncoder(width, base.prompt_encoder_config, with_boxes, by_words)
+        return SegMapEncoder(width, base, with_boxes)
+    return SegPromptEncoder(width, base.prompt_encoder_config, with_boxes)
 
 
 def _projection(width: int, channels: int) -> nn.Sequential:
@@ -261,12 +253,10 @@ class BoxReader(nn.Module):
 
     Args:
         width: D.
-        by_words: image tokens are words, so that the words for the object also say where it is.
     """
 
-    def __init__(self, width: int, by_words: bool = False) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.likeness = nn.Parameter(torch.tensor(WORD_LIKENESS)) if by_words else None
         self.norm = nn.LayerNorm(width)
         self.query = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
         self.key = nn.Linear(width, width)
@@ -274,23 +264,20 @@ class BoxReader(nn.Module):
             nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4)
         )
 
-    def forward(self, states: Tensor, image_tokens: Tensor, phrases: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, states: Tensor, image_tokens: Tensor, likeness: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Predict a box per state.
 
         Args:
             states: (N, D).
             image_tokens: (N, n, D) of each state's image.
-            phrases: (N, D) mean embeddings of the words for each object, without the mean of all words; zeros where
-                there are none. Needed with `by_words`.
+            likeness: (N, n) logits that are added, of the image tokens that are like the words for the object.
 
         Returns:
             (N, 4) boxes xyxy in [0, 1] of the backbone's frame, and (N, n) attention logits, float32.
         """
         tokens = self.norm(image_tokens)
         logits = (self.key(tokens) @ self.query(states)[..., None])[..., 0].float() * states.shape[-1] ** -0.5
-        if self.likeness is not None:
-            assert phrases is not None
-            logits = logits + self.likeness * (image_tokens @ phrases[..., None])[..., 0].float()
+        logits = logits if likeness is None else logits + likeness
         attended = (logits.softmax(-1).to(tokens.dtype)[:, None] @ tokens)[:, 0]
         centre, size = self.box(torch.cat([states, attended], dim=-1)).float().sigmoid().split(2, dim=-1)
         return torch.cat([centre - size / 2, centre + size / 2], dim=-1).clamp(0, 1), logits

@@ -47,6 +47,9 @@ from amodal.models.bases.protocol import Adapters, ImageFeatures, LoadedBase
 from amodal.models.increments import Origin, SavedModel, count_parameters, increment_state, save_model, upload
 from amodal.nn.occlusion_encoders import OcclusionConditionEncoder, SpatialOcclusionEncoder
 
+MIN_LIKENESS = 1e-3
+"""Added to the probability that an image token shows what words mean, so that its logarithm is finite."""
+
 _TOWERS = ("model.vision_tower.", "model.visual.")  # of LLaVA's and Qwen's classes
 
 
@@ -76,7 +79,7 @@ class AuraModel(PreTrainedModel):
         width = self.mllm.config.get_text_config().hidden_size
         self.vision_encoder = family.build_encoder(base, Adapters(rank=0))
         self.reads_words = is_trunk_mllm(self.mllm.config)  # its image tokens are words
-        self.prompt_encoder = new_prompt_encoder(width, base, config.box_weight > 0, self.reads_words)
+        self.prompt_encoder = new_prompt_encoder(width, base, config.box_weight > 0)
         channels = self.prompt_encoder.channels
         self.visible_decoder: Any = family.build_decoder(base)
         self.amodal_decoder: Any = family.build_decoder(base)
@@ -155,7 +158,9 @@ class AuraModel(PreTrainedModel):
         return stacked_features(features.pooler_output, len(pixel_values))
 
     def phrases(self, tokens: Tensor) -> Tensor | None:
-        """What a `BoxReader` gets of the words for each object, (N, D); None if image tokens are no words.
+        """What the words for each object mean: the probability (N, K) of each word that image tokens can be.
+
+        None for an LLM whose image tokens are no words; zeros for an object without words.
 
         Args:
             tokens: (B, T) with N `[SEG]`s; negative where there is no token.
@@ -166,11 +171,15 @@ class AuraModel(PreTrainedModel):
         assert config.seg_token_id is not None
         embeddings = self.mllm.get_input_embeddings()(tokens.clamp(min=0))
         means = phrase_means(embeddings, tokens, config.seg_token_id, config.new_token_ids)
-        centre = self.mllm.model.multi_modal_projector.words.mean(0)
-        return torch.where(means.any(-1, keepdim=True), means - centre, means)
+        return self.mllm.model.multi_modal_projector.meaning(means)
 
     def point(
-        self, states: Tensor, image_tokens: Tensor, image_index: Tensor, phrases: Tensor | None = None
+        self,
+        states: Tensor,
+        image_tokens: Tensor,
+        image_index: Tensor,
+        phrases: Tensor | None = None,
+        name_logits: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Predict the visible box of each `[SEG]`, in a model with a `BoxReader`.
 
@@ -178,7 +187,7 @@ class AuraModel(PreTrainedModel):
             states: (N, D) of the `[SEG]`s.
             image_tokens: (B, n, D) of `image_tokens`.
             image_index: (N,) index of each `[SEG]`'s image.
-            phrases: (N, D) of `phrases`.
+            phrases: (N, K) of `phrases`, with `name_logits` (B, n, K) of `recorded_names`.
 
         Returns:
             (N, 4) boxes xyxy in [0, 1] of the backbone's frame, and (N, n) logits of the image tokens.
@@ -186,8 +195,11 @@ class AuraModel(PreTrainedModel):
         reader = self.prompt_encoder.box_reader
         assert reader is not None
         dtype = next(self.prompt_encoder.projection.parameters()).dtype
-        words = None if phrases is None else phrases.to(dtype)
-        boxes_xyxy_sam, logits = reader(states.to(dtype), image_tokens.to(dtype)[image_index], words)
+        likeness = None
+        if phrases is not None and name_logits is not None:
+            shown = name_logits.float().softmax(-1)[image_index]
+            likeness = ((shown @ phrases.float()[..., None])[..., 0] + MIN_LIKENESS).log()
+        boxes_xyxy_sam, logits = reader(states.to(dtype), image_tokens.to(dtype)[image_index], likeness)
         return boxes_xyxy_sam, logits
 
     def decode(
@@ -291,7 +303,7 @@ class AuraModel(PreTrainedModel):
         else:
             features = ImageFeatures(image_embeddings)
         columns = labelled_columns(labels)
-        with self.recorded_states() as recorded, self._recorded_names() as name_logits:
+        with self.recorded_states() as recorded, self.recorded_names() as name_logits:
             # each position predicts the token after it
             read = self.mllm(input_ids=input_ids, logits_to_keep=columns - 1, use_cache=False, **mllm_inputs)
         targets = labels[:, columns]
@@ -304,7 +316,7 @@ class AuraModel(PreTrainedModel):
         boxes = None
         if self.prompt_encoder.box_reader is not None:
             assert tokens is not None
-            boxes, output.pointing_logits = self.point(states, tokens, rows, self.phrases(labels))
+            boxes, output.pointing_logits = self.point(states, tokens, rows, self.phrases(labels), *name_logits)
             output.boxes_xyxy_sam = boxes
         if self.meaning_head is not None and self.training:
             output.meaning_logits = self.meaning_head(states)
@@ -316,7 +328,7 @@ class AuraModel(PreTrainedModel):
         return self._named(output, tokens, name_logits) if names else output
 
     def _names(self, pixel_values: Tensor) -> AuraOutput:
-        with self._recorded_names() as name_logits:
+        with self.recorded_names() as name_logits:
             tokens = self.image_tokens(pixel_values)
         return self._named(AuraOutput(), tokens, name_logits)
 
@@ -326,7 +338,7 @@ class AuraModel(PreTrainedModel):
         return output
 
     @contextmanager
-    def _recorded_names(self) -> Iterator[list[Tensor]]:
+    def recorded_names(self) -> Iterator[list[Tensor]]:
         """Collect the logits (B, n, classes) of a projector that names what each image token shows."""
         recorded: list[Tensor] = []
         if not self.reads_words:

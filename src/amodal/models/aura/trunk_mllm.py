@@ -55,6 +55,9 @@ from amodal.models.increments import Origin
 BACKGROUND = "background"
 """The word for an image token without any object."""
 
+WORD_LOGIT = 20.0
+"""Logit of a word that a phrase means exactly: articles and adjectives in the phrase make it less."""
+
 IMAGE_TOKEN = "<image>"
 MARKUP = ("<p>", "</p>")
 """Tokens around the words that name an object: one each instead of three, with rows that are trained."""
@@ -168,6 +171,12 @@ class WordProjector(nn.Module):
         """Features (B, n, D_trunk) of the tower to image tokens (B, n, D); `name` computes the logits of the words."""
         hidden = F.gelu(self.linear_1(features))
         return self.name(hidden).softmax(-1) @ self.words + self.linear_2(hidden)
+
+    def meaning(self, phrases: Tensor) -> Tensor:
+        """Mean embeddings (N, D) of phrases to the probability (N, K) of each word; zeros for a phrase of zeros."""
+        centre = self.words.mean(0)
+        words, means = F.normalize(self.words - centre, dim=-1), F.normalize(phrases - centre, dim=-1)
+        return (WORD_LOGIT * means @ words.T).softmax(-1) * phrases.any(-1, keepdim=True)
 
 
 def new_trunk_mllm(
