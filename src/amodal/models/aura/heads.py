@@ -198,7 +198,7 @@ class SegMapEncoder(nn.Module):
         with_boxes: as for `SegPromptEncoder`.
     """
 
-    def __init__(self, width: int, base: ConvPromptConfig, with_boxes: bool = False, by_words: bool = False) -> None:
+    def __init__(self, width: int, base: ConvPromptConfig, with_boxes: bool = False) -> None:
         super().__init__()
         self.channels = base.widths[2]
         self.projection = _projection(width, self.channels)
