@@ -157,10 +157,12 @@ class AuraModel(PreTrainedModel):
         features = self.mllm.get_image_features(pixel_values=pixel_values, return_dict=True)
         return stacked_features(features.pooler_output, len(pixel_values))
 
+    @torch.no_grad()
     def phrases(self, tokens: Tensor) -> Tensor | None:
         """What the words for each object mean: the probability (N, K) of each word that image tokens can be.
 
-        None for an LLM whose image tokens are no words; zeros for an object without words.
+        None for an LLM whose image tokens are no words; zeros for an object without words. No gradient flows into the
+        words, whose dense matrix would need one.
 
         Args:
             tokens: (B, T) with N `[SEG]`s; negative where there is no token.
