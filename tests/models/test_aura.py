@@ -13,9 +13,9 @@ from amodal.errors import InputError
 from amodal.losses import IGNORE_INDEX
 from amodal.models.aura import AuraConfig, AuraModel, AuraProcessor
 from amodal.models.aura.generation import Dialogue
-from amodal.models.aura.heads import BoxReader, seg_states
+from amodal.models.aura.heads import BoxReader, labelled_columns, seg_states
 from amodal.models.aura.mllm import merge_adapters
-from amodal.models.aura.modeling import labelled_columns, parameter_counts
+from amodal.models.aura.modeling import parameter_counts
 from amodal.models.increments import INCREMENT, increment_state
 from tests.models.aura import (
     ANSWER,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import SamVisionConfig
 from transformers.utils import ModelOutput
 
+from amodal.losses import IGNORE_INDEX
 from amodal.models.bases.conv_prompt import ConvPromptConfig
 from amodal.models.bases.prompt_maps import PromptMaps
 from amodal.models.bases.prompts import Float32PositionalEmbedding
@@ -79,6 +80,15 @@ def seg_states(states: Tensor, tokens: Tensor, seg_token_id: int) -> tuple[Tenso
     """
     rows, positions = (tokens == seg_token_id).nonzero(as_tuple=True)
     return states[rows, positions], rows
+
+
+def labelled_columns(labels: Tensor) -> Tensor:
+    """Columns (K,) of labels (B, T) with a labelled token in any row; logits are computed for these only.
+
+    Without any labelled token it is the last column, so that a batch always has logits.
+    """
+    columns = (labels[:, 1:] != IGNORE_INDEX).any(0).nonzero()[:, 0] + 1
+    return columns if len(columns) else columns.new_tensor([labels.shape[1] - 1])
 
 
 def phrase_means(embeddings: Tensor, tokens: Tensor, seg_token_id: int, markup: Sequence[int]) -> Tensor:

@@ -25,9 +25,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from amodal.errors import InputError
-from amodal.losses import IGNORE_INDEX
 from amodal.models.aura.configuration import AuraConfig
-from amodal.models.aura.heads import AuraOutput, MaskOutput, NamingHead, new_prompt_encoder, phrase_means, seg_states
+from amodal.models.aura.heads import (
+    AuraOutput,
+    MaskOutput,
+    NamingHead,
+    labelled_columns,
+    new_prompt_encoder,
+    phrase_means,
+    seg_states,
+)
 from amodal.models.aura.mllm import (
     LoadedMllm,
     add_adapters,
@@ -535,12 +542,3 @@ def parameter_counts(config: AuraConfig) -> dict[str, int]:
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     incremental = sum(p.numel() for name, p in model.named_parameters() if not model.is_base_tensor(name))
     return counts | {"total": sum(counts.values()), "incremental": incremental, "trainable": trainable}
-
-
-def labelled_columns(labels: Tensor) -> Tensor:
-    """Columns (K,) of labels (B, T) with a labelled token in any row; logits are computed for these only.
-
-    Without any labelled token it is the last column, so that a batch always has logits.
-    """
-    columns = (labels[:, 1:] != IGNORE_INDEX).any(0).nonzero()[:, 0] + 1
-    return columns if len(columns) else columns.new_tensor([labels.shape[1] - 1])

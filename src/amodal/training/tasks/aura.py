@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from amodal.losses import IGNORE_INDEX, box_loss, mask_bce, mask_dice, mask_ious, object_mean
 from amodal.models.aura import AuraConfig, AuraOutput
-from amodal.models.aura.modeling import labelled_columns
+from amodal.models.aura.heads import labelled_columns
 from amodal.nn.occlusion_encoders import occlusion_map, occlusion_rates
 from amodal.training.datasets.sampling import Batch
 
