@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
 from amodal.errors import InputError
+from amodal.inference.assistant import AmodalAssistant
 from amodal.losses import IGNORE_INDEX
 from amodal.models.aura import AuraConfig, AuraModel, AuraProcessor
 from amodal.models.aura.generation import Dialogue
@@ -73,6 +76,59 @@ def test_seg_states_of_cached_generation_equal_a_full_forward(tmp_path: Path) ->
     cached = torch.cat([turn.states for turn in turns])
     assert cached.shape == (4, 24)
     torch.testing.assert_close(cached, full, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(40, 80), (80, 40), (64, 64)])
+@pytest.mark.parametrize("crops", [True, False])
+def test_a_point_of_the_llms_frame_is_found_in_the_backbones_frame(
+    tmp_path: Path, size: tuple[int, int], crops: bool
+) -> None:
+    """A bright spot is searched in both inputs; an LLM whose processor does not crop sees the image stretched."""
+    processor: Any = small_aura(tmp_path).processor
+    settings = processor.mllm.image_processor
+    if not crops:
+        settings.do_center_crop = False
+        settings.size = {"height": 32, "width": 32}
+    image = np.zeros((*size, 3), np.uint8)
+    image[size[0] // 8 : size[0] // 4, size[1] // 2 : size[1] * 3 // 4] = 255
+
+    def spot(pixels: Any) -> Any:
+        light = np.asarray(pixels, np.float64).sum(-1)
+        rows, columns = np.nonzero(light > light.max() * 0.8)
+        return np.array([(columns.mean() + 0.5) / light.shape[1], (rows.mean() + 0.5) / light.shape[0]])
+
+    factors, shift = processor.mllm_to_sam([image.shape])[0].numpy().reshape(2, 2)
+    in_sam = spot(processor.pixels_sam(image)[0].permute(1, 2, 0))
+    assert spot(processor.pixels_mllm(image)) * factors + shift == pytest.approx(in_sam, abs=0.03)
+
+
+def test_boxes_are_moved_to_the_backbones_frame(tmp_path: Path) -> None:
+    model = small_aura(tmp_path, box_weight=1.0)
+    states, tokens, rows = torch.randn(3, 24), torch.randn(2, 16, 24), torch.tensor([0, 0, 1])
+    frames = torch.tensor([[1.0, 1.0, 0.0, -0.125], [0.5, 1.0, 0.0, 0.0]])
+    with torch.no_grad():
+        square, _ = model.point(states, tokens, rows)
+        moved, _ = model.point(states, tokens, rows, mllm_to_sam=frames)
+    torch.testing.assert_close(moved[:2, 1::2], (square[:2, 1::2] - 0.125).clamp(0, 1))
+    torch.testing.assert_close(moved[:2, ::2], square[:2, ::2])
+    torch.testing.assert_close(moved[2], square[2] * torch.tensor([0.5, 1.0, 0.5, 1.0]))
+
+
+def test_training_and_an_answer_move_boxes_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an image that is no square."""
+    model = small_aura(tmp_path, box_weight=1.0)
+    processor: Any = model.processor
+    frames = processor.mllm_to_sam([random_image().shape])
+    assert frames.tolist() != [[1, 1, 0, 0]]
+    with torch.no_grad():
+        trained = model(**training_batch(model, (ANSWER,)), mllm_to_sam=frames).boxes_xyxy_sam
+        unmoved = model(**training_batch(model, (ANSWER,))).boxes_xyxy_sam
+    decoded: list[Any] = []
+    inner = model.decode
+    monkeypatch.setattr(model, "decode", lambda *args: (decoded.append(args[-1]), inner(*args))[1])
+    AmodalAssistant(model).ask(random_image(), QUESTION, answer=ANSWER)
+    torch.testing.assert_close(decoded[0], trained, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(decoded[0], unmoved, atol=1e-3)
 
 
 @pytest.mark.parametrize("boxes", [0.0, 1.0])
@@ -187,6 +243,18 @@ def test_box_depends_on_the_token_with_the_most_attention() -> None:
         other[range(2), most] = -other[range(2), most]
         assert ((reader(states, other)[0] - boxes).abs().amax(-1) > 1e-3).all()
     assert logits.shape == (2, 5) and ((boxes >= 0) & (boxes <= 1)).all()
+
+
+def test_box_depends_on_which_tokens_are_attended_to() -> None:
+    """With the number of image tokens known, tokens that are all alike still tell where the object is."""
+    torch.manual_seed(0)
+    states, tokens = torch.randn(2, 8), torch.randn(1, 1, 8).expand(2, 4, 8)
+    likeness = torch.tensor([[9.0, 9.0, 0, 0], [0, 0, 9.0, 9.0]])
+    for num_tokens, differs in ((0, False), (4, True)):
+        reader = BoxReader(8, num_tokens).eval()
+        with torch.no_grad():
+            boxes, _ = reader(states[:1].expand(2, 8), tokens, likeness)
+        assert torch.allclose(boxes[0], boxes[1], atol=1e-4) != differs
 
 
 @pytest.mark.parametrize("train_vision", [False, True])
@@ -381,8 +449,6 @@ def test_llm_sees_the_whole_image(tmp_path: Path) -> None:
 def test_masks_convert_to_the_sam_frame_and_back(tmp_path: Path) -> None:
     processor = small_aura(tmp_path).processor
     assert isinstance(processor, AuraProcessor)
-    import numpy as np
-
     mask = np.zeros((40, 80), bool)
     mask[10:30, 20:60] = True
     framed = processor.mask_sam(mask)
@@ -396,7 +462,7 @@ def test_masks_convert_to_the_sam_frame_and_back(tmp_path: Path) -> None:
     ("field", "value"),
     [
         ("image_size", 100), ("lora_rank", -1), ("lora_alpha", 0), ("lora_dropout", 1.0), ("spatial_channels", 0),
-        ("mask_threshold", 1.0), ("text_weight", -1.0), ("seg_token", "a b"), ("max_new_tokens", 0),
+        ("mask_threshold", 1.0), ("text_weight", -1.0), ("text_focus", -1.0), ("seg_token", "a b"), ("max_new_tokens", 0),
         ("naming_classes", -1), ("lora_targets", []),
     ],
 )  # fmt: skip

@@ -128,7 +128,7 @@ def test_every_answer_names_the_objects_that_the_masks_show(dataset: AnnotatedDa
                     left_to_right = sorted(said, key=lambda i: np.sum(image.objects[i].visible_box_xyxy[::2]))
                     assert said == left_to_right or question.family == "use_and_occluder"
                     counts[question.family] += 1
-    assert set(counts) == {family.__name__[1:] for family in (*FAMILIES, *FOLLOW_UPS)} - {"and_hides"}
+    assert set(counts) == {family.__name__.removeprefix("_") for family in (*FAMILIES, *FOLLOW_UPS)} - {"and_hides"}
 
 
 def entries_of(question: Question) -> list[str]:

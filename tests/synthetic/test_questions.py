@@ -98,7 +98,7 @@ def test_texts_are_well_formed(dataset: AnnotatedDataset) -> None:
         ({"words": "test"}, "words: expected one of train, held_out, free, free_held_out, got 'test'"),
         ({"seed": -1}, "seed: expected 0 or more, got -1"),
         ({"count": 0}, "count: expected 1 or more, got 0"),
-        ({"lists": "some"}, "lists: expected one of kinds, all, talk, got 'some'"),
+        ({"lists": "some"}, "lists: expected one of kinds, all, talk, decisions, got 'some'"),
         ({"lists": "all", "words": "held_out"}, "words: expected 'train' for lists, got 'held_out'"),
     ],
 )
@@ -190,6 +190,20 @@ def test_small_talk_and_the_whole_image_are_answered_without_masks(annotations: 
     assert not sides["train"] & sides["held_out"]
 
 
+def test_decisions_ask_half_of_the_time_for_what_is_not_there(annotations: Path, tmp_path: Path) -> None:
+    path = synthesize_questions(annotations, tmp_path / "d.json", lists="decisions", words="free", progress=False)
+    conversations = read_reason_seg(path, annotations).conversations
+    turns = [turn for c in conversations for turn in c.turns]
+    assert len(turns) == len(conversations) > 9 * NUM_SCENES and {turn.kind for turn in turns} == {"where"}
+    assert 0.4 < sum(not turn.objects for turn in turns) / len(turns) < 0.6
+    assert len({(c.image.id, c.turns[0].question) for c in conversations}) == len(conversations)
+    held_out = synthesize_questions(
+        annotations, tmp_path / "h.json", lists="decisions", words="free_held_out", progress=False
+    )
+    others = read_reason_seg(held_out, annotations).conversations
+    assert not {turn.question for c in others for turn in c.turns} & {turn.question for turn in turns}
+
+
 def test_other_images_get_questions_about_named_objects(annotations: Path, tmp_path: Path) -> None:
     """Nobody knows what their kinds are for, nor what else they show."""
     content = json.loads(annotations.read_text())
@@ -217,5 +231,10 @@ def test_other_images_get_questions_about_named_objects(annotations: Path, tmp_p
     asked = [turn for c in read_reason_seg(listed, other, images).conversations for turn in c.turns]
     assert {turn.kind for turn in asked} == {"list_kinds"} and any(turn.objects for turn in asked)
     assert not any(re.search(r"\b(an|the|no) object\b", turn.question) for turn in asked)
+    path = synthesize_questions(
+        other, tmp_path / "d.json", lists="decisions", words="free", images=images, progress=False
+    )
+    decided = [turn for c in read_reason_seg(path, other, images).conversations for turn in c.turns]
+    assert {turn.kind for turn in decided} == {"where"}
     with pytest.raises(InputError, match="expected kinds of procedural scenes"):
         synthesize_questions(other, tmp_path / "l.json", lists="all", images=images, progress=False)

@@ -161,7 +161,7 @@ def synthesize(
         typer.Option(help="Share of questions whose answer is in the scene; default: 0.85 (questions)."),
     ] = None,
     lists: Annotated[
-        str | None, typer.Option(help="Write these instead of single questions: kinds, all or talk (questions).")
+        str | None, typer.Option(help="Write these instead: kinds, all, talk or decisions (questions).")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
     as_json: AsJson = False,

@@ -274,7 +274,12 @@ class AmodalAssistant:
             boxes = None
             if answers.image_tokens is not None:
                 boxes, _ = self.model.point(
-                    answers.states, answers.image_tokens, answers.rows, answers.phrases, answers.name_logits
+                    answers.states,
+                    answers.image_tokens,
+                    answers.rows,
+                    answers.phrases,
+                    answers.name_logits,
+                    self.processor.mllm_to_sam([image.shape for image in images]),
                 )
             masks: Any = self.model.decode(answers.states, features, answers.rows, boxes)
         rows = answers.rows.tolist()

@@ -15,7 +15,13 @@ import numpy as np
 
 from amodal.questions.facts import UNNAMED_KIND, Facts
 from amodal.questions.grammar import with_article
-from amodal.questions.scene_forms import AREA_MARGIN, MAX_LISTED, PurposePart, SceneQuestionWriter
+from amodal.questions.scene_forms import (
+    AREA_MARGIN,
+    MAX_LISTED,
+    PurposePart,
+    SceneQuestionWriter,
+    where,
+)
 from amodal.questions.talk_forms import about_the_image, small_talk
 from amodal.questions.wording import (
     LIST_FORMS,
@@ -29,9 +35,11 @@ from amodal.questions.wording import (
 )
 
 T = TypeVar("T")
-Lists = Literal["kinds", "all", "talk"]
+Lists = Literal["kinds", "all", "talk", "decisions"]
 
 MAX_KINDS, MAX_PURPOSES, MAX_OBJECTS = 10, 5, 7  # entries of one list
+NUM_DECISIONS = 10  # questions about each image
+PRESENT_DECISIONS = 0.5  # share of them whose answer is in the image
 
 
 def scene_lists(
@@ -43,10 +51,11 @@ def scene_lists(
 ) -> list[list[Question]]:
     """Write lists about a scene, each a conversation of one turn; empty for a scene without objects.
 
-    Small talk is written in the same way, as a conversation of one turn each. About images with other `kinds` than
-    `SCENE_KINDS`, only "kinds" and "talk" can be written, see `scene_conversations`.
+    Small talk is written in the same way, as a conversation of one turn each, and so are "decisions": questions where
+    something is, whose answer first says whether the image shows it. About images with other `kinds` than
+    `SCENE_KINDS`, "all" cannot be written, see `scene_conversations`.
     """
-    writer = SceneQuestionWriter(facts, rng, words, kinds=kinds)
+    writer = SceneQuestionWriter(facts, rng, words, PRESENT_DECISIONS, kinds)
     made = [write(writer) for write in LISTS[lists]] if len(facts) else []
     return [[question] for question in made if question is not None]
 
@@ -105,10 +114,20 @@ def _sizes(writer: SceneQuestionWriter) -> Question | None:
     return _list(writer, "list_sizes", "list_sizes", [writer.facts.mention(i) for i in chosen[:MAX_OBJECTS]])
 
 
+def _decision(writer: SceneQuestionWriter) -> Question | None:
+    """Where a kind is, in words that were not used about the image yet; half of the kinds are not in it."""
+    question = where(writer)
+    if question is None or question.text in writer.asked:
+        return None
+    writer.asked.add(question.text)
+    return question
+
+
 LISTS: dict[Lists, tuple[Callable[[SceneQuestionWriter], Question | None], ...]] = {
     "kinds": (_kinds, _kinds),
     "all": (_kinds, _uses, _amounts, _fronts, _sizes),
     "talk": (small_talk, about_the_image),
+    "decisions": (_decision,) * NUM_DECISIONS,
 }
 """The lists that are written about each image."""
 

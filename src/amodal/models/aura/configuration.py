@@ -43,6 +43,7 @@ class AuraConfig(PreTrainedConfig):
         spatial_encoder: predict the occlusion-aware spatial map from both masks.
         spatial_channels: width of the spatial encoder.
         text_weight: weight of Eq. 1.
+        text_focus: exponent of the focal loss on the answers' tokens; 0 is the cross-entropy of Eq. 1.
         bce_weight: weight of both cross-entropies of Eq. 2.
         dice_weight: weight of both Dice losses of Eq. 2.
         rate_weight: weight of the squared error of Eq. 3.
@@ -57,6 +58,7 @@ class AuraConfig(PreTrainedConfig):
         box_weight: weight of two auxiliary losses: on the image tokens that each `[SEG]` attends to,
             and on the visible box predicted from them, which both decoders get in addition to e_r, as
             the corners of a SAM box (0 in the paper, which has no such box).
+        box_tokens: number of image tokens whose attention the box is predicted from too; 0 for none.
         train_mllm: train the whole LLM, as a small one from scratch needs.
         train_tower: whether that includes its vision tower, and what names its image tokens; LLaVA freezes a
             tower that is pretrained.
@@ -86,6 +88,7 @@ class AuraConfig(PreTrainedConfig):
         spatial_encoder: bool = True,
         spatial_channels: int = 32,
         text_weight: float = 1.0,
+        text_focus: float = 0.0,
         bce_weight: float = 1.0,
         dice_weight: float = 1.0,
         rate_weight: float = 1.0,
@@ -94,6 +97,7 @@ class AuraConfig(PreTrainedConfig):
         naming_weight: float = 0.0,
         naming_classes: int = 0,
         box_weight: float = 0.0,
+        box_tokens: int = 0,
         train_mllm: bool = False,
         train_tower: bool = True,
         train_language: bool = True,
@@ -118,6 +122,7 @@ class AuraConfig(PreTrainedConfig):
         self.spatial_encoder = spatial_encoder
         self.spatial_channels = spatial_channels
         self.text_weight = text_weight
+        self.text_focus = text_focus
         self.bce_weight = bce_weight
         self.dice_weight = dice_weight
         self.rate_weight = rate_weight
@@ -126,6 +131,7 @@ class AuraConfig(PreTrainedConfig):
         self.naming_weight = naming_weight
         self.naming_classes = naming_classes
         self.box_weight = box_weight
+        self.box_tokens = box_tokens
         self.train_mllm = train_mllm
         self.train_tower = train_tower
         self.train_language = train_language
@@ -166,6 +172,8 @@ class AuraConfig(PreTrainedConfig):
             "lora_dropout: expected a number in [0, 1)": 0 <= self.lora_dropout < 1,
             "lora_targets: expected names of projections": bool(self.lora_targets) or self.lora_rank == 0,
             "spatial_channels: expected 1 or more": self.spatial_channels >= 1,
+            "text_focus: expected 0 or more": self.text_focus >= 0,
+            "box_tokens: expected 0 or more": self.box_tokens >= 0,
             "naming_classes: expected 0 or more": self.naming_classes >= 0,
             "mask_threshold: expected a number in (0, 1)": 0 < self.mask_threshold < 1,
             "max_new_tokens: expected 1 or more": self.max_new_tokens >= 1,

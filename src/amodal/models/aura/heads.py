@@ -130,12 +130,13 @@ class SegPromptEncoder(nn.Module):
     Args:
         width: D.
         prompts: `prompt_encoder_config` of the backbone at the input's size.
+        box_tokens: n of `BoxReader`.
         with_boxes: also predict a box (`BoxReader`) and embed its corners as SAM does. Differs from
             the paper: because the embedding of a small LLM takes long to learn an object's place, and
             SAM's decoders can already use a box. (SAM 2 adds a constant third token to a box, which is left out.)
     """
 
-    def __init__(self, width: int, prompts: Any, with_boxes: bool = False) -> None:
+    def __init__(self, width: int, prompts: Any, with_boxes: bool = False, box_tokens: int = 0) -> None:
         super().__init__()
         channels: int = prompts.hidden_size
         self.cells: int = prompts.image_size // prompts.patch_size
@@ -143,7 +144,7 @@ class SegPromptEncoder(nn.Module):
         self.projection = _projection(width, channels)
         self.no_mask_embed = nn.Embedding(1, channels)
         self.positions = Float32PositionalEmbedding(SamVisionConfig(num_pos_feats=channels // 2, scale=1.0))
-        self.box_reader = BoxReader(width) if with_boxes else None
+        self.box_reader = BoxReader(width, box_tokens) if with_boxes else None
         if with_boxes:
             self.corner_embed = nn.Embedding(2, channels)
 
@@ -206,14 +207,15 @@ class SegMapEncoder(nn.Module):
         width: D.
         base: configuration of the backbone at the input's size.
         with_boxes: as for `SegPromptEncoder`.
+        box_tokens: n of `BoxReader`.
     """
 
-    def __init__(self, width: int, base: ConvPromptConfig, with_boxes: bool = False) -> None:
+    def __init__(self, width: int, base: ConvPromptConfig, with_boxes: bool = False, box_tokens: int = 0) -> None:
         super().__init__()
         self.channels = base.widths[2]
         self.projection = _projection(width, self.channels)
         self.maps = PromptMaps(base.image_size)
-        self.box_reader = BoxReader(width) if with_boxes else None
+        self.box_reader = BoxReader(width, box_tokens) if with_boxes else None
 
     def fixed_parts(self) -> list[nn.Module]:
         """Parts that are never trained: none."""
@@ -237,17 +239,20 @@ class SegMapEncoder(nn.Module):
         return PromptEmbeddings(sparse, self.maps(drawn).to(dtype), sparse.new_zeros(1, 0, 1, 1))
 
 
-def new_prompt_encoder(width: int, base: Any, with_boxes: bool) -> SegPromptEncoder | SegMapEncoder:
+def new_prompt_encoder(
+    width: int, base: Any, with_boxes: bool, box_tokens: int = 0
+) -> SegPromptEncoder | SegMapEncoder:
     """Make the prompt encoder that suits a backbone.
 
     Args:
         width: D.
         base: configuration of the backbone at the input's size.
         with_boxes: whether it predicts boxes.
+        box_tokens: n of `BoxReader`.
     """
     if isinstance(base, ConvPromptConfig):
-        return SegMapEncoder(width, base, with_boxes)
-    return SegPromptEncoder(width, base.prompt_encoder_config, with_boxes)
+        return SegMapEncoder(width, base, with_boxes, box_tokens)
+    return SegPromptEncoder(width, base.prompt_encoder_config, with_boxes, box_tokens)
 
 
 def _projection(width: int, channels: int) -> nn.Sequential:
@@ -263,15 +268,18 @@ class BoxReader(nn.Module):
 
     Args:
         width: D.
+        num_tokens: n, if the box also depends on the attention to each of them: which tokens show the object says most
+            about its box. 0 for a box from the state and what it attended to alone, with any n.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, num_tokens: int = 0) -> None:
         super().__init__()
+        self.num_tokens = num_tokens
         self.norm = nn.LayerNorm(width)
         self.query = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
         self.key = nn.Linear(width, width)
         self.box = nn.Sequential(
-            nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4)
+            nn.Linear(2 * width + num_tokens, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4)
         )
 
     def forward(self, states: Tensor, image_tokens: Tensor, likeness: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -283,13 +291,16 @@ class BoxReader(nn.Module):
             likeness: (N, n) logits that are added, of the image tokens that are like the words for the object.
 
         Returns:
-            (N, 4) boxes xyxy in [0, 1] of the backbone's frame, and (N, n) attention logits, float32.
+            (N, 4) boxes xyxy in [0, 1] of the LLM's frame, and (N, n) attention logits, float32.
         """
         tokens = self.norm(image_tokens)
         logits = (self.key(tokens) @ self.query(states)[..., None])[..., 0].float() * states.shape[-1] ** -0.5
         logits = logits if likeness is None else logits + likeness
-        attended = (logits.softmax(-1).to(tokens.dtype)[:, None] @ tokens)[:, 0]
-        centre, size = self.box(torch.cat([states, attended], dim=-1)).float().sigmoid().split(2, dim=-1)
+        attention = logits.softmax(-1).to(tokens.dtype)
+        read = [states, (attention[:, None] @ tokens)[:, 0]]
+        if self.num_tokens:
+            read.append(attention * self.num_tokens**0.5)
+        centre, size = self.box(torch.cat(read, dim=-1)).float().sigmoid().split(2, dim=-1)
         return torch.cat([centre - size / 2, centre + size / 2], dim=-1).clamp(0, 1), logits
 
 

@@ -86,7 +86,7 @@ class AuraModel(PreTrainedModel):
         width = self.mllm.config.get_text_config().hidden_size
         self.vision_encoder = family.build_encoder(base, Adapters(rank=0))
         self.reads_words = is_trunk_mllm(self.mllm.config)  # its image tokens are words
-        self.prompt_encoder = new_prompt_encoder(width, base, config.box_weight > 0)
+        self.prompt_encoder = new_prompt_encoder(width, base, config.box_weight > 0, config.box_tokens)
         channels = self.prompt_encoder.channels
         self.visible_decoder: Any = family.build_decoder(base)
         self.amodal_decoder: Any = family.build_decoder(base)
@@ -189,6 +189,7 @@ class AuraModel(PreTrainedModel):
         image_index: Tensor,
         phrases: Tensor | None = None,
         name_logits: Tensor | None = None,
+        mllm_to_sam: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Predict the visible box of each `[SEG]`, in a model with a `BoxReader`.
 
@@ -197,6 +198,7 @@ class AuraModel(PreTrainedModel):
             image_tokens: (B, n, D) of `image_tokens`.
             image_index: (N,) index of each `[SEG]`'s image.
             phrases: (N, K) of `phrases`, with `name_logits` (B, n, K) of `recorded_names`.
+            mllm_to_sam: (B, 4) of `AuraProcessor.mllm_to_sam`; None for square images, whose two frames are the same.
 
         Returns:
             (N, 4) boxes xyxy in [0, 1] of the backbone's frame, and (N, n) logits of the image tokens.
@@ -208,8 +210,11 @@ class AuraModel(PreTrainedModel):
         if phrases is not None and name_logits is not None:
             shown = name_logits.float().softmax(-1)[image_index]
             likeness = ((shown @ phrases.float()[..., None])[..., 0] + MIN_LIKENESS).log()
-        boxes_xyxy_sam, logits = reader(states.to(dtype), image_tokens.to(dtype)[image_index], likeness)
-        return boxes_xyxy_sam, logits
+        boxes_xyxy, logits = reader(states.to(dtype), image_tokens.to(dtype)[image_index], likeness)
+        if mllm_to_sam is not None:
+            scale, shift = mllm_to_sam.to(boxes_xyxy)[image_index].split(2, dim=-1)
+            boxes_xyxy = (boxes_xyxy * scale.repeat(1, 2) + shift.repeat(1, 2)).clamp(0, 1)
+        return boxes_xyxy, logits
 
     def decode(
         self, states: Tensor, features: ImageFeatures, image_index: Tensor, boxes_xyxy_sam: Tensor | None = None
@@ -285,6 +290,7 @@ class AuraModel(PreTrainedModel):
         image_embeddings: Tensor | None = None,
         chosen: Tensor | None = None,
         box_hints_xyxy_sam: Tensor | None = None,
+        mllm_to_sam: Tensor | None = None,
         **mllm_inputs: Any,
     ) -> AuraOutput:
         """Read whole conversations with the true answers in them (teacher forcing).
@@ -298,6 +304,7 @@ class AuraModel(PreTrainedModel):
             chosen: (number of `[SEG]`s,) bool, those whose masks are decoded, in reading order; all if None.
             box_hints_xyxy_sam: (number of the chosen, 4) boxes that the decoders get instead of the
                 predicted ones, NaN where there is none; in training.
+            mllm_to_sam: (B, 4) for `point`.
             mllm_inputs: what the LLM's processor made of image and text (attention mask, pixels).
 
         Returns:
@@ -325,7 +332,8 @@ class AuraModel(PreTrainedModel):
         boxes = None
         if self.prompt_encoder.box_reader is not None:
             assert tokens is not None
-            boxes, output.pointing_logits = self.point(states, tokens, rows, self.phrases(labels), *name_logits)
+            named = self.phrases(labels), name_logits[0] if name_logits else None
+            boxes, output.pointing_logits = self.point(states, tokens, rows, *named, mllm_to_sam)
             output.boxes_xyxy_sam = boxes
         if self.meaning_head is not None and self.training:
             output.meaning_logits = self.meaning_head(states)

@@ -147,6 +147,20 @@ class AuraProcessor(PushToHubMixin):
         pil_image, settings = Image.fromarray(image), self.mllm.image_processor
         return pad_to_square(pil_image, settings) if _crops(settings) else pil_image
 
+    def mllm_to_sam(self, sizes: Sequence[tuple[int, ...]]) -> Tensor:
+        """How to find a point of the LLM's frame in the backbone's frame, which are not the same for other than squares.
+
+        Args:
+            sizes: (H, W) of B images.
+
+        Returns:
+            (B, 4) float32: factors of x and y, then what is added to them; both frames have sides of length 1.
+        """
+        sides = torch.tensor([[w / max(h, w), h / max(h, w)] for h, w, *_ in sizes])
+        if _crops(self.mllm.image_processor):  # padded around the image, where the backbone's frame is padded after it
+            return torch.cat([torch.ones_like(sides), (sides - 1) / 2], dim=-1)
+        return torch.cat([sides, torch.zeros_like(sides)], dim=-1)
+
     def later_turn(self, question: str) -> list[int]:
         """Return the tokens of a later question, starting after the end token of the previous answer."""
         return self.tokens(self.template.prompt(check_question(question, self._reserved), first=False))

@@ -183,6 +183,7 @@ class ImageConversations(Dataset[dict[str, Any]]):
             item["visible_boxes_xyxy_sam"] = torch.from_numpy(boxes)
             item["box_hints_xyxy_sam"] = torch.from_numpy(_box_hints(boxes[chosen], self.hint_share, rng))
             item["pointing_shares"] = self._pointing_shares(group.image, objects)
+            item["mllm_to_sam"] = self.processor.mllm_to_sam([pixels.shape])
         if self.features is None:
             item["pixel_values_sam"] = self.processor.pixels_sam(pixels)
         else:
@@ -261,8 +262,8 @@ def collate_conversations(items: list[dict[str, Any]]) -> Batch:
         `pixel_values_sam` (B, 3, S_sam, S_sam) or `image_embeddings` (B, C, h, w).
         With naming losses `naming_shares` (B, c * c, K), `naming_boxes_xyxy_mllm` (B, c * c, 4) and `meanings`,
         one category per mask token.
-        With boxes `visible_boxes_xyxy_sam` and `pointing_shares` of all mask tokens, and `box_hints_xyxy_sam` of
-        the chosen ones.
+        With boxes `visible_boxes_xyxy_sam` and `pointing_shares` of all mask tokens, `box_hints_xyxy_sam` of the
+        chosen ones, and `mllm_to_sam` (B, 4).
     """
     batch = pad_rows([item["row"] for item in items], items[0]["pad"], front=False)
     for name in items[0].keys() - {"row", "pad"}:
