@@ -15,7 +15,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,demo]"
 	touch $@
 
-demo: $(STAMP) ## Segment a drawn scene and a photograph with the bundled models
+demo: $(STAMP) ## Segment a drawn scene and a photograph with the bundled models, and ask a question about a photograph
+	-$(BIN)/amodal models fetch aura-small
 	$(BIN)/python examples/demo.py
 
 # One test process per CPU core with one thread each: two processes with several threads each take ten times as long.

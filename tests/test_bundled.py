@@ -15,10 +15,13 @@ from transformers import SamModel
 
 from amodal import AmodalAssistant, AmodalSegmenter
 from amodal.cli.main import main
+from amodal.cli.options import load_assistant
 from amodal.data.reason_seg import read_reason_seg
+from amodal.errors import InputError, NotFetchedError
 from amodal.evaluation.reason import evaluate_reason
 from amodal.inference.scene import Scene
 from amodal.metrics.mask_protocols import StrictIoU
+from amodal.models.aura.packaged import CACHE_VARIABLE
 from amodal.models.increments import INCREMENT, WEIGHTS, bundled_models
 from amodal.ops.boxes import mask_to_box
 from amodal.synthetic.generate import synthesize
@@ -35,7 +38,7 @@ def segmenter() -> AmodalSegmenter:
 
 
 def test_all_models_are_there_and_small() -> None:
-    assert bundled_models().keys() == {"aura-tiny", "plug-small", "plug-tiny", "sam-small", "sam-tiny"}
+    assert bundled_models().keys() == {"aura-small", "aura-tiny", "plug-small", "plug-tiny", "sam-small", "sam-tiny"}
     size = {
         name: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         for name, folder in bundled_models().items()
@@ -43,6 +46,7 @@ def test_all_models_are_there_and_small() -> None:
     assert size["sam-tiny"] + size["plug-tiny"] < 25_000_000
     assert size["sam-small"] + size["plug-small"] < 30_000_000
     assert size["aura-tiny"] < 40_000_000
+    assert (WEIGHTS / "aura-small" / INCREMENT).stat().st_size < 25_000_000
 
 
 def test_sam_tiny_is_a_plain_transformers_model() -> None:
@@ -110,11 +114,33 @@ def test_ask_works_offline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
     Image.fromarray(render_scene(30_005).image).save(tmp_path / "scene.png")
     out = tmp_path / "out"
-    assert main(["ask", str(tmp_path / "scene.png"), "What is hidden most?", "--out", str(out), "--json"]) == 0
+    question = [str(tmp_path / "scene.png"), "What is hidden most?"]
+    assert main(["ask", *question, "--model", "aura-tiny", "--out", str(out), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["question"] == "What is hidden most?" and printed["answer"]
     assert printed["objects"] and printed["objects"][0]["phrase"]
     assert (out / "overlay.png").is_file() and (out / "object_00_amodal.png").is_file()
+
+
+def test_the_default_assistant_says_how_to_fetch_its_language_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    Image.fromarray(render_scene(30_005).image).save(tmp_path / "scene.png")
+    command = "run: amodal models fetch aura-small\n"
+    assert main(["ask", str(tmp_path / "scene.png"), "What is hidden most?", "--out", str(tmp_path / "out")]) == 2
+    shown = capsys.readouterr().err
+    assert shown.endswith(command) and shown.count("\n") == 1 and not (tmp_path / "out").exists()
+    assert load_assistant(None, "cpu") is None  # a server still segments
+    shown = capsys.readouterr().err
+    assert shown.startswith("No questions can be asked") and shown.endswith(command) and shown.count("\n") == 1
+    with pytest.raises(NotFetchedError):
+        load_assistant("aura-small", "cpu")
+    assert load_assistant("none", "cpu") is None
+    with pytest.raises(InputError, match="aura-smal"):
+        load_assistant("aura-smal", "cpu")
 
 
 def test_info_counts_the_stored_parameters(capsys: pytest.CaptureFixture[str], segmenter: AmodalSegmenter) -> None:

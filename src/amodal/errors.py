@@ -31,6 +31,10 @@ class InputError(ValueError):
         super().__init__(" ".join(line.splitlines()))
 
 
+class NotFetchedError(InputError):
+    """A bundled model needs a language model that has not been fetched; the message has the command."""
+
+
 class InputWarning(UserWarning):
     """Something about a file or argument that had to be guessed. The command line prints it as one line on stderr."""
 

@@ -355,7 +355,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_the_command(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*files, "--max-questions", "8", "--out", str(tmp_path / "out"), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["protocol"] == "reason" and report["options"]["model"] == "aura-tiny"
+    assert report["protocol"] == "reason" and report["options"]["model"] == "aura-small"
     assert report["options"]["num_conversations"] == 8
     assert report["metrics"]["no_object_accuracy"] == 0  # it always shows an object
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["answers.jsonl", "report.json", "table.txt"]

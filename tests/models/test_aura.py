@@ -114,6 +114,12 @@ def test_boxes_are_moved_to_the_backbones_frame(tmp_path: Path) -> None:
     torch.testing.assert_close(moved[2], square[2] * torch.tensor([0.5, 1.0, 0.5, 1.0]))
 
 
+def test_another_number_of_image_tokens_is_refused(tmp_path: Path) -> None:
+    model = small_aura(tmp_path, box_weight=1.0, box_tokens=9)
+    with pytest.raises(InputError, match="box_tokens: expected 16, the number of image tokens, got 9"):
+        model(**training_batch(model))
+
+
 def test_training_and_an_answer_move_boxes_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of an image that is no square."""
     model = small_aura(tmp_path, box_weight=1.0)
@@ -462,8 +468,8 @@ def test_masks_convert_to_the_sam_frame_and_back(tmp_path: Path) -> None:
     ("field", "value"),
     [
         ("image_size", 100), ("lora_rank", -1), ("lora_alpha", 0), ("lora_dropout", 1.0), ("spatial_channels", 0),
-        ("mask_threshold", 1.0), ("text_weight", -1.0), ("text_focus", -1.0), ("seg_token", "a b"), ("max_new_tokens", 0),
-        ("naming_classes", -1), ("lora_targets", []),
+        ("mask_threshold", 1.0), ("text_weight", -1.0), ("text_focus", -1.0), ("seg_token", "a b"),
+        ("max_new_tokens", 0), ("naming_classes", -1), ("box_tokens", -1), ("lora_targets", []),
     ],
 )  # fmt: skip
 def test_configuration_refuses_impossible_values(field: str, value: object) -> None:

@@ -120,6 +120,7 @@ def shrunk(path: Path, folder: Path, steps: int) -> Recipe:
         small_trunk_mllm(folder)
         read_by = TrunkMllmRecipe(language_model=str(folder / "lm"), image_size=64)
         sizes |= {"base": str(folder / "trunk"), "trunk_mllm": read_by}
+        sizes |= {"box_tokens": 4} if recipe.model.box_tokens else {}
     elif recipe.model.tiny is None:
         sizes["mllm"] = str(folder / "mllm")
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from amodal.errors import InputError
+from amodal.errors import InputError, NotFetchedError
 from amodal.io.files import require_no_input
 from amodal.models.names import DEFAULT_ASSISTANT
 
@@ -139,19 +139,25 @@ def group_points(points: list[tuple[float, float, int]]) -> list[list[tuple[floa
 
 
 def load_assistant(name: str | None, device: str) -> AmodalAssistant | None:
-    """Load the model of `--assistant`: the bundled one by default, none if there is no such model or for `none`.
+    """Load the model of `--assistant`, none for `none`.
+
+    Without a name it is the default one, or none where that needs a language model that has not been fetched; stderr
+    then says how to fetch it.
 
     Raises:
         InputError: unknown model or device.
     """
-    from amodal.models.increments import bundled_models
-
-    wanted = name or (DEFAULT_ASSISTANT if DEFAULT_ASSISTANT in bundled_models() else "none")
-    if wanted == "none":
+    if name == "none":
         return None
     from amodal.inference.assistant import AmodalAssistant
 
-    return AmodalAssistant.from_pretrained(wanted, device=device)
+    try:
+        return AmodalAssistant.from_pretrained(name or DEFAULT_ASSISTANT, device=device)
+    except NotFetchedError as error:
+        if name is not None:
+            raise
+        typer.echo(f"No questions can be asked: {error}", err=True)
+        return None
 
 
 Annotations = Annotated[Path, typer.Option(help="Annotation file, or folder for masks and single COCOA records.")]

@@ -89,8 +89,8 @@ def question_records(
 
     Raises:
         InputError: `words`, `lists`, `seed` or `present` is invalid, `lists` is combined with words other than
-            `train` (but for `talk` and `decisions`) or with `present`, is `all` for kinds other than those of procedural scenes, or
-            an object has no amodal mask.
+            `train` (but for `talk` and `decisions`) or with `present`, is `all` for kinds other than those of
+            procedural scenes, or an object has no amodal mask.
     """
     if words not in WORDS:
         raise InputError(f"words: expected one of {', '.join(WORDS)}, got {words!r}")

@@ -202,9 +202,16 @@ class AuraModel(PreTrainedModel):
 
         Returns:
             (N, 4) boxes xyxy in [0, 1] of the backbone's frame, and (N, n) logits of the image tokens.
+
+        Raises:
+            InputError: the model's `box_tokens` is not n.
         """
         reader = self.prompt_encoder.box_reader
         assert reader is not None
+        if reader.num_tokens not in (0, image_tokens.shape[1]):
+            raise InputError(
+                f"box_tokens: expected {image_tokens.shape[1]}, the number of image tokens, got {reader.num_tokens}"
+            )
         dtype = next(self.prompt_encoder.projection.parameters()).dtype
         likeness = None
         if phrases is not None and name_logits is not None:

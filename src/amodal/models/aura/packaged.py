@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from amodal.errors import InputError
+from amodal.errors import InputError, NotFetchedError
 from amodal.io.files import atomic_folder
 from amodal.models.bases.protocol import fingerprint_of
 
@@ -80,12 +80,12 @@ def fetched_folder(name: str) -> Path:
         name: key of `PACKAGED`.
 
     Raises:
-        InputError: it has not been fetched; the message has the command that fetches it.
+        NotFetchedError: it has not been fetched; the message has the command that fetches it.
     """
     folder = _folder(name)
     if not (folder / "config.json").is_file():
         model = next((model for model, needed in NEEDED_BY.items() if needed == name), name)
-        raise InputError(
+        raise NotFetchedError(
             f"language model {name}: expected it in {folder.parent}, got none; run: amodal models fetch {model}"
         )
     return folder

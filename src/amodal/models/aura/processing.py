@@ -148,7 +148,7 @@ class AuraProcessor(PushToHubMixin):
         return pad_to_square(pil_image, settings) if _crops(settings) else pil_image
 
     def mllm_to_sam(self, sizes: Sequence[tuple[int, ...]]) -> Tensor:
-        """How to find a point of the LLM's frame in the backbone's frame, which are not the same for other than squares.
+        """How to find a point of the LLM's frame in the backbone's; only of square images they are the same.
 
         Args:
             sizes: (H, W) of B images.
