@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -47,6 +48,11 @@ def test_all_models_are_there_and_small() -> None:
     assert size["sam-small"] + size["plug-small"] < 30_000_000
     assert size["aura-tiny"] < 40_000_000
     assert (WEIGHTS / "aura-small" / INCREMENT).stat().st_size < 25_000_000
+
+
+def test_their_settings_name_no_place_of_a_machine() -> None:
+    for file in WEIGHTS.rglob("*config.json"):
+        assert not re.search(r'"(/|[A-Z]:\\\\|~)[\w./-]+"', file.read_text()), file
 
 
 def test_sam_tiny_is_a_plain_transformers_model() -> None:

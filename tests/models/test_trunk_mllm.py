@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,7 @@ def test_save_and_load_is_bitwise(tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.equal(model(**batch).logits, again(**batch).logits)
     assert parameter_counts(model.config)["total"] == sum(p.numel() for p in model.parameters())
+    assert str(tmp_path) not in json.dumps(model.config.mllm), "the place of the language model is in mllm_base alone"
 
 
 def test_a_merged_model_gives_the_same_masks(tmp_path: Path) -> None:

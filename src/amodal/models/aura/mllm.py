@@ -179,9 +179,11 @@ def start_rows(mllm: PreTrainedModel, numbers: Sequence[int], known: int) -> Non
 
 
 def plain_settings(config: Any) -> dict[str, Any]:
-    """Return a configuration as JSON values, without transformers' bookkeeping."""
+    """Return a configuration as JSON values, without transformers' bookkeeping and places of this machine."""
     settings: dict[str, Any] = config.to_dict()
-    for key in ("transformers_version", "_name_or_path", "architectures", "dtype"):
+    for part in (settings, *(value for value in settings.values() if isinstance(value, dict))):
+        part.pop("_name_or_path", None)
+    for key in ("transformers_version", "architectures", "dtype"):
         settings.pop(key, None)
     return settings
 
