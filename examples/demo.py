@@ -65,10 +65,12 @@ def main() -> None:
     completed = segmenter(photograph, masks=coffee_masks((width, height)))
     completed.save(OUT / "coffee-masks")
 
+    folders = ["coffee", "coffee-masks", "scene"]
     try:
         reply = AmodalAssistant.from_pretrained("aura-small").ask(data.chelsea(), QUESTION)
         reply.scene.save(OUT / "answer")
-        answer = f"Photograph of a cat: {QUESTION} {reply.text} (confidence {reply.confidence:.2f})"
+        answer = f"answer, about a photograph of a cat: {QUESTION} {reply.text} (confidence {reply.confidence:.2f})"
+        folders.append("answer")
     except NotFetchedError as error:
         answer = f"No question about a photograph was asked: {error}"
 
@@ -84,7 +86,7 @@ def main() -> None:
         rates = ", ".join(f"{number} {name}: {obj.occlusion_rate:.0%}" for number, (obj, name) in numbered)
         print(f"{folder}, from {prompts}: {rates}")
     print(answer)
-    print(f"Look at overlay.png in {OUT}/coffee, {OUT}/coffee-masks, {OUT}/scene and {OUT}/answer")
+    print(f"Look at overlay.png in {', '.join(str(OUT / folder) for folder in folders)}")
     print("The bundled models are small: expect rough outlines and mistakes (docs/models.md has their scores)")
 
 

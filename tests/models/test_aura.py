@@ -468,7 +468,7 @@ def test_masks_convert_to_the_sam_frame_and_back(tmp_path: Path) -> None:
     ("field", "value"),
     [
         ("image_size", 100), ("lora_rank", -1), ("lora_alpha", 0), ("lora_dropout", 1.0), ("spatial_channels", 0),
-        ("mask_threshold", 1.0), ("text_weight", -1.0), ("text_focus", -1.0), ("seg_token", "a b"),
+        ("mask_threshold", 1.0), ("text_weight", -1.0), ("seg_token", "a b"),
         ("max_new_tokens", 0), ("naming_classes", -1), ("box_tokens", -1), ("lora_targets", []),
     ],
 )  # fmt: skip

@@ -43,7 +43,6 @@ class AuraConfig(PreTrainedConfig):
         spatial_encoder: predict the occlusion-aware spatial map from both masks.
         spatial_channels: width of the spatial encoder.
         text_weight: weight of Eq. 1.
-        text_focus: exponent of the focal loss on the answers' tokens; 0 is the cross-entropy of Eq. 1.
         bce_weight: weight of both cross-entropies of Eq. 2.
         dice_weight: weight of both Dice losses of Eq. 2.
         rate_weight: weight of the squared error of Eq. 3.
@@ -88,7 +87,6 @@ class AuraConfig(PreTrainedConfig):
         spatial_encoder: bool = True,
         spatial_channels: int = 32,
         text_weight: float = 1.0,
-        text_focus: float = 0.0,
         bce_weight: float = 1.0,
         dice_weight: float = 1.0,
         rate_weight: float = 1.0,
@@ -122,7 +120,6 @@ class AuraConfig(PreTrainedConfig):
         self.spatial_encoder = spatial_encoder
         self.spatial_channels = spatial_channels
         self.text_weight = text_weight
-        self.text_focus = text_focus
         self.bce_weight = bce_weight
         self.dice_weight = dice_weight
         self.rate_weight = rate_weight
@@ -172,7 +169,6 @@ class AuraConfig(PreTrainedConfig):
             "lora_dropout: expected a number in [0, 1)": 0 <= self.lora_dropout < 1,
             "lora_targets: expected names of projections": bool(self.lora_targets) or self.lora_rank == 0,
             "spatial_channels: expected 1 or more": self.spatial_channels >= 1,
-            "text_focus: expected 0 or more": self.text_focus >= 0,
             "box_tokens: expected 0 or more": self.box_tokens >= 0,
             "naming_classes: expected 0 or more": self.naming_classes >= 0,
             "mask_threshold: expected a number in (0, 1)": 0 < self.mask_threshold < 1,

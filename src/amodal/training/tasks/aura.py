@@ -62,7 +62,7 @@ class AuraTask:
             return self._naming_losses(model(pixel_values=batch["pixel_values"]), batch)
         output: AuraOutput = model(**{name: value for name, value in batch.items() if name not in TARGETS})
         assert output.logits is not None and output.targets is not None and output.masks is not None
-        losses = {"text": config.text_weight * text_loss(output.logits, output.targets, config.text_focus)}
+        losses = {"text": config.text_weight * text_loss(output.logits, output.targets)}
         losses |= self.mask_losses(output.masks, batch)
         losses |= self._naming_losses(output, batch)
         if output.boxes_xyxy_sam is not None and output.pointing_logits is not None:
@@ -195,24 +195,17 @@ def _nats(output: AuraOutput) -> Tensor:
     return losses.view_as(output.targets)
 
 
-def text_loss(logits: Tensor, targets: Tensor, focus: float = 0.0) -> Tensor:
-    """Mean cross-entropy of the answers' tokens (Eq. 1), or their focal loss (Lin et al., 2017).
-
-    Differs from the paper with a `focus` above 0: each token counts (1 - p)^focus, where p is the probability that
-    the model gives it. The weights are constants for the gradient, and the mean is over their sum. Most tokens of an
-    answer repeat the question; few depend on the image, and these are the ones that stay improbable.
+def text_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of the answers' tokens (Eq. 1).
 
     Args:
         logits: (B, K, vocabulary).
         targets: (B, K) token ids, `IGNORE_INDEX` outside the answers.
-        focus: exponent of the focal loss; 0 counts all tokens alike.
     """
     counted = targets != IGNORE_INDEX
     if not counted.any():
         return logits.float().sum() * 0
-    losses = F.cross_entropy(logits[counted].float(), targets[counted], reduction="none")
-    weights = (1 - (-losses.detach()).exp()) ** focus
-    return (weights * losses).sum() / weights.sum().clamp(min=1e-6)
+    return F.cross_entropy(logits[counted].float(), targets[counted])
 
 
 def pointing_loss(logits: Tensor, shares: Tensor) -> Tensor:
