@@ -69,7 +69,8 @@ def main() -> None:
     try:
         reply = AmodalAssistant.from_pretrained("aura-small").ask(data.chelsea(), QUESTION)
         reply.scene.save(OUT / "answer")
-        answer = f"answer, about a photograph of a cat: {QUESTION} {reply.text} (confidence {reply.confidence:.2f})"
+        hidden = ", ".join(f"{obj.occlusion_rate:.0%}" for obj in reply.scene.objects) or "no object"
+        answer = f"answer, about a photograph of a cat that nothing hides: {QUESTION} {reply.text} ({hidden})"
         folders.append("answer")
     except NotFetchedError as error:
         answer = f"No question about a photograph was asked: {error}"
