@@ -16,7 +16,7 @@ from amodal.inference.assistant import AmodalAssistant
 from amodal.losses import IGNORE_INDEX
 from amodal.models.aura import AuraConfig, AuraModel, AuraProcessor
 from amodal.models.aura.generation import Dialogue
-from amodal.models.aura.heads import BoxReader, labelled_columns, seg_states
+from amodal.models.aura.heads import BoxReader, attention_maps, labelled_columns, seg_states
 from amodal.models.aura.mllm import merge_adapters
 from amodal.models.aura.modeling import parameter_counts
 from amodal.models.increments import INCREMENT, increment_state
@@ -107,8 +107,8 @@ def test_boxes_are_moved_to_the_backbones_frame(tmp_path: Path) -> None:
     states, tokens, rows = torch.randn(3, 24), torch.randn(2, 16, 24), torch.tensor([0, 0, 1])
     frames = torch.tensor([[1.0, 1.0, 0.0, -0.125], [0.5, 1.0, 0.0, 0.0]])
     with torch.no_grad():
-        square, _ = model.point(states, tokens, rows)
-        moved, _ = model.point(states, tokens, rows, mllm_to_sam=frames)
+        square = model.point(states, tokens, rows).boxes_xyxy_sam
+        moved = model.point(states, tokens, rows, mllm_to_sam=frames).boxes_xyxy_sam
     torch.testing.assert_close(moved[:2, 1::2], (square[:2, 1::2] - 0.125).clamp(0, 1))
     torch.testing.assert_close(moved[:2, ::2], square[:2, ::2])
     torch.testing.assert_close(moved[2], square[2] * torch.tensor([0.5, 1.0, 0.5, 1.0]))
@@ -133,8 +133,8 @@ def test_training_and_an_answer_move_boxes_alike(tmp_path: Path, monkeypatch: py
     inner = model.decode
     monkeypatch.setattr(model, "decode", lambda *args: (decoded.append(args[-1]), inner(*args))[1])
     AmodalAssistant(model).ask(random_image(), QUESTION, answer=ANSWER)
-    torch.testing.assert_close(decoded[0], trained, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(decoded[0], unmoved, atol=1e-3)
+    torch.testing.assert_close(decoded[0].boxes_xyxy_sam, trained, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(decoded[0].boxes_xyxy_sam, unmoved, atol=1e-3)
 
 
 @pytest.mark.parametrize("boxes", [0.0, 1.0])
@@ -150,10 +150,11 @@ def test_training_and_generation_use_the_same_states(tmp_path: Path, boxes: floa
     made = dialogue.answer(40, given=[ANSWER])
     with torch.no_grad():
         features = model.encode_image(batch["pixel_values_sam"])
-        read = None if made.image_tokens is None else model.point(made.states, made.image_tokens, made.rows)[0]
+        read = None if made.image_tokens is None else model.point(made.states, made.image_tokens, made.rows)
         masks = model.decode(made.states, features, made.rows, read)
     assert (read is None) == (boxes == 0)
-    torch.testing.assert_close(read, output.boxes_xyxy_sam, atol=1e-5, rtol=1e-5)
+    if read is not None:
+        torch.testing.assert_close(read.boxes_xyxy_sam, output.boxes_xyxy_sam, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(masks.amodal_logits, output.masks.amodal_logits, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(masks.rates, output.masks.rates, atol=1e-5, rtol=1e-5)
 
@@ -239,7 +240,7 @@ def test_box_depends_on_the_token_with_the_most_attention() -> None:
     reader = BoxReader(8).eval()
     states, tokens = torch.randn(2, 8), torch.randn(2, 5, 8)
     with torch.no_grad():
-        reader.query[2].weight.mul_(80)  # sharp attention
+        reader.query[2].weight.normal_(std=20)  # sharp attention
         boxes, logits = reader(states, tokens)
         least = logits.argmin(-1)
         other = tokens.clone()
@@ -249,6 +250,32 @@ def test_box_depends_on_the_token_with_the_most_attention() -> None:
         other[range(2), most] = -other[range(2), most]
         assert ((reader(states, other)[0] - boxes).abs().amax(-1) > 1e-3).all()
     assert logits.shape == (2, 5) and ((boxes >= 0) & (boxes <= 1)).all()
+
+
+def test_states_have_no_effect_on_a_new_box_reader() -> None:
+    """A stage without words trains it on states of zero."""
+    reader, tokens = BoxReader(8, 4), torch.randn(1, 4, 8).expand(2, 4, 8)
+    boxes, logits = reader(torch.stack([torch.zeros(8), torch.randn(8)]), tokens)
+    assert torch.equal(boxes[0], boxes[1]) and torch.equal(logits[0], logits[1])
+    (boxes.sum() + logits.var()).backward()
+    assert reader.query[2].weight.grad.abs().max() > 0 and reader.box[0].weight.grad[:, :8].abs().max() > 0
+
+
+@pytest.mark.parametrize("size", [(48, 48), (24, 48), (48, 24)])
+def test_maps_of_the_attention_are_moved_to_the_backbones_frame(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Attention to the middle of the image lies in its middle in both frames, whatever its shape."""
+    processor: Any = small_aura(tmp_path).processor
+    frames = processor.mllm_to_sam([size])
+    h, w = processor.fitted_size_sam(size)
+    logits = torch.full((1, 8, 8), -9.0)
+    logits[0, 3:5, 3:5] = 9.0
+    maps = attention_maps(logits.flatten(1), frames)[0]
+    assert maps.max() <= 1 and maps.max() > 0.5
+    rows, columns = torch.meshgrid(torch.arange(8) + 0.5, torch.arange(8) + 0.5, indexing="ij")
+    centre = [float((axis * maps).sum() / maps.sum()) * 8 for axis in (columns, rows)]
+    assert centre == pytest.approx([w / 2, h / 2], abs=2.5)
+    with pytest.raises(InputError, match="expected a square number of image tokens, got 7"):
+        attention_maps(torch.zeros(1, 7), frames)
 
 
 def test_box_depends_on_which_tokens_are_attended_to() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from amodal.inference.assistant import AmodalAssistant
 from amodal.models.aura import AuraModel, AuraProcessor
+from amodal.models.aura.heads import MAP_EPSILON, Pointed
 from amodal.models.aura.modeling import parameter_counts
 from amodal.models.bases.protocol import ImageFeatures, LoadedBase
 from amodal.models.increments import Origin, increment_state
@@ -78,7 +80,7 @@ def test_seg_states_are_decoded_as_a_prompt_of_the_base(name: str) -> None:
         assert (masks.visible_logits[0] - masks.visible_logits[2]).abs().max() > 1e-3  # embeddings matter
 
 
-def test_boxes_are_decoded_as_prompts_of_a_base_whose_prompts_are_maps() -> None:
+def test_boxes_and_attention_are_decoded_as_prompts_of_a_base_whose_prompts_are_maps() -> None:
     """Tokens have no effect until the decoders are trained with them."""
     row = ROWS["conv_prompt"]
     base: Any = row.model().double()
@@ -89,11 +91,14 @@ def test_boxes_are_decoded_as_prompts_of_a_base_whose_prompts_are_maps() -> None
     theirs = row.at_size(base, 64)
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(8)).double()
     image_index, boxes = torch.tensor([1, 0]), torch.tensor([[0.1, 0.2, 0.6, 0.9], [0.5, 0.0, 1.0, 0.4]]).double()
+    maps = np.random.default_rng(3).random((2, 4, 4))
     with torch.no_grad():
-        masks = model.decode(torch.randn(2, 24).double(), model.encode_image(pixels), image_index, boxes)
+        pointed = Pointed(boxes, torch.zeros(2, 16).double(), torch.tensor(maps))
+        masks = model.decode(torch.randn(2, 24).double(), model.encode_image(pixels), image_index, pointed)
         for number, image in enumerate(image_index.tolist()):
             box = boxes[number : number + 1, None] * 64
-            logits, quality = row.predict(theirs, pixels[image : image + 1], input_boxes=box)
+            mask = torch.tensor(maps[number])[None, None].clamp(MAP_EPSILON, 1 - MAP_EPSILON).logit()
+            logits, quality = row.predict(theirs, pixels[image : image + 1], input_boxes=box, input_masks=mask)
             expected = model._upsample(logits)[0]
             for got in (masks.visible_logits, masks.amodal_logits):
                 torch.testing.assert_close(got[number : number + 1], expected, atol=1e-5, rtol=1e-5)

@@ -27,7 +27,14 @@ from tests.training.tiny import TRAINING
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "aura"
 PAPER = sorted(FOLDER.glob("llava-*.yaml"))
-FAST = ("llava-7b-vit-h", "small", "tiny", "tiny-drill", "tiny-tower")  # the others differ in their language models
+FAST = (
+    "llava-7b-vit-h",
+    "small",
+    "small-masks",
+    "tiny",
+    "tiny-drill",
+    "tiny-tower",
+)  # the others differ in their language models
 DATA = {"max_turns": 3, "max_tokens": 400}
 
 
@@ -148,8 +155,10 @@ def test_every_recipe_trains_two_steps_at_small_size(path: Path, tmp_path: Path)
     model = AuraModel.from_pretrained(train(shrunk(path, tmp_path, steps=2), progress=False))
     assert model.processor is not None
     names = {name for line in log_of(tmp_path) for name in line}
-    expected = {"text", "visible_bce", "amodal_dice", "rate", "map", "val_full", "val_token"}
-    assert names >= ({"naming", "val_full"} if model.config.names_only else expected)
+    masks, words = {"visible_bce", "amodal_dice", "rate", "map", "val_visible"}, {"text", "val_token"}
+    expected = {"naming", "val_naming"} if model.config.without_words else words
+    assert names >= expected | {"val_full"} | (set() if model.config.names_only else masks)
+    assert ("decision" in names) == (model.config.decision_weight > 0)
 
 
 def test_a_resumed_first_stage_has_the_same_weights_and_batch_statistics(tmp_path: Path) -> None:

@@ -43,9 +43,10 @@ class Processes:
         """
         if int(os.environ.get("WORLD_SIZE", "1")) < 2:
             return cls()
-        from accelerate import PartialState  # slow to import, and only needed for this
+        import torch  # slow to import like accelerate, and only needed for this
+        from accelerate import PartialState
 
-        state = PartialState(cpu=device == "cpu")
+        state = PartialState(cpu=device == "cpu" or not torch.accelerator.is_available())
         return cls(state.process_index, state.num_processes, state)
 
     def device(self, wanted: str) -> str:

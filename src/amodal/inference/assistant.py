@@ -271,9 +271,9 @@ class AmodalAssistant:
             B replies.
         """
         with self._precision():
-            boxes = None
+            pointed = None
             if answers.image_tokens is not None:
-                boxes, _ = self.model.point(
+                pointed = self.model.point(
                     answers.states,
                     answers.image_tokens,
                     answers.rows,
@@ -281,7 +281,7 @@ class AmodalAssistant:
                     answers.name_logits,
                     self.processor.mllm_to_sam([image.shape for image in images]),
                 )
-            masks: Any = self.model.decode(answers.states, features, answers.rows, boxes)
+            masks: Any = self.model.decode(answers.states, features, answers.rows, pointed)
         rows = answers.rows.tolist()
         made = []
         for row, (image, question) in enumerate(zip(images, questions, strict=True)):

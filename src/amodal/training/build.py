@@ -53,6 +53,9 @@ from amodal.training.tasks.sam import SamTask
 AUXILIARY_HEADS = ("naming_head", "meaning_head")
 """Parts of an AURA that only losses use; a training that has no such loss leaves those of its first model out."""
 
+DEFAULT_OBJECTS = 8
+"""Objects per image of a training without words, if the recipe sets no `data.max_masks`."""
+
 AuraSamples = ImageConversations | NamedImages
 
 
@@ -314,7 +317,7 @@ def _build_aura(recipe: Recipe, weights: Path | None) -> TrainingSetup:
     names = sorted({name for source in train for name in source.dataset.categories.values()})
     train, validation = _with_classes(train, names), _with_classes(validation, names)
     model = _aura_model(settings, train, names, recipe, weights)
-    make_samples = _named_images if model.config.names_only else _image_conversations
+    make_samples = _named_images if model.config.without_words else _image_conversations
     train_samples, validation_samples = make_samples(model, data, train, validation)
     task = AuraTask(model.config, getattr(validation_samples, "families", ()))
     return TrainingSetup(task.prepare(model), task, train_samples, validation_samples, model.config.mask_threshold)
@@ -408,9 +411,14 @@ def _named_images(
 ) -> tuple[NamedImages, NamedImages]:
     processor, cells, classes = model.processor, _image_cells(model.config), model.config.naming_classes
     assert processor is not None
+    if not model.config.names_only and not model.config.has_boxes:
+        raise InputError("model.box_tokens: expected more than 0 to find objects without words, got 0")
+    max_objects = 0 if model.config.names_only else data.max_masks or DEFAULT_OBJECTS
     return (
-        NamedImages(train, processor, cells=cells, classes=classes, augmentation=data.augmentation),
-        NamedImages(validation, processor, cells=cells, classes=classes),
+        NamedImages(
+            train, processor, cells=cells, classes=classes, augmentation=data.augmentation, max_objects=max_objects
+        ),
+        NamedImages(validation, processor, cells=cells, classes=classes, max_objects=max_objects),
     )
 
 
@@ -429,11 +437,12 @@ def _image_conversations(
             max_turns=data.max_turns,
             max_tokens=data.max_tokens,
             max_masks=max_masks,
-            cells=_image_cells(config) if config.naming_weight > 0 or config.box_weight > 0 else 0,
+            cells=_image_cells(config) if config.naming_weight > 0 or config.has_boxes else 0,
             classes=config.naming_classes,
             features=cache,
-            hint_share=hint_share if config.box_weight > 0 else None,
+            hint_share=hint_share if config.has_boxes else None,
             with_families=held_out_images,
+            with_decisions=config.decision_weight > 0,
         )
         for sources, max_masks, hint_share, held_out_images in (
             (train, data.max_masks, data.hint_share, False),

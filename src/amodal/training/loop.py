@@ -351,6 +351,7 @@ def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
     if not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)  # left by an earlier training in this process
     return Accelerator(
+        cpu=not torch.accelerator.is_available(),  # else several processes on CPUs would not find each other
         mixed_precision=settings.precision,
         gradient_accumulation_steps=settings.accumulation,
         log_with=list(settings.trackers) or None,

@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from amodal.errors import InputError
 from amodal.models.aura import AuraConfig, AuraModel
+from amodal.models.aura.heads import Pointed
 from amodal.models.aura.mllm import is_adapter
 from amodal.models.bases.families import base_config
 from amodal.models.plug import PlugModel
@@ -113,7 +114,7 @@ def _plan_aura(recipe: Recipe, model: AuraModelRecipe, processes: int) -> Plan:
     if config.train_vision or (config.train_mllm and config.train_tower):
         raise InputError("plan: expected a recipe that trains neither the vision tower nor the backbone, got one")
     sequences, tokens = settings.batch_size // processes, data.max_tokens
-    masks = data.max_masks or MASKS_PER_TURN * data.max_turns
+    masks = MASKS_PER_TURN * data.max_turns if data.max_masks is None else data.max_masks
     with FakeTensorMode(), forced_kernel("fused"):
         network = fake_aura(config, settings.precision)
         parameters = list(network.named_parameters())
@@ -258,11 +259,13 @@ def saved_for_masks(model: AuraModel, masks: int, precision: str) -> int:
     width = model.mllm.config.get_text_config().hidden_size
     maps = torch.zeros(masks, size, size, dtype=torch.bool)
     targets = {"visible_masks": maps, "amodal_masks": maps, "has_amodal": torch.ones(masks, dtype=torch.bool)}
-    boxes = torch.zeros(masks, 4) if config.box_weight > 0 else None
+    pointed = None
+    if config.has_boxes:
+        pointed = Pointed(torch.zeros(masks, 4), torch.zeros(masks, 1), torch.zeros(masks, 1, 1))
     states = torch.zeros(masks, width, requires_grad=True)
     with _counting({}, _storages(model)) as saved, _autocast(precision):
         features = model.encode_image(torch.zeros(1, 3, size, size))
-        output = model.decode(states, features, torch.zeros(masks, dtype=torch.long), boxes)
+        output = model.decode(states, features, torch.zeros(masks, dtype=torch.long), pointed)
         losses = AuraTask(config).mask_losses(output, targets)
         total = torch.stack(list(losses.values())).sum()
     del total

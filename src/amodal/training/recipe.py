@@ -259,7 +259,7 @@ class AuraDataRecipe(Strict):
 
     Each sequence holds conversations about one image, up to `max_turns` turns and `max_tokens` tokens. The masks
     of up to `max_masks` of its mask tokens are learned (all by default). `feature_cache` is a folder for the
-    features of the frozen backbone. If the model has a `box_weight`, the decoders get the true visible box of
+    features of the frozen backbone. If the model predicts boxes, the decoders get the true visible box of
     `hint_share` of the objects during training. `augmentation` is only allowed for a first stage that learns to
     name objects (`AuraConfig.names_only`), because words about left and right are wrong in a flipped image.
     """
@@ -268,7 +268,7 @@ class AuraDataRecipe(Strict):
     validation: list[ReasonSourceRecipe]
     max_turns: Positive = 1
     max_tokens: Positive = 2048
-    max_masks: Positive | None = None
+    max_masks: Annotated[int, Field(ge=0)] | None = None
     feature_cache: str | None = None
     hint_share: Share = 0.5
     augmentation: Augmentation | None = None

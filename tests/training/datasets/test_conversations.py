@@ -15,7 +15,7 @@ from amodal.errors import InputError
 from amodal.losses import IGNORE_INDEX
 from amodal.models.aura import AuraProcessor
 from amodal.ops.boxes import mask_to_box
-from amodal.training.datasets.conversations import FeatureCache, ImageConversations, collate_conversations
+from amodal.training.datasets.conversations import FeatureCache, ImageConversations, collate_conversations, decisions
 from amodal.training.datasets.sampling import ReasonSource
 from tests.data.toy import write_toy
 from tests.models.aura import small_mllm
@@ -28,9 +28,9 @@ QUESTIONS = [
 ]  # fmt: skip
 
 
-def write_questions(folder: Path) -> Path:
+def write_questions(folder: Path, questions: list[dict[str, Any]] = QUESTIONS) -> Path:
     folder.mkdir(exist_ok=True)
-    (folder / "questions.json").write_text(json.dumps(QUESTIONS))
+    (folder / "questions.json").write_text(json.dumps(questions))
     return folder / "questions.json"
 
 
@@ -220,3 +220,30 @@ def test_families_number_the_labelled_tokens(tmp_path: Path, processor: AuraProc
         for number, text in texts.items():
             assert text in processor.tokenizer.decode(labels[row][families[row] == number])
     assert "families" not in conversations(tmp_path / "unnamed", processor)[(0, 0, (0,))]["row"]
+
+
+def test_decisions_are_where_answers_to_the_same_question_differ() -> None:
+    answers = [
+        ("cat?", [1, 2, 9]),
+        ("cat?", [1, 3, 4, 9]),
+        ("cat?", [1, 3, 5, 9]),
+        ("dog?", [1, 2, 9]),
+        ("dog?", [1, 2, 9]),
+    ]
+    assert decisions(answers) == {"cat?": {(1,), (1, 3)}}
+
+
+def test_deciding_tokens_are_marked(tmp_path: Path, processor: AuraProcessor) -> None:
+    """Only the answers to "Is there a cat?" differ, from their first word on."""
+    questions = [
+        {"id": 1, "image_id": 1, "question": "What is red?", "answer": "It is <p>the red one</p> {seg:1}."},
+        {"id": 2, "image_id": 1, "question": "Is there a cat?", "answer": "<p>The cat</p> {seg:2}."},
+        {"id": 3, "image_id": 2, "question": "Is there a cat?", "answer": "There is none."},
+    ]
+    dataset = read_reason_seg(write_questions(tmp_path, questions), write_toy(tmp_path / "toy"))
+    data = ImageConversations([ReasonSource(dataset)], processor, max_turns=8, max_tokens=400, with_decisions=True)
+    batch = collate_conversations([data[(0, 0, (0,))], data[(0, 1, (0,))]])
+    marked = [batch["labels"][i][batch["deciding"][i]].tolist() for i in range(2)]
+    assert marked == [[processor.answer_tokens(words)[0]] for words in ("<p>The cat</p>", "There is none.")]
+    assert batch["deciding"].shape == batch["labels"].shape
+    assert "deciding" not in conversations(tmp_path / "other", processor)[(0, 0, (0,))]["row"]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from amodal.models.aura import AuraProcessor
+from amodal.ops.boxes import mask_to_box
 from amodal.training.datasets.crops import Augmentation
-from amodal.training.datasets.named_images import NamedImages
+from amodal.training.datasets.named_images import NamedImages, alone
 from tests.models.aura import random_image
 from tests.training.datasets.test_conversations import conversations, processor, source
 
@@ -67,3 +69,37 @@ def test_a_sample_depends_only_on_its_key(tmp_path: Path, processor: AuraProcess
         one, two = first[key], again[key]
         assert all(np.array_equal(one[name], two[name]) for name in one)
     assert not np.array_equal(first[(0, 0, (1, 2, 3))]["image"], first[(0, 0, (1, 2, 5))]["image"])
+
+
+def test_objects_to_find_are_where_their_colours_are(tmp_path: Path, processor: AuraProcessor) -> None:
+    """Masks, boxes and pointing of the toy's squares move with the pixels; amodal masks contain the visible ones."""
+    colours = {1: (220, 40, 40), 2: (40, 220, 40)}
+    strength = UNCHANGED.model_copy(update={"flip": 0.5})
+    data = NamedImages([source(tmp_path)], processor, cells=4, classes=3, augmentation=strength, max_objects=2)
+    found = 0
+    for seed in range(12):
+        items = [data[(0, position, (seed,))] for position in range(2)]
+        batch = data.collate(items)
+        assert batch["pixel_values_sam"].shape == (2, 3, 64, 64)
+        assert batch["image_index"].tolist() == [i for i in range(2) for _ in items[i]["object_names"]]
+        for number, name in enumerate(batch["object_names"].tolist()):
+            image = cv2.resize(items[int(batch["image_index"][number])]["image"], (64, 64)).astype(int)
+            close = np.abs(image - colours[name]).max(-1) < 60
+            visible = batch["visible_masks"][number].numpy()
+            assert (close & visible).sum() > 0.7 * max(close.sum(), visible.sum())
+            assert not (visible & ~batch["amodal_masks"][number].numpy()).any()
+            x0, y0, x1, y1 = (batch["visible_boxes_xyxy_sam"][number] * 64).round().int().tolist()
+            assert (x0, y0, x1, y1) == tuple(mask_to_box(visible))
+            rows, columns = np.nonzero(visible)
+            expected = np.bincount(rows // 16 * 4 + columns // 16, minlength=16) / len(rows)
+            np.testing.assert_allclose(batch["pointing_shares"][number], expected, atol=1e-6)
+            found += 1
+    assert found > 12
+
+
+def test_only_objects_that_are_alone_of_their_kind_are_found() -> None:
+    objects = np.repeat([[1, 2, 3, 4]], 16, axis=0).repeat(16, axis=1).astype(np.uint16)
+    assert alone(objects, [1, 2, 1, 0]) == [1]  # two of kind 1, and one without a kind
+    objects[:, 16:32] = 0
+    objects[0, 16] = 2
+    assert alone(objects, [1, 2, 3, 0]) == [0, 2]  # one pixel is too little

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from amodal.losses import IGNORE_INDEX
 from amodal.models.aura import AuraModel, AuraOutput
 from amodal.nn.occlusion_encoders import occlusion_map
-from amodal.training.tasks.aura import AuraTask, text_loss
+from amodal.training.tasks.aura import TARGETS, AuraTask, text_loss
 from tests.models.aura import small_aura, training_batch
 
 
@@ -119,6 +119,21 @@ def test_the_box_is_learned_with_a_box_weight(tmp_path: Path) -> None:
     assert model.prompt_encoder.box_reader is not None
     assert all(p.grad is not None for p in model.prompt_encoder.box_reader.parameters())
     assert "box" not in losses_of(small_aura(tmp_path / "other"), with_truth(model, training_batch(model)))
+
+
+def test_decisions_have_a_loss_of_their_own(tmp_path: Path) -> None:
+    """With a weight for nothing else, only the outputs at the marked tokens get gradients."""
+    model = small_aura(tmp_path, decision_weight=2.0, lora_dropout=0.0).train()
+    batch = with_truth(model, training_batch(model))
+    marked = torch.zeros_like(batch["labels"], dtype=torch.bool)
+    rows, columns = (batch["labels"] != IGNORE_INDEX).nonzero(as_tuple=True)
+    marked[rows[3], columns[3]] = True
+    batch["deciding"] = marked
+    logits = model(**{k: v for k, v in batch.items() if k not in TARGETS}).logits[rows[3], 3]
+    expected = 2 * F.cross_entropy(logits, batch["labels"][rows[3], columns[3]])
+    torch.testing.assert_close(losses_of(model, batch)["decision"], expected, atol=1e-5, rtol=1e-5)
+    assert AuraTask(model.config).scores(model.eval(), batch, 0.5)["decision"][1] == 1
+    assert "decision" not in losses_of(model, {k: v for k, v in batch.items() if k != "deciding"})
 
 
 def test_text_loss_of_no_answer_is_zero() -> None:

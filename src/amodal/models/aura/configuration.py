@@ -11,8 +11,9 @@ from amodal.models.bases.families import family_of
 from amodal.models.bases.protocol import BaseFamily
 from amodal.models.increments import Origin
 
+_WORD_WEIGHTS = ("text_weight", "decision_weight")
 _WEIGHTS = (
-    "text_weight", "bce_weight", "dice_weight", "rate_weight", "map_weight", "iou_weight", "naming_weight",
+    *_WORD_WEIGHTS, "bce_weight", "dice_weight", "rate_weight", "map_weight", "iou_weight", "naming_weight",
     "box_weight",
 )  # fmt: skip
 
@@ -43,6 +44,8 @@ class AuraConfig(PreTrainedConfig):
         spatial_encoder: predict the occlusion-aware spatial map from both masks.
         spatial_channels: width of the spatial encoder.
         text_weight: weight of Eq. 1.
+        decision_weight: weight of the same loss on the tokens alone that only the image decides: those in which the
+            training data continue the same question and the same begin of an answer in several ways (0 in the paper).
         bce_weight: weight of both cross-entropies of Eq. 2.
         dice_weight: weight of both Dice losses of Eq. 2.
         rate_weight: weight of the squared error of Eq. 3.
@@ -51,13 +54,14 @@ class AuraConfig(PreTrainedConfig):
             paper, which reports no score).
         naming_weight: weight of auxiliary losses: on the category and the visible box of the object
             under each image token of the LLM, and on the category that each `[SEG]` stands for (0 in
-            the paper, whose LLM is pretrained). If this is the only weight above 0, nothing else is
-            computed: a first stage that trains the LLM's vision tower.
+            the paper, whose LLM is pretrained). If no loss on words has a weight, the LLM itself is not run
+            (`without_words`).
         naming_classes: number of categories, background among them.
         box_weight: weight of two auxiliary losses: on the image tokens that each `[SEG]` attends to,
             and on the visible box predicted from them, which both decoders get in addition to e_r, as
             the corners of a SAM box (0 in the paper, which has no such box).
-        box_tokens: number of image tokens whose attention the box is predicted from too; 0 for none.
+        box_tokens: number of image tokens whose attention the box is predicted from too; 0 for none. Above 0, the
+            model predicts boxes without a `box_weight` as well, which then does not train them.
         train_mllm: train the whole LLM, as a small one from scratch needs.
         train_tower: whether that includes its vision tower, and what names its image tokens; LLaVA freezes a
             tower that is pretrained.
@@ -87,6 +91,7 @@ class AuraConfig(PreTrainedConfig):
         spatial_encoder: bool = True,
         spatial_channels: int = 32,
         text_weight: float = 1.0,
+        decision_weight: float = 0.0,
         bce_weight: float = 1.0,
         dice_weight: float = 1.0,
         rate_weight: float = 1.0,
@@ -120,6 +125,7 @@ class AuraConfig(PreTrainedConfig):
         self.spatial_encoder = spatial_encoder
         self.spatial_channels = spatial_channels
         self.text_weight = text_weight
+        self.decision_weight = decision_weight
         self.bce_weight = bce_weight
         self.dice_weight = dice_weight
         self.rate_weight = rate_weight
@@ -144,9 +150,23 @@ class AuraConfig(PreTrainedConfig):
         return AutoConfig.for_model(settings.pop("model_type"), **settings)
 
     @property
+    def without_words(self) -> bool:
+        """Whether the training needs no words, so that the LLM itself is not run: a first stage.
+
+        It trains the LLM's vision tower on the categories under its tokens, and if other losses have a weight, also
+        the box reader and the decoders on objects that are given by their category.
+        """
+        return self.naming_weight > 0 and not any(getattr(self, name) for name in _WORD_WEIGHTS)
+
+    @property
     def names_only(self) -> bool:
-        """Whether only the LLM's vision tower is trained, on the categories under its tokens."""
-        return self.naming_weight > 0 and not any(getattr(self, n) for n in _WEIGHTS if n != "naming_weight")
+        """Whether a training without words learns no masks."""
+        return self.without_words and not any(getattr(self, name) for name in _WEIGHTS if name != "naming_weight")
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether the model predicts the visible box of each `[SEG]`."""
+        return self.box_weight > 0 or self.box_tokens > 0
 
     @property
     def family(self) -> BaseFamily:

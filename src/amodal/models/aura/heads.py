@@ -6,15 +6,18 @@ LLM, C channels of the mask decoders, h w feature cells of the vision backbone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import SamVisionConfig
 from transformers.utils import ModelOutput
 
+from amodal.errors import InputError
 from amodal.losses import IGNORE_INDEX
 from amodal.models.bases.conv_prompt import ConvPromptConfig
 from amodal.models.bases.prompt_maps import PromptMaps
@@ -48,7 +51,7 @@ class AuraOutput(ModelOutput):
         logits: (B, K, vocabulary) logits of the tokens in the columns that have a label in any row.
         targets: (B, K) the token that each of them predicts, `IGNORE_INDEX` where it does not count.
         masks: of the `[SEG]`s that were chosen, row by row.
-        boxes_xyxy_sam: (N, 4) visible boxes in [0, 1] of the backbone's frame; None without `box_weight`.
+        boxes_xyxy_sam: (N, 4) visible boxes in [0, 1] of the backbone's frame; None for a model without boxes.
         pointing_logits: (N, n) attention of each `[SEG]` to the image tokens; None likewise.
         naming_logits: (B, n, classes) category under each image token; None without naming head.
         naming_boxes_xyxy_mllm: (B, n, 4) its visible box in [0, 1] of the LLM's frame; None likewise.
@@ -63,6 +66,49 @@ class AuraOutput(ModelOutput):
     naming_logits: Tensor | None = None
     naming_boxes_xyxy_mllm: Tensor | None = None
     meaning_logits: Tensor | None = None
+
+
+@dataclass
+class Pointed:
+    """Where a model with boxes looks for each of N objects.
+
+    Attributes:
+        boxes_xyxy_sam: (N, 4) visible boxes in [0, 1] of the backbone's frame.
+        logits: (N, n) attention to the image tokens.
+        maps_sam: (N, c, c) attention to each place of the backbone's frame relative to the largest, in [0, 1].
+    """
+
+    boxes_xyxy_sam: Tensor
+    logits: Tensor
+    maps_sam: Tensor
+
+    def of(self, chosen: Tensor) -> Pointed:
+        """The same of some of the objects: a mask (N,) or indices."""
+        return Pointed(self.boxes_xyxy_sam[chosen], self.logits[chosen], self.maps_sam[chosen])
+
+
+def attention_maps(logits: Tensor, mllm_to_sam: Tensor) -> Tensor:
+    """The maps of `Pointed`, moved from the frame of the LLM to that of the backbone.
+
+    Args:
+        logits: (N, c * c) attention to the image tokens, row by row.
+        mllm_to_sam: (N, 4) of `AuraProcessor.mllm_to_sam` for the image of each object.
+
+    Returns:
+        (N, c, c); 0 outside of what the LLM sees.
+
+    Raises:
+        InputError: the image tokens are no square.
+    """
+    attention = logits.softmax(-1)
+    cells = math.isqrt(attention.shape[-1])
+    if cells**2 != attention.shape[-1]:
+        raise InputError(f"box_weight: expected a square number of image tokens, got {attention.shape[-1]}")
+    maps = (attention / attention.amax(-1, keepdim=True)).view(-1, 1, cells, cells)
+    centres = (torch.arange(cells, device=maps.device, dtype=maps.dtype) + 0.5) / cells
+    points = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1)  # (c, c, 2) x and y in [0, 1]
+    scale, shift = mllm_to_sam.to(maps)[:, None, None].split(2, dim=-1)
+    return F.grid_sample(maps, 2 * (points - shift) / scale - 1, align_corners=False)[:, 0]
 
 
 def seg_states(states: Tensor, tokens: Tensor, seg_token_id: int) -> tuple[Tensor, Tensor]:
@@ -172,15 +218,15 @@ class SegPromptEncoder(nn.Module):
         """(N, D) states to (N, C) refined embeddings e_r."""
         return self.projection(states)
 
-    def prompts(self, embeddings: Tensor, boxes_xyxy_sam: Tensor | None, dtype: torch.dtype) -> PromptEmbeddings:
+    def prompts(self, embeddings: Tensor, pointed: Pointed | None, dtype: torch.dtype) -> PromptEmbeddings:
         """Make the prompts of N objects, one per row, for the decoders of the base.
 
         Args:
             embeddings: (N, C), e_r or e_oa.
-            boxes_xyxy_sam: (N, 4) in [0, 1], for a model that predicts boxes.
+            pointed: for a model that predicts boxes; the maps are not used.
             dtype: of the decoders.
         """
-        tokens = [embeddings[:, None]] + ([] if boxes_xyxy_sam is None else [self.corners(boxes_xyxy_sam)])
+        tokens = [embeddings[:, None]] + ([] if pointed is None else [self.corners(pointed.boxes_xyxy_sam)])
         sparse = torch.cat(tokens, dim=1).to(dtype)[:, None]  # (N, 1, tokens, C)
         return PromptEmbeddings(sparse, self.dense().to(dtype), self.image_positions().to(dtype))
 
@@ -198,10 +244,15 @@ class SegPromptEncoder(nn.Module):
         return self.positions.image_positions(self.cells)
 
 
+MAP_EPSILON = 1e-4
+"""Smallest value of a mask prompt and of its difference from 1, so that its logit is finite."""
+
+
 class SegMapEncoder(nn.Module):
     """The same for a base whose prompts are maps (`ConvPromptModel`).
 
-    The decoders get the embedding as a token in the width of their stride 8, and the predicted box as maps.
+    The decoders get the embedding as a token in the width of their stride 8, and the predicted box as maps. The
+    attention to the image tokens is their mask prompt.
 
     Args:
         width: D.
@@ -228,13 +279,14 @@ class SegMapEncoder(nn.Module):
         """(N, D) states to (N, C) refined embeddings e_r."""
         return self.projection(states)
 
-    def prompts(self, embeddings: Tensor, boxes_xyxy_sam: Tensor | None, dtype: torch.dtype) -> PromptEmbeddings:
+    def prompts(self, embeddings: Tensor, pointed: Pointed | None, dtype: torch.dtype) -> PromptEmbeddings:
         """Make the prompts of N objects; see `SegPromptEncoder.prompts`."""
-        if boxes_xyxy_sam is None:  # a point that counts as padding: maps without any prompt
+        if pointed is None:  # a point that counts as padding: maps without any prompt
             nowhere = embeddings.new_zeros(len(embeddings), 1, 1, 2)
             drawn = Prompts(points=nowhere, labels=nowhere.new_full((len(embeddings), 1, 1), -10))
         else:
-            drawn = Prompts(boxes=boxes_xyxy_sam.detach()[:, None] * self.maps.image_size)
+            boxes = pointed.boxes_xyxy_sam.detach()[:, None] * self.maps.image_size
+            drawn = Prompts(boxes=boxes, masks=pointed.maps_sam[:, None].logit(MAP_EPSILON))
         sparse = embeddings.to(dtype)[:, None, None]  # (N, 1, 1, C)
         return PromptEmbeddings(sparse, self.maps(drawn).to(dtype), sparse.new_zeros(1, 0, 1, 1))
 
@@ -276,11 +328,13 @@ class BoxReader(nn.Module):
         super().__init__()
         self.num_tokens = num_tokens
         self.norm = nn.LayerNorm(width)
-        self.query = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+        query, box = nn.Linear(width, width), nn.Linear(2 * width + num_tokens, width)
+        with torch.no_grad():  # states have no effect at first, so that a stage without words can come before
+            query.weight.zero_()
+            box.weight[:, :width] = 0
+        self.query = nn.Sequential(nn.Linear(width, width), nn.ReLU(), query)
         self.key = nn.Linear(width, width)
-        self.box = nn.Sequential(
-            nn.Linear(2 * width + num_tokens, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4)
-        )
+        self.box = nn.Sequential(box, nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4))
 
     def forward(self, states: Tensor, image_tokens: Tensor, likeness: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Predict a box per state.

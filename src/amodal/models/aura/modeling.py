@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from amodal.models.aura.heads import (
     AuraOutput,
     MaskOutput,
     NamingHead,
+    Pointed,
+    attention_maps,
     labelled_columns,
     new_prompt_encoder,
     phrase_means,
@@ -86,7 +89,7 @@ class AuraModel(PreTrainedModel):
         width = self.mllm.config.get_text_config().hidden_size
         self.vision_encoder = family.build_encoder(base, Adapters(rank=0))
         self.reads_words = is_trunk_mllm(self.mllm.config)  # its image tokens are words
-        self.prompt_encoder = new_prompt_encoder(width, base, config.box_weight > 0, config.box_tokens)
+        self.prompt_encoder = new_prompt_encoder(width, base, config.has_boxes, config.box_tokens)
         channels = self.prompt_encoder.channels
         self.visible_decoder: Any = family.build_decoder(base)
         self.amodal_decoder: Any = family.build_decoder(base)
@@ -94,7 +97,7 @@ class AuraModel(PreTrainedModel):
         self.spatial_encoder = SpatialOcclusionEncoder(config.spatial_channels) if config.spatial_encoder else None
         classes = config.naming_classes
         self.naming_head = NamingHead(width, 0 if self.reads_words else classes) if classes else None
-        self.meaning_head = nn.Linear(width, classes) if classes and not config.names_only else None
+        self.meaning_head = nn.Linear(width, classes) if classes and not config.without_words else None
         self.processor: AuraProcessor | None = None
         self.set_trainable()
 
@@ -175,7 +178,7 @@ class AuraModel(PreTrainedModel):
             tokens: (B, T) with N `[SEG]`s; negative where there is no token.
         """
         config = self.config
-        if not self.reads_words or config.box_weight == 0:
+        if not self.reads_words or not config.has_boxes:
             return None
         assert config.seg_token_id is not None
         embeddings = self.mllm.get_input_embeddings()(tokens.clamp(min=0))
@@ -190,8 +193,8 @@ class AuraModel(PreTrainedModel):
         phrases: Tensor | None = None,
         name_logits: Tensor | None = None,
         mllm_to_sam: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Predict the visible box of each `[SEG]`, in a model with a `BoxReader`.
+    ) -> Pointed:
+        """Predict where each `[SEG]` is, in a model with a `BoxReader`.
 
         Args:
             states: (N, D) of the `[SEG]`s.
@@ -201,7 +204,7 @@ class AuraModel(PreTrainedModel):
             mllm_to_sam: (B, 4) of `AuraProcessor.mllm_to_sam`; None for square images, whose two frames are the same.
 
         Returns:
-            (N, 4) boxes xyxy in [0, 1] of the backbone's frame, and (N, n) logits of the image tokens.
+            Visible boxes, attention to the image tokens, and maps of it.
 
         Raises:
             InputError: the model's `box_tokens` is not n.
@@ -218,33 +221,37 @@ class AuraModel(PreTrainedModel):
             shown = name_logits.float().softmax(-1)[image_index]
             likeness = ((shown @ phrases.float()[..., None])[..., 0] + MIN_LIKENESS).log()
         boxes_xyxy, logits = reader(states.to(dtype), image_tokens.to(dtype)[image_index], likeness)
-        if mllm_to_sam is not None:
-            scale, shift = mllm_to_sam.to(boxes_xyxy)[image_index].split(2, dim=-1)
-            boxes_xyxy = (boxes_xyxy * scale.repeat(1, 2) + shift.repeat(1, 2)).clamp(0, 1)
-        return boxes_xyxy, logits
+        if mllm_to_sam is None:
+            mllm_to_sam = boxes_xyxy.new_tensor([[1.0, 1.0, 0.0, 0.0]]).expand(len(image_tokens), -1)
+        moves = mllm_to_sam.to(boxes_xyxy)[image_index]
+        scale, shift = moves.split(2, dim=-1)
+        boxes_xyxy = (boxes_xyxy * scale.repeat(1, 2) + shift.repeat(1, 2)).clamp(0, 1)
+        return Pointed(boxes_xyxy, logits, attention_maps(logits, moves))
 
     def decode(
-        self, states: Tensor, features: ImageFeatures, image_index: Tensor, boxes_xyxy_sam: Tensor | None = None
+        self, states: Tensor, features: ImageFeatures, image_index: Tensor, pointed: Pointed | None = None
     ) -> MaskOutput:
         """Decode all masks of a batch with one call of each decoder.
 
         Args:
-            states: (N, D) of the `[SEG]`s.
+            states: (N, D) of the `[SEG]`s; zeros for an object without one, whose e_r and e_oa are zeros.
             features: of B images, from `encode_image`.
             image_index: (N,) index of each `[SEG]`'s image.
-            boxes_xyxy_sam: (N, 4) of `point`, for a model that predicts them.
+            pointed: of `point`, for a model with boxes.
 
         Returns:
             `MaskOutput`; with N = 0, empty tensors.
         """
         dtype = next(self.prompt_encoder.projection.parameters()).dtype
-        refined = self.prompt_encoder(states.to(dtype))  # e_r, (N, C)
+        known = states.any(-1, keepdim=True)
+        refined = self.prompt_encoder(states.to(dtype)) * known  # e_r, (N, C)
         aware, rates = (refined, None) if self.condition_encoder is None else self.condition_encoder(refined)
+        aware = aware * known
         if not len(states):
             return self._no_masks(states, features)
         features = ImageFeatures(features.embedding.to(dtype), tuple(x.to(dtype) for x in features.high_resolution))
-        visible, _ = self._decode_with(self.visible_decoder, refined, boxes_xyxy_sam, features, image_index)
-        amodal, quality = self._decode_with(self.amodal_decoder, aware, boxes_xyxy_sam, features, image_index)
+        visible, _ = self._decode_with(self.visible_decoder, refined, pointed, features, image_index)
+        amodal, quality = self._decode_with(self.amodal_decoder, aware, pointed, features, image_index)
         output = MaskOutput(
             visible_logits=self._upsample(visible[:, None])[:, 0],
             amodal_logits=self._upsample(amodal[:, None])[:, 0],
@@ -259,12 +266,12 @@ class AuraModel(PreTrainedModel):
         self,
         decoder: nn.Module,
         embeddings: Tensor,
-        boxes_xyxy_sam: Tensor | None,
+        pointed: Pointed | None,
         features: ImageFeatures,
         image_index: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Logits (N, H', W') at the decoder's resolution and predicted quality (N,) of one decoder."""
-        prompts = self.prompt_encoder.prompts(embeddings, boxes_xyxy_sam, features.embedding.dtype)
+        prompts = self.prompt_encoder.prompts(embeddings, pointed, features.embedding.dtype)
         logits, quality = self.config.family.decode(decoder, features, prompts, image_index)
         return logits[:, 0], quality[:, 0]
 
@@ -298,13 +305,15 @@ class AuraModel(PreTrainedModel):
         chosen: Tensor | None = None,
         box_hints_xyxy_sam: Tensor | None = None,
         mllm_to_sam: Tensor | None = None,
+        object_names: Tensor | None = None,
+        image_index: Tensor | None = None,
         **mllm_inputs: Any,
     ) -> AuraOutput:
         """Read whole conversations with the true answers in them (teacher forcing).
 
         Args:
-            input_ids: (B, T) conversations, padded at the end; None reads no words and names the
-                image tokens only.
+            input_ids: (B, T) conversations, padded at the end; None reads no words, names the image tokens, and
+                finds the objects of `object_names`.
             labels: (B, T) the same tokens where an answer stands, `IGNORE_INDEX` elsewhere.
             pixel_values_sam: (B, 3, S_sam, S_sam) for the vision backbone; None with `image_embeddings`.
             image_embeddings: (B, C, h, w) features of the backbone, if they are known; its decoder reads no finer maps.
@@ -312,13 +321,15 @@ class AuraModel(PreTrainedModel):
             box_hints_xyxy_sam: (number of the chosen, 4) boxes that the decoders get instead of the
                 predicted ones, NaN where there is none; in training.
             mllm_to_sam: (B, 4) for `point`.
+            object_names: (N,) category of each object to find without words, with `image_index` (N,).
+            image_index: see there.
             mllm_inputs: what the LLM's processor made of image and text (attention mask, pixels).
 
         Returns:
             `AuraOutput`.
         """
         if input_ids is None:
-            return self._names(mllm_inputs["pixel_values"])
+            return self._without_words(mllm_inputs["pixel_values"], pixel_values_sam, object_names, image_index)
         assert labels is not None
         if image_embeddings is None:
             assert pixel_values_sam is not None
@@ -336,25 +347,37 @@ class AuraModel(PreTrainedModel):
         if names or self.prompt_encoder.box_reader is not None:
             tokens = stacked_features(getattr(read, "image_hidden_states", None), len(input_ids))
         output = AuraOutput(logits=read.logits, targets=targets)
-        boxes = None
+        pointed = None
         if self.prompt_encoder.box_reader is not None:
             assert tokens is not None
             named = self.phrases(labels), name_logits[0] if name_logits else None
-            boxes, output.pointing_logits = self.point(states, tokens, rows, *named, mllm_to_sam)
-            output.boxes_xyxy_sam = boxes
+            pointed = self.point(states, tokens, rows, *named, mllm_to_sam)
+            output.boxes_xyxy_sam, output.pointing_logits = pointed.boxes_xyxy_sam, pointed.logits
         if self.meaning_head is not None and self.training:
             output.meaning_logits = self.meaning_head(states)
         if chosen is not None:
-            states, rows, boxes = states[chosen], rows[chosen], None if boxes is None else boxes[chosen]
-        if boxes is not None and box_hints_xyxy_sam is not None:
-            boxes = torch.where(box_hints_xyxy_sam.isnan(), boxes, box_hints_xyxy_sam)
-        output.masks = self.decode(states, features, rows, boxes)
+            states, rows, pointed = states[chosen], rows[chosen], None if pointed is None else pointed.of(chosen)
+        output.masks = self.decode(states, features, rows, _hinted(pointed, box_hints_xyxy_sam))
         return self._named(output, tokens, name_logits) if names else output
 
-    def _names(self, pixel_values: Tensor) -> AuraOutput:
+    def _without_words(
+        self,
+        pixel_values: Tensor,
+        pixel_values_sam: Tensor | None,
+        object_names: Tensor | None,
+        image_index: Tensor | None,
+    ) -> AuraOutput:
         with self.recorded_names() as name_logits:
             tokens = self.image_tokens(pixel_values)
-        return self._named(AuraOutput(), tokens, name_logits)
+        output = AuraOutput()
+        if object_names is not None:
+            assert image_index is not None and pixel_values_sam is not None
+            phrases = F.one_hot(object_names, self.config.naming_classes).to(tokens)
+            states = tokens.new_zeros(len(object_names), tokens.shape[-1])
+            pointed = self.point(states, tokens, image_index, phrases, name_logits[0] if name_logits else None)
+            output.boxes_xyxy_sam, output.pointing_logits = pointed.boxes_xyxy_sam, pointed.logits
+            output.masks = self.decode(states, self.encode_image(pixel_values_sam), image_index, pointed)
+        return self._named(output, tokens, name_logits)
 
     def _named(self, output: AuraOutput, tokens: Tensor | None, name_logits: list[Tensor]) -> AuraOutput:
         assert self.naming_head is not None and tokens is not None
@@ -526,6 +549,14 @@ class AuraModel(PreTrainedModel):
         saved.load_into(model)
         model.processor = processor
         return (model if dtype is None else model.to(dtype)).eval()
+
+
+def _hinted(pointed: Pointed | None, hints_xyxy_sam: Tensor | None) -> Pointed | None:
+    """The same with the boxes of a hint where there is one: not NaN."""
+    if pointed is None or hints_xyxy_sam is None:
+        return pointed
+    boxes = torch.where(hints_xyxy_sam.isnan(), pointed.boxes_xyxy_sam, hints_xyxy_sam)
+    return replace(pointed, boxes_xyxy_sam=boxes)
 
 
 def parameter_counts(config: AuraConfig) -> dict[str, int]:

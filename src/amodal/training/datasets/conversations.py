@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,7 @@ class ImageConversations(Dataset[dict[str, Any]]):
             None for a model without boxes.
         features: features of the frozen backbone, used instead of its input pixels.
         with_families: also number the family of questions of each labelled token, for validation.
+        with_decisions: also mark the labelled tokens that only the image decides (`decisions`).
 
     Attributes:
         families: names of the families of questions, in alphabetical order; empty without `with_families`.
@@ -135,10 +137,12 @@ class ImageConversations(Dataset[dict[str, Any]]):
         hint_share: float | None = None,
         features: FeatureCache | None = None,
         with_families: bool = False,
+        with_decisions: bool = False,
     ) -> None:
         self.sources = list(sources)
         self.families = _families(self.sources) if with_families else []
         self.processor = processor
+        self._decisions = decisions(self._answers()) if with_decisions else None
         self.max_turns, self.max_tokens, self.max_masks = max_turns, max_tokens, max_masks
         self.cells, self.classes, self.hint_share = cells, classes, hint_share
         self.features = features
@@ -207,6 +211,7 @@ class ImageConversations(Dataset[dict[str, Any]]):
         appended: list[int] = []
         labels: list[int] = []
         families: list[int] = []
+        deciding: list[bool] = []
         objects: list[ObjectSample] = []
         for index, turn in enumerate(turns):
             question = processor.later_turn(turn.question) if index else []
@@ -217,6 +222,9 @@ class ImageConversations(Dataset[dict[str, Any]]):
             labels += [IGNORE_INDEX] * len(question) + answer
             family = 1 + self.families.index(turn.kind or UNNAMED_FAMILY) if self.families else 0
             families += [0] * len(question) + [family] * len(answer)
+            if self._decisions is not None:
+                open_ends = self._decisions.get(turn.question, set())
+                deciding += [False] * len(question) + [tuple(answer[:i]) in open_ends for i in range(len(answer))]
             objects += turn.objects
         if not appended:
             image = conversations[0].image
@@ -227,7 +235,15 @@ class ImageConversations(Dataset[dict[str, Any]]):
         row = _extended(row, appended, labels)
         if self.families:
             row["families"] = torch.tensor([[0] * prompt_length + families])
+        if self._decisions is not None:
+            row["deciding"] = torch.tensor([[False] * prompt_length + deciding])
         return row, objects
+
+    def _answers(self) -> Iterator[tuple[str, list[int]]]:
+        """All questions with the tokens of their answers."""
+        for source in self.sources:
+            for turn in (turn for conversation in source.dataset.conversations for turn in conversation.turns):
+                yield turn.question, self.processor.answer_tokens(turn.with_token(self.processor.seg_token))
 
     def _pointing_shares(self, image: ImageSample, objects: Sequence[ObjectSample]) -> Tensor:
         """(N, c * c) share of each object's visible area under each image token."""
@@ -257,6 +273,7 @@ def collate_conversations(items: list[dict[str, Any]]) -> Batch:
     Returns:
         The outputs of the language model's processor, padded at the end, with `labels` (B, T).
         With families `families` (B, T): 1 + index of the family that a labelled token belongs to, 0 elsewhere.
+        With decisions `deciding` (B, T) bool.
         `chosen`, one bool per mask token, row by row.
         `visible_masks` and `amodal_masks` (N, S_sam, S_sam) bool and `has_amodal` (N,) of the chosen mask tokens.
         `pixel_values_sam` (B, 3, S_sam, S_sam) or `image_embeddings` (B, C, h, w).
@@ -269,6 +286,27 @@ def collate_conversations(items: list[dict[str, Any]]) -> Batch:
     for name in items[0].keys() - {"row", "pad"}:
         batch[name] = torch.cat([item[name] for item in items])
     return batch
+
+
+def decisions(answers: Iterable[tuple[str, Sequence[int]]]) -> dict[str, set[tuple[int, ...]]]:
+    """Find the tokens that only the image decides: after them, answers to the same question differ.
+
+    Args:
+        answers: a question and the tokens of its true answer, for many images.
+
+    Returns:
+        For each question with different answers, the beginnings of answers that go on in several ways.
+    """
+    by_question: dict[str, set[tuple[int, ...]]] = {}
+    for question, answer in answers:
+        by_question.setdefault(question, set()).add(tuple(answer))
+    found = {}
+    for question, different in by_question.items():
+        beginnings = Counter(begin for begin, _ in {(a[:i], a[i]) for a in different for i in range(len(a))})
+        open_ends = {begin for begin, ways in beginnings.items() if ways > 1}
+        if open_ends:
+            found[question] = open_ends
+    return found
 
 
 def _families(sources: Sequence[ReasonSource]) -> list[str]:

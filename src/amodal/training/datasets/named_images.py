@@ -1,10 +1,14 @@
-"""Training samples that name the object under each image token, which teach a small vision tower to see.
+"""Training samples without words: images with the name of the object under each image token, and objects to find.
 
-Axes: B images, S_mllm side of the language model's square image in pixels, c tokens along each side, K names.
+They teach a small vision tower to see, and the decoders to find the objects of a category.
+
+Axes: B images, S_mllm side of the language model's square image in pixels, S_sam that of the backbone's, c tokens along
+each side, K names, N objects of the whole batch.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +21,7 @@ from torch.utils.data import Dataset
 from amodal.data.samples import ImageSample
 from amodal.io.images import ImageArray
 from amodal.models.aura.processing import AuraProcessor
+from amodal.ops.arrays import Mask
 from amodal.ops.boxes import mask_to_box
 from amodal.training.datasets.crops import Augmentation, augment_colours
 from amodal.training.datasets.sampling import Batch, Key, ReasonSource
@@ -24,9 +29,13 @@ from amodal.training.datasets.sampling import Batch, Key, ReasonSource
 Rng = np.random.Generator
 ObjectMap = npt.NDArray[np.uint16]
 FloatArray = npt.NDArray[np.float32]
+Movement = npt.NDArray[np.float64]
 
 MAP_PIXELS_PER_TOKEN = 16
 """Pixels of an object map along each side of a token."""
+
+MIN_MAP_PIXELS = 12
+"""Pixels of an object map that an object must cover to be found; a token has 256."""
 
 
 class NamedImages(Dataset[dict[str, Any]]):
@@ -42,6 +51,8 @@ class NamedImages(Dataset[dict[str, Any]]):
         classes: K.
         augmentation: strength of the random changes; None for evaluation. `scale` zooms and `shift` is relative
             to S_mllm; the settings for boxes and wide windows have no effect.
+        max_objects: maximum number of objects to find per image, chosen at random among those that are the only ones of
+            their category; 0 for images with names alone. The backbone sees the LLM's frame.
     """
 
     def __init__(
@@ -52,10 +63,12 @@ class NamedImages(Dataset[dict[str, Any]]):
         cells: int,
         classes: int,
         augmentation: Augmentation | None = None,
+        max_objects: int = 0,
     ) -> None:
         self.sources = list(sources)
         self.processor = processor
         self.cells, self.classes, self.augmentation = cells, classes, augmentation
+        self.max_objects = max_objects
         self._images = [
             list({c.image.id: c.image for c in source.dataset.conversations}.values()) for source in sources
         ]
@@ -72,27 +85,69 @@ class NamedImages(Dataset[dict[str, Any]]):
         return {"source": key[0], "image_id": image.id, "file": str(image.path)}
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
-        """`image` (S_mllm, S_mllm, 3) uint8, `naming_shares` (c * c, K), `naming_boxes_xyxy_mllm` (c * c, 4)."""
+        """`image` (S_mllm, S_mllm, 3) uint8, `naming_shares` (c * c, K), `naming_boxes_xyxy_mllm` (c * c, 4).
+
+        With objects to find also, in the same frame: `object_names` (n,), `visible_masks` and `amodal_masks`
+        (n, S_sam, S_sam), `visible_boxes_xyxy_sam` (n, 4) and `pointing_shares` (n, c * c).
+        """
         source, position, seed = key
         image, objects = self._decode(source, position)
+        rng = np.random.default_rng(seed)
+        movement: Movement = np.eye(2, 3)
         if self.augmentation is not None:
-            rng = np.random.default_rng(seed)
-            image, objects = _moved(rng, image, objects, self.augmentation)
+            movement = _movement(rng, self.augmentation)
+            image, objects = _moved(image, movement, 127), _moved(objects, movement, nearest=True)
             image = augment_colours(rng, image, self.augmentation)
+        sample = self._images[source][position]
         known = self.sources[source].classes
-        kinds = [known.get(obj.category_id, 0) for obj in self._images[source][position].objects]
+        kinds = [known.get(obj.category_id, 0) for obj in sample.objects]
         names, boxes = named_tokens(objects, kinds, self.cells, self.classes)
-        return {"image": image, "naming_shares": names, "naming_boxes_xyxy_mllm": boxes}
+        item: dict[str, Any] = {"image": image, "naming_shares": names, "naming_boxes_xyxy_mllm": boxes}
+        if self.max_objects:
+            item |= self._objects(sample, rng.permutation(alone(objects, kinds))[: self.max_objects], kinds, movement)
+        return item
+
+    def _objects(
+        self, sample: ImageSample, chosen: npt.NDArray[np.int64], kinds: Sequence[int], movement: Movement
+    ) -> dict[str, Any]:
+        masks: dict[str, list[Mask]] = {"visible_masks": [], "amodal_masks": []}
+        for index in chosen:
+            obj = sample.objects[index]
+            visible, amodal = obj.visible_mask(), obj.amodal_mask()
+            for name, mask in zip(masks, (visible, visible if amodal is None else amodal | visible), strict=True):
+                masks[name].append(_moved(_square(mask, self.processor.image_size), movement) >= 128)
+        S_sam = self.processor.image_size
+        found: dict[str, Any] = {k: np.array(v, bool).reshape(-1, S_sam, S_sam) for k, v in masks.items()}
+        boxes = [mask_to_box(mask) / S_sam for mask in found["visible_masks"]]
+        shares = [covered_tokens(mask, 1, self.cells) for mask in found["visible_masks"]]
+        return found | {
+            "object_names": np.array([kinds[index] for index in chosen], np.int64),
+            "has_amodal": np.array([sample.objects[index].amodal_rle is not None for index in chosen], bool),
+            "visible_boxes_xyxy_sam": np.array(boxes, np.float32).reshape(-1, 4),
+            "pointing_shares": np.array(shares, np.float32).reshape(-1, self.cells**2),
+        }
 
     def collate(self, items: list[dict[str, Any]]) -> Batch:
         """Stack samples.
 
         Returns:
             `pixel_values` (B, 3, S_mllm, S_mllm), `naming_shares` (B, c * c, K) and
-            `naming_boxes_xyxy_mllm` (B, c * c, 4).
+            `naming_boxes_xyxy_mllm` (B, c * c, 4). With objects to find also `pixel_values_sam` (B, 3, S_sam, S_sam),
+            `image_index` (N,), and what a sample has of its objects.
         """
-        batch = {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
-        return {"pixel_values": self.processor.normalize_mllm(batch.pop("image"))} | batch
+        per_image = {name for name in items[0] if name == "image" or name.startswith("naming_")}
+        stacked = {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in per_image}
+        joined = {
+            name: torch.from_numpy(np.concatenate([item[name] for item in items]))
+            for name in items[0].keys() - per_image
+        }
+        images = stacked.pop("image")
+        batch = {"pixel_values": self.processor.normalize_mllm(images)} | stacked | joined
+        if joined:
+            counts = torch.tensor([len(item["object_names"]) for item in items])
+            batch["image_index"] = torch.arange(len(items)).repeat_interleave(counts)
+            batch["pixel_values_sam"] = torch.cat([self.processor.pixels_sam(image.numpy()) for image in images])
+        return batch
 
     def _decode(self, source: int, position: int) -> tuple[ImageArray, ObjectMap]:
         decoded = self._decoded.get((source, position))
@@ -153,19 +208,35 @@ def covered_tokens(objects: ObjectMap, number: int, cells: int) -> FloatArray:
     return np.asarray(areas / max(areas.sum(), 1), np.float32)
 
 
-def _moved(rng: Rng, image: ImageArray, objects: ObjectMap, strength: Augmentation) -> tuple[ImageArray, ObjectMap]:
-    """Zoom, shift and perhaps flip the image and its object map alike; uncovered pixels become grey."""
+def alone(objects: ObjectMap, kinds: Sequence[int]) -> list[int]:
+    """Indices of the objects that are well visible and the only visible ones of their kind."""
+    areas = np.bincount(objects.ravel(), minlength=len(kinds) + 1)[1:]
+    visible = Counter(kind for kind, area in zip(kinds, areas, strict=True) if area)
+    return [i for i, kind in enumerate(kinds) if kind > 0 and visible[kind] == 1 and areas[i] >= MIN_MAP_PIXELS]
+
+
+def _square(mask: Mask, side: int) -> npt.NDArray[np.uint8]:
+    """A mask padded to a square as in `object_map`, as values from 0 to 255 (side, side)."""
+    longest = max(mask.shape)
+    top, left = (longest - mask.shape[0]) // 2, (longest - mask.shape[1]) // 2
+    square = np.zeros((longest, longest), np.uint8)
+    square[top : top + mask.shape[0], left : left + mask.shape[1]] = mask.view(np.uint8) * np.uint8(255)
+    how = cv2.INTER_AREA if longest > side else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(square, (side, side), interpolation=how), np.uint8)
+
+
+def _movement(rng: Rng, strength: Augmentation) -> Movement:
+    """A random zoom, shift and perhaps flip of a square: an affine matrix (2, 3) for sides of length 1."""
     zoom = rng.uniform(*strength.scale)
     shift = rng.uniform(-1, 1, 2) * strength.shift
-    mirror = -1 if rng.random() < strength.flip else 1
+    scales = np.array([zoom * (-1 if rng.random() < strength.flip else 1), zoom])
+    return np.concatenate([np.diag(scales), (0.5 - scales * 0.5 + shift)[:, None]], axis=1)
 
-    def move(values: npt.NDArray[Any], interpolation: int, outside: int) -> npt.NDArray[Any]:
-        side = len(values)
-        middle = (side - 1) / 2
-        scales = np.array([zoom * mirror, zoom])
-        offset = middle - scales * middle + shift * side
-        matrix = np.concatenate([np.diag(scales), offset[:, None]], axis=1)
-        border = (outside,) * 3
-        return cv2.warpAffine(values, matrix, (side, side), flags=interpolation, borderValue=border)
 
-    return move(image, cv2.INTER_LINEAR, 127), move(objects, cv2.INTER_NEAREST, 0)
+def _moved(values: npt.NDArray[Any], movement: Movement, outside: int = 0, nearest: bool = False) -> Any:
+    """Move a square image or map; what no pixel covers becomes `outside`."""
+    side = len(values)
+    matrix = movement.copy()
+    matrix[:, 2] = movement[:, 2] * side + (movement[:, :2].sum(1) - 1) / 2  # pixel centres are at half numbers
+    how = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
+    return cv2.warpAffine(values, matrix, (side, side), flags=how, borderValue=(outside,) * 3)

@@ -25,6 +25,7 @@ TARGETS = {
     "visible_boxes_xyxy_sam",
     "pointing_shares",
     "families",
+    "deciding",
 }
 """Entries of a batch that are targets of losses and no inputs of the model."""
 
@@ -34,12 +35,13 @@ class AuraTask:
 
     L_text is the cross-entropy of the answers' tokens (Eq. 1). L_mask is the binary cross-entropy and the
     Dice loss of visible and amodal masks (Eq. 2). L_occ is the squared error of the occlusion rate and the
-    cross-entropy of the spatial map (Eq. 3). A model that only learns names (`AuraConfig.names_only`) has
-    the naming losses alone.
+    cross-entropy of the spatial map (Eq. 3). A training without words (`AuraConfig.without_words`)
+    has no L_text.
 
-    Differs from the paper where the configuration says so: `iou_weight` trains the mask-quality
-    head, `naming_weight` trains a head that names the object under each image token, and `box_weight`
-    trains heads that point at the object and predict its visible box.
+    Differs from the paper where the configuration says so: `decision_weight` adds the cross-entropy of the
+    tokens that only the image decides, `iou_weight` trains the mask-quality head, `naming_weight` trains a head that
+    names the object under each image token, and `box_weight` trains heads that point at the object and predict its
+    visible box.
 
     Args:
         config: the model's configuration.
@@ -58,13 +60,14 @@ class AuraTask:
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Named losses of one batch in the form of `collate_conversations` or of `NamedImages.collate`."""
         config = self.config
-        if config.names_only:
-            return self._naming_losses(model(pixel_values=batch["pixel_values"]), batch)
         output: AuraOutput = model(**{name: value for name, value in batch.items() if name not in TARGETS})
-        assert output.logits is not None and output.targets is not None and output.masks is not None
-        losses = {"text": config.text_weight * text_loss(output.logits, output.targets)}
-        losses |= self.mask_losses(output.masks, batch)
-        losses |= self._naming_losses(output, batch)
+        losses = self._naming_losses(output, batch)
+        if output.logits is not None and output.targets is not None:
+            losses["text"] = config.text_weight * text_loss(output.logits, output.targets)
+            if "deciding" in batch:
+                losses["decision"] = config.decision_weight * text_loss(output.logits, _decided(output, batch))
+        if output.masks is not None:
+            losses |= self.mask_losses(output.masks, batch)
         if output.boxes_xyxy_sam is not None and output.pointing_logits is not None:
             losses["box"] = config.box_weight * box_loss(output.boxes_xyxy_sam, batch["visible_boxes_xyxy_sam"])
             losses["pointing"] = config.box_weight * pointing_loss(output.pointing_logits, batch["pointing_shares"])
@@ -125,23 +128,33 @@ class AuraTask:
 
         Returns:
             `visible`, `full` and `occ`: IoUs of visible, amodal and occluded masks. `token`: share of
-            answer tokens predicted correctly. `rate_error`: absolute error of the occlusion rate, if the model
+            answer tokens predicted correctly, and `decision` the same of the tokens that only the image decides,
+            if the batch marks them. `rate_error`: absolute error of the occlusion rate, if the model
             predicts it. `image_gain` and `image_gain_FAMILY`: nats per answer by which its own image makes the true
-            answer more probable than the image of another sample does, if the batch numbers families. For a model
-            that only learns names, `full` alone: share of the image tokens on objects whose name is predicted
-            correctly.
+            answer more probable than the image of another sample does, if the batch numbers families. `naming`: share
+            of the image tokens on objects whose name is predicted correctly, if the model learns names; this is also
+            the `full` of a model that learns no masks.
         """
-        unwrapped: Any = getattr(model, "module", model)
-        if unwrapped.config.names_only:
-            logits = model(pixel_values=batch["pixel_values"]).naming_logits
-            names = batch["naming_shares"].argmax(-1)
-            is_correct = (logits.argmax(-1) == names)[names > 0]
-            return {"full": (float(is_correct.sum()), len(is_correct))}
         output: AuraOutput = model(**{name: value for name, value in batch.items() if name not in TARGETS})
-        masks: Any = output.masks
-        assert output.logits is not None and output.targets is not None
+        sums = {} if output.masks is None else self._mask_scores(output.masks, batch, threshold)
+        if output.naming_logits is not None:
+            names = batch["naming_shares"].argmax(-1)
+            is_correct = (output.naming_logits.argmax(-1) == names)[names > 0]
+            sums["naming"] = (float(is_correct.sum()), len(is_correct))
+            if output.masks is None:
+                sums["full"] = sums["naming"]
+        if output.logits is None or output.targets is None:
+            return sums
         counted = output.targets != IGNORE_INDEX
         is_correct = (output.logits.argmax(-1) == output.targets) & counted
+        sums["token"] = (float(is_correct.sum()), int(counted.sum()))
+        if "deciding" in batch:
+            decided = _decided(output, batch) != IGNORE_INDEX
+            sums["decision"] = (float(is_correct[decided].sum()), int(decided.sum()))
+        return sums | (self._image_gains(model, batch, output) if "families" in batch else {})
+
+    @staticmethod
+    def _mask_scores(masks: Any, batch: Batch, threshold: float) -> dict[str, tuple[float, int]]:
         visible, amodal = (x.float().sigmoid() > threshold for x in (masks.visible_logits, masks.amodal_logits))
         amodal = amodal | visible
         true_visible, true_amodal, has_amodal = batch["visible_masks"], batch["amodal_masks"], batch["has_amodal"]
@@ -154,9 +167,7 @@ class AuraTask:
         }
         if masks.rates is not None:
             values["rate_error"] = (masks.rates - occlusion_rates(true_visible, true_amodal)).abs()[has_amodal]
-        sums = {name: (float(each.sum()), len(each)) for name, each in values.items()}
-        sums |= {"token": (float(is_correct.sum()), int(counted.sum()))}
-        return sums | (self._image_gains(model, batch, output) if "families" in batch else {})
+        return {name: (float(each.sum()), len(each)) for name, each in values.items()}
 
     def _image_gains(self, model: nn.Module, batch: Batch, right: AuraOutput) -> dict[str, tuple[float, int]]:
         """How much less probable the true answers are with the image of the next sample of the batch.
@@ -184,6 +195,13 @@ class AuraTask:
             found[f"image_gain_{name}"] = (float(gains[tokens].sum()), int((tokens & starts).sum()))
         totals = [sum(values) for values in zip(*found.values(), strict=True)]
         return {"image_gain": (totals[0], int(totals[1]))} | found
+
+
+def _decided(output: AuraOutput, batch: Batch) -> Tensor:
+    """The targets (B, K) that only the image decides, `IGNORE_INDEX` elsewhere."""
+    assert output.targets is not None
+    deciding = batch["deciding"][:, labelled_columns(batch["labels"])]
+    return output.targets.masked_fill(~deciding, IGNORE_INDEX)
 
 
 def _nats(output: AuraOutput) -> Tensor:
