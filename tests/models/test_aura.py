@@ -257,6 +257,10 @@ def test_states_have_no_effect_on_a_new_box_reader() -> None:
     reader, tokens = BoxReader(8, 4), torch.randn(1, 4, 8).expand(2, 4, 8)
     boxes, logits = reader(torch.stack([torch.zeros(8), torch.randn(8)]), tokens)
     assert torch.equal(boxes[0], boxes[1]) and torch.equal(logits[0], logits[1])
+    (boxes[0].sum() + logits[0].var()).backward()
+    assert not any(part.grad.any() for part in (*reader.query[:2].parameters(), reader.query[2].weight))
+    assert not reader.box[0].weight.grad[:, :8].any()
+    boxes, logits = reader(torch.randn(2, 8), tokens)
     (boxes.sum() + logits.var()).backward()
     assert reader.query[2].weight.grad.abs().max() > 0 and reader.box[0].weight.grad[:, :8].abs().max() > 0
 

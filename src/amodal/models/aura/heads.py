@@ -328,11 +328,13 @@ class BoxReader(nn.Module):
         super().__init__()
         self.num_tokens = num_tokens
         self.norm = nn.LayerNorm(width)
-        query, box = nn.Linear(width, width), nn.Linear(2 * width + num_tokens, width)
-        with torch.no_grad():  # states have no effect at first, so that a stage without words can come before
-            query.weight.zero_()
+        first, last = nn.Linear(width, width), nn.Linear(width, width)
+        box = nn.Linear(2 * width + num_tokens, width)
+        with torch.no_grad():  # states have no effect at first, and a stage without words leaves it so: its are zeros
+            first.bias.zero_()
+            last.weight.zero_()
             box.weight[:, :width] = 0
-        self.query = nn.Sequential(nn.Linear(width, width), nn.ReLU(), query)
+        self.query = nn.Sequential(first, nn.ReLU(), last)
         self.key = nn.Linear(width, width)
         self.box = nn.Sequential(box, nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4))
 
