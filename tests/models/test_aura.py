@@ -16,9 +16,10 @@ from amodal.inference.assistant import AmodalAssistant
 from amodal.losses import IGNORE_INDEX
 from amodal.models.aura import AuraConfig, AuraModel, AuraProcessor
 from amodal.models.aura.generation import Dialogue
-from amodal.models.aura.heads import BoxReader, attention_maps, labelled_columns, seg_states
+from amodal.models.aura.heads import labelled_columns, seg_states
 from amodal.models.aura.mllm import merge_adapters
 from amodal.models.aura.modeling import parameter_counts
+from amodal.models.aura.pointing import BoxReader, attention_maps
 from amodal.models.increments import INCREMENT, increment_state
 from tests.models.aura import (
     ANSWER,
@@ -238,30 +239,31 @@ def test_box_depends_on_the_token_with_the_most_attention() -> None:
     """The box changes with that token, and hardly with the token of least attention."""
     torch.manual_seed(0)
     reader = BoxReader(8).eval()
-    states, tokens = torch.randn(2, 8), torch.randn(2, 5, 8)
+    states, tokens, rows = torch.randn(2, 8), torch.randn(2, 9, 8), torch.arange(2)
     with torch.no_grad():
         reader.query[2].weight.normal_(std=20)  # sharp attention
-        boxes, logits = reader(states, tokens)
+        pointed = reader(states, tokens, rows)
+        boxes, logits = pointed.boxes_xyxy_sam, pointed.logits
         least = logits.argmin(-1)
         other = tokens.clone()
         other[range(2), least] = other[range(2), least] + 0.01
-        torch.testing.assert_close(reader(states, other)[0], boxes, atol=1e-4, rtol=0)
+        torch.testing.assert_close(reader(states, other, rows).boxes_xyxy_sam, boxes, atol=1e-4, rtol=0)
         most = logits.argmax(-1)
         other[range(2), most] = -other[range(2), most]
-        assert ((reader(states, other)[0] - boxes).abs().amax(-1) > 1e-3).all()
-    assert logits.shape == (2, 5) and ((boxes >= 0) & (boxes <= 1)).all()
+        assert ((reader(states, other, rows).boxes_xyxy_sam - boxes).abs().amax(-1) > 1e-3).all()
+    assert logits.shape == (2, 9) and ((boxes >= 0) & (boxes <= 1)).all()
 
 
 def test_states_have_no_effect_on_a_new_box_reader() -> None:
     """A stage without words trains it on states of zero."""
-    reader, tokens = BoxReader(8, 4), torch.randn(1, 4, 8).expand(2, 4, 8)
-    boxes, logits = reader(torch.stack([torch.zeros(8), torch.randn(8)]), tokens)
-    assert torch.equal(boxes[0], boxes[1]) and torch.equal(logits[0], logits[1])
-    (boxes[0].sum() + logits[0].var()).backward()
+    reader, tokens, rows = BoxReader(8, 4), torch.randn(1, 4, 8), torch.zeros(2, dtype=torch.long)
+    pointed = reader(torch.stack([torch.zeros(8), torch.randn(8)]), tokens, rows)
+    assert all(torch.equal(*pair) for pair in (pointed.boxes_xyxy_sam, pointed.logits, pointed.maps_sam))
+    (pointed.boxes_xyxy_sam[0].sum() + pointed.logits[0].var()).backward()
     assert not any(part.grad.any() for part in (*reader.query[:2].parameters(), reader.query[2].weight))
     assert not reader.box[0].weight.grad[:, :8].any()
-    boxes, logits = reader(torch.randn(2, 8), tokens)
-    (boxes.sum() + logits.var()).backward()
+    pointed = reader(torch.randn(2, 8), tokens, rows)
+    (pointed.boxes_xyxy_sam.sum() + pointed.logits.var()).backward()
     assert reader.query[2].weight.grad.abs().max() > 0 and reader.box[0].weight.grad[:, :8].abs().max() > 0
 
 
@@ -286,11 +288,11 @@ def test_box_depends_on_which_tokens_are_attended_to() -> None:
     """With the number of image tokens known, tokens that are all alike still tell where the object is."""
     torch.manual_seed(0)
     states, tokens = torch.randn(2, 8), torch.randn(1, 1, 8).expand(2, 4, 8)
-    likeness = torch.tensor([[9.0, 9.0, 0, 0], [0, 0, 9.0, 9.0]])
+    names = 9 * torch.eye(2)[torch.tensor([[0, 0, 1, 1]])].expand(2, 4, 2)  # the first two tokens show the first kind
     for num_tokens, differs in ((0, False), (4, True)):
         reader = BoxReader(8, num_tokens).eval()
         with torch.no_grad():
-            boxes, _ = reader(states[:1].expand(2, 8), tokens, likeness)
+            boxes = reader(states[:1].expand(2, 8), tokens, torch.arange(2), torch.eye(2), names).boxes_xyxy_sam
         assert torch.allclose(boxes[0], boxes[1], atol=1e-4) != differs
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from amodal.inference.assistant import AmodalAssistant
 from amodal.models.aura import AuraModel, AuraProcessor
-from amodal.models.aura.heads import MAP_EPSILON, Pointed
+from amodal.models.aura.heads import MAP_EPSILON
 from amodal.models.aura.modeling import parameter_counts
+from amodal.models.aura.pointing import Pointed
 from amodal.models.bases.protocol import ImageFeatures, LoadedBase
 from amodal.models.increments import Origin, increment_state
 from tests.models.aura import (

@@ -15,9 +15,10 @@ from amodal.errors import InputError
 from amodal.inference.assistant import AmodalAssistant
 from amodal.losses import IGNORE_INDEX
 from amodal.models.aura import AuraModel
-from amodal.models.aura.heads import phrase_means, seg_states
+from amodal.models.aura.heads import seg_states
 from amodal.models.aura.mllm import merge_adapters
 from amodal.models.aura.modeling import parameter_counts
+from amodal.models.aura.pointing import phrase_means
 from amodal.models.aura.trunk_mllm import TrunkMllmRecipe, TrunkTowerConfig, is_trunk_mllm, new_trunk_mllm
 from amodal.models.bases.efficientnet_lite import pretrained_weights
 from amodal.models.increments import increment_state

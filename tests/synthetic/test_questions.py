@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from amodal.cli.main import main
@@ -15,10 +16,12 @@ from amodal.data.datasets import read_dataset
 from amodal.data.reason_seg import plain_text, read_reason_seg, write_questions
 from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
+from amodal.questions.facts import Facts
+from amodal.questions.list_forms import scene_lists
 from amodal.questions.talk_forms import NUMBERS
 from amodal.questions.wording import SCENE_KINDS
 from amodal.synthetic.generate import synthesize
-from amodal.synthetic.questions import question_records, synthesize_questions
+from amodal.synthetic.questions import kind_frequency, question_records, synthesize_questions
 from amodal.synthetic.shapes import SHAPES
 
 NUM_SCENES = 28
@@ -197,11 +200,31 @@ def test_decisions_ask_half_of_the_time_for_what_is_not_there(annotations: Path,
     assert len(turns) == len(conversations) > 9 * NUM_SCENES and {turn.kind for turn in turns} == {"where"}
     assert 0.4 < sum(not turn.objects for turn in turns) / len(turns) < 0.6
     assert len({(c.image.id, c.turns[0].question) for c in conversations}) == len(conversations)
+    assert all(len(turn.objects) <= 1 for turn in turns)  # a plural in the question would tell the answer
     held_out = synthesize_questions(
         annotations, tmp_path / "h.json", lists="decisions", words="free_held_out", progress=False
     )
     others = read_reason_seg(held_out, annotations).conversations
     assert not {turn.question for c in others for turn in c.turns} & {turn.question for turn in turns}
+
+
+def test_absent_kinds_are_asked_for_as_often_as_given(dataset: AnnotatedDataset) -> None:
+    """So that the kind in the question does not tell the answer: as often as other images show it."""
+    facts = Facts(dataset.images[0], dataset.categories)
+    absent = [kind for kind in SCENE_KINDS if kind not in facts.kinds]
+    asked: Counter[str] = Counter()
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        for (question,) in scene_lists(facts, rng, "decisions", "free", frequency={absent[0]: 3, absent[1]: 1}):
+            asked.update(kind for kind in absent if not question.named and re.search(rf"\b{kind}", question.text))
+    assert asked.keys() <= {absent[0], absent[1]}
+    assert 2 < asked[absent[0]] / asked[absent[1]] < 4.5
+
+
+def test_frequencies_count_images_with_one_object_of_a_kind(dataset: AnnotatedDataset) -> None:
+    counts = kind_frequency(dataset)
+    kinds = [[dataset.categories[obj.category_id] for obj in image.objects] for image in dataset.images]
+    assert counts == Counter(kind for each in kinds for kind in set(each) if each.count(kind) == 1)
 
 
 def test_other_images_get_questions_about_named_objects(annotations: Path, tmp_path: Path) -> None:

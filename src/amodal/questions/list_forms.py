@@ -8,7 +8,8 @@ repeats what is asked for right before yes or no, so that the model can answer a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -20,7 +21,6 @@ from amodal.questions.scene_forms import (
     MAX_LISTED,
     PurposePart,
     SceneQuestionWriter,
-    where,
 )
 from amodal.questions.talk_forms import about_the_image, small_talk
 from amodal.questions.wording import (
@@ -48,14 +48,24 @@ def scene_lists(
     lists: Lists = "all",
     words: Words = "train",
     kinds: tuple[str, ...] = SCENE_KINDS,
+    frequency: Mapping[str, int] | None = None,
 ) -> list[list[Question]]:
     """Write lists about a scene, each a conversation of one turn; empty for a scene without objects.
 
     Small talk is written in the same way, as a conversation of one turn each, and so are "decisions": questions where
     something is, whose answer first says whether the image shows it. About images with other `kinds` than
     `SCENE_KINDS`, "all" cannot be written, see `scene_conversations`.
+
+    Args:
+        facts: facts about the scene.
+        rng: source of all choices.
+        lists: what to write.
+        words: part of the wording to use.
+        kinds: all kinds that the questions may name.
+        frequency: how often decisions ask for each kind where it is absent, relative to the others; if it is how often
+            the kind is present, the question alone does not tell the answer. All alike if None.
     """
-    writer = SceneQuestionWriter(facts, rng, words, PRESENT_DECISIONS, kinds)
+    writer = SceneQuestionWriter(facts, rng, words, PRESENT_DECISIONS, kinds, frequency or {})
     made = [write(writer) for write in LISTS[lists]] if len(facts) else []
     return [[question] for question in made if question is not None]
 
@@ -115,9 +125,22 @@ def _sizes(writer: SceneQuestionWriter) -> Question | None:
 
 
 def _decision(writer: SceneQuestionWriter) -> Question | None:
-    """Where a kind is, in words that were not used about the image yet; half of the kinds are not in it."""
-    question = where(writer)
-    if question is None or question.text in writer.asked:
+    """Where the only object of a kind is, in words that were not used about the image yet; half of them are absent.
+
+    Kinds with several objects are left out, because the plural in the question would tell the answer.
+    """
+    shown = [kind for kind in alone(writer.facts.kinds) if kind != UNNAMED_KIND]
+    absent = [kind for kind in writer.kinds if kind not in (*writer.facts.kinds, UNNAMED_KIND)]
+    often = np.array([float(writer.frequency.get(kind, not writer.frequency)) for kind in absent])
+    if (writer.happens(writer.present) or not often.any()) and shown:
+        kind = writer.choose(shown)
+    elif often.any():
+        kind = str(writer.rng.choice(absent, p=often / often.sum()))
+    else:
+        return None
+    found, slots = writer.facts.of_kinds(frozenset([kind])), {"kind": kind, "a_kind": with_article(kind)}
+    question = writer.write("where", found, slots)
+    if question.text in writer.asked:
         return None
     writer.asked.add(question.text)
     return question
@@ -130,6 +153,11 @@ LISTS: dict[Lists, tuple[Callable[[SceneQuestionWriter], Question | None], ...]]
     "decisions": (_decision,) * NUM_DECISIONS,
 }
 """The lists that are written about each image."""
+
+
+def alone(kinds: Sequence[str]) -> list[str]:
+    """The kinds that occur once, in order."""
+    return [kind for kind, count in Counter(kinds).items() if count == 1]
 
 
 def _yes_or_no(

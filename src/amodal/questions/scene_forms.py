@@ -48,6 +48,7 @@ class SceneQuestionWriter:
         words: part of the wording to use.
         present: share of the questions for a purpose or a kind whose answer is in the scene.
         kinds: all kinds that the questions may name; other than `SCENE_KINDS`, the image is no procedural scene.
+        frequency: see `scene_lists`.
         asked: texts of the questions so far; none is asked twice.
         answers: answers so far that name objects; none is given twice.
         purposes: positions of the purposes so far; none is asked for twice.
@@ -58,6 +59,7 @@ class SceneQuestionWriter:
     words: Words = "train"
     present: float = PRESENT_SHARE
     kinds: tuple[str, ...] = SCENE_KINDS
+    frequency: Mapping[str, int] = field(default_factory=dict)
     asked: set[str] = field(default_factory=set)
     answers: set[str] = field(default_factory=set)
     purposes: set[int] = field(default_factory=set)
@@ -252,7 +254,7 @@ def _use_and_occluder(writer: SceneQuestionWriter) -> Question | None:
     )
 
 
-def where(writer: SceneQuestionWriter) -> Question | None:
+def _where(writer: SceneQuestionWriter) -> Question | None:
     """Ask where the objects of a kind are, which may not be in the image."""
     absent = [kind for kind in writer.kinds if kind not in (*writer.facts.kinds, UNNAMED_KIND)]
     kind = str(writer.rng.choice(writer.facts.kinds if writer.happens(writer.present) or not absent else absent))
@@ -406,18 +408,18 @@ def _and_hides(writer: SceneQuestionWriter, before: Question) -> Question | None
 
 
 FAMILIES: dict[Family, float] = {
-    _use: 4, _need: 3, _trait: 2.5, _use_and_occluder: 1.5, where: 2, _move: 2.5, _hides: 2, _behind: 2,
+    _use: 4, _need: 3, _trait: 2.5, _use_and_occluder: 1.5, _where: 2, _move: 2.5, _hides: 2, _behind: 2,
     _reveal: 1, _most_hidden: 1.5, _hidden: 1, _whole: 0.7, _size: 1.2, _edge: 0.4, _more_hidden: 1, _in_front: 1,
 }  # fmt: skip
 """How often each family is tried; those that a scene rarely answers clearly come less often."""
 
 OPENERS: dict[Family, float] = {
-    f: n for f, n in FAMILIES.items() if f in (_use, _need, _trait, where, _most_hidden, _size, _more_hidden, _hidden)
+    f: n for f, n in FAMILIES.items() if f in (_use, _need, _trait, _where, _most_hidden, _size, _more_hidden, _hidden)
 }
 """Families whose answers allow follow-ups."""
 
 NAMED_FAMILIES: dict[Family, float] = {
-    f: n for f, n in FAMILIES.items() if f in (where, _move, _hides, _behind, _more_hidden, _in_front)
+    f: n for f, n in FAMILIES.items() if f in (_where, _move, _hides, _behind, _more_hidden, _in_front)
 }
 """Families about objects that the question names, for images of which only some objects are known."""
 

@@ -5,6 +5,7 @@ The questions about an image depend on the seed and the image's id alone.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from amodal.data.samples import AnnotatedDataset, ImageSample
 from amodal.errors import InputError
 from amodal.io.progress import progress_bar
 from amodal.questions.facts import Facts
-from amodal.questions.list_forms import LISTS, Lists, scene_lists
+from amodal.questions.list_forms import LISTS, Lists, alone, scene_lists
 from amodal.questions.scene_forms import PRESENT_SHARE, scene_conversations
 from amodal.questions.wording import SCENE_KINDS, WORDS, Question, Words
 
@@ -115,10 +116,11 @@ def _records(
     dataset: AnnotatedDataset, seed: int, words: Words, count: int | None, present: float, lists: Lists | None
 ) -> Iterator[list[dict[str, Any]]]:
     number, kinds = 0, _kinds(dataset)
+    frequency = kind_frequency(dataset) if lists == "decisions" else None
     for image in dataset.images[:count]:
         facts, rng, records = _facts(image, dataset.categories), np.random.default_rng((seed, image.id)), []
         if lists:
-            written = scene_lists(facts, rng, lists, words, kinds)
+            written = scene_lists(facts, rng, lists, words, kinds, frequency)
         else:
             written = scene_conversations(facts, rng, words, present, kinds)
         for turns in written:
@@ -129,8 +131,19 @@ def _records(
 
 def _kinds(dataset: AnnotatedDataset) -> tuple[str, ...]:
     """The kinds that questions may name: of procedural scenes, or else all of the dataset."""
-    names = {name.replace("_", " ").strip() for name in dataset.categories.values()}
+    names = {_plain(name) for name in dataset.categories.values()}
     return SCENE_KINDS if names <= set(SCENE_KINDS) else tuple(sorted(names))
+
+
+def kind_frequency(dataset: AnnotatedDataset) -> Counter[str]:
+    """In how many images each kind has exactly one object."""
+    names = {key: _plain(name) for key, name in dataset.categories.items()}
+    shown = (alone([names.get(obj.category_id, "") for obj in image.objects]) for image in dataset.images)
+    return Counter(kind for kinds in shown for kind in kinds)
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ").strip()
 
 
 def _facts(image: ImageSample, categories: Mapping[int, str]) -> Facts:

@@ -53,9 +53,6 @@ from amodal.training.tasks.sam import SamTask
 AUXILIARY_HEADS = ("naming_head", "meaning_head")
 """Parts of an AURA that only losses use; a training that has no such loss leaves those of its first model out."""
 
-DEFAULT_OBJECTS = 8
-"""Objects per image of a training without words, if the recipe sets no `data.max_masks`."""
-
 AuraSamples = ImageConversations | NamedImages
 
 
@@ -413,13 +410,19 @@ def _named_images(
     assert processor is not None
     if not model.config.names_only and not model.config.has_boxes:
         raise InputError("model.box_tokens: expected more than 0 to find objects without words, got 0")
-    max_objects = 0 if model.config.names_only else data.max_masks or DEFAULT_OBJECTS
-    return (
+    samples, held_out = (
         NamedImages(
-            train, processor, cells=cells, classes=classes, augmentation=data.augmentation, max_objects=max_objects
-        ),
-        NamedImages(validation, processor, cells=cells, classes=classes, max_objects=max_objects),
+            sources,
+            processor,
+            cells=cells,
+            classes=classes,
+            augmentation=augmentation,
+            with_objects=not model.config.names_only,
+            max_masks=max_masks,
+        )
+        for sources, augmentation, max_masks in ((train, data.augmentation, data.max_masks), (validation, None, None))
     )
+    return samples, held_out
 
 
 def _image_conversations(

@@ -18,8 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from amodal.errors import InputError
 from amodal.models.aura import AuraConfig, AuraModel
-from amodal.models.aura.heads import Pointed
 from amodal.models.aura.mllm import is_adapter
+from amodal.models.aura.pointing import Pointed
 from amodal.models.bases.families import base_config
 from amodal.models.plug import PlugModel
 from amodal.nn.kernels import forced_kernel

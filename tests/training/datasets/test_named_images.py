@@ -75,7 +75,7 @@ def test_objects_to_find_are_where_their_colours_are(tmp_path: Path, processor: 
     """Masks, boxes and pointing of the toy's squares move with the pixels; amodal masks contain the visible ones."""
     colours = {1: (220, 40, 40), 2: (40, 220, 40)}
     strength = UNCHANGED.model_copy(update={"flip": 0.5})
-    data = NamedImages([source(tmp_path)], processor, cells=4, classes=3, augmentation=strength, max_objects=2)
+    data = NamedImages([source(tmp_path)], processor, cells=4, classes=3, augmentation=strength, with_objects=True)
     found = 0
     for seed in range(12):
         items = [data[(0, position, (seed,))] for position in range(2)]
@@ -88,13 +88,15 @@ def test_objects_to_find_are_where_their_colours_are(tmp_path: Path, processor: 
             visible = batch["visible_masks"][number].numpy()
             assert (close & visible).sum() > 0.7 * max(close.sum(), visible.sum())
             assert not (visible & ~batch["amodal_masks"][number].numpy()).any()
-            x0, y0, x1, y1 = (batch["visible_boxes_xyxy_sam"][number] * 64).round().int().tolist()
-            assert (x0, y0, x1, y1) == tuple(mask_to_box(visible))
+            np.testing.assert_allclose(batch["visible_boxes_xyxy_sam"][number] * 64, mask_to_box(visible), atol=1)
             rows, columns = np.nonzero(visible)
             expected = np.bincount(rows // 16 * 4 + columns // 16, minlength=16) / len(rows)
-            np.testing.assert_allclose(batch["pointing_shares"][number], expected, atol=1e-6)
+            np.testing.assert_allclose(batch["pointing_shares"][number], expected, atol=0.05)
             found += 1
     assert found > 12
+    few = NamedImages(data.sources, processor, cells=4, classes=3, with_objects=True, max_masks=1)
+    item = few[(0, 0, (1,))]
+    assert (len(item["chosen"]), item["chosen"].sum(), len(item["visible_masks"])) == (2, 1, 1)
 
 
 def test_only_objects_that_are_alone_of_their_kind_are_found() -> None:

@@ -6,19 +6,16 @@ LLM, C channels of the mask decoders, h w feature cells of the vision backbone.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import SamVisionConfig
 from transformers.utils import ModelOutput
 
-from amodal.errors import InputError
 from amodal.losses import IGNORE_INDEX
+from amodal.models.aura.pointing import BoxReader, Pointed
 from amodal.models.bases.conv_prompt import ConvPromptConfig
 from amodal.models.bases.prompt_maps import PromptMaps
 from amodal.models.bases.prompts import Float32PositionalEmbedding
@@ -68,49 +65,6 @@ class AuraOutput(ModelOutput):
     meaning_logits: Tensor | None = None
 
 
-@dataclass
-class Pointed:
-    """Where a model with boxes looks for each of N objects.
-
-    Attributes:
-        boxes_xyxy_sam: (N, 4) visible boxes in [0, 1] of the backbone's frame.
-        logits: (N, n) attention to the image tokens.
-        maps_sam: (N, c, c) attention to each place of the backbone's frame relative to the largest, in [0, 1].
-    """
-
-    boxes_xyxy_sam: Tensor
-    logits: Tensor
-    maps_sam: Tensor
-
-    def of(self, chosen: Tensor) -> Pointed:
-        """The same of some of the objects: a mask (N,) or indices."""
-        return Pointed(self.boxes_xyxy_sam[chosen], self.logits[chosen], self.maps_sam[chosen])
-
-
-def attention_maps(logits: Tensor, mllm_to_sam: Tensor) -> Tensor:
-    """The maps of `Pointed`, moved from the frame of the LLM to that of the backbone.
-
-    Args:
-        logits: (N, c * c) attention to the image tokens, row by row.
-        mllm_to_sam: (N, 4) of `AuraProcessor.mllm_to_sam` for the image of each object.
-
-    Returns:
-        (N, c, c); 0 outside of what the LLM sees.
-
-    Raises:
-        InputError: the image tokens are no square.
-    """
-    attention = logits.softmax(-1)
-    cells = math.isqrt(attention.shape[-1])
-    if cells**2 != attention.shape[-1]:
-        raise InputError(f"box_weight: expected a square number of image tokens, got {attention.shape[-1]}")
-    maps = (attention / attention.amax(-1, keepdim=True)).view(-1, 1, cells, cells)
-    centres = (torch.arange(cells, device=maps.device, dtype=maps.dtype) + 0.5) / cells
-    points = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1)  # (c, c, 2) x and y in [0, 1]
-    scale, shift = mllm_to_sam.to(maps)[:, None, None].split(2, dim=-1)
-    return F.grid_sample(maps, 2 * (points - shift) / scale - 1, align_corners=False)[:, 0]
-
-
 def seg_states(states: Tensor, tokens: Tensor, seg_token_id: int) -> tuple[Tensor, Tensor]:
     """Select the states at the positions that predict a `[SEG]`, in reading order.
 
@@ -135,36 +89,6 @@ def labelled_columns(labels: Tensor) -> Tensor:
     """
     columns = (labels[:, 1:] != IGNORE_INDEX).any(0).nonzero()[:, 0] + 1
     return columns if len(columns) else columns.new_tensor([labels.shape[1] - 1])
-
-
-def phrase_means(embeddings: Tensor, tokens: Tensor, seg_token_id: int, markup: Sequence[int]) -> Tensor:
-    """The mean embedding of the marked words that each `[SEG]` follows, in reading order.
-
-    Args:
-        embeddings: (B, T, D) of the tokens.
-        tokens: (B, T); a negative one ends an answer.
-        seg_token_id: id of the `[SEG]` token.
-        markup: ids of the tokens before and after words that name an object.
-
-    Returns:
-        (N, D); zeros for a `[SEG]` without marked words before it in the same answer.
-    """
-    before, after = markup
-    nothing = embeddings.new_zeros(1, embeddings.shape[-1])
-    means = [nothing[:0]]
-    for row, answer in zip(embeddings, tokens.tolist(), strict=True):
-        start, mean = None, nothing
-        for position, token in enumerate(answer):
-            if token == before:
-                start = position + 1
-            elif token == after and start is not None:
-                mean = row[start:position].mean(0, keepdim=True) if start < position else nothing
-                start = None
-            elif token == seg_token_id:
-                means.append(mean)
-            elif token < 0:
-                start, mean = None, nothing
-    return torch.cat(means)
 
 
 class SegPromptEncoder(nn.Module):
@@ -309,55 +233,6 @@ def new_prompt_encoder(
 
 def _projection(width: int, channels: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, channels))
-
-
-class BoxReader(nn.Module):
-    """Predicts the visible box of the object that a `[SEG]` state stands for.
-
-    The state attends to the image tokens that the LLM read; the box is predicted from the state and
-    what it attended to. Differs from the paper, which has no box: because a small LLM learns which
-    image tokens to attend to ten times sooner than how to say in one vector where they are.
-
-    Args:
-        width: D.
-        num_tokens: n, if the box also depends on the attention to each of them: which tokens show the object says most
-            about its box. 0 for a box from the state and what it attended to alone, with any n.
-    """
-
-    def __init__(self, width: int, num_tokens: int = 0) -> None:
-        super().__init__()
-        self.num_tokens = num_tokens
-        self.norm = nn.LayerNorm(width)
-        first, last = nn.Linear(width, width), nn.Linear(width, width)
-        box = nn.Linear(2 * width + num_tokens, width)
-        with torch.no_grad():  # states have no effect at first, and a stage without words leaves it so: its are zeros
-            first.bias.zero_()
-            last.weight.zero_()
-            box.weight[:, :width] = 0
-        self.query = nn.Sequential(first, nn.ReLU(), last)
-        self.key = nn.Linear(width, width)
-        self.box = nn.Sequential(box, nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4))
-
-    def forward(self, states: Tensor, image_tokens: Tensor, likeness: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Predict a box per state.
-
-        Args:
-            states: (N, D).
-            image_tokens: (N, n, D) of each state's image.
-            likeness: (N, n) logits that are added, of the image tokens that are like the words for the object.
-
-        Returns:
-            (N, 4) boxes xyxy in [0, 1] of the LLM's frame, and (N, n) attention logits, float32.
-        """
-        tokens = self.norm(image_tokens)
-        logits = (self.key(tokens) @ self.query(states)[..., None])[..., 0].float() * states.shape[-1] ** -0.5
-        logits = logits if likeness is None else logits + likeness
-        attention = logits.softmax(-1).to(tokens.dtype)
-        read = [states, (attention[:, None] @ tokens)[:, 0]]
-        if self.num_tokens:
-            read.append(attention * self.num_tokens**0.5)
-        centre, size = self.box(torch.cat(read, dim=-1)).float().sigmoid().split(2, dim=-1)
-        return torch.cat([centre - size / 2, centre + size / 2], dim=-1).clamp(0, 1), logits
 
 
 class NamingHead(nn.Module):

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +30,8 @@ from amodal.models.aura.heads import (
     AuraOutput,
     MaskOutput,
     NamingHead,
-    Pointed,
-    attention_maps,
     labelled_columns,
     new_prompt_encoder,
-    phrase_means,
     seg_states,
 )
 from amodal.models.aura.mllm import (
@@ -49,6 +45,7 @@ from amodal.models.aura.mllm import (
     plain_settings,
     stacked_features,
 )
+from amodal.models.aura.pointing import Pointed, phrase_means
 from amodal.models.aura.processing import AuraProcessor
 from amodal.models.aura.prompts import seg_token_id
 from amodal.models.aura.trunk_mllm import build_configured_mllm, is_joint, is_naming, is_trunk_mllm, load_recorded_mllm
@@ -56,9 +53,6 @@ from amodal.models.bases.families import family_of, load_base
 from amodal.models.bases.protocol import Adapters, ImageFeatures, LoadedBase
 from amodal.models.increments import Origin, SavedModel, count_parameters, increment_state, save_model, upload
 from amodal.nn.occlusion_encoders import OcclusionConditionEncoder, SpatialOcclusionEncoder
-
-MIN_LIKENESS = 1e-3
-"""Added to the probability that an image token shows what words mean, so that its logarithm is finite."""
 
 _TOWERS = ("model.vision_tower.", "model.visual.")  # of LLaVA's and Qwen's classes
 
@@ -194,39 +188,14 @@ class AuraModel(PreTrainedModel):
         name_logits: Tensor | None = None,
         mllm_to_sam: Tensor | None = None,
     ) -> Pointed:
-        """Predict where each `[SEG]` is, in a model with a `BoxReader`.
-
-        Args:
-            states: (N, D) of the `[SEG]`s.
-            image_tokens: (B, n, D) of `image_tokens`.
-            image_index: (N,) index of each `[SEG]`'s image.
-            phrases: (N, K) of `phrases`, with `name_logits` (B, n, K) of `recorded_names`.
-            mllm_to_sam: (B, 4) of `AuraProcessor.mllm_to_sam`; None for square images, whose two frames are the same.
-
-        Returns:
-            Visible boxes, attention to the image tokens, and maps of it.
-
-        Raises:
-            InputError: the model's `box_tokens` is not n.
-        """
+        """Predict where each `[SEG]` is, in a model with boxes: see `BoxReader.forward`."""
         reader = self.prompt_encoder.box_reader
         assert reader is not None
-        if reader.num_tokens not in (0, image_tokens.shape[1]):
-            raise InputError(
-                f"box_tokens: expected {image_tokens.shape[1]}, the number of image tokens, got {reader.num_tokens}"
-            )
         dtype = next(self.prompt_encoder.projection.parameters()).dtype
-        likeness = None
-        if phrases is not None and name_logits is not None:
-            shown = name_logits.float().softmax(-1)[image_index]
-            likeness = ((shown @ phrases.float()[..., None])[..., 0] + MIN_LIKENESS).log()
-        boxes_xyxy, logits = reader(states.to(dtype), image_tokens.to(dtype)[image_index], likeness)
-        if mllm_to_sam is None:
-            mllm_to_sam = boxes_xyxy.new_tensor([[1.0, 1.0, 0.0, 0.0]]).expand(len(image_tokens), -1)
-        moves = mllm_to_sam.to(boxes_xyxy)[image_index]
-        scale, shift = moves.split(2, dim=-1)
-        boxes_xyxy = (boxes_xyxy * scale.repeat(1, 2) + shift.repeat(1, 2)).clamp(0, 1)
-        return Pointed(boxes_xyxy, logits, attention_maps(logits, moves))
+        pointed: Pointed = reader(
+            states.to(dtype), image_tokens.to(dtype), image_index, phrases, name_logits, mllm_to_sam
+        )
+        return pointed
 
     def decode(
         self, states: Tensor, features: ImageFeatures, image_index: Tensor, pointed: Pointed | None = None
@@ -317,7 +286,8 @@ class AuraModel(PreTrainedModel):
             labels: (B, T) the same tokens where an answer stands, `IGNORE_INDEX` elsewhere.
             pixel_values_sam: (B, 3, S_sam, S_sam) for the vision backbone; None with `image_embeddings`.
             image_embeddings: (B, C, h, w) features of the backbone, if they are known; its decoder reads no finer maps.
-            chosen: (number of `[SEG]`s,) bool, those whose masks are decoded, in reading order; all if None.
+            chosen: (number of `[SEG]`s or of `object_names`,) bool, those whose masks are decoded, in reading order;
+                all if None.
             box_hints_xyxy_sam: (number of the chosen, 4) boxes that the decoders get instead of the
                 predicted ones, NaN where there is none; in training.
             mllm_to_sam: (B, 4) for `point`.
@@ -329,7 +299,8 @@ class AuraModel(PreTrainedModel):
             `AuraOutput`.
         """
         if input_ids is None:
-            return self._without_words(mllm_inputs["pixel_values"], pixel_values_sam, object_names, image_index)
+            pixels = mllm_inputs["pixel_values"], pixel_values_sam
+            return self._without_words(*pixels, object_names, image_index, chosen)
         assert labels is not None
         if image_embeddings is None:
             assert pixel_values_sam is not None
@@ -357,7 +328,9 @@ class AuraModel(PreTrainedModel):
             output.meaning_logits = self.meaning_head(states)
         if chosen is not None:
             states, rows, pointed = states[chosen], rows[chosen], None if pointed is None else pointed.of(chosen)
-        output.masks = self.decode(states, features, rows, _hinted(pointed, box_hints_xyxy_sam))
+        if pointed is not None and box_hints_xyxy_sam is not None:
+            pointed = pointed.hinted(box_hints_xyxy_sam)
+        output.masks = self.decode(states, features, rows, pointed)
         return self._named(output, tokens, name_logits) if names else output
 
     def _without_words(
@@ -366,6 +339,7 @@ class AuraModel(PreTrainedModel):
         pixel_values_sam: Tensor | None,
         object_names: Tensor | None,
         image_index: Tensor | None,
+        chosen: Tensor | None,
     ) -> AuraOutput:
         with self.recorded_names() as name_logits:
             tokens = self.image_tokens(pixel_values)
@@ -376,6 +350,8 @@ class AuraModel(PreTrainedModel):
             states = tokens.new_zeros(len(object_names), tokens.shape[-1])
             pointed = self.point(states, tokens, image_index, phrases, name_logits[0] if name_logits else None)
             output.boxes_xyxy_sam, output.pointing_logits = pointed.boxes_xyxy_sam, pointed.logits
+            if chosen is not None:
+                states, image_index, pointed = states[chosen], image_index[chosen], pointed.of(chosen)
             output.masks = self.decode(states, self.encode_image(pixel_values_sam), image_index, pointed)
         return self._named(output, tokens, name_logits)
 
@@ -549,14 +525,6 @@ class AuraModel(PreTrainedModel):
         saved.load_into(model)
         model.processor = processor
         return (model if dtype is None else model.to(dtype)).eval()
-
-
-def _hinted(pointed: Pointed | None, hints_xyxy_sam: Tensor | None) -> Pointed | None:
-    """The same with the boxes of a hint where there is one: not NaN."""
-    if pointed is None or hints_xyxy_sam is None:
-        return pointed
-    boxes = torch.where(hints_xyxy_sam.isnan(), pointed.boxes_xyxy_sam, hints_xyxy_sam)
-    return replace(pointed, boxes_xyxy_sam=boxes)
 
 
 def parameter_counts(config: AuraConfig) -> dict[str, int]:

@@ -51,8 +51,9 @@ class NamedImages(Dataset[dict[str, Any]]):
         classes: K.
         augmentation: strength of the random changes; None for evaluation. `scale` zooms and `shift` is relative
             to S_mllm; the settings for boxes and wide windows have no effect.
-        max_objects: maximum number of objects to find per image, chosen at random among those that are the only ones of
-            their category; 0 for images with names alone. The backbone sees the LLM's frame.
+        with_objects: also give the objects to find, which are those that are the only ones of their category. The
+            backbone sees the LLM's frame.
+        max_masks: maximum number of objects per image whose masks are learned, chosen at random; None learns all.
     """
 
     def __init__(
@@ -63,12 +64,13 @@ class NamedImages(Dataset[dict[str, Any]]):
         cells: int,
         classes: int,
         augmentation: Augmentation | None = None,
-        max_objects: int = 0,
+        with_objects: bool = False,
+        max_masks: int | None = None,
     ) -> None:
         self.sources = list(sources)
         self.processor = processor
         self.cells, self.classes, self.augmentation = cells, classes, augmentation
-        self.max_objects = max_objects
+        self.with_objects, self.max_masks = with_objects, max_masks
         self._images = [
             list({c.image.id: c.image for c in source.dataset.conversations}.values()) for source in sources
         ]
@@ -87,8 +89,9 @@ class NamedImages(Dataset[dict[str, Any]]):
     def __getitem__(self, key: Key) -> dict[str, Any]:
         """`image` (S_mllm, S_mllm, 3) uint8, `naming_shares` (c * c, K), `naming_boxes_xyxy_mllm` (c * c, 4).
 
-        With objects to find also, in the same frame: `object_names` (n,), `visible_masks` and `amodal_masks`
-        (n, S_sam, S_sam), `visible_boxes_xyxy_sam` (n, 4) and `pointing_shares` (n, c * c).
+        With objects to find also, in the same frame: `object_names` (n,), `visible_boxes_xyxy_sam` (n, 4) and
+        `pointing_shares` (n, c * c); `chosen` (n,) says of which there are `visible_masks` and `amodal_masks`
+        (m, S_sam, S_sam) and `has_amodal` (m,).
         """
         source, position, seed = key
         image, objects = self._decode(source, position)
@@ -103,26 +106,29 @@ class NamedImages(Dataset[dict[str, Any]]):
         kinds = [known.get(obj.category_id, 0) for obj in sample.objects]
         names, boxes = named_tokens(objects, kinds, self.cells, self.classes)
         item: dict[str, Any] = {"image": image, "naming_shares": names, "naming_boxes_xyxy_mllm": boxes}
-        if self.max_objects:
-            item |= self._objects(sample, rng.permutation(alone(objects, kinds))[: self.max_objects], kinds, movement)
+        if self.with_objects:
+            item |= self._objects(rng, sample, objects, kinds, movement)
         return item
 
     def _objects(
-        self, sample: ImageSample, chosen: npt.NDArray[np.int64], kinds: Sequence[int], movement: Movement
+        self, rng: Rng, sample: ImageSample, objects: ObjectMap, kinds: Sequence[int], movement: Movement
     ) -> dict[str, Any]:
+        found = alone(objects, kinds)
+        chosen = np.zeros(len(found), bool)
+        chosen[rng.permutation(len(found))[: self.max_masks]] = True
         masks: dict[str, list[Mask]] = {"visible_masks": [], "amodal_masks": []}
-        for index in chosen:
-            obj = sample.objects[index]
+        shown = [sample.objects[index] for index, is_chosen in zip(found, chosen, strict=True) if is_chosen]
+        for obj in shown:
             visible, amodal = obj.visible_mask(), obj.amodal_mask()
             for name, mask in zip(masks, (visible, visible if amodal is None else amodal | visible), strict=True):
                 masks[name].append(_moved(_square(mask, self.processor.image_size), movement) >= 128)
         S_sam = self.processor.image_size
-        found: dict[str, Any] = {k: np.array(v, bool).reshape(-1, S_sam, S_sam) for k, v in masks.items()}
-        boxes = [mask_to_box(mask) / S_sam for mask in found["visible_masks"]]
-        shares = [covered_tokens(mask, 1, self.cells) for mask in found["visible_masks"]]
-        return found | {
-            "object_names": np.array([kinds[index] for index in chosen], np.int64),
-            "has_amodal": np.array([sample.objects[index].amodal_rle is not None for index in chosen], bool),
+        boxes = [mask_to_box(objects == index + 1) / len(objects) for index in found]
+        shares = [covered_tokens(objects, index + 1, self.cells) for index in found]
+        return {name: np.array(each, bool).reshape(-1, S_sam, S_sam) for name, each in masks.items()} | {
+            "has_amodal": np.array([obj.amodal_rle is not None for obj in shown], bool),
+            "chosen": chosen,
+            "object_names": np.array([kinds[index] for index in found], np.int64),
             "visible_boxes_xyxy_sam": np.array(boxes, np.float32).reshape(-1, 4),
             "pointing_shares": np.array(shares, np.float32).reshape(-1, self.cells**2),
         }
