@@ -38,7 +38,7 @@ T = TypeVar("T")
 Lists = Literal["kinds", "all", "talk", "decisions"]
 
 MAX_KINDS, MAX_PURPOSES, MAX_OBJECTS = 10, 5, 7  # entries of one list
-NUM_DECISIONS = 10  # questions about each image
+NUM_DECISIONS = 10  # most questions about each image
 PRESENT_DECISIONS = 0.5  # share of them whose answer is in the image
 
 
@@ -52,8 +52,8 @@ def scene_lists(
 ) -> list[list[Question]]:
     """Write lists about a scene, each a conversation of one turn; empty for a scene without objects.
 
-    Small talk is written in the same way, as a conversation of one turn each, and so are "decisions": questions where
-    something is, whose answer first says whether the image shows it. About images with other `kinds` than
+    Small talk is written in the same way. "decisions" are one conversation of questions where something is, whose
+    answers first say whether the image shows it. About images with other `kinds` than
     `SCENE_KINDS`, "all" cannot be written, see `scene_conversations`.
 
     Args:
@@ -67,7 +67,10 @@ def scene_lists(
     """
     writer = SceneQuestionWriter(facts, rng, words, PRESENT_DECISIONS, kinds, frequency or {})
     made = [write(writer) for write in LISTS[lists]] if len(facts) else []
-    return [[question] for question in made if question is not None]
+    questions = [question for question in made if question is not None]
+    if lists == "decisions":
+        return [questions] if questions else []
+    return [[question] for question in questions]
 
 
 def _kinds(writer: SceneQuestionWriter) -> Question | None:
@@ -125,25 +128,25 @@ def _sizes(writer: SceneQuestionWriter) -> Question | None:
 
 
 def _decision(writer: SceneQuestionWriter) -> Question | None:
-    """Where the only object of a kind is, in words that were not used about the image yet; half of them are absent.
+    """Where the only object of a kind is; half of them are absent.
 
-    Kinds with several objects are left out, because the plural in the question would tell the answer.
+    No kind is asked for twice, because the first answer in a conversation would tell the second. Kinds with several
+    objects are left out, because the plural in the question would tell the answer.
     """
-    shown = [kind for kind in alone(writer.facts.kinds) if kind != UNNAMED_KIND]
-    absent = [kind for kind in writer.kinds if kind not in (*writer.facts.kinds, UNNAMED_KIND)]
+    alone_in_image = [kind for kind in alone(writer.facts.kinds) if kind != UNNAMED_KIND]
+    shown = [kind for kind in alone_in_image if kind not in writer.asked]
+    absent = [kind for kind in writer.kinds if kind not in (*writer.facts.kinds, *writer.asked, UNNAMED_KIND)]
     often = np.array([float(writer.frequency.get(kind, not writer.frequency)) for kind in absent])
-    if (writer.happens(writer.present) or not often.any()) and shown:
+    num_absent = len(writer.asked.difference(alone_in_image))
+    if writer.happens(writer.present) and shown:
         kind = writer.choose(shown)
-    elif often.any():
+    elif often.any() and num_absent <= len(alone_in_image):
         kind = str(writer.rng.choice(absent, p=often / often.sum()))
     else:
         return None
+    writer.asked.add(kind)
     found, slots = writer.facts.of_kinds(frozenset([kind])), {"kind": kind, "a_kind": with_article(kind)}
-    question = writer.write("where", found, slots)
-    if question.text in writer.asked:
-        return None
-    writer.asked.add(question.text)
-    return question
+    return writer.write("where", found, slots)
 
 
 LISTS: dict[Lists, tuple[Callable[[SceneQuestionWriter], Question | None], ...]] = {

@@ -439,6 +439,7 @@ def _image_conversations(
             model.processor,
             max_turns=data.max_turns,
             max_tokens=data.max_tokens,
+            max_conversations=data.max_conversations,
             max_masks=max_masks,
             cells=_image_cells(config) if config.naming_weight > 0 or config.has_boxes else 0,
             classes=config.naming_classes,

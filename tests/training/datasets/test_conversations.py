@@ -101,6 +101,14 @@ def test_turns_tokens_and_masks_are_limited(tmp_path: Path, processor: AuraProce
         conversations(tmp_path / "d", processor, max_tokens=20)[(0, 0, (0,))]
 
 
+def test_conversations_are_limited(tmp_path: Path, processor: AuraProcessor) -> None:
+    """Each of the two about the image occurs alone, with all of its turns."""
+    data = conversations(tmp_path, processor, max_conversations=1)
+    texts = {processor.tokenizer.decode(data[(0, 0, (seed,))]["row"]["input_ids"][0]) for seed in range(8)}
+    found = {tuple(q in text for q in ("What is red?", "What hides it?", "And what else?")) for text in texts}
+    assert found == {(True, False, False), (False, True, True)}
+
+
 def test_a_batch_is_padded_and_concatenated(tmp_path: Path, processor: AuraProcessor) -> None:
     data = conversations(tmp_path, processor, cells=4, classes=3)
     batch = collate_conversations([data[(0, 0, (0,))], data[(0, 1, (0,))]])

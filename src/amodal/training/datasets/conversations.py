@@ -107,6 +107,8 @@ class ImageConversations(Dataset[dict[str, Any]]):
         max_turns: maximum number of turns per sequence; a longer conversation is cut at its end.
         max_tokens: maximum number of tokens per sequence, image tokens included; turns that do not fit are
             left out.
+        max_conversations: maximum number of conversations per sequence, chosen at random; None takes all. With several,
+            the answers of one tell a model about the image of the next, which it then need not look at.
         max_masks: maximum number of mask tokens per sequence whose masks are learned, chosen at random; None
             learns all. The same few objects appear in many answers.
         cells: c, for the auxiliary losses.
@@ -131,6 +133,7 @@ class ImageConversations(Dataset[dict[str, Any]]):
         *,
         max_turns: int,
         max_tokens: int,
+        max_conversations: int | None = None,
         max_masks: int | None = None,
         cells: int = 0,
         classes: int = 0,
@@ -144,6 +147,7 @@ class ImageConversations(Dataset[dict[str, Any]]):
         self.processor = processor
         self._decisions = decisions(self._answers()) if with_decisions else None
         self.max_turns, self.max_tokens, self.max_masks = max_turns, max_tokens, max_masks
+        self.max_conversations = max_conversations
         self.cells, self.classes, self.hint_share = cells, classes, hint_share
         self.features = features
         self._groups = [_by_image(source.dataset) for source in self.sources]
@@ -175,7 +179,7 @@ class ImageConversations(Dataset[dict[str, Any]]):
         source, position, seed = key
         group = self._groups[source][position]
         rng = np.random.default_rng(seed)
-        order = rng.permutation(len(group.conversations))
+        order = rng.permutation(len(group.conversations))[: self.max_conversations]
         pixels = group.image.load()
         row, objects = self._sequence(pixels, [group.conversations[i] for i in order])
         chosen = np.zeros(len(objects), bool)
