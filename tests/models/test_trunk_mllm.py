@@ -227,11 +227,14 @@ def test_the_trunk_starts_from_the_named_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("train_tower", [True, False])
-def test_the_trunk_is_trained_with_train_tower_only_and_always_stored(tmp_path: Path, train_tower: bool) -> None:
+@pytest.mark.parametrize("part", [".trunk.", ".multi_modal_projector."])
+def test_trunk_and_projector_are_trained_with_train_tower_only_and_always_stored(
+    tmp_path: Path, part: str, train_tower: bool
+) -> None:
     model = small_trunk_aura(tmp_path, train_tower=train_tower)
-    trunk = [p for name, p in model.named_parameters() if ".trunk." in name]
-    assert trunk and all(p.requires_grad == train_tower for p in trunk)
-    assert sum(".trunk." in name for name in increment_state(model)) == len(trunk)
+    tensors = [p for name, p in model.named_parameters() if part in name]
+    assert tensors and all(p.requires_grad == train_tower for p in tensors)
+    assert sum(part in name for name in increment_state(model)) == len(tensors)
 
 
 def test_with_a_fixed_language_model_the_heads_alone_are_trained(tmp_path: Path) -> None:

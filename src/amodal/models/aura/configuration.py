@@ -63,8 +63,8 @@ class AuraConfig(PreTrainedConfig):
         box_tokens: number of image tokens whose attention the box is predicted from too; 0 for none. Above 0, the
             model predicts boxes without a `box_weight` as well, which then does not train them.
         train_mllm: train the whole LLM, as a small one from scratch needs.
-        train_tower: whether that includes its vision tower, and what names its image tokens; LLaVA freezes a
-            tower that is pretrained.
+        train_tower: whether that includes its vision tower, and of a `WordProjector` all of it; LLaVA freezes a tower
+            that is pretrained.
         train_language: train what the LLM learns; false trains prompt encoder, decoders and occlusion encoders alone.
         train_vision: also train the vision backbone (the paper freezes it).
         mask_threshold: probability above which a pixel is foreground.

@@ -48,7 +48,7 @@ from amodal.models.aura.mllm import (
 from amodal.models.aura.pointing import Pointed, phrase_means
 from amodal.models.aura.processing import AuraProcessor
 from amodal.models.aura.prompts import seg_token_id
-from amodal.models.aura.trunk_mllm import build_configured_mllm, is_joint, is_naming, is_trunk_mllm, load_recorded_mllm
+from amodal.models.aura.trunk_mllm import build_configured_mllm, is_joint, is_trunk_mllm, load_recorded_mllm
 from amodal.models.bases.families import family_of, load_base
 from amodal.models.bases.protocol import Adapters, ImageFeatures, LoadedBase
 from amodal.models.increments import Origin, SavedModel, count_parameters, increment_state, save_model, upload
@@ -108,7 +108,7 @@ class AuraModel(PreTrainedModel):
             part.requires_grad_(False)
         for name, parameter in self.mllm.named_parameters():
             whole = config.train_mllm or self._joins_trunk(name)
-            is_fixed = (name.startswith(_TOWERS) or self._names_tokens(name)) and not config.train_tower
+            is_fixed = (name.startswith(_TOWERS) or self._joins_trunk(name)) and not config.train_tower
             learns = (whole and not is_fixed) or is_adapter(name)
             parameter.requires_grad_(config.train_language and learns)
         for decoder in self.decoders():  # the quality of the visible mask is not used
@@ -118,10 +118,6 @@ class AuraModel(PreTrainedModel):
     def _joins_trunk(self, name: str) -> bool:
         """Whether a tensor of the LLM belongs to its trunk or joins the two."""
         return self.reads_words and is_joint(name)
-
-    def _names_tokens(self, name: str) -> bool:
-        """Whether a tensor of the LLM is of the part of its projector that names image tokens."""
-        return self.reads_words and is_naming(name)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
         """Let the LLM compute activations a second time in the backward pass instead of keeping them in memory.

@@ -146,6 +146,8 @@ class WordProjector(nn.Module):
     An image token is the mean of the embeddings of `words`, weighted by how probable each is for what the token shows,
     plus a remainder that starts at zero. Differs from LLaVA's projector, whose tokens may be anything: because a
     language model has learned to look up words that it has read before, and so needs little training to use these.
+    Trained along with the language model, the remainder became twice as large as the words, which were then ignored
+    (docs/log/aura-models.md). The recipes therefore leave it at zero; the bundled weights still have one.
 
     Args:
         config: of the LLM; its `vision_config` names the words.
@@ -258,11 +260,6 @@ def is_trunk_mllm(config: Any) -> bool:
 def is_joint(name: str) -> bool:
     """Whether a tensor of this name in the LLM of `new_trunk_mllm` is stored with an AURA: tower and projector."""
     return name.startswith(("model.multi_modal_projector.", "model.vision_tower."))
-
-
-def is_naming(name: str) -> bool:
-    """Whether a tensor of this name names image tokens: of the `WordProjector`, all but the remainder."""
-    return name.startswith(("model.multi_modal_projector.linear_1.", "model.multi_modal_projector.name."))
 
 
 def _source(name: str | Path, revision: str | None) -> Source:
