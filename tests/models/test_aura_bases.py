@@ -81,14 +81,15 @@ def test_seg_states_are_decoded_as_a_prompt_of_the_base(name: str) -> None:
         assert (masks.visible_logits[0] - masks.visible_logits[2]).abs().max() > 1e-3  # embeddings matter
 
 
-def test_boxes_and_attention_are_decoded_as_prompts_of_a_base_whose_prompts_are_maps() -> None:
+@pytest.mark.parametrize("attention", [False, True])
+def test_boxes_and_attention_are_decoded_as_prompts_of_a_base_whose_prompts_are_maps(attention: bool) -> None:
     """Tokens have no effect until the decoders are trained with them."""
-    row = ROWS["conv_prompt"]
+    row, settings = ROWS["conv_prompt"], {"box_weight": 1.0, "attention_prompt": attention}
     base: Any = row.model().double()
     for weight in (*base.mask_decoder.token.parameters(), base.mask_decoder.token_match):
         torch.nn.init.zeros_(weight)
     loaded = LoadedBase(base, Origin(fingerprint=row.family.fingerprint(base)))
-    model = AuraModel.from_base(small_mllm(), loaded, small_config(image_size=64, box_weight=1.0)).double().eval()
+    model = AuraModel.from_base(small_mllm(), loaded, small_config(image_size=64, **settings)).double().eval()
     theirs = row.at_size(base, 64)
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(8)).double()
     image_index, boxes = torch.tensor([1, 0]), torch.tensor([[0.1, 0.2, 0.6, 0.9], [0.5, 0.0, 1.0, 0.4]]).double()
@@ -99,7 +100,8 @@ def test_boxes_and_attention_are_decoded_as_prompts_of_a_base_whose_prompts_are_
         for number, image in enumerate(image_index.tolist()):
             box = boxes[number : number + 1, None] * 64
             mask = torch.tensor(maps[number])[None, None].clamp(MAP_EPSILON, 1 - MAP_EPSILON).logit()
-            logits, quality = row.predict(theirs, pixels[image : image + 1], input_boxes=box, input_masks=mask)
+            given = {"input_boxes": box} | ({"input_masks": mask} if attention else {})
+            logits, quality = row.predict(theirs, pixels[image : image + 1], **given)
             expected = model._upsample(logits)[0]
             for got in (masks.visible_logits, masks.amodal_logits):
                 torch.testing.assert_close(got[number : number + 1], expected, atol=1e-5, rtol=1e-5)

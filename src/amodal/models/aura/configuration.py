@@ -62,6 +62,8 @@ class AuraConfig(PreTrainedConfig):
             the corners of a SAM box (0 in the paper, which has no such box).
         box_tokens: number of image tokens whose attention the box is predicted from too; 0 for none. Above 0, the
             model predicts boxes without a `box_weight` as well, which then does not train them.
+        attention_prompt: whether the attention of a `[SEG]` to the image tokens is the mask prompt of the decoders, for
+            a model with boxes on a base whose prompts are maps (the paper has no such prompt).
         train_mllm: train the whole LLM, as a small one from scratch needs.
         train_tower: whether that includes its vision tower, and of a `WordProjector` all of it; LLaVA freezes a tower
             that is pretrained.
@@ -101,6 +103,7 @@ class AuraConfig(PreTrainedConfig):
         naming_classes: int = 0,
         box_weight: float = 0.0,
         box_tokens: int = 0,
+        attention_prompt: bool = False,
         train_mllm: bool = False,
         train_tower: bool = True,
         train_language: bool = True,
@@ -135,6 +138,7 @@ class AuraConfig(PreTrainedConfig):
         self.naming_classes = naming_classes
         self.box_weight = box_weight
         self.box_tokens = box_tokens
+        self.attention_prompt = attention_prompt
         self.train_mllm = train_mllm
         self.train_tower = train_tower
         self.train_language = train_language

@@ -15,6 +15,7 @@ from transformers import SamVisionConfig
 from transformers.utils import ModelOutput
 
 from amodal.losses import IGNORE_INDEX
+from amodal.models.aura.configuration import AuraConfig
 from amodal.models.aura.pointing import BoxReader, Pointed
 from amodal.models.bases.conv_prompt import ConvPromptConfig
 from amodal.models.bases.prompt_maps import PromptMaps
@@ -175,18 +176,26 @@ MAP_EPSILON = 1e-4
 class SegMapEncoder(nn.Module):
     """The same for a base whose prompts are maps (`ConvPromptModel`).
 
-    The decoders get the embedding as a token in the width of their stride 8, and the predicted box as maps. The
-    attention to the image tokens is their mask prompt.
+    The decoders get the embedding as a token in the width of their stride 8, and the predicted box as maps.
 
     Args:
         width: D.
         base: configuration of the backbone at the input's size.
         with_boxes: as for `SegPromptEncoder`.
         box_tokens: n of `BoxReader`.
+        attention_prompt: whether the attention to the image tokens is the mask prompt, in a model with boxes.
     """
 
-    def __init__(self, width: int, base: ConvPromptConfig, with_boxes: bool = False, box_tokens: int = 0) -> None:
+    def __init__(
+        self,
+        width: int,
+        base: ConvPromptConfig,
+        with_boxes: bool = False,
+        box_tokens: int = 0,
+        attention_prompt: bool = False,
+    ) -> None:
         super().__init__()
+        self.attention_prompt = attention_prompt
         self.channels = base.widths[2]
         self.projection = _projection(width, self.channels)
         self.maps = PromptMaps(base.image_size)
@@ -210,25 +219,23 @@ class SegMapEncoder(nn.Module):
             drawn = Prompts(points=nowhere, labels=nowhere.new_full((len(embeddings), 1, 1), -10))
         else:
             boxes = pointed.boxes_xyxy_sam.detach()[:, None] * self.maps.image_size
-            drawn = Prompts(boxes=boxes, masks=pointed.maps_sam[:, None].logit(MAP_EPSILON))
+            masks = pointed.maps_sam[:, None].logit(MAP_EPSILON) if self.attention_prompt else None
+            drawn = Prompts(boxes=boxes, masks=masks)
         sparse = embeddings.to(dtype)[:, None, None]  # (N, 1, 1, C)
         return PromptEmbeddings(sparse, self.maps(drawn).to(dtype), sparse.new_zeros(1, 0, 1, 1))
 
 
-def new_prompt_encoder(
-    width: int, base: Any, with_boxes: bool, box_tokens: int = 0
-) -> SegPromptEncoder | SegMapEncoder:
+def new_prompt_encoder(width: int, base: Any, config: AuraConfig) -> SegPromptEncoder | SegMapEncoder:
     """Make the prompt encoder that suits a backbone.
 
     Args:
         width: D.
         base: configuration of the backbone at the input's size.
-        with_boxes: whether it predicts boxes.
-        box_tokens: n of `BoxReader`.
+        config: of the model.
     """
     if isinstance(base, ConvPromptConfig):
-        return SegMapEncoder(width, base, with_boxes, box_tokens)
-    return SegPromptEncoder(width, base.prompt_encoder_config, with_boxes, box_tokens)
+        return SegMapEncoder(width, base, config.has_boxes, config.box_tokens, config.attention_prompt)
+    return SegPromptEncoder(width, base.prompt_encoder_config, config.has_boxes, config.box_tokens)
 
 
 def _projection(width: int, channels: int) -> nn.Sequential:

@@ -83,7 +83,7 @@ class AuraModel(PreTrainedModel):
         width = self.mllm.config.get_text_config().hidden_size
         self.vision_encoder = family.build_encoder(base, Adapters(rank=0))
         self.reads_words = is_trunk_mllm(self.mllm.config)  # its image tokens are words
-        self.prompt_encoder = new_prompt_encoder(width, base, config.has_boxes, config.box_tokens)
+        self.prompt_encoder = new_prompt_encoder(width, base, config)
         channels = self.prompt_encoder.channels
         self.visible_decoder: Any = family.build_decoder(base)
         self.amodal_decoder: Any = family.build_decoder(base)
