@@ -164,7 +164,9 @@ def test_points_go_into_the_prompt_encoder_of_every_family(name: str, tmp_path: 
             input_points=torch.from_numpy(points)[None, None].float(),
             input_labels=torch.from_numpy(labels)[None, None],
         )
-    assert (proposal.mask != (logits[0, 0] > 0).numpy()).mean() < 1e-3  # rounding at the threshold
+    assert (
+        proposal.mask != (logits[0, 0] > 0).numpy()
+    ).mean() < 5e-3  # rounding at the threshold, on some CPUs to bfloat16
     assert 0 <= proposal.score <= float(quality.clamp(0, 1)) + 1e-5
     box = found.box_of(image, points, labels)
     assert box.shape == (4,) and (box[2:] > box[:2]).all()

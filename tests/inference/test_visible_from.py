@@ -190,7 +190,8 @@ def test_the_interface_of_sam_s_predictor(tmp_path: Path) -> None:
     predictor = SamStylePredictor.from_pretrained("plug-tiny", visible_from=folder_of("sam2", tmp_path))
     predictor.set_image(noise())
     (visible, _amodal), _scores, _rate = predictor.predict(box=np.array(BOXES[0]))
-    np.testing.assert_array_equal(visible, masks_of_transformers("sam2", noise(), BOXES[:1], None, None)[0])
+    expected = masks_of_transformers("sam2", noise(), BOXES[:1], None, None)[0]
+    assert (visible != expected).mean() < 5e-3  # rounding at the threshold, on some CPUs to bfloat16
 
 
 def test_an_amodal_model_is_no_source_of_visible_masks() -> None:

@@ -146,4 +146,5 @@ def test_the_examples_of_a_card_run(hub: Hub, monkeypatch: pytest.MonkeyPatch, t
     for block in blocks:
         exec(compile(block, CARD, "exec"), names)
     (found,) = names["objects"]
-    assert found["occlusion_rate"] == names["scene"][0].occlusion_rate
+    # In bfloat16, which the CPU may prefer, the two differ by rounding.
+    assert found["occlusion_rate"] == pytest.approx(names["scene"][0].occlusion_rate, abs=1e-3)

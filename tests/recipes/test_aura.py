@@ -241,19 +241,19 @@ def test_later_stages_of_aura_small_keep_what_earlier_ones_learned(tmp_path: Pat
     first = shrunk(FOLDER / "small-names.yaml", tmp_path, steps=1)
     models: list[Any] = [AuraModel.from_pretrained(train(first, progress=False))]
     folder = tmp_path
-    for name in ("small-drill.yaml", "small-words.yaml", "small.yaml"):
+    for name in ("small-masks.yaml", "small-drill.yaml", "small-words.yaml", "small.yaml"):
         later = shrunk(FOLDER / name, tmp_path / name, steps=1)
         later.init = str(folder / "run" / "final")
         folder = tmp_path / name
         later.model = later.model.model_copy(update={"trunk_mllm": first.model.trunk_mllm, "base": first.model.base})  # type: ignore[union-attr]
         models.append(AuraModel.from_pretrained(train(later, progress=False)))
-    names, _, words, heads = models
+    names, _, _, words, heads = models
     assert words.mllm.config.vision_config.words == names.mllm.config.vision_config.words
     assert names.naming_head is not None and words.naming_head is None
     before, after = names.mllm.model.state_dict(), words.mllm.model.state_dict()
     joints = [key for key in before if "vision_tower" in key or "projector" in key]
     moved = {key for key in joints if not torch.equal(before[key], after[key])}
-    assert moved == {"multi_modal_projector.linear_2.weight", "multi_modal_projector.linear_2.bias"}
+    assert not moved
     last = heads.state_dict()
     changed = {key for key, tensor in words.state_dict().items() if not torch.equal(last[key], tensor)}
     assert any("amodal_decoder" in key for key in changed) and not any(key.startswith("mllm.") for key in changed)
