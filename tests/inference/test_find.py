@@ -148,7 +148,10 @@ def test_the_bundled_models_find_and_segment() -> None:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_points_go_into_the_prompt_encoder_of_every_family(name: str, tmp_path: Path) -> None:
+def test_points_go_into_the_prompt_encoder_of_every_family(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("amodal.inference.devices.has_bfloat16", lambda: False)  # compared in float32
     row = ROWS[name]
     model = row.model()
     model.save_pretrained(tmp_path)
@@ -164,9 +167,7 @@ def test_points_go_into_the_prompt_encoder_of_every_family(name: str, tmp_path: 
             input_points=torch.from_numpy(points)[None, None].float(),
             input_labels=torch.from_numpy(labels)[None, None],
         )
-    assert (
-        proposal.mask != (logits[0, 0] > 0).numpy()
-    ).mean() < 5e-3  # rounding at the threshold, on some CPUs to bfloat16
+    assert (proposal.mask != (logits[0, 0] > 0).numpy()).mean() < 1e-3  # rounding at the threshold
     assert 0 <= proposal.score <= float(quality.clamp(0, 1)) + 1e-5
     box = found.box_of(image, points, labels)
     assert box.shape == (4,) and (box[2:] > box[:2]).all()

@@ -136,6 +136,7 @@ def test_the_card_says_only_what_holds(changes: dict[str, Any], said: str, unsai
 
 
 def test_the_examples_of_a_card_run(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("amodal.inference.devices.has_bfloat16", lambda: False)  # for equal rates
     PlugModel.from_pretrained("plug-tiny").push_to_hub("me/model")
     monkeypatch.chdir(hub.folder)  # where the name of the repository is a folder
     Image.fromarray(render_scene(3, size=(400, 400)).image).save("street.jpg")
@@ -146,5 +147,4 @@ def test_the_examples_of_a_card_run(hub: Hub, monkeypatch: pytest.MonkeyPatch, t
     for block in blocks:
         exec(compile(block, CARD, "exec"), names)
     (found,) = names["objects"]
-    # In bfloat16, which the CPU may prefer, the two differ by rounding.
-    assert found["occlusion_rate"] == pytest.approx(names["scene"][0].occlusion_rate, abs=1e-3)
+    assert found["occlusion_rate"] == names["scene"][0].occlusion_rate
