@@ -108,8 +108,8 @@ def test_boxes_are_moved_to_the_backbones_frame(tmp_path: Path) -> None:
     states, tokens, rows = torch.randn(3, 24), torch.randn(2, 16, 24), torch.tensor([0, 0, 1])
     frames = torch.tensor([[1.0, 1.0, 0.0, -0.125], [0.5, 1.0, 0.0, 0.0]])
     with torch.no_grad():
-        square = model.point(states, tokens, rows).boxes_xyxy_sam
-        moved = model.point(states, tokens, rows, mllm_to_sam=frames).boxes_xyxy_sam
+        square = model.box_reader(states, tokens, rows).boxes_xyxy_sam
+        moved = model.box_reader(states, tokens, rows, mllm_to_sam=frames).boxes_xyxy_sam
     torch.testing.assert_close(moved[:2, 1::2], (square[:2, 1::2] - 0.125).clamp(0, 1))
     torch.testing.assert_close(moved[:2, ::2], square[:2, ::2])
     torch.testing.assert_close(moved[2], square[2] * torch.tensor([0.5, 1.0, 0.5, 1.0]))
@@ -151,7 +151,7 @@ def test_training_and_generation_use_the_same_states(tmp_path: Path, boxes: floa
     made = dialogue.answer(40, given=[ANSWER])
     with torch.no_grad():
         features = model.encode_image(batch["pixel_values_sam"])
-        read = None if made.image_tokens is None else model.point(made.states, made.image_tokens, made.rows)
+        read = None if made.image_tokens is None else model.box_reader(made.states, made.image_tokens, made.rows)
         masks = model.decode(made.states, features, made.rows, read)
     assert (read is None) == (boxes == 0)
     if read is not None:

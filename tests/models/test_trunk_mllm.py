@@ -280,8 +280,8 @@ def test_a_mask_token_points_where_its_words_are_seen(tmp_path: Path) -> None:
     name_logits = 20.0 * F.one_hot(seen, 3).float()
     states, index = torch.zeros(3, 24), torch.zeros(3, dtype=torch.long)
     with torch.no_grad():
-        logits = model.point(states, torch.randn(1, 4, 24), index, phrases, name_logits).logits
-        unnamed = model.point(states, torch.randn(1, 4, 24), index, torch.zeros_like(phrases), name_logits).logits
+        logits = model.box_reader(states, torch.randn(1, 4, 24), index, phrases, name_logits).logits
+        unnamed = model.box_reader(states, torch.randn(1, 4, 24), index, torch.zeros_like(phrases), name_logits).logits
     assert logits.argmax(-1).tolist() == [1, 2, 2]
     assert (unnamed.max() - unnamed.min()) < (logits.max() - logits.min()) / 2
 

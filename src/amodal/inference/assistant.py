@@ -272,8 +272,8 @@ class AmodalAssistant:
         """
         with self._precision():
             pointed = None
-            if answers.image_tokens is not None:
-                pointed = self.model.point(
+            if self.model.box_reader is not None and answers.image_tokens is not None:
+                pointed = self.model.box_reader(
                     answers.states,
                     answers.image_tokens,
                     answers.rows,

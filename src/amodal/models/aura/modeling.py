@@ -45,7 +45,7 @@ from amodal.models.aura.mllm import (
     plain_settings,
     stacked_features,
 )
-from amodal.models.aura.pointing import Pointed, phrase_means
+from amodal.models.aura.pointing import BoxReader, Pointed, phrase_means
 from amodal.models.aura.processing import AuraProcessor
 from amodal.models.aura.prompts import seg_token_id
 from amodal.models.aura.trunk_mllm import build_configured_mllm, is_joint, is_trunk_mllm, load_recorded_mllm
@@ -175,23 +175,10 @@ class AuraModel(PreTrainedModel):
         means = phrase_means(embeddings, tokens, config.seg_token_id, config.new_token_ids)
         return self.mllm.model.multi_modal_projector.meaning(means)
 
-    def point(
-        self,
-        states: Tensor,
-        image_tokens: Tensor,
-        image_index: Tensor,
-        phrases: Tensor | None = None,
-        name_logits: Tensor | None = None,
-        mllm_to_sam: Tensor | None = None,
-    ) -> Pointed:
-        """Predict where each `[SEG]` is, in a model with boxes: see `BoxReader.forward`."""
-        reader = self.prompt_encoder.box_reader
-        assert reader is not None
-        dtype = next(self.prompt_encoder.projection.parameters()).dtype
-        pointed: Pointed = reader(
-            states.to(dtype), image_tokens.to(dtype), image_index, phrases, name_logits, mllm_to_sam
-        )
-        return pointed
+    @property
+    def box_reader(self) -> BoxReader | None:
+        """What predicts where each `[SEG]` is, in a model with boxes."""
+        return self.prompt_encoder.box_reader
 
     def decode(
         self, states: Tensor, features: ImageFeatures, image_index: Tensor, pointed: Pointed | None = None
@@ -202,7 +189,7 @@ class AuraModel(PreTrainedModel):
             states: (N, D) of the `[SEG]`s; zeros for an object without one, whose e_r and e_oa are zeros.
             features: of B images, from `encode_image`.
             image_index: (N,) index of each `[SEG]`'s image.
-            pointed: of `point`, for a model with boxes.
+            pointed: of the `BoxReader`, for a model with boxes.
 
         Returns:
             `MaskOutput`; with N = 0, empty tensors.
@@ -286,7 +273,7 @@ class AuraModel(PreTrainedModel):
                 all if None.
             box_hints_xyxy_sam: (number of the chosen, 4) boxes that the decoders get instead of the
                 predicted ones, NaN where there is none; in training.
-            mllm_to_sam: (B, 4) for `point`.
+            mllm_to_sam: (B, 4) of `AuraProcessor.mllm_to_sam`.
             object_names: (N,) category of each object to find without words, with `image_index` (N,).
             image_index: see there.
             mllm_inputs: what the LLM's processor made of image and text (attention mask, pixels).
@@ -311,14 +298,14 @@ class AuraModel(PreTrainedModel):
         states, rows = seg_states(recorded[0], targets, self.config.seg_token_id)
         names = self.naming_head is not None and self.training
         tokens = None
-        if names or self.prompt_encoder.box_reader is not None:
+        if names or self.box_reader is not None:
             tokens = stacked_features(getattr(read, "image_hidden_states", None), len(input_ids))
         output = AuraOutput(logits=read.logits, targets=targets)
         pointed = None
-        if self.prompt_encoder.box_reader is not None:
+        if self.box_reader is not None:
             assert tokens is not None
             named = self.phrases(labels), name_logits[0] if name_logits else None
-            pointed = self.point(states, tokens, rows, *named, mllm_to_sam)
+            pointed = self.box_reader(states, tokens, rows, *named, mllm_to_sam)
             output.boxes_xyxy_sam, output.pointing_logits = pointed.boxes_xyxy_sam, pointed.logits
         if self.meaning_head is not None and self.training:
             output.meaning_logits = self.meaning_head(states)
@@ -341,10 +328,10 @@ class AuraModel(PreTrainedModel):
             tokens = self.image_tokens(pixel_values)
         output = AuraOutput()
         if object_names is not None:
-            assert image_index is not None and pixel_values_sam is not None
+            assert self.box_reader is not None and image_index is not None and pixel_values_sam is not None
             phrases = F.one_hot(object_names, self.config.naming_classes).to(tokens)
             states = tokens.new_zeros(len(object_names), tokens.shape[-1])
-            pointed = self.point(states, tokens, image_index, phrases, name_logits[0] if name_logits else None)
+            pointed = self.box_reader(states, tokens, image_index, phrases, name_logits[0] if name_logits else None)
             output.boxes_xyxy_sam, output.pointing_logits = pointed.boxes_xyxy_sam, pointed.logits
             if chosen is not None:
                 states, image_index, pointed = states[chosen], image_index[chosen], pointed.of(chosen)

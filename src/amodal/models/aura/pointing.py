@@ -149,7 +149,8 @@ class BoxReader(nn.Module):
             raise InputError(
                 f"box_tokens: expected {image_tokens.shape[1]}, the number of image tokens, got {self.num_tokens}"
             )
-        tokens = self.norm(image_tokens[image_index])
+        dtype = self.key.weight.dtype
+        states, tokens = states.to(dtype), self.norm(image_tokens.to(dtype)[image_index])
         logits = (self.key(tokens) @ self.query(states)[..., None])[..., 0].float() * states.shape[-1] ** -0.5
         if phrases is not None and name_logits is not None:
             shown = name_logits.float().softmax(-1)[image_index]
