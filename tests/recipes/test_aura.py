@@ -15,7 +15,8 @@ from amodal.models.aura import AuraModel
 from amodal.models.aura.mllm import LLAVA
 from amodal.models.aura.trunk_mllm import BACKGROUND, TrunkMllmRecipe
 from amodal.models.bases.sam import HUB_IDS
-from amodal.training.build import build, sized_config
+from amodal.training.build import build
+from amodal.training.build_aura import sized_config
 from amodal.training.loop import train
 from amodal.training.plan import plan
 from amodal.training.recipe import AuraDataRecipe, AuraModelRecipe, Recipe, load_recipe, parse_recipe

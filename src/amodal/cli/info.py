@@ -88,7 +88,7 @@ def _model_config(name: str) -> Any:
 
 def _recipe_config(path: str, overrides: list[str] | None) -> Any:
     from amodal.models.bases.families import base_config
-    from amodal.training.build import sized_config
+    from amodal.training.build_aura import sized_config
     from amodal.training.recipe import AuraModelRecipe, PlugModelRecipe, load_recipe
 
     settings = load_recipe(path, overrides).model

@@ -23,7 +23,7 @@ from amodal.models.aura.pointing import Pointed
 from amodal.models.bases.families import base_config
 from amodal.models.plug import PlugModel
 from amodal.nn.kernels import forced_kernel
-from amodal.training.build import sized_config
+from amodal.training.build_aura import sized_config
 from amodal.training.optimizers import total_steps
 from amodal.training.recipe import AuraDataRecipe, AuraModelRecipe, PlugModelRecipe, Recipe
 from amodal.training.tasks.aura import AuraTask

@@ -9,7 +9,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from amodal.losses import mask_ious
-from amodal.training.build import AuraSamples, PromptedTask
+from amodal.training.build import PromptedTask
+from amodal.training.build_aura import AuraSamples
 from amodal.training.checkpoint import reshard
 from amodal.training.datasets.crops import ObjectCrops
 from amodal.training.datasets.sampling import Batch, Key, evaluation_keys, loader, to_device

@@ -1,0 +1,40 @@
+"""Weights of a saved model, or of a checkpoint of the run that saved it, as the start of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import nn
+
+from amodal.errors import InputError
+
+
+def updated(saved: nn.Module, weights: Path | None) -> nn.Module:
+    """Replace the tensors of a saved model that a file contains, in place."""
+    if weights is None:
+        return saved
+    own_state, tensors = saved.state_dict(), load_file(weights)
+    different = sorted(k for k, v in tensors.items() if k not in own_state or own_state[k].shape != v.shape)
+    if different:
+        raise InputError(
+            f"fork: expected the checkpoint and the model of one run, got {str(weights)!r}, "
+            f"which differs from the model in {different[:2]}"
+        )
+    saved.load_state_dict(tensors, strict=False)
+    return saved
+
+
+def load_init(model: nn.Module, saved: nn.Module, name: str, *, allow_missing: bool = False) -> None:
+    """Load the weights of a saved model of the same sizes; with `allow_missing` it may lack parts of `model`."""
+    own_state, saved_state = model.state_dict(), saved.state_dict()
+    names: Iterable[str] = saved_state.keys() if allow_missing else own_state.keys() | saved_state.keys()
+    different = sorted(
+        k for k in names if k not in own_state or k not in saved_state or own_state[k].shape != saved_state[k].shape
+    )
+    if different:
+        raise InputError(
+            f"init: expected a model of the recipe's sizes, got {name!r}, which differs in {different[:2]}"
+        )
+    model.load_state_dict(saved_state, strict=not allow_missing)
