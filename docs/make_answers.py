@@ -1,6 +1,6 @@
-"""Ask `aura-small` twelve questions about six photographs: python docs/make_answers.py.
+"""Ask `aura-small` twelve questions about six photographs, and talk to it: python docs/make_answers.py.
 
-The questions were written before any answer was seen. Prints the transcript and draws the answers that have masks.
+The questions were written before any answer was seen. Prints the transcripts and draws the answers that have masks.
 """
 
 from __future__ import annotations
@@ -21,6 +21,16 @@ QUESTIONS = {
     "photographer": ("Show me the person.", "What covers the person?"),
 }
 
+SMALL_TALK = (
+    "Hello!", "Hi there", "Good morning", "Hey, how are you?",
+    "Thank you!", "Thanks a lot, that helped.", "Great, thanks",
+    "Goodbye", "See you later", "Bye, have a nice day",
+    "Who are you?", "What is your name?", "Are you a human?", "What can you do?", "How can you help me?",
+    "What is in this image?", "Please describe it.", "What do you see?", "How many objects are there?",
+    "Tell me about this photograph.",
+)  # fmt: skip
+"""To be answered without a mask, each in a conversation of its own about one of the photographs in turn."""
+
 
 def main(model: str = "aura-small", folder: Path = ROOT / "docs/images/answers") -> None:
     """Write one image per answer with masks, and print questions, answers, occlusion rates and confidences."""
@@ -37,6 +47,10 @@ def main(model: str = "aura-small", folder: Path = ROOT / "docs/images/answers")
                 drawn = Image.fromarray(reply.scene.draw())
                 drawn.thumbnail((WIDTH, WIDTH))
                 drawn.save(folder / f"{name}_{number}.jpg", quality=85)
+    asked = [pixels for name, (pixels, _) in photographs().items() if name in QUESTIONS]
+    for number, question in enumerate(SMALL_TALK):
+        reply = assistant.chat(asked[number % len(asked)]).ask(question)
+        print(f"{question} — {reply.text} ({len(reply.scene.objects)} masks; confidence {reply.confidence:.2f})")
 
 
 if __name__ == "__main__":

@@ -143,11 +143,10 @@ AutoModel.register(TrunkTowerConfig, TrunkTower)
 class WordProjector(nn.Module):
     """Features of the trunk to image tokens that the language model reads like words.
 
-    An image token is the mean of the embeddings of `words`, weighted by how probable each is for what the token shows,
-    plus a remainder that starts at zero. Differs from LLaVA's projector, whose tokens may be anything: because a
-    language model has learned to look up words that it has read before, and so needs little training to use these.
-    Trained along with the language model, the remainder became twice as large as the words, which were then ignored
-    (docs/log/aura-models.md). The recipes therefore leave it at zero; the bundled weights still have one.
+    An image token is the mean of the embeddings of `words`, weighted by how probable each is for what the token shows.
+    Differs from LLaVA's projector, whose tokens may be anything: because a language model has learned to look up words
+    that it has read before, and so needs little training to use these. A trained vector that was added to the mean
+    became twice as large as the words, which were then ignored (docs/log/aura-models.md).
 
     Args:
         config: of the LLM; its `vision_config` names the words.
@@ -161,18 +160,15 @@ class WordProjector(nn.Module):
         width: int = config.text_config.hidden_size
         self.linear_1 = nn.Linear(tower.hidden_size, width)
         self.name = nn.Linear(width, len(tower.words))
-        self.linear_2 = nn.Linear(width, width)
         for linear in (self.linear_1, self.name):
             nn.init.trunc_normal_(linear.weight, std=STD)
             nn.init.zeros_(linear.bias)
-        nn.init.zeros_(self.linear_2.weight)
-        nn.init.zeros_(self.linear_2.bias)
         self.register_buffer("words", torch.zeros(len(tower.words), width))
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, n, D_trunk) of the tower to image tokens (B, n, D); `name` computes the logits of the words."""
         hidden = F.gelu(self.linear_1(features))
-        return self.name(hidden).softmax(-1) @ self.words + self.linear_2(hidden)
+        return self.name(hidden).softmax(-1) @ self.words
 
     def meaning(self, phrases: Tensor) -> Tensor:
         """Mean embeddings (N, D) of phrases to the probability (N, K) of each word; zeros for a phrase of zeros."""
