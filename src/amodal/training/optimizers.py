@@ -54,9 +54,9 @@ def new_optimizer(model: nn.Module, settings: TrainingRecipe) -> torch.optim.Opt
     ):
         for vectors, decay in ((False, settings.weight_decay), (True, 0.0)):
             params = [p for p in members if (p.dim() <= 1) == vectors]
-            if params:  # a sharded optimiser with an empty group cannot be restored
+            if params or rate == 1:
                 groups.append({"params": params, "weight_decay": decay, "lr": settings.learning_rate * rate})
-    adamw = torch.optim.AdamW(groups or [{"params": []}], lr=settings.learning_rate, betas=settings.betas)
+    adamw = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas)
     if settings.optimizer == "adamw":
         return adamw
     if not hasattr(torch.optim, "Muon"):
