@@ -105,7 +105,7 @@ def small_trunk_mllm(folder: Path) -> LoadedMllm:
     settings = TrunkMllmRecipe(language_model=str(folder / "lm"), image_size=64)
     mllm = new_trunk_mllm(settings, ["background", "mug", "chair"])
     model: Any = mllm.model
-    scatter(model.model.multi_modal_projector, 0.1)  # large enough for the image to matter
+    scatter(model.model.multi_modal_projector, 0.3)  # large enough for the image to matter
     return mllm
 
 
