@@ -226,6 +226,22 @@ def test_sources_with_other_numbers_of_categories_share_the_classes_of_their_nam
     assert torch.equal(original["meanings"], moved["meanings"]) and original["meanings"].min() > 0
 
 
+def test_no_name_is_learned_from_objects_that_are_only_called_object(tmp_path: Path) -> None:
+    tiny = {"mllm": None, "tiny": SIZES.model_dump(), "train_mllm": True, "lora_rank": 0, "naming_weight": 1.0}
+    recipe = small_recipe(tmp_path, tiny, steps=0)
+    assert isinstance(recipe.data, AuraDataRecipe)
+    before = build(recipe).train[(0, 0, (0,))]["naming_shares"].sum((0, 1))
+    file = Path(recipe.data.train[0].annotations)
+    record = json.loads(file.read_text())
+    record["categories"][0]["name"] = "object"
+    file.write_text(json.dumps(record))
+    after = build(recipe).train[(0, 0, (0,))]["naming_shares"].sum((0, 1))
+    assert before[1] > 0 and before[2] > 0
+    unnamed = 1 + sorted(c["name"] for c in record["categories"]).index("object")
+    named = 3 - unnamed
+    assert after[unnamed] == 0 and after[named] in (before[1], before[2]) and after[0] == before[0]
+
+
 def test_stage_1_of_aura_small_names_image_tokens_with_words(tmp_path: Path) -> None:
     recipe = shrunk(FOLDER / "small-names.yaml", tmp_path, steps=2)
     setup = build(recipe)

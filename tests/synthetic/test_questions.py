@@ -236,7 +236,7 @@ def test_other_images_get_questions_about_named_objects(annotations: Path, tmp_p
     """Nobody knows what their kinds are for, nor what else they show."""
     content = json.loads(annotations.read_text())
     names = {c["id"]: f"{c['name']} of wood" for c in content["categories"]}
-    names[content["categories"][0]["id"]] = "object"
+    names[content["annotations"][0]["category_id"]] = "object"
     content["categories"] = [{"id": number, "name": name} for number, name in names.items()]
     other = tmp_path / "other.json"
     other.write_text(json.dumps(content))
@@ -253,8 +253,14 @@ def test_other_images_get_questions_about_named_objects(annotations: Path, tmp_p
     assert 0.3 < len(absent) / len(asked) < 0.7
     assert not any(re.search(r"\b(an|the|no|any|every|each) object\b", turn.question) for turn in asked)
     talk = synthesize_questions(other, tmp_path / "t.json", lists="talk", images=images, progress=False)
-    said = {turn.kind for c in read_reason_seg(talk, other, images).conversations for turn in c.turns}
-    assert said and not said & {"describe", "count"}
+    talked = read_reason_seg(talk, other, images).conversations
+    said = {turn.kind for c in talked for turn in c.turns}
+    assert {"describe", "count"} < said
+    about = [turn for c in talked for turn in c.turns if turn.kind in ("describe", "count")]
+    assert not any(turn.objects for turn in about)
+    assert all(re.search("among other things|at least", turn.answer) for turn in about), "there may be more"
+    unnamed = [c for c in talked if any(names[obj.category_id] == "object" for obj in c.image.objects)]
+    assert unnamed and {turn.kind for c in unnamed for turn in c.turns}.isdisjoint({"describe", "count"})
     listed = synthesize_questions(other, tmp_path / "k.json", lists="kinds", images=images, progress=False)
     asked = [turn for c in read_reason_seg(listed, other, images).conversations for turn in c.turns]
     assert {turn.kind for turn in asked} == {"list_kinds"} and any(turn.objects for turn in asked)

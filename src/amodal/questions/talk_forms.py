@@ -5,6 +5,7 @@ A model that has only been asked for objects answers "hello" with an object.
 
 from __future__ import annotations
 
+from amodal.questions.facts import UNNAMED_KIND
 from amodal.questions.scene_forms import SceneQuestionWriter
 from amodal.questions.wording import TALK_FORMS, Question
 
@@ -19,9 +20,12 @@ def small_talk(writer: SceneQuestionWriter) -> Question:
 
 
 def about_the_image(writer: SceneQuestionWriter) -> Question | None:
-    """What is in a scene or how many objects; None for other images, which may show more, and for many objects."""
+    """What is in the image or how many objects; None for many objects, and if one of them has no name.
+
+    Where the image may show more than is known, the answer says so.
+    """
     facts = writer.facts
-    if not writer.knows_all or len(facts) > len(NUMBERS):
+    if len(facts) > len(NUMBERS) or UNNAMED_KIND in facts.kinds:
         return None
     count = NUMBERS[len(facts) - 1]
     slots = {"kinds": facts.listing(range(len(facts)), by_name=True), "count": count}
@@ -30,4 +34,5 @@ def about_the_image(writer: SceneQuestionWriter) -> Question | None:
 
 def _written(writer: SceneQuestionWriter, name: str, slots: dict[str, str]) -> Question:
     form = TALK_FORMS[name]
-    return Question(name, writer.choose(form.question.of(writer.words)), writer.choose(form.answers).format(**slots))
+    answers = form.answers if writer.knows_all else form.partial or form.answers
+    return Question(name, writer.choose(form.question.of(writer.words)), writer.choose(answers).format(**slots))

@@ -109,10 +109,12 @@ class TalkForm:
     Attributes:
         question: forms of the question.
         answers: forms of the answer, of which one is drawn.
+        partial: the same about an image that may show more objects than are known; empty if the answers do.
     """
 
     question: Wording
     answers: tuple[str, ...]
+    partial: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def _scene_form(entry: Mapping[str, Any], patterns: Sequence[str]) -> SceneForm:
 
 
 def _talk_form(entry: Mapping[str, Any]) -> TalkForm:
-    return TalkForm(Wording(*divided(entry["questions"])), tuple(entry["answers"]))
+    return TalkForm(Wording(*divided(entry["questions"])), tuple(entry["answers"]), tuple(entry.get("partial", ())))
 
 
 def _image_form(entry: Mapping[str, Any]) -> ImageForm:

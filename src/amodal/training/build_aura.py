@@ -20,9 +20,10 @@ from amodal.models.aura.tiny_mllm import new_tiny_mllm, tiny_llava_config
 from amodal.models.aura.trunk_mllm import BACKGROUND, is_trunk_mllm, new_trunk_mllm, trunk_mllm_config
 from amodal.models.bases.families import base_config, family_of, load_base
 from amodal.models.bases.protocol import ImageFeatures, fingerprint_of
+from amodal.questions.facts import UNNAMED_KIND
 from amodal.training.datasets.conversations import FeatureCache, ImageConversations
 from amodal.training.datasets.named_images import NamedImages
-from amodal.training.datasets.sampling import ReasonSource
+from amodal.training.datasets.sampling import UNNAMED, ReasonSource
 from amodal.training.initial_weights import load_init, updated
 from amodal.training.recipe import (
     AuraDataRecipe,
@@ -82,8 +83,8 @@ def _read_reason_sources(*lists: list[ReasonSourceRecipe]) -> tuple[list[ReasonS
 
 
 def _with_classes(sources: list[ReasonSource], names: list[str]) -> list[ReasonSource]:
-    """Number the categories of all sources alike: 1 + index of the name in `names`."""
-    numbers = {name: number for number, name in enumerate(names, 1)}
+    """Number the categories of all sources alike: 1 + index of the name in `names`, `UNNAMED` for "object"."""
+    numbers = {name: number for number, name in enumerate(names, 1)} | {UNNAMED_KIND: UNNAMED}
 
     def classes(categories: dict[int, str]) -> dict[int, int]:
         return {key: numbers[name] for key, name in categories.items() if name in numbers}

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from amodal.losses import IGNORE_INDEX
 from amodal.models.aura import AuraProcessor
 from amodal.ops.boxes import mask_to_box
+from amodal.training.datasets.conversations import ImageConversations
 from amodal.training.datasets.crops import Augmentation
 from amodal.training.datasets.named_images import NamedImages, alone
+from amodal.training.datasets.sampling import UNNAMED
 from tests.models.aura import random_image
 from tests.training.datasets.test_conversations import conversations, processor, source
 
@@ -97,6 +102,23 @@ def test_objects_to_find_are_where_their_colours_are(tmp_path: Path, processor: 
     few = NamedImages(data.sources, processor, cells=4, classes=3, with_objects=True, max_masks=1)
     item = few[(0, 0, (1,))]
     assert (len(item["chosen"]), item["chosen"].sum(), len(item["visible_masks"])) == (2, 1, 1)
+
+
+def test_no_name_is_learned_from_objects_of_unknown_kind(tmp_path: Path, processor: AuraProcessor) -> None:
+    """Their tokens count neither as a name nor as background, and they are not looked for."""
+    known = source(tmp_path / "a")
+    unnamed = replace(known, classes=known.classes | {1: UNNAMED})
+    key = (0, 0, (0,))
+    options: dict[str, Any] = {"cells": 4, "classes": 3, "with_objects": True}
+    full, partly = (NamedImages([data], processor, **options)[key] for data in (known, unnamed))
+    assert full["naming_shares"][:, 1].max() > 0
+    without = full["naming_shares"] * [1, 0, 1]
+    np.testing.assert_array_equal(partly["naming_shares"], without)
+    assert 1 in full["object_names"] and set(partly["object_names"]) == {2}
+    samples = ImageConversations([unnamed], processor, max_turns=8, max_tokens=400, cells=4, classes=3)
+    item = samples[key]
+    np.testing.assert_array_equal(item["naming_shares"][0], without)
+    assert set(item["meanings"].tolist()) == {IGNORE_INDEX, 2}
 
 
 def test_only_objects_that_are_alone_of_their_kind_are_found() -> None:

@@ -99,6 +99,21 @@ def test_naming_and_quality_losses_are_optional(tmp_path: Path) -> None:
     assert {"naming", "meaning", "quality"}.isdisjoint(losses_of(small_aura(tmp_path), batch | {}).keys())
 
 
+def test_objects_without_a_name_have_no_meaning_to_learn(tmp_path: Path) -> None:
+    model = small_aura(tmp_path, naming_weight=1.0, naming_classes=5, lora_dropout=0.0)
+    names = {"naming_shares": torch.zeros(2, 16, 5), "naming_boxes_xyxy_mllm": torch.rand(2, 16, 4)}
+    batch = with_truth(model, training_batch(model)) | names
+
+    def meaning(*numbers: int) -> float:
+        return losses_of(model, batch | {"meanings": torch.tensor(numbers)})["meaning"].item()
+
+    nothing = IGNORE_INDEX
+    assert meaning(nothing, nothing, nothing) == 0
+    single = [meaning(1, nothing, nothing), meaning(nothing, 2, nothing)]
+    assert meaning(1, 2, nothing) == pytest.approx(sum(single) / 2, rel=1e-5)
+    assert losses_of(model, batch | {"meanings": torch.tensor([1, 2, 2])})["naming"] == 0
+
+
 def test_a_model_that_only_learns_names_has_only_naming_losses(tmp_path: Path) -> None:
     rest = dict.fromkeys(("text_weight", "bce_weight", "dice_weight", "rate_weight", "map_weight"), 0.0)
     model = small_aura(tmp_path, naming_weight=1.0, naming_classes=5, **rest)

@@ -24,7 +24,7 @@ from amodal.models.aura.processing import AuraProcessor
 from amodal.ops.arrays import Mask
 from amodal.ops.boxes import mask_to_box
 from amodal.training.datasets.crops import Augmentation, augment_colours
-from amodal.training.datasets.sampling import Batch, Key, ReasonSource
+from amodal.training.datasets.sampling import UNNAMED, Batch, Key, ReasonSource
 
 Rng = np.random.Generator
 ObjectMap = npt.NDArray[np.uint16]
@@ -180,7 +180,7 @@ def named_tokens(objects: ObjectMap, kinds: Sequence[int], cells: int, classes: 
 
     Args:
         objects: (side, side) result of `object_map`; side is a multiple of `cells`.
-        kinds: class of each object, below `classes`.
+        kinds: class of each object, below `classes`; `UNNAMED` has no share.
         cells: c.
         classes: K; 0 is the background.
 
@@ -193,7 +193,9 @@ def named_tokens(objects: ObjectMap, kinds: Sequence[int], cells: int, classes: 
     keys = (cell[:, None] * cells + cell) * num_values + objects
     counts = np.bincount(keys.ravel(), minlength=cells * cells * num_values).reshape(-1, num_values)
     names = np.zeros((num_values, classes), np.float32)
-    names[range(num_values), [0, *kinds]] = 1
+    for number, kind in enumerate((0, *kinds)):
+        if kind != UNNAMED:
+            names[number, kind] = 1
     boxes = np.zeros((num_values, 4), np.float32)
     for number in np.unique(objects[objects > 0]):
         boxes[number] = mask_to_box(objects == number) / side

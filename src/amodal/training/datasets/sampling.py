@@ -37,11 +37,16 @@ class CropSource:
     min_visible_pixels: int = 1
 
 
+UNNAMED = -1
+"""Class of objects whose kind is not known."""
+
+
 @dataclass(frozen=True)
 class ReasonSource:
     """A dataset of conversations, its share of the batches, and the classes of its categories for the naming losses.
 
-    `classes` maps ids of categories to numbers from 1 that all sources of a training share; 0 is the background.
+    `classes` maps ids of categories to numbers from 1 that all sources of a training share; 0 is the background, and
+    `UNNAMED` an object whose kind is not known, from which no name is learned.
     """
 
     dataset: ReasonDataset

@@ -84,7 +84,9 @@ class AuraTask:
             "naming_box": weight * object_mean(distance, shares.argmax(-1) > 0),
         }
         if output.meaning_logits is not None and len(output.meaning_logits):
-            losses["meaning"] = weight * F.cross_entropy(output.meaning_logits.float(), batch["meanings"])
+            logits, names = output.meaning_logits.float(), batch["meanings"]
+            error = F.cross_entropy(logits, names, ignore_index=IGNORE_INDEX, reduction="none")
+            losses["meaning"] = weight * object_mean(error, names != IGNORE_INDEX)
         return losses
 
     def mask_losses(self, masks: Any, batch: Batch) -> dict[str, Tensor]:
