@@ -52,9 +52,9 @@ def held_out_conversation(folder: Path) -> Conversation:
 
 
 def write_conversation() -> None:
-    """Write `conversation.md` and its images: the answers of `aura-tiny`, and the right ones where they differ."""
+    """Write `conversation.md` and its images: the answers of `aura-small`, and the right ones where they differ."""
     lines = [
-        "# A conversation with aura-tiny",
+        "# A conversation with aura-small",
         "",
         "Written by `python docs/make_images.py`: the first conversation of five turns about the held-out scenes of",
         "[the bundled models](models.md), in forms that no training question used. It was not selected, and mistakes",
@@ -64,7 +64,7 @@ def write_conversation() -> None:
     with TemporaryDirectory() as folder:
         conversation = held_out_conversation(Path(folder))
         image = conversation.image.load()
-        chat = AmodalAssistant.from_pretrained("aura-tiny", device="cpu", dtype="float32").chat(image)
+        chat = AmodalAssistant.from_pretrained("aura-small", device="cpu", dtype="float32").chat(image)
         for number, turn in enumerate(conversation.turns, start=1):
             reply = chat.ask(turn.question)
             right = "".join(part.text for part in answer_parts(turn.with_token("[SEG]"), "[SEG]"))

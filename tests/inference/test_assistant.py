@@ -263,7 +263,7 @@ def test_text_around_questions_follows_the_chat_template() -> None:
 
 
 def test_a_reply_has_its_confidence_and_the_predicted_rates(assistant: AmodalAssistant, tmp_path: Path) -> None:
-    """By hand: the mean log probability of the answer's tokens in one forward pass over question and answer."""
+    """By hand: the smallest probability of the answer's tokens in one forward pass over question and answer."""
     image = random_image()
     chat = assistant.chat(image)
     reply = chat.ask(QUESTION, answer=ANSWER)
@@ -274,7 +274,7 @@ def test_a_reply_has_its_confidence_and_the_predicted_rates(assistant: AmodalAss
     with torch.no_grad():
         logits = assistant.model.mllm(input_ids=tokens, pixel_values=inputs["pixel_values"]).logits
     chances = logits[:, -said.shape[1] - 1 : -1].log_softmax(-1).gather(-1, said[..., None])
-    assert reply.confidence == pytest.approx(float(chances.mean().exp()), abs=1e-5)
+    assert reply.confidence == pytest.approx(float(chances.min().exp()), abs=1e-5)
     assert reply.is_unsure == (reply.confidence < 0.5)
     assert reply.occlusion_rates == tuple(obj.predicted_occlusion_rate for obj in reply.scene)
     reply.scene.save(tmp_path / "out")

@@ -27,7 +27,7 @@ from amodal.models.names import DEFAULT_ASSISTANT
 from amodal.ops.cleaning import CleanSettings, clean_masks
 
 MIN_CONFIDENCE = 0.5
-"""Confidence below which a reply counts as unsure. It has not been calibrated on answers of a trained model."""
+"""Confidence below which a reply counts as unsure: more such answers of `aura-small` are wrong than right."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Reply:
         parts: the answer in pieces, each with the indices of the objects that it names.
         occlusion_rates: occlusion rate per object as predicted by the Occlusion Condition Encoder,
             in [0, 1]; None for a model without one. `scene.objects` has them beside the rates of the masks.
-        confidence: geometric mean of the probabilities of the answer's tokens, in [0, 1]. It says how sure the language
-            model is of its words, not whether they are true.
+        confidence: smallest of the probabilities of the answer's tokens, in [0, 1]. With `aura-small` it is about the
+            share of answers with this confidence that name the right objects (`docs/models/aura-small.md`).
     """
 
     text: str

@@ -35,7 +35,7 @@ class Answers:
         tokens: of each conversation's answer, without its end token.
         states: (N, D) of the `[SEG]` tokens, conversation by conversation.
         rows: (N,) index of each `[SEG]` token's conversation.
-        confidences: of each conversation's answer, the geometric mean of the probabilities of its tokens, in [0, 1].
+        confidences: of each conversation's answer, the smallest of the probabilities of its tokens, in [0, 1].
         image_tokens: (B, n, D) of the images, kept from the first turn; None for a model without boxes.
         phrases: (N, K) of `AuraModel.phrases`.
         name_logits: (B, n, K) of `AuraModel.recorded_names`, kept from the first turn.
@@ -153,11 +153,14 @@ class Dialogue:
         return Answers(said, selected, rows, confidences, self.image_tokens, phrases, self.name_logits)
 
     def _confidences(self, states: Tensor, answered: Tensor, answer_mask: Tensor) -> list[float]:
-        """The geometric mean of the probabilities of each answer's tokens."""
+        """The smallest of the probabilities of each answer's tokens.
+
+        One token often decides what an answer says, and the others are certain. Their mean is near 1 for wrong answers too.
+        """
         logits = self.model.mllm.get_output_embeddings()(states)
         chances = logits.float().log_softmax(-1).gather(-1, answered[..., None])[..., 0]
-        means = (chances * answer_mask).sum(1) / answer_mask.sum(1)
-        return [float(value) for value in means.exp()]
+        smallest = chances.masked_fill(answer_mask == 0, 0).amin(1)
+        return [float(value) for value in smallest.exp()]
 
     def _settings(self, max_new_tokens: int) -> GenerationConfig:
         return GenerationConfig(
