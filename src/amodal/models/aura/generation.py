@@ -155,7 +155,8 @@ class Dialogue:
     def _confidences(self, states: Tensor, answered: Tensor, answer_mask: Tensor) -> list[float]:
         """The smallest of the probabilities of each answer's tokens.
 
-        One token often decides what an answer says, and the others are certain. Their mean is near 1 for wrong answers too.
+        One token often decides what an answer says, and the others are certain. The mean of all is near 1 for
+        wrong answers, too.
         """
         logits = self.model.mllm.get_output_embeddings()(states)
         chances = logits.float().log_softmax(-1).gather(-1, answered[..., None])[..., 0]
