@@ -1,4 +1,7 @@
-"""Make the images and the example conversation of the documentation: python docs/make_images.py."""
+"""Make the images and the example conversation of the documentation: python docs/make_images.py.
+
+Needs the language model of `aura-small`, which `amodal models fetch aura-small` downloads.
+"""
 
 from __future__ import annotations
 

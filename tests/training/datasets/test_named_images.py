@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from amodal.losses import IGNORE_INDEX
 from amodal.models.aura import AuraProcessor
 from amodal.ops.boxes import mask_to_box
 from amodal.training.datasets.conversations import ImageConversations
@@ -118,7 +117,7 @@ def test_no_name_is_learned_from_objects_of_unknown_kind(tmp_path: Path, process
     samples = ImageConversations([unnamed], processor, max_turns=8, max_tokens=400, cells=4, classes=3)
     item = samples[key]
     np.testing.assert_array_equal(item["naming_shares"][0], without)
-    assert set(item["meanings"].tolist()) == {IGNORE_INDEX, 2}
+    assert set(item["meanings"].tolist()) == {UNNAMED, 2}
 
 
 def test_only_objects_that_are_alone_of_their_kind_are_found() -> None:

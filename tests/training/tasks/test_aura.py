@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from amodal.losses import IGNORE_INDEX
 from amodal.models.aura import AuraModel, AuraOutput
 from amodal.nn.occlusion_encoders import occlusion_map
+from amodal.training.datasets.sampling import UNNAMED
 from amodal.training.tasks.aura import TARGETS, AuraTask, text_loss
 from tests.models.aura import small_aura, training_batch
 
@@ -107,7 +108,7 @@ def test_objects_without_a_name_have_no_meaning_to_learn(tmp_path: Path) -> None
     def meaning(*numbers: int) -> float:
         return losses_of(model, batch | {"meanings": torch.tensor(numbers)})["meaning"].item()
 
-    nothing = IGNORE_INDEX
+    nothing = UNNAMED
     assert meaning(nothing, nothing, nothing) == 0
     single = [meaning(1, nothing, nothing), meaning(nothing, 2, nothing)]
     assert meaning(1, 2, nothing) == pytest.approx(sum(single) / 2, rel=1e-5)

@@ -27,7 +27,7 @@ from amodal.io.progress import progress_bar
 from amodal.losses import IGNORE_INDEX
 from amodal.models.aura.processing import AuraProcessor, pad_rows
 from amodal.training.datasets.named_images import MAP_PIXELS_PER_TOKEN, covered_tokens, named_tokens, object_map
-from amodal.training.datasets.sampling import UNNAMED, Batch, Key, ReasonSource
+from amodal.training.datasets.sampling import Batch, Key, ReasonSource
 
 HINT_ERROR = 0.06
 """Standard deviation of the edges of a hinted box, relative to the sides of the box."""
@@ -201,9 +201,7 @@ class ImageConversations(Dataset[dict[str, Any]]):
             kinds = [known.get(obj.category_id, 0) for obj in group.image.objects]
             visible_objects = object_map(group.image, self.cells * MAP_PIXELS_PER_TOKEN)
             named = named_tokens(visible_objects, kinds, self.cells, self.classes)
-            meanings = [known.get(obj.category_id, 0) for obj in objects]
-            meanings = [IGNORE_INDEX if kind == UNNAMED else kind for kind in meanings]
-            item["meanings"] = torch.tensor(meanings, dtype=torch.long)
+            item["meanings"] = torch.tensor([known.get(obj.category_id, 0) for obj in objects], dtype=torch.long)
             item["naming_shares"], item["naming_boxes_xyxy_mllm"] = (torch.from_numpy(values)[None] for values in named)
         return item
 
@@ -284,7 +282,7 @@ def collate_conversations(items: list[dict[str, Any]]) -> Batch:
         `visible_masks` and `amodal_masks` (N, S_sam, S_sam) bool and `has_amodal` (N,) of the chosen mask tokens.
         `pixel_values_sam` (B, 3, S_sam, S_sam) or `image_embeddings` (B, C, h, w).
         With naming losses `naming_shares` (B, c * c, K), `naming_boxes_xyxy_mllm` (B, c * c, 4) and `meanings`,
-        one category per mask token, `IGNORE_INDEX` for an object without a name.
+        one category per mask token, `UNNAMED` for an object without a name.
         With boxes `visible_boxes_xyxy_sam` and `pointing_shares` of all mask tokens, `box_hints_xyxy_sam` of the
         chosen ones, and `mllm_to_sam` (B, 4).
     """

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from amodal.data.reason_seg import ReasonDataset
 from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
+from amodal.losses import IGNORE_INDEX
 
 Batch = dict[str, Tensor]
 
@@ -37,7 +38,7 @@ class CropSource:
     min_visible_pixels: int = 1
 
 
-UNNAMED = -1
+UNNAMED = IGNORE_INDEX
 """Class of objects whose kind is not known."""
 
 

@@ -13,7 +13,7 @@ from amodal.losses import IGNORE_INDEX, box_loss, mask_bce, mask_dice, mask_ious
 from amodal.models.aura import AuraConfig, AuraOutput
 from amodal.models.aura.heads import labelled_columns
 from amodal.nn.occlusion_encoders import occlusion_map, occlusion_rates
-from amodal.training.datasets.sampling import Batch
+from amodal.training.datasets.sampling import UNNAMED, Batch
 
 TARGETS = {
     "visible_masks",
@@ -85,8 +85,8 @@ class AuraTask:
         }
         if output.meaning_logits is not None and len(output.meaning_logits):
             logits, names = output.meaning_logits.float(), batch["meanings"]
-            error = F.cross_entropy(logits, names, ignore_index=IGNORE_INDEX, reduction="none")
-            losses["meaning"] = weight * object_mean(error, names != IGNORE_INDEX)
+            error = F.cross_entropy(logits, names, ignore_index=UNNAMED, reduction="none")
+            losses["meaning"] = weight * object_mean(error, names != UNNAMED)
         return losses
 
     def mask_losses(self, masks: Any, batch: Batch) -> dict[str, Tensor]:
