@@ -16,7 +16,9 @@ from amodal.models.aura import AuraConfig, AuraModel
 from amodal.models.aura.mllm import LoadedMllm
 from amodal.models.aura.tiny_mllm import TinyMllmSizes, new_tiny_mllm, tiny_processor
 from amodal.models.aura.trunk_mllm import IMAGE_TOKEN, MARKUP, TrunkMllmRecipe, new_trunk_mllm
+from amodal.models.bases.families import load_base
 from amodal.models.bases.sam import new_sam
+from amodal.models.detector import DetectorConfig, DetectorModel
 from tests.models.conftest import small_sam_config
 from tests.models.families import ROWS
 
@@ -92,8 +94,15 @@ def write_language_model(folder: Path, seed: int = 1, unused_rows: int = 0) -> P
 
 
 def write_trunk_base(folder: Path) -> Path:
-    """Save a small segmenter on an EfficientNet-Lite."""
+    """Save a small segmenter on an EfficientNet-Lite, with a detector."""
     ROWS["conv_prompt"].model().save_pretrained(folder)
+    base = load_base(folder)
+    encoder: Any = base.model.vision_encoder
+    settings = DetectorConfig(["mug"], image_size=64, channels=8, base_fingerprint=base.origin.fingerprint)
+    detector = DetectorModel(settings, encoder.backbone)
+    scatter(detector.head, 0.1)
+    torch.nn.init.zeros_(detector.head.score.bias)  # so that there are boxes
+    detector.save_pretrained(folder)
     return folder
 
 
@@ -102,11 +111,19 @@ def small_trunk_mllm(folder: Path) -> LoadedMllm:
     if not (folder / "lm").is_dir():
         write_language_model(folder / "lm")
         write_trunk_base(folder / "trunk")
-    settings = TrunkMllmRecipe(language_model=str(folder / "lm"), image_size=64)
-    mllm = new_trunk_mllm(settings, ["background", "mug", "chair"])
+    mllm = new_trunk_mllm(small_trunk_recipe(folder), folder / "trunk", ["background", "mug", "chair"])
     model: Any = mllm.model
-    scatter(model.model.multi_modal_projector, 0.3)  # large enough for the image to matter
+    reader = model.model.vision_tower.reader
+    scatter(reader.word, 3.0)  # large enough for the image to matter
+    with torch.no_grad():
+        reader.word.bias -= torch.tensor([2.0, 0.0, 0.0])  # most regions show an object
     return mllm
+
+
+def small_trunk_recipe(folder: Path) -> TrunkMllmRecipe:
+    """Four cells and five regions of small images."""
+    sizes = {"image_size": 64, "cell_size": 32, "finder_size": 64, "region_size": 32, "num_regions": 5}
+    return TrunkMllmRecipe(language_model=str(folder / "lm"), **sizes)
 
 
 def small_trunk_aura(folder: Path, **changes: Any) -> AuraModel:

@@ -19,7 +19,7 @@ from amodal.models.aura.generation import Dialogue
 from amodal.models.aura.heads import labelled_columns, seg_states
 from amodal.models.aura.mllm import merge_adapters
 from amodal.models.aura.modeling import parameter_counts
-from amodal.models.aura.pointing import BoxReader, attention_maps
+from amodal.models.aura.pointing import BoxReader
 from amodal.models.increments import INCREMENT, increment_state
 from tests.models.aura import (
     ANSWER,
@@ -115,12 +115,6 @@ def test_boxes_are_moved_to_the_backbones_frame(tmp_path: Path) -> None:
     torch.testing.assert_close(moved[2], square[2] * torch.tensor([0.5, 1.0, 0.5, 1.0]))
 
 
-def test_another_number_of_image_tokens_is_refused(tmp_path: Path) -> None:
-    model = small_aura(tmp_path, box_weight=1.0, box_tokens=9)
-    with pytest.raises(InputError, match="box_tokens: expected 16, the number of image tokens, got 9"):
-        model(**training_batch(model))
-
-
 def test_training_and_an_answer_move_boxes_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of an image that is no square."""
     model = small_aura(tmp_path, box_weight=1.0)
@@ -151,7 +145,7 @@ def test_training_and_generation_use_the_same_states(tmp_path: Path, boxes: floa
     made = dialogue.answer(40, given=[ANSWER])
     with torch.no_grad():
         features = model.encode_image(batch["pixel_values_sam"])
-        read = None if made.image_tokens is None else model.box_reader(made.states, made.image_tokens, made.rows)
+        read = model.point(made.states, made.rows, image_tokens=made.image_tokens)
         masks = model.decode(made.states, features, made.rows, read)
     assert (read is None) == (boxes == 0)
     if read is not None:
@@ -252,48 +246,6 @@ def test_box_depends_on_the_token_with_the_most_attention() -> None:
         other[range(2), most] = -other[range(2), most]
         assert ((reader(states, other, rows).boxes_xyxy_sam - boxes).abs().amax(-1) > 1e-3).all()
     assert logits.shape == (2, 9) and ((boxes >= 0) & (boxes <= 1)).all()
-
-
-def test_states_have_no_effect_on_a_new_box_reader() -> None:
-    """A stage without words trains it on states of zero."""
-    reader, tokens, rows = BoxReader(8, 4), torch.randn(1, 4, 8), torch.zeros(2, dtype=torch.long)
-    pointed = reader(torch.stack([torch.zeros(8), torch.randn(8)]), tokens, rows)
-    assert all(torch.equal(*pair) for pair in (pointed.boxes_xyxy_sam, pointed.logits, pointed.maps_sam))
-    (pointed.boxes_xyxy_sam[0].sum() + pointed.logits[0].var()).backward()
-    assert not any(part.grad.any() for part in (*reader.query[:2].parameters(), reader.query[2].weight))
-    assert not reader.box[0].weight.grad[:, :8].any()
-    pointed = reader(torch.randn(2, 8), tokens, rows)
-    (pointed.boxes_xyxy_sam.sum() + pointed.logits.var()).backward()
-    assert reader.query[2].weight.grad.abs().max() > 0 and reader.box[0].weight.grad[:, :8].abs().max() > 0
-
-
-@pytest.mark.parametrize("size", [(48, 48), (24, 48), (48, 24)])
-def test_maps_of_the_attention_are_moved_to_the_backbones_frame(tmp_path: Path, size: tuple[int, int]) -> None:
-    """Attention to the middle of the image lies in its middle in both frames, whatever its shape."""
-    processor: Any = small_aura(tmp_path).processor
-    frames = processor.mllm_to_sam([size])
-    h, w = processor.fitted_size_sam(size)
-    logits = torch.full((1, 8, 8), -9.0)
-    logits[0, 3:5, 3:5] = 9.0
-    maps = attention_maps(logits.flatten(1), frames)[0]
-    assert maps.max() <= 1 and maps.max() > 0.5
-    rows, columns = torch.meshgrid(torch.arange(8) + 0.5, torch.arange(8) + 0.5, indexing="ij")
-    centre = [float((axis * maps).sum() / maps.sum()) * 8 for axis in (columns, rows)]
-    assert centre == pytest.approx([w / 2, h / 2], abs=2.5)
-    with pytest.raises(InputError, match="expected a square number of image tokens, got 7"):
-        attention_maps(torch.zeros(1, 7), frames)
-
-
-def test_box_depends_on_which_tokens_are_attended_to() -> None:
-    """With the number of image tokens known, tokens that are all alike still tell where the object is."""
-    torch.manual_seed(0)
-    states, tokens = torch.randn(2, 8), torch.randn(1, 1, 8).expand(2, 4, 8)
-    names = 9 * torch.eye(2)[torch.tensor([[0, 0, 1, 1]])].expand(2, 4, 2)  # the first two tokens show the first kind
-    for num_tokens, differs in ((0, False), (4, True)):
-        reader = BoxReader(8, num_tokens).eval()
-        with torch.no_grad():
-            boxes = reader(states[:1].expand(2, 8), tokens, torch.arange(2), torch.eye(2), names).boxes_xyxy_sam
-        assert torch.allclose(boxes[0], boxes[1], atol=1e-4) != differs
 
 
 @pytest.mark.parametrize("train_vision", [False, True])
@@ -502,7 +454,7 @@ def test_masks_convert_to_the_sam_frame_and_back(tmp_path: Path) -> None:
     [
         ("image_size", 100), ("lora_rank", -1), ("lora_alpha", 0), ("lora_dropout", 1.0), ("spatial_channels", 0),
         ("mask_threshold", 1.0), ("text_weight", -1.0), ("seg_token", "a b"),
-        ("max_new_tokens", 0), ("naming_classes", -1), ("box_tokens", -1), ("lora_targets", []),
+        ("max_new_tokens", 0), ("naming_classes", -1), ("lora_targets", []),
     ],
 )  # fmt: skip
 def test_configuration_refuses_impossible_values(field: str, value: object) -> None:

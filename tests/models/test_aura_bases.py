@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from amodal.inference.assistant import AmodalAssistant
 from amodal.models.aura import AuraModel, AuraProcessor
-from amodal.models.aura.heads import MAP_EPSILON
 from amodal.models.aura.modeling import parameter_counts
 from amodal.models.aura.pointing import Pointed
 from amodal.models.bases.protocol import ImageFeatures, LoadedBase
@@ -81,27 +79,23 @@ def test_seg_states_are_decoded_as_a_prompt_of_the_base(name: str) -> None:
         assert (masks.visible_logits[0] - masks.visible_logits[2]).abs().max() > 1e-3  # embeddings matter
 
 
-@pytest.mark.parametrize("attention", [False, True])
-def test_boxes_and_attention_are_decoded_as_prompts_of_a_base_whose_prompts_are_maps(attention: bool) -> None:
+def test_boxes_are_decoded_as_prompts_of_a_base_whose_prompts_are_maps() -> None:
     """Tokens have no effect until the decoders are trained with them."""
-    row, settings = ROWS["conv_prompt"], {"box_weight": 1.0, "attention_prompt": attention}
+    row = ROWS["conv_prompt"]
     base: Any = row.model().double()
     for weight in (*base.mask_decoder.token.parameters(), base.mask_decoder.token_match):
         torch.nn.init.zeros_(weight)
     loaded = LoadedBase(base, Origin(fingerprint=row.family.fingerprint(base)))
-    model = AuraModel.from_base(small_mllm(), loaded, small_config(image_size=64, **settings)).double().eval()
+    model = AuraModel.from_base(small_mllm(), loaded, small_config(image_size=64, box_weight=1.0)).double().eval()
     theirs = row.at_size(base, 64)
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(8)).double()
     image_index, boxes = torch.tensor([1, 0]), torch.tensor([[0.1, 0.2, 0.6, 0.9], [0.5, 0.0, 1.0, 0.4]]).double()
-    maps = np.random.default_rng(3).random((2, 4, 4))
     with torch.no_grad():
-        pointed = Pointed(boxes, torch.zeros(2, 16).double(), torch.tensor(maps))
+        pointed = Pointed(boxes, torch.zeros(2, 16).double())
         masks = model.decode(torch.randn(2, 24).double(), model.encode_image(pixels), image_index, pointed)
         for number, image in enumerate(image_index.tolist()):
             box = boxes[number : number + 1, None] * 64
-            mask = torch.tensor(maps[number])[None, None].clamp(MAP_EPSILON, 1 - MAP_EPSILON).logit()
-            given = {"input_boxes": box} | ({"input_masks": mask} if attention else {})
-            logits, quality = row.predict(theirs, pixels[image : image + 1], **given)
+            logits, quality = row.predict(theirs, pixels[image : image + 1], input_boxes=box)
             expected = model._upsample(logits)[0]
             for got in (masks.visible_logits, masks.amodal_logits):
                 torch.testing.assert_close(got[number : number + 1], expected, atol=1e-5, rtol=1e-5)

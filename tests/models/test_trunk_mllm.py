@@ -18,15 +18,26 @@ from amodal.models.aura import AuraModel
 from amodal.models.aura.heads import seg_states
 from amodal.models.aura.mllm import merge_adapters
 from amodal.models.aura.modeling import parameter_counts
-from amodal.models.aura.pointing import phrase_means
-from amodal.models.aura.trunk_mllm import TrunkMllmRecipe, TrunkTowerConfig, is_trunk_mllm, new_trunk_mllm
+from amodal.models.aura.pointing import RegionPointer, phrase_means
+from amodal.models.aura.regions import MARGIN, Regions, cut_out
+from amodal.models.aura.trunk_mllm import (
+    FINDER_SCORE,
+    TrunkMllmRecipe,
+    TrunkTowerConfig,
+    is_trunk_mllm,
+    new_trunk_mllm,
+)
 from amodal.models.bases.efficientnet_lite import pretrained_weights
+from amodal.models.bases.families import load_base
+from amodal.models.detector import DetectorModel
 from amodal.models.increments import increment_state
+from amodal.training.tasks.aura import region_pointing_loss
 from tests.models.aura import (
     ANSWER,
     random_image,
     small_trunk_aura,
     small_trunk_mllm,
+    small_trunk_recipe,
     training_batch,
     write_language_model,
     write_trunk_base,
@@ -35,7 +46,6 @@ from tests.models.test_efficientnet_lite import published_state
 
 ANSWERS = (ANSWER, "There is none.", "I see <p>a mug</p> [SEG].")
 QUESTION = "What could I drink from?"
-BOTH = pytest.mark.parametrize("boxes", [0.0, 1.0])
 
 
 def test_words_are_read_as_by_the_language_model_alone(tmp_path: Path) -> None:
@@ -60,40 +70,64 @@ def test_rows_of_the_new_tokens_start_at_the_mean_of_the_known_ones(tmp_path: Pa
         torch.testing.assert_close(rows[number], mean)
 
 
-def test_a_token_is_a_coarse_cell_and_the_finer_ones_in_it(tmp_path: Path) -> None:
+def test_a_token_is_the_mean_of_the_words_of_the_regions_that_cover_its_cell() -> None:
+    """Two regions: one word fills the left half, another covers half of the lower right cell."""
+    boxes = torch.tensor([[[0.0, 0.0, 0.5, 1.0], [0.5, 0.5, 1.0, 0.75]]])
+    probs = torch.tensor([[[0.1, 0.9, 0.0], [0.2, 0.0, 0.8]]])
+    regions = Regions(boxes, probs, torch.tensor([[1.0, 0.5]]), torch.zeros(1, 2))
+    expected = [[0.1, 0.9, 0.0], [1.0, 0.0, 0.0], [0.1, 0.9, 0.0], [0.8, 0.0, 0.2]]
+    torch.testing.assert_close(regions.cell_probs(2)[0], torch.tensor(expected))
+    crowded = Regions(boxes[:, :1].repeat(1, 2, 1), torch.eye(3)[None, 1:], torch.ones(1, 2), torch.zeros(1, 2))
+    torch.testing.assert_close(crowded.cell_probs(1)[0, 0], torch.tensor([0.0, 0.5, 0.5]), atol=1e-6, rtol=0)
+
+
+def test_crops_show_the_region_in_the_middle_and_zeros_outside_of_the_image() -> None:
+    pixels = torch.zeros(1, 3, 96, 96)
+    pixels[0, :, 24:48, 48:72] = 1.0  # fills the box
+    pixels[0, :, 80:, :16] = 2.0  # in a corner
+    boxes = torch.tensor([[[0.5, 0.25, 0.75, 0.5], [0.0, 80 / 96, 16 / 96, 1.0]]])
+    inner, corner = cut_out(pixels, boxes, 64).mean(1)
+    edge = round(64 * (1 - 1 / MARGIN) / 2)
+    assert inner[edge + 3 : -edge - 3, edge + 3 : -edge - 3].min() == pytest.approx(1, abs=1e-5)
+    assert inner[: edge - 3].abs().max() < 1e-5 and inner[:, -edge + 3 :].abs().max() < 1e-5
+    assert corner[edge + 4 : -edge - 4, edge + 4 : -edge - 4].min() == pytest.approx(2, abs=1e-5)
+    assert corner[-edge + 4 :].abs().max() < 1e-5 and corner[:, : edge - 4].abs().max() < 1e-5
+
+
+def test_the_finder_of_a_tower_is_the_detector_of_the_base(tmp_path: Path) -> None:
     model = small_trunk_aura(tmp_path)
     tower = model.mllm.model.vision_tower
+    trunk: Any = load_base(tmp_path / "trunk").model.vision_encoder
+    theirs = DetectorModel.from_pretrained(tmp_path / "trunk", trunk.backbone)
     pixels = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        maps = tower.trunk.maps(pixels)
-        tokens = tower(pixels).last_hidden_state
-        coarse, middle = maps[32], maps[16]
-        number, y, x = 1, 1, 0  # the lower left of the second image
-        fine = middle[number, :, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].flatten()
-        cell = torch.cat([coarse[number, :, y, x], fine])
-        place = y * coarse.shape[-1] + x
-        expected = F.layer_norm(cell, cell.shape, tower.norm.weight, tower.norm.bias)
-        expected = expected + tower.position_embedding.weight[place]
-    assert tokens.shape == (2, 4, tower.config.hidden_size)
-    torch.testing.assert_close(tokens[number, place], expected, atol=1e-5, rtol=1e-5)
+    boxes, known = tower.find(pixels)
+    assert boxes.shape == (2, 5, 4) and known.any()
+    for number, found in enumerate(theirs.detect(pixels, FINDER_SCORE)):
+        count = int(known[number].sum())
+        assert count == min(len(found.boxes), 5)
+        expected = torch.from_numpy(found.boxes[:count]).float() / 64
+        torch.testing.assert_close(boxes[number, :count], expected, atol=1e-5, rtol=1e-5)
+        assert (boxes[number, count:] == torch.tensor([0.0, 0.0, 1.0, 1.0])).all()
+
+
+def test_a_base_without_a_detector_is_refused(tmp_path: Path) -> None:
+    small_trunk_mllm(tmp_path)
+    (tmp_path / "trunk" / "detector.json").unlink()
+    with pytest.raises(InputError, match="base .*trunk: expected a base with a detector, which finds the regions"):
+        new_trunk_mllm(small_trunk_recipe(tmp_path), tmp_path / "trunk")
 
 
 def test_the_answer_depends_on_the_image(tmp_path: Path) -> None:
     model = small_trunk_aura(tmp_path)
     batch = training_batch(model)
     with torch.no_grad():
-        with model.recorded_names() as names:
-            model(**batch)
-        projector: Any = model.get_submodule("mllm.model.multi_modal_projector")
-        projector.name.bias -= names[0].mean((0, 1))  # otherwise one word prevails in all random images
         right = model(**batch).logits
         wrong = model(**batch | {"pixel_values": batch["pixel_values"].flip(0)}).logits
     assert (right - wrong).abs().max() > 1e-3
 
 
-@BOTH
-def test_batched_equals_single(tmp_path: Path, boxes: float) -> None:
-    model = small_trunk_aura(tmp_path, box_weight=boxes)
+def test_batched_equals_single(tmp_path: Path) -> None:
+    model = small_trunk_aura(tmp_path)
     with torch.no_grad():
         together = model(**training_batch(model, ANSWERS))
         alone = model(**training_batch(model, ANSWERS[:1]))
@@ -134,22 +168,23 @@ def test_states_of_two_cached_turns_equal_a_full_forward(tmp_path: Path) -> None
     torch.testing.assert_close(torch.cat(cached), full, atol=1e-5, rtol=1e-5)
 
 
-@BOTH
-def test_only_declared_parameters_move_and_all_of_them(tmp_path: Path, boxes: float) -> None:
-    model = small_trunk_aura(tmp_path, box_weight=boxes, iou_weight=1.0).train()
+def test_only_declared_parameters_move_and_all_of_them(tmp_path: Path) -> None:
+    model = small_trunk_aura(tmp_path, box_weight=1.0, iou_weight=1.0).train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     declared = {name: p for name, p in model.named_parameters() if p.requires_grad}
     output = model(**training_batch(model))
     masks = output.masks
     parts = [masks.visible_logits, masks.amodal_logits, masks.rates, masks.map_logits, masks.iou_scores, output.logits]
-    parts += [] if output.boxes_xyxy_sam is None else [output.boxes_xyxy_sam]
+    parts += [output.pointing_logits]
+    batch = {"pixel_values": training_batch(model)["pixel_values"]}
+    batch |= {"proposals_xyxy_mllm": torch.rand(2, 2, 4).sort(-1).values, "ranks": torch.tensor([[0, 3], [1, 9]])}
+    parts += model(**batch).regions.logits
     sum(x.square().mean() for x in parts).backward()
     assert not [name for name, p in declared.items() if p.grad is None]  # distributed training would refuse these
     torch.optim.SGD(declared.values(), lr=0.1).step()
     changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     assert changed <= increment_state(model).keys()
-    joints = ("mllm.model.multi_modal_projector.linear_1.weight", "mllm.model.vision_tower.position_embedding.weight")
-    assert changed.issuperset(joints)
+    assert not any(".finder." in name for name in changed)
     assert not any(name.startswith("vision_encoder.") for name in changed)
 
 
@@ -205,9 +240,10 @@ def test_another_language_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_package_of_trunk_weights_is_refused(tmp_path: Path) -> None:
     write_language_model(tmp_path / "lm")
+    write_trunk_base(tmp_path / "trunk")
     settings = TrunkMllmRecipe(language_model=str(tmp_path / "lm"), trunk_weights="no_such_package")
     with pytest.raises(InputError, match="trunk_weights: expected a file, or an installed package"):
-        new_trunk_mllm(settings)
+        new_trunk_mllm(settings, tmp_path / "trunk")
 
 
 def test_a_folder_without_a_language_model_is_refused(tmp_path: Path) -> None:
@@ -215,23 +251,24 @@ def test_a_folder_without_a_language_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     settings = TrunkMllmRecipe(language_model=str(tmp_path / "empty"))
     with pytest.raises(InputError, match="language_model: expected a causal language model of transformers, got"):
-        new_trunk_mllm(settings)
+        new_trunk_mllm(settings, tmp_path / "trunk")
 
 
 def test_the_trunk_starts_from_the_named_weights(tmp_path: Path) -> None:
     write_language_model(tmp_path / "lm")
     file = tmp_path / "lite.pth"
     torch.save(published_state(TrunkTowerConfig().trunk_config), file)
-    settings = TrunkMllmRecipe(language_model=str(tmp_path / "lm"), image_size=64, trunk_weights=str(file))
-    model: Any = new_trunk_mllm(settings).model
-    trunk = model.model.vision_tower.trunk
+    write_trunk_base(tmp_path / "trunk")
+    settings = TrunkMllmRecipe(language_model=str(tmp_path / "lm"), trunk_weights=str(file))
+    model: Any = new_trunk_mllm(settings, tmp_path / "trunk").model
+    trunk = model.model.vision_tower.reader.trunk
     expected = pretrained_weights(file, trunk.config)
     assert expected.keys() == trunk.state_dict().keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in trunk.state_dict().items())
 
 
 @pytest.mark.parametrize("train_tower", [True, False])
-@pytest.mark.parametrize("part", [".trunk.", ".multi_modal_projector."])
+@pytest.mark.parametrize("part", [".reader.trunk.", ".reader.word."])
 def test_trunk_and_projector_are_trained_with_train_tower_only_and_always_stored(
     tmp_path: Path, part: str, train_tower: bool
 ) -> None:
@@ -280,18 +317,39 @@ def test_a_mask_token_points_where_its_words_are_seen(tmp_path: Path) -> None:
     rows = torch.tensor([[before, *named[0], after, seg, before, *named[1], after, seg, seg]])
     phrases = model.phrases(rows)
     assert phrases is not None and phrases.argmax(-1).tolist() == [1, 2, 2]
-    seen = torch.tensor([[0, 1, 2, 0]])  # what each of four image tokens shows
-    name_logits = 20.0 * F.one_hot(seen, 3).float()
+    boxes = torch.tensor([[[0.0, 0.0, 0.5, 0.5], [0.5, 0.0, 1.0, 0.5], [0.0, 0.5, 0.5, 1.0], [0.5, 0.5, 1.0, 1.0]]])
+    seen = F.one_hot(torch.tensor([[0, 1, 2, 1]]), 3).float()  # what each of four regions shows
+    regions = Regions(boxes, seen, torch.tensor([[0.9, 0.4, 0.6, 0.8]]), torch.tensor([[0.0, 0.1, 0.2, 0.3]]))
     states, index = torch.zeros(3, 24), torch.zeros(3, dtype=torch.long)
     with torch.no_grad():
-        logits = model.box_reader(states, torch.randn(1, 4, 24), index, phrases, name_logits).logits
-        unnamed = model.box_reader(states, torch.randn(1, 4, 24), index, torch.zeros_like(phrases), name_logits).logits
-    assert logits.argmax(-1).tolist() == [1, 2, 2]
-    assert (unnamed.max() - unnamed.min()) < (logits.max() - logits.min()) / 2
+        pointed = model.point(states, index, regions=regions, phrases=phrases)
+        unnamed = model.point(states, index, regions=regions, phrases=torch.zeros_like(phrases))
+        moved = model.point(
+            states, index, torch.tensor([[1.0, 0.5, 0.0, 0.25]]), regions=regions, phrases=torch.eye(3)[[1, 1, 2]]
+        )
+    assert pointed is not None and unnamed is not None and moved is not None and pointed.rates is not None
+    assert pointed.logits.argmax(-1).tolist() == [3, 2, 2]  # the better one of two mugs
+    assert torch.equal(pointed.boxes_xyxy_sam, boxes[0, [3, 2, 2]]) and pointed.rates.tolist() == pytest.approx(
+        [0.3, 0.2, 0.2]
+    )
+    assert unnamed.logits.argmax(-1).tolist() == [3, 3, 3]  # any object, but not the background
+    assert moved.boxes_xyxy_sam[0].tolist() == pytest.approx([0.5, 0.5, 1.0, 0.75])
 
 
-@BOTH
-def test_only_models_with_boxes_read_phrases(tmp_path: Path, boxes: float) -> None:
-    model = small_trunk_aura(tmp_path, box_weight=boxes)
-    phrases = model.phrases(torch.tensor([[0, model.config.seg_token_id]]))
-    assert phrases is None if boxes == 0 else not phrases.any()  # type: ignore[union-attr]
+def test_the_state_chooses_between_objects_of_one_name() -> None:
+    torch.manual_seed(0)
+    pointer = RegionPointer(8).eval()
+    boxes = torch.tensor([[[0.0, 0.0, 0.4, 0.4], [0.6, 0.6, 1.0, 1.0]]])
+    regions = Regions(boxes, torch.tensor([[[0.0, 1.0]] * 2]), torch.full((1, 2), 0.8), torch.zeros(1, 2))
+    words, index, phrases = torch.randn(2, 8), torch.zeros(2, dtype=torch.long), torch.tensor([[0.0, 1.0]] * 2)
+    states = torch.randn(2, 8)
+    optimizer = torch.optim.Adam(pointer.parameters(), 0.01)
+    equal = pointer(states, regions, words, index, phrases).logits
+    assert torch.allclose(equal[:, 0], equal[:, 1])  # before any training
+    for _ in range(60):
+        logits = pointer(states, regions, words, index, phrases).logits
+        loss = region_pointing_loss(logits, boxes.expand(2, -1, -1), boxes[0])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert pointer(states, regions, words, index, phrases).logits.argmax(-1).tolist() == [0, 1]

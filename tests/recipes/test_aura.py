@@ -13,7 +13,7 @@ import torch
 from amodal.errors import InputError
 from amodal.models.aura import AuraModel
 from amodal.models.aura.mllm import LLAVA
-from amodal.models.aura.trunk_mllm import BACKGROUND, TrunkMllmRecipe
+from amodal.models.aura.trunk_mllm import BACKGROUND
 from amodal.models.bases.sam import HUB_IDS
 from amodal.training.build import build
 from amodal.training.build_aura import sized_config
@@ -21,7 +21,7 @@ from amodal.training.loop import train
 from amodal.training.plan import plan
 from amodal.training.recipe import AuraDataRecipe, AuraModelRecipe, Recipe, load_recipe, parse_recipe
 from tests.data.toy import write_toy
-from tests.models.aura import SIZES, STAGES, small_trunk_mllm, write_mllm, write_sam
+from tests.models.aura import SIZES, STAGES, small_trunk_mllm, small_trunk_recipe, write_mllm, write_sam
 from tests.models.families import ROWS
 from tests.training.datasets.test_conversations import write_questions
 from tests.training.tiny import TRAINING
@@ -126,9 +126,7 @@ def shrunk(path: Path, folder: Path, steps: int) -> Recipe:
     sizes: dict[str, Any] = {"base": str(folder / "sam"), "image_size": 64}
     if recipe.model.trunk_mllm is not None:
         small_trunk_mllm(folder)
-        read_by = TrunkMllmRecipe(language_model=str(folder / "lm"), image_size=64)
-        sizes |= {"base": str(folder / "trunk"), "trunk_mllm": read_by}
-        sizes |= {"box_tokens": 4} if recipe.model.box_tokens else {}
+        sizes |= {"base": str(folder / "trunk"), "trunk_mllm": small_trunk_recipe(folder)}
     elif recipe.model.tiny is None:
         sizes["mllm"] = str(folder / "mllm")
     else:
@@ -160,7 +158,8 @@ def test_every_recipe_trains_two_steps_at_small_size(path: Path, tmp_path: Path)
     learned = load_recipe(path).data
     assert isinstance(learned, AuraDataRecipe)
     masks |= set() if learned.max_masks == 0 else {"map"}  # without masks there is no map to learn
-    expected = {"naming", "val_naming"} if model.config.without_words else words
+    named = {"naming", "val_naming"} if model.config.names_only else set()
+    expected = named if model.config.without_words else words
     assert names >= expected | {"val_full"} | (set() if model.config.names_only else masks)
     assert ("decision" in names) == (model.config.decision_weight > 0)
 
@@ -242,7 +241,7 @@ def test_no_name_is_learned_from_objects_that_are_only_called_object(tmp_path: P
     assert after[unnamed] == 0 and after[named] in (before[1], before[2]) and after[0] == before[0]
 
 
-def test_stage_1_of_aura_small_names_image_tokens_with_words(tmp_path: Path) -> None:
+def test_stage_1_of_aura_small_names_regions_with_words(tmp_path: Path) -> None:
     recipe = shrunk(FOLDER / "small-names.yaml", tmp_path, steps=2)
     setup = build(recipe)
     model: Any = setup.model
@@ -253,8 +252,12 @@ def test_stage_1_of_aura_small_names_image_tokens_with_words(tmp_path: Path) -> 
     tokens = model.processor.tokenizer(f" {kinds[0]}", add_special_tokens=False)["input_ids"]
     torch.testing.assert_close(projector.words[1], embeddings[tokens].mean(0))
     trained: Any = AuraModel.from_pretrained(train(recipe, progress=False))
-    learned = trained.mllm.model.multi_modal_projector
-    assert torch.equal(learned.words, projector.words) and not torch.equal(learned.name.weight, projector.name.weight)
+    learned = trained.mllm.model
+    assert torch.equal(learned.multi_modal_projector.words, projector.words)
+    before, after = model.mllm.model.vision_tower.state_dict(), learned.vision_tower.state_dict()
+    moved = {name.split(".")[0] for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert moved == {"reader"}
+    assert {"naming", "region_rate", "region_box", "region_quality"} <= log_of(tmp_path)[0].keys()
 
 
 def test_later_stages_of_aura_small_keep_what_earlier_ones_learned(tmp_path: Path) -> None:
@@ -269,7 +272,7 @@ def test_later_stages_of_aura_small_keep_what_earlier_ones_learned(tmp_path: Pat
         models.append(AuraModel.from_pretrained(train(later, progress=False)))
     names, _, _, words, heads = models
     assert words.mllm.config.vision_config.words == names.mllm.config.vision_config.words
-    assert names.naming_head is not None and words.naming_head is None
+    assert names.naming_head is None and words.naming_head is None
     before, after = names.mllm.model.state_dict(), words.mllm.model.state_dict()
     joints = [key for key in before if "vision_tower" in key or "projector" in key]
     moved = {key for key in joints if not torch.equal(before[key], after[key])}

@@ -271,16 +271,14 @@ class AmodalAssistant:
             B replies.
         """
         with self._precision():
-            pointed = None
-            if self.model.box_reader is not None and answers.image_tokens is not None:
-                pointed = self.model.box_reader(
-                    answers.states,
-                    answers.image_tokens,
-                    answers.rows,
-                    answers.phrases,
-                    answers.name_logits,
-                    self.processor.mllm_to_sam([image.shape for image in images]),
-                )
+            pointed = self.model.point(
+                answers.states,
+                answers.rows,
+                self.processor.mllm_to_sam([image.shape for image in images]),
+                image_tokens=answers.image_tokens,
+                regions=answers.regions,
+                phrases=answers.phrases,
+            )
             masks: Any = self.model.decode(answers.states, features, answers.rows, pointed)
         rows = answers.rows.tolist()
         made = []

@@ -22,9 +22,8 @@ from amodal.inference.prompts import check_points
 from amodal.io.images import ImageArray
 from amodal.models.bases.promptable import PromptableModel
 from amodal.models.bases.protocol import ImageFeatures, Prompts
-from amodal.models.detector import DetectorModel, has_detector
+from amodal.models.detector import DetectorModel, detector_folder
 from amodal.models.hub import find_source
-from amodal.models.increments import bundled_models
 from amodal.models.plug import PlugProcessor
 from amodal.ops.arrays import Box, Boxes, Mask, Points, Window
 from amodal.ops.boxes import boxes_to_crop, mask_to_box
@@ -351,8 +350,8 @@ def _detector_of(name: str | Path, model: PromptableModel) -> DetectorModel | No
     """The detector in the folder of a base; only convolutional bases can have one."""
     if model.family.model_type != "conv_prompt":
         return None
-    folder = find_source(name, argument="base", bundled=bundled_models()).path
-    if not has_detector(folder):
+    folder = detector_folder(name)
+    if folder is None:
         return None
     return DetectorModel.from_pretrained(folder, model.vision_encoder.backbone, model.origin.fingerprint)
 

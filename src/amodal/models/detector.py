@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from amodal.errors import InputError
 from amodal.io.json_stream import read_json
 from amodal.models.bases.efficientnet_lite import EfficientNetLite
+from amodal.models.hub import find_source
+from amodal.models.increments import bundled_models
 from amodal.nn.detection_head import NORM_GROUPS, CellPredictions, DetectionHead
 from amodal.ops.arrays import Boxes
 from amodal.ops.boxes import without_overlaps
@@ -208,11 +210,43 @@ def has_detector(folder: str | Path) -> bool:
     return (Path(folder) / CONFIG).is_file()
 
 
+def detector_folder(base: str | Path, revision: str | None = None) -> Path | None:
+    """The folder of a base with a detector in it; None if it has none.
+
+    Args:
+        base: bundled name, folder or hub id of the base.
+        revision: commit of the hub repository.
+
+    Raises:
+        InputError: there is no such base.
+    """
+    folder = find_source(base, argument="base", bundled=bundled_models(), revision=revision).path
+    return folder if has_detector(folder) else None
+
+
+def read_detector_config(folder: str | Path) -> DetectorConfig:
+    """The settings of the detector in a base's folder.
+
+    Raises:
+        InputError: they are missing or unreadable.
+    """
+    return _read_config(Path(folder))
+
+
 def _read(folder: Path) -> tuple[DetectorConfig, dict[str, Tensor]]:
     try:
-        return DetectorConfig(**read_json(folder / CONFIG, "detector")), load_file(folder / TENSORS)
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(
-            f"detector {folder}: expected {CONFIG} and {TENSORS} of a detector, got none ({reason})"
-        ) from None
+        return _read_config(folder), load_file(folder / TENSORS)
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(folder, error) from None
+
+
+def _read_config(folder: Path) -> DetectorConfig:
+    try:
+        return DetectorConfig(**read_json(folder / CONFIG, "detector"))
+    except (OSError, ValueError, TypeError) as error:
+        raise _unreadable(folder, error) from None
+
+
+def _unreadable(folder: Path, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())[:160]
+    return InputError(f"detector {folder}: expected {CONFIG} and {TENSORS} of a detector, got none ({reason})")

@@ -9,6 +9,7 @@ Axes: B images, C channels, H W cells of a map, N cells of all maps, K classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -72,7 +73,7 @@ class DetectionHead(nn.Module):
         self.kinds = nn.Sequential(norm, nn.Conv2d(in_channels[-1], num_classes, 1))
         nn.init.zeros_(self.edges.weight)
         nn.init.zeros_(self.edges.bias)  # type: ignore[arg-type]
-        nn.init.constant_(self.score.bias, torch.logit(torch.tensor(FIRST_SCORE)).item())  # type: ignore[arg-type]
+        nn.init.constant_(self.score.bias, math.log(FIRST_SCORE / (1 - FIRST_SCORE)))  # type: ignore[arg-type]
 
     def forward(self, maps: Sequence[Tensor]) -> CellPredictions:
         """Predict from maps (B, C, H, W), finest first."""

@@ -22,7 +22,7 @@ from amodal.models.bases.families import base_config, family_of, load_base
 from amodal.models.bases.protocol import ImageFeatures, fingerprint_of
 from amodal.questions.facts import UNNAMED_KIND
 from amodal.training.datasets.conversations import FeatureCache, ImageConversations
-from amodal.training.datasets.named_images import NamedImages
+from amodal.training.datasets.named_images import HINT_ERROR, Kind, NamedImages
 from amodal.training.datasets.sampling import UNNAMED, ReasonSource
 from amodal.training.initial_weights import load_init, updated
 from amodal.training.recipe import (
@@ -49,7 +49,7 @@ def sized_config(settings: AuraModelRecipe) -> AuraConfig:
     if settings.tiny is not None:
         mllm = tiny_llava_config(settings.tiny, settings.tiny.vocabulary)
     elif settings.trunk_mllm is not None:
-        mllm = trunk_mllm_config(settings.trunk_mllm)
+        mllm = trunk_mllm_config(settings.trunk_mllm, settings.base)
     else:
         assert settings.mllm is not None
         mllm = mllm_config_for(settings.mllm)
@@ -119,7 +119,8 @@ def _aura_model(
         processor = None if saved is None or saved.processor is None else saved.processor.mllm
         mllm = new_tiny_mllm(settings.tiny, _texts(train), recipe.seed, processor)
     elif settings.trunk_mllm is not None:
-        mllm = new_trunk_mllm(settings.trunk_mllm, _words(saved, names, config), recipe.seed, dtype)
+        words = _words(saved, names, config)
+        mllm = new_trunk_mllm(settings.trunk_mllm, settings.base, words, recipe.seed, dtype)
     else:
         assert settings.mllm is not None
         mllm = settings.mllm
@@ -155,21 +156,26 @@ def _texts(sources: list[ReasonSource]) -> list[str]:
 def _named_images(
     model: AuraModel, data: AuraDataRecipe, train: list[ReasonSource], validation: list[ReasonSource]
 ) -> tuple[NamedImages, NamedImages]:
-    processor, cells, classes = model.processor, _image_cells(model.config), model.config.naming_classes
+    processor, config = model.processor, model.config
     assert processor is not None
-    if not model.config.names_only and not model.config.has_boxes:
-        raise InputError("model.box_tokens: expected more than 0 to find objects without words, got 0")
+    if not config.names_only and not config.reads_words:
+        raise InputError("model.naming_weight: expected losses on words or a 'trunk_mllm', got masks without words")
+    kind: Kind = "tokens" if not config.reads_words else "regions" if config.names_only else "objects"
     samples, held_out = (
         NamedImages(
             sources,
             processor,
-            cells=cells,
-            classes=classes,
+            cells=_image_cells(config),
+            classes=config.naming_classes,
             augmentation=augmentation,
-            with_objects=not model.config.names_only,
+            kind=kind,
             max_masks=max_masks,
+            box_error=box_error,
         )
-        for sources, augmentation, max_masks in ((train, data.augmentation, data.max_masks), (validation, None, None))
+        for sources, augmentation, max_masks, box_error in (
+            (train, data.augmentation, data.max_masks, HINT_ERROR),
+            (validation, None, None, 0.0),
+        )
     )
     return samples, held_out
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from amodal.models.aura import AuraProcessor
-from amodal.ops.boxes import mask_to_box
+from amodal.ops.boxes import box_iou, mask_to_box
 from amodal.training.datasets.conversations import ImageConversations
 from amodal.training.datasets.crops import Augmentation
-from amodal.training.datasets.named_images import NamedImages, alone
+from amodal.training.datasets.named_images import NUM_PROPOSALS, NUM_RANKS, NamedImages
 from amodal.training.datasets.sampling import UNNAMED
 from tests.models.aura import random_image
 from tests.training.datasets.test_conversations import conversations, processor, source
@@ -75,54 +75,79 @@ def test_a_sample_depends_only_on_its_key(tmp_path: Path, processor: AuraProcess
     assert not np.array_equal(first[(0, 0, (1, 2, 3))]["image"], first[(0, 0, (1, 2, 5))]["image"])
 
 
-def test_objects_to_find_are_where_their_colours_are(tmp_path: Path, processor: AuraProcessor) -> None:
-    """Masks, boxes and pointing of the toy's squares move with the pixels; amodal masks contain the visible ones."""
-    colours = {1: (220, 40, 40), 2: (40, 220, 40)}
+def test_masks_and_boxes_of_objects_move_with_the_pixels(tmp_path: Path, processor: AuraProcessor) -> None:
+    """The toy's squares have one colour each; amodal masks contain the visible ones."""
+    colours = [(220, 40, 40), (40, 220, 40)]
     strength = UNCHANGED.model_copy(update={"flip": 0.5})
-    data = NamedImages([source(tmp_path)], processor, cells=4, classes=3, augmentation=strength, with_objects=True)
+    data = NamedImages([source(tmp_path)], processor, cells=4, classes=3, augmentation=strength, kind="objects")
     found = 0
     for seed in range(12):
         items = [data[(0, position, (seed,))] for position in range(2)]
         batch = data.collate(items)
         assert batch["pixel_values_sam"].shape == (2, 3, 64, 64)
-        assert batch["image_index"].tolist() == [i for i in range(2) for _ in items[i]["object_names"]]
-        for number, name in enumerate(batch["object_names"].tolist()):
-            image = cv2.resize(items[int(batch["image_index"][number])]["image"], (64, 64)).astype(int)
-            close = np.abs(image - colours[name]).max(-1) < 60
+        assert batch["image_index"].tolist() == [i for i in range(2) for _ in items[i]["has_amodal"]]
+        for number, index in enumerate(batch["image_index"].tolist()):
+            image = cv2.resize(items[index]["image"], (64, 64)).astype(int)
             visible = batch["visible_masks"][number].numpy()
-            assert (close & visible).sum() > 0.7 * max(close.sum(), visible.sum())
-            assert not (visible & ~batch["amodal_masks"][number].numpy()).any()
-            np.testing.assert_allclose(batch["visible_boxes_xyxy_sam"][number] * 64, mask_to_box(visible), atol=1)
-            rows, columns = np.nonzero(visible)
-            expected = np.bincount(rows // 16 * 4 + columns // 16, minlength=16) / len(rows)
-            np.testing.assert_allclose(batch["pointing_shares"][number], expected, atol=0.05)
+            shares = [((np.abs(image - colour).max(-1) < 60) & visible).sum() / visible.sum() for colour in colours]
+            assert max(shares) > 0.7 and not (visible & ~batch["amodal_masks"][number].numpy()).any()
+            np.testing.assert_allclose(batch["box_hints_xyxy_sam"][number] * 64, mask_to_box(visible), atol=1)
             found += 1
     assert found > 12
-    few = NamedImages(data.sources, processor, cells=4, classes=3, with_objects=True, max_masks=1)
-    item = few[(0, 0, (1,))]
-    assert (len(item["chosen"]), item["chosen"].sum(), len(item["visible_masks"])) == (2, 1, 1)
+    few = NamedImages(data.sources, processor, cells=4, classes=3, kind="objects", max_masks=1, box_error=0.1)
+    exact = NamedImages(data.sources, processor, cells=4, classes=3, kind="objects", max_masks=1)
+    item, truth = few[(0, 0, (1,))], exact[(0, 0, (1,))]["box_hints_xyxy_sam"]
+    assert len(item["visible_masks"]) == len(truth) == 1
+    assert 0 < np.abs(item["box_hints_xyxy_sam"] - truth).max() < 0.3
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_true_boxes_of_regions_are_where_their_colours_are(
+    tmp_path: Path, processor: AuraProcessor, flip: float
+) -> None:
+    colours = {1: (220, 40, 40), 2: (40, 220, 40)}
+    strength = UNCHANGED.model_copy(update={"flip": flip, "shift": 0.3, "scale": (0.7, 2.0)})
+    data = NamedImages([source(tmp_path)], processor, cells=4, classes=3, augmentation=strength, kind="regions")
+    found = 0
+    for seed in range(20):
+        item = data[(0, seed % 2, (seed,))]
+        side = len(item["image"])
+        close = {name: np.abs(item["image"].astype(int) - colour).max(-1) < 60 for name, colour in colours.items()}
+        for box, name, rate in zip(*(item[f"true_{x}"] for x in ("boxes_xyxy_mllm", "names", "rates")), strict=True):
+            assert 0 <= rate < 1
+            if list(item["true_names"]).count(name) == 1 and box.min() > 0 and box.max() < 1:
+                np.testing.assert_allclose(box * side, mask_to_box(close[int(name)]), atol=2.5)
+                found += 1
+        assert item["proposals_xyxy_mllm"].shape == (NUM_PROPOSALS, 4) and item["ranks"].shape == (NUM_RANKS,)
+        assert (item["proposals_xyxy_mllm"][:, 2:] > item["proposals_xyxy_mllm"][:, :2]).all()
+    assert found > 8
+
+
+def test_regions_are_proposed_near_their_objects(tmp_path: Path, processor: AuraProcessor) -> None:
+    data = NamedImages([source(tmp_path)], processor, cells=4, classes=3, kind="regions")
+    best = []
+    for seed in range(30):
+        item = data[(0, seed % 2, (seed,))]
+        best += list(box_iou(item["proposals_xyxy_mllm"], item["true_boxes_xyxy_mllm"]).max(1))
+    assert 0.5 < np.mean(np.array(best) > 0.5) < 0.98  # most show an object, some do not
 
 
 def test_no_name_is_learned_from_objects_of_unknown_kind(tmp_path: Path, processor: AuraProcessor) -> None:
-    """Their tokens count neither as a name nor as background, and they are not looked for."""
+    """Their tokens count neither as a name nor as background."""
     known = source(tmp_path / "a")
     unnamed = replace(known, classes=known.classes | {1: UNNAMED})
     key = (0, 0, (0,))
-    options: dict[str, Any] = {"cells": 4, "classes": 3, "with_objects": True}
-    full, partly = (NamedImages([data], processor, **options)[key] for data in (known, unnamed))
+
+    def samples_of(kind: Any) -> list[Any]:
+        return [NamedImages([data], processor, cells=4, classes=3, kind=kind)[key] for data in (known, unnamed)]
+
+    full, partly = samples_of("tokens")
     assert full["naming_shares"][:, 1].max() > 0
     without = full["naming_shares"] * [1, 0, 1]
     np.testing.assert_array_equal(partly["naming_shares"], without)
-    assert 1 in full["object_names"] and set(partly["object_names"]) == {2}
+    full, partly = samples_of("regions")
+    assert 1 in full["true_names"] and set(partly["true_names"]) == {2, UNNAMED}
     samples = ImageConversations([unnamed], processor, max_turns=8, max_tokens=400, cells=4, classes=3)
     item = samples[key]
     np.testing.assert_array_equal(item["naming_shares"][0], without)
     assert set(item["meanings"].tolist()) == {UNNAMED, 2}
-
-
-def test_only_objects_that_are_alone_of_their_kind_are_found() -> None:
-    objects = np.repeat([[1, 2, 3, 4]], 16, axis=0).repeat(16, axis=1).astype(np.uint16)
-    assert alone(objects, [1, 2, 1, 0]) == [1]  # two of kind 1, and one without a kind
-    objects[:, 16:32] = 0
-    objects[0, 16] = 2
-    assert alone(objects, [1, 2, 3, 0]) == [0, 2]  # one pixel is too little

@@ -11,9 +11,17 @@ import torch.nn.functional as F
 
 from amodal.losses import IGNORE_INDEX
 from amodal.models.aura import AuraModel, AuraOutput
+from amodal.models.aura.regions import LearnedRegions, RegionLogits, longer_sides
 from amodal.nn.occlusion_encoders import occlusion_map
 from amodal.training.datasets.sampling import UNNAMED
-from amodal.training.tasks.aura import TARGETS, AuraTask, text_loss
+from amodal.training.tasks.aura import (
+    ANY_OBJECT,
+    TARGETS,
+    AuraTask,
+    matched_regions,
+    region_pointing_loss,
+    text_loss,
+)
 from tests.models.aura import small_aura, training_batch
 
 
@@ -215,3 +223,58 @@ def test_two_answers_of_a_family_in_one_sequence_count_twice(tmp_path: Path) -> 
     families[0, last - 2] = 0  # as if a question stood there
     scores = AuraTask(model.config, ["use"]).scores(model, batch | {"families": families}, 0.5)
     assert scores["image_gain_use"][1] == 3
+
+
+def region_batch() -> tuple[LearnedRegions, dict[str, Any]]:
+    """Two images with four regions each; the true objects are a named one and an unnamed one of the first image."""
+    exact, half, near, far = [0.0, 0.0, 0.4, 0.4], [0.0, 0.0, 0.2, 0.4], [0.0, 0.0, 0.16, 0.4], [0.5, 0.5, 1.0, 1.0]
+    boxes = torch.tensor([[exact, half, near, far], [exact, half, near, [0.5, 0.0, 0.6, 0.1]]])
+    generator = torch.Generator().manual_seed(0)
+    words, rates, quality = (torch.randn(*shape, generator=generator) for shape in ((8, 3), (8,), (8,)))
+    edges = 0.1 * torch.randn(8, 4, generator=generator)
+    corrected = (boxes.flatten(0, 1) + edges * longer_sides(boxes.flatten(0, 1))).view_as(boxes)
+    batch = {
+        "true_boxes_xyxy_mllm": torch.tensor([exact, far]),
+        "true_names": torch.tensor([2, UNNAMED]),
+        "true_rates": torch.tensor([0.3, torch.nan]),
+        "image_index": torch.tensor([0, 0]),
+    }
+    return LearnedRegions(boxes, RegionLogits(words, rates, edges, quality), corrected), batch
+
+
+def test_regions_learn_the_object_of_their_own_image_that_they_overlap_most() -> None:
+    names, rates, truth = matched_regions(*region_batch())
+    assert names.tolist() == [2, 2, UNNAMED, ANY_OBJECT, 0, 0, 0, 0]  # half of a box is an IoU of 0.5, 0.16 of 0.4 less
+    assert rates[:2].tolist() == pytest.approx([0.3, 0.3]) and rates[2:].isnan().all()
+    assert truth[:2].tolist() == [pytest.approx([0.0, 0.0, 0.4, 0.4])] * 2 and truth[3].tolist() == [0.5, 0.5, 1.0, 1.0]
+    assert truth[[2, 4, 5, 6, 7]].isnan().all()
+    learned, batch = region_batch()
+    none = {name: value[:0] for name, value in batch.items()}
+    assert not matched_regions(learned, none)[0].any()
+
+
+def test_the_losses_of_regions_are_those_of_their_targets(tmp_path: Path) -> None:
+    learned, batch = region_batch()
+    task = AuraTask(small_aura(tmp_path, naming_weight=0.5, naming_classes=3).config)
+    losses = task._region_losses(learned, batch)
+    logits = learned.logits
+    named = [0, 1, 4, 5, 6, 7]
+    naming = F.cross_entropy(
+        logits.words[named], torch.tensor([2, 2, 0, 0, 0, 0]), label_smoothing=0.03, reduction="sum"
+    )
+    naming = naming - (1 - logits.words[3].softmax(-1)[0]).log()  # an object of unknown name is no background
+    rate = F.binary_cross_entropy_with_logits(logits.rates[:2], torch.full((2,), 0.3), reduction="sum")
+    torch.testing.assert_close(losses["naming"], 0.5 * naming / 8, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(losses["region_rate"], 0.5 * rate / 8, atol=1e-5, rtol=1e-5)
+    assert losses.keys() == {"naming", "region_rate", "region_box", "region_quality"}
+    better = learned._replace(logits=logits._replace(edges=torch.zeros(8, 4)))
+    assert task._region_losses(better, batch)["region_box"] < losses["region_box"]
+
+
+def test_the_choice_of_a_region_is_learned_from_the_overlap() -> None:
+    regions = torch.tensor([[[0.0, 0.0, 0.4, 0.4], [0.0, 0.0, 0.3, 0.4], [0.6, 0.6, 1.0, 1.0]]]).repeat(2, 1, 1)
+    boxes = torch.tensor([[0.0, 0.0, 0.4, 0.4], [0.4, 0.4, 0.5, 0.5]])  # no region fits the second
+    logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 0.0, 9.0]])
+    shares = torch.tensor([1.0, 0.75, 0.0]) / 1.75
+    expected = -(shares * logits[0].log_softmax(-1)).sum()
+    torch.testing.assert_close(region_pointing_loss(logits, regions, boxes), expected)

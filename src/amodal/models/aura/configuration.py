@@ -11,6 +11,9 @@ from amodal.models.bases.families import family_of
 from amodal.models.bases.protocol import BaseFamily
 from amodal.models.increments import Origin
 
+TRUNK_TOWER = "amodal_trunk_tower"
+"""`model_type` of the vision tower whose LLM reads words."""
+
 _WORD_WEIGHTS = ("text_weight", "decision_weight")
 _WEIGHTS = (
     *_WORD_WEIGHTS, "bce_weight", "dice_weight", "rate_weight", "map_weight", "iou_weight", "naming_weight",
@@ -54,18 +57,15 @@ class AuraConfig(PreTrainedConfig):
             paper, which reports no score).
         naming_weight: weight of auxiliary losses: on the category and the visible box of the object
             under each image token of the LLM, and on the category that each `[SEG]` stands for (0 in
-            the paper, whose LLM is pretrained). If no loss on words has a weight, the LLM itself is not run
-            (`without_words`).
+            the paper, whose LLM is pretrained); of an LLM that reads words, the losses of its regions. If no loss on
+            words has a weight, the LLM itself is not run (`without_words`).
         naming_classes: number of categories, background among them.
         box_weight: weight of two auxiliary losses: on the image tokens that each `[SEG]` attends to,
             and on the visible box predicted from them, which both decoders get in addition to e_r, as
-            the corners of a SAM box (0 in the paper, which has no such box).
-        box_tokens: number of image tokens whose attention the box is predicted from too; 0 for none. Above 0, the
-            model predicts boxes without a `box_weight` as well, which then does not train them.
-        attention_prompt: whether the attention of a `[SEG]` to the image tokens is the mask prompt of the decoders, for
-            a model with boxes on a base whose prompts are maps (the paper has no such prompt).
+            the corners of a SAM box (0 in the paper, which has no such box); of an LLM that reads words, the loss on
+            the choice of a region, whose box both decoders get in any case.
         train_mllm: train the whole LLM, as a small one from scratch needs.
-        train_tower: whether that includes its vision tower, and of a `WordProjector` all of it; LLaVA freezes a tower
+        train_tower: whether the training of the LLM includes its vision tower; LLaVA freezes a tower
             that is pretrained.
         train_language: train what the LLM learns; false trains prompt encoder, decoders and occlusion encoders alone.
         train_vision: also train the vision backbone (the paper freezes it).
@@ -102,8 +102,6 @@ class AuraConfig(PreTrainedConfig):
         naming_weight: float = 0.0,
         naming_classes: int = 0,
         box_weight: float = 0.0,
-        box_tokens: int = 0,
-        attention_prompt: bool = False,
         train_mllm: bool = False,
         train_tower: bool = True,
         train_language: bool = True,
@@ -137,8 +135,6 @@ class AuraConfig(PreTrainedConfig):
         self.naming_weight = naming_weight
         self.naming_classes = naming_classes
         self.box_weight = box_weight
-        self.box_tokens = box_tokens
-        self.attention_prompt = attention_prompt
         self.train_mllm = train_mllm
         self.train_tower = train_tower
         self.train_language = train_language
@@ -157,8 +153,8 @@ class AuraConfig(PreTrainedConfig):
     def without_words(self) -> bool:
         """Whether the training needs no words, so that the LLM itself is not run: a first stage.
 
-        It trains the LLM's vision tower on the categories under its tokens, and if other losses have a weight, also
-        the box reader and the decoders on objects that are given by their category.
+        It trains the LLM's vision tower on the categories of objects. If other losses have a weight, it trains the
+        decoders of a model that reads words on objects that are given by their boxes.
         """
         return self.naming_weight > 0 and not any(getattr(self, name) for name in _WORD_WEIGHTS)
 
@@ -170,7 +166,13 @@ class AuraConfig(PreTrainedConfig):
     @property
     def has_boxes(self) -> bool:
         """Whether the model predicts the visible box of each `[SEG]`."""
-        return self.box_weight > 0 or self.box_tokens > 0
+        return self.box_weight > 0 or self.reads_words
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether the image tokens of the LLM are words that name regions of the image (`trunk_mllm.py`)."""
+        vision = self.mllm.get("vision_config") or {}
+        return vision.get("model_type") == TRUNK_TOWER
 
     @property
     def family(self) -> BaseFamily:
@@ -193,7 +195,6 @@ class AuraConfig(PreTrainedConfig):
             "lora_dropout: expected a number in [0, 1)": 0 <= self.lora_dropout < 1,
             "lora_targets: expected names of projections": bool(self.lora_targets) or self.lora_rank == 0,
             "spatial_channels: expected 1 or more": self.spatial_channels >= 1,
-            "box_tokens: expected 0 or more": self.box_tokens >= 0,
             "naming_classes: expected 0 or more": self.naming_classes >= 0,
             "mask_threshold: expected a number in (0, 1)": 0 < self.mask_threshold < 1,
             "max_new_tokens: expected 1 or more": self.max_new_tokens >= 1,

@@ -21,8 +21,10 @@ from transformers.generation.streamers import BaseStreamer
 from amodal.errors import InputError
 from amodal.models.aura.heads import seg_states
 from amodal.models.aura.modeling import AuraModel
+from amodal.models.aura.pointing import BoxReader
 from amodal.models.aura.processing import AuraProcessor, pad_rows
 from amodal.models.aura.prompts import TextPart, answer_parts
+from amodal.models.aura.regions import Regions
 
 OnPart = Callable[[TextPart], None]
 
@@ -36,9 +38,9 @@ class Answers:
         states: (N, D) of the `[SEG]` tokens, conversation by conversation.
         rows: (N,) index of each `[SEG]` token's conversation.
         confidences: of each conversation's answer, the smallest of the probabilities of its tokens, in [0, 1].
-        image_tokens: (B, n, D) of the images, kept from the first turn; None for a model without boxes.
+        image_tokens: (B, n, D) of the images, for a model with a `BoxReader`; kept from the first turn.
         phrases: (N, K) of `AuraModel.phrases`.
-        name_logits: (B, n, K) of `AuraModel.recorded_names`, kept from the first turn.
+        regions: of the images, for an LLM that reads words; kept from the first turn.
     """
 
     tokens: list[list[int]]
@@ -47,7 +49,7 @@ class Answers:
     confidences: list[float]
     image_tokens: Tensor | None = None
     phrases: Tensor | None = None
-    name_logits: Tensor | None = None
+    regions: Regions | None = None
 
 
 class Dialogue:
@@ -65,7 +67,7 @@ class Dialogue:
         self.attention = torch.zeros(0, 0, dtype=torch.long)  # (B, T), 0 for padding
         self.first: dict[str, Tensor] = {}
         self.image_tokens: Tensor | None = None
-        self.name_logits: Tensor | None = None
+        self.regions: Regions | None = None
 
     @torch.inference_mode()
     def begin(self, inputs: dict[str, Tensor]) -> None:
@@ -77,10 +79,8 @@ class Dialogue:
         dtype = self.model.mllm.dtype
         inputs = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
         self.tokens, self.attention = inputs.pop("input_ids"), inputs.pop("attention_mask")
-        if self.model.prompt_encoder.box_reader is not None:
-            with self.model.recorded_names() as names:
-                self.image_tokens = self.model.image_tokens(inputs["pixel_values"])
-            self.name_logits = names[0] if names else None
+        if isinstance(self.model.box_reader, BoxReader):
+            self.image_tokens = self.model.image_tokens(inputs["pixel_values"])
         self.first, self.cache = inputs, DynamicCache(config=self.model.mllm.config.get_text_config())
 
     @contextmanager
@@ -129,7 +129,7 @@ class Dialogue:
             max_new_tokens = max(map(len, forced))
         self._check_length(max_new_tokens)
         prompt_length = self.tokens.shape[1]
-        with self.model.recorded_states() as recorded:
+        with self.model.recorded_states() as recorded, self.model.recorded_regions() as seen:
             generated = self.model.mllm.generate(
                 input_ids=self.tokens,
                 attention_mask=self.attention,
@@ -139,6 +139,7 @@ class Dialogue:
                 streamer=None if on_part is None else _TokenStreamer(self.processor, on_part),
                 **self.first,
             )
+        self.regions = seen[0] if seen else self.regions
         answered = generated[:, prompt_length:]  # (B, A)
         states = torch.cat([state[:, -1:] for state in recorded], dim=1)  # (B, A, D)
         answer_mask = self._answer_mask(answered)
@@ -150,7 +151,7 @@ class Dialogue:
         said = [[token for token in row if token not in ends] for row in kept]
         confidences = self._confidences(states, answered, answer_mask)
         phrases = self.model.phrases(said_tokens)
-        return Answers(said, selected, rows, confidences, self.image_tokens, phrases, self.name_logits)
+        return Answers(said, selected, rows, confidences, self.image_tokens, phrases, self.regions)
 
     def _confidences(self, states: Tensor, answered: Tensor, answer_mask: Tensor) -> list[float]:
         """The smallest of the probabilities of each answer's tokens.

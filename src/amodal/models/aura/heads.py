@@ -16,7 +16,8 @@ from transformers.utils import ModelOutput
 
 from amodal.losses import IGNORE_INDEX
 from amodal.models.aura.configuration import AuraConfig
-from amodal.models.aura.pointing import BoxReader, Pointed
+from amodal.models.aura.pointing import BoxReader, Pointed, RegionPointer
+from amodal.models.aura.regions import LearnedRegions
 from amodal.models.bases.conv_prompt import ConvPromptConfig
 from amodal.models.bases.prompt_maps import PromptMaps
 from amodal.models.bases.prompts import Float32PositionalEmbedding
@@ -50,10 +51,12 @@ class AuraOutput(ModelOutput):
         targets: (B, K) the token that each of them predicts, `IGNORE_INDEX` where it does not count.
         masks: of the `[SEG]`s that were chosen, row by row.
         boxes_xyxy_sam: (N, 4) visible boxes in [0, 1] of the backbone's frame; None for a model without boxes.
-        pointing_logits: (N, n) attention of each `[SEG]` to the image tokens; None likewise.
+        pointing_logits: (N, n) attention of each `[SEG]` to the image tokens, or (N, R) to the regions; None likewise.
+        pointing_boxes_xyxy_sam: (N, R, 4) boxes of those regions; None for image tokens.
         naming_logits: (B, n, classes) category under each image token; None without naming head.
         naming_boxes_xyxy_mllm: (B, n, 4) its visible box in [0, 1] of the LLM's frame; None likewise.
         meaning_logits: (N, classes) category that each `[SEG]` stands for; None likewise.
+        regions: of a stage that learns to name regions; None otherwise.
     """
 
     logits: Tensor | None = None
@@ -61,9 +64,16 @@ class AuraOutput(ModelOutput):
     masks: MaskOutput | None = None
     boxes_xyxy_sam: Tensor | None = None
     pointing_logits: Tensor | None = None
+    pointing_boxes_xyxy_sam: Tensor | None = None
     naming_logits: Tensor | None = None
     naming_boxes_xyxy_mllm: Tensor | None = None
     meaning_logits: Tensor | None = None
+    regions: LearnedRegions | None = None
+
+    def point(self, pointed: Pointed) -> None:
+        """Take over where a model with boxes looks."""
+        self.boxes_xyxy_sam, self.pointing_logits = pointed.boxes_xyxy_sam, pointed.logits
+        self.pointing_boxes_xyxy_sam = pointed.regions_xyxy_sam
 
 
 def seg_states(states: Tensor, tokens: Tensor, seg_token_id: int) -> tuple[Tensor, Tensor]:
@@ -101,13 +111,12 @@ class SegPromptEncoder(nn.Module):
     Args:
         width: D.
         prompts: `prompt_encoder_config` of the backbone at the input's size.
-        box_tokens: n of `BoxReader`.
         with_boxes: also predict a box (`BoxReader`) and embed its corners as SAM does. Differs from
             the paper: because the embedding of a small LLM takes long to learn an object's place, and
             SAM's decoders can already use a box. (SAM 2 adds a constant third token to a box, which is left out.)
     """
 
-    def __init__(self, width: int, prompts: Any, with_boxes: bool = False, box_tokens: int = 0) -> None:
+    def __init__(self, width: int, prompts: Any, with_boxes: bool = False) -> None:
         super().__init__()
         channels: int = prompts.hidden_size
         self.cells: int = prompts.image_size // prompts.patch_size
@@ -115,7 +124,7 @@ class SegPromptEncoder(nn.Module):
         self.projection = _projection(width, channels)
         self.no_mask_embed = nn.Embedding(1, channels)
         self.positions = Float32PositionalEmbedding(SamVisionConfig(num_pos_feats=channels // 2, scale=1.0))
-        self.box_reader = BoxReader(width, box_tokens) if with_boxes else None
+        self.box_reader = BoxReader(width) if with_boxes else None
         if with_boxes:
             self.corner_embed = nn.Embedding(2, channels)
 
@@ -148,7 +157,7 @@ class SegPromptEncoder(nn.Module):
 
         Args:
             embeddings: (N, C), e_r or e_oa.
-            pointed: for a model that predicts boxes; the maps are not used.
+            pointed: for a model that predicts boxes.
             dtype: of the decoders.
         """
         tokens = [embeddings[:, None]] + ([] if pointed is None else [self.corners(pointed.boxes_xyxy_sam)])
@@ -169,37 +178,23 @@ class SegPromptEncoder(nn.Module):
         return self.positions.image_positions(self.cells)
 
 
-MAP_EPSILON = 1e-4
-"""Smallest value of a mask prompt and of its difference from 1, so that its logit is finite."""
-
-
 class SegMapEncoder(nn.Module):
     """The same for a base whose prompts are maps (`ConvPromptModel`).
 
-    The decoders get the embedding as a token in the width of their stride 8, and the predicted box as maps.
+    The decoders get the embedding as a token in the width of their stride 8, and the box as maps.
 
     Args:
         width: D.
         base: configuration of the backbone at the input's size.
-        with_boxes: as for `SegPromptEncoder`.
-        box_tokens: n of `BoxReader`.
-        attention_prompt: whether the attention to the image tokens is the mask prompt, in a model with boxes.
+        box_reader: what predicts the boxes, in a model with boxes.
     """
 
-    def __init__(
-        self,
-        width: int,
-        base: ConvPromptConfig,
-        with_boxes: bool = False,
-        box_tokens: int = 0,
-        attention_prompt: bool = False,
-    ) -> None:
+    def __init__(self, width: int, base: ConvPromptConfig, box_reader: BoxReader | RegionPointer | None = None) -> None:
         super().__init__()
-        self.attention_prompt = attention_prompt
         self.channels = base.widths[2]
         self.projection = _projection(width, self.channels)
         self.maps = PromptMaps(base.image_size)
-        self.box_reader = BoxReader(width, box_tokens) if with_boxes else None
+        self.box_reader = box_reader
 
     def fixed_parts(self) -> list[nn.Module]:
         """Parts that are never trained: none."""
@@ -219,8 +214,7 @@ class SegMapEncoder(nn.Module):
             drawn = Prompts(points=nowhere, labels=nowhere.new_full((len(embeddings), 1, 1), -10))
         else:
             boxes = pointed.boxes_xyxy_sam.detach()[:, None] * self.maps.image_size
-            masks = pointed.maps_sam[:, None].logit(MAP_EPSILON) if self.attention_prompt else None
-            drawn = Prompts(boxes=boxes, masks=masks)
+            drawn = Prompts(boxes=boxes)
         sparse = embeddings.to(dtype)[:, None, None]  # (N, 1, 1, C)
         return PromptEmbeddings(sparse, self.maps(drawn).to(dtype), sparse.new_zeros(1, 0, 1, 1))
 
@@ -233,9 +227,10 @@ def new_prompt_encoder(width: int, base: Any, config: AuraConfig) -> SegPromptEn
         base: configuration of the backbone at the input's size.
         config: of the model.
     """
-    if isinstance(base, ConvPromptConfig):
-        return SegMapEncoder(width, base, config.has_boxes, config.box_tokens, config.attention_prompt)
-    return SegPromptEncoder(width, base.prompt_encoder_config, config.has_boxes, config.box_tokens)
+    if not isinstance(base, ConvPromptConfig):
+        return SegPromptEncoder(width, base.prompt_encoder_config, config.has_boxes)
+    box_reader = None if not config.has_boxes else (RegionPointer if config.reads_words else BoxReader)(width)
+    return SegMapEncoder(width, base, box_reader)
 
 
 def _projection(width: int, channels: int) -> nn.Sequential:
@@ -247,25 +242,14 @@ class NamingHead(nn.Module):
 
     Args:
         width: D.
-        classes: number of categories, background among them; 0 if the LLM's projector predicts the category.
+        classes: number of categories, background among them.
     """
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
-        self.name = nn.Linear(width, classes) if classes else None
+        self.name = nn.Linear(width, classes)
         self.box = nn.Linear(width, 4)
 
-    def forward(self, image_tokens: Tensor, name_logits: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Predict what each image token shows.
-
-        Args:
-            image_tokens: (B, n, D).
-            name_logits: (B, n, classes) of a projector that predicts the category.
-
-        Returns:
-            Logits (B, n, classes) and boxes (B, n, 4) in [0, 1] of the LLM's frame.
-        """
-        if self.name is not None:
-            name_logits = self.name(image_tokens)
-        assert name_logits is not None
-        return name_logits, self.box(image_tokens).float().sigmoid()
+    def forward(self, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Image tokens (B, n, D) to logits (B, n, classes) and boxes (B, n, 4) in [0, 1] of the LLM's frame."""
+        return self.name(image_tokens), self.box(image_tokens).float().sigmoid()

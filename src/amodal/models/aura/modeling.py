@@ -45,10 +45,11 @@ from amodal.models.aura.mllm import (
     plain_settings,
     stacked_features,
 )
-from amodal.models.aura.pointing import BoxReader, Pointed, phrase_means
+from amodal.models.aura.pointing import BoxReader, Pointed, RegionPointer, phrase_means
 from amodal.models.aura.processing import AuraProcessor
 from amodal.models.aura.prompts import seg_token_id
-from amodal.models.aura.trunk_mllm import build_configured_mllm, is_joint, is_trunk_mllm, load_recorded_mllm
+from amodal.models.aura.regions import Regions
+from amodal.models.aura.trunk_mllm import TowerOutput, build_configured_mllm, is_joint, load_finder, load_recorded_mllm
 from amodal.models.bases.families import family_of, load_base
 from amodal.models.bases.protocol import Adapters, ImageFeatures, LoadedBase
 from amodal.models.increments import Origin, SavedModel, count_parameters, increment_state, save_model, upload
@@ -82,7 +83,6 @@ class AuraModel(PreTrainedModel):
         add_adapters(self.mllm, config)
         width = self.mllm.config.get_text_config().hidden_size
         self.vision_encoder = family.build_encoder(base, Adapters(rank=0))
-        self.reads_words = is_trunk_mllm(self.mllm.config)  # its image tokens are words
         self.prompt_encoder = new_prompt_encoder(width, base, config)
         channels = self.prompt_encoder.channels
         self.visible_decoder: Any = family.build_decoder(base)
@@ -90,8 +90,9 @@ class AuraModel(PreTrainedModel):
         self.condition_encoder = OcclusionConditionEncoder(channels) if config.condition_encoder else None
         self.spatial_encoder = SpatialOcclusionEncoder(config.spatial_channels) if config.spatial_encoder else None
         classes = config.naming_classes
-        self.naming_head = NamingHead(width, 0 if self.reads_words else classes) if classes else None
-        self.meaning_head = nn.Linear(width, classes) if classes and not config.without_words else None
+        named = classes > 0 and not config.reads_words  # the regions of an LLM that reads words have names already
+        self.naming_head = NamingHead(width, classes) if named else None
+        self.meaning_head = nn.Linear(width, classes) if named and not config.without_words else None
         self.processor: AuraProcessor | None = None
         self.set_trainable()
 
@@ -117,7 +118,7 @@ class AuraModel(PreTrainedModel):
 
     def _joins_trunk(self, name: str) -> bool:
         """Whether a tensor of the LLM belongs to its trunk or joins the two."""
-        return self.reads_words and is_joint(name)
+        return self.config.reads_words and is_joint(name)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
         """Let the LLM compute activations a second time in the backward pass instead of keeping them in memory.
@@ -159,16 +160,16 @@ class AuraModel(PreTrainedModel):
 
     @torch.no_grad()
     def phrases(self, tokens: Tensor) -> Tensor | None:
-        """What the words for each object mean: the probability (N, K) of each word that image tokens can be.
+        """What the words for each object mean: the probability (N, K) of each word that a region can have.
 
-        None for an LLM whose image tokens are no words; zeros for an object without words. No gradient flows into the
-        words, whose dense matrix would need one.
+        None for an LLM that does not read words; zeros for an object without words. No gradient flows into the words,
+        whose dense matrix would need one.
 
         Args:
             tokens: (B, T) with N `[SEG]`s; negative where there is no token.
         """
         config = self.config
-        if not self.reads_words or not config.has_boxes:
+        if not config.reads_words:
             return None
         assert config.seg_token_id is not None
         embeddings = self.mllm.get_input_embeddings()(tokens.clamp(min=0))
@@ -176,9 +177,39 @@ class AuraModel(PreTrainedModel):
         return self.mllm.model.multi_modal_projector.meaning(means)
 
     @property
-    def box_reader(self) -> BoxReader | None:
-        """What predicts where each `[SEG]` is, in a model with boxes."""
+    def box_reader(self) -> BoxReader | RegionPointer | None:
+        """What says where each `[SEG]` is, in a model with boxes."""
         return self.prompt_encoder.box_reader
+
+    def point(
+        self,
+        states: Tensor,
+        image_index: Tensor,
+        mllm_to_sam: Tensor | None = None,
+        *,
+        image_tokens: Tensor | None = None,
+        regions: Regions | None = None,
+        phrases: Tensor | None = None,
+    ) -> Pointed | None:
+        """Where each `[SEG]` is; None in a model without boxes.
+
+        Args:
+            states: (N, D) of the `[SEG]`s.
+            image_index: (N,) index of each `[SEG]`'s image.
+            mllm_to_sam: (B, 4) of `AuraProcessor.mllm_to_sam`.
+            image_tokens: (B, n, D) that the LLM read.
+            regions: of an LLM that reads words.
+            phrases: (N, K) of `phrases`, likewise.
+        """
+        reader = self.box_reader
+        if isinstance(reader, RegionPointer):
+            assert regions is not None and phrases is not None
+            words = self.mllm.model.multi_modal_projector.words
+            return reader(states, regions, words, image_index, phrases, mllm_to_sam)
+        if reader is None:
+            return None
+        assert image_tokens is not None
+        return reader(states, image_tokens, image_index, mllm_to_sam)
 
     def decode(
         self, states: Tensor, features: ImageFeatures, image_index: Tensor, pointed: Pointed | None = None
@@ -257,15 +288,16 @@ class AuraModel(PreTrainedModel):
         chosen: Tensor | None = None,
         box_hints_xyxy_sam: Tensor | None = None,
         mllm_to_sam: Tensor | None = None,
-        object_names: Tensor | None = None,
         image_index: Tensor | None = None,
+        proposals_xyxy_mllm: Tensor | None = None,
+        ranks: Tensor | None = None,
         **mllm_inputs: Any,
     ) -> AuraOutput:
         """Read whole conversations with the true answers in them (teacher forcing).
 
         Args:
-            input_ids: (B, T) conversations, padded at the end; None reads no words, names the image tokens, and
-                finds the objects of `object_names`.
+            input_ids: (B, T) conversations, padded at the end; None reads no words, and learns the names of image
+                tokens or regions, or the masks of objects in boxes.
             labels: (B, T) the same tokens where an answer stands, `IGNORE_INDEX` elsewhere.
             pixel_values_sam: (B, 3, S_sam, S_sam) for the vision backbone; None with `image_embeddings`.
             image_embeddings: (B, C, h, w) features of the backbone, if they are known; its decoder reads no finer maps.
@@ -274,16 +306,21 @@ class AuraModel(PreTrainedModel):
             box_hints_xyxy_sam: (number of the chosen, 4) boxes that the decoders get instead of the
                 predicted ones, NaN where there is none; in training.
             mllm_to_sam: (B, 4) of `AuraProcessor.mllm_to_sam`.
-            object_names: (N,) category of each object to find without words, with `image_index` (N,).
-            image_index: see there.
+            image_index: (N,) image of each object, for objects in boxes.
+            proposals_xyxy_mllm: (B, P, 4) and `ranks` (B, Q) of `TrunkTower.learn`, in a training of regions.
+            ranks: see there.
             mllm_inputs: what the LLM's processor made of image and text (attention mask, pixels).
 
         Returns:
             `AuraOutput`.
         """
+        if input_ids is None and proposals_xyxy_mllm is not None:
+            tower = self.mllm.model.vision_tower
+            return AuraOutput(regions=tower.learn(mllm_inputs["pixel_values"], proposals_xyxy_mllm, ranks))
+        if input_ids is None and image_index is not None:
+            return self._in_boxes(pixel_values_sam, image_index, box_hints_xyxy_sam)
         if input_ids is None:
-            pixels = mllm_inputs["pixel_values"], pixel_values_sam
-            return self._without_words(*pixels, object_names, image_index, chosen)
+            return self._named(AuraOutput(), self.image_tokens(mllm_inputs["pixel_values"]))
         assert labels is not None
         if image_embeddings is None:
             assert pixel_values_sam is not None
@@ -291,67 +328,72 @@ class AuraModel(PreTrainedModel):
         else:
             features = ImageFeatures(image_embeddings)
         columns = labelled_columns(labels)
-        with self.recorded_states() as recorded, self.recorded_names() as name_logits:
+        with self.recorded_states() as recorded, self.recorded_regions() as seen:
             # each position predicts the token after it
             read = self.mllm(input_ids=input_ids, logits_to_keep=columns - 1, use_cache=False, **mllm_inputs)
         targets = labels[:, columns]
         states, rows = seg_states(recorded[0], targets, self.config.seg_token_id)
         names = self.naming_head is not None and self.training
         tokens = None
-        if names or self.box_reader is not None:
+        if names or isinstance(self.box_reader, BoxReader):
             tokens = stacked_features(getattr(read, "image_hidden_states", None), len(input_ids))
         output = AuraOutput(logits=read.logits, targets=targets)
-        pointed = None
-        if self.box_reader is not None:
-            assert tokens is not None
-            named = self.phrases(labels), name_logits[0] if name_logits else None
-            pointed = self.box_reader(states, tokens, rows, *named, mllm_to_sam)
-            output.boxes_xyxy_sam, output.pointing_logits = pointed.boxes_xyxy_sam, pointed.logits
+        regions = seen[0] if seen else None
+        pointed = self.point(
+            states, rows, mllm_to_sam, image_tokens=tokens, regions=regions, phrases=self.phrases(labels)
+        )
+        if pointed is not None:
+            output.point(pointed)
         if self.meaning_head is not None and self.training:
             output.meaning_logits = self.meaning_head(states)
+        output.masks = self._decode_chosen(states, features, rows, pointed, chosen, box_hints_xyxy_sam)
+        return self._named(output, tokens) if names else output
+
+    def _decode_chosen(
+        self,
+        states: Tensor,
+        features: ImageFeatures,
+        image_index: Tensor,
+        pointed: Pointed | None,
+        chosen: Tensor | None,
+        box_hints_xyxy_sam: Tensor | None,
+    ) -> MaskOutput:
+        """The masks of the chosen objects, from the hinted boxes where there are any."""
         if chosen is not None:
-            states, rows, pointed = states[chosen], rows[chosen], None if pointed is None else pointed.of(chosen)
+            states, image_index = states[chosen], image_index[chosen]
+            pointed = None if pointed is None else pointed.of(chosen)
         if pointed is not None and box_hints_xyxy_sam is not None:
             pointed = pointed.hinted(box_hints_xyxy_sam)
-        output.masks = self.decode(states, features, rows, pointed)
-        return self._named(output, tokens, name_logits) if names else output
+        return self.decode(states, features, image_index, pointed)
 
-    def _without_words(
-        self,
-        pixel_values: Tensor,
-        pixel_values_sam: Tensor | None,
-        object_names: Tensor | None,
-        image_index: Tensor | None,
-        chosen: Tensor | None,
+    def _in_boxes(
+        self, pixel_values_sam: Tensor | None, image_index: Tensor, boxes_xyxy_sam: Tensor | None
     ) -> AuraOutput:
-        with self.recorded_names() as name_logits:
-            tokens = self.image_tokens(pixel_values)
-        output = AuraOutput()
-        if object_names is not None:
-            assert self.box_reader is not None and image_index is not None and pixel_values_sam is not None
-            phrases = F.one_hot(object_names, self.config.naming_classes).to(tokens)
-            states = tokens.new_zeros(len(object_names), tokens.shape[-1])
-            pointed = self.box_reader(states, tokens, image_index, phrases, name_logits[0] if name_logits else None)
-            output.boxes_xyxy_sam, output.pointing_logits = pointed.boxes_xyxy_sam, pointed.logits
-            if chosen is not None:
-                states, image_index, pointed = states[chosen], image_index[chosen], pointed.of(chosen)
-            output.masks = self.decode(states, self.encode_image(pixel_values_sam), image_index, pointed)
-        return self._named(output, tokens, name_logits)
+        """The masks of the objects in boxes, without a state."""
+        assert pixel_values_sam is not None and boxes_xyxy_sam is not None
+        width = self.mllm.config.get_text_config().hidden_size
+        states = pixel_values_sam.new_zeros(len(image_index), width)
+        pointed = Pointed(boxes_xyxy_sam, states[:, :0])
+        return AuraOutput(masks=self.decode(states, self.encode_image(pixel_values_sam), image_index, pointed))
 
-    def _named(self, output: AuraOutput, tokens: Tensor | None, name_logits: list[Tensor]) -> AuraOutput:
+    def _named(self, output: AuraOutput, tokens: Tensor | None) -> AuraOutput:
         assert self.naming_head is not None and tokens is not None
-        output.naming_logits, output.naming_boxes_xyxy_mllm = self.naming_head(tokens, *name_logits)
+        output.naming_logits, output.naming_boxes_xyxy_mllm = self.naming_head(tokens)
         return output
 
     @contextmanager
-    def recorded_names(self) -> Iterator[list[Tensor]]:
-        """Collect the logits (B, n, classes) of a projector that names what each image token shows."""
-        recorded: list[Tensor] = []
-        if not self.reads_words:
+    def recorded_regions(self) -> Iterator[list[Regions]]:
+        """Collect the regions that the tower of an LLM that reads words sees, one entry per call."""
+        recorded: list[Regions] = []
+        if not self.config.reads_words:
             yield recorded
             return
-        layer = self.mllm.model.multi_modal_projector.name
-        handle = layer.register_forward_hook(lambda *call: recorded.append(call[-1]))
+
+        def record(_: nn.Module, inputs: Any, output: TowerOutput) -> None:
+            assert output.regions is not None
+            recorded.append(output.regions)
+
+        handle = self.mllm.model.vision_tower.register_forward_hook(record)
         try:
             yield recorded
         finally:
@@ -374,6 +416,8 @@ class AuraModel(PreTrainedModel):
     def is_base_tensor(self, name: str) -> bool:
         """Whether a tensor comes with one of the frozen bases."""
         if name == "prompt_encoder.positions.positional_embedding" or is_replaced_row(name):
+            return True
+        if self.config.reads_words and name.startswith("mllm.model.vision_tower.finder."):
             return True
         if name.startswith("vision_encoder."):
             return not self.config.train_vision
@@ -421,19 +465,27 @@ class AuraModel(PreTrainedModel):
             "base": base.origin.record(),
         }
         model = cls(AuraConfig.from_dict(settings), mllm=llm.model)
-        model.load_base(base.model)
+        model.load_base(base)
         model.processor = AuraProcessor.from_config(model.config, llm.processor)
         return model.eval()
 
-    def load_base(self, base: PreTrainedModel) -> None:
-        """Copy the encoder, the decoders and a part of the prompt encoder from a base of the configured family."""
+    def load_base(self, base: LoadedBase) -> None:
+        """Copy the encoder, the decoders and a part of the prompt encoder from a base of the configured family.
+
+        Of a base for an LLM that reads words, also the detector.
+
+        Raises:
+            InputError: such a base has no detector, or another one than the configuration says.
+        """
         family = self.config.family
-        family.load_encoder(self.vision_encoder, base)
+        family.load_encoder(self.vision_encoder, base.model)
         prompts = family.build_prompt_encoder(self.config.base_config())
-        family.load_prompt_encoder(prompts, base)
+        family.load_prompt_encoder(prompts, base.model)
         self.prompt_encoder.load_base(prompts)
         for decoder in self.decoders():
-            family.load_decoder(decoder, base)
+            family.load_decoder(decoder, base.model)
+        if self.config.reads_words:
+            load_finder(self.mllm.model.vision_tower, base)
 
     def save_pretrained(
         self,
@@ -504,7 +556,7 @@ class AuraModel(PreTrainedModel):
             origin = Origin.from_record(config.base)
             loaded = load_base(*origin.location(base, "base"))
             origin.check(loaded.origin, "base")
-            model.load_base(loaded.model)
+            model.load_base(loaded)
         saved.load_into(model)
         model.processor = processor
         return (model if dtype is None else model.to(dtype)).eval()

@@ -1,12 +1,11 @@
-"""Where in the image a `[SEG]` points: the image tokens that it attends to, and the box that is predicted from them.
+"""Where in the image a `[SEG]` points: a region that is chosen, or a box that is predicted from image tokens.
 
-Axes: N `[SEG]` tokens of the whole batch, B conversations, n = c * c image tokens of the LLM, K words that they can be,
-D width of the LLM.
+Axes: N `[SEG]` tokens of the whole batch, B conversations, n image tokens of the LLM, R regions per image, K words that
+they can be, D width of the LLM.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amodal.errors import InputError
+from amodal.models.aura.regions import Regions
 
 MIN_LIKENESS = 1e-3
-"""Added to the probability that an image token shows what words mean, so that its logarithm is finite."""
+"""Added to the evidence that a region shows what words mean, so that its logarithm is finite."""
 
 
 @dataclass
@@ -26,13 +25,15 @@ class Pointed:
 
     Attributes:
         boxes_xyxy_sam: (N, 4) visible boxes in [0, 1] of the backbone's frame.
-        logits: (N, n) attention to the image tokens.
-        maps_sam: (N, c, c) attention to each place of the backbone's frame relative to the largest, in [0, 1].
+        logits: (N, n) attention to the image tokens, or (N, R) to the regions.
+        regions_xyxy_sam: (N, R, 4) boxes that the logits choose from; None for image tokens.
+        rates: (N,) occlusion rate of the chosen region; None likewise.
     """
 
     boxes_xyxy_sam: Tensor
     logits: Tensor
-    maps_sam: Tensor
+    regions_xyxy_sam: Tensor | None = None
+    rates: Tensor | None = None
 
     def hinted(self, hints_xyxy_sam: Tensor) -> Pointed:
         """The same with the boxes (N, 4) of a hint where there is one: not NaN."""
@@ -40,31 +41,23 @@ class Pointed:
 
     def of(self, chosen: Tensor) -> Pointed:
         """The same of some of the objects: a mask (N,) or indices."""
-        return Pointed(self.boxes_xyxy_sam[chosen], self.logits[chosen], self.maps_sam[chosen])
+        regions, rates = (None if x is None else x[chosen] for x in (self.regions_xyxy_sam, self.rates))
+        return Pointed(self.boxes_xyxy_sam[chosen], self.logits[chosen], regions, rates)
 
 
-def attention_maps(logits: Tensor, mllm_to_sam: Tensor) -> Tensor:
-    """The maps of `Pointed`, moved from the frame of the LLM to that of the backbone.
+def boxes_in_sam(boxes_xyxy_mllm: Tensor, mllm_to_sam: Tensor | None) -> Tensor:
+    """Boxes (N, ..., 4) moved from the frame of the LLM to that of the backbone.
 
     Args:
-        logits: (N, c * c) attention to the image tokens, row by row.
-        mllm_to_sam: (N, 4) of `AuraProcessor.mllm_to_sam` for the image of each object.
-
-    Returns:
-        (N, c, c); 0 outside of what the LLM sees.
-
-    Raises:
-        InputError: the image tokens are no square.
+        boxes_xyxy_mllm: in [0, 1].
+        mllm_to_sam: (N, 4) of `AuraProcessor.mllm_to_sam` for each image; None for square images, whose two frames are
+            the same.
     """
-    attention = logits.softmax(-1)
-    cells = math.isqrt(attention.shape[-1])
-    if cells**2 != attention.shape[-1]:
-        raise InputError(f"box_weight: expected a square number of image tokens, got {attention.shape[-1]}")
-    maps = (attention / attention.amax(-1, keepdim=True)).view(-1, 1, cells, cells)
-    centres = (torch.arange(cells, device=maps.device, dtype=maps.dtype) + 0.5) / cells
-    points = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1)  # (c, c, 2) x and y in [0, 1]
-    scale, shift = mllm_to_sam.to(maps)[:, None, None].split(2, dim=-1)
-    return F.grid_sample(maps, 2 * (points - shift) / scale - 1, align_corners=False)[:, 0]
+    if mllm_to_sam is None:
+        return boxes_xyxy_mllm
+    moves = mllm_to_sam.to(boxes_xyxy_mllm).view(len(boxes_xyxy_mllm), *[1] * (boxes_xyxy_mllm.dim() - 2), 4)
+    scale, shift = moves.split(2, dim=-1)
+    return (boxes_xyxy_mllm * torch.cat([scale] * 2, dim=-1) + torch.cat([shift] * 2, dim=-1)).clamp(0, 1)
 
 
 def phrase_means(embeddings: Tensor, tokens: Tensor, seg_token_id: int, markup: Sequence[int]) -> Tensor:
@@ -97,8 +90,82 @@ def phrase_means(embeddings: Tensor, tokens: Tensor, seg_token_id: int, markup: 
     return torch.cat(means)
 
 
+class Query(nn.Module):
+    """A `[SEG]` state to what it looks for.
+
+    States have no effect at first, and a stage without words leaves it so: its are zeros.
+
+    Args:
+        width: D.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(width, width), nn.Linear(width, width)
+        with torch.no_grad():
+            self.first.bias.zero_()
+            self.last.weight.zero_()
+            self.last.bias.zero_()
+
+    def forward(self, states: Tensor) -> Tensor:
+        """States (N, D) to queries (N, D)."""
+        return self.last(F.relu(self.first(states)))
+
+
+class RegionPointer(nn.Module):
+    """Chooses the region of the object that a `[SEG]` stands for, for an LLM whose image tokens name regions.
+
+    A region fits as well as its evidence for the words before the `[SEG]`; the state of the `[SEG]` decides between
+    several objects of the same name. Differs from the paper, which has no boxes: because the language model
+    reads which objects there are, and the detector of the base knows where they end.
+
+    Args:
+        width: D.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query = Query(width)
+        self.norm = nn.LayerNorm(width)
+        self.key = nn.Linear(width + 4, width)
+
+    def forward(
+        self,
+        states: Tensor,
+        regions: Regions,
+        words: Tensor,
+        image_index: Tensor,
+        phrases: Tensor,
+        mllm_to_sam: Tensor | None = None,
+    ) -> Pointed:
+        """Choose a region for each `[SEG]`.
+
+        Args:
+            states: (N, D) of the `[SEG]`s; zeros for an object without one.
+            regions: of the B images.
+            words: (K, D) embeddings of the words.
+            image_index: (N,) index of each `[SEG]`'s image.
+            phrases: (N, K) of `AuraModel.phrases`; zeros for a `[SEG]` without words, which may be any object.
+            mllm_to_sam: (B, 4) of `AuraProcessor.mllm_to_sam`; None for square images, whose two frames are the same.
+        """
+        dtype = self.key.weight.dtype
+        shown = self.norm(regions.word_probs.to(dtype) @ words.to(dtype))
+        keys = self.key(torch.cat([shown, regions.boxes_xyxy_mllm.to(dtype)], dim=-1))[image_index]
+        logits = (keys @ self.query(states.to(dtype))[..., None])[..., 0].float() * states.shape[-1] ** -0.5
+        wanted = torch.where(phrases.any(-1, keepdim=True), phrases, torch.ones_like(phrases)).float()
+        wanted = torch.cat([torch.zeros_like(wanted[:, :1]), wanted[:, 1:]], dim=1)  # the background is no object
+        evidence = (regions.evidence().float()[image_index] @ wanted[..., None])[..., 0]
+        logits = logits + (evidence + MIN_LIKENESS).log()
+        moves = None if mllm_to_sam is None else mllm_to_sam[image_index]
+        boxes = boxes_in_sam(regions.boxes_xyxy_mllm[image_index], moves)
+        best = logits.argmax(-1, keepdim=True)
+        chosen = boxes.gather(1, best[..., None].expand(-1, -1, 4))[:, 0]
+        rates = regions.rates[image_index].gather(1, best)[:, 0]
+        return Pointed(chosen, logits, boxes, rates)
+
+
 class BoxReader(nn.Module):
-    """Predicts the visible box of the object that a `[SEG]` state stands for.
+    """Predicts the visible box of the object that a `[SEG]` stands for, for an LLM whose image tokens are features.
 
     The state attends to the image tokens that the LLM read; the box is predicted from the state and
     what it attended to. Differs from the paper, which has no box: because a small LLM learns which
@@ -106,64 +173,33 @@ class BoxReader(nn.Module):
 
     Args:
         width: D.
-        num_tokens: n, if the box also depends on the attention to each of them: which tokens show the object says most
-            about its box. 0 for a box from the state and what it attended to alone, with any n.
     """
 
-    def __init__(self, width: int, num_tokens: int = 0) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.num_tokens = num_tokens
         self.norm = nn.LayerNorm(width)
-        first, last = nn.Linear(width, width), nn.Linear(width, width)
-        box = nn.Linear(2 * width + num_tokens, width)
-        with torch.no_grad():  # states have no effect at first, and a stage without words leaves it so: its are zeros
-            first.bias.zero_()
-            last.weight.zero_()
-            box.weight[:, :width] = 0
-        self.query = nn.Sequential(first, nn.ReLU(), last)
+        self.query = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
         self.key = nn.Linear(width, width)
-        self.box = nn.Sequential(box, nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4))
+        self.box = nn.Sequential(
+            nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4)
+        )
 
     def forward(
-        self,
-        states: Tensor,
-        image_tokens: Tensor,
-        image_index: Tensor,
-        phrases: Tensor | None = None,
-        name_logits: Tensor | None = None,
-        mllm_to_sam: Tensor | None = None,
+        self, states: Tensor, image_tokens: Tensor, image_index: Tensor, mllm_to_sam: Tensor | None = None
     ) -> Pointed:
         """Predict where each `[SEG]` is.
 
         Args:
-            states: (N, D) of the `[SEG]`s; zeros for an object without one.
+            states: (N, D) of the `[SEG]`s.
             image_tokens: (B, n, D) that the LLM read.
             image_index: (N,) index of each `[SEG]`'s image.
-            phrases: (N, K) of `AuraModel.phrases`, with `name_logits` (B, n, K) of `AuraModel.recorded_names`.
             mllm_to_sam: (B, 4) of `AuraProcessor.mllm_to_sam`; None for square images, whose two frames are the same.
-
-        Raises:
-            InputError: the model's `box_tokens` is not n, or n is no square number.
         """
-        if self.num_tokens not in (0, image_tokens.shape[1]):
-            raise InputError(
-                f"box_tokens: expected {image_tokens.shape[1]}, the number of image tokens, got {self.num_tokens}"
-            )
         dtype = self.key.weight.dtype
         states, tokens = states.to(dtype), self.norm(image_tokens.to(dtype)[image_index])
         logits = (self.key(tokens) @ self.query(states)[..., None])[..., 0].float() * states.shape[-1] ** -0.5
-        if phrases is not None and name_logits is not None:
-            shown = name_logits.float().softmax(-1)[image_index]
-            logits = logits + ((shown @ phrases.float()[..., None])[..., 0] + MIN_LIKENESS).log()
         attention = logits.softmax(-1).to(tokens.dtype)
-        read = [states, (attention[:, None] @ tokens)[:, 0]]
-        if self.num_tokens:
-            read.append(attention * self.num_tokens**0.5)
-        centre, size = self.box(torch.cat(read, dim=-1)).float().sigmoid().split(2, dim=-1)
-        boxes_xyxy = torch.cat([centre - size / 2, centre + size / 2], dim=-1).clamp(0, 1)
-        if mllm_to_sam is None:
-            mllm_to_sam = boxes_xyxy.new_tensor([[1.0, 1.0, 0.0, 0.0]]).expand(len(image_tokens), -1)
-        moves = mllm_to_sam.to(boxes_xyxy)[image_index]
-        scale, shift = moves.split(2, dim=-1)
-        boxes_xyxy = (boxes_xyxy * scale.repeat(1, 2) + shift.repeat(1, 2)).clamp(0, 1)
-        return Pointed(boxes_xyxy, logits, attention_maps(logits, moves))
+        read = torch.cat([states, (attention[:, None] @ tokens)[:, 0]], dim=-1)
+        centre, size = self.box(read).float().sigmoid().split(2, dim=-1)
+        boxes = torch.cat([centre - size / 2, centre + size / 2], dim=-1).clamp(0, 1)
+        return Pointed(boxes_in_sam(boxes, None if mllm_to_sam is None else mllm_to_sam[image_index]), logits)

@@ -1,25 +1,26 @@
-"""A multi-modal LLM made of a language model and a convolutional trunk that ImageNet has trained, joined as in LLaVA.
+"""A multi-modal LLM made of a language model and a tower that names the regions of an image, joined as in LLaVA.
 
-It is transformers' LLaVA. Its language model comes from a Python package, the hub or a folder, its vision tower is an
-EfficientNet-Lite, and its projector makes words of what it sees (`WordProjector`). The language model is neither
-trained nor stored with an AURA: an increment holds the tower, the projector, and what every AURA trains.
+It is transformers' LLaVA. Its language model comes from a Python package, the hub or a folder, its vision tower finds
+regions and names them (`regions.py`), and its projector makes words of what each cell shows (`WordProjector`). The
+language model is neither trained nor stored with an AURA: an increment holds the tower, and what every AURA trains.
 
-The trunk is not the one that makes the masks: training on masks removes what a trunk knows about kinds of objects
-(docs/log/aura-models.md).
+The trunk that names is not the one that makes the masks: training on masks removes what a trunk knows about kinds of
+objects (docs/log/aura-models.md).
 
-Axes: B images, S_mllm side of the square input in pixels, c cells of stride 32 along each side, n image tokens,
-K words, D width of the language model.
+Axes: B images, S_mllm side of the square input in pixels, c cells along each side, n = c * c image tokens, R regions
+per image, K words, D width of the language model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -37,23 +38,31 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from amodal.errors import InputError
-from amodal.models.aura.configuration import AuraConfig
+from amodal.models.aura.configuration import TRUNK_TOWER, AuraConfig
 from amodal.models.aura.mllm import LoadedMllm, add_seg_token, build_mllm, load_mllm, sampled_fingerprint, start_rows
 from amodal.models.aura.packaged import PACKAGED, fetched_folder
-from amodal.models.aura.tower import STD, MapTower
+from amodal.models.aura.regions import LearnedRegions, RegionReader, Regions
+from amodal.models.bases.conv_prompt import ConvPromptConfig
 from amodal.models.bases.efficientnet_lite import (
     EfficientNetLite,
     EfficientNetLiteConfig,
     pretrained_weights,
     weights_file,
 )
-from amodal.models.bases.families import hidden_progress_bars
-from amodal.models.bases.protocol import IMAGE_MEAN, IMAGE_STD
+from amodal.models.bases.families import base_config, hidden_progress_bars
+from amodal.models.bases.protocol import IMAGE_MEAN, IMAGE_STD, LoadedBase
+from amodal.models.detector import DetectorConfig, DetectorModel, detector_folder, read_detector_config
 from amodal.models.hub import Source, find_source
 from amodal.models.increments import Origin
 
 BACKGROUND = "background"
-"""The word for an image token without any object."""
+"""The word for a region or a cell without any object."""
+
+FINDER_SCORE = 0.06
+"""Smallest score of a box that is looked at."""
+
+MIN_PROB = 1e-6
+"""Smallest probability of a word in a cell, so that its logarithm is finite."""
 
 WORD_LOGIT = 20.0
 """Logit of a word that a phrase means exactly: articles and adjectives in the phrase make it less."""
@@ -71,19 +80,31 @@ _CHAT_TEMPLATE = (
 
 
 class TrunkMllmRecipe(BaseModel):
-    """A language model that reads a convolutional trunk.
+    """A language model that reads the names of regions.
 
     `language_model` is a name that `amodal models fetch` knows, a hub id or a folder. `image_size` is the side of its
-    square image in pixels; one token stands for 32 x 32 of them. `trunk_weights` is a `.pth` file or an installed
-    package that contains one; without it the trunk starts from random weights, for a training from a saved model.
+    square image in pixels; one token stands for `cell_size` x `cell_size` of them. The detector of the base finds
+    `num_regions` boxes in the image at `finder_size` pixels, and each of them is looked at with `region_size` pixels.
+    `trunk_weights` is a `.pth` file or an installed package that contains one; without it the trunk starts from random
+    weights, for a training from a saved model.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
     language_model: str
     revision: str | None = None
-    image_size: int = Field(256, gt=0, multiple_of=EfficientNetLiteConfig.coarsest_stride)
+    image_size: int = Field(384, gt=0)
+    cell_size: int = Field(48, gt=0)
+    finder_size: int = Field(256, gt=0, multiple_of=EfficientNetLiteConfig.coarsest_stride)
+    region_size: int = Field(128, gt=0, multiple_of=EfficientNetLiteConfig.coarsest_stride)
+    num_regions: int = Field(32, gt=0)
     trunk_weights: str | None = None
+
+    @model_validator(mode="after")
+    def _check_cells(self) -> TrunkMllmRecipe:
+        if self.image_size % self.cell_size:
+            raise ValueError(f"image_size: expected a multiple of cell_size ({self.cell_size}), got {self.image_size}")
+        return self
 
 
 class TrunkTowerConfig(PreTrainedConfig):
@@ -91,49 +112,120 @@ class TrunkTowerConfig(PreTrainedConfig):
 
     Args:
         image_size: side of the square input in pixels.
-        words: names of what an image token can show; `BACKGROUND` alone if None.
+        patch_size: side of the cell that one token stands for.
+        finder_size: side of the input of the detector that finds the regions.
+        region_size: side of the crops that are named.
+        num_regions: maximum number of regions per image.
+        words: names of what a region can show; `BACKGROUND` alone if None.
+        finder: settings of the base's detector (`DetectorConfig`).
+        finder_trunk: settings of the base's trunk (`EfficientNetLiteConfig`).
     """
 
-    model_type = "amodal_trunk_tower"
-    patch_size = EfficientNetLiteConfig.coarsest_stride
+    model_type = TRUNK_TOWER
 
-    def __init__(self, image_size: int = 256, words: Sequence[str] | None = None, **kwargs: Any) -> None:
-        self.image_size = image_size
+    def __init__(
+        self,
+        image_size: int = 384,
+        patch_size: int = 48,
+        finder_size: int = 256,
+        region_size: int = 128,
+        num_regions: int = 32,
+        words: Sequence[str] | None = None,
+        finder: dict[str, Any] | None = None,
+        finder_trunk: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.image_size, self.patch_size = image_size, patch_size
+        self.finder_size, self.region_size, self.num_regions = finder_size, region_size, num_regions
         self.words = [BACKGROUND] if words is None else list(words)
+        self.finder, self.finder_trunk = finder or {}, finder_trunk or {}
         super().__init__(**kwargs)
 
     @property
     def trunk_config(self) -> EfficientNetLiteConfig:
-        """Configuration of the trunk: EfficientNet-Lite0 without a top-down path."""
+        """Configuration of the trunk that names: EfficientNet-Lite0 without a top-down path."""
         return EfficientNetLiteConfig(mixed_channels=0)
 
     @property
     def hidden_size(self) -> int:
-        """Width of a token: its cell of stride 32 and the four cells of stride 16 in it."""
-        coarse, middle = self.trunk_config.channels(32), self.trunk_config.channels(16)
-        return coarse + 4 * middle
+        """Numbers per cell: one for each word."""
+        return len(self.words)
+
+    @property
+    def num_cells(self) -> int:
+        """Cells along each side."""
+        return self.image_size // self.patch_size
 
 
-class TrunkTower(MapTower):
-    """The trunk's maps of stride 32 and 16 as tokens, normalised and with learned positions.
+@dataclass
+class TowerOutput(BaseModelOutput):
+    """What a `TrunkTower` sees.
 
-    The coarse map knows what an object is, the finer one where it ends; a token has the coarse cell and the four finer
-    ones that it covers.
+    Attributes:
+        last_hidden_state: (B, n, K) logarithms of the probabilities of the words of each cell.
+        regions: of the images.
+    """
+
+    regions: Regions | None = None
+
+
+class TrunkTower(PreTrainedModel):
+    """Finds the regions of an image, names them, and says for each cell which words the regions that cover it show.
+
+    The detector that finds them is that of the base (`AuraModel.load_base`), frozen.
     """
 
     config_class = TrunkTowerConfig
+    main_input_name = "pixel_values"
 
     def __init__(self, config: TrunkTowerConfig) -> None:
         super().__init__(config)
-        self.trunk = EfficientNetLite(config.trunk_config)
-        self.add_positions()
+        self.reader = RegionReader(EfficientNetLite(config.trunk_config), len(config.words), config.region_size)
+        trunk = EfficientNetLite(EfficientNetLiteConfig(**config.finder_trunk))
+        self.finder = DetectorModel(DetectorConfig(**config.finder), trunk).requires_grad_(False)
 
-    def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutput:
-        """Images (B, 3, S_mllm, S_mllm) to tokens (B, c * c, D), also the only entry of `hidden_states`."""
-        weight = self.trunk.stem.weight
-        with torch.set_grad_enabled(torch.is_grad_enabled() and weight.requires_grad):
-            maps = self.trunk.maps(pixel_values.to(weight.dtype))
-        return self.tokens(torch.cat([maps[32], F.pixel_unshuffle(maps[16], 2)], dim=1))
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Layers initialise themselves."""
+
+    def forward(self, pixel_values: Tensor, **kwargs: Any) -> TowerOutput:
+        """Look at images (B, 3, S_mllm, S_mllm)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.reader.word.weight.requires_grad):
+            boxes, known = self.find(pixel_values)
+            regions = self.reader.regions(pixel_values, boxes, known)
+            logs = regions.cell_probs(self.config.num_cells).clamp_min(MIN_PROB).log()
+        return TowerOutput(last_hidden_state=logs, hidden_states=(logs,), regions=regions)
+
+    @torch.no_grad()
+    def find(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes (B, R, 4) in [0, 1] of what may be objects, best first, and whether there is one (B, R).
+
+        The others are the box of the whole image.
+        """
+        config, size = self.config, self.config.finder_size
+        pixels = F.interpolate(pixel_values.float(), (size, size), mode="bilinear", antialias=True)
+        found = self.finder.detect(pixels.to(next(self.finder.parameters()).dtype), FINDER_SCORE)
+        boxes = pixel_values.new_tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float32)
+        boxes = boxes.repeat(len(pixel_values), config.num_regions, 1)
+        known = torch.zeros(boxes.shape[:2], dtype=torch.bool, device=boxes.device)
+        for index, detections in enumerate(found):
+            best = torch.from_numpy(detections.boxes[: config.num_regions]).to(boxes) / size
+            boxes[index, : len(best)], known[index, : len(best)] = best, True
+        return boxes, known
+
+    def learn(self, pixel_values: Tensor, proposals_xyxy_mllm: Tensor, ranks: Tensor) -> LearnedRegions:
+        """Predict for training: from given boxes, and from some of those that the detector finds.
+
+        Args:
+            pixel_values: (B, 3, S_mllm, S_mllm).
+            proposals_xyxy_mllm: (B, P, 4) in [0, 1].
+            ranks: (B, Q) which of the found boxes; the last one if there are fewer.
+        """
+        found, _ = self.find(pixel_values)
+        chosen = found.gather(1, ranks.clamp(max=self.config.num_regions - 1)[..., None].expand(-1, -1, 4))
+        boxes = torch.cat([proposals_xyxy_mllm.to(chosen), chosen], dim=1)
+        logits, corrected = self.reader.look(pixel_values, boxes)
+        return LearnedRegions(boxes, logits, corrected.view_as(boxes))
 
 
 AutoConfig.register(TrunkTowerConfig.model_type, TrunkTowerConfig)
@@ -141,9 +233,9 @@ AutoModel.register(TrunkTowerConfig, TrunkTower)
 
 
 class WordProjector(nn.Module):
-    """Features of the trunk to image tokens that the language model reads like words.
+    """What the cells show to image tokens that the language model reads like words.
 
-    An image token is the mean of the embeddings of `words`, weighted by how probable each is for what the token shows.
+    An image token is the mean of the embeddings of `words`, weighted by how probable each is for what the cell shows.
     Differs from LLaVA's projector, whose tokens may be anything: because a language model has learned to look up words
     that it has read before, and so needs little training to use these. A trained vector that was added to the mean
     became twice as large as the words, which were then ignored (docs/log/aura-models.md).
@@ -157,18 +249,11 @@ class WordProjector(nn.Module):
     def __init__(self, config: LlavaConfig) -> None:
         super().__init__()
         tower: Any = config.vision_config
-        width: int = config.text_config.hidden_size
-        self.linear_1 = nn.Linear(tower.hidden_size, width)
-        self.name = nn.Linear(width, len(tower.words))
-        for linear in (self.linear_1, self.name):
-            nn.init.trunc_normal_(linear.weight, std=STD)
-            nn.init.zeros_(linear.bias)
-        self.register_buffer("words", torch.zeros(len(tower.words), width))
+        self.register_buffer("words", torch.zeros(len(tower.words), config.text_config.hidden_size))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Features (B, n, D_trunk) of the tower to image tokens (B, n, D); `name` computes the logits of the words."""
-        hidden = F.gelu(self.linear_1(features))
-        return self.name(hidden).softmax(-1) @ self.words
+    def forward(self, word_logits: Tensor) -> Tensor:
+        """Logits (B, n, K) of the words of each cell to image tokens (B, n, D)."""
+        return word_logits.softmax(-1).to(self.words.dtype) @ self.words
 
     def meaning(self, phrases: Tensor) -> Tensor:
         """Mean embeddings (N, D) of phrases to the probability (N, K) of each word; zeros for a phrase of zeros."""
@@ -177,21 +262,71 @@ class WordProjector(nn.Module):
         return (WORD_LOGIT * means @ words.T).softmax(-1) * phrases.any(-1, keepdim=True)
 
 
+def base_finder(name: str | Path, revision: str | None = None) -> dict[str, Any]:
+    """The settings `finder` and `finder_trunk` of a tower whose detector is that of a base.
+
+    Raises:
+        InputError: there is no such base, or it has no detector.
+    """
+    config: Any = base_config(name)
+    folder = detector_folder(name, revision) if isinstance(config, ConvPromptConfig) else None
+    if folder is None:
+        raise _no_detector(name)
+    detector = vars(read_detector_config(folder))
+    del detector["base_fingerprint"]  # that of the base is in the AURA's own configuration
+    trunk = config.trunk_config.to_dict()
+    return {
+        "finder": detector,
+        "finder_trunk": {name: trunk[name] for name in ("stem_channels", "stages", "mixed_channels")},
+    }
+
+
+def load_finder(tower: TrunkTower, base: LoadedBase) -> None:
+    """Copy the detector of a base into a tower.
+
+    Raises:
+        InputError: the base has none, or one of other sizes.
+    """
+    name, encoder = base.origin.name_or_path, base.model.vision_encoder
+    folder = None if name is None else detector_folder(name, base.origin.revision)
+    if folder is None:
+        raise _no_detector(name)
+    theirs = DetectorModel.from_pretrained(folder, encoder.backbone, base.origin.fingerprint)
+    try:
+        tower.finder.load_state_dict(theirs.state_dict())
+    except RuntimeError:
+        raise InputError(f"base {name}: expected the detector that the model was built for, got another one") from None
+
+
+def _no_detector(base: str | Path | None) -> InputError:
+    return InputError(
+        f"base {base}: expected a base with a detector, which finds the regions that the language model reads, got one "
+        "without"
+    )
+
+
 def new_trunk_mllm(
-    settings: TrunkMllmRecipe, words: Sequence[str] | None = None, seed: int = 0, dtype: torch.dtype | None = None
+    settings: TrunkMllmRecipe,
+    base: str | Path,
+    words: Sequence[str] | None = None,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
 ) -> LoadedMllm:
-    """Join a language model and a trunk by a new projector, and make the processor.
+    """Join a language model and a tower by a new projector, and make the processor.
+
+    The weights of the detector come later, with the base (`AuraModel.load_base`).
 
     Args:
         settings: names the language model and the trunk's weights.
+        base: bundled name, folder or hub id of the base whose detector finds the regions.
         words: names of what an image token can show; `BACKGROUND` alone if None.
-        seed: of projector and positions.
+        seed: of the layers that are new.
         dtype: of the language model's weights; float32 if None.
 
     Raises:
-        InputError: the language model or the trunk's weights cannot be found or read.
+        InputError: the language model or the trunk's weights cannot be found or read, or the base has no detector.
     """
-    tower = TrunkTowerConfig(image_size=settings.image_size, words=words)
+    tower = _tower_config(settings, base, words)
     weights = None
     if settings.trunk_weights is not None:
         weights = pretrained_weights(weights_file(settings.trunk_weights), tower.trunk_config)
@@ -199,7 +334,7 @@ def new_trunk_mllm(
     loaded = _joined(tower, source, settings.language_model, seed, dtype)
     if weights is not None:
         model: Any = loaded.model
-        model.model.vision_tower.trunk.load_state_dict(weights)
+        model.model.vision_tower.reader.trunk.load_state_dict(weights)
     return loaded
 
 
@@ -235,7 +370,7 @@ def build_configured_mllm(config: AuraConfig) -> PreTrainedModel:
     return model
 
 
-def trunk_mllm_config(settings: TrunkMllmRecipe) -> LlavaConfig:
+def trunk_mllm_config(settings: TrunkMllmRecipe, base: str | Path) -> LlavaConfig:
     """The configuration of `new_trunk_mllm`'s model, with `[SEG]`, without loading weights.
 
     Raises:
@@ -244,18 +379,26 @@ def trunk_mllm_config(settings: TrunkMllmRecipe) -> LlavaConfig:
     text = AutoConfig.from_pretrained(_source(settings.language_model, settings.revision).path, trust_remote_code=False)
     image_token = text.vocab_size
     text.vocab_size += 2 + len(MARKUP)  # the image token, the markup and `[SEG]`
-    return _llava_config(TrunkTowerConfig(image_size=settings.image_size), text, image_token)
+    return _llava_config(_tower_config(settings, base, None), text, image_token)
+
+
+def _tower_config(settings: TrunkMllmRecipe, base: str | Path, words: Sequence[str] | None) -> TrunkTowerConfig:
+    sizes = settings.model_dump(include={"image_size", "finder_size", "region_size", "num_regions"})
+    return TrunkTowerConfig(patch_size=settings.cell_size, words=words, **sizes, **base_finder(base))
 
 
 def is_trunk_mllm(config: Any) -> bool:
     """Whether the configuration of an LLM is that of a `new_trunk_mllm`."""
     vision = getattr(config, "vision_config", None)
-    return getattr(vision, "model_type", None) == TrunkTowerConfig.model_type
+    return getattr(vision, "model_type", None) == TRUNK_TOWER
 
 
 def is_joint(name: str) -> bool:
-    """Whether a tensor of this name in the LLM of `new_trunk_mllm` is stored with an AURA: tower and projector."""
-    return name.startswith(("model.multi_modal_projector.", "model.vision_tower."))
+    """Whether a tensor of this name in the LLM of `new_trunk_mllm` is stored with an AURA: tower and projector.
+
+    The tower's detector is not: it comes with the base.
+    """
+    return name.startswith(("model.multi_modal_projector.", "model.vision_tower.reader."))
 
 
 def _source(name: str | Path, revision: str | None) -> Source:

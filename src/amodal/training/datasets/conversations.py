@@ -26,12 +26,15 @@ from amodal.errors import InputError
 from amodal.io.progress import progress_bar
 from amodal.losses import IGNORE_INDEX
 from amodal.models.aura.processing import AuraProcessor, pad_rows
-from amodal.training.datasets.named_images import MAP_PIXELS_PER_TOKEN, covered_tokens, named_tokens, object_map
+from amodal.training.datasets.named_images import (
+    HINT_ERROR,
+    MAP_PIXELS_PER_TOKEN,
+    covered_tokens,
+    named_tokens,
+    noisy_boxes,
+    object_map,
+)
 from amodal.training.datasets.sampling import Batch, Key, ReasonSource
-
-HINT_ERROR = 0.06
-"""Standard deviation of the edges of a hinted box, relative to the sides of the box."""
-
 
 UNNAMED_FAMILY = "other"
 """Family of the questions whose file does not state it."""
@@ -189,7 +192,7 @@ class ImageConversations(Dataset[dict[str, Any]]):
         if self.hint_share is not None:
             boxes = _visible_boxes_sam(objects, group.image)
             item["visible_boxes_xyxy_sam"] = torch.from_numpy(boxes)
-            item["box_hints_xyxy_sam"] = torch.from_numpy(_box_hints(boxes[chosen], self.hint_share, rng))
+            item["box_hints_xyxy_sam"] = torch.from_numpy(_hints(boxes[chosen], self.hint_share, rng))
             item["pointing_shares"] = self._pointing_shares(group.image, objects)
             item["mllm_to_sam"] = self.processor.mllm_to_sam([pixels.shape])
         if self.features is None:
@@ -344,9 +347,8 @@ def _visible_boxes_sam(objects: Sequence[ObjectSample], image: ImageSample) -> n
     return np.asarray(boxes / max(image.size), np.float32)
 
 
-def _box_hints(boxes: npt.NDArray[np.float32], share: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+def _hints(boxes: npt.NDArray[np.float32], share: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     """Noisy boxes (N, 4) for a share of the objects, NaN for the others."""
-    sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
-    hints = np.clip(boxes + HINT_ERROR * sides * rng.standard_normal(boxes.shape), 0, 1)
-    hints[(rng.random(len(boxes)) >= share) | (sides[:, :2].min(1) <= 0)] = np.nan
-    return np.asarray(hints, np.float32)
+    hints = noisy_boxes(boxes, HINT_ERROR, rng)
+    hints[(rng.random(len(boxes)) >= share) | ((boxes[:, 2:] - boxes[:, :2]).min(1) <= 0)] = np.nan
+    return hints

@@ -1,16 +1,15 @@
-"""Training samples without words: images with the name of the object under each image token, and objects to find.
+"""Training samples without words: images with the names of image tokens or of objects, or with objects in boxes.
 
-They teach a small vision tower to see, and the decoders to find the objects of a category.
+They teach a small vision tower to see, and the decoders to segment the object in a box.
 
 Axes: B images, S_mllm side of the language model's square image in pixels, S_sam that of the backbone's, c tokens along
-each side, K names, N objects of the whole batch.
+each side, K names, N objects of the whole batch, P proposed boxes and Q ranks per image.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -35,11 +34,33 @@ MAP_PIXELS_PER_TOKEN = 16
 """Pixels of an object map along each side of a token."""
 
 MIN_MAP_PIXELS = 12
-"""Pixels of an object map that an object must cover to be found; a token has 256."""
+"""Pixels of an object map that an object must cover to be learned; a token has 256."""
+
+
+NUM_PROPOSALS, NUM_RANKS = 5, 3
+"""P and Q: regions per image that are learned from boxes near true ones, and from what the detector finds."""
+
+NEAR_ERROR, FAR_ERROR, FAR_SHARE = 0.07, 0.25, 0.2
+"""Standard deviations of a proposed box's edges, relative to the sides of the true one, and the share that is far."""
+
+MEAN_RANK = 14
+"""Mean rank of the detector's boxes that are learned, of an exponential distribution."""
+
+MIN_BOX = 0.02
+"""Smallest side of a true box, relative to the image."""
+
+MIN_BOX_SHARE = 0.3
+"""Smallest share of the area of a true box that is inside a moved image."""
+
+HINT_ERROR = 0.06
+"""Standard deviation of the edges of a hinted box, relative to its sides."""
+
+Kind = Literal["tokens", "regions", "objects"]
+"""What is learned: the name under each image token, the names of regions, or the masks of objects."""
 
 
 class NamedImages(Dataset[dict[str, Any]]):
-    """Images as the language model sees them, with the name and the box under each token and without text.
+    """Images as the language model sees them, with names and without text.
 
     Decoded images stay in memory: they are as small as the language model's input, and decoding one
     takes longer than a training step on it.
@@ -51,9 +72,9 @@ class NamedImages(Dataset[dict[str, Any]]):
         classes: K.
         augmentation: strength of the random changes; None for evaluation. `scale` zooms and `shift` is relative
             to S_mllm; the settings for boxes and wide windows have no effect.
-        with_objects: also give the objects to find, which are those that are the only ones of their category. The
-            backbone sees the LLM's frame.
+        kind: what is learned. Of objects, the backbone sees the LLM's frame.
         max_masks: maximum number of objects per image whose masks are learned, chosen at random; None learns all.
+        box_error: standard deviation of the edges of the objects' boxes, relative to their sides.
     """
 
     def __init__(
@@ -64,13 +85,14 @@ class NamedImages(Dataset[dict[str, Any]]):
         cells: int,
         classes: int,
         augmentation: Augmentation | None = None,
-        with_objects: bool = False,
+        kind: Kind = "tokens",
         max_masks: int | None = None,
+        box_error: float = 0.0,
     ) -> None:
         self.sources = list(sources)
         self.processor = processor
         self.cells, self.classes, self.augmentation = cells, classes, augmentation
-        self.with_objects, self.max_masks = with_objects, max_masks
+        self.kind, self.max_masks, self.box_error = kind, max_masks, box_error
         self._images = [
             list({c.image.id: c.image for c in source.dataset.conversations}.values()) for source in sources
         ]
@@ -87,11 +109,13 @@ class NamedImages(Dataset[dict[str, Any]]):
         return {"source": key[0], "image_id": image.id, "file": str(image.path)}
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
-        """`image` (S_mllm, S_mllm, 3) uint8, `naming_shares` (c * c, K), `naming_boxes_xyxy_mllm` (c * c, 4).
+        """`image` (S_mllm, S_mllm, 3) uint8, and what is learned.
 
-        With objects to find also, in the same frame: `object_names` (n,), `visible_boxes_xyxy_sam` (n, 4) and
-        `pointing_shares` (n, c * c); `chosen` (n,) says of which there are `visible_masks` and `amodal_masks`
-        (m, S_sam, S_sam) and `has_amodal` (m,).
+        Of tokens: `naming_shares` (c * c, K), `naming_boxes_xyxy_mllm` (c * c, 4).
+        Of regions: `true_boxes_xyxy_mllm` (n, 4), `true_names` (n,) and `true_rates` (n,), NaN without amodal mask, of
+        the objects; `proposals_xyxy_mllm` (P, 4) and `ranks` (Q,) of `TrunkTower.learn`.
+        Of objects: `visible_masks` and `amodal_masks` (m, S_sam, S_sam), `has_amodal` (m,) and the visible boxes
+        `box_hints_xyxy_sam` (m, 4), which may be inexact.
         """
         source, position, seed = key
         image, objects = self._decode(source, position)
@@ -104,54 +128,52 @@ class NamedImages(Dataset[dict[str, Any]]):
         sample = self._images[source][position]
         known = self.sources[source].classes
         kinds = [known.get(obj.category_id, 0) for obj in sample.objects]
+        if self.kind == "objects":
+            return {"image": image} | self._objects(rng, sample, objects, movement)
+        if self.kind == "regions":
+            return {"image": image} | _regions(rng, sample, kinds, movement)
         names, boxes = named_tokens(objects, kinds, self.cells, self.classes)
-        item: dict[str, Any] = {"image": image, "naming_shares": names, "naming_boxes_xyxy_mllm": boxes}
-        if self.with_objects:
-            item |= self._objects(rng, sample, objects, kinds, movement)
-        return item
+        return {"image": image, "naming_shares": names, "naming_boxes_xyxy_mllm": boxes}
 
-    def _objects(
-        self, rng: Rng, sample: ImageSample, objects: ObjectMap, kinds: Sequence[int], movement: Movement
-    ) -> dict[str, Any]:
-        found = alone(objects, kinds)
-        chosen = np.zeros(len(found), bool)
-        chosen[rng.permutation(len(found))[: self.max_masks]] = True
+    def _objects(self, rng: Rng, sample: ImageSample, objects: ObjectMap, movement: Movement) -> dict[str, Any]:
+        areas = np.bincount(objects.ravel(), minlength=len(sample.objects) + 1)[1:]
+        chosen = rng.permutation(np.flatnonzero(areas >= MIN_MAP_PIXELS))[: self.max_masks]
         masks: dict[str, list[Mask]] = {"visible_masks": [], "amodal_masks": []}
-        shown = [sample.objects[index] for index, is_chosen in zip(found, chosen, strict=True) if is_chosen]
+        shown = [sample.objects[index] for index in chosen]
         for obj in shown:
             visible, amodal = obj.visible_mask(), obj.amodal_mask()
             for name, mask in zip(masks, (visible, visible if amodal is None else amodal | visible), strict=True):
                 masks[name].append(_moved(_square(mask, self.processor.image_size), movement) >= 128)
         S_sam = self.processor.image_size
-        boxes = [mask_to_box(objects == index + 1) / len(objects) for index in found]
-        shares = [covered_tokens(objects, index + 1, self.cells) for index in found]
+        boxes = np.array([mask_to_box(objects == index + 1) / len(objects) for index in chosen], np.float32)
         return {name: np.array(each, bool).reshape(-1, S_sam, S_sam) for name, each in masks.items()} | {
             "has_amodal": np.array([obj.amodal_rle is not None for obj in shown], bool),
-            "chosen": chosen,
-            "object_names": np.array([kinds[index] for index in found], np.int64),
-            "visible_boxes_xyxy_sam": np.array(boxes, np.float32).reshape(-1, 4),
-            "pointing_shares": np.array(shares, np.float32).reshape(-1, self.cells**2),
+            "box_hints_xyxy_sam": noisy_boxes(boxes.reshape(-1, 4), self.box_error, rng),
         }
 
     def collate(self, items: list[dict[str, Any]]) -> Batch:
         """Stack samples.
 
         Returns:
-            `pixel_values` (B, 3, S_mllm, S_mllm), `naming_shares` (B, c * c, K) and
-            `naming_boxes_xyxy_mllm` (B, c * c, 4). With objects to find also `pixel_values_sam` (B, 3, S_sam, S_sam),
-            `image_index` (N,), and what a sample has of its objects.
+            `pixel_values` (B, 3, S_mllm, S_mllm) and what the samples have. What there is one of per image is stacked;
+            what there is one of per object is joined, with `image_index` (N,), the image of each. With masks also
+            `pixel_values_sam` (B, 3, S_sam, S_sam).
         """
-        per_image = {name for name in items[0] if name == "image" or name.startswith("naming_")}
-        stacked = {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in per_image}
-        joined = {
-            name: torch.from_numpy(np.concatenate([item[name] for item in items]))
-            for name in items[0].keys() - per_image
-        }
+        stacked_names = {"image", "naming_shares", "naming_boxes_xyxy_mllm", "proposals_xyxy_mllm", "ranks"}
+        stacked, joined = {}, {}
+        for name in items[0]:
+            values = [item[name] for item in items]
+            if name in stacked_names:
+                stacked[name] = torch.from_numpy(np.stack(values))
+            else:
+                joined[name] = torch.from_numpy(np.concatenate(values))
         images = stacked.pop("image")
         batch = {"pixel_values": self.processor.normalize_mllm(images)} | stacked | joined
         if joined:
-            counts = torch.tensor([len(item["object_names"]) for item in items])
+            counted = "has_amodal" if self.kind == "objects" else "true_names"
+            counts = torch.tensor([len(item[counted]) for item in items])
             batch["image_index"] = torch.arange(len(items)).repeat_interleave(counts)
+        if self.kind == "objects":
             batch["pixel_values_sam"] = torch.cat([self.processor.pixels_sam(image.numpy()) for image in images])
         return batch
 
@@ -216,11 +238,43 @@ def covered_tokens(objects: ObjectMap, number: int, cells: int) -> FloatArray:
     return np.asarray(areas / max(areas.sum(), 1), np.float32)
 
 
-def alone(objects: ObjectMap, kinds: Sequence[int]) -> list[int]:
-    """Indices of the objects that are well visible and the only visible ones of their kind."""
-    areas = np.bincount(objects.ravel(), minlength=len(kinds) + 1)[1:]
-    visible = Counter(kind for kind, area in zip(kinds, areas, strict=True) if area)
-    return [i for i, kind in enumerate(kinds) if kind > 0 and visible[kind] == 1 and areas[i] >= MIN_MAP_PIXELS]
+def noisy_boxes(boxes: FloatArray, error: float, rng: Rng) -> FloatArray:
+    """Boxes (N, 4) xyxy in [0, 1] whose edges are moved at random, by `error` times the sides on average."""
+    sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    return np.asarray(np.clip(boxes + error * sides * rng.standard_normal(boxes.shape), 0, 1), np.float32)
+
+
+def _regions(rng: Rng, sample: ImageSample, kinds: Sequence[int], movement: Movement) -> dict[str, Any]:
+    """What a sample of regions has of its objects."""
+    shift = (max(sample.size) - np.array([sample.width, sample.height])) / 2  # padded to a square
+    boxes = np.array([obj.visible_box_xyxy for obj in sample.objects], np.float64).reshape(-1, 2, 2) + shift
+    corners = (
+        boxes / max(sample.size) * movement[:, :2].sum(1) + movement[:, 2]
+    )  # the movement neither turns nor shears
+    whole = np.concatenate([corners.min(1), corners.max(1)], axis=1)
+    inside = whole.clip(0, 1)
+    sides, areas = inside[:, 2:] - inside[:, :2], (whole[:, 2:] - whole[:, :2]).prod(1)
+    kept = (sides.min(1, initial=1) >= MIN_BOX) & (sides.prod(1) >= MIN_BOX_SHARE * areas)
+    rates = [np.nan if obj.amodal_rle is None else obj.occlusion_rate() for obj in sample.objects]
+    return {
+        "true_boxes_xyxy_mllm": inside[kept].astype(np.float32),
+        "true_names": np.array(kinds, np.int64)[kept],
+        "true_rates": np.array(rates, np.float32)[kept],
+        "proposals_xyxy_mllm": _proposals(rng, inside[kept]),
+        "ranks": rng.exponential(MEAN_RANK, NUM_RANKS).astype(np.int64),
+    }
+
+
+def _proposals(rng: Rng, boxes: npt.NDArray[np.float64]) -> FloatArray:
+    """Boxes (P, 4) near and further away from the true ones (n, 4); random ones if there are none."""
+    if not len(boxes):
+        ends = np.sort(rng.random((NUM_PROPOSALS, 2, 2)), axis=1)
+        return np.asarray(ends.reshape(-1, 4), np.float32)
+    chosen = boxes[rng.integers(len(boxes), size=NUM_PROPOSALS)]
+    errors = np.where(rng.random((NUM_PROPOSALS, 1)) < FAR_SHARE, FAR_ERROR, NEAR_ERROR)
+    moved = chosen + errors * np.tile(chosen[:, 2:] - chosen[:, :2], 2) * rng.standard_normal(chosen.shape)
+    low, high = np.minimum(moved[:, :2], moved[:, 2:] - MIN_BOX), np.maximum(moved[:, 2:], moved[:, :2] + MIN_BOX)
+    return np.asarray(np.concatenate([low, high], axis=1), np.float32)
 
 
 def _square(mask: Mask, side: int) -> npt.NDArray[np.uint8]:

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from amodal.losses import IGNORE_INDEX, box_loss, mask_bce, mask_dice, mask_ious, object_mean
 from amodal.models.aura import AuraConfig, AuraOutput
 from amodal.models.aura.heads import labelled_columns
+from amodal.models.aura.regions import LearnedRegions, longer_sides
 from amodal.nn.occlusion_encoders import occlusion_map, occlusion_rates
 from amodal.training.datasets.sampling import UNNAMED, Batch
+from amodal.training.tasks.detector import paired_ious
 
 TARGETS = {
     "visible_masks",
@@ -26,8 +28,26 @@ TARGETS = {
     "pointing_shares",
     "families",
     "deciding",
+    "true_boxes_xyxy_mllm",
+    "true_names",
+    "true_rates",
 }
 """Entries of a batch that are targets of losses and no inputs of the model."""
+
+OBJECT_IOU, BACKGROUND_IOU = 0.5, 0.35
+"""A region whose box overlaps a true box at least so much shows its object; one that overlaps all less shows none."""
+
+EDGE_BETA = 0.05
+"""Error of an edge, relative to the longer side, below which its loss is quadratic."""
+
+REGION_WEIGHTS = {"naming": 1.0, "region_rate": 1.0, "region_box": 2.0, "region_quality": 0.5}
+"""Weights of the losses of regions relative to each other."""
+
+ANY_OBJECT = UNNAMED - 1
+"""Target of a region whose object has no known name."""
+
+NAME_SMOOTHING = 0.03
+"""Of the names of regions."""
 
 
 class AuraTask:
@@ -61,6 +81,8 @@ class AuraTask:
         """Named losses of one batch in the form of `collate_conversations` or of `NamedImages.collate`."""
         config = self.config
         output: AuraOutput = model(**{name: value for name, value in batch.items() if name not in TARGETS})
+        if output.regions is not None:
+            return self._region_losses(output.regions, batch)
         losses = self._naming_losses(output, batch)
         if output.logits is not None and output.targets is not None:
             losses["text"] = config.text_weight * text_loss(output.logits, output.targets)
@@ -68,7 +90,10 @@ class AuraTask:
                 losses["decision"] = config.decision_weight * text_loss(output.logits, _decided(output, batch))
         if output.masks is not None:
             losses |= self.mask_losses(output.masks, batch)
-        if output.boxes_xyxy_sam is not None and output.pointing_logits is not None:
+        if output.pointing_boxes_xyxy_sam is not None and output.pointing_logits is not None:
+            boxes = output.pointing_boxes_xyxy_sam, batch["visible_boxes_xyxy_sam"]
+            losses["pointing"] = config.box_weight * region_pointing_loss(output.pointing_logits, *boxes)
+        elif output.boxes_xyxy_sam is not None and output.pointing_logits is not None:
             losses["box"] = config.box_weight * box_loss(output.boxes_xyxy_sam, batch["visible_boxes_xyxy_sam"])
             losses["pointing"] = config.box_weight * pointing_loss(output.pointing_logits, batch["pointing_shares"])
         return losses
@@ -88,6 +113,34 @@ class AuraTask:
             error = F.cross_entropy(logits, names, ignore_index=UNNAMED, reduction="none")
             losses["meaning"] = weight * object_mean(error, names != UNNAMED)
         return losses
+
+    def _region_losses(self, learned: LearnedRegions, batch: Batch) -> dict[str, Tensor]:
+        """Losses of the names, occlusion rates, corrected boxes and qualities of regions.
+
+        The names of regions between object and background are not learned, nor are those of unnamed objects, which only
+        learn that there is an object.
+        """
+        logits, boxes = learned.logits, learned.boxes_xyxy_mllm.flatten(0, 1)
+        names, rates, truth = matched_regions(learned, batch)
+        count, is_object = len(boxes), ~truth.isnan().any(-1)
+        learned_names = names.where(names >= 0, UNNAMED)
+        naming = F.cross_entropy(
+            logits.words, learned_names, ignore_index=UNNAMED, label_smoothing=NAME_SMOOTHING, reduction="sum"
+        )
+        unnamed = logits.words[names == ANY_OBJECT].log_softmax(-1)[:, 0]
+        naming = naming - torch.log1p(-unnamed.exp().clamp(max=0.999)).sum()
+        known = ~rates.isnan()
+        rate = F.binary_cross_entropy_with_logits(logits.rates[known], rates[known], reduction="sum")
+        sides = longer_sides(boxes[is_object])
+        corrected = boxes[is_object] + logits.edges[is_object] * sides
+        errors = (corrected - truth[is_object]) / sides
+        edges = F.smooth_l1_loss(errors, torch.zeros_like(errors), beta=EDGE_BETA, reduction="sum")
+        quality = torch.zeros_like(logits.quality)
+        quality[is_object] = paired_ious(corrected.detach(), truth[is_object])[0].clamp(0, 1)
+        overlap = F.binary_cross_entropy_with_logits(logits.quality, quality, reduction="sum")
+        sums = {"naming": naming, "region_rate": rate, "region_box": edges, "region_quality": overlap}
+        weight = self.config.naming_weight / max(count, 1)
+        return {name: weight * REGION_WEIGHTS[name] * value for name, value in sums.items()}
 
     def mask_losses(self, masks: Any, batch: Batch) -> dict[str, Tensor]:
         """The losses of the decoded masks (Eq. 2 and 3) against `visible_masks`, `amodal_masks` and `has_amodal`."""
@@ -134,11 +187,15 @@ class AuraTask:
             if the batch marks them. `rate_error`: absolute error of the occlusion rate, if the model
             predicts it. `image_gain` and `image_gain_FAMILY`: nats per answer by which its own image makes the true
             answer more probable than the image of another sample does, if the batch numbers families. `naming`: share
-            of the image tokens on objects whose name is predicted correctly, if the model learns names; this is also
-            the `full` of a model that learns no masks.
+            of the image tokens or regions on objects whose name is predicted correctly, if the model learns names; this
+            is also the `full` of a model that learns no masks.
         """
         output: AuraOutput = model(**{name: value for name, value in batch.items() if name not in TARGETS})
         sums = {} if output.masks is None else self._mask_scores(output.masks, batch, threshold)
+        if output.regions is not None:
+            names, _, _ = matched_regions(output.regions, batch)
+            is_correct = (output.regions.logits.words.argmax(-1) == names)[names > 0]
+            sums["naming"] = sums["full"] = (float(is_correct.sum()), len(is_correct))
         if output.naming_logits is not None:
             names = batch["naming_shares"].argmax(-1)
             is_correct = (output.naming_logits.argmax(-1) == names)[names > 0]
@@ -226,6 +283,51 @@ def text_loss(logits: Tensor, targets: Tensor) -> Tensor:
     if not counted.any():
         return logits.float().sum() * 0
     return F.cross_entropy(logits[counted].float(), targets[counted])
+
+
+def matched_regions(learned: LearnedRegions, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """What each of M regions learns.
+
+    Args:
+        learned: of B images.
+        batch: `true_boxes_xyxy_mllm` (N, 4), `true_names` (N,), `true_rates` (N,) and `image_index` (N,).
+
+    Returns:
+        Names (M,): 0 for the background, `UNNAMED` for what is not learned, `ANY_OBJECT` for an object without a known
+        name. Rates (M,), NaN where there is none, and true boxes (M, 4), NaN for regions that show no object.
+    """
+    boxes = learned.boxes_xyxy_mllm
+    flat, truth = boxes.flatten(0, 1), batch["true_boxes_xyxy_mllm"]
+    names = torch.zeros(len(flat), dtype=torch.long, device=flat.device)
+    rates, targets = flat.new_full((len(flat),), torch.nan), torch.full_like(flat, torch.nan)
+    if not len(truth):
+        return names, rates, targets
+    pairs = flat.repeat_interleave(len(truth), 0), truth.repeat(len(flat), 1)
+    overlaps = paired_ious(*pairs)[0].view(len(flat), len(truth))
+    images = torch.arange(len(boxes), device=flat.device).repeat_interleave(boxes.shape[1])
+    overlaps = overlaps * (images[:, None] == batch["image_index"])
+    best, owner = overlaps.max(1)
+    is_object = best >= OBJECT_IOU
+    kinds = batch["true_names"][owner]
+    names[best >= BACKGROUND_IOU] = UNNAMED
+    names = torch.where(is_object, torch.where(kinds > 0, kinds, ANY_OBJECT), names)
+    rates[is_object], targets[is_object] = batch["true_rates"][owner[is_object]], truth[owner[is_object]]
+    return names, rates, targets
+
+
+def region_pointing_loss(logits: Tensor, regions_xyxy: Tensor, boxes_xyxy: Tensor) -> Tensor:
+    """Mean cross-entropy of the choice of a region; a region that overlaps the object more is a better choice.
+
+    Args:
+        logits: (N, R).
+        regions_xyxy: (N, R, 4).
+        boxes_xyxy: (N, 4) true visible boxes. An object that no region overlaps by `OBJECT_IOU` does not count.
+    """
+    truth = boxes_xyxy[:, None].expand_as(regions_xyxy)
+    overlaps = paired_ious(regions_xyxy.flatten(0, 1), truth.flatten(0, 1))[0].view(logits.shape)
+    fitting = overlaps * (overlaps >= OBJECT_IOU)
+    shares = fitting / fitting.sum(-1, keepdim=True).clamp_min(1e-6)
+    return object_mean(-(shares * logits.log_softmax(-1)).sum(-1), fitting.any(-1))
 
 
 def pointing_loss(logits: Tensor, shares: Tensor) -> Tensor:
