@@ -353,3 +353,14 @@ def test_the_state_chooses_between_objects_of_one_name() -> None:
         loss.backward()
         optimizer.step()
     assert pointer(states, regions, words, index, phrases).logits.argmax(-1).tolist() == [0, 1]
+
+
+def test_a_reader_that_is_not_trained_sees_the_same_in_training_as_in_an_answer(tmp_path: Path) -> None:
+    """Words would otherwise be learned from other image tokens than an answer reads."""
+    model = small_trunk_aura(tmp_path, train_tower=False)
+    pixels = training_batch(model)["pixel_values"]
+    with torch.no_grad():
+        expected = model.image_tokens(pixels)
+        assert torch.equal(model.train().image_tokens(pixels), expected)
+        model.mllm.model.vision_tower.reader.requires_grad_(True)
+        assert not torch.equal(model.image_tokens(pixels), expected)
