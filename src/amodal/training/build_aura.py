@@ -188,6 +188,7 @@ def _image_conversations(
         raise InputError("data.augmentation: expected none for a model that learns to answer, got one")
     cache = _feature_cache(data, model)
     assert model.processor is not None
+    tokens = not config.reads_words  # whose auxiliary losses are on image tokens instead of regions
     samples, held_out = (
         ImageConversations(
             sources,
@@ -196,8 +197,8 @@ def _image_conversations(
             max_tokens=data.max_tokens,
             max_conversations=data.max_conversations,
             max_masks=max_masks,
-            cells=_image_cells(config) if config.naming_weight > 0 or config.has_boxes else 0,
-            classes=config.naming_classes,
+            cells=_image_cells(config) if tokens and (config.naming_weight > 0 or config.has_boxes) else 0,
+            classes=config.naming_classes if tokens else 0,
             features=cache,
             hint_share=hint_share if config.has_boxes else None,
             with_families=held_out_images,

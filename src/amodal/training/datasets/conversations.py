@@ -114,7 +114,7 @@ class ImageConversations(Dataset[dict[str, Any]]):
             the answers of one tell a model about the image of the next, which it then need not look at.
         max_masks: maximum number of mask tokens per sequence whose masks are learned, chosen at random; None
             learns all. The same few objects appear in many answers.
-        cells: c, for the auxiliary losses.
+        cells: c, for the auxiliary losses on image tokens; 0 without them.
         classes: K, for the naming losses; 0 without them.
         hint_share: share of the objects whose visible box, with some noise, the decoders get in training;
             None for a model without boxes.
@@ -193,7 +193,8 @@ class ImageConversations(Dataset[dict[str, Any]]):
             boxes = _visible_boxes_sam(objects, group.image)
             item["visible_boxes_xyxy_sam"] = torch.from_numpy(boxes)
             item["box_hints_xyxy_sam"] = torch.from_numpy(_hints(boxes[chosen], self.hint_share, rng))
-            item["pointing_shares"] = self._pointing_shares(group.image, objects)
+            if self.cells:
+                item["pointing_shares"] = self._pointing_shares(group.image, objects)
             item["mllm_to_sam"] = self.processor.mllm_to_sam([pixels.shape])
         if self.features is None:
             item["pixel_values_sam"] = self.processor.pixels_sam(pixels)
@@ -286,8 +287,8 @@ def collate_conversations(items: list[dict[str, Any]]) -> Batch:
         `pixel_values_sam` (B, 3, S_sam, S_sam) or `image_embeddings` (B, C, h, w).
         With naming losses `naming_shares` (B, c * c, K), `naming_boxes_xyxy_mllm` (B, c * c, 4) and `meanings`,
         one category per mask token, `UNNAMED` for an object without a name.
-        With boxes `visible_boxes_xyxy_sam` and `pointing_shares` of all mask tokens, `box_hints_xyxy_sam` of the
-        chosen ones, and `mllm_to_sam` (B, 4).
+        With boxes `visible_boxes_xyxy_sam` of all mask tokens, `box_hints_xyxy_sam` of the chosen ones and
+        `mllm_to_sam` (B, 4); with cells also `pointing_shares` of all mask tokens.
     """
     batch = pad_rows([item["row"] for item in items], items[0]["pad"], front=False)
     for name in items[0].keys() - {"row", "pad"}:

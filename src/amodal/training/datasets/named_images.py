@@ -36,7 +36,6 @@ MAP_PIXELS_PER_TOKEN = 16
 MIN_MAP_PIXELS = 12
 """Pixels of an object map that an object must cover to be learned; a token has 256."""
 
-
 NUM_PROPOSALS, NUM_RANKS = 5, 3
 """P and Q: regions per image that are learned from boxes near true ones, and from what the detector finds."""
 
@@ -96,7 +95,7 @@ class NamedImages(Dataset[dict[str, Any]]):
         self._images = [
             list({c.image.id: c.image for c in source.dataset.conversations}.values()) for source in sources
         ]
-        self._decoded: dict[tuple[int, int], tuple[ImageArray, ObjectMap]] = {}
+        self._decoded: dict[tuple[int, int], tuple[ImageArray, ObjectMap | None]] = {}
 
     @property
     def lengths(self) -> list[int]:
@@ -123,15 +122,16 @@ class NamedImages(Dataset[dict[str, Any]]):
         movement: Movement = np.eye(2, 3)
         if self.augmentation is not None:
             movement = _movement(rng, self.augmentation)
-            image, objects = _moved(image, movement, 127), _moved(objects, movement, nearest=True)
-            image = augment_colours(rng, image, self.augmentation)
+            image = augment_colours(rng, _moved(image, movement, 127), self.augmentation)
         sample = self._images[source][position]
         known = self.sources[source].classes
         kinds = [known.get(obj.category_id, 0) for obj in sample.objects]
+        if objects is None:
+            return {"image": image} | _regions(rng, sample, kinds, movement)
+        if self.augmentation is not None:
+            objects = _moved(objects, movement, nearest=True)
         if self.kind == "objects":
             return {"image": image} | self._objects(rng, sample, objects, movement)
-        if self.kind == "regions":
-            return {"image": image} | _regions(rng, sample, kinds, movement)
         names, boxes = named_tokens(objects, kinds, self.cells, self.classes)
         return {"image": image, "naming_shares": names, "naming_boxes_xyxy_mllm": boxes}
 
@@ -155,9 +155,9 @@ class NamedImages(Dataset[dict[str, Any]]):
         """Stack samples.
 
         Returns:
-            `pixel_values` (B, 3, S_mllm, S_mllm) and what the samples have. What there is one of per image is stacked;
-            what there is one of per object is joined, with `image_index` (N,), the image of each. With masks also
-            `pixel_values_sam` (B, 3, S_sam, S_sam).
+            `pixel_values` (B, 3, S_mllm, S_mllm), or `pixel_values_sam` (B, 3, S_sam, S_sam) with masks, and what the
+            samples have. What there is one of per image is stacked; what there is one of per object is joined, with
+            `image_index` (N,), the image of each.
         """
         stacked_names = {"image", "naming_shares", "naming_boxes_xyxy_mllm", "proposals_xyxy_mllm", "ranks"}
         stacked, joined = {}, {}
@@ -168,20 +168,23 @@ class NamedImages(Dataset[dict[str, Any]]):
             else:
                 joined[name] = torch.from_numpy(np.concatenate(values))
         images = stacked.pop("image")
-        batch = {"pixel_values": self.processor.normalize_mllm(images)} | stacked | joined
+        if self.kind == "objects":
+            pixels = {"pixel_values_sam": torch.cat([self.processor.pixels_sam(image.numpy()) for image in images])}
+        else:
+            pixels = {"pixel_values": self.processor.normalize_mllm(images)}
+        batch = pixels | stacked | joined
         if joined:
             counted = "has_amodal" if self.kind == "objects" else "true_names"
             counts = torch.tensor([len(item[counted]) for item in items])
             batch["image_index"] = torch.arange(len(items)).repeat_interleave(counts)
-        if self.kind == "objects":
-            batch["pixel_values_sam"] = torch.cat([self.processor.pixels_sam(image.numpy()) for image in images])
         return batch
 
-    def _decode(self, source: int, position: int) -> tuple[ImageArray, ObjectMap]:
+    def _decode(self, source: int, position: int) -> tuple[ImageArray, ObjectMap | None]:
+        """The image in the LLM's frame, and its object map, which regions do not need."""
         decoded = self._decoded.get((source, position))
         if decoded is None:
             image = self._images[source][position]
-            objects = object_map(image, self.cells * MAP_PIXELS_PER_TOKEN)
+            objects = None if self.kind == "regions" else object_map(image, self.cells * MAP_PIXELS_PER_TOKEN)
             decoded = self._decoded[source, position] = self.processor.pixels_mllm(image.load()), objects
         return decoded
 
@@ -248,9 +251,8 @@ def _regions(rng: Rng, sample: ImageSample, kinds: Sequence[int], movement: Move
     """What a sample of regions has of its objects."""
     shift = (max(sample.size) - np.array([sample.width, sample.height])) / 2  # padded to a square
     boxes = np.array([obj.visible_box_xyxy for obj in sample.objects], np.float64).reshape(-1, 2, 2) + shift
-    corners = (
-        boxes / max(sample.size) * movement[:, :2].sum(1) + movement[:, 2]
-    )  # the movement neither turns nor shears
+    scales, offsets = movement[:, :2].sum(1), movement[:, 2]  # the movement neither turns nor shears
+    corners = boxes / max(sample.size) * scales + offsets
     whole = np.concatenate([corners.min(1), corners.max(1)], axis=1)
     inside = whole.clip(0, 1)
     sides, areas = inside[:, 2:] - inside[:, :2], (whole[:, 2:] - whole[:, :2]).prod(1)
