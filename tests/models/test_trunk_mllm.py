@@ -363,4 +363,4 @@ def test_a_reader_that_is_not_trained_sees_the_same_in_training_as_in_an_answer(
         expected = model.image_tokens(pixels)
         assert torch.equal(model.train().image_tokens(pixels), expected)
         model.mllm.model.vision_tower.reader.requires_grad_(True)
-        assert not torch.equal(model.image_tokens(pixels), expected)
+        assert not torch.equal(model.train().image_tokens(pixels), expected)

@@ -230,23 +230,19 @@ def read_detector_config(folder: str | Path) -> DetectorConfig:
     Raises:
         InputError: they are missing or unreadable.
     """
-    return _read_config(Path(folder))
-
-
-def _read(folder: Path) -> tuple[DetectorConfig, dict[str, Tensor]]:
     try:
-        return _read_config(folder), load_file(folder / TENSORS)
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(folder, error) from None
-
-
-def _read_config(folder: Path) -> DetectorConfig:
-    try:
-        return DetectorConfig(**read_json(folder / CONFIG, "detector"))
+        return DetectorConfig(**read_json(Path(folder) / CONFIG, "detector"))
     except (OSError, ValueError, TypeError) as error:
         raise _unreadable(folder, error) from None
 
 
-def _unreadable(folder: Path, error: Exception) -> InputError:
+def _read(folder: Path) -> tuple[DetectorConfig, dict[str, Tensor]]:
+    try:
+        return read_detector_config(folder), load_file(folder / TENSORS)
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(folder, error) from None
+
+
+def _unreadable(folder: str | Path, error: Exception) -> InputError:
     reason = " ".join(str(error).split())[:160]
     return InputError(f"detector {folder}: expected {CONFIG} and {TENSORS} of a detector, got none ({reason})")

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amodal.models.aura.regions import Regions
@@ -90,28 +89,6 @@ def phrase_means(embeddings: Tensor, tokens: Tensor, seg_token_id: int, markup: 
     return torch.cat(means)
 
 
-class Query(nn.Module):
-    """A `[SEG]` state to what it looks for.
-
-    States have no effect at first, and a stage without words leaves it so: its are zeros.
-
-    Args:
-        width: D.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first, self.last = nn.Linear(width, width), nn.Linear(width, width)
-        with torch.no_grad():
-            self.first.bias.zero_()
-            self.last.weight.zero_()
-            self.last.bias.zero_()
-
-    def forward(self, states: Tensor) -> Tensor:
-        """States (N, D) to queries (N, D)."""
-        return self.last(F.relu(self.first(states)))
-
-
 class RegionPointer(nn.Module):
     """Chooses the region of the object that a `[SEG]` stands for, for an LLM whose image tokens name regions.
 
@@ -125,7 +102,10 @@ class RegionPointer(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.query = Query(width)
+        last = nn.Linear(width, width)
+        nn.init.zeros_(last.weight)  # states have no effect before they are trained
+        nn.init.zeros_(last.bias)
+        self.query = nn.Sequential(nn.Linear(width, width), nn.ReLU(), last)
         self.norm = nn.LayerNorm(width)
         self.key = nn.Linear(width + 4, width)
 

@@ -124,8 +124,7 @@ class RegionReader(nn.Module):
         maps = self.trunk.maps(crops.to(self.trunk.stem.weight.dtype))
         coarse, middle = maps[32], maps[16]
         pooled = torch.cat([coarse.mean((2, 3)), middle.mean((2, 3))], dim=1)
-        learns = self.training and self.word.weight.requires_grad  # a fixed reader sees in training what it sees later
-        hidden = F.dropout(F.gelu(self.hidden(self.norm(pooled))), DROPOUT, learns)
+        hidden = F.dropout(F.gelu(self.hidden(self.norm(pooled))), DROPOUT, self.training)
         grids = [F.adaptive_avg_pool2d(level, PLACE_CELLS) for level in (coarse, middle)]
         places = self.reduce(torch.cat(grids, dim=1)).flatten(1)
         place = F.gelu(self.place(self.place_norm(places)))

@@ -26,6 +26,7 @@ from transformers import (
     LlavaConfig,
     LlavaProcessor,
     PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     ResNetConfig,
     ResNetModel,
@@ -34,7 +35,9 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from amodal.models.aura.mllm import LoadedMllm
-from amodal.models.aura.tower import STD, MapTower
+
+WEIGHT_STD = 0.02
+"""Standard deviation of new weights."""
 
 _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 _MARKUP = ("<p>", "</p>")
@@ -78,14 +81,15 @@ class ResNetTowerConfig(PreTrainedConfig):
         return int(2 ** (len(self.widths) + 1))
 
 
-class ResNetTower(MapTower):
-    """transformers' ResNet; the cells of its last feature map are the tokens, with learned positions.
+class ResNetTower(PreTrainedModel):
+    """transformers' ResNet; the cells of its last feature map are the tokens, normalised, with learned positions.
 
     A tower without trainable parameters stays in evaluation mode, so that its batch statistics do not
     change either.
     """
 
     config_class = ResNetTowerConfig
+    main_input_name = "pixel_values"
 
     def __init__(self, config: ResNetTowerConfig) -> None:
         super().__init__(config)
@@ -97,7 +101,16 @@ class ResNetTower(MapTower):
                 layer_type="basic",
             )
         )
-        self.add_positions()
+        cells = config.image_size // config.patch_size
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.position_embedding = nn.Embedding(cells * cells, config.hidden_size)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise the positions; the layers that compute the map initialise themselves."""
+        if module is getattr(self, "position_embedding", None):
+            nn.init.normal_(self.position_embedding.weight, std=WEIGHT_STD)
 
     def train(self, mode: bool = True) -> ResNetTower:
         """Set the mode; evaluation mode if no parameter is trainable."""
@@ -106,8 +119,11 @@ class ResNetTower(MapTower):
 
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutput:
         """Images (B, 3, S_mllm, S_mllm) to tokens (B, cells * cells, D), also the only entry of `hidden_states`."""
-        pixels = pixel_values.contiguous(memory_format=torch.channels_last)
-        return self.tokens(self.resnet(pixels.to(self.norm.weight.dtype)).last_hidden_state)
+        dtype = self.norm.weight.dtype
+        pixels = pixel_values.contiguous(memory_format=torch.channels_last).to(dtype)
+        cells: Tensor = self.resnet(pixels).last_hidden_state
+        tokens = self.norm(cells.flatten(2).transpose(1, 2).to(dtype)) + self.position_embedding.weight
+        return BaseModelOutput(last_hidden_state=tokens, hidden_states=(tokens,))
 
 
 AutoConfig.register(ResNetTowerConfig.model_type, ResNetTowerConfig)
@@ -171,7 +187,7 @@ def new_tiny_mllm(sizes: TinyMllmSizes, texts: Iterable[str], seed: int = 0, pro
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
     for module in (*tower.modules(), *projector.modules()):
         if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and not sizes.vision_stages):
-            nn.init.trunc_normal_(module.weight, std=STD)
+            nn.init.trunc_normal_(module.weight, std=WEIGHT_STD)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     with torch.no_grad():

@@ -172,7 +172,8 @@ class TowerOutput(BaseModelOutput):
 class TrunkTower(PreTrainedModel):
     """Finds the regions of an image, names them, and says for each cell which words the regions that cover it show.
 
-    The detector that finds them is that of the base (`AuraModel.load_base`), frozen.
+    The detector that finds them is that of the base (`AuraModel.load_base`), frozen. A tower that is not trained stays
+    in evaluation mode, so that later stages learn on what an answer reads.
     """
 
     config_class = TrunkTowerConfig
@@ -187,6 +188,11 @@ class TrunkTower(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Layers initialise themselves."""
+
+    def train(self, mode: bool = True) -> TrunkTower:
+        """Set the mode; evaluation mode if no parameter is trainable."""
+        super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
+        return self
 
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> TowerOutput:
         """Look at images (B, 3, S_mllm, S_mllm)."""
