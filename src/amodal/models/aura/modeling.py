@@ -1,9 +1,7 @@
 """AURA: a question about an image, answered in words with a visible and an amodal mask per object.
 
-Reads as the paper's section 3.2: multi-modal LLM and vision backbone, prompt encoder from a
-`[SEG]` state to e_r, visible mask decoder on e_r, Occlusion Condition Encoder to e_oa and rate,
-amodal mask decoder on e_oa, Spatial Occlusion Encoder on both masks. The backbone and both decoders are those of a
-base of any family (`models/bases/protocol.py`); the paper's is SAM.
+Reads as the paper's section 3.2: the multi-modal LLM here, and what makes masks of its `[SEG]` states in
+`segmentation.py`.
 
 Two square frames meet here. `_sam` marks the vision backbone's input, `S_sam` pixels wide: the image at the top left,
 padding below and to the right. `_mllm` marks the LLM's input, `S_mllm` pixels wide: the image in the middle.
@@ -20,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -28,10 +25,8 @@ from amodal.errors import InputError
 from amodal.models.aura.configuration import AuraConfig
 from amodal.models.aura.heads import (
     AuraOutput,
-    MaskOutput,
     NamingHead,
     labelled_columns,
-    new_prompt_encoder,
     seg_states,
 )
 from amodal.models.aura.mllm import (
@@ -49,17 +44,17 @@ from amodal.models.aura.pointing import BoxReader, Pointed, RegionPointer, phras
 from amodal.models.aura.processing import AuraProcessor
 from amodal.models.aura.prompts import seg_token_id
 from amodal.models.aura.regions import Regions
+from amodal.models.aura.segmentation import AuraSegmenter
 from amodal.models.aura.trunk_mllm import TowerOutput, build_configured_mllm, is_joint, load_finder, load_recorded_mllm
 from amodal.models.bases.families import family_of, load_base
-from amodal.models.bases.protocol import Adapters, ImageFeatures, LoadedBase
+from amodal.models.bases.protocol import ImageFeatures, LoadedBase
 from amodal.models.increments import Origin, SavedModel, count_parameters, increment_state, save_model, upload
-from amodal.nn.occlusion_encoders import OcclusionConditionEncoder, SpatialOcclusionEncoder
 
 _TOWERS = ("model.vision_tower.", "model.visual.")  # of LLaVA's and Qwen's classes
 
 
-class AuraModel(PreTrainedModel):
-    """Multi-modal LLM, segmentation backbone, two mask decoders and two occlusion encoders.
+class AuraModel(AuraSegmenter):
+    """Multi-modal LLM, and what makes masks of its `[SEG]` states.
 
     Build it from bases with `from_base`, or load a trained one with `from_pretrained`.
 
@@ -77,18 +72,11 @@ class AuraModel(PreTrainedModel):
     _supports_sdpa = True
 
     def __init__(self, config: AuraConfig, mllm: PreTrainedModel | None = None) -> None:
-        super().__init__(config)
-        family, base = config.family, config.base_config()
-        self.mllm: Any = build_configured_mllm(config) if mllm is None else mllm
-        add_adapters(self.mllm, config)
-        width = self.mllm.config.get_text_config().hidden_size
-        self.vision_encoder = family.build_encoder(base, Adapters(rank=0))
-        self.prompt_encoder = new_prompt_encoder(width, base, config)
-        channels = self.prompt_encoder.channels
-        self.visible_decoder: Any = family.build_decoder(base)
-        self.amodal_decoder: Any = family.build_decoder(base)
-        self.condition_encoder = OcclusionConditionEncoder(channels) if config.condition_encoder else None
-        self.spatial_encoder = SpatialOcclusionEncoder(config.spatial_channels) if config.spatial_encoder else None
+        llm: Any = build_configured_mllm(config) if mllm is None else mllm
+        add_adapters(llm, config)
+        width = llm.config.get_text_config().hidden_size
+        super().__init__(config, width)
+        self.mllm = llm
         classes = config.naming_classes
         named = classes > 0 and not config.reads_words  # the regions of an LLM that reads words have names already
         self.naming_head = NamingHead(width, classes) if named else None
@@ -132,23 +120,6 @@ class AuraModel(PreTrainedModel):
         """Return None: FSDP2 asks for word embeddings to shard them alone; these are used in several places."""
         return None
 
-    def decoders(self) -> list[Any]:
-        """Visible and amodal mask decoder."""
-        return [self.visible_decoder, self.amodal_decoder]
-
-    def encode_image(self, pixel_values_sam: Tensor) -> ImageFeatures:
-        """Compute image features F_I.
-
-        Args:
-            pixel_values_sam: (B, 3, S_sam, S_sam) normalised by the processor.
-
-        Returns:
-            Features of B images: the embedding (B, C, h, w), and the finer maps that decoders such as SAM 2's read.
-        """
-        dtype = next(self.vision_encoder.parameters()).dtype
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.train_vision):
-            return self.config.family.encode(self.vision_encoder, pixel_values_sam.to(dtype), 1)[0]
-
     def image_tokens(self, pixel_values: Tensor) -> Tensor:
         """Images (B, 3, S_mllm, S_mllm) of the LLM's processor to the tokens (B, n, D) that the LLM reads.
 
@@ -175,11 +146,6 @@ class AuraModel(PreTrainedModel):
         embeddings = self.mllm.get_input_embeddings()(tokens.clamp(min=0))
         means = phrase_means(embeddings, tokens, config.seg_token_id, config.new_token_ids)
         return self.mllm.model.multi_modal_projector.meaning(means)
-
-    @property
-    def box_reader(self) -> BoxReader | RegionPointer | None:
-        """What says where each `[SEG]` is, in a model with boxes."""
-        return self.prompt_encoder.box_reader
 
     def point(
         self,
@@ -211,74 +177,6 @@ class AuraModel(PreTrainedModel):
         assert image_tokens is not None
         return reader(states, image_tokens, image_index, mllm_to_sam)
 
-    def decode(
-        self, states: Tensor, features: ImageFeatures, image_index: Tensor, pointed: Pointed | None = None
-    ) -> MaskOutput:
-        """Decode all masks of a batch with one call of each decoder.
-
-        Args:
-            states: (N, D) of the `[SEG]`s; zeros for an object without one, whose e_r and e_oa are zeros.
-            features: of B images, from `encode_image`.
-            image_index: (N,) index of each `[SEG]`'s image.
-            pointed: of the `BoxReader`, for a model with boxes.
-
-        Returns:
-            `MaskOutput`; with N = 0, empty tensors.
-        """
-        dtype = next(self.prompt_encoder.projection.parameters()).dtype
-        known = states.any(-1, keepdim=True)
-        refined = self.prompt_encoder(states.to(dtype)) * known  # e_r, (N, C)
-        aware, rates = (refined, None) if self.condition_encoder is None else self.condition_encoder(refined)
-        aware = aware * known
-        if not len(states):
-            return self._no_masks(states, features)
-        features = ImageFeatures(features.embedding.to(dtype), tuple(x.to(dtype) for x in features.high_resolution))
-        visible, _ = self._decode_with(self.visible_decoder, refined, pointed, features, image_index)
-        amodal, quality = self._decode_with(self.amodal_decoder, aware, pointed, features, image_index)
-        output = MaskOutput(
-            visible_logits=self._upsample(visible[:, None])[:, 0],
-            amodal_logits=self._upsample(amodal[:, None])[:, 0],
-            rates=rates,
-            iou_scores=quality,
-        )
-        if self.spatial_encoder is not None and self.training:
-            output.map_logits = self._upsample(self.spatial_encoder(visible, amodal))
-        return output
-
-    def _decode_with(
-        self,
-        decoder: nn.Module,
-        embeddings: Tensor,
-        pointed: Pointed | None,
-        features: ImageFeatures,
-        image_index: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Logits (N, H', W') at the decoder's resolution and predicted quality (N,) of one decoder."""
-        prompts = self.prompt_encoder.prompts(embeddings, pointed, features.embedding.dtype)
-        logits, quality = self.config.family.decode(decoder, features, prompts, image_index)
-        return logits[:, 0], quality[:, 0]
-
-    def _upsample(self, logits: Tensor) -> Tensor:
-        S_sam = self.config.image_size
-        return F.interpolate(logits, size=(S_sam, S_sam), mode="bilinear", align_corners=False)
-
-    def _no_masks(self, states: Tensor, features: ImageFeatures) -> MaskOutput:
-        """Empty masks that depend on all that masks are made from: each parameter gets a gradient, of zero.
-
-        FSDP2 stops if another process, whose batch has a `[SEG]`, has gradients that this one lacks.
-        """
-        S_sam = self.config.image_size
-        made_from = [features.embedding, *features.high_resolution]
-        made_from += [p for name, p in self.named_parameters() if not name.startswith(("mllm.", "vision_encoder."))]
-        nothing = sum(x.sum() for x in made_from) if torch.is_grad_enabled() else 0
-        empty = states.new_zeros(0, S_sam, S_sam) + nothing
-        return MaskOutput(
-            visible_logits=empty,
-            amodal_logits=empty,
-            rates=states.new_zeros(0) if self.condition_encoder is not None else None,
-            iou_scores=states.new_zeros(0),
-        )
-
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -301,8 +199,7 @@ class AuraModel(PreTrainedModel):
             labels: (B, T) the same tokens where an answer stands, `IGNORE_INDEX` elsewhere.
             pixel_values_sam: (B, 3, S_sam, S_sam) for the vision backbone; None with `image_embeddings`.
             image_embeddings: (B, C, h, w) features of the backbone, if they are known; its decoder reads no finer maps.
-            chosen: (number of `[SEG]`s or of `object_names`,) bool, those whose masks are decoded, in reading order;
-                all if None.
+            chosen: (number of `[SEG]`s,) bool, those whose masks are decoded, in reading order; all if None.
             box_hints_xyxy_sam: (number of the chosen, 4) boxes that the decoders get instead of the
                 predicted ones, NaN where there is none; in training.
             mllm_to_sam: (B, 4) of `AuraProcessor.mllm_to_sam`.
@@ -318,7 +215,8 @@ class AuraModel(PreTrainedModel):
             tower = self.mllm.model.vision_tower
             return AuraOutput(regions=tower.learn(mllm_inputs["pixel_values"], proposals_xyxy_mllm, ranks))
         if input_ids is None and image_index is not None:
-            return self._in_boxes(pixel_values_sam, image_index, box_hints_xyxy_sam)
+            assert pixel_values_sam is not None and box_hints_xyxy_sam is not None
+            return AuraOutput(masks=self.decode_boxes(pixel_values_sam, image_index, box_hints_xyxy_sam))
         if input_ids is None:
             return self._named(AuraOutput(), self.image_tokens(mllm_inputs["pixel_values"]))
         assert labels is not None
@@ -346,35 +244,8 @@ class AuraModel(PreTrainedModel):
             output.point(pointed)
         if self.meaning_head is not None and self.training:
             output.meaning_logits = self.meaning_head(states)
-        output.masks = self._decode_chosen(states, features, rows, pointed, chosen, box_hints_xyxy_sam)
+        output.masks = self.decode_chosen(states, features, rows, pointed, chosen, box_hints_xyxy_sam)
         return self._named(output, tokens) if names else output
-
-    def _decode_chosen(
-        self,
-        states: Tensor,
-        features: ImageFeatures,
-        image_index: Tensor,
-        pointed: Pointed | None,
-        chosen: Tensor | None,
-        box_hints_xyxy_sam: Tensor | None,
-    ) -> MaskOutput:
-        """The masks of the chosen objects, from the hinted boxes where there are any."""
-        if chosen is not None:
-            states, image_index = states[chosen], image_index[chosen]
-            pointed = None if pointed is None else pointed.of(chosen)
-        if pointed is not None and box_hints_xyxy_sam is not None:
-            pointed = pointed.hinted(box_hints_xyxy_sam)
-        return self.decode(states, features, image_index, pointed)
-
-    def _in_boxes(
-        self, pixel_values_sam: Tensor | None, image_index: Tensor, boxes_xyxy_sam: Tensor | None
-    ) -> AuraOutput:
-        """The masks of the objects in boxes, without a state."""
-        assert pixel_values_sam is not None and boxes_xyxy_sam is not None
-        width = self.mllm.config.get_text_config().hidden_size
-        states = pixel_values_sam.new_zeros(len(image_index), width)
-        pointed = Pointed(boxes_xyxy_sam, states[:, :0])
-        return AuraOutput(masks=self.decode(states, self.encode_image(pixel_values_sam), image_index, pointed))
 
     def _named(self, output: AuraOutput, tokens: Tensor | None) -> AuraOutput:
         assert self.naming_head is not None and tokens is not None
