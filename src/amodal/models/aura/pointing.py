@@ -26,13 +26,11 @@ class Pointed:
         boxes_xyxy_sam: (N, 4) visible boxes in [0, 1] of the backbone's frame.
         logits: (N, n) attention to the image tokens, or (N, R) to the regions.
         regions_xyxy_sam: (N, R, 4) boxes that the logits choose from; None for image tokens.
-        rates: (N,) occlusion rate of the chosen region; None likewise.
     """
 
     boxes_xyxy_sam: Tensor
     logits: Tensor
     regions_xyxy_sam: Tensor | None = None
-    rates: Tensor | None = None
 
     def hinted(self, hints_xyxy_sam: Tensor) -> Pointed:
         """The same with the boxes (N, 4) of a hint where there is one: not NaN."""
@@ -40,8 +38,8 @@ class Pointed:
 
     def of(self, chosen: Tensor) -> Pointed:
         """The same of some of the objects: a mask (N,) or indices."""
-        regions, rates = (None if x is None else x[chosen] for x in (self.regions_xyxy_sam, self.rates))
-        return Pointed(self.boxes_xyxy_sam[chosen], self.logits[chosen], regions, rates)
+        regions = None if self.regions_xyxy_sam is None else self.regions_xyxy_sam[chosen]
+        return Pointed(self.boxes_xyxy_sam[chosen], self.logits[chosen], regions)
 
 
 def boxes_in_sam(boxes_xyxy_mllm: Tensor, mllm_to_sam: Tensor | None) -> Tensor:
@@ -140,8 +138,7 @@ class RegionPointer(nn.Module):
         boxes = boxes_in_sam(regions.boxes_xyxy_mllm[image_index], moves)
         best = logits.argmax(-1, keepdim=True)
         chosen = boxes.gather(1, best[..., None].expand(-1, -1, 4))[:, 0]
-        rates = regions.rates[image_index].gather(1, best)[:, 0]
-        return Pointed(chosen, logits, boxes, rates)
+        return Pointed(chosen, logits, boxes)
 
 
 class BoxReader(nn.Module):
