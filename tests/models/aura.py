@@ -119,8 +119,8 @@ def small_trunk_mllm(folder: Path) -> LoadedMllm:
 
 
 def small_trunk_recipe(folder: Path) -> TrunkMllmRecipe:
-    """Four cells and five regions of small images."""
-    sizes = {"image_size": 64, "cell_size": 32, "finder_size": 64, "region_size": 32, "num_regions": 5}
+    """Five regions of small images, three of which are listed."""
+    sizes = {"image_size": 64, "finder_size": 64, "region_size": 32, "num_regions": 5, "num_listed": 3}
     return TrunkMllmRecipe(language_model=str(folder / "lm"), **sizes)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from amodal.errors import InputError
@@ -19,7 +20,16 @@ from amodal.models.aura.heads import seg_states
 from amodal.models.aura.mllm import merge_adapters
 from amodal.models.aura.modeling import parameter_counts
 from amodal.models.aura.pointing import RegionPointer, phrase_means
-from amodal.models.aura.regions import MARGIN, Regions, cut_out
+from amodal.models.aura.regions import (
+    MARGIN,
+    OcclusionOrder,
+    RegionLogits,
+    Regions,
+    boxes_meet,
+    cell_shares,
+    cut_out,
+    shared_boxes,
+)
 from amodal.models.aura.trunk_mllm import (
     FINDER_SCORE,
     TrunkMllmRecipe,
@@ -70,17 +80,6 @@ def test_rows_of_the_new_tokens_start_at_the_mean_of_the_known_ones(tmp_path: Pa
         torch.testing.assert_close(rows[number], mean)
 
 
-def test_a_token_is_the_mean_of_the_words_of_the_regions_that_cover_its_cell() -> None:
-    """Two regions: one word fills the left half, another covers half of the lower right cell."""
-    boxes = torch.tensor([[[0.0, 0.0, 0.5, 1.0], [0.5, 0.5, 1.0, 0.75]]])
-    probs = torch.tensor([[[0.1, 0.9, 0.0], [0.2, 0.0, 0.8]]])
-    regions = Regions(boxes, probs, torch.tensor([[1.0, 0.5]]), torch.zeros(1, 2))
-    expected = [[0.1, 0.9, 0.0], [1.0, 0.0, 0.0], [0.1, 0.9, 0.0], [0.8, 0.0, 0.2]]
-    torch.testing.assert_close(regions.cell_probs(2)[0], torch.tensor(expected))
-    crowded = Regions(boxes[:, :1].repeat(1, 2, 1), torch.eye(3)[None, 1:], torch.ones(1, 2), torch.zeros(1, 2))
-    torch.testing.assert_close(crowded.cell_probs(1)[0, 0], torch.tensor([0.0, 0.5, 0.5]), atol=1e-6, rtol=0)
-
-
 def test_crops_show_the_region_in_the_middle_and_zeros_outside_of_the_image() -> None:
     pixels = torch.zeros(1, 3, 96, 96)
     pixels[0, :, 24:48, 48:72] = 1.0  # fills the box
@@ -92,6 +91,47 @@ def test_crops_show_the_region_in_the_middle_and_zeros_outside_of_the_image() ->
     assert inner[: edge - 3].abs().max() < 1e-5 and inner[:, -edge + 3 :].abs().max() < 1e-5
     assert corner[edge + 4 : -edge - 4, edge + 4 : -edge - 4].min() == pytest.approx(2, abs=1e-5)
     assert corner[-edge + 4 :].abs().max() < 1e-5 and corner[:, : edge - 4].abs().max() < 1e-5
+
+
+def test_what_two_boxes_share_is_found_in_the_cells_of_the_first_ones_crop() -> None:
+    side = 0.4 / MARGIN  # a crop of 0.4 from 0.1 to 0.5
+    low, high = 0.3 - side / 2, 0.3 + side / 2
+    looked = torch.tensor([[[low, low, high, high]] * 2])
+    areas = torch.tensor([[0.1, 0.1, 0.2, 0.2], [0.1, 0.2, 0.3, 0.3], [0.7, 0.7, 0.9, 0.9]])
+    shares = cell_shares(looked, areas[None, None].expand(1, 2, -1, -1), 4)[0, 0].view(3, 4, 4)
+    assert shares[0, 0, 0] == pytest.approx(1)
+    torch.testing.assert_close(shares[1, 1, :2], torch.tensor([0.5, 0.5]))
+    assert shares[2].sum() == 0  # outside of the crop
+    boxes = torch.tensor([[[0.0, 0.0, 0.4, 0.4], [0.2, 0.1, 0.6, 0.3], [0.9, 0.9, 1.0, 1.0]]])
+    assert shared_boxes(boxes)[0, 0, 1].tolist() == pytest.approx([0.2, 0.1, 0.4, 0.3])
+    assert boxes_meet(boxes)[0].tolist() == [[False, True, False], [True, False, False], [False, False, False]]
+
+
+def test_the_occlusion_order_of_drawn_rectangles_is_learned() -> None:
+    """The front one of two overlapping rectangles is seen in what both boxes cover."""
+    torch.manual_seed(0)
+    order = OcclusionOrder(8, 4)
+    optimizer = torch.optim.Adam(order.parameters(), 0.01)
+
+    def pairs(count: int) -> tuple[Any, Tensor, Tensor]:
+        """Each grid shows, in all cells, the first channels of the object in front."""
+        features, front = torch.randn(count, 2, 8), torch.rand(count) < 0.5
+        boxes = torch.tensor([[0.2, 0.2, 0.6, 0.6], [0.4, 0.4, 0.8, 0.8]]).expand(count, -1, -1)
+        shown = torch.where(front[:, None], features[:, 0, :4], features[:, 1, :4])
+        grid = shown[:, None, :, None, None].expand(-1, 2, -1, 4, 4).flatten(0, 1)
+        seen, edges = torch.zeros(2 * count), torch.zeros(2 * count, 4)
+        return RegionLogits(torch.zeros(2 * count, 3), seen, edges, seen, features.flatten(0, 1), grid), boxes, front
+
+    for _ in range(400):
+        logits, boxes, front = pairs(64)
+        loss = F.binary_cross_entropy_with_logits(order(logits, boxes, boxes)[:, 0, 1], front.float())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    logits, boxes, front = pairs(400)
+    with torch.no_grad():
+        right = (order.eval()(logits, boxes, boxes)[:, 0, 1] > 0) == front
+    assert right.float().mean() > 0.8  # 0.5 is a guess
 
 
 def test_the_finder_of_a_tower_is_the_detector_of_the_base(tmp_path: Path) -> None:
@@ -184,7 +224,8 @@ def test_only_declared_parameters_move_and_all_of_them(tmp_path: Path) -> None:
     parts += [output.pointing_logits]
     batch = {"pixel_values": training_batch(model)["pixel_values"]}
     batch |= {"proposals_xyxy_mllm": torch.rand(2, 2, 4).sort(-1).values, "ranks": torch.tensor([[0, 3], [1, 9]])}
-    parts += model(**batch).regions.logits
+    learned = model(**batch).regions
+    parts += [*learned.logits, learned.order]
     sum(x.square().mean() for x in parts).backward()
     assert not [name for name, p in declared.items() if p.grad is None]  # distributed training would refuse these
     torch.optim.SGD(declared.values(), lr=0.1).step()
@@ -325,7 +366,8 @@ def test_a_mask_token_points_where_its_words_are_seen(tmp_path: Path) -> None:
     assert phrases is not None and phrases.argmax(-1).tolist() == [1, 2, 2]
     boxes = torch.tensor([[[0.0, 0.0, 0.5, 0.5], [0.5, 0.0, 1.0, 0.5], [0.0, 0.5, 0.5, 1.0], [0.5, 0.5, 1.0, 1.0]]])
     seen = F.one_hot(torch.tensor([[0, 1, 2, 1]]), 3).float()  # what each of four regions shows
-    regions = Regions(boxes, seen, torch.tensor([[0.9, 0.4, 0.6, 0.8]]), torch.tensor([[0.0, 0.1, 0.2, 0.3]]))
+    quality = torch.tensor([[0.9, 0.4, 0.6, 0.8]])
+    regions = Regions(boxes, seen, quality, torch.zeros(1, 4), torch.zeros(1, 4, 4))
     states, index = torch.zeros(3, 24), torch.zeros(3, dtype=torch.long)
     with torch.no_grad():
         pointed = model.point(states, index, regions=regions, phrases=phrases)
@@ -344,7 +386,8 @@ def test_the_state_chooses_between_objects_of_one_name() -> None:
     torch.manual_seed(0)
     pointer = RegionPointer(8).eval()
     boxes = torch.tensor([[[0.0, 0.0, 0.4, 0.4], [0.6, 0.6, 1.0, 1.0]]])
-    regions = Regions(boxes, torch.tensor([[[0.0, 1.0]] * 2]), torch.full((1, 2), 0.8), torch.zeros(1, 2))
+    seen = torch.tensor([[[0.0, 1.0]] * 2])
+    regions = Regions(boxes, seen, torch.full((1, 2), 0.8), torch.zeros(1, 2), torch.zeros(1, 2, 2))
     words, index, phrases = torch.randn(2, 8), torch.zeros(2, dtype=torch.long), torch.tensor([[0.0, 1.0]] * 2)
     states = torch.randn(2, 8)
     optimizer = torch.optim.Adam(pointer.parameters(), 0.01)

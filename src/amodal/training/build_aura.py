@@ -165,7 +165,7 @@ def _named_images(
         NamedImages(
             sources,
             processor,
-            cells=_image_cells(config),
+            cells=0 if config.reads_words else _image_cells(config),
             classes=config.naming_classes,
             augmentation=augmentation,
             kind=kind,

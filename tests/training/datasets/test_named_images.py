@@ -123,6 +123,24 @@ def test_true_boxes_of_regions_are_where_their_colours_are(
     assert found > 8
 
 
+def test_regions_say_which_objects_are_in_front(tmp_path: Path, processor: AuraProcessor) -> None:
+    data = NamedImages([source(tmp_path)], processor, cells=0, classes=3, kind="regions")
+    items = [data[(0, position, (0,))] for position in range(2)]
+    for item, rates in ((item, item["true_rates"]) for item in items):
+        hidden = item["true_hides"].max(0) > 0
+        assert item["true_hides"].shape == (len(rates), len(rates)) and not item["true_hides"].diagonal().any()
+        assert ((rates > 0) >= hidden).all()
+    assert any(item["true_hides"].any() for item in items)
+    joined = data.collate(items)["true_hides"]
+    count = len(items[0]["true_names"])
+    assert torch.equal(joined[:count, :count], torch.from_numpy(items[0]["true_hides"]))
+    assert not joined[:count, count:].any() and not joined[count:, :count].any()
+    sample = data._images[0][0]
+    unknown = replace(sample, objects=[replace(obj, occluders=(), occluders_known=False) for obj in sample.objects])
+    data._images[0][0] = unknown
+    assert np.isnan(data[(0, 0, (0,))]["true_hides"]).all()
+
+
 def test_regions_are_proposed_near_their_objects(tmp_path: Path, processor: AuraProcessor) -> None:
     data = NamedImages([source(tmp_path)], processor, cells=4, classes=3, kind="regions")
     best = []

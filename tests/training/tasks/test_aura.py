@@ -233,24 +233,42 @@ def region_batch() -> tuple[LearnedRegions, dict[str, Any]]:
     words, rates, quality = (torch.randn(*shape, generator=generator) for shape in ((8, 3), (8,), (8,)))
     edges = 0.1 * torch.randn(8, 4, generator=generator)
     corrected = (boxes.flatten(0, 1) + edges * longer_sides(boxes.flatten(0, 1))).view_as(boxes)
+    features, grid = torch.zeros(8, 4), torch.zeros(8, 2, 4, 4)
+    order = torch.randn(2, 4, 4, generator=generator)
     batch = {
         "true_boxes_xyxy_mllm": torch.tensor([exact, far]),
         "true_names": torch.tensor([2, UNNAMED]),
         "true_rates": torch.tensor([0.3, torch.nan]),
+        "true_hides": torch.tensor([[0.0, torch.nan], [1.0, torch.nan]]),  # the second one hides the first
         "image_index": torch.tensor([0, 0]),
     }
-    return LearnedRegions(boxes, RegionLogits(words, rates, edges, quality), corrected), batch
+    return LearnedRegions(boxes, RegionLogits(words, rates, edges, quality, features, grid), corrected, order), batch
 
 
 def test_regions_learn_the_object_of_their_own_image_that_they_overlap_most() -> None:
-    names, rates, truth = matched_regions(*region_batch())
+    names, rates, truth, _ = matched_regions(*region_batch())
     assert names.tolist() == [2, 2, UNNAMED, ANY_OBJECT, 0, 0, 0, 0]  # half of a box is an IoU of 0.5, 0.16 of 0.4 less
     assert rates[:2].tolist() == pytest.approx([0.3, 0.3]) and rates[2:].isnan().all()
     assert truth[:2].tolist() == [pytest.approx([0.0, 0.0, 0.4, 0.4])] * 2 and truth[3].tolist() == [0.5, 0.5, 1.0, 1.0]
     assert truth[[2, 4, 5, 6, 7]].isnan().all()
     learned, batch = region_batch()
     none = {name: value[:0] for name, value in batch.items()}
-    assert not matched_regions(learned, none)[0].any()
+    names, *_, hides = matched_regions(learned, none)
+    assert not names.any() and hides.isnan().all()
+
+
+def test_pairs_of_regions_that_meet_learn_which_one_is_in_front() -> None:
+    learned, batch = region_batch()
+    far = learned.corrected_xyxy_mllm.clone()
+    close = torch.tensor([0.0, 0.0, 0.6, 0.6]).expand(2, 4, 4)
+    hides = matched_regions(learned._replace(corrected_xyxy_mllm=close), batch)[3]
+    assert hides[0, 3, :2].tolist() == [1.0, 1.0] and hides[0, 0, 1] == hides[0, 1, 0] == 0  # two views of one object
+    assert hides[0, :, 2].isnan().all(), "what is between object and background is not learned"
+    assert hides[0, 2].isnan().all()
+    assert hides[0, :, 3].isnan().all(), "what hides the unnamed one is unknown"
+    assert hides[1].isnan().all(), "nothing is hidden where there is no object"
+    far[0, 3] = torch.tensor([0.9, 0.9, 1.0, 1.0])
+    assert matched_regions(learned._replace(corrected_xyxy_mllm=far), batch)[3][0, 3].isnan().all()
 
 
 def test_the_losses_of_regions_are_those_of_their_targets(tmp_path: Path) -> None:
@@ -266,7 +284,11 @@ def test_the_losses_of_regions_are_those_of_their_targets(tmp_path: Path) -> Non
     rate = F.binary_cross_entropy_with_logits(logits.rates[:2], torch.full((2,), 0.3), reduction="sum")
     torch.testing.assert_close(losses["naming"], 0.5 * naming / 8, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(losses["region_rate"], 0.5 * rate / 8, atol=1e-5, rtol=1e-5)
-    assert losses.keys() == {"naming", "region_rate", "region_box", "region_quality"}
+    assert losses.keys() == {"naming", "region_rate", "region_box", "region_quality", "region_order"}
+    hides = matched_regions(learned, batch)[3]
+    pairs = ~hides.isnan()
+    order = F.binary_cross_entropy_with_logits(learned.order[pairs], hides[pairs])
+    torch.testing.assert_close(losses["region_order"], 0.5 * order)
     better = learned._replace(logits=logits._replace(edges=torch.zeros(8, 4)))
     assert task._region_losses(better, batch)["region_box"] < losses["region_box"]
 

@@ -170,8 +170,8 @@ class AuraModel(AuraSegmenter):
         reader = self.box_reader
         if isinstance(reader, RegionPointer):
             assert regions is not None and phrases is not None
-            words = self.mllm.model.multi_modal_projector.words
-            return reader(states, regions, words, image_index, phrases, mllm_to_sam)
+            names = self.mllm.model.multi_modal_projector.names
+            return reader(states, regions, names, image_index, phrases, mllm_to_sam)
         if reader is None:
             return None
         assert image_tokens is not None

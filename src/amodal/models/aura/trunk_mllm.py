@@ -1,14 +1,14 @@
 """A multi-modal LLM made of a language model and a tower that names the regions of an image, joined as in LLaVA.
 
 It is transformers' LLaVA. Its language model comes from a Python package, the hub or a folder, its vision tower finds
-regions and names them (`regions.py`), and its projector makes words of what each cell shows (`WordProjector`). The
+regions and names them (`regions.py`), and its projector makes words of a list of them (`region_tokens.py`). The
 language model is neither trained nor stored with an AURA: an increment holds the tower, and what every AURA trains.
 
 The trunk that names is not the one that makes the masks: training on masks removes what a trunk knows about kinds of
 objects (docs/log/aura-models.md).
 
-Axes: B images, S_mllm side of the square input in pixels, c cells along each side, n = c * c image tokens, R regions
-per image, K words, D width of the language model.
+Axes: B images, S_mllm side of the square input in pixels, R regions per image, n image tokens, K names of regions, A
+further words, D width of the language model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -41,6 +41,7 @@ from amodal.errors import InputError
 from amodal.models.aura.configuration import TRUNK_TOWER, AuraConfig
 from amodal.models.aura.mllm import LoadedMllm, add_seg_token, build_mllm, load_mllm, sampled_fingerprint, start_rows
 from amodal.models.aura.packaged import PACKAGED, fetched_folder
+from amodal.models.aura.region_tokens import FACTS, WORDS, described
 from amodal.models.aura.regions import LearnedRegions, RegionReader, Regions
 from amodal.models.bases.conv_prompt import ConvPromptConfig
 from amodal.models.bases.efficientnet_lite import (
@@ -56,13 +57,13 @@ from amodal.models.hub import Source, find_source
 from amodal.models.increments import Origin
 
 BACKGROUND = "background"
-"""The word for a region or a cell without any object."""
+"""The word for a region without any object."""
 
 FINDER_SCORE = 0.06
 """Smallest score of a box that is looked at."""
 
 MIN_PROB = 1e-6
-"""Smallest probability of a word in a cell, so that its logarithm is finite."""
+"""Smallest probability of a word in an image token, so that its logarithm is finite."""
 
 WORD_LOGIT = 20.0
 """Logit of a word that a phrase means exactly: articles and adjectives in the phrase make it less."""
@@ -83,8 +84,8 @@ class TrunkMllmRecipe(BaseModel):
     """A language model that reads the names of regions.
 
     `language_model` is a name that `amodal models fetch` knows, a hub id or a folder. `image_size` is the side of its
-    square image in pixels; one token stands for `cell_size` x `cell_size` of them. The detector of the base finds
-    `num_regions` boxes in the image at `finder_size` pixels, and each of them is looked at with `region_size` pixels.
+    square image in pixels. The detector of the base finds `num_regions` boxes in the image at `finder_size` pixels, and
+    each of them is looked at with `region_size` pixels; the language model reads about the best `num_listed` of them.
     `trunk_weights` is a `.pth` file or an installed package that contains one; without it the trunk starts from random
     weights, for a training from a saved model.
     """
@@ -94,17 +95,11 @@ class TrunkMllmRecipe(BaseModel):
     language_model: str
     revision: str | None = None
     image_size: int = Field(384, gt=0)
-    cell_size: int = Field(48, gt=0)
     finder_size: int = Field(256, gt=0, multiple_of=EfficientNetLiteConfig.coarsest_stride)
     region_size: int = Field(128, gt=0, multiple_of=EfficientNetLiteConfig.coarsest_stride)
     num_regions: int = Field(32, gt=0)
+    num_listed: int = Field(12, gt=0)
     trunk_weights: str | None = None
-
-    @model_validator(mode="after")
-    def _check_cells(self) -> TrunkMllmRecipe:
-        if self.image_size % self.cell_size:
-            raise ValueError(f"image_size: expected a multiple of cell_size ({self.cell_size}), got {self.image_size}")
-        return self
 
 
 class TrunkTowerConfig(PreTrainedConfig):
@@ -112,10 +107,10 @@ class TrunkTowerConfig(PreTrainedConfig):
 
     Args:
         image_size: side of the square input in pixels.
-        patch_size: side of the cell that one token stands for.
         finder_size: side of the input of the detector that finds the regions.
         region_size: side of the crops that are named.
         num_regions: maximum number of regions per image.
+        num_listed: number of regions that the language model reads about.
         words: names of what a region can show; `BACKGROUND` alone if None.
         finder: settings of the base's detector (`DetectorConfig`).
         finder_trunk: settings of the base's trunk (`EfficientNetLiteConfig`).
@@ -126,17 +121,17 @@ class TrunkTowerConfig(PreTrainedConfig):
     def __init__(
         self,
         image_size: int = 384,
-        patch_size: int = 48,
         finder_size: int = 256,
         region_size: int = 128,
         num_regions: int = 32,
+        num_listed: int = 12,
         words: Sequence[str] | None = None,
         finder: dict[str, Any] | None = None,
         finder_trunk: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.image_size, self.patch_size = image_size, patch_size
-        self.finder_size, self.region_size, self.num_regions = finder_size, region_size, num_regions
+        self.image_size, self.finder_size, self.region_size = image_size, finder_size, region_size
+        self.num_regions, self.num_listed = num_regions, num_listed
         self.words = [BACKGROUND] if words is None else list(words)
         self.finder, self.finder_trunk = finder or {}, finder_trunk or {}
         super().__init__(**kwargs)
@@ -148,13 +143,13 @@ class TrunkTowerConfig(PreTrainedConfig):
 
     @property
     def hidden_size(self) -> int:
-        """Numbers per cell: one for each word."""
-        return len(self.words)
+        """Numbers per image token: one for each word."""
+        return len(self.words) + len(WORDS)
 
     @property
-    def num_cells(self) -> int:
-        """Cells along each side."""
-        return self.image_size // self.patch_size
+    def num_tokens(self) -> int:
+        """Image tokens."""
+        return self.num_listed * len(FACTS)
 
 
 @dataclass
@@ -162,7 +157,7 @@ class TowerOutput(BaseModelOutput):
     """What a `TrunkTower` sees.
 
     Attributes:
-        last_hidden_state: (B, n, K) logarithms of the probabilities of the words of each cell.
+        last_hidden_state: (B, n, K + A) logarithms of the probabilities of the words of each image token.
         regions: of the images.
     """
 
@@ -170,7 +165,7 @@ class TowerOutput(BaseModelOutput):
 
 
 class TrunkTower(PreTrainedModel):
-    """Finds the regions of an image, names them, and says for each cell which words the regions that cover it show.
+    """Finds the regions of an image, names them, and lists them in words.
 
     The detector that finds them is that of the base (`AuraModel.load_base`), frozen. A tower that is not trained stays
     in evaluation mode, so that later stages learn on what an answer reads.
@@ -199,7 +194,7 @@ class TrunkTower(PreTrainedModel):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.reader.word.weight.requires_grad):
             boxes, known = self.find(pixel_values)
             regions = self.reader.regions(pixel_values, boxes, known)
-            logs = regions.cell_probs(self.config.num_cells).clamp_min(MIN_PROB).log()
+            logs = described(regions, self.config.num_listed).clamp_min(MIN_PROB).log()
         return TowerOutput(last_hidden_state=logs, hidden_states=(logs,), regions=regions)
 
     @torch.no_grad()
@@ -231,7 +226,8 @@ class TrunkTower(PreTrainedModel):
         chosen = found.gather(1, ranks.clamp(max=self.config.num_regions - 1)[..., None].expand(-1, -1, 4))
         boxes = torch.cat([proposals_xyxy_mllm.to(chosen), chosen], dim=1)
         logits, corrected = self.reader.look(pixel_values, boxes)
-        return LearnedRegions(boxes, logits, corrected.view_as(boxes))
+        corrected = corrected.view_as(boxes)
+        return LearnedRegions(boxes, logits, corrected, self.reader.order(logits, boxes, corrected))
 
 
 AutoConfig.register(TrunkTowerConfig.model_type, TrunkTowerConfig)
@@ -239,9 +235,9 @@ AutoModel.register(TrunkTowerConfig, TrunkTower)
 
 
 class WordProjector(nn.Module):
-    """What the cells show to image tokens that the language model reads like words.
+    """Makes image tokens that the language model reads like words.
 
-    An image token is the mean of the embeddings of `words`, weighted by how probable each is for what the cell shows.
+    An image token is the mean of the embeddings of `words`, weighted by how probable each is.
     Differs from LLaVA's projector, whose tokens may be anything: because a language model has learned to look up words
     that it has read before, and so needs little training to use these. A trained vector that was added to the mean
     became twice as large as the words, which were then ignored (docs/log/aura-models.md).
@@ -255,17 +251,23 @@ class WordProjector(nn.Module):
     def __init__(self, config: LlavaConfig) -> None:
         super().__init__()
         tower: Any = config.vision_config
-        self.register_buffer("words", torch.zeros(len(tower.words), config.text_config.hidden_size))
+        self.num_names = len(tower.words)
+        self.register_buffer("words", torch.zeros(tower.hidden_size, config.text_config.hidden_size))
+
+    @property
+    def names(self) -> Tensor:
+        """(K, D) embeddings of the names of regions."""
+        return self.words[: self.num_names]
 
     def forward(self, word_logits: Tensor) -> Tensor:
-        """Logits (B, n, K) of the words of each cell to image tokens (B, n, D)."""
+        """Logits (B, n, K + A) of the words to image tokens (B, n, D)."""
         return word_logits.softmax(-1).to(self.words.dtype) @ self.words
 
     def meaning(self, phrases: Tensor) -> Tensor:
-        """Mean embeddings (N, D) of phrases to the probability (N, K) of each word; zeros for a phrase of zeros."""
-        centre = self.words.mean(0)
-        words, means = F.normalize(self.words - centre, dim=-1), F.normalize(phrases - centre, dim=-1)
-        return (WORD_LOGIT * means @ words.T).softmax(-1) * phrases.any(-1, keepdim=True)
+        """Mean embeddings (N, D) of phrases to the probability (N, K) of each name; zeros for a phrase of zeros."""
+        centre = self.names.mean(0)
+        names, means = F.normalize(self.names - centre, dim=-1), F.normalize(phrases - centre, dim=-1)
+        return (WORD_LOGIT * means @ names.T).softmax(-1) * phrases.any(-1, keepdim=True)
 
 
 def base_finder(name: str | Path, revision: str | None = None) -> dict[str, Any]:
@@ -389,8 +391,8 @@ def trunk_mllm_config(settings: TrunkMllmRecipe, base: str | Path) -> LlavaConfi
 
 
 def _tower_config(settings: TrunkMllmRecipe, base: str | Path, words: Sequence[str] | None) -> TrunkTowerConfig:
-    sizes = settings.model_dump(include={"image_size", "finder_size", "region_size", "num_regions"})
-    return TrunkTowerConfig(patch_size=settings.cell_size, words=words, **sizes, **base_finder(base))
+    sizes = settings.model_dump(include={"image_size", "finder_size", "region_size", "num_regions", "num_listed"})
+    return TrunkTowerConfig(words=words, **sizes, **base_finder(base))
 
 
 def is_trunk_mllm(config: Any) -> bool:
@@ -441,7 +443,7 @@ def _joined(
     model.model.language_model, model.lm_head = language.model, language.lm_head
     model.model.vision_tower = TrunkTower(tower)
     model.model.multi_modal_projector = projector = WordProjector(config)
-    projector.words.copy_(_word_embeddings(tower.words, tokenizer, language.get_input_embeddings().weight))
+    projector.words.copy_(_word_embeddings([*tower.words, *WORDS], tokenizer, language.get_input_embeddings().weight))
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return LoadedMllm(model.eval(), _processor(tower, tokenizer), origin, tuple(markup))
@@ -476,8 +478,8 @@ def _processor(tower: TrunkTowerConfig, tokenizer: Any) -> Any:
     return LlavaProcessor(
         image_processor=image_processor,
         tokenizer=tokenizer,
-        patch_size=tower.patch_size,
+        patch_size=side,  # all image tokens are additional ones
         vision_feature_select_strategy="full",
-        num_additional_image_tokens=0,
+        num_additional_image_tokens=tower.num_tokens - 1,
         chat_template=_CHAT_TEMPLATE,
     )

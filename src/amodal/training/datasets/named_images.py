@@ -33,8 +33,11 @@ Movement = npt.NDArray[np.float64]
 MAP_PIXELS_PER_TOKEN = 16
 """Pixels of an object map along each side of a token."""
 
+OBJECT_MAP_SIDE = 128
+"""Side of the map of objects whose masks are learned."""
+
 MIN_MAP_PIXELS = 12
-"""Pixels of an object map that an object must cover to be learned; a token has 256."""
+"""Pixels of that map that an object must cover to be learned."""
 
 NUM_PROPOSALS, NUM_RANKS = 5, 3
 """P and Q: regions per image that are learned from boxes near true ones, and from what the detector finds."""
@@ -67,7 +70,7 @@ class NamedImages(Dataset[dict[str, Any]]):
     Args:
         sources: datasets with weights; their questions are not used.
         processor: processor of the model.
-        cells: c.
+        cells: c; 0 if no names of tokens are learned.
         classes: K.
         augmentation: strength of the random changes; None for evaluation. `scale` zooms and `shift` is relative
             to S_mllm; the settings for boxes and wide windows have no effect.
@@ -112,7 +115,8 @@ class NamedImages(Dataset[dict[str, Any]]):
 
         Of tokens: `naming_shares` (c * c, K), `naming_boxes_xyxy_mllm` (c * c, 4).
         Of regions: `true_boxes_xyxy_mllm` (n, 4), `true_names` (n,) and `true_rates` (n,), NaN without amodal mask, of
-        the objects; `proposals_xyxy_mllm` (P, 4) and `ranks` (Q,) of `TrunkTower.learn`.
+        the objects; `true_hides` (n, n), 1 where the first one hides a part of the second, NaN where that is unknown;
+        `proposals_xyxy_mllm` (P, 4) and `ranks` (Q,) of `TrunkTower.learn`.
         Of objects: `visible_masks` and `amodal_masks` (m, S_sam, S_sam), `has_amodal` (m,) and the visible boxes
         `box_hints_xyxy_sam` (m, 4), which may be inexact.
         """
@@ -157,7 +161,7 @@ class NamedImages(Dataset[dict[str, Any]]):
         Returns:
             `pixel_values` (B, 3, S_mllm, S_mllm), or `pixel_values_sam` (B, 3, S_sam, S_sam) with masks, and what the
             samples have. What there is one of per image is stacked; what there is one of per object is joined, with
-            `image_index` (N,), the image of each.
+            `image_index` (N,), the image of each; `true_hides` becomes (N, N) with zeros for pairs of two images.
         """
         stacked_names = {"image", "naming_shares", "naming_boxes_xyxy_mllm", "proposals_xyxy_mllm", "ranks"}
         stacked, joined = {}, {}
@@ -165,6 +169,8 @@ class NamedImages(Dataset[dict[str, Any]]):
             values = [item[name] for item in items]
             if name in stacked_names:
                 stacked[name] = torch.from_numpy(np.stack(values))
+            elif name == "true_hides":
+                joined[name] = torch.block_diag(*map(torch.from_numpy, values))
             else:
                 joined[name] = torch.from_numpy(np.concatenate(values))
         images = stacked.pop("image")
@@ -184,7 +190,8 @@ class NamedImages(Dataset[dict[str, Any]]):
         decoded = self._decoded.get((source, position))
         if decoded is None:
             image = self._images[source][position]
-            objects = None if self.kind == "regions" else object_map(image, self.cells * MAP_PIXELS_PER_TOKEN)
+            side = self.cells * MAP_PIXELS_PER_TOKEN if self.kind == "tokens" else OBJECT_MAP_SIDE
+            objects = None if self.kind == "regions" else object_map(image, side)
             decoded = self._decoded[source, position] = self.processor.pixels_mllm(image.load()), objects
         return decoded
 
@@ -262,9 +269,20 @@ def _regions(rng: Rng, sample: ImageSample, kinds: Sequence[int], movement: Move
         "true_boxes_xyxy_mllm": inside[kept].astype(np.float32),
         "true_names": np.array(kinds, np.int64)[kept],
         "true_rates": np.array(rates, np.float32)[kept],
+        "true_hides": _hides(sample)[kept][:, kept],
         "proposals_xyxy_mllm": _proposals(rng, inside[kept]),
         "ranks": rng.exponential(MEAN_RANK, NUM_RANKS).astype(np.int64),
     }
+
+
+def _hides(sample: ImageSample) -> FloatArray:
+    """(n, n): 1 where the first object hides a part of the second, NaN where the source does not say it."""
+    positions = {obj.id: position for position, obj in enumerate(sample.objects)}
+    hides = np.zeros((len(positions), len(positions)), np.float32)
+    for behind, obj in enumerate(sample.objects):
+        hides[:, behind] = 0 if obj.occluders_known else np.nan
+        hides[[positions[number] for number in obj.occluders if number in positions], behind] = 1
+    return hides
 
 
 def _proposals(rng: Rng, boxes: npt.NDArray[np.float64]) -> FloatArray:

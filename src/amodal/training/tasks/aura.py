@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from amodal.losses import IGNORE_INDEX, box_loss, mask_bce, mask_dice, mask_ious, object_mean
 from amodal.models.aura import AuraConfig, AuraOutput
 from amodal.models.aura.heads import labelled_columns
-from amodal.models.aura.regions import LearnedRegions, longer_sides
+from amodal.models.aura.regions import LearnedRegions, boxes_meet, longer_sides
 from amodal.nn.occlusion_encoders import occlusion_map, occlusion_rates
 from amodal.training.datasets.sampling import UNNAMED, Batch
 from amodal.training.tasks.detector import paired_ious
@@ -31,6 +31,7 @@ TARGETS = {
     "true_boxes_xyxy_mllm",
     "true_names",
     "true_rates",
+    "true_hides",
 }
 """Entries of a batch that are targets of losses and no inputs of the model."""
 
@@ -40,7 +41,7 @@ OBJECT_IOU, BACKGROUND_IOU = 0.5, 0.35
 EDGE_BETA = 0.05
 """Error of an edge, relative to the longer side, below which its loss is quadratic."""
 
-REGION_WEIGHTS = {"naming": 1.0, "region_rate": 1.0, "region_box": 2.0, "region_quality": 0.5}
+REGION_WEIGHTS = {"naming": 1.0, "region_rate": 1.0, "region_box": 2.0, "region_quality": 0.5, "region_order": 1.0}
 """Weights of the losses of regions relative to each other."""
 
 ANY_OBJECT = UNNAMED - 1
@@ -115,13 +116,13 @@ class AuraTask:
         return losses
 
     def _region_losses(self, learned: LearnedRegions, batch: Batch) -> dict[str, Tensor]:
-        """Losses of the names, occlusion rates, corrected boxes and qualities of regions.
+        """Losses of the names, occlusion rates, corrected boxes, qualities and occlusion order of regions.
 
         The names of regions between object and background are not learned, nor are those of unnamed objects, which only
         learn that there is an object.
         """
         logits, boxes = learned.logits, learned.boxes_xyxy_mllm.flatten(0, 1)
-        names, rates, truth = matched_regions(learned, batch)
+        names, rates, truth, hides = matched_regions(learned, batch)
         count, is_object = len(boxes), ~truth.isnan().any(-1)
         learned_names = names.where(names >= 0, UNNAMED)
         naming = F.cross_entropy(
@@ -139,8 +140,11 @@ class AuraTask:
         quality[is_object] = paired_ious(corrected.detach(), truth[is_object])[0].clamp(0, 1)
         overlap = F.binary_cross_entropy_with_logits(logits.quality, quality, reduction="sum")
         sums = {"naming": naming, "region_rate": rate, "region_box": edges, "region_quality": overlap}
-        weight = self.config.naming_weight / max(count, 1)
-        return {name: weight * REGION_WEIGHTS[name] * value for name, value in sums.items()}
+        means = {name: value / max(count, 1) for name, value in sums.items()}
+        pairs = ~hides.isnan()
+        order = F.binary_cross_entropy_with_logits(learned.order[pairs], hides[pairs], reduction="sum")
+        means["region_order"] = order / pairs.sum().clamp_min(1)
+        return {name: self.config.naming_weight * REGION_WEIGHTS[name] * value for name, value in means.items()}
 
     def mask_losses(self, masks: Any, batch: Batch) -> dict[str, Tensor]:
         """The losses of the decoded masks (Eq. 2 and 3) against `visible_masks`, `amodal_masks` and `has_amodal`."""
@@ -193,7 +197,7 @@ class AuraTask:
         output: AuraOutput = model(**{name: value for name, value in batch.items() if name not in TARGETS})
         sums = {} if output.masks is None else self._mask_scores(output.masks, batch, threshold)
         if output.regions is not None:
-            names, _, _ = matched_regions(output.regions, batch)
+            names, *_ = matched_regions(output.regions, batch)
             is_correct = (output.regions.logits.words.argmax(-1) == names)[names > 0]
             sums["naming"] = sums["full"] = (float(is_correct.sum()), len(is_correct))
         if output.naming_logits is not None:
@@ -285,23 +289,28 @@ def text_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits[counted].float(), targets[counted])
 
 
-def matched_regions(learned: LearnedRegions, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """What each of M regions learns.
+def matched_regions(learned: LearnedRegions, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What each of M = B * R regions learns.
 
     Args:
         learned: of B images.
-        batch: `true_boxes_xyxy_mllm` (N, 4), `true_names` (N,), `true_rates` (N,) and `image_index` (N,).
+        batch: `true_boxes_xyxy_mllm` (N, 4), `true_names` (N,), `true_rates` (N,), `true_hides` (N, N) and
+            `image_index` (N,).
 
     Returns:
         Names (M,): 0 for the background, `UNNAMED` for what is not learned, `ANY_OBJECT` for an object without a known
-        name. Rates (M,), NaN where there is none, and true boxes (M, 4), NaN for regions that show no object.
+        name. Rates (M,), NaN where there is none, and true boxes (M, 4), NaN for regions that show no object. Whether
+        the first region's object hides a part of the second's (B, R, R); NaN for a second region without an object, for
+        two regions that do not meet, and where it is unknown.
     """
     boxes = learned.boxes_xyxy_mllm
     flat, truth = boxes.flatten(0, 1), batch["true_boxes_xyxy_mllm"]
     names = torch.zeros(len(flat), dtype=torch.long, device=flat.device)
     rates, targets = flat.new_full((len(flat),), torch.nan), torch.full_like(flat, torch.nan)
+    B, R, _ = boxes.shape
+    hides = flat.new_full((B, R, R), torch.nan)
     if not len(truth):
-        return names, rates, targets
+        return names, rates, targets, hides
     pairs = flat.repeat_interleave(len(truth), 0), truth.repeat(len(flat), 1)
     overlaps = paired_ious(*pairs)[0].view(len(flat), len(truth))
     images = torch.arange(len(boxes), device=flat.device).repeat_interleave(boxes.shape[1])
@@ -312,7 +321,12 @@ def matched_regions(learned: LearnedRegions, batch: Batch) -> tuple[Tensor, Tens
     names[best >= BACKGROUND_IOU] = UNNAMED
     names = torch.where(is_object, torch.where(kinds > 0, kinds, ANY_OBJECT), names)
     rates[is_object], targets[is_object] = batch["true_rates"][owner[is_object]], truth[owner[is_object]]
-    return names, rates, targets
+    owners, objects = owner.view(B, R), is_object.view(B, R)
+    related: Tensor = batch["true_hides"][owners[:, :, None], owners[:, None]]
+    related = torch.where(objects[:, :, None], related, related * 0)  # the background hides nothing
+    first = objects | (names == 0).view(B, R)
+    learned_pairs = first[:, :, None] & objects[:, None] & boxes_meet(learned.corrected_xyxy_mllm)
+    return names, rates, targets, related.where(learned_pairs, hides)
 
 
 def region_pointing_loss(logits: Tensor, regions_xyxy: Tensor, boxes_xyxy: Tensor) -> Tensor:
