@@ -25,9 +25,9 @@ from amodal.models.aura.regions import (
     OcclusionOrder,
     RegionLogits,
     Regions,
-    boxes_meet,
     cell_shares,
     cut_out,
+    neighbours,
     shared_boxes,
 )
 from amodal.models.aura.trunk_mllm import (
@@ -104,11 +104,11 @@ def test_what_two_boxes_share_is_found_in_the_cells_of_the_first_ones_crop() -> 
     assert shares[2].sum() == 0  # outside of the crop
     boxes = torch.tensor([[[0.0, 0.0, 0.4, 0.4], [0.2, 0.1, 0.6, 0.3], [0.9, 0.9, 1.0, 1.0]]])
     assert shared_boxes(boxes)[0, 0, 1].tolist() == pytest.approx([0.2, 0.1, 0.4, 0.3])
-    assert boxes_meet(boxes)[0].tolist() == [[False, True, False], [True, False, False], [False, False, False]]
+    assert neighbours(boxes)[0].tolist() == [[False, True, False], [True, False, False], [False, False, False]]
 
 
-def test_the_occlusion_order_of_drawn_rectangles_is_learned() -> None:
-    """The front one of two overlapping rectangles is seen in what both boxes cover."""
+def test_the_occlusion_order_is_learned_from_what_both_boxes_cover() -> None:
+    """Neither object alone, nor the place of its box, says which one is in front."""
     torch.manual_seed(0)
     order = OcclusionOrder(8, 4)
     optimizer = torch.optim.Adam(order.parameters(), 0.01)

@@ -30,7 +30,9 @@ PLACE_HIDDEN = 128
 DROPOUT = 0.2
 ORDER_HIDDEN = 128
 """Width of the layer before the occlusion order."""
-MEETING_DISTANCE = 0.02
+NUM_GEOMETRY = 16
+"""Numbers of `pair_geometry` per pair."""
+NEIGHBOUR_DISTANCE = 0.02
 """Largest distance of two boxes, relative to the image, of which one may show what hides the other."""
 
 
@@ -155,7 +157,7 @@ class RegionReader(nn.Module):
         batch = boxes_xyxy.shape[:2]
         boxes = flat.unflatten(0, batch)
         hides = self.order(logits, boxes_xyxy, boxes).sigmoid() * (
-            known[:, :, None] & known[:, None] & boxes_meet(boxes)
+            known[:, :, None] & known[:, None] & neighbours(boxes)
         )
         return Regions(
             boxes,
@@ -213,11 +215,16 @@ class OcclusionOrder(nn.Module):
         return self.logit(F.dropout(F.gelu(pairs), DROPOUT, self.training))[..., 0].float()
 
 
+def _overlaps(boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:
+    """Corners (B, R, R, 2) of what each pair of boxes (B, R, 4) shares; the first is larger where they are apart."""
+    first, second = boxes_xyxy[:, :, None], boxes_xyxy[:, None]
+    return torch.maximum(first[..., :2], second[..., :2]), torch.minimum(first[..., 2:], second[..., 2:])
+
+
 def shared_boxes(boxes_xyxy: Tensor) -> Tensor:
     """What each pair of boxes (B, R, 4) in [0, 1] shares: (B, R, R, 4); a small box between two that do not overlap."""
-    first, second = boxes_xyxy[:, :, None], boxes_xyxy[:, None]
-    low, high = torch.maximum(first[..., :2], second[..., :2]), torch.minimum(first[..., 2:], second[..., 2:])
-    middle, half = (low + high) / 2, ((high - low) / 2).clamp_min(MEETING_DISTANCE / 2)
+    low, high = _overlaps(boxes_xyxy)
+    middle, half = (low + high) / 2, ((high - low) / 2).clamp_min(NEIGHBOUR_DISTANCE / 2)
     return torch.cat([middle - half, middle + half], dim=-1)
 
 
@@ -241,10 +248,6 @@ def cell_shares(looked_xyxy: Tensor, areas_xyxy: Tensor, cells: int) -> Tensor:
     return shares / shares.sum(-1, keepdim=True).clamp_min(1e-6)
 
 
-NUM_GEOMETRY = 16
-"""Numbers of `pair_geometry` per pair."""
-
-
 def pair_geometry(boxes_xyxy: Tensor, seen: Tensor) -> Tensor:
     """How the boxes of all pairs lie to each other, and what is seen of both: (B, R, R, 16).
 
@@ -258,7 +261,7 @@ def pair_geometry(boxes_xyxy: Tensor, seen: Tensor) -> Tensor:
     R = boxes_xyxy.shape[1]
     first = boxes_xyxy[:, :, None].expand(-1, -1, R, -1)
     second = first.transpose(1, 2)
-    low, high = torch.maximum(first[..., :2], second[..., :2]), torch.minimum(first[..., 2:], second[..., 2:])
+    low, high = _overlaps(boxes_xyxy)
     shared = (high - low).clamp_min(0).prod(-1, keepdim=True)
     parts = []
     for one, other in ((first, second), (second, first)):
@@ -270,12 +273,11 @@ def pair_geometry(boxes_xyxy: Tensor, seen: Tensor) -> Tensor:
     return torch.cat([*parts, rates, rates.transpose(1, 2)], dim=-1)
 
 
-def boxes_meet(boxes_xyxy: Tensor) -> Tensor:
+def neighbours(boxes_xyxy: Tensor) -> Tensor:
     """Which pairs of different boxes (B, R, 4) overlap or nearly touch: (B, R, R) bool."""
-    first, second = boxes_xyxy[:, :, None], boxes_xyxy[:, None]
-    gaps = torch.maximum(first[..., :2], second[..., :2]) - torch.minimum(first[..., 2:], second[..., 2:])
+    low, high = _overlaps(boxes_xyxy)
     others = ~torch.eye(boxes_xyxy.shape[1], dtype=torch.bool, device=boxes_xyxy.device)
-    return (gaps < MEETING_DISTANCE).all(-1) & others
+    return (low - high < NEIGHBOUR_DISTANCE).all(-1) & others
 
 
 def longer_sides(boxes_xyxy: Tensor) -> Tensor:

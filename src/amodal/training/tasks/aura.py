@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from amodal.losses import IGNORE_INDEX, box_loss, mask_bce, mask_dice, mask_ious, object_mean
 from amodal.models.aura import AuraConfig, AuraOutput
 from amodal.models.aura.heads import labelled_columns
-from amodal.models.aura.regions import LearnedRegions, boxes_meet, longer_sides
+from amodal.models.aura.regions import LearnedRegions, longer_sides, neighbours
 from amodal.nn.occlusion_encoders import occlusion_map, occlusion_rates
 from amodal.training.datasets.sampling import UNNAMED, Batch
 from amodal.training.tasks.detector import paired_ious
@@ -301,7 +301,7 @@ def matched_regions(learned: LearnedRegions, batch: Batch) -> tuple[Tensor, Tens
         Names (M,): 0 for the background, `UNNAMED` for what is not learned, `ANY_OBJECT` for an object without a known
         name. Rates (M,), NaN where there is none, and true boxes (M, 4), NaN for regions that show no object. Whether
         the first region's object hides a part of the second's (B, R, R); NaN for a second region without an object, for
-        two regions that do not meet, and where it is unknown.
+        two regions that are not `neighbours`, and where it is unknown.
     """
     boxes = learned.boxes_xyxy_mllm
     flat, truth = boxes.flatten(0, 1), batch["true_boxes_xyxy_mllm"]
@@ -325,7 +325,7 @@ def matched_regions(learned: LearnedRegions, batch: Batch) -> tuple[Tensor, Tens
     related: Tensor = batch["true_hides"][owners[:, :, None], owners[:, None]]
     related = torch.where(objects[:, :, None], related, related * 0)  # the background hides nothing
     first = objects | (names == 0).view(B, R)
-    learned_pairs = first[:, :, None] & objects[:, None] & boxes_meet(learned.corrected_xyxy_mllm)
+    learned_pairs = first[:, :, None] & objects[:, None] & neighbours(learned.corrected_xyxy_mllm)
     return names, rates, targets, related.where(learned_pairs, hides)
 
 
