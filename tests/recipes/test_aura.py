@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,7 @@ def test_every_recipe_trains_two_steps_at_small_size(path: Path, tmp_path: Path)
     assert isinstance(learned, AuraDataRecipe)
     masks |= set() if learned.max_masks == 0 else {"map"}  # without masks there is no map to learn
     named = {"naming", "val_naming"} if model.config.names_only else set()
+    named = {"region_order", "val_order"} if model.config.order_only else named
     expected = named if model.config.without_words else words
     assert names >= expected | {"val_full"} | (set() if model.config.names_only else masks)
     assert ("decision" in names) == (model.config.decision_weight > 0)
@@ -264,22 +266,30 @@ def test_later_stages_of_aura_small_keep_what_earlier_ones_learned(tmp_path: Pat
     first = shrunk(FOLDER / "small-names.yaml", tmp_path, steps=1)
     models: list[Any] = [AuraModel.from_pretrained(train(first, progress=False))]
     folder = tmp_path
-    for name in ("small-masks.yaml", "small-drill.yaml", "small-words.yaml", "small.yaml"):
+    for name in ("small-order.yaml", "small-masks.yaml", "small-drill.yaml", "small-words.yaml", "small.yaml"):
         later = shrunk(FOLDER / name, tmp_path / name, steps=1)
         later.init = str(folder / "run" / "final")
         folder = tmp_path / name
         later.model = later.model.model_copy(update={"trunk_mllm": first.model.trunk_mllm, "base": first.model.base})  # type: ignore[union-attr]
         models.append(AuraModel.from_pretrained(train(later, progress=False)))
-    names, _, _, words, heads = models
+    names, order, _, _, words, heads = models
     assert words.mllm.config.vision_config.words == names.mllm.config.vision_config.words
     assert names.naming_head is None and words.naming_head is None
-    before, after = names.mllm.model.state_dict(), words.mllm.model.state_dict()
-    joints = [key for key in before if "vision_tower" in key or "projector" in key]
-    moved = {key for key in joints if not torch.equal(before[key], after[key])}
-    assert not moved
+    states = [model.mllm.model.state_dict() for model in (names, order, words)]
+    joints = [key for key in states[0] if "vision_tower" in key or "projector" in key]
+    moved, later = ({k for k in joints if not torch.equal(a[k], b[k])} for a, b in pairwise(states))
+    assert moved and all(key.startswith("vision_tower.reader.order.") for key in moved) and not later
     last = heads.state_dict()
     changed = {key for key, tensor in words.state_dict().items() if not torch.equal(last[key], tensor)}
     assert any("amodal_decoder" in key for key in changed) and not any(key.startswith("mllm.") for key in changed)
+
+
+def test_true_regions_are_refused_for_a_language_model_that_reads_none(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path)
+    assert isinstance(recipe.data, AuraDataRecipe)
+    recipe.data.true_regions = 0.5
+    with pytest.raises(InputError, match=r"data\.true_regions: expected 0 for a language model that reads no words"):
+        build(recipe)
 
 
 def test_stage_1_from_a_model_of_other_kinds_is_refused(tmp_path: Path) -> None:

@@ -62,8 +62,10 @@ def build_aura(recipe: Recipe, weights: Path | None) -> tuple[AuraModel, AuraTas
     assert isinstance(settings, AuraModelRecipe) and isinstance(data, AuraDataRecipe)
     train, validation = _read_reason_sources(data.train, data.validation)
     names = sorted({name for source in train for name in source.dataset.categories.values()})
-    train, validation = _with_classes(train, names), _with_classes(validation, names)
     model = _aura_model(settings, train, names, recipe, weights)
+    if model.config.reads_words:
+        names = model.mllm.config.vision_config.words[1:]  # its numbers, whatever other names the data have
+    train, validation = _with_classes(train, names), _with_classes(validation, names)
     make_samples = _named_images if model.config.without_words else _image_conversations
     train_samples, validation_samples = make_samples(model, data, train, validation)
     return model, AuraTask(model.config, getattr(validation_samples, "families", ())), train_samples, validation_samples
@@ -160,6 +162,7 @@ def _named_images(
     assert processor is not None
     if not config.names_only and not config.reads_words:
         raise InputError("model.naming_weight: expected losses on words or a 'trunk_mllm', got masks without words")
+    num_found = config.mllm_config().vision_config.num_regions if config.order_only else None
     kind: Kind = "tokens" if not config.reads_words else "regions" if config.names_only else "objects"
     samples, held_out = (
         NamedImages(
@@ -171,6 +174,7 @@ def _named_images(
             kind=kind,
             max_masks=max_masks,
             box_error=box_error,
+            num_found=num_found,
         )
         for sources, augmentation, max_masks, box_error in (
             (train, data.augmentation, data.max_masks, HINT_ERROR),
@@ -188,6 +192,8 @@ def _image_conversations(
         raise InputError("data.augmentation: expected none for a model that learns to answer, got one")
     cache = _feature_cache(data, model)
     assert model.processor is not None
+    if data.true_regions > 0 and not config.reads_words:
+        raise InputError("data.true_regions: expected 0 for a language model that reads no words, got more")
     tokens = not config.reads_words  # whose auxiliary losses are on image tokens instead of regions
     samples, held_out = (
         ImageConversations(
@@ -201,12 +207,13 @@ def _image_conversations(
             classes=config.naming_classes if tokens else 0,
             features=cache,
             hint_share=hint_share if config.has_boxes else None,
+            true_share=true_share if config.reads_words else None,
             with_families=held_out_images,
             with_decisions=config.decision_weight > 0,
         )
-        for sources, max_masks, hint_share, held_out_images in (
-            (train, data.max_masks, data.hint_share, False),
-            (validation, None, 0.0, True),
+        for sources, max_masks, hint_share, true_share, held_out_images in (
+            (train, data.max_masks, data.hint_share, data.true_regions, False),
+            (validation, None, 0.0, 0.0, True),
         )
     )
     if cache is not None:

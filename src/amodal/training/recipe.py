@@ -272,6 +272,7 @@ class AuraDataRecipe(Strict):
     max_masks: Annotated[int, Field(ge=0)] | None = None
     feature_cache: str | None = None
     hint_share: Share = 0.5
+    true_regions: Share = 0.0
     augmentation: Augmentation | None = None
 
 

@@ -22,7 +22,7 @@ from amodal.training.tasks.aura import (
     region_pointing_loss,
     text_loss,
 )
-from tests.models.aura import small_aura, training_batch
+from tests.models.aura import small_aura, small_trunk_aura, training_batch
 
 
 def with_truth(model: AuraModel, batch: dict[str, Any], count: int = 3) -> dict[str, Any]:
@@ -285,13 +285,74 @@ def test_the_losses_of_regions_are_those_of_their_targets(tmp_path: Path) -> Non
     rate = F.binary_cross_entropy_with_logits(logits.rates[:2], torch.full((2,), 0.3), reduction="sum")
     torch.testing.assert_close(losses["naming"], 0.5 * naming / 8, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(losses["region_rate"], 0.5 * rate / 8, atol=1e-5, rtol=1e-5)
-    assert losses.keys() == {"naming", "region_rate", "region_box", "region_quality", "region_order"}
+    assert losses.keys() == {"naming", "region_rate", "region_box", "region_quality"}
+    better = learned._replace(logits=logits._replace(edges=torch.zeros(8, 4)))
+    assert task._region_losses(better, batch)["region_box"] < losses["region_box"]
+
+
+def test_the_occlusion_order_is_learned_alone(tmp_path: Path) -> None:
+    learned, batch = region_batch()
+    weights = dict.fromkeys(("text_weight", "bce_weight", "dice_weight", "rate_weight", "map_weight"), 0.0)
+    model = small_trunk_aura(tmp_path, naming_weight=0.5, naming_classes=3, train_tower=False, **weights)
+    assert model.config.order_only
+    task = AuraTask(model.config)
     hides = matched_regions(learned, batch)[3]
     pairs = ~hides.isnan()
     order = F.binary_cross_entropy_with_logits(learned.order[pairs], hides[pairs])
+    losses = task._region_losses(learned, batch)
+    assert losses.keys() == {"region_order"}
     torch.testing.assert_close(losses["region_order"], 0.5 * order)
-    better = learned._replace(logits=logits._replace(edges=torch.zeros(8, 4)))
-    assert task._region_losses(better, batch)["region_box"] < losses["region_box"]
+    tower = model.train().mllm.model.vision_tower
+    assert {name for name, p in tower.named_parameters() if p.requires_grad} == {
+        f"reader.order.{name}" for name, _ in tower.reader.order.named_parameters()
+    }
+    assert tower.reader.order.training and not tower.reader.training and not tower.reader.trunk.training
+
+
+def test_the_object_in_front_is_scored_by_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learned, batch = region_batch()
+    close = torch.tensor([0.0, 0.0, 0.6, 0.6]).expand(2, 4, 4)
+    right, wrong = (torch.zeros(2, 4, 4) for _ in range(2))
+    right[0, 3, :2] = wrong[0, :2, 3] = 1.0  # the fourth region is in front of the first two
+    model = small_trunk_aura(tmp_path, naming_weight=0.5, naming_classes=3)
+    for order, expected in ((right, 2.0), (wrong, 0.0)):
+        seen = AuraOutput(regions=learned._replace(corrected_xyxy_mllm=close, order=order))
+        scores = AuraTask(model.config).scores(lambda seen=seen, **_: seen, batch, 0.5)  # type: ignore[arg-type]
+        assert scores["order"] == (expected, 2)
+
+
+def test_what_is_said_of_an_image_described_by_its_annotations_does_not_depend_on_its_pixels(tmp_path: Path) -> None:
+    model = small_trunk_aura(tmp_path, lora_dropout=0.0, train_tower=False)
+    words, word = model.mllm.config.vision_config.words, model.mllm.model.vision_tower.reader.word
+    batch = with_truth(model, training_batch(model)) | {
+        "true_boxes_xyxy_mllm": torch.tensor([[0.1, 0.1, 0.6, 0.6], [0.4, 0.4, 0.9, 0.9]]),
+        "true_names": torch.tensor([words.index("mug"), words.index("chair")]),
+        "true_rates": torch.tensor([0.0, 0.3]),
+        "true_hides": torch.zeros(2, 2),
+        "image_index": torch.tensor([0, 1]),
+        "visible_boxes_xyxy_sam": torch.tensor([[0.1, 0.1, 0.5, 0.5]]).repeat(3, 1),
+        "mllm_to_sam": torch.tensor([[1.0, 1.0, 0.0, 0.0]]).repeat(2, 1),
+    }
+    other = batch["pixel_values"].flip(0)
+    logits: list[torch.Tensor] = []
+    handle = word.register_forward_hook(lambda _, inputs, output: logits.append(output))
+    losses_of(model, batch | {"read_true": torch.tensor([False, False])})
+    handle.remove()
+    with torch.no_grad():
+        word.bias -= logits[0].mean(0)  # otherwise one word prevails in all random images
+
+    def text(chosen: list[bool], pixels: torch.Tensor, **changes: torch.Tensor) -> float:
+        inputs = batch | {"read_true": torch.tensor(chosen), "pixel_values": pixels} | changes
+        return losses_of(model, inputs)["text"].item()
+
+    both = text([True, True], batch["pixel_values"])
+    assert text([True, True], other) == both
+    renamed = batch["true_names"].flip(0)
+    assert text([True, True], other, true_names=renamed) != both
+    assert text([True, False], other) != text([True, False], batch["pixel_values"])
+    seen = text([False, False], batch["pixel_values"])
+    without = {name: value for name, value in batch.items() if not name.startswith("true_")}
+    assert seen == losses_of(model, without)["text"].item() != both
 
 
 def test_the_choice_of_a_region_is_learned_from_the_overlap() -> None:

@@ -66,7 +66,7 @@ class AuraConfig(PreTrainedConfig):
             the choice of a region, whose box both decoders get in any case.
         train_mllm: train the whole LLM, as a small one from scratch needs.
         train_tower: whether the training of the LLM includes its vision tower; LLaVA freezes a tower
-            that is pretrained.
+            that is pretrained. In a training of regions, false learns the occlusion order alone.
         train_language: train what the LLM learns; false trains prompt encoder, decoders and occlusion encoders alone.
         train_vision: also train the vision backbone (the paper freezes it).
         mask_threshold: probability above which a pixel is foreground.
@@ -162,6 +162,11 @@ class AuraConfig(PreTrainedConfig):
     def names_only(self) -> bool:
         """Whether a training without words learns no masks."""
         return self.without_words and not any(getattr(self, name) for name in _WEIGHTS if name != "naming_weight")
+
+    @property
+    def order_only(self) -> bool:
+        """Whether a training of regions learns their occlusion order alone, on all regions that the detector finds."""
+        return self.names_only and self.reads_words and not self.train_tower
 
     @property
     def has_boxes(self) -> bool:

@@ -185,16 +185,20 @@ class TrunkTower(PreTrainedModel):
         """Layers initialise themselves."""
 
     def train(self, mode: bool = True) -> TrunkTower:
-        """Set the mode; evaluation mode if no parameter is trainable."""
-        super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
+        """Set the mode; what is not trained stays in evaluation mode."""
+        super().train(mode and self.reader.word.weight.requires_grad)
+        self.reader.order.train(mode and self.reader.order.logit.weight.requires_grad)
         return self
 
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> TowerOutput:
         """Look at images (B, 3, S_mllm, S_mllm)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.reader.word.weight.requires_grad):
             boxes, known = self.find(pixel_values)
-            regions = self.reader.regions(pixel_values, boxes, known)
-            logs = described(regions, self.config.num_listed).clamp_min(MIN_PROB).log()
+            return self.listed(self.reader.regions(pixel_values, boxes, known))
+
+    def listed(self, regions: Regions) -> TowerOutput:
+        """What the language model reads about regions."""
+        logs = described(regions, self.config.num_listed).clamp_min(MIN_PROB).log()
         return TowerOutput(last_hidden_state=logs, hidden_states=(logs,), regions=regions)
 
     @torch.no_grad()
@@ -407,6 +411,11 @@ def is_joint(name: str) -> bool:
     The tower's detector is not: it comes with the base.
     """
     return name.startswith(("model.multi_modal_projector.", "model.vision_tower.reader."))
+
+
+def is_occlusion_order(name: str) -> bool:
+    """Whether a tensor of this name in the LLM of `new_trunk_mllm` belongs to the occlusion order of its regions."""
+    return name.startswith("model.vision_tower.reader.order.")
 
 
 def _source(name: str | Path, revision: str | None) -> Source:

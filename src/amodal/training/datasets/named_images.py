@@ -57,6 +57,9 @@ MIN_BOX_SHARE = 0.3
 HINT_ERROR = 0.06
 """Standard deviation of the edges of a hinted box, relative to its sides."""
 
+IDENTITY: Movement = np.eye(2, 3)
+"""The movement that leaves an image where it is."""
+
 Kind = Literal["tokens", "regions", "objects"]
 """What is learned: the name under each image token, the names of regions, or the masks of objects."""
 
@@ -77,6 +80,8 @@ class NamedImages(Dataset[dict[str, Any]]):
         kind: what is learned. Of objects, the backbone sees the LLM's frame.
         max_masks: maximum number of objects per image whose masks are learned, chosen at random; None learns all.
         box_error: standard deviation of the edges of the objects' boxes, relative to their sides.
+        num_found: of regions, learn this number of those that the detector finds, best first, and no proposals; None
+            learns P proposals and Q of the found.
     """
 
     def __init__(
@@ -90,11 +95,12 @@ class NamedImages(Dataset[dict[str, Any]]):
         kind: Kind = "tokens",
         max_masks: int | None = None,
         box_error: float = 0.0,
+        num_found: int | None = None,
     ) -> None:
         self.sources = list(sources)
         self.processor = processor
         self.cells, self.classes, self.augmentation = cells, classes, augmentation
-        self.kind, self.max_masks, self.box_error = kind, max_masks, box_error
+        self.kind, self.max_masks, self.box_error, self.num_found = kind, max_masks, box_error, num_found
         self._images = [
             list({c.image.id: c.image for c in source.dataset.conversations}.values()) for source in sources
         ]
@@ -123,7 +129,7 @@ class NamedImages(Dataset[dict[str, Any]]):
         source, position, seed = key
         image, objects = self._decode(source, position)
         rng = np.random.default_rng(seed)
-        movement: Movement = np.eye(2, 3)
+        movement = IDENTITY
         if self.augmentation is not None:
             movement = _movement(rng, self.augmentation)
             image = augment_colours(rng, _moved(image, movement, 127), self.augmentation)
@@ -131,7 +137,12 @@ class NamedImages(Dataset[dict[str, Any]]):
         known = self.sources[source].classes
         kinds = [known.get(obj.category_id, 0) for obj in sample.objects]
         if objects is None:
-            return {"image": image} | _regions(rng, sample, kinds, movement)
+            regions = true_regions(sample, kinds, movement)
+            proposals = _proposals(rng, regions["true_boxes_xyxy_mllm"])
+            ranks = rng.exponential(MEAN_RANK, NUM_RANKS).astype(np.int64)
+            if self.num_found is not None:
+                proposals, ranks = proposals[:0], np.arange(self.num_found)
+            return {"image": image, "proposals_xyxy_mllm": proposals, "ranks": ranks} | regions
         if self.augmentation is not None:
             objects = _moved(objects, movement, nearest=True)
         if self.kind == "objects":
@@ -254,8 +265,14 @@ def noisy_boxes(boxes: FloatArray, error: float, rng: Rng) -> FloatArray:
     return np.asarray(np.clip(boxes + error * sides * rng.standard_normal(boxes.shape), 0, 1), np.float32)
 
 
-def _regions(rng: Rng, sample: ImageSample, kinds: Sequence[int], movement: Movement) -> dict[str, Any]:
-    """What a sample of regions has of its objects."""
+def true_regions(sample: ImageSample, kinds: Sequence[int], movement: Movement = IDENTITY) -> dict[str, Any]:
+    """`true_boxes_xyxy_mllm`, `true_names`, `true_rates` and `true_hides` of `NamedImages` for the objects of an image.
+
+    Args:
+        sample: the image.
+        kinds: (n,) name of each object.
+        movement: (2, 3) of the image in the LLM's frame.
+    """
     shift = (max(sample.size) - np.array([sample.width, sample.height])) / 2  # padded to a square
     boxes = np.array([obj.visible_box_xyxy for obj in sample.objects], np.float64).reshape(-1, 2, 2) + shift
     scales, offsets = movement[:, :2].sum(1), movement[:, 2]  # the movement neither turns nor shears
@@ -270,8 +287,6 @@ def _regions(rng: Rng, sample: ImageSample, kinds: Sequence[int], movement: Move
         "true_names": np.array(kinds, np.int64)[kept],
         "true_rates": np.array(rates, np.float32)[kept],
         "true_hides": _hides(sample)[kept][:, kept],
-        "proposals_xyxy_mllm": _proposals(rng, inside[kept]),
-        "ranks": rng.exponential(MEAN_RANK, NUM_RANKS).astype(np.int64),
     }
 
 
@@ -285,7 +300,7 @@ def _hides(sample: ImageSample) -> FloatArray:
     return hides
 
 
-def _proposals(rng: Rng, boxes: npt.NDArray[np.float64]) -> FloatArray:
+def _proposals(rng: Rng, boxes: FloatArray) -> FloatArray:
     """Boxes (P, 4) near and further away from the true ones (n, 4); random ones if there are none."""
     if not len(boxes):
         ends = np.sort(rng.random((NUM_PROPOSALS, 2, 2)), axis=1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from amodal.losses import IGNORE_INDEX, box_loss, mask_bce, mask_dice, mask_ious, object_mean
 from amodal.models.aura import AuraConfig, AuraOutput
 from amodal.models.aura.heads import labelled_columns
-from amodal.models.aura.regions import LearnedRegions, longer_sides, neighbours
+from amodal.models.aura.regions import LearnedRegions, TrueRegions, longer_sides, neighbours
 from amodal.nn.occlusion_encoders import occlusion_map, occlusion_rates
 from amodal.training.datasets.sampling import UNNAMED, Batch
 from amodal.training.tasks.detector import paired_ious
@@ -32,6 +32,7 @@ TARGETS = {
     "true_names",
     "true_rates",
     "true_hides",
+    "read_true",
 }
 """Entries of a batch that are targets of losses and no inputs of the model."""
 
@@ -41,7 +42,7 @@ OBJECT_IOU, BACKGROUND_IOU = 0.5, 0.35
 EDGE_BETA = 0.05
 """Error of an edge, relative to the longer side, below which its loss is quadratic."""
 
-REGION_WEIGHTS = {"naming": 1.0, "region_rate": 1.0, "region_box": 2.0, "region_quality": 0.5, "region_order": 1.0}
+REGION_WEIGHTS = {"naming": 1.0, "region_rate": 1.0, "region_box": 2.0, "region_quality": 0.5}
 """Weights of the losses of regions relative to each other."""
 
 ANY_OBJECT = UNNAMED - 1
@@ -81,7 +82,17 @@ class AuraTask:
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Named losses of one batch in the form of `collate_conversations` or of `NamedImages.collate`."""
         config = self.config
-        output: AuraOutput = model(**{name: value for name, value in batch.items() if name not in TARGETS})
+        inputs: dict[str, Any] = {name: value for name, value in batch.items() if name not in TARGETS}
+        if "read_true" in batch:
+            inputs["true_regions"] = TrueRegions(
+                boxes_xyxy_mllm=batch["true_boxes_xyxy_mllm"],
+                names=batch["true_names"],
+                rates=batch["true_rates"],
+                hides=batch["true_hides"],
+                image_index=batch["image_index"],
+                chosen=batch["read_true"],
+            )
+        output: AuraOutput = model(**inputs)
         if output.regions is not None:
             return self._region_losses(output.regions, batch)
         losses = self._naming_losses(output, batch)
@@ -116,13 +127,17 @@ class AuraTask:
         return losses
 
     def _region_losses(self, learned: LearnedRegions, batch: Batch) -> dict[str, Tensor]:
-        """Losses of the names, occlusion rates, corrected boxes, qualities and occlusion order of regions.
+        """Losses of the names, occlusion rates, corrected boxes and qualities of regions, or of their occlusion order.
 
         The names of regions between object and background are not learned, nor are those of unnamed objects, which only
         learn that there is an object.
         """
         logits, boxes = learned.logits, learned.boxes_xyxy_mllm.flatten(0, 1)
         names, rates, truth, hides = matched_regions(learned, batch)
+        if self.config.order_only:
+            pairs = ~hides.isnan()
+            order = F.binary_cross_entropy_with_logits(learned.order[pairs], hides[pairs], reduction="sum")
+            return {"region_order": self.config.naming_weight * order / pairs.sum().clamp_min(1)}
         count, is_object = len(boxes), ~truth.isnan().any(-1)
         learned_names = names.where(names >= 0, UNNAMED)
         naming = F.cross_entropy(
@@ -141,9 +156,6 @@ class AuraTask:
         overlap = F.binary_cross_entropy_with_logits(logits.quality, quality, reduction="sum")
         sums = {"naming": naming, "region_rate": rate, "region_box": edges, "region_quality": overlap}
         means = {name: value / max(count, 1) for name, value in sums.items()}
-        pairs = ~hides.isnan()
-        order = F.binary_cross_entropy_with_logits(learned.order[pairs], hides[pairs], reduction="sum")
-        means["region_order"] = order / pairs.sum().clamp_min(1)
         return {name: self.config.naming_weight * REGION_WEIGHTS[name] * value for name, value in means.items()}
 
     def mask_losses(self, masks: Any, batch: Batch) -> dict[str, Tensor]:
@@ -192,14 +204,21 @@ class AuraTask:
             predicts it. `image_gain` and `image_gain_FAMILY`: nats per answer by which its own image makes the true
             answer more probable than the image of another sample does, if the batch numbers families. `naming`: share
             of the image tokens or regions on objects whose name is predicted correctly, if the model learns names; this
-            is also the `full` of a model that learns no masks.
+            is also the `full` of a model that learns no masks. `order`: share of the pairs of regions of which one
+            object hides the other for which the object in front is predicted correctly; the `full` of a model that
+            learns the order alone.
         """
         output: AuraOutput = model(**{name: value for name, value in batch.items() if name not in TARGETS})
         sums = {} if output.masks is None else self._mask_scores(output.masks, batch, threshold)
         if output.regions is not None:
-            names, *_ = matched_regions(output.regions, batch)
+            names, _, _, hides = matched_regions(output.regions, batch)
             is_correct = (output.regions.logits.words.argmax(-1) == names)[names > 0]
             sums["naming"] = sums["full"] = (float(is_correct.sum()), len(is_correct))
+            order, one_way = output.regions.order, (hides == 1) & (hides.transpose(1, 2) != 1)
+            in_front = (order > order.transpose(1, 2))[one_way]
+            sums["order"] = (float(in_front.sum()), len(in_front))
+            if self.config.order_only:
+                sums["full"] = sums["order"]
         if output.naming_logits is not None:
             names = batch["naming_shares"].argmax(-1)
             is_correct = (output.naming_logits.argmax(-1) == names)[names > 0]
