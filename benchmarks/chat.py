@@ -1,13 +1,14 @@
 """Measure later questions of a conversation: with cached features, and with everything computed again.
 
     python benchmarks/chat.py                    # SAM ViT-B at 1,024 px, LLaVA-form LLM, random weights
-    python benchmarks/chat.py --model aura-tiny
+    python benchmarks/chat.py --model aura-small
     python benchmarks/chat.py --quick
 
 The conversation asks five questions about one image. All contenders produce the same answer of the same length (the
 words are given, weights may be random), so they differ only in what they compute. "Everything again" runs both vision
 encoders and the whole history from the first token, as other implementations do. Goal: turn 2 takes at most 0.35 of
-that.
+that. Two further contenders answer turn 2 with one word and with twenty, which gives the tokens per second; no masks
+are made.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ TURNS = (
     ("Is there anything to sit on?", "No, there is nothing to sit on."),
 )
 GOAL = 0.35
+ONE_WORD = "No"
+TWENTY_WORDS = "From left to right, the image shows the mug, the book, the lamp, the chair, the table and another mug."
 
 
 def random_model(quick: bool) -> AuraModel:
@@ -73,9 +76,9 @@ class LaterTurn:
         self.dialogue: Dialogue = dialogue
         self.before = dialogue.tokens, dialogue.attention, dialogue.first, dialogue.cache.get_seq_length()
 
-    def cached(self) -> str:
-        """Answer with the cached features and tokens of the earlier turns."""
-        reply = self.chat.ask(self.question, answer=self.answer)
+    def cached(self, answer: str | None = None) -> str:
+        """Answer with the cached features and tokens of the earlier turns, in other words if there are some."""
+        reply = self.chat.ask(self.question, answer=answer or self.answer)
         *state, length = self.before
         self.dialogue.tokens, self.dialogue.attention, self.dialogue.first = state
         self.dialogue.cache.crop(length - self.dialogue.cache.get_seq_length())
@@ -111,6 +114,10 @@ def main() -> None:
     for number, turn in later.items():
         assert turn.cached() == turn.recomputed()
         contenders |= {f"turn {number}, cached": turn.cached, f"turn {number}, everything again": turn.recomputed}
+    contenders |= {
+        f"turn 2, {name}": lambda words=words: later[2].cached(words)
+        for name, words in (("one word", ONE_WORD), ("20 words", TWENTY_WORDS))
+    }
     times = measure.interleave(contenders, options.rounds)
     rows = [{"what": name, **row} for name, row in times.items()]
     shares = {
@@ -118,7 +125,14 @@ def main() -> None:
         for number in later
     }
     tokens = {number: int(turn.before[0].shape[1]) for number, turn in later.items()}
-    facts = {"shares": shares, "tokens_before": tokens, "model": options.model or "random weights"}
+    one, twenty = (len(assistant.processor.answer_tokens(words)) for words in (ONE_WORD, TWENTY_WORDS))
+    seconds = times["turn 2, 20 words"]["seconds"] - times["turn 2, one word"]["seconds"]
+    facts = {
+        "shares": shares,
+        "tokens_before": tokens,
+        "tokens_per_second": (twenty - one) / seconds,
+        "model": options.model or "random weights",
+    }
     measure.finish("chat", options, rows, {"x": "what", "y": "seconds"}, share=shares[2], goal=GOAL, **facts)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
+import cv2
 import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -153,3 +155,53 @@ def test_a_large_image_is_cleaned_quickly() -> None:
     start = time.process_time()
     clean_masks(visible, amodal, settings=CleanSettings(), pixel=54)
     assert time.process_time() - start < 5
+
+
+PIECES = mask("###....###", "###....###", "###....###", "###....###")
+
+
+def test_pieces_are_joined_where_the_network_is_least_sure_that_nothing_is_between_them() -> None:
+    probs = np.where(PIECES, 0.9, 0.01).astype(np.float32)
+    probs[1, 3:7], probs[3, 3:7] = 0.3, 0.1  # two bridges; the first one is enough
+    visible, amodal = clean_masks(PIECES, PIECES, settings=SETTINGS, keep_visible=True, amodal_probs=probs)
+    assert (visible == PIECES).all()
+    assert (amodal == mask("###....###", "##########", "###....###", "###....###")).all()
+    probs[1] = np.where(PIECES[1], 0.9, 0.01)
+    _, amodal = clean_masks(PIECES, PIECES, settings=SETTINGS, keep_visible=True, amodal_probs=probs)
+    assert (amodal == mask("###....###", "###....###", "###....###", "##########")).all()
+
+
+def test_pieces_stay_apart_without_probabilities_between_them() -> None:
+    probs = np.where(PIECES, 0.9, 0.02).astype(np.float32)
+    probs[0, 3:5] = 0.6  # touches one piece only
+    for settings, given_probs in ((SETTINGS, probs), (SETTINGS, None), (replace(SETTINGS, min_bridge=1), probs + 0.2)):
+        _, amodal = clean_masks(PIECES, PIECES, settings=settings, keep_visible=True, amodal_probs=given_probs)
+        assert (amodal == PIECES).all()
+
+
+def test_a_bridge_does_not_leave_the_convex_hull_of_the_pieces() -> None:
+    upper = mask("..........", "###....###", "###....###", "..........")
+    _, amodal = clean_masks(
+        upper, upper, settings=SETTINGS, keep_visible=True, amodal_probs=np.full(upper.shape, 0.4, np.float32)
+    )
+    assert (amodal == mask("..........", "##########", "##########", "..........")).all()
+
+
+@given(arrays(bool, (9, 11)), arrays(np.float32, (9, 11), elements=st.floats(0, 1, width=32)), st.booleans())
+def test_joining_adds_pixels_of_the_convex_hull_and_never_leaves_more_pieces(
+    visible: np.ndarray, probs: np.ndarray, keep: bool
+) -> None:
+    def clean(given_probs: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        return clean_masks(
+            visible, visible | (probs > 0.5), settings=CleanSettings(), keep_visible=keep, amodal_probs=given_probs
+        )
+
+    (apart, before), (joined, after) = clean(None), clean(probs)
+    assert (joined == apart).all() and not (before & ~after).any()
+    assert ndimage.label(after, np.ones((3, 3)))[1] <= ndimage.label(before, np.ones((3, 3)))[1]
+    added = after & ~before
+    assert (probs[added] > CleanSettings().min_bridge).all()
+    if before.any():
+        hull = np.zeros(before.shape, np.uint8)
+        cv2.fillConvexPoly(hull, cv2.convexHull(cv2.findNonZero(before.view(np.uint8))), 1)
+        assert not (added & ~hull.astype(bool)).any()

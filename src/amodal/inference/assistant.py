@@ -305,13 +305,16 @@ class AmodalAssistant:
         objects = []
         predicted: Sequence[float | None] = [None] * len(own) if rates is None else rates
         for index, name, rate in zip(own, names, predicted, strict=True):
-            visible, amodal = (
-                self.processor.image_probs(logits[index].float().sigmoid().cpu().numpy(), size) > threshold
+            probs = [
+                self.processor.image_probs(logits[index].float().sigmoid().cpu().numpy(), size)
                 for logits in (masks.visible_logits, masks.amodal_logits)
-            )
+            ]
+            visible, amodal = (each > threshold for each in probs)
             if self.clean:
                 pixel = max(size) / self.processor.image_size
-                visible, amodal = clean_masks(visible, amodal, settings=CleanSettings(), pixel=pixel)
+                visible, amodal = clean_masks(
+                    visible, amodal, settings=CleanSettings(), pixel=pixel, amodal_probs=probs[1]
+                )
             score = float(masks.iou_scores[index].float().clamp(0, 1))
             objects.append(
                 SceneObject.from_masks(

@@ -14,7 +14,7 @@ from amodal.inference.prompts import ObjectPrompt
 from amodal.inference.scene_object import SceneObject
 from amodal.models.plug import PlugOutput
 from amodal.models.plug.processing import PlugInputs
-from amodal.ops.arrays import Mask, Window
+from amodal.ops.arrays import FloatMap, Mask, Window
 from amodal.ops.cleaning import CleanSettings, clean_masks
 from amodal.ops.masks import resize_probs
 from amodal.ops.rle import decode_window, rle_area, rle_box_xyxy
@@ -59,11 +59,8 @@ def objects_of(
     for index, (own, prompt) in enumerate(zip(inputs, prompts, strict=True)):
         crop = own.windows[0]
         assert prompt.box_xyxy is not None
-        masks = (
-            resize_probs(visible[index], crop) > options.threshold,
-            resize_probs(amodal[index], crop) > options.threshold,
-        )
-        window, (visible_mask, amodal_mask) = _masks_of(masks, crop, prompt, options)
+        probs = resize_probs(visible[index], crop), resize_probs(amodal[index], crop)
+        window, (visible_mask, amodal_mask) = _masks_of(probs, crop, prompt, options)
         yield SceneObject(
             window=window,
             visible_in_window=visible_mask,
@@ -81,29 +78,38 @@ def objects_of(
 
 
 def _masks_of(
-    masks: tuple[Mask, Mask], crop: Window, prompt: ObjectPrompt, options: MaskOptions
+    probs: tuple[FloatMap, FloatMap], crop: Window, prompt: ObjectPrompt, options: MaskOptions
 ) -> tuple[Window, tuple[Mask, Mask]]:
     """Visible and amodal mask of one object, with the given visible mask in place, cleaned if asked for.
+
+    Args:
+        probs: visible and amodal probabilities in the crop.
+        crop: their window.
+        prompt: of the object.
+        options: how the masks are made.
 
     Returns:
         The window of the masks, which is the crop, or larger where a given mask reaches beyond it, and both masks.
     """
-    visible, amodal = masks
+    visible, amodal_probs = probs[0] > options.threshold, probs[1]
     window = crop
     if prompt.visible is not None:
         if rle_area(prompt.visible):
             box = [int(v) for v in rle_box_xyxy(prompt.visible)]
             window = (min(crop[0], box[0]), min(crop[1], box[1]), max(crop[2], box[2]), max(crop[3], box[3]))
         visible = decode_window(prompt.visible, window)
-        placed = np.zeros_like(visible)
+        placed = np.zeros(visible.shape, np.float32)
         x, y = crop[0] - window[0], crop[1] - window[1]
-        placed[y : y + amodal.shape[0], x : x + amodal.shape[1]] = amodal
-        amodal = placed
+        placed[y : y + amodal_probs.shape[0], x : x + amodal_probs.shape[1]] = amodal_probs
+        amodal_probs = placed
+    amodal = amodal_probs > options.threshold
     if options.clean is None:
         return window, (visible, amodal)
     pixel = math.sqrt((crop[2] - crop[0]) * (crop[3] - crop[1])) / options.side
     given = prompt.visible is not None
-    return window, clean_masks(visible, amodal, settings=options.clean, pixel=pixel, keep_visible=given)
+    return window, clean_masks(
+        visible, amodal, settings=options.clean, pixel=pixel, keep_visible=given, amodal_probs=amodal_probs
+    )
 
 
 def _probs(logits: Tensor | None) -> npt.NDArray[np.float32]:

@@ -1,6 +1,7 @@
-"""Clean predicted masks: no specks, no pinholes, no occluded rims.
+"""Clean predicted masks: no specks, no pinholes, no occluded rims, no amodal mask in pieces.
 
 A network predicts each pixel on its own, so that a mask resized to the image has specks and holes that no object has.
+What hides an object often cuts its visible mask into pieces; the whole object is in one piece.
 Differs from both papers, which score the raw masks: because people look at masks, `AmodalSegmenter` cleans by default;
 evaluation by the papers' protocols does not.
 """
@@ -15,12 +16,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from amodal.ops.arrays import Mask
+from amodal.ops.arrays import FloatMap, Mask
 from amodal.ops.boxes import mask_to_box
 from amodal.ops.occlusion import occlusion_rate
 
 MAX_DISC = 9
 """Largest disc in pixels that is moved over the mask itself."""
+
+FIRST_BRIDGE = 0.25
+"""Probability above which a pixel may join pieces at first; it is halved until the pieces are joined."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,15 @@ class CleanSettings:
         max_hole: largest hole that is filled, as a share of the object's area.
         min_thickness: thickness that an occluded region needs to be kept, in pixels of the network's input.
         min_occlusion: occlusion rate below which an object counts as complete.
+        min_bridge: smallest amodal probability of the pixels that may join the pieces of an amodal mask; 1 leaves the
+            pieces apart.
     """
 
     min_component: float = 0.05
     max_hole: float = 0.02
     min_thickness: float = 3.0
     min_occlusion: float = 0.05
+    min_bridge: float = 0.03
 
 
 def clean_masks(
@@ -48,6 +55,7 @@ def clean_masks(
     settings: CleanSettings,
     pixel: float = 1.0,
     keep_visible: bool = False,
+    amodal_probs: FloatMap | None = None,
 ) -> tuple[Mask, Mask]:
     """Clean the two masks of one object.
 
@@ -57,6 +65,7 @@ def clean_masks(
         settings: what counts as noise.
         pixel: size of one pixel of the network's input, in pixels of the masks.
         keep_visible: return the visible mask unchanged, because a person or another model gave it.
+        amodal_probs: (H, W) from which the amodal mask was made; without them its pieces are not joined.
 
     Returns:
         Visible and amodal mask (H, W) bool; the visible mask lies within the amodal mask.
@@ -73,6 +82,8 @@ def clean_masks(
         visible = visible & amodal
     if occlusion_rate(visible, amodal) < settings.min_occlusion:
         amodal = visible
+    if amodal_probs is not None:
+        amodal = _joined(amodal, amodal_probs[part], settings.min_bridge)
     return (visible_mask if keep_visible else _placed(visible, part, visible_mask)), _placed(amodal, part, visible_mask)
 
 
@@ -108,6 +119,33 @@ def _without_noise(mask: Mask, settings: CleanSettings, keep: Mask | None = None
         where, region, num_pixels = _flooded(cleaned, (x, y + 1), connectivity=4)
         cleaned[where][region] = num_pixels <= limit
     return cleaned.astype(bool)
+
+
+def _joined(mask: Mask, probs: FloatMap, least: float) -> Mask:
+    """Join the pieces of a mask by pixels within its convex hull, the most probable ones first.
+
+    At each limit, from `FIRST_BRIDGE` down to `least`, a connected region of pixels above the limit is added if it
+    touches several pieces.
+    """
+    limit = FIRST_BRIDGE
+    while limit >= least:
+        num_labels, pieces = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
+        if num_labels <= 2:
+            break
+        hull = np.zeros(mask.shape, np.uint8)
+        cv2.fillConvexPoly(hull, cv2.convexHull(cv2.findNonZero(mask.view(np.uint8))), 1)
+        between = ((probs > limit) & ~mask).astype(np.uint8) & hull
+        _, regions, boxes, _ = cv2.connectedComponentsWithStats(between, connectivity=8)
+        joined = mask.copy()
+        for number, (x, y, w, h, _) in enumerate(boxes[1:].tolist(), 1):
+            where = (slice(max(y - 1, 0), y + h + 1), slice(max(x - 1, 0), x + w + 1))
+            region = regions[where] == number
+            touched = pieces[where][cv2.dilate(region.view(np.uint8), np.ones((3, 3), np.uint8)) > 0]
+            if len(np.unique(touched[touched > 0])) > 1:
+                joined[where] |= region
+        mask = joined
+        limit /= 2
+    return mask
 
 
 Outline = npt.NDArray[np.int32]
