@@ -30,6 +30,8 @@ SIDE = 64
 class BoxNetwork(torch.nn.Module):
     """Predicts the box as visible mask, and an amodal mask from the box down to the bottom of the crop."""
 
+    dtype = torch.float32
+
     def __init__(self, quality: float = 0.75, visible_branch: bool = True, finds: bool = True) -> None:
         super().__init__()
         self.config = PlugConfig(image_size=SIDE)
@@ -38,15 +40,18 @@ class BoxNetwork(torch.nn.Module):
         self.finds = finds
         self.calls: list[int] = []
 
-    def forward(self, pixel_values: Tensor, input_boxes: Tensor) -> PlugOutput:
+    def encode(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        return pixel_values, pixel_values
+
+    def predict(self, pixel_values: Tensor, visible: Tensor, amodal: Tensor, input_boxes: Tensor) -> PlugOutput:
         self.calls.append(len(pixel_values))
         x0, y0, x1, y1 = input_boxes[..., None, None].unbind(2)  # (B, 1, 1, 1)
         y, x = torch.arange(SIDE)[:, None] + 0.5, torch.arange(SIDE)[None] + 0.5
         across = (x > x0) & (x < x1) & torch.tensor(self.finds)
-        visible, below = across & (y > y0) & (y < y1), across & (y >= y1)  # amodal: without the box itself
+        inside, below = across & (y > y0) & (y < y1), across & (y >= y1)  # amodal: without the box itself
         return PlugOutput(
             pred_masks=below * 40.0 - 20,
-            visible_logits=visible * 40.0 - 20 if self.visible_branch else None,
+            visible_logits=inside * 40.0 - 20 if self.visible_branch else None,
             amodal_uncertainty=torch.full_like(pixel_values[:, :1], 0.5),
             iou_scores=torch.full((len(pixel_values), 1), self.quality),
         )

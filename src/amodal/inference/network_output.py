@@ -38,7 +38,11 @@ class MaskOptions:
 
 
 def objects_of(
-    output: PlugOutput, inputs: Sequence[PlugInputs], prompts: Sequence[ObjectPrompt], options: MaskOptions
+    output: PlugOutput,
+    inputs: Sequence[PlugInputs],
+    prompts: Sequence[ObjectPrompt],
+    options: MaskOptions,
+    complete: Sequence[bool],
 ) -> Iterator[SceneObject]:
     """Convert the predictions of one forward pass to objects in the pixels of their images.
 
@@ -47,6 +51,7 @@ def objects_of(
         inputs: B * P inputs, the one of each object's crop.
         prompts: B * P prompts with boxes; a visible mask in them is kept exactly.
         options: how the masks are made.
+        complete: B * P, whether nothing hides the object, so that its amodal mask is the visible one.
 
     Yields:
         B * P objects.
@@ -59,7 +64,8 @@ def objects_of(
     for index, (own, prompt) in enumerate(zip(inputs, prompts, strict=True)):
         crop = own.windows[0]
         assert prompt.box_xyxy is not None
-        probs = resize_probs(visible[index], crop), resize_probs(amodal[index], crop)
+        whole = visible if complete[index] else amodal
+        probs = resize_probs(visible[index], crop), resize_probs(whole[index], crop)
         window, (visible_mask, amodal_mask) = _masks_of(probs, crop, prompt, options)
         yield SceneObject(
             window=window,

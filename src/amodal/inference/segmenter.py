@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,13 +32,14 @@ from amodal.inference.scene_object import SceneObject
 from amodal.inference.visible_from import VisibleMaskSource
 from amodal.io.images import ImageArray, ImageSource, load_image, path_of
 from amodal.models.names import DEFAULT_SEGMENTER
-from amodal.models.plug import PlugModel, PlugProcessor
+from amodal.models.plug import PlugModel, PlugOutput, PlugProcessor
 from amodal.models.plug.processing import PlugInputs
 from amodal.models.plug.sharing import at_input_size, load_beside
 from amodal.nn.attention import use_int8
 from amodal.nn.packing import can_use_int8
 from amodal.ops.arrays import Mask
-from amodal.ops.cleaning import CleanSettings
+from amodal.ops.cleaning import CleanSettings, clean_masks
+from amodal.ops.occlusion import occlusion_rate
 from amodal.ops.rle import decode_mask, rle_area
 
 MODES = ("crop", "image")
@@ -363,15 +365,61 @@ class AmodalSegmenter:
         pixel_values = torch.cat([i.pixel_values for i in inputs]).to(self.device)
         boxes = torch.cat([i.input_boxes for i in inputs]).to(self.device)
         given = self._mask_inputs(inputs)
+        prompts = [prompt for _, prompt in jobs]
+        pixel_values = pixel_values.to(self.model.dtype)
+        encode = partial(self.model.encode, pixel_values)
         with self._precision():
             if len(jobs) == 1 and self.features.max_entries:
-                pixel_values = pixel_values.to(self.model.dtype)
-                part = (id(self.model), inputs[0].windows[0])
-                visible, amodal = self.features.get(jobs[0][0], part, lambda: self.model.encode(pixel_values))
-                output = self.model.predict(pixel_values, visible, amodal, boxes, **given)
+                encoded = self.features.get(jobs[0][0], (id(self.model), inputs[0].windows[0]), encode)
             else:
-                output = self.model(pixel_values, boxes, **given)
-        return objects_of(output, inputs, [prompt for _, prompt in jobs], options)
+                encoded = encode()
+            run = partial(self.model.predict, pixel_values, *encoded, boxes)
+            output = run(**given)
+            complete = self._complete(run, output, given, prompts, options)
+        return objects_of(output, inputs, prompts, options, complete)
+
+    def _complete(
+        self,
+        run: Callable[..., PlugOutput],
+        output: PlugOutput,
+        given: dict[str, Tensor],
+        prompts: Sequence[ObjectPrompt],
+        options: MaskOptions,
+    ) -> list[bool]:
+        """Which objects nothing hides if the network is given its own visible masks as prompts.
+
+        Differs from the paper, which asks once: with a visible mask as its prompt, `plug-small` adds hidden parts to
+        much fewer complete objects (docs/log/plug-models.md).
+
+        Args:
+            run: the network for these objects, which takes mask prompts.
+            output: of the first run, (B, P) objects.
+            given: mask prompts of the first run.
+            prompts: B * P; an object with a mask is not asked about again.
+            options: how masks are made.
+        """
+        clean, logits = options.clean, output.visible_logits
+        again = [prompt.visible is None for prompt in prompts]
+        if clean is None or clean.min_confirmed <= 0 or not self.uses_masks or logits is None or not any(again):
+            return [False] * len(prompts)
+        settings = replace(clean, min_occlusion=0.0)
+        shown = logits.flatten(0, 1).float().sigmoid().cpu().numpy() > options.threshold
+        own = [clean_masks(mask, mask, settings=settings)[0] for mask in shown]
+        visible = torch.from_numpy(np.stack(own)).view(logits.shape).to(logits.device)
+        masks, seen = visible, visible.any(-1).any(-1)
+        if given:
+            is_given = given["mask_given"]
+            masks = torch.where(is_given[..., None, None], given["input_masks"], visible)
+            seen = seen | is_given
+        second = run(input_masks=masks, mask_given=seen).pred_masks
+        assert second is not None
+        probs = second.flatten(0, 1).float().sigmoid().cpu().numpy()
+        cleaned = [
+            clean_masks(mask, (amodal > options.threshold) | mask, settings=settings, amodal_probs=amodal)
+            for mask, amodal in zip(own, probs, strict=True)
+        ]
+        rates = [occlusion_rate(*masks) for masks in cleaned]
+        return [asked and rate < clean.min_confirmed for asked, rate in zip(again, rates, strict=True)]
 
     def _segment_whole_image(
         self, image: ImageArray, prompts: list[ObjectPrompt], options: MaskOptions, batch_size: int
@@ -384,11 +432,12 @@ class AmodalSegmenter:
             visible, amodal = self.model.encode(pixel_values)
         for start in range(0, len(prompts), batch_size):
             part = slice(start, start + batch_size)
+            masks = {name: tensor[:, part] for name, tensor in given.items()}
+            run = partial(self.model.predict, pixel_values, visible, amodal, masks.pop("input_boxes"))
             with self._precision():
-                output = self.model.predict(
-                    pixel_values, visible, amodal, **{name: tensor[:, part] for name, tensor in given.items()}
-                )
-            yield from objects_of(output, [inputs] * len(prompts[part]), prompts[part], options)
+                output = run(**masks)
+                complete = self._complete(run, output, masks, prompts[part], options)
+            yield from objects_of(output, [inputs] * len(prompts[part]), prompts[part], options, complete)
 
     def _masks(self, prompts: Sequence[ObjectPrompt]) -> list[Mask | None] | None:
         """Visible masks (H, W) for the network; None if it takes no masks or there are none."""

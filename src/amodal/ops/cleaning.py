@@ -37,6 +37,8 @@ class CleanSettings:
         max_hole: largest hole that is filled, as a share of the object's area.
         min_thickness: thickness that an occluded region needs to be kept, in pixels of the network's input.
         min_occlusion: occlusion rate below which an object counts as complete.
+        min_confirmed: occlusion rate that a network must still predict when it is given its own visible mask as a
+            prompt; otherwise the object counts as complete. For networks that take masks; 0 asks once.
         min_bridge: smallest amodal probability of the pixels that may join the pieces of an amodal mask; 1 leaves the
             pieces apart.
     """
@@ -45,6 +47,7 @@ class CleanSettings:
     max_hole: float = 0.02
     min_thickness: float = 3.0
     min_occlusion: float = 0.05
+    min_confirmed: float = 0.02
     min_bridge: float = 0.03
 
 
