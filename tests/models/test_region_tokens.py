@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from amodal.models.aura.region_tokens import FACTS, WORDS, described
-from amodal.models.aura.regions import Regions, TrueRegions
+from amodal.models.aura.regions import Regions
 
 NAMES = ("background", "mug", "chair", "cat")
 
@@ -76,38 +76,3 @@ def test_images_of_a_batch_are_described_alone() -> None:
     other = regions_of([("cat", [0.5, 0.0, 0.9, 0.9], 0.4, 0.6), ("mug", [0.0, 0.1, 0.2, 0.2], 0.0, 0.0)])
     both = Regions(*(torch.cat(parts) for parts in zip(one, other, strict=True)))
     torch.testing.assert_close(described(both, 2), torch.cat([described(one, 2), described(other, 2)]))
-
-
-def annotated(chosen: list[bool]) -> TrueRegions:
-    """A mug that an unnamed object hides in the first image, and a cat in the second."""
-    boxes = torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.3, 0.3, 0.9, 0.9], [0.1, 0.1, 0.8, 0.8]])
-    hides = torch.tensor([[0.0, torch.nan, 0.0], [1.0, torch.nan, 0.0], [0.0, 0.0, 0.0]])
-    rates, names = torch.tensor([0.4, torch.nan, 0.0]), torch.tensor([1, -100, 3])
-    return TrueRegions(boxes, names, rates, hides, torch.tensor([0, 0, 1]), torch.tensor(chosen))
-
-
-def test_annotations_replace_the_regions_of_the_chosen_images_alone() -> None:
-    cat = regions_of([("cat", [0.0, 0.0, 0.5, 0.5], 0.4, 0.6)] * 3, (1, 0))
-    seen = Regions(*(torch.cat([part, part]) for part in cat))
-    before = [part.clone() for part in seen]
-    told = annotated([True, False]).instead_of(seen)
-    assert all(torch.equal(part[1], other[1]) for part, other in zip(told, seen, strict=True))
-    assert all(torch.equal(part, other) for part, other in zip(seen, before, strict=True)), "a copy"
-    tokens = described(told, 3)[:1]
-    mug = next(region for region in range(2) if "chair" not in said(tokens, region, "name"))
-    assert said(tokens, mug, "name") == {"mug": 0.9, "background": 0.1}
-    assert said(tokens, 1 - mug, "name") == {"mug": 0.3, "chair": 0.3, "cat": 0.3, "background": 0.1}
-    assert said(tokens, mug, "hidden")["hidden"] == pytest.approx(0.4 * 0.9, abs=1e-3)
-    assert said(tokens, mug, "hidden by")["chair"] == pytest.approx(0.3 * 0.9 * 0.9, abs=2e-3)
-    assert said(tokens, mug, "hides")["nothing"] == pytest.approx(0.9)
-    assert said(tokens, 2, "name") == {"background": 1.0}
-
-
-def test_annotations_of_more_objects_than_regions_are_cut() -> None:
-    seen = regions_of([("cat", [0.0, 0.0, 0.5, 0.5], 0.4, 0.6)])
-    one = annotated([True])._replace(image_index=torch.zeros(3, dtype=torch.long))
-    told = one.instead_of(seen)
-    assert all(part.shape == other.shape for part, other in zip(told, seen, strict=True))
-    assert told.word_probs[0].tolist() == [[0.0, 1.0, 0.0, 0.0]]
-    empty = one._replace(image_index=torch.ones(3, dtype=torch.long)).instead_of(seen)
-    assert not empty.quality.any() and said(described(empty, 1), 0, "name") == {"background": 1.0}

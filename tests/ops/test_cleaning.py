@@ -179,6 +179,15 @@ def test_pieces_stay_apart_without_probabilities_between_them() -> None:
         assert (amodal == PIECES).all()
 
 
+def test_without_a_smallest_probability_the_pieces_are_joined_by_what_is_most_probable() -> None:
+    probs = np.where(PIECES, 0.9, 0.002).astype(np.float32)
+    settings = replace(SETTINGS, min_bridge=0)
+    _, amodal = clean_masks(PIECES, PIECES, settings=settings, keep_visible=True, amodal_probs=probs)
+    assert amodal.all()
+    _, apart = clean_masks(PIECES, PIECES, settings=settings, keep_visible=True, amodal_probs=probs * PIECES)
+    assert (apart == PIECES).all()
+
+
 def test_a_bridge_does_not_leave_the_convex_hull_of_the_pieces() -> None:
     upper = mask("..........", "###....###", "###....###", "..........")
     _, amodal = clean_masks(

@@ -284,14 +284,6 @@ def test_later_stages_of_aura_small_keep_what_earlier_ones_learned(tmp_path: Pat
     assert any("amodal_decoder" in key for key in changed) and not any(key.startswith("mllm.") for key in changed)
 
 
-def test_true_regions_are_refused_for_a_language_model_that_reads_none(tmp_path: Path) -> None:
-    recipe = small_recipe(tmp_path)
-    assert isinstance(recipe.data, AuraDataRecipe)
-    recipe.data.true_regions = 0.5
-    with pytest.raises(InputError, match=r"data\.true_regions: expected 0 for a language model that reads no words"):
-        build(recipe)
-
-
 def test_stage_1_from_a_model_of_other_kinds_is_refused(tmp_path: Path) -> None:
     first = shrunk(FOLDER / "small-names.yaml", tmp_path, steps=1)
     train(first, progress=False)

@@ -305,16 +305,13 @@ class AmodalAssistant:
         objects = []
         predicted: Sequence[float | None] = [None] * len(own) if rates is None else rates
         for index, name, rate in zip(own, names, predicted, strict=True):
-            probs = [
-                self.processor.image_probs(logits[index].float().sigmoid().cpu().numpy(), size)
+            visible, amodal = (
+                self.processor.image_probs(logits[index].float().sigmoid().cpu().numpy(), size) > threshold
                 for logits in (masks.visible_logits, masks.amodal_logits)
-            ]
-            visible, amodal = (each > threshold for each in probs)
+            )
             if self.clean:
                 pixel = max(size) / self.processor.image_size
-                visible, amodal = clean_masks(
-                    visible, amodal, settings=CleanSettings(), pixel=pixel, amodal_probs=probs[1]
-                )
+                visible, amodal = clean_masks(visible, amodal, settings=CleanSettings(), pixel=pixel)
             score = float(masks.iou_scores[index].float().clamp(0, 1))
             objects.append(
                 SceneObject.from_masks(

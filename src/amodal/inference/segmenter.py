@@ -389,7 +389,7 @@ class AmodalSegmenter:
         """Which objects nothing hides if the network is given its own visible masks as prompts.
 
         Differs from the paper, which asks once: with a visible mask as its prompt, `plug-small` adds hidden parts to
-        much fewer complete objects (docs/log/plug-models.md).
+        far fewer complete objects (docs/log/plug-models.md).
 
         Args:
             run: the network for these objects, which takes mask prompts.

@@ -23,8 +23,8 @@ from amodal.ops.occlusion import occlusion_rate
 MAX_DISC = 9
 """Largest disc in pixels that is moved over the mask itself."""
 
-FIRST_BRIDGE = 0.25
-"""Probability above which a pixel may join pieces at first; it is halved until the pieces are joined."""
+BRIDGES = tuple(0.25 / 2**step for step in range(8))
+"""Probabilities above which a pixel may join pieces, tried in this order."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +127,10 @@ def _without_noise(mask: Mask, settings: CleanSettings, keep: Mask | None = None
 def _joined(mask: Mask, probs: FloatMap, least: float) -> Mask:
     """Join the pieces of a mask by pixels within its convex hull, the most probable ones first.
 
-    At each limit, from `FIRST_BRIDGE` down to `least`, a connected region of pixels above the limit is added if it
+    At each limit of `BRIDGES` that is not below `least`, a connected region of pixels above the limit is added if it
     touches several pieces.
     """
-    limit = FIRST_BRIDGE
-    while limit >= least:
+    for limit in (limit for limit in BRIDGES if limit >= least):
         num_labels, pieces = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
         if num_labels <= 2:
             break
@@ -147,7 +146,6 @@ def _joined(mask: Mask, probs: FloatMap, least: float) -> Mask:
             if len(np.unique(touched[touched > 0])) > 1:
                 joined[where] |= region
         mask = joined
-        limit /= 2
     return mask
 
 

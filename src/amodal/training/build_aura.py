@@ -62,10 +62,8 @@ def build_aura(recipe: Recipe, weights: Path | None) -> tuple[AuraModel, AuraTas
     assert isinstance(settings, AuraModelRecipe) and isinstance(data, AuraDataRecipe)
     train, validation = _read_reason_sources(data.train, data.validation)
     names = sorted({name for source in train for name in source.dataset.categories.values()})
-    model = _aura_model(settings, train, names, recipe, weights)
-    if model.config.reads_words:
-        names = model.mllm.config.vision_config.words[1:]  # its numbers, whatever other names the data have
     train, validation = _with_classes(train, names), _with_classes(validation, names)
+    model = _aura_model(settings, train, names, recipe, weights)
     make_samples = _named_images if model.config.without_words else _image_conversations
     train_samples, validation_samples = make_samples(model, data, train, validation)
     return model, AuraTask(model.config, getattr(validation_samples, "families", ())), train_samples, validation_samples
@@ -192,8 +190,6 @@ def _image_conversations(
         raise InputError("data.augmentation: expected none for a model that learns to answer, got one")
     cache = _feature_cache(data, model)
     assert model.processor is not None
-    if data.true_regions > 0 and not config.reads_words:
-        raise InputError("data.true_regions: expected 0 for a language model that reads no words, got more")
     tokens = not config.reads_words  # whose auxiliary losses are on image tokens instead of regions
     samples, held_out = (
         ImageConversations(
@@ -207,13 +203,12 @@ def _image_conversations(
             classes=config.naming_classes if tokens else 0,
             features=cache,
             hint_share=hint_share if config.has_boxes else None,
-            true_share=true_share if config.reads_words else None,
             with_families=held_out_images,
             with_decisions=config.decision_weight > 0,
         )
-        for sources, max_masks, hint_share, true_share, held_out_images in (
-            (train, data.max_masks, data.hint_share, data.true_regions, False),
-            (validation, None, 0.0, 0.0, True),
+        for sources, max_masks, hint_share, held_out_images in (
+            (train, data.max_masks, data.hint_share, False),
+            (validation, None, 0.0, True),
         )
     )
     if cache is not None:

@@ -272,7 +272,6 @@ class AuraDataRecipe(Strict):
     max_masks: Annotated[int, Field(ge=0)] | None = None
     feature_cache: str | None = None
     hint_share: Share = 0.5
-    true_regions: Share = 0.0
     augmentation: Augmentation | None = None
 
 

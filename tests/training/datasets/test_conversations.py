@@ -255,25 +255,3 @@ def test_deciding_tokens_are_marked(tmp_path: Path, processor: AuraProcessor) ->
     assert marked == [[processor.answer_tokens(words)[0]] for words in ("<p>The cat</p>", "There is none.")]
     assert batch["deciding"].shape == batch["labels"].shape
     assert "deciding" not in conversations(tmp_path / "other", processor)[(0, 0, (0,))]["row"]
-
-
-def test_a_share_of_the_images_is_described_by_the_annotations(tmp_path: Path, processor: AuraProcessor) -> None:
-    data = conversations(tmp_path, processor, true_share=0.3)
-    keys = [(0, seed % 2, (seed,)) for seed in range(60)]
-    items = [data[key] for key in keys]
-    assert 8 < sum(bool(item["read_true"]) for item in items) < 30
-    batch = data.collate(items[:2])
-    objects = [image.objects for image in data.images()]
-    counts = [len(each) for each in objects]
-    assert batch["image_index"].tolist() == [image for image, count in enumerate(counts) for _ in range(count)]
-    expected = {(n, obj.category_id, round(obj.occlusion_rate(), 4)) for n, each in enumerate(objects) for obj in each}
-    facts = zip(*(batch[name].tolist() for name in ("image_index", "true_names", "true_rates")), strict=True)
-    assert {(image, name, round(rate, 4)) for image, name, rate in facts} == expected
-    assert torch.equal(batch["true_hides"].amax(0) > 0, batch["true_rates"] > 0) and batch["true_hides"].any()
-    orders = {tuple(item["true_rates"].tolist()) for item in items[::2]}
-    assert len(orders) > 1, "the order of the annotations is not kept"
-    again = data[keys[3]]
-    assert again["read_true"] == items[3]["read_true"] and torch.equal(again["true_hides"], items[3]["true_hides"])
-    without = conversations(tmp_path / "without", processor, true_share=0.0)[keys[3]]
-    assert not {"read_true", "true_names"} & without.keys()
-    assert torch.equal(without["row"]["input_ids"], again["row"]["input_ids"])

@@ -43,11 +43,10 @@ from amodal.models.aura.mllm import (
 from amodal.models.aura.pointing import BoxReader, Pointed, RegionPointer, phrase_means
 from amodal.models.aura.processing import AuraProcessor
 from amodal.models.aura.prompts import seg_token_id
-from amodal.models.aura.regions import Regions, TrueRegions
+from amodal.models.aura.regions import Regions
 from amodal.models.aura.segmentation import AuraSegmenter
 from amodal.models.aura.trunk_mllm import (
     TowerOutput,
-    TrunkTower,
     build_configured_mllm,
     is_joint,
     is_occlusion_order,
@@ -198,7 +197,6 @@ class AuraModel(AuraSegmenter):
         image_index: Tensor | None = None,
         proposals_xyxy_mllm: Tensor | None = None,
         ranks: Tensor | None = None,
-        true_regions: TrueRegions | None = None,
         **mllm_inputs: Any,
     ) -> AuraOutput:
         """Read whole conversations with the true answers in them (teacher forcing).
@@ -216,7 +214,6 @@ class AuraModel(AuraSegmenter):
             image_index: (N,) image of each object, for objects in boxes.
             proposals_xyxy_mllm: (B, P, 4) and `ranks` (B, Q) of `TrunkTower.learn`, in a training of regions.
             ranks: see there.
-            true_regions: what an LLM that reads words is told about some of the images instead of what it sees.
             mllm_inputs: what the LLM's processor made of image and text (attention mask, pixels).
 
         Returns:
@@ -237,7 +234,7 @@ class AuraModel(AuraSegmenter):
         else:
             features = ImageFeatures(image_embeddings)
         columns = labelled_columns(labels)
-        with self.recorded_states() as recorded, self.recorded_regions(true_regions) as seen:
+        with self.recorded_states() as recorded, self.recorded_regions() as seen:
             # each position predicts the token after it
             read = self.mllm(input_ids=input_ids, logits_to_keep=columns - 1, use_cache=False, **mllm_inputs)
         targets = labels[:, columns]
@@ -264,25 +261,16 @@ class AuraModel(AuraSegmenter):
         return output
 
     @contextmanager
-    def recorded_regions(self, truth: TrueRegions | None = None) -> Iterator[list[Regions]]:
-        """Collect the regions that the tower of an LLM that reads words sees, one entry per call.
-
-        Args:
-            truth: replaces what the tower sees.
-        """
+    def recorded_regions(self) -> Iterator[list[Regions]]:
+        """Collect the regions that the tower of an LLM that reads words sees, one entry per call."""
         recorded: list[Regions] = []
         if not self.config.reads_words:
             yield recorded
             return
 
-        def record(tower: TrunkTower, inputs: Any, output: TowerOutput) -> TowerOutput:
-            regions = output.regions
-            assert regions is not None
-            if truth is not None:
-                regions = truth.instead_of(regions)
-                output = tower.listed(regions)
-            recorded.append(regions)
-            return output
+        def record(_: nn.Module, inputs: Any, output: TowerOutput) -> None:
+            assert output.regions is not None
+            recorded.append(output.regions)
 
         handle = self.mllm.model.vision_tower.register_forward_hook(record)
         try:

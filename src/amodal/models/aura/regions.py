@@ -32,8 +32,6 @@ ORDER_HIDDEN = 128
 """Width of the layer before the occlusion order."""
 NUM_GEOMETRY = 16
 """Numbers of `pair_geometry` per pair."""
-TRUE_QUALITY = 0.9
-"""Quality of the regions of annotations, and the probability of what they hide: no region that was seen is as sure."""
 NEIGHBOUR_DISTANCE = 0.02
 """Largest distance of two boxes, relative to the image, of which one may show what hides the other."""
 
@@ -78,49 +76,6 @@ class Regions(NamedTuple):
     def evidence(self) -> Tensor:
         """(B, R, K): how sure it is that a region is the box of this word."""
         return self.word_probs * self.quality[..., None]
-
-
-class TrueRegions(NamedTuple):
-    """The objects of B images as their annotations state them, and the images of which a model reads them.
-
-    Attributes:
-        boxes_xyxy_mllm: (n, 4) visible boxes of all objects, in [0, 1].
-        names: (n,) their words; negative for an object without a known name.
-        rates: (n,) their occlusion rates, NaN where unknown.
-        hides: (n, n) 1 where the first object hides a part of the second, NaN where unknown, 0 for two images.
-        image_index: (n,) image of each.
-        chosen: (B,) bool, images whose regions they replace.
-    """
-
-    boxes_xyxy_mllm: Tensor
-    names: Tensor
-    rates: Tensor
-    hides: Tensor
-    image_index: Tensor
-    chosen: Tensor
-
-    def instead_of(self, seen: Regions) -> Regions:
-        """The regions `seen`, of the chosen images those of the annotations; objects beyond R are left out.
-
-        An object without a known name may be any, and one with an unknown occlusion rate is half hidden.
-        """
-        replaced = Regions(*(values.clone() for values in seen))
-        R, K = seen.word_probs.shape[1:]
-        for image in self.chosen.nonzero()[:, 0].tolist():
-            objects = (self.image_index == image).nonzero()[:R, 0]
-            count, names = len(objects), self.names[objects]
-            probs = F.one_hot(names.clamp(min=0), K).to(seen.word_probs)
-            probs[names < 0, 1:] = 1 / (K - 1)
-            probs[names < 0, 0] = 0
-            for values in replaced:
-                values[image] = 0
-            replaced.boxes_xyxy_mllm[image, :count] = self.boxes_xyxy_mllm[objects].to(seen.boxes_xyxy_mllm)
-            replaced.word_probs[image, :count], replaced.word_probs[image, count:, 0] = probs, 1
-            replaced.quality[image, :count] = TRUE_QUALITY
-            replaced.rates[image, :count] = self.rates[objects].nan_to_num(0.5).to(seen.rates)
-            hides = self.hides[objects][:, objects].nan_to_num(0) * TRUE_QUALITY
-            replaced.hides[image, :count, :count] = hides.to(seen.hides)
-        return replaced
 
 
 class LearnedRegions(NamedTuple):

@@ -194,11 +194,8 @@ class TrunkTower(PreTrainedModel):
         """Look at images (B, 3, S_mllm, S_mllm)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.reader.word.weight.requires_grad):
             boxes, known = self.find(pixel_values)
-            return self.listed(self.reader.regions(pixel_values, boxes, known))
-
-    def listed(self, regions: Regions) -> TowerOutput:
-        """What the language model reads about regions."""
-        logs = described(regions, self.config.num_listed).clamp_min(MIN_PROB).log()
+            regions = self.reader.regions(pixel_values, boxes, known)
+            logs = described(regions, self.config.num_listed).clamp_min(MIN_PROB).log()
         return TowerOutput(last_hidden_state=logs, hidden_states=(logs,), regions=regions)
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ from amodal.training.datasets.named_images import (
     named_tokens,
     noisy_boxes,
     object_map,
-    true_regions,
 )
 from amodal.training.datasets.sampling import Batch, Key, ReasonSource
 
@@ -119,8 +118,6 @@ class ImageConversations(Dataset[dict[str, Any]]):
         classes: K, for the naming losses; 0 without them.
         hint_share: share of the objects whose visible box, with some noise, the decoders get in training;
             None for a model without boxes.
-        true_share: share of the images of which the model reads what the annotations state; None for a model that
-            reads no words.
         features: features of the frozen backbone, used instead of its input pixels.
         with_families: also number the family of questions of each labelled token, for validation.
         with_decisions: also mark the labelled tokens that only the image decides (`decisions`).
@@ -144,7 +141,6 @@ class ImageConversations(Dataset[dict[str, Any]]):
         cells: int = 0,
         classes: int = 0,
         hint_share: float | None = None,
-        true_share: float | None = None,
         features: FeatureCache | None = None,
         with_families: bool = False,
         with_decisions: bool = False,
@@ -156,7 +152,7 @@ class ImageConversations(Dataset[dict[str, Any]]):
         self.max_turns, self.max_tokens, self.max_masks = max_turns, max_tokens, max_masks
         self.max_conversations = max_conversations
         self.cells, self.classes, self.hint_share = cells, classes, hint_share
-        self.true_share, self.features = true_share, features
+        self.features = features
         self._groups = [_by_image(source.dataset) for source in self.sources]
         if not any(self._groups):
             raise InputError("data: expected sources with at least one question, got none")
@@ -204,15 +200,9 @@ class ImageConversations(Dataset[dict[str, Any]]):
             item["pixel_values_sam"] = self.processor.pixels_sam(pixels)
         else:
             item["image_embeddings"] = self.features.read(group.image)[None]
-        known = self.sources[source].classes
-        kinds = [known.get(obj.category_id, 0) for obj in group.image.objects]
-        if self.true_share:
-            mixed = rng.permutation(len(kinds)).tolist()  # the order of annotations may tell what is in front
-            objects_mixed = [group.image.objects[i] for i in mixed]
-            regions = true_regions(replace(group.image, objects=objects_mixed), [kinds[i] for i in mixed])
-            item |= {name: torch.from_numpy(values) for name, values in regions.items()}
-            item["read_true"] = torch.tensor([rng.random() < self.true_share])
         if self.classes:
+            known = self.sources[source].classes
+            kinds = [known.get(obj.category_id, 0) for obj in group.image.objects]
             visible_objects = object_map(group.image, self.cells * MAP_PIXELS_PER_TOKEN)
             named = named_tokens(visible_objects, kinds, self.cells, self.classes)
             item["meanings"] = torch.tensor([known.get(obj.category_id, 0) for obj in objects], dtype=torch.long)
@@ -299,16 +289,10 @@ def collate_conversations(items: list[dict[str, Any]]) -> Batch:
         one category per mask token, `UNNAMED` for an object without a name.
         With boxes `visible_boxes_xyxy_sam` of all mask tokens, `box_hints_xyxy_sam` of the chosen ones and
         `mllm_to_sam` (B, 4); with cells also `pointing_shares` of all mask tokens.
-        With true regions what `NamedImages.collate` returns of objects, and `read_true` (B,) bool, the images of which
-        the model reads it.
     """
     batch = pad_rows([item["row"] for item in items], items[0]["pad"], front=False)
     for name in items[0].keys() - {"row", "pad"}:
-        values = [item[name] for item in items]
-        batch[name] = torch.block_diag(*values) if name == "true_hides" else torch.cat(values)
-    if "true_names" in batch:
-        counts = torch.tensor([len(item["true_names"]) for item in items])
-        batch["image_index"] = torch.arange(len(items)).repeat_interleave(counts)
+        batch[name] = torch.cat([item[name] for item in items])
     return batch
 
 

@@ -57,9 +57,6 @@ MIN_BOX_SHARE = 0.3
 HINT_ERROR = 0.06
 """Standard deviation of the edges of a hinted box, relative to its sides."""
 
-IDENTITY: Movement = np.eye(2, 3)
-"""The movement that leaves an image where it is."""
-
 Kind = Literal["tokens", "regions", "objects"]
 """What is learned: the name under each image token, the names of regions, or the masks of objects."""
 
@@ -129,7 +126,7 @@ class NamedImages(Dataset[dict[str, Any]]):
         source, position, seed = key
         image, objects = self._decode(source, position)
         rng = np.random.default_rng(seed)
-        movement = IDENTITY
+        movement: Movement = np.eye(2, 3)
         if self.augmentation is not None:
             movement = _movement(rng, self.augmentation)
             image = augment_colours(rng, _moved(image, movement, 127), self.augmentation)
@@ -137,7 +134,7 @@ class NamedImages(Dataset[dict[str, Any]]):
         known = self.sources[source].classes
         kinds = [known.get(obj.category_id, 0) for obj in sample.objects]
         if objects is None:
-            regions = true_regions(sample, kinds, movement)
+            regions = _true_regions(sample, kinds, movement)
             proposals = _proposals(rng, regions["true_boxes_xyxy_mllm"])
             ranks = rng.exponential(MEAN_RANK, NUM_RANKS).astype(np.int64)
             if self.num_found is not None:
@@ -265,14 +262,8 @@ def noisy_boxes(boxes: FloatArray, error: float, rng: Rng) -> FloatArray:
     return np.asarray(np.clip(boxes + error * sides * rng.standard_normal(boxes.shape), 0, 1), np.float32)
 
 
-def true_regions(sample: ImageSample, kinds: Sequence[int], movement: Movement = IDENTITY) -> dict[str, Any]:
-    """`true_boxes_xyxy_mllm`, `true_names`, `true_rates` and `true_hides` of `NamedImages` for the objects of an image.
-
-    Args:
-        sample: the image.
-        kinds: (n,) name of each object.
-        movement: (2, 3) of the image in the LLM's frame.
-    """
+def _true_regions(sample: ImageSample, kinds: Sequence[int], movement: Movement) -> dict[str, Any]:
+    """What a sample of regions has of its objects."""
     shift = (max(sample.size) - np.array([sample.width, sample.height])) / 2  # padded to a square
     boxes = np.array([obj.visible_box_xyxy for obj in sample.objects], np.float64).reshape(-1, 2, 2) + shift
     scales, offsets = movement[:, :2].sum(1), movement[:, 2]  # the movement neither turns nor shears

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from amodal.losses import IGNORE_INDEX, box_loss, mask_bce, mask_dice, mask_ious, object_mean
 from amodal.models.aura import AuraConfig, AuraOutput
 from amodal.models.aura.heads import labelled_columns
-from amodal.models.aura.regions import LearnedRegions, TrueRegions, longer_sides, neighbours
+from amodal.models.aura.regions import LearnedRegions, longer_sides, neighbours
 from amodal.nn.occlusion_encoders import occlusion_map, occlusion_rates
 from amodal.training.datasets.sampling import UNNAMED, Batch
 from amodal.training.tasks.detector import paired_ious
@@ -32,7 +32,6 @@ TARGETS = {
     "true_names",
     "true_rates",
     "true_hides",
-    "read_true",
 }
 """Entries of a batch that are targets of losses and no inputs of the model."""
 
@@ -82,17 +81,7 @@ class AuraTask:
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Named losses of one batch in the form of `collate_conversations` or of `NamedImages.collate`."""
         config = self.config
-        inputs: dict[str, Any] = {name: value for name, value in batch.items() if name not in TARGETS}
-        if "read_true" in batch:
-            inputs["true_regions"] = TrueRegions(
-                boxes_xyxy_mllm=batch["true_boxes_xyxy_mllm"],
-                names=batch["true_names"],
-                rates=batch["true_rates"],
-                hides=batch["true_hides"],
-                image_index=batch["image_index"],
-                chosen=batch["read_true"],
-            )
-        output: AuraOutput = model(**inputs)
+        output: AuraOutput = model(**{name: value for name, value in batch.items() if name not in TARGETS})
         if output.regions is not None:
             return self._region_losses(output.regions, batch)
         losses = self._naming_losses(output, batch)
