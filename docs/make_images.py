@@ -60,8 +60,9 @@ def write_conversation() -> None:
         "# A conversation with aura-small",
         "",
         "Written by `python docs/make_images.py`: the first conversation of five turns about the held-out scenes of",
-        "[the bundled models](models.md), in forms that no training question used. It was not selected. Where the words are",
-        "wrong, the right answer follows in brackets; the masks are not judged. Solid: predicted visible part; hatched: predicted occluded part.",
+        "[the bundled models](models.md), in forms that no training question used. It was not selected. Where the",
+        "words are wrong, the right answer follows in brackets; the masks are not judged. Solid: predicted visible",
+        "part; hatched: predicted occluded part.",
         "",
     ]
     with TemporaryDirectory() as folder:
