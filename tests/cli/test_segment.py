@@ -196,6 +196,14 @@ def test_prompts_that_are_impossible(
     assert not out.exists()
 
 
+@pytest.mark.parametrize("arguments", [["--confidence", "1.5"], ["--threshold", "2"]])
+def test_impossible_limits_are_refused_before_a_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setattr(AmodalSegmenter, "from_pretrained", lambda *args, **options: pytest.fail("loaded"))
+    assert "expected a number in" in refused(capsys, save_image(tmp_path / "a.png"), *arguments)
+
+
 def test_masks_that_are_impossible(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = save_image(tmp_path / "a.png")
 

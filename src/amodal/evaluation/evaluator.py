@@ -30,7 +30,6 @@ from amodal.evaluation.rows import (
     MaskPredictor,
     ModelRow,
     Row,
-    check_threshold,
     iterate_cases,
     prediction_of,
 )
@@ -47,6 +46,7 @@ from amodal.evaluation.scoring import (
 )
 from amodal.evaluation.selection import ObjectSelection, objects_digest, read_object_list
 from amodal.evaluation.worst import WorstObjects
+from amodal.inference.prompts import check_threshold
 from amodal.io.processes import in_processes
 from amodal.io.progress import progress_bar
 from amodal.metrics.mask_protocols import MASK_PROTOCOLS

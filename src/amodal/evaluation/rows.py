@@ -17,6 +17,7 @@ from amodal.evaluation.boxes import BoxSource
 from amodal.evaluation.matching import MatchedRecords, ObjectRecords
 from amodal.evaluation.predictions import MaskPrediction
 from amodal.evaluation.selection import ObjectSelection
+from amodal.inference.prompts import check_threshold
 from amodal.io.images import ImageArray
 from amodal.ops.arrays import Box, Boxes, Mask
 from amodal.ops.rle import Rle, encode_empty, encode_mask, encode_window
@@ -190,12 +191,6 @@ def _parameters(model: AmodalSegmenter) -> dict[str, dict[str, int]]:
 
     network = model.model
     return {"parameters": parameter_counts(network.config)} if isinstance(network, PlugModel) else {}
-
-
-def check_threshold(threshold: float) -> None:
-    """Raise `InputError` unless the threshold is in (0, 1)."""
-    if not 0 < threshold < 1:
-        raise InputError(f"threshold: expected a number in (0, 1), got {threshold}")
 
 
 def _encode_object(obj: SceneObject, has_visible: bool) -> MaskPrediction:

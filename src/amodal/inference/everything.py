@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from amodal.errors import InputError
 from amodal.inference.find import Detector, ObjectFinder
+from amodal.inference.prompts import check_confidence
 from amodal.inference.scene import Scene
 from amodal.inference.scene_object import SceneObject, visible_iou
 from amodal.inference.segmenter import AmodalSegmenter
@@ -76,8 +76,7 @@ def segment_everything(
     Raises:
         InputError: an impossible confidence or threshold.
     """
-    if confidence is not None and not 0 <= confidence <= 1:
-        raise InputError(f"confidence: expected a number in [0, 1], got {confidence}")
+    check_confidence(confidence)
     labels: Sequence[str | None]
     if isinstance(source, Detector):
         boxes, labels = source(image, confidence)

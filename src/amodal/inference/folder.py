@@ -14,7 +14,7 @@ from amodal.errors import InputError
 from amodal.inference.batch import INPUTS, FailureHandler, image_digest, listed
 from amodal.inference.exports.coco import CocoBuilder
 from amodal.inference.prompt_files import CocoFile, CocoImage
-from amodal.inference.prompts import ObjectPrompt
+from amodal.inference.prompts import ObjectPrompt, check_confidence, check_threshold
 from amodal.inference.results import ANNOTATION_FILE, RUN_FILE, ImageResult
 from amodal.inference.scene import Scene
 from amodal.io.files import is_file, one_writer, require_no_input, write_atomic
@@ -41,7 +41,7 @@ class ImageSegmenter:
         confidence: as for `scene_finder`.
 
     Raises:
-        InputError: texts without a detector.
+        InputError: texts without a detector, or an impossible threshold or confidence.
     """
 
     load: Callable[[], AmodalSegmenter]
@@ -54,6 +54,9 @@ class ImageSegmenter:
     def __post_init__(self) -> None:
         if self.texts and not self.detector:
             raise InputError("text: expected --detector together with --text, got no detector")
+        if self.threshold is not None:
+            check_threshold(self.threshold)
+        check_confidence(self.confidence)
 
     @cached_property
     def segmenter(self) -> AmodalSegmenter:

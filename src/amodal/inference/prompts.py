@@ -104,6 +104,18 @@ def collect_prompts(
     return [_prompt(index, size, *row) for index, row in enumerate(rows)]
 
 
+def check_threshold(threshold: float) -> None:
+    """Raise `InputError` unless a threshold on probabilities is in (0, 1)."""
+    if not 0 < threshold < 1:
+        raise InputError(f"threshold: expected a number in (0, 1), got {threshold}")
+
+
+def check_confidence(confidence: float | None) -> None:
+    """Raise `InputError` unless the smallest score of a found object is in [0, 1], or None."""
+    if confidence is not None and not 0 <= confidence <= 1:
+        raise InputError(f"confidence: expected a number in [0, 1], got {confidence}")
+
+
 def check_box(box: Any, size: tuple[int, int]) -> Box:
     """Check one box against an image and clip it to the image.
 

@@ -24,6 +24,7 @@ from amodal.inference.prompts import (
     MasksLike,
     ObjectPrompt,
     PointsLike,
+    check_threshold,
     collect_prompts,
     with_box,
 )
@@ -280,8 +281,7 @@ class AmodalSegmenter:
             InputError: as for one image, or not exactly one list of prompts per image.
         """
         limit = self.model.config.mask_threshold if threshold is None else threshold
-        if not 0 < limit < 1:
-            raise InputError(f"threshold: expected a number in (0, 1), got {limit}")
+        check_threshold(limit)
         if batch_size < 1:
             raise InputError(f"batch_size: expected 1 or more, got {batch_size}")
         if len(images) != len(prompts):
