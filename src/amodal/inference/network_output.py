@@ -64,8 +64,8 @@ def objects_of(
     for index, (own, prompt) in enumerate(zip(inputs, prompts, strict=True)):
         crop = own.windows[0]
         assert prompt.box_xyxy is not None
-        whole = visible if complete[index] else amodal
-        probs = resize_probs(visible[index], crop), resize_probs(whole[index], crop)
+        whole = None if complete[index] else resize_probs(amodal[index], crop)
+        probs = resize_probs(visible[index], crop), whole
         window, (visible_mask, amodal_mask) = _masks_of(probs, crop, prompt, options)
         yield SceneObject(
             window=window,
@@ -84,12 +84,12 @@ def objects_of(
 
 
 def _masks_of(
-    probs: tuple[FloatMap, FloatMap], crop: Window, prompt: ObjectPrompt, options: MaskOptions
+    probs: tuple[FloatMap, FloatMap | None], crop: Window, prompt: ObjectPrompt, options: MaskOptions
 ) -> tuple[Window, tuple[Mask, Mask]]:
     """Visible and amodal mask of one object, with the given visible mask in place, cleaned if asked for.
 
     Args:
-        probs: visible and amodal probabilities in the crop.
+        probs: visible and amodal probabilities in the crop; None for an object that nothing hides.
         crop: their window.
         prompt: of the object.
         options: how the masks are made.
@@ -100,6 +100,7 @@ def _masks_of(
     visible, amodal_probs = probs[0] > options.threshold, probs[1]
     window = crop
     if prompt.visible is not None:
+        assert amodal_probs is not None
         if rle_area(prompt.visible):
             box = [int(v) for v in rle_box_xyxy(prompt.visible)]
             window = (min(crop[0], box[0]), min(crop[1], box[1]), max(crop[2], box[2]), max(crop[3], box[3]))
@@ -108,7 +109,7 @@ def _masks_of(
         x, y = crop[0] - window[0], crop[1] - window[1]
         placed[y : y + amodal_probs.shape[0], x : x + amodal_probs.shape[1]] = amodal_probs
         amodal_probs = placed
-    amodal = amodal_probs > options.threshold
+    amodal = visible if amodal_probs is None else amodal_probs > options.threshold
     if options.clean is None:
         return window, (visible, amodal)
     pixel = math.sqrt((crop[2] - crop[0]) * (crop[3] - crop[1])) / options.side

@@ -150,6 +150,15 @@ def test_regions_are_proposed_near_their_objects(tmp_path: Path, processor: Aura
     assert 0.5 < np.mean(np.array(best) > 0.5) < 0.98  # most show an object, some do not
 
 
+def test_all_regions_that_a_detector_finds_can_be_learned_without_proposals(
+    tmp_path: Path, processor: AuraProcessor
+) -> None:
+    data = NamedImages([source(tmp_path)], processor, cells=0, classes=3, kind="regions", num_found=6)
+    batch = data.collate([data[(0, position, (0,))] for position in range(2)])
+    assert batch["proposals_xyxy_mllm"].shape == (2, 0, 4) and batch["ranks"].tolist() == [list(range(6))] * 2
+    assert len(batch["true_hides"]) == len(batch["true_boxes_xyxy_mllm"]) > 2
+
+
 def test_no_name_is_learned_from_objects_of_unknown_kind(tmp_path: Path, processor: AuraProcessor) -> None:
     """Their tokens count neither as a name nor as background."""
     known = source(tmp_path / "a")

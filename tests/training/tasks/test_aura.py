@@ -309,7 +309,7 @@ def test_the_occlusion_order_is_learned_alone(tmp_path: Path) -> None:
     assert tower.reader.order.training and not tower.reader.training and not tower.reader.trunk.training
 
 
-def test_the_object_in_front_is_scored_by_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_object_in_front_is_scored_by_pairs(tmp_path: Path) -> None:
     learned, batch = region_batch()
     close = torch.tensor([0.0, 0.0, 0.6, 0.6]).expand(2, 4, 4)
     right, wrong = (torch.zeros(2, 4, 4) for _ in range(2))

@@ -135,10 +135,11 @@ class NamedImages(Dataset[dict[str, Any]]):
         kinds = [known.get(obj.category_id, 0) for obj in sample.objects]
         if objects is None:
             regions = _true_regions(sample, kinds, movement)
-            proposals = _proposals(rng, regions["true_boxes_xyxy_mllm"])
-            ranks = rng.exponential(MEAN_RANK, NUM_RANKS).astype(np.int64)
-            if self.num_found is not None:
-                proposals, ranks = proposals[:0], np.arange(self.num_found)
+            if self.num_found is None:
+                proposals = _proposals(rng, regions["true_boxes_xyxy_mllm"])
+                ranks = rng.exponential(MEAN_RANK, NUM_RANKS).astype(np.int64)
+            else:
+                proposals, ranks = np.zeros((0, 4), np.float32), np.arange(self.num_found)
             return {"image": image, "proposals_xyxy_mllm": proposals, "ranks": ranks} | regions
         if self.augmentation is not None:
             objects = _moved(objects, movement, nearest=True)
