@@ -335,6 +335,24 @@ def test_a_feature_cache_of_a_trained_backbone_is_rejected(tmp_path: Path) -> No
         build(recipe)
 
 
+def test_separate_conversations_train_and_need_llava(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = small_recipe(tmp_path, steps=2)
+    assert isinstance(recipe.data, AuraDataRecipe)
+    recipe.data.separate_conversations, recipe.data.max_turns = True, 8
+    train(recipe, progress=False)
+    assert all(line["text"] > 0 for line in log_of(tmp_path) if "text" in line)
+    make = AuraModel.from_base
+
+    def other(*args: Any, **options: Any) -> AuraModel:
+        model = make(*args, **options)
+        model.config.mllm["model_type"] = "qwen2_vl"
+        return model
+
+    monkeypatch.setattr(AuraModel, "from_base", other)
+    with pytest.raises(InputError, match="separate_conversations: expected false for an LLM that is not"):
+        build(recipe)
+
+
 def test_sam_2_as_backbone_trains_and_refuses_a_feature_cache(tmp_path: Path) -> None:
     ROWS["sam2"].model().save_pretrained(tmp_path / "sam2")
     recipe = small_recipe(tmp_path, {"base": str(tmp_path / "sam2")}, steps=2)

@@ -188,6 +188,11 @@ def _image_conversations(
     config = model.config
     if data.augmentation is not None:
         raise InputError("data.augmentation: expected none for a model that learns to answer, got one")
+    if data.separate_conversations and config.mllm["model_type"] != "llava":
+        raise InputError(
+            "data.separate_conversations: expected false for an LLM that is not of LLaVA's class, whose tokens have "
+            "one position each, got true"
+        )
     cache = _feature_cache(data, model)
     assert model.processor is not None
     tokens = not config.reads_words  # whose auxiliary losses are on image tokens instead of regions
@@ -198,6 +203,7 @@ def _image_conversations(
             max_turns=data.max_turns,
             max_tokens=data.max_tokens,
             max_conversations=data.max_conversations,
+            separate=data.separate_conversations,
             max_masks=max_masks,
             cells=_image_cells(config) if tokens and (config.naming_weight > 0 or config.has_boxes) else 0,
             classes=config.naming_classes if tokens else 0,

@@ -258,16 +258,19 @@ class AuraDataRecipe(Strict):
     """Datasets of an AURA training.
 
     Each sequence holds up to `max_conversations` conversations about one image (all by default), up to `max_turns`
-    turns and `max_tokens` tokens. The masks of up to `max_masks` of its mask tokens are learned (all by default).
-    `feature_cache` is a folder for the features of the frozen backbone. If the model predicts boxes, the decoders get
-    the true visible box of `hint_share` of the objects during training. `augmentation` is only allowed for a first
-    stage without words (`AuraConfig.without_words`), because words about left and right are wrong in a flipped image.
+    turns and `max_tokens` tokens. With `separate_conversations` they do not see each other, so that no earlier answer
+    tells what is in the image; this needs an LLM of LLaVA's class. The masks of up to `max_masks` of its mask tokens
+    are learned (all by default). `feature_cache` is a folder for the features of the frozen backbone. If the model
+    predicts boxes, the decoders get the true visible box of `hint_share` of the objects during training. `augmentation`
+    is only allowed for a first stage without words (`AuraConfig.without_words`), because words about left and right are
+    wrong in a flipped image.
     """
 
     train: list[ReasonSourceRecipe]
     validation: list[ReasonSourceRecipe]
     max_turns: Positive = 1
     max_conversations: Positive | None = None
+    separate_conversations: bool = False
     max_tokens: Positive = 2048
     max_masks: Annotated[int, Field(ge=0)] | None = None
     feature_cache: str | None = None

@@ -13,12 +13,12 @@ import torch
 from amodal.data.reason_seg import read_reason_seg
 from amodal.errors import InputError
 from amodal.losses import IGNORE_INDEX
-from amodal.models.aura import AuraProcessor
+from amodal.models.aura import AuraModel, AuraProcessor
 from amodal.ops.boxes import mask_to_box
 from amodal.training.datasets.conversations import FeatureCache, ImageConversations, collate_conversations, decisions
 from amodal.training.datasets.sampling import ReasonSource
 from tests.data.toy import write_toy
-from tests.models.aura import small_mllm
+from tests.models.aura import small_aura, small_mllm
 
 QUESTIONS = [
     {"id": 1, "image_id": 1, "question": "What is red?", "answer": "It is <p>the red one</p> {seg:1}."},
@@ -107,6 +107,39 @@ def test_conversations_are_limited(tmp_path: Path, processor: AuraProcessor) -> 
     texts = {processor.tokenizer.decode(data[(0, 0, (seed,))]["row"]["input_ids"][0]) for seed in range(8)}
     found = {tuple(q in text for q in ("What is red?", "What hides it?", "And what else?")) for text in texts}
     assert found == {(True, False, False), (False, True, True)}
+
+
+def test_separate_conversations_are_read_as_if_each_were_alone(tmp_path: Path) -> None:
+    """The language model predicts the same answers in one sequence as in one sequence per conversation."""
+    model = small_aura(tmp_path).double()
+    alone = conversations(tmp_path / "a", model.processor, max_conversations=1)
+    together = conversations(tmp_path / "b", model.processor, separate=True)
+    expected = {}
+    for seed in range(8):
+        logits, targets = answers(model, alone[(0, 0, (seed,))])
+        expected[tuple(targets.tolist())] = logits
+    assert len(expected) == 2
+    for seed in range(4):
+        logits, targets = answers(model, together[(0, 0, (seed,))], together[(0, 1, (0,))])
+        assert len(targets) == sum(len(key) for key in expected)
+        for key, value in expected.items():
+            start = next(i for i in range(len(targets)) if tuple(targets[i : i + len(key)].tolist()) == key)
+            torch.testing.assert_close(logits[start : start + len(key)], value, atol=1e-9, rtol=0)
+    mixed = conversations(tmp_path / "c", model.processor)
+    logits, targets = answers(model, mixed[(0, 0, (0,))])
+    last = max(expected, key=lambda key: [*targets.tolist()].index(key[0]))
+    assert not torch.allclose(logits[-len(last) :], expected[last], atol=1e-4), "without it, they read each other"
+
+
+def answers(model: AuraModel, *items: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and tokens of the answers of the first sequence of a batch."""
+    batch = collate_conversations(list(items))
+    names = {"visible_masks", "amodal_masks", "has_amodal"}
+    batch = {k: v.double() if v.is_floating_point() else v for k, v in batch.items() if k not in names}
+    with torch.no_grad():
+        output = model(**batch)
+    is_answer = output.targets[0] != IGNORE_INDEX
+    return output.logits[0][is_answer], output.targets[0][is_answer]
 
 
 def test_a_batch_is_padded_and_concatenated(tmp_path: Path, processor: AuraProcessor) -> None:

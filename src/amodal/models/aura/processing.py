@@ -161,6 +161,12 @@ class AuraProcessor(PushToHubMixin):
             return torch.cat([torch.ones_like(sides), (sides - 1) / 2], dim=-1)
         return torch.cat([sides, torch.zeros_like(sides)], dim=-1)
 
+    def after_image(self, question: str) -> list[int]:
+        """Return the tokens of a first question that follow those of the image."""
+        text = self._begin + self.template.prompt(check_question(question, self._reserved), first=True)
+        tokens, image = self.tokens(text), self.mllm.image_token_id
+        return tokens[len(tokens) - tokens[::-1].index(image) :]
+
     def later_turn(self, question: str) -> list[int]:
         """Return the tokens of a later question, starting after the end token of the previous answer."""
         return self.tokens(self.template.prompt(check_question(question, self._reserved), first=False))

@@ -39,6 +39,9 @@ from amodal.training.datasets.sampling import Batch, Key, ReasonSource
 UNNAMED_FAMILY = "other"
 """Family of the questions whose file does not state it."""
 
+OWNERS = "owners"
+"""Entry of a row: the conversation of each token, before `collate_conversations` makes a mask of it."""
+
 
 @dataclass(frozen=True)
 class FeatureCache:
@@ -111,7 +114,10 @@ class ImageConversations(Dataset[dict[str, Any]]):
         max_tokens: maximum number of tokens per sequence, image tokens included; turns that do not fit are
             left out.
         max_conversations: maximum number of conversations per sequence, chosen at random; None takes all. With several,
-            the answers of one tell a model about the image of the next, which it then need not look at.
+            earlier answers tell a model what is in the image, which it then need not look at, unless they are
+            `separate`.
+        separate: the conversations of a sequence do not see each other: each reads the image tokens and itself. The
+            image tokens are computed once for all of them.
         max_masks: maximum number of mask tokens per sequence whose masks are learned, chosen at random; None
             learns all. The same few objects appear in many answers.
         cells: c, for the auxiliary losses on image tokens; 0 without them.
@@ -137,6 +143,7 @@ class ImageConversations(Dataset[dict[str, Any]]):
         max_turns: int,
         max_tokens: int,
         max_conversations: int | None = None,
+        separate: bool = False,
         max_masks: int | None = None,
         cells: int = 0,
         classes: int = 0,
@@ -150,7 +157,7 @@ class ImageConversations(Dataset[dict[str, Any]]):
         self.processor = processor
         self._decisions = decisions(self._answers()) if with_decisions else None
         self.max_turns, self.max_tokens, self.max_masks = max_turns, max_tokens, max_masks
-        self.max_conversations = max_conversations
+        self.max_conversations, self.separate = max_conversations, separate
         self.cells, self.classes, self.hint_share = cells, classes, hint_share
         self.features = features
         self._groups = [_by_image(source.dataset) for source in self.sources]
@@ -213,21 +220,29 @@ class ImageConversations(Dataset[dict[str, Any]]):
         self, pixels: npt.NDArray[np.uint8], conversations: Sequence[Conversation]
     ) -> tuple[dict[str, Tensor], list[ObjectSample]]:
         """Tokens with labels, and the objects of the mask tokens in their order."""
-        processor, turns = self.processor, [turn for c in conversations for turn in c.turns][: self.max_turns]
-        row = processor.first_turn(pixels, turns[0].question)
+        processor = self.processor
+        turns = [(number, turn) for number, c in enumerate(conversations) for turn in c.turns][: self.max_turns]
+        row = processor.first_turn(pixels, turns[0][1].question)
         prompt_length = row["input_ids"].shape[1]
         appended: list[int] = []
         labels: list[int] = []
         families: list[int] = []
         deciding: list[bool] = []
+        owners: list[int] = []
         objects: list[ObjectSample] = []
-        for index, turn in enumerate(turns):
-            question = processor.later_turn(turn.question) if index else []
+        for index, (number, turn) in enumerate(turns):
+            if index == 0:
+                question = []
+            elif self.separate and number != turns[index - 1][0]:
+                question = processor.after_image(turn.question)
+            else:
+                question = processor.later_turn(turn.question)
             answer = processor.answer_tokens(turn.with_token(processor.seg_token))
             if prompt_length + len(appended) + len(question) + len(answer) > self.max_tokens:
                 break
             appended += question + answer
             labels += [IGNORE_INDEX] * len(question) + answer
+            owners += [number] * (len(question) + len(answer))
             family = 1 + self.families.index(turn.kind or UNNAMED_FAMILY) if self.families else 0
             families += [0] * len(question) + [family] * len(answer)
             if self._decisions is not None:
@@ -241,6 +256,9 @@ class ImageConversations(Dataset[dict[str, Any]]):
                 f"where image {image.id} ({image.path.name}) and its question alone take {prompt_length}"
             )
         row = _extended(row, appended, labels)
+        if self.separate:
+            shared = prompt_length - len(processor.after_image(turns[0][1].question))
+            row |= _separated(shared, [0] * (prompt_length - shared) + owners)
         if self.families:
             row["families"] = torch.tensor([[0] * prompt_length + families])
         if self._decisions is not None:
@@ -280,6 +298,7 @@ def collate_conversations(items: list[dict[str, Any]]) -> Batch:
 
     Returns:
         The outputs of the language model's processor, padded at the end, with `labels` (B, T).
+        Of separate conversations also `position_ids` (B, T), and `attention_mask` is (B, 1, T, T) bool.
         With families `families` (B, T): 1 + index of the family that a labelled token belongs to, 0 elsewhere.
         With decisions `deciding` (B, T) bool.
         `chosen`, one bool per mask token, row by row.
@@ -291,9 +310,27 @@ def collate_conversations(items: list[dict[str, Any]]) -> Batch:
         `mllm_to_sam` (B, 4); with cells also `pointing_shares` of all mask tokens.
     """
     batch = pad_rows([item["row"] for item in items], items[0]["pad"], front=False)
+    if OWNERS in batch:
+        batch["attention_mask"] = separate_attention(batch.pop(OWNERS), batch["attention_mask"])
     for name in items[0].keys() - {"row", "pad"}:
         batch[name] = torch.cat([item[name] for item in items])
     return batch
+
+
+def separate_attention(owners: Tensor, is_token: Tensor) -> Tensor:
+    """Which tokens each token sees: those before it that are shared or of its own conversation.
+
+    Args:
+        owners: (B, T) 0 for shared tokens, the number of the conversation otherwise.
+        is_token: (B, T) 0 for padding.
+
+    Returns:
+        (B, 1, T, T) bool, seeing token first. Padding sees itself, so that no row is empty.
+    """
+    T = owners.shape[1]
+    is_seen = (owners[:, None] == 0) | (owners[:, None] == owners[..., None])
+    is_seen &= is_token.bool()[:, None] & torch.ones(T, T, dtype=torch.bool, device=owners.device).tril()
+    return (is_seen | torch.eye(T, dtype=torch.bool, device=owners.device))[:, None]
 
 
 def decisions(answers: Iterable[tuple[str, Sequence[int]]]) -> dict[str, set[tuple[int, ...]]]:
@@ -340,6 +377,19 @@ def _extended(row: dict[str, Tensor], appended: list[int], labels: list[int]) ->
         extended[name] = value
     extended["labels"] = torch.tensor([[IGNORE_INDEX] * length + labels])
     return extended
+
+
+def _separated(shared: int, owners: Sequence[int]) -> dict[str, Tensor]:
+    """What `separate_attention` needs, and the positions: each conversation goes on after the shared tokens.
+
+    Args:
+        shared: number of the tokens that all conversations read.
+        owners: number of the conversation of each token after them, ascending.
+    """
+    starts = {owner: index for index, owner in reversed(list(enumerate(owners)))}
+    positions = [*range(shared), *(shared + index - starts[owner] for index, owner in enumerate(owners))]
+    numbers = [0] * shared + [1 + owner for owner in owners]
+    return {OWNERS: torch.tensor([numbers]), "position_ids": torch.tensor([positions])}
 
 
 def _visible_boxes_sam(objects: Sequence[ObjectSample], image: ImageSample) -> npt.NDArray[np.float32]:
