@@ -87,7 +87,8 @@ def test_rows_equal_the_results_of_the_segmenter(annotations: Path, tmp_path: Pa
 def test_an_interrupted_run_is_resumed(
     annotations: Path, tmp_path: Path, without_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset, plan = read_dataset("canonical", annotations), BatchPlan(images_per_block=4)
+    dataset, plan = read_dataset("canonical", annotations), BatchPlan(images_per_block=2)
+    dataset = replace(dataset, images=dataset.images[:6])
     whole = results(segment_dataset(dataset, tmp_path / "whole", plan, progress=False))
 
     def stopping(rows: list[Row], plan: BatchPlan) -> Any:
@@ -112,7 +113,7 @@ def test_an_interrupted_run_is_resumed(
             segment_dataset(dataset, tmp_path / "out", plan, progress=False)
     other = replace(dataset, images=dataset.images[:-1])
     with pytest.raises(InputError, match="got others .dataset "):
-        segment_dataset(other, tmp_path / "out", BatchPlan(images_per_block=4), progress=False)
+        segment_dataset(other, tmp_path / "out", BatchPlan(images_per_block=2), progress=False)
 
 
 def test_a_parquet_file_of_paths_and_boxes(tmp_path: Path, without_ray: None) -> None:

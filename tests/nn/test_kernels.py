@@ -47,7 +47,7 @@ def test_recomputed_probabilities_give_the_same_gradients(
     again = torch.autograd.grad(softmax_attention(*inputs).square().sum(), inputs)
     for one, two in zip(kept, again, strict=True):
         torch.testing.assert_close(one, two, atol=1e-12, rtol=1e-12)
-    assert torch.autograd.gradcheck(softmax_attention, inputs)
+    assert torch.autograd.gradcheck(softmax_attention, inputs, fast_mode=True)
 
 
 @pytest.mark.parametrize("values", [torch.bfloat16, torch.float32])

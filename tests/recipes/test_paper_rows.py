@@ -123,7 +123,7 @@ def test_rows_do_not_overwrite_each_other() -> None:
                 assert one[0] == two[0] and (two[1], one[1]) in same
 
 
-FAST = ("kins-vit-b", "kins-vit-h", "kins-sam2.1-tiny")
+FAST = ("kins-vit-b", "kins-sam2.1-tiny")
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def assert_same_run(a: Path, b: Path) -> None:
     ("task", "strategy", "name"),
     [
         ("plug", DDP, "MULTI_CPU"),
-        ("plug", FSDP2, "FSDP2"),
+        pytest.param("plug", FSDP2, "FSDP2", marks=pytest.mark.slow),
         pytest.param("sam", DDP, "MULTI_CPU", marks=pytest.mark.slow),
         pytest.param("sam", FSDP2, "FSDP2", marks=pytest.mark.slow),
     ],

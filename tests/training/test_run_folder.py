@@ -117,7 +117,7 @@ def test_a_run_of_an_older_version_resumes(tmp_path: Path) -> None:
         run(recipe)
 
 
-@pytest.mark.parametrize("task", ["sam", "plug"])
+@pytest.mark.parametrize("task", ["sam", pytest.param("plug", marks=pytest.mark.slow)])
 def test_a_fork_starts_from_the_last_weights(tmp_path: Path, task: str) -> None:
     recipe = tiny_recipe(tmp_path, task, ema=0.9)  # the saved model has the averaged weights instead
     run(recipe)
