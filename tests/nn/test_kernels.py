@@ -47,7 +47,8 @@ def test_recomputed_probabilities_give_the_same_gradients(
     again = torch.autograd.grad(softmax_attention(*inputs).square().sum(), inputs)
     for one, two in zip(kept, again, strict=True):
         torch.testing.assert_close(one, two, atol=1e-12, rtol=1e-12)
-    assert torch.autograd.gradcheck(softmax_attention, inputs, fast_mode=True)
+    small = [torch.randn(2, 3, *shape, dtype=torch.float64, requires_grad=True) for shape in ((5, 2), (11, 2), (11, 2))]
+    assert torch.autograd.gradcheck(softmax_attention, small)
 
 
 @pytest.mark.parametrize("values", [torch.bfloat16, torch.float32])

@@ -123,12 +123,18 @@ def test_separate_conversations_are_read_as_if_each_were_alone(tmp_path: Path) -
         logits, targets = answers(model, together[(0, 0, (seed,))], together[(0, 1, (0,))])
         assert len(targets) == sum(len(key) for key in expected)
         for key, value in expected.items():
-            start = next(i for i in range(len(targets)) if tuple(targets[i : i + len(key)].tolist()) == key)
-            torch.testing.assert_close(logits[start : start + len(key)], value, atol=1e-9, rtol=0)
+            torch.testing.assert_close(logits[of_answers(key, targets)], value, atol=1e-9, rtol=0)
     mixed = conversations(tmp_path / "c", model.processor)
     logits, targets = answers(model, mixed[(0, 0, (0,))])
-    last = max(expected, key=lambda key: [*targets.tolist()].index(key[0]))
-    assert not torch.allclose(logits[-len(last) :], expected[last], atol=1e-4), "without it, they read each other"
+    equal = [torch.allclose(logits[of_answers(key, targets)], value, atol=1e-4) for key, value in expected.items()]
+    assert sorted(equal) == [False, True], "without it, the second conversation reads the first"
+
+
+def of_answers(key: tuple[int, ...], targets: torch.Tensor) -> slice:
+    """Where the tokens of one conversation's answers are among those of all."""
+    tokens = targets.tolist()
+    start = next(i for i in range(len(tokens)) if tuple(tokens[i : i + len(key)]) == key)
+    return slice(start, start + len(key))
 
 
 def answers(model: AuraModel, *items: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:

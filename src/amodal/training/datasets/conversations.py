@@ -386,7 +386,7 @@ def _separated(shared: int, owners: Sequence[int]) -> dict[str, Tensor]:
         shared: number of the tokens that all conversations read.
         owners: number of the conversation of each token after them, ascending.
     """
-    starts = {owner: index for index, owner in reversed(list(enumerate(owners)))}
+    starts = {owner: owners.index(owner) for owner in set(owners)}
     positions = [*range(shared), *(shared + index - starts[owner] for index, owner in enumerate(owners))]
     numbers = [0] * shared + [1 + owner for owner in owners]
     return {OWNERS: torch.tensor([numbers]), "position_ids": torch.tensor([positions])}
