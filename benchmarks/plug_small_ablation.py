@@ -193,8 +193,9 @@ def _line(row: Row, result: dict[str, Any]) -> str:
 def _cell(report: dict[str, Any], name: str) -> str:
     metrics = report["metrics"]
     visible = [] if name.startswith("mask") else [f"{metrics['mIoU_visible']:.3f}"]
-    low, high = report["intervals"]["mIoU_full"]
-    scores = ", ".join([f"{metrics['mIoU_full']:.3f} ({low:.3f}-{high:.3f})", f"{metrics['mIoU_occ']:.3f}", *visible])
+    interval = report["intervals"]["mIoU_full"]  # None for a single image
+    spread = "" if interval is None else f" ({interval[0]:.3f}-{interval[1]:.3f})"
+    scores = ", ".join([f"{metrics['mIoU_full']:.3f}{spread}", f"{metrics['mIoU_occ']:.3f}", *visible])
     return f"{scores}; false {100 * metrics['false_occlusion_rate']:.0f} %"
 
 
