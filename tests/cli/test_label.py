@@ -46,7 +46,7 @@ def test_corrected_predictions_become_a_dataset(tmp_path: Path, capsys: pytest.C
     tasks_file = tmp_path / "work" / "tasks.json"
     assert main(["label", "predict", str(images), "--out", str(tasks_file), "--boxes", str(boxes_file(tmp_path))]) == 0
     tasks = json.loads(tasks_file.read_text())
-    assert [t["data"]["image"] for t in tasks] == ["/data/local-files/?d=a.png", "/data/local-files/?d=b.png"]
+    assert [t["data"]["image"] for t in tasks] == [f"/data/local-files/?d=photos/{x}.png" for x in "ab"]
     (obj,) = from_task(tasks[0]).scene
     assert (obj.name, obj.class_id, obj.source_id) == ("shoe", 4, 31) and tasks_file.with_suffix(
         ".xml"
@@ -141,6 +141,23 @@ def test_images_that_fail_are_reported_at_the_end(tmp_path: Path, capsys: pytest
     Image.new("RGB", (8, 8)).save(images / "c.png")
     assert main(arguments) == 3
     assert capsys.readouterr().out.startswith("Left out: 1 image of the folder that boxes.json does not have")
+
+
+def test_images_are_in_a_folder_below_the_root_of_label_studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Label Studio refuses its document root itself as a storage."""
+    images = save_images(tmp_path / "photos")
+    arguments = ["--out", str(tmp_path / "tasks.json"), "--boxes", str(boxes_file(tmp_path))]
+    monkeypatch.chdir(images)
+    assert main(["label", "predict", ".", *arguments]) == 0
+    tasks = json.loads((tmp_path / "tasks.json").read_text())
+    assert tasks[0]["data"]["image"] == "/data/local-files/?d=photos/a.png"
+    assert main(["label", "predict", ".", *arguments, "--url", "https://example.org/"]) == 0
+    tasks = json.loads((tmp_path / "tasks.json").read_text())
+    assert tasks[0]["data"]["image"] == "https://example.org/a.png"
+    Scene([], (2, 4), image_path=images / "a.png").save(tmp_path / "scenes" / "a")
+    assert main(["label", "tasks", str(tmp_path / "scenes"), "--out", str(tmp_path / "tasks.json")]) == 0
+    (task,) = json.loads((tmp_path / "tasks.json").read_text())
+    assert task["data"]["image"] == "/data/local-files/?d=images/a.png"
 
 
 def test_saved_results_become_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,17 +32,25 @@ if TYPE_CHECKING:
 label_app = typer.Typer(no_args_is_help=True)
 
 TaskFile = Annotated[Path, typer.Option(help="JSON file of tasks to import into Label Studio.")]
-Prefix = Annotated[
-    str, typer.Option(help="Prefix of the image names in the tasks: where Label Studio finds the images.")
-]
 LOCAL_FILES = "/data/local-files/?d="
+"""Label Studio's address of a file below its document root, without the path.
+
+The images must be in a folder below that root, because Label Studio refuses the root itself as a storage.
+"""
 
 
 @label_app.command("predict")
 def predict(
     folder: Annotated[Path, typer.Argument(help="Folder of images.")],
     out: TaskFile,
-    url: Prefix = LOCAL_FILES,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="What precedes the image names in the tasks: where Label Studio finds the images; default: "
+            f"{LOCAL_FILES}FOLDER/, with the name of the folder.",
+            show_default=False,
+        ),
+    ] = None,
     annotations: Annotated[
         Path | None,
         typer.Option(
@@ -83,6 +91,7 @@ def predict(
     failures, segment = Failures(strict), ImageSegmenter(load, detector, text, clean=clean)
     coco = None if annotations is None else read_coco_file(annotations)
     images = images_of_folder(folder, coco, failures.add)
+    prefix = f"{LOCAL_FILES}{Path(os.path.abspath(folder)).name}/" if url is None else url
     tasks: list[dict[str, Any]] = []
     num_objects = 0
     for index in progress_bar(range(len(images)), "images", not as_json):
@@ -97,7 +106,7 @@ def predict(
         num_objects += len(result.scene)
         full, root = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
         name = full.relative_to(root).as_posix() if full.is_relative_to(root) else path.name
-        tasks.append(to_task(result, f"{url}{name}"))
+        tasks.append(to_task(result, f"{prefix}{name}"))
     if images.num_other and annotations is not None and not as_json:
         other = counted(images.num_other, "image")
         typer.echo(f"Left out: {other} of the folder that {annotations.name} does not have")
@@ -108,7 +117,9 @@ def predict(
 def tasks_of_results(
     source: Source,
     out: TaskFile,
-    url: Prefix = LOCAL_FILES,
+    url: Annotated[
+        str, typer.Option(help="What precedes the image names in the tasks: where Label Studio finds the images.")
+    ] = f"{LOCAL_FILES}images/",
     annotations: Dataset = None,
     format_: FormatName = None,
     as_json: JsonSummary = False,
