@@ -78,11 +78,8 @@ ALLOWED = (
     ("docs/reason.md", "thing", "most hidden thing"),
     ("docs/reason.md", "thing", "Which of these things has wings"),
     ("docs/log/aura-models.md", "thing", "which thing would be the largest?"),
-    # The former name of a parameter, and an option that keeps its name.
+    # The former name of a parameter.
     ("CHANGELOG.md", "image", "picture_size=...)` | `AmodalSegmenter"),
-    ("src/amodal/cli/reasonseg.py", "image", 'url.partition(",")[2]), "picture")'),
-    ("src/amodal/cli/reasonseg.py", "image", "picture: expected a .jpg file"),
-    ("src/amodal/cli/reasonseg.py", "image", 'require_no_image(image_file, dataset, "picture"'),
     # Words that people write, as patterns; a list of stop words, and COCO's term.
     ("src/amodal/datagen/claim_kinds.py", "thing", "objects?|things?"),
     ("src/amodal/datagen/claim_kinds.py", "image", "image|picture|frame"),

@@ -100,7 +100,7 @@ def test_failed_pairs_for_people(capsys: pytest.CaptureFixture[str], tmp_path: P
 
 def test_prompt(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     annotations = write_many(tmp_path / "many", 2)
-    text = amodal(capsys, "prompt", "--annotations", annotations, "--image-id", "2", "--picture", tmp_path / "p.jpg")
+    text = amodal(capsys, "prompt", "--annotations", annotations, "--image-id", "2", "--image-out", tmp_path / "p.jpg")
     assert "[3] mug; visible box (4, 4, 20, 20)" in text and "Write 10 question-answer pairs" in text
     assert (tmp_path / "p.jpg").read_bytes().startswith(b"\xff\xd8")
     with serving() as server:
@@ -120,7 +120,10 @@ def test_bad_input(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for arguments, message in (
         (("generate", "--out", work), "annotations: expected a file to start"),
         ((*start, "--backend", "magic"), "backend: expected template or openai, got 'magic'"),
-        (("prompt", "--annotations", annotations, "--picture", tmp_path / "p.txt"), "picture: expected a .jpg file"),
+        (
+            ("prompt", "--annotations", annotations, "--image-out", tmp_path / "p.txt"),
+            "image-out: expected a .jpg file",
+        ),
         ((*start, "--model", "gpt-4o"), "model, base-url: expected with --backend openai only"),
         ((*start, "--base-url", "http://127.0.0.1:1/v1"), "model, base-url: expected with --backend openai only"),
         ((*start, "--format", "nonsense"), "format: expected one of"),

@@ -202,7 +202,7 @@ def test_no_command_replaces_a_file_that_it_reads(
         (["label", "collect", str(export)], "--out", export),
         (["label", "tasks", str(predictions), "--annotations", str(annotations)], "--out", predictions),
         (["label", "predict", str(image.parent), "--annotations", str(annotations)], "--out", annotations),
-        (prompt, "--picture", taken),
+        (prompt, "--image-out", taken),
     ]:  # fmt: skip
         before = output.read_bytes()
         target = output

@@ -156,7 +156,7 @@ def show_prompt(
     pairs: Pairs = 10,
     prompt: PromptVersion = "2",
     image_file: Annotated[
-        Path | None, typer.Option("--picture", help="JPEG file to write: the image as it would be sent.")
+        Path | None, typer.Option("--image-out", help="JPEG file to write: the image as it would be sent.")
     ] = None,
     outlines: Outlines = True,
     max_side: MaxSide = 1024,
@@ -173,14 +173,14 @@ def show_prompt(
     from amodal.io.files import write_atomic
 
     if image_file is not None and image_file.suffix.lower() not in (".jpg", ".jpeg"):
-        raise InputError(f"picture: expected a .jpg file, got {str(image_file)!r}")
+        raise InputError(f"image-out: expected a .jpg file, got {str(image_file)!r}")
     dataset = open_dataset(annotations, format_, images, match)
     sample = preview(dataset, image_id, ImageSelection(allow_modal=True))
     text = make_prompt(describe(sample, dataset.categories), pairs, version=prompt)
     if image_file is not None:
         url = image_url(sample, outlines=outlines, max_side=max_side)
-        require_no_image(image_file, dataset, "picture", annotations)
-        write_atomic(image_file, base64.b64decode(url.partition(",")[2]), "picture")
+        require_no_image(image_file, dataset, "image-out", annotations)
+        write_atomic(image_file, base64.b64decode(url.partition(",")[2]), "image-out")
     if as_json:
         typer.echo(json.dumps({"system": text.system, "user": text.user, "response_format": response_format()}))
     else:

@@ -72,7 +72,7 @@ def export_tasks(
     reviewers: Reviewers = None,
     include_failed: IncludeFailed = False,
     image_url: Annotated[
-        str, typer.Option("--picture-url", help="URL prefix of the images in the tasks.")
+        str, typer.Option("--image-url", help="URL prefix of the images in the tasks.")
     ] = "/data/local-files/?d=images/",
     mentioned_only: Annotated[
         bool, typer.Option("--mentioned-only", help="Leave out masks of objects that the answer does not mention.")
@@ -101,9 +101,7 @@ def export_tasks(
 def import_tasks(
     work: Work,
     annotated: Annotated[Path, typer.Argument(help="JSON export of the tool with people's annotations.")],
-    source: Annotated[
-        str, typer.Option("--from", "--to", help="Tool that made the file: label-studio.")
-    ] = "label-studio",
+    source: Annotated[str, typer.Option("--from", help="Tool that made the file: label-studio.")] = "label-studio",
     reviewers: Reviewers = None,
     as_json: AsJson = False,
 ) -> None:
