@@ -420,6 +420,15 @@ def test_configuration_refuses_impossible_values(field: str, value: object) -> N
         AuraConfig(**{field: value})
 
 
+@pytest.mark.parametrize(
+    "settings", [{"model_type": "x"}, {"model_type": "llava", "vision_config": {"model_type": "x"}}]
+)
+def test_a_language_model_of_unknown_type_is_refused(settings: dict[str, Any]) -> None:
+    config = AuraConfig(mllm=settings)
+    with pytest.raises(InputError, match="mllm: expected a model of a type that transformers knows, got another"):
+        AuraModel(config)
+
+
 def test_lora_targets_must_exist(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="lora_targets: expected names of projections in the language model"):
         small_aura(tmp_path, lora_targets=["no_such_proj"])

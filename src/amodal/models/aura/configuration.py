@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig, SamConfig
 
-from amodal.errors import check_settings
+from amodal.errors import InputError, check_settings
 from amodal.models.bases.families import family_of
 from amodal.models.bases.protocol import BaseFamily
 from amodal.models.increments import Origin
@@ -139,9 +139,19 @@ class AuraConfig(PreTrainedConfig):
         self._check()
 
     def mllm_config(self) -> Any:
-        """Return the LLM's configuration as an object of its own class."""
+        """Return the LLM's configuration as an object of its own class.
+
+        Raises:
+            InputError: transformers does not know the LLM, or a part of it.
+        """
         settings = dict(self.mllm)
-        return AutoConfig.for_model(settings.pop("model_type"), **settings)
+        try:
+            return AutoConfig.for_model(settings.pop("model_type"), **settings)
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"mllm: expected a model of a type that transformers knows, got another ({reason:.80})"
+            ) from error
 
     @property
     def without_words(self) -> bool:
