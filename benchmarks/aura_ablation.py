@@ -1,16 +1,18 @@
 """AURA's table 2 at our scale: what the Occlusion Condition and Spatial Occlusion Encoders add.
 
 Four rows (neither, each, both) are trained from several seeds for the same steps on the same batches; only
-the two settings differ. As in the paper, a trained language model (that of `aura-tiny`) gets LoRA, the vision
-backbone (`sam-tiny`) is frozen, all terms of Eq. 4 weigh 1, and there are no other losses and no true boxes as
-hints. The mask decoders start from the backbone's, the prompt encoder from random weights. The final weights
-answer questions about scenes that were not used in training, with the true words as input (protocol `reason`,
-teacher forced), because the encoders act on masks and predicted words would only add noise. To resume a call that
-was stopped, give the same command again.
+the two settings differ. The language model and the regions are those of `aura-small`. As in the paper, the language
+model's LoRA is trained, the vision backbone (`sam-small`) is frozen, all terms of Eq. 4 weigh 1, and there are no other
+losses and no true boxes as hints. Differs from the paper: both decoders get the box of a region, because `sam-small` is
+prompted by maps; the regions and their choice are not trained. The mask decoders start from the backbone's, the layers
+from a `[SEG]` state to its embedding from random weights. The final weights answer questions about scenes that were not
+used in training, with the true words as input (protocol `reason`, teacher forced), because the encoders act on masks,
+and predicted words would only add noise. To resume a call that was stopped, give the same command again.
 
+Before: amodal models fetch aura-small
 Command: python benchmarks/aura_ablation.py --steps 400 --seeds 3
 On several cores: run the command with --part 0/2 and at the same time with --part 1/2, each with OMP_NUM_THREADS=1.
-Data: docs/reason.md says how scenes and questions are made.
+Data: docs/aura.md says how the training data of aura-small are made, and docs/models/aura-small.md the test questions.
 Writes aura_ablation.json and aura_ablation.md next to this file, and replaces them after each training.
 """
 
@@ -51,12 +53,10 @@ PAPER_LOSSES = [
 """Eq. 4 as it stands; the recipe has other weights, losses of its own, and true boxes as hints."""
 
 # The paper's optimiser. The language model is trained already, so two turns per image are enough, and the masks of all
-# their objects are learned. The recipe's second source (questions-half.json) is excluded, because half of its answers
-# have no mask.
+# their objects are learned.
 SHARED = [
-    "model.tiny=null", "model.train_mllm=false", "model.train_tower=true",
-    "model.lora_rank=8", *PAPER_LOSSES,
-    "data.max_turns=2", "data.max_masks=null", "data.train.1.weight=0.0",
+    "model.train_language=true", "model.train_tower=false", *PAPER_LOSSES,
+    "data.max_turns=2", "data.max_masks=null",
     "training.epochs=null", f"training.batch_size={BATCH_SIZE}", "training.optimizer=adamw",
     "training.select=last", "training.validation_objects=32", "training.precision=no",
 ]  # fmt: skip
@@ -99,7 +99,7 @@ ROWS = (
 def main() -> None:
     """Run the missing trainings with their evaluation; write the report after each."""
     options = _arguments()
-    start = prepare(options.runs / f"start-{options.part.number}")
+    start = prepare(options.runs / f"start-{options.part.number}", options.model)
     jobs = options.part.of([(seed, row) for seed in range(options.seeds) for row in ROWS])
     for number, (seed, row) in enumerate(jobs):
         print(f"[{number + 1}/{len(jobs)}] {row.label}, seed {seed}", flush=True)
@@ -114,27 +114,35 @@ def _finished(options: argparse.Namespace) -> Results:
     return [json.loads(p.read_text()) for p in sorted(options.runs.glob(f"*-{options.steps}/result.json"))]
 
 
-def prepare(start: Path) -> Path:
-    """Write the models that every row starts from, unless they exist.
+def prepare(start: Path, name: str) -> Path:
+    """Write the model that every row starts from, unless it exists.
+
+    Args:
+        start: folder to write; each process has its own.
+        name: model whose language model and regions are used.
 
     Returns:
-        A folder with the language model (`llm`) and an AURA on it without occlusion encoders (`model`); each
-        process has its own folder.
+        `start`: an AURA without occlusion encoders, whose decoders are those of its base.
     """
     from amodal.models.aura import AuraConfig, AuraModel
+    from amodal.models.aura.trunk_mllm import load_recorded_mllm
+    from amodal.models.bases.families import load_base
+    from amodal.models.increments import Origin
 
-    if (start / "model").is_dir():
+    if start.is_dir():
         return start
-    bundled = AuraModel.from_pretrained("aura-tiny")
-    assert bundled.processor is not None
-    if not (start / "llm").is_dir():
-        with atomic_folder(start / "llm") as folder:
-            bundled.mllm.save_pretrained(folder)
-            bundled.processor.mllm.save_pretrained(folder)
-    config = AuraConfig(image_size=bundled.config.image_size, condition_encoder=False, spatial_encoder=False)
+    trained = AuraModel.from_pretrained(name)
+    without = {"condition_encoder": False, "spatial_encoder": False}
+    config = AuraConfig.from_dict(trained.config.to_dict() | without)
     torch.manual_seed(0)
-    model = AuraModel.from_base(str(start / "llm"), "sam-tiny", config)
-    model.save_pretrained(start / "model")
+    model = AuraModel(config, mllm=load_recorded_mllm(config, None, None))
+    model.load_base(load_base(*Origin.from_record(config.base).location(None, "base")))
+    model.mllm.load_state_dict(trained.mllm.state_dict())
+    assert model.box_reader is not None and trained.box_reader is not None
+    model.box_reader.load_state_dict(trained.box_reader.state_dict())
+    model.processor = trained.processor
+    with atomic_folder(start) as folder:
+        model.save_pretrained(folder)
     return start
 
 
@@ -168,8 +176,7 @@ def row_recipe(row: Row, seed: int, start: Path, options: argparse.Namespace) ->
 
     shared = [
         *SHARED,
-        f"model.mllm={start / 'llm'}",
-        f"init={start / 'model'}",
+        f"init={start}",
         f"seed={seed}",
         f"output={_folder(row, seed, options)}",
         f"training.steps={options.steps}",
@@ -189,7 +196,7 @@ def _folder(row: Row, seed: int, options: argparse.Namespace) -> Path:
 def recipe_digest(recipe: Recipe) -> str:
     """Digest of the settings that all runs of one table share, independent of row, seed and process."""
     content = recipe.model_dump(mode="json", exclude={"seed", "output", "init"})
-    for key in ("condition_encoder", "spatial_encoder", "mllm"):
+    for key in ("condition_encoder", "spatial_encoder"):
         del content["model"][key]
     del content["training"]["workers"]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
@@ -243,9 +250,9 @@ def _page(results: Results, facts: dict[str, Any], verdicts: list[dict[str, Any]
         "# Ablation of AURA's encoders at our scale",
         "",
         f"AURA's table 2. Every row is trained for {facts['steps']} steps with {facts['batch_size']} images each, with",
-        f"two turns per image (questions and lists), from {facts['seeds']} seeds. The trained language model",
-        f"({facts['llm']}) gets LoRA. The backbone is the frozen `sam-tiny`, from which both mask decoders start.",
-        "All terms of Eq. 4 weigh 1; there are no other losses and no true boxes as hints.",
+        f"two turns per image, from {facts['seeds']} seeds. The language model with its LoRA and the regions are",
+        f"{facts['llm']}; the LoRA is trained. The backbone is the frozen base of that model, from which both mask",
+        "decoders start. All terms of Eq. 4 weigh 1; there are no other losses and no true boxes as hints.",
         "The protocol is `reason` with the true words as input (teacher forced). Scores are percentages, mean ±",
         "standard deviation over the seeds. No row was tuned. The columns of the paper are LLaVA on photographs with",
         "the words that it predicts.",
@@ -285,7 +292,7 @@ def _facts(options: argparse.Namespace) -> dict[str, Any]:
     command = f"python benchmarks/aura_ablation.py --steps {options.steps} --seeds {options.seeds}"
     command += f" --conversations {options.conversations}" + "".join(f" --set {s}" for s in options.set)
     return {
-        "command": command, "llm": "that of the bundled `aura-tiny`", "steps": options.steps, "batch_size": BATCH_SIZE,
+        "command": command, "llm": f"those of `{options.model}`", "steps": options.steps, "batch_size": BATCH_SIZE,
         "seeds": options.seeds, "rows": [row.name for row in ROWS],
     }  # fmt: skip
 
@@ -298,9 +305,12 @@ def _arguments() -> argparse.Namespace:
         "--conversations", type=int, default=1000, help="Conversations per model, the first in the file."
     )
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--recipe", type=Path, default=ROOT / "recipes/aura/tiny.yaml")
+    parser.add_argument(
+        "--model", default="aura-small", help="Model whose language model and regions all rows start from."
+    )
+    parser.add_argument("--recipe", type=Path, default=ROOT / "recipes/aura/small.yaml")
     parser.add_argument("--annotations", type=Path, default=ROOT / "data/scenes-test/annotations.json")
-    parser.add_argument("--questions", type=Path, default=ROOT / "data/scenes-test/questions.json")
+    parser.add_argument("--questions", type=Path, default=ROOT / "data/scenes-test/free.json")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/aura-ablation")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks")
     parser.add_argument(

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from random_llava import llava_config, llava_processor
 from transformers.initialization import no_init_weights
 
 from amodal.inference.assistant import AmodalAssistant
 from amodal.models.aura import AuraConfig, AuraModel, AuraProcessor
 from amodal.models.aura.mllm import mllm_config_for, plain_settings
 from amodal.models.aura.modeling import parameter_counts
-from amodal.models.aura.tiny_mllm import TinyMllmSizes, tiny_llava_config, tiny_processor
 from amodal.models.bases.families import base_config
 from amodal.models.bases.sam import sam_sizes
 
@@ -64,11 +64,11 @@ def main() -> None:
 
 def _config(quick: bool) -> tuple[AuraConfig, AuraProcessor]:
     """Return the configuration, and a processor with the LLM's image size and a small vocabulary."""
-    sizes = TinyMllmSizes(vision_image_size=64 if quick else 336, vision_patch_size=8 if quick else 14)
-    own = tiny_processor(sizes, ["What could I drink from?", ANSWER] * 3)
+    image_size, patch_size = (64, 8) if quick else (336, 14)
+    own = llava_processor(image_size, patch_size, ["What could I drink from?", ANSWER] * 3)
     own.tokenizer.add_tokens(["[SEG]"], special_tokens=True)
     if quick:
-        mllm: Any = tiny_llava_config(sizes, 400)
+        mllm: Any = llava_config(own.tokenizer, image_size, patch_size, width=192, layers=4, heads=3)
     else:
         mllm = mllm_config_for("llava-hf/llava-1.5-7b-hf")
         mllm.image_token_index = mllm.image_token_id = own.tokenizer.convert_tokens_to_ids("<image>")

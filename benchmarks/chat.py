@@ -20,11 +20,11 @@ import measure
 import numpy as np
 import numpy.typing as npt
 import torch
+from random_llava import random_llava
 
 from amodal.inference.assistant import AmodalAssistant
 from amodal.models.aura import AuraConfig, AuraModel
 from amodal.models.aura.generation import Dialogue
-from amodal.models.aura.tiny_mllm import TinyMllmSizes, new_tiny_mllm
 from amodal.models.bases.families import base_config
 
 TURNS = (
@@ -41,20 +41,17 @@ TWENTY_WORDS = "From left to right, the image shows the mug, the book, the lamp,
 
 def random_model(quick: bool) -> AuraModel:
     """Build a LLaVA-form model small enough for two cores, with 576 image tokens as LLaVA-1.5 has."""
-    sizes = TinyMllmSizes(
-        vision_image_size=64 if quick else 336,
-        vision_patch_size=8 if quick else 14,
-        vision_hidden_size=64 if quick else 768,
-        vision_layers=2 if quick else 12,
-        vision_heads=2 if quick else 12,
-        text_hidden_size=64 if quick else 768,
-        text_layers=2 if quick else 12,
-        text_heads=2 if quick else 12,
-        vocabulary=400,
+    mllm = random_llava(
+        image_size=64 if quick else 336,
+        patch_size=8 if quick else 14,
+        width=64 if quick else 768,
+        layers=2 if quick else 12,
+        heads=2 if quick else 12,
+        texts=[text for turn in TURNS for text in turn],
     )
     config = AuraConfig(image_size=128 if quick else 1024, train_mllm=True, lora_rank=0)
     sam = base_config("sam-tiny" if quick else "vit-b")
-    return AuraModel.from_base(new_tiny_mllm(sizes, [text for turn in TURNS for text in turn]), sam, config)
+    return AuraModel.from_base(mllm, sam, config)
 
 
 class LaterTurn:

@@ -108,7 +108,7 @@ def main() -> None:
         ("take-home", take_home),
         ("message", message),
     ]
-    assistant = AmodalAssistant.from_pretrained("aura-tiny", device="cpu")
+    assistant = AmodalAssistant.from_pretrained("aura-small", device="cpu")
     with serving(assistant, model=DEFAULT_SEGMENTER) as address, chromium() as browser:
         with opened(browser, address, SIZES["desktop"]) as page:
             for name, step in steps:

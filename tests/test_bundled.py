@@ -28,9 +28,10 @@ from amodal.ops.boxes import mask_to_box
 from amodal.synthetic.generate import synthesize
 from amodal.synthetic.questions import synthesize_questions
 from amodal.synthetic.scenes import render_scene
+from tests.models.aura import needs_language_model
 
 FLOOR_FULL, FLOOR_VISIBLE = 0.66, 0.66
-FLOOR_F1, FLOOR_GIOU = 0.38, 0.28
+FLOOR_F1, FLOOR_GIOU = 0.44, 0.33
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +40,13 @@ def segmenter() -> AmodalSegmenter:
 
 
 def test_all_models_are_there_and_small() -> None:
-    assert bundled_models().keys() == {"aura-small", "aura-tiny", "plug-small", "plug-tiny", "sam-small", "sam-tiny"}
+    assert bundled_models().keys() == {"aura-small", "plug-small", "plug-tiny", "sam-small", "sam-tiny"}
     size = {
         name: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         for name, folder in bundled_models().items()
     }
     assert size["sam-tiny"] + size["plug-tiny"] < 25_000_000
     assert size["sam-small"] + size["plug-small"] < 30_000_000
-    assert size["aura-tiny"] < 40_000_000
     assert (WEIGHTS / "aura-small" / INCREMENT).stat().st_size < 25_000_000
 
 
@@ -103,25 +103,29 @@ def test_command_line_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ]  # fmt: skip
 
 
+@pytest.mark.slow
+@needs_language_model
 def test_held_out_questions_reach_the_lower_bounds(tmp_path: Path) -> None:
-    """New scenes and question forms that no training question used; bounds well below docs/models.md."""
+    """New scenes and question forms that no training question used; bounds well below docs/models/aura-small.md."""
     annotations = synthesize("scenes", 15, 31_000, tmp_path / "scenes", progress=False)
     questions = tmp_path / "questions.json"
-    synthesize_questions(annotations, questions, seed=5, words="held_out", progress=False)
-    assistant = AmodalAssistant.from_pretrained("aura-tiny", dtype="float32")
+    synthesize_questions(annotations, questions, seed=5, words="free_held_out", present=0.5, progress=False)
+    assistant = AmodalAssistant.from_pretrained("aura-small", dtype="float32")
     dataset = read_reason_seg(questions, annotations)
-    got = evaluate_reason(assistant, dataset, max_conversations=60, progress=False).metrics
+    got = evaluate_reason(assistant, dataset, max_conversations=40, progress=False).metrics
     assert got["set_F1"] > FLOOR_F1, got
     assert got["gIoU_amodal"] > FLOOR_GIOU, got
 
 
+@pytest.mark.slow
+@needs_language_model
 def test_ask_works_offline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from PIL import Image
 
     Image.fromarray(render_scene(30_005).image).save(tmp_path / "scene.png")
     out = tmp_path / "out"
     question = [str(tmp_path / "scene.png"), "What is hidden most?"]
-    assert main(["ask", *question, "--model", "aura-tiny", "--out", str(out), "--json"]) == 0
+    assert main(["ask", *question, "--out", str(out), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["question"] == "What is hidden most?" and printed["answer"]
     assert printed["objects"] and printed["objects"][0]["phrase"]

@@ -1,7 +1,7 @@
 """What the bundled models and the generators return today, compared with stored results.
 
 `python -m tests.test_golden` stores the present results in `tests/golden.json`. Do that only for a change that is
-meant to change them, and say so in the changelog.
+meant to change them, and say so in the changelog. `amodal models fetch aura-small` must have been run before.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from amodal.ops.rle import decode_mask, encode_mask
 from amodal.synthetic.generate import synthesize
 from amodal.synthetic.questions import synthesize_questions
 from amodal.synthetic.scenes import render_scene
+from tests.models.aura import needs_language_model
 
 GOLDEN = Path(__file__).with_name("golden.json")
 LEAST_IOU = 0.98
@@ -57,8 +58,8 @@ def segmenter_masks(mode: str) -> list[dict[str, Any]]:
 
 
 def assistant_answers() -> list[dict[str, Any]]:
-    """Words and masks of `aura-tiny` in one conversation about each of two scenes."""
-    assistant = AmodalAssistant.from_pretrained("aura-tiny", device="cpu", dtype="float32", clean=False)
+    """Words and masks of `aura-small` in one conversation about each of two scenes."""
+    assistant = AmodalAssistant.from_pretrained("aura-small", device="cpu", dtype="float32", clean=False)
     found = []
     for seed in (40_004, 40_005):
         chat = assistant.chat(render_scene(seed).image)
@@ -117,6 +118,8 @@ def test_segmenter_masks_are_as_stored(golden: dict[str, Any], mode: str) -> Non
     _compare(golden, golden[mode], segmenter_masks(mode))
 
 
+@pytest.mark.slow
+@needs_language_model
 def test_assistant_answers_are_as_stored(golden: dict[str, Any]) -> None:
     stored, found = golden["answers"], assistant_answers()
     assert [answer["text"] for answer in found] == [answer["text"] for answer in stored]

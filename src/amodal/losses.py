@@ -51,30 +51,6 @@ def mask_dice(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> T
     return object_mean(1 - overlap / total, valid)
 
 
-def box_loss(boxes: Tensor, targets: Tensor) -> Tensor:
-    """Compute DETR's box loss (Carion et al. 2020): 5 times the L1 distance plus 2 times (1 - generalised IoU).
-
-    Args:
-        boxes: (N, 4) xyxy in [0, 1]; `targets` likewise.
-
-    Returns:
-        Scalar; 0 if N is 0.
-    """
-    boxes, targets = boxes.float(), targets.float()
-    if not len(boxes):
-        return boxes.sum()
-    overlap = _area(torch.maximum(boxes[:, :2], targets[:, :2]), torch.minimum(boxes[:, 2:], targets[:, 2:]))
-    hull = _area(torch.minimum(boxes[:, :2], targets[:, :2]), torch.maximum(boxes[:, 2:], targets[:, 2:]))
-    union = _area(boxes[:, :2], boxes[:, 2:]) + _area(targets[:, :2], targets[:, 2:]) - overlap
-    iou = overlap / union.clamp_min(1e-6) - (hull - union) / hull.clamp_min(1e-6)
-    return (5 * (boxes - targets).abs().sum(-1) + 2 * (1 - iou)).mean()
-
-
-def _area(low: Tensor, high: Tensor) -> Tensor:
-    """Areas of boxes between corners (N, 2); 0 where low is above high."""
-    return (high - low).clamp_min(0).prod(-1)
-
-
 def point_loss(
     logits: Tensor,
     targets: Tensor,

@@ -10,6 +10,7 @@ import pytest
 from amodal.inference.assistant import AmodalAssistant
 from tests.app import browser as web
 from tests.app.browser import chosen, colours, drag, idle, ids, place
+from tests.models.aura import needs_language_model
 
 pytestmark = pytest.mark.slow
 UNKNOWN = [0x8F, 0x8F, 0x8F]
@@ -50,8 +51,9 @@ def test_answers_add_objects_or_mark_known_ones(page: Any) -> None:
     assert len(ids(page)) == 3
 
 
+@needs_language_model
 def test_the_bundled_assistant_answers_with_masks(browser: Any) -> None:
-    assistant = AmodalAssistant.from_pretrained("aura-tiny", device="cpu")
+    assistant = AmodalAssistant.from_pretrained("aura-small", device="cpu")
     with web.serving(assistant) as address, web.opened(browser, address, web.SIZES["desktop"]) as page:
         page.fill("#question", "What is hidden most?")
         page.click("#send")

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import aura_ablation as ablation
 
-from amodal.cli.main import main
 from amodal.errors import InputError
 from amodal.models.aura import AuraModel
+from amodal.models.bases.families import load_base
 from amodal.synthetic.generate import synthesize
+from amodal.synthetic.questions import synthesize_questions
+from tests.models.aura import small_trunk_aura, small_trunk_recipe
 
 
 def result(row: str, seed: int, value: float, error: float = 0.1) -> dict[str, Any]:
@@ -62,7 +65,7 @@ def test_the_report_contains_finished_runs_only(tmp_path: Path) -> None:
 
 
 def test_all_runs_of_a_table_share_one_recipe() -> None:
-    options = Namespace(recipe=ablation.ROOT / "recipes/aura/tiny.yaml", runs=Path("runs"), steps=8, workers=0, set=[])
+    options = Namespace(recipe=ablation.ROOT / "recipes/aura/small.yaml", runs=Path("runs"), steps=8, workers=0, set=[])
     made = [ablation.row_recipe(row, seed, Path("start"), options) for row in ablation.ROWS for seed in range(2)]
     assert len({str(recipe.output) for recipe in made}) == 8
     assert len({ablation.recipe_digest(recipe) for recipe in made}) == 1
@@ -74,15 +77,9 @@ def test_all_runs_of_a_table_share_one_recipe() -> None:
         ablation.check_alike([runs[0], runs[1] | {"seed": 1}])
 
 
-def test_questions_whose_object_is_often_absent_are_excluded() -> None:
-    options = Namespace(recipe=ablation.ROOT / "recipes/aura/tiny.yaml", runs=Path("runs"), steps=8, workers=0, set=[])
-    sources = ablation.row_recipe(ablation.ROWS[0], 0, Path("start"), options).data.train
-    assert [Path(source.questions).name for source in sources if not source.weight] == ["questions-half.json"]
-
-
 def test_the_losses_are_those_of_the_paper() -> None:
     """All terms of Eq. 4 weigh 1, and every other loss of a model of ours weighs 0."""
-    options = Namespace(recipe=ablation.ROOT / "recipes/aura/tiny.yaml", runs=Path("runs"), steps=8, workers=0, set=[])
+    options = Namespace(recipe=ablation.ROOT / "recipes/aura/small.yaml", runs=Path("runs"), steps=8, workers=0, set=[])
     for row in ablation.ROWS:
         recipe = ablation.row_recipe(row, 0, Path("start"), options)
         weights = {k: v for k, v in recipe.model.model_dump().items() if k.endswith("_weight")}
@@ -91,20 +88,26 @@ def test_the_losses_are_those_of_the_paper() -> None:
         assert recipe.data.hint_share == 0
 
 
+def trained_model(folder: Path) -> Path:
+    """A small random model, in the form of `aura-small`."""
+    small_trunk_aura(folder).save_pretrained(folder / "aura")
+    return folder / "aura"
+
+
 @pytest.mark.slow
 def test_the_command_runs_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All four rows, one step each on a few scenes: training, evaluation and the page."""
-    scenes, files = synthesize("scenes", 8, 1, tmp_path / "scenes", progress=False), {}
-    for name, extra in (("questions", []), ("half", ["--present", "0.5"]), ("lists", ["--lists", "all"])):
-        files[name] = str(tmp_path / f"{name}.json")
-        made = ["data", "synthesize", "--kind", "questions", "--annotations", str(scenes), "--out", files[name]]
-        assert main([*made, *extra]) == 0
-    sources = {"train.0": "questions", "train.1": "half", "train.2": "lists", "validation.0": "questions"}
-    changes = ["training.batch_size=2", "training.validation_objects=2"]
-    changes += [f"data.{source}.annotations={scenes}" for source in sources]
-    changes += [f"data.{source}.questions={files[name]}" for source, name in sources.items()]
-    options = {"steps": 1, "seeds": 1, "conversations": 2, "workers": 0, "annotations": scenes}
-    options |= {"questions": files["questions"], "runs": tmp_path / "runs", "out": tmp_path / "out"}
+    scenes, questions, model = tmp_path / "scenes" / "annotations.json", tmp_path / "free.json", trained_model(tmp_path)
+    synthesize("scenes", 8, 1, scenes.parent, progress=False)
+    synthesize_questions(scenes, questions, words="free", progress=False)
+    changes = ["training.batch_size=2", "training.validation_objects=2", "data.train.1.weight=0"]
+    for source in ("train.0", "train.1", "validation.0", "validation.1"):
+        changes += [f"data.{source}.annotations={scenes}", f"data.{source}.questions={questions}"]
+    sizes = small_trunk_recipe(tmp_path).model_dump(exclude={"revision", "trunk_weights"})
+    changes += [f"model.trunk_mllm={json.dumps(sizes)}", f"model.base={tmp_path / 'trunk'}", "model.image_size=64"]
+    changes += ["model.lora_rank=2", "model.lora_targets=[q_proj, v_proj]", "model.spatial_channels=4"]
+    options = {"steps": 1, "seeds": 1, "conversations": 2, "workers": 0, "annotations": scenes, "model": model}
+    options |= {"questions": questions, "runs": tmp_path / "runs", "out": tmp_path / "out"}
     words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
     words += [word for change in changes for word in ("--set", change)]
     monkeypatch.setattr(sys, "argv", ["aura_ablation.py", *words])
@@ -125,12 +128,20 @@ def test_rows_switch_both_encoders() -> None:
     }
 
 
-def test_an_interrupted_preparation_is_completed(tmp_path: Path) -> None:
-    start = ablation.prepare(tmp_path / "start")
-    weights = (start / "model" / "increment.safetensors").read_bytes()
-    (start / "model").rename(tmp_path / "gone")  # as if the preparation had stopped in between
-    assert ablation.prepare(start) == start
-    assert (start / "model" / "increment.safetensors").read_bytes() == weights
-    model = AuraModel.from_pretrained(start / "model")
+def test_all_rows_start_from_the_language_model_and_the_base(tmp_path: Path) -> None:
+    name = trained_model(tmp_path)
+    start = ablation.prepare(tmp_path / "start", str(name))
+    weights = (start / "increment.safetensors").read_bytes()
+    assert ablation.prepare(start, str(name)) == start
+    assert (start / "increment.safetensors").read_bytes() == weights
+    model, trained = AuraModel.from_pretrained(start), AuraModel.from_pretrained(name)
     assert model.condition_encoder is None and model.spatial_encoder is None
-    assert model.prompt_encoder.box_reader is None
+    ours, theirs = model.state_dict(), trained.state_dict()
+    kept = [key for key in ours if key.startswith(("mllm.", "prompt_encoder.box_reader."))]
+    assert any(".lora_" in key for key in kept) and all(torch.equal(ours[key], theirs[key]) for key in kept)
+    base: Any = load_base(tmp_path / "trunk").model
+    for decoder in model.decoders():
+        fresh = {key: tensor for key, tensor in base.mask_decoder.state_dict().items() if key in decoder.state_dict()}
+        assert fresh and all(torch.equal(decoder.state_dict()[key], tensor) for key, tensor in fresh.items())
+    key = "prompt_encoder.projection.0.weight"
+    assert not torch.equal(ours[key], theirs[key])

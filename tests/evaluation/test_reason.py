@@ -371,7 +371,7 @@ def test_the_command_scores_files(files: list[str], tmp_path: Path, capsys: pyte
     assert main([*files, *given, "--json", "--resamples", "9"]) == 0
     of_file = json.loads(capsys.readouterr().out)
     assert of_file["metrics"] == of_model["metrics"] and of_file["intervals"] == of_model["intervals"]
-    for more, message in ((["--clean"], "clean: expected with a model"), (["--model", "aura-tiny"], "got both")):
+    for more, message in ((["--clean"], "clean: expected with a model"), (["--model", "aura-small"], "got both")):
         assert main([*files, *given, *more]) == 2
         out, err = capsys.readouterr()
         assert message in err and len(err.splitlines()) == 1 and not out

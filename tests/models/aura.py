@@ -7,36 +7,39 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
+from amodal.errors import NotFetchedError
 from amodal.losses import IGNORE_INDEX
 from amodal.models.aura import AuraConfig, AuraModel
 from amodal.models.aura.mllm import LoadedMllm
-from amodal.models.aura.tiny_mllm import TinyMllmSizes, new_tiny_mllm, tiny_processor
+from amodal.models.aura.packaged import NEEDED_BY, fetched_folder
 from amodal.models.aura.trunk_mllm import IMAGE_TOKEN, MARKUP, TrunkMllmRecipe, new_trunk_mllm
 from amodal.models.bases.families import load_base
 from amodal.models.bases.sam import new_sam
 from amodal.models.detector import DetectorConfig, DetectorModel
 from tests.models.conftest import small_sam_config
 from tests.models.families import ROWS
+from tests.models.tiny_llava import new_tiny_llava, tiny_processor
 
-SIZES = TinyMllmSizes(
-    vision_image_size=32,
-    vision_patch_size=8,
-    vision_hidden_size=16,
-    vision_layers=2,
-    vision_heads=2,
-    text_hidden_size=24,
-    text_layers=2,
-    text_heads=2,
-    vocabulary=320,
-)
-STAGES = SIZES.model_copy(update={"vision_stages": [8, 16, 24], "vision_image_size": 64})
-"""The same with a residual network as vision tower."""
 ANSWER = "You could use <p>the mug</p> [SEG], behind <p>two books</p> [SEG] [SEG]."
 TEXTS = ["What could I drink from?", "What is behind it?", ANSWER.replace("[SEG]", "")] * 3
+
+
+def has_language_model() -> bool:
+    """Whether the language model of `aura-small` has been fetched."""
+    try:
+        fetched_folder(NEEDED_BY["aura-small"])
+    except NotFetchedError:
+        return False
+    return True
+
+
+needs_language_model = pytest.mark.skipif(not has_language_model(), reason="first run: amodal models fetch aura-small")
+"""Mark of tests of `aura-small`."""
 
 
 def scatter(module: torch.nn.Module, scale: float = 0.2, seed: int = 1) -> None:
@@ -49,7 +52,7 @@ def scatter(module: torch.nn.Module, scale: float = 0.2, seed: int = 1) -> None:
 
 
 def small_mllm(seed: int = 1) -> LoadedMllm:
-    loaded = new_tiny_mllm(SIZES, TEXTS, seed)
+    loaded = new_tiny_llava(TEXTS, seed)
     scatter(loaded.model, seed=seed)
     loaded.model.eval()
     return loaded
@@ -68,7 +71,7 @@ def write_language_model(folder: Path, seed: int = 1, unused_rows: int = 0) -> P
 
     Published embeddings often have unused rows after those of the tokens.
     """
-    tokenizer = tiny_processor(SIZES, TEXTS).tokenizer
+    tokenizer = tiny_processor(TEXTS).tokenizer
     settings = tokenizer.backend_tokenizer.to_str()
     for token in (IMAGE_TOKEN, *MARKUP):  # a language model does not know AURA's tokens
         settings = settings.replace(token, f"<unused {token[1:-1]}>")
@@ -116,6 +119,17 @@ def small_trunk_mllm(folder: Path) -> LoadedMllm:
     reader = model.model.vision_tower.reader
     scatter(reader.word, 3.0)  # large enough for the image to matter
     return mllm
+
+
+@torch.no_grad()
+def let_names_differ(model: AuraModel, pixels: torch.Tensor) -> None:
+    """Let the regions of random images have different names; otherwise one name prevails in all of them."""
+    tower: Any = model.mllm.model.vision_tower
+    logits: list[torch.Tensor] = []
+    handle = tower.reader.word.register_forward_hook(lambda _, inputs, output: logits.append(output))
+    tower(pixels)
+    handle.remove()
+    tower.reader.word.bias -= logits[0].mean(0)
 
 
 def small_trunk_recipe(folder: Path) -> TrunkMllmRecipe:

@@ -19,7 +19,7 @@ from amodal.models.aura.generation import Dialogue
 from amodal.models.aura.heads import labelled_columns, seg_states
 from amodal.models.aura.mllm import merge_adapters
 from amodal.models.aura.modeling import parameter_counts
-from amodal.models.aura.pointing import BoxReader
+from amodal.models.aura.pointing import boxes_in_sam
 from amodal.models.increments import INCREMENT, increment_state
 from tests.models.aura import (
     ANSWER,
@@ -27,6 +27,7 @@ from tests.models.aura import (
     small_aura,
     small_config,
     small_mllm,
+    small_trunk_aura,
     training_batch,
     with_changed_weights,
     write_mllm,
@@ -103,13 +104,12 @@ def test_a_point_of_the_llms_frame_is_found_in_the_backbones_frame(
     assert spot(processor.pixels_mllm(image)) * factors + shift == pytest.approx(in_sam, abs=0.03)
 
 
-def test_boxes_are_moved_to_the_backbones_frame(tmp_path: Path) -> None:
-    model = small_aura(tmp_path, box_weight=1.0)
-    states, tokens, rows = torch.randn(3, 24), torch.randn(2, 16, 24), torch.tensor([0, 0, 1])
+def test_boxes_are_moved_to_the_backbones_frame() -> None:
+    square, rows = torch.rand(3, 4), torch.tensor([0, 0, 1])
     frames = torch.tensor([[1.0, 1.0, 0.0, -0.125], [0.5, 1.0, 0.0, 0.0]])
-    with torch.no_grad():
-        square = model.box_reader(states, tokens, rows).boxes_xyxy_sam
-        moved = model.box_reader(states, tokens, rows, mllm_to_sam=frames).boxes_xyxy_sam
+    assert boxes_in_sam(square, None) is square
+    moved = boxes_in_sam(square, frames[rows])
+    torch.testing.assert_close(boxes_in_sam(square[:, None].repeat(1, 2, 1), frames[rows])[:, 1], moved)
     torch.testing.assert_close(moved[:2, 1::2], (square[:2, 1::2] - 0.125).clamp(0, 1))
     torch.testing.assert_close(moved[:2, ::2], square[:2, ::2])
     torch.testing.assert_close(moved[2], square[2] * torch.tensor([0.5, 1.0, 0.5, 1.0]))
@@ -117,7 +117,7 @@ def test_boxes_are_moved_to_the_backbones_frame(tmp_path: Path) -> None:
 
 def test_training_and_an_answer_move_boxes_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of an image that is no square."""
-    model = small_aura(tmp_path, box_weight=1.0)
+    model = small_trunk_aura(tmp_path)
     processor: Any = model.processor
     frames = processor.mllm_to_sam([random_image().shape])
     assert frames.tolist() != [[1, 1, 0, 0]]
@@ -132,9 +132,9 @@ def test_training_and_an_answer_move_boxes_alike(tmp_path: Path, monkeypatch: py
     assert not torch.allclose(decoded[0].boxes_xyxy_sam, unmoved, atol=1e-3)
 
 
-@pytest.mark.parametrize("boxes", [0.0, 1.0])
-def test_training_and_generation_use_the_same_states(tmp_path: Path, boxes: float) -> None:
-    model = small_aura(tmp_path, box_weight=boxes)
+@pytest.mark.parametrize("reads_words", [False, True])
+def test_training_and_generation_use_the_same_states(tmp_path: Path, reads_words: bool) -> None:
+    model = small_trunk_aura(tmp_path) if reads_words else small_aura(tmp_path)
     processor = model.processor
     assert processor is not None
     batch = training_batch(model, (ANSWER,))
@@ -145,9 +145,9 @@ def test_training_and_generation_use_the_same_states(tmp_path: Path, boxes: floa
     made = dialogue.answer(40, given=[ANSWER])
     with torch.no_grad():
         features = model.encode_image(batch["pixel_values_sam"])
-        read = model.point(made.states, made.rows, image_tokens=made.image_tokens)
+        read = model.point(made.states, made.rows, regions=made.regions, phrases=made.phrases)
         masks = model.decode(made.states, features, made.rows, read)
-    assert (read is None) == (boxes == 0)
+    assert (read is not None) == reads_words
     if read is not None:
         torch.testing.assert_close(read.boxes_xyxy_sam, output.boxes_xyxy_sam, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(masks.amodal_logits, output.masks.amodal_logits, atol=1e-4, rtol=1e-4)
@@ -179,7 +179,7 @@ def test_batched_equals_single(tmp_path: Path) -> None:
 
 
 def test_chosen_masks_equal_those_of_all_and_every_seg_points(tmp_path: Path) -> None:
-    model = small_aura(tmp_path, box_weight=1.0)
+    model = small_trunk_aura(tmp_path)
     batch = training_batch(model)
     with torch.no_grad():
         everything = model(**batch)
@@ -188,30 +188,8 @@ def test_chosen_masks_equal_those_of_all_and_every_seg_points(tmp_path: Path) ->
     assert torch.equal(some.pointing_logits, everything.pointing_logits) and len(some.pointing_logits) == 3
 
 
-def test_boxes_are_embedded_as_sam_does(tmp_path: Path) -> None:
-    from transformers import SamModel
-
-    model = small_aura(tmp_path, box_weight=1.0)
-    sam = SamModel.from_pretrained(tmp_path / "sam").prompt_encoder
-    with torch.no_grad():
-        model.prompt_encoder.corner_embed.weight.copy_(torch.cat([e.weight for e in sam.point_embed[2:4]]))
-    sam.input_image_size = model.config.image_size
-    boxes = torch.tensor([[0.1, 0.2, 0.5, 0.9], [0.0, 0.0, 1.0, 1.0]])
-    theirs, _ = sam(None, None, boxes[None] * model.config.image_size, None)
-    torch.testing.assert_close(model.prompt_encoder.corners(boxes), theirs[0], atol=1e-5, rtol=1e-5)
-
-
-def test_new_model_has_the_corner_embeddings_of_its_base(tmp_path: Path) -> None:
-    from transformers import SamModel
-
-    config = small_config(box_weight=1.0)
-    model = AuraModel.from_base(write_mllm(tmp_path / "mllm"), write_sam(tmp_path / "sam"), config)
-    sam = SamModel.from_pretrained(tmp_path / "sam").prompt_encoder
-    assert torch.equal(model.prompt_encoder.corner_embed.weight[1], sam.point_embed[3].weight[0])
-
-
 def test_hinted_box_replaces_the_predicted_one(tmp_path: Path) -> None:
-    model = small_aura(tmp_path, box_weight=1.0)
+    model = small_trunk_aura(tmp_path)
     batch = training_batch(model)
     with torch.no_grad():
         out = model(**batch)
@@ -227,25 +205,6 @@ def test_hinted_box_replaces_the_predicted_one(tmp_path: Path) -> None:
     assert changed.tolist() == [False, True, False]
     assert torch.equal(hinted.boxes_xyxy_sam, out.boxes_xyxy_sam)
     assert out.boxes_xyxy_sam.shape == (3, 4) and (out.boxes_xyxy_sam[:, :2] <= out.boxes_xyxy_sam[:, 2:]).all()
-
-
-def test_box_depends_on_the_token_with_the_most_attention() -> None:
-    """The box changes with that token, and hardly with the token of least attention."""
-    torch.manual_seed(0)
-    reader = BoxReader(8).eval()
-    states, tokens, rows = torch.randn(2, 8), torch.randn(2, 9, 8), torch.arange(2)
-    with torch.no_grad():
-        reader.query[2].weight.normal_(std=20)  # sharp attention
-        pointed = reader(states, tokens, rows)
-        boxes, logits = pointed.boxes_xyxy_sam, pointed.logits
-        least = logits.argmin(-1)
-        other = tokens.clone()
-        other[range(2), least] = other[range(2), least] + 0.01
-        torch.testing.assert_close(reader(states, other, rows).boxes_xyxy_sam, boxes, atol=1e-4, rtol=0)
-        most = logits.argmax(-1)
-        other[range(2), most] = -other[range(2), most]
-        assert ((reader(states, other, rows).boxes_xyxy_sam - boxes).abs().amax(-1) > 1e-3).all()
-    assert logits.shape == (2, 9) and ((boxes >= 0) & (boxes <= 1)).all()
 
 
 @pytest.mark.parametrize("train_vision", [False, True])
@@ -281,9 +240,8 @@ def test_only_declared_parameters_move(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rank", [2, 0])
 @pytest.mark.parametrize("merged", [False, True])
-@pytest.mark.parametrize("boxes", [0.0, 1.0])
-def test_save_and_load_is_bitwise(tmp_path: Path, merged: bool, rank: int, boxes: float) -> None:
-    model = small_aura(tmp_path, lora_rank=rank, box_weight=boxes)
+def test_save_and_load_is_bitwise(tmp_path: Path, merged: bool, rank: int) -> None:
+    model = small_aura(tmp_path, lora_rank=rank)
     model.save_pretrained(tmp_path / "aura", merged=merged)
     again = AuraModel.from_pretrained(tmp_path / "aura")
     batch = training_batch(model)
@@ -454,12 +412,21 @@ def test_masks_convert_to_the_sam_frame_and_back(tmp_path: Path) -> None:
     [
         ("image_size", 100), ("lora_rank", -1), ("lora_alpha", 0), ("lora_dropout", 1.0), ("spatial_channels", 0),
         ("mask_threshold", 1.0), ("text_weight", -1.0), ("seg_token", "a b"),
-        ("max_new_tokens", 0), ("naming_classes", -1), ("lora_targets", []),
+        ("max_new_tokens", 0), ("naming_weight", -1.0), ("lora_targets", []),
     ],
 )  # fmt: skip
 def test_configuration_refuses_impossible_values(field: str, value: object) -> None:
     with pytest.raises(InputError, match=f"{field}: expected "):
         AuraConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    "settings", [{"model_type": "x"}, {"model_type": "llava", "vision_config": {"model_type": "x"}}]
+)
+def test_a_language_model_of_unknown_type_is_refused(settings: dict[str, Any]) -> None:
+    config = AuraConfig(mllm=settings)
+    with pytest.raises(InputError, match="mllm: expected a model of a type that transformers knows, got another"):
+        AuraModel(config)
 
 
 def test_lora_targets_must_exist(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_boxes_are_decoded_as_prompts_of_a_base_whose_prompts_are_maps() -> None
     for weight in (*base.mask_decoder.token.parameters(), base.mask_decoder.token_match):
         torch.nn.init.zeros_(weight)
     loaded = LoadedBase(base, Origin(fingerprint=row.family.fingerprint(base)))
-    model = AuraModel.from_base(small_mllm(), loaded, small_config(image_size=64, box_weight=1.0)).double().eval()
+    model = AuraModel.from_base(small_mllm(), loaded, small_config(image_size=64)).double().eval()
     theirs = row.at_size(base, 64)
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(8)).double()
     image_index, boxes = torch.tensor([1, 0]), torch.tensor([[0.1, 0.2, 0.6, 0.9], [0.5, 0.0, 1.0, 0.4]]).double()
@@ -117,7 +117,7 @@ def test_batched_equals_single(row: TinyBase, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("merged", [False, True])
 def test_save_and_load_is_bitwise(row: TinyBase, tmp_path: Path, merged: bool) -> None:
-    model = with_changed_weights(new_aura(row, tmp_path, box_weight=1.0))
+    model = with_changed_weights(new_aura(row, tmp_path))
     model.save_pretrained(tmp_path / "aura", merged=merged)
     again = AuraModel.from_pretrained(tmp_path / "aura")
     assert again.config.family is row.family
@@ -137,14 +137,14 @@ def test_save_and_load_is_bitwise(row: TinyBase, tmp_path: Path, merged: bool) -
 
 @pytest.mark.parametrize("train_vision", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_only_declared_parameters_move_and_all_of_them(row: TinyBase, tmp_path: Path, train_vision: bool) -> None:
-    settings: dict[str, Any] = {"box_weight": 1.0, "iou_weight": 1.0, "train_vision": train_vision}
+    settings: dict[str, Any] = {"iou_weight": 1.0, "train_vision": train_vision}
     model = with_changed_weights(new_aura(row, tmp_path, **settings)).train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     declared = {name: p for name, p in model.named_parameters() if p.requires_grad}
     output = model(**training_batch(model))
     masks = output.masks
     parts = (masks.visible_logits, masks.amodal_logits, masks.rates, masks.map_logits, masks.iou_scores)
-    total = sum(x.square().mean() for x in (*parts, output.boxes_xyxy_sam, output.logits))
+    total = sum(x.square().mean() for x in (*parts, output.logits))
     total.backward()
     assert not [name for name, p in declared.items() if p.grad is None]  # distributed training would refuse these
     torch.optim.SGD(declared.values(), lr=0.1).step()
@@ -158,7 +158,7 @@ def test_only_declared_parameters_move_and_all_of_them(row: TinyBase, tmp_path: 
 def test_assistant_answers_with_masks_and_reuses_features(
     row: TinyBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assistant = AmodalAssistant(with_changed_weights(new_aura(row, tmp_path, box_weight=1.0)), clean=False)
+    assistant = AmodalAssistant(with_changed_weights(new_aura(row, tmp_path)), clean=False)
     encode = assistant.model.encode_image
     calls: list[Tensor] = []
 

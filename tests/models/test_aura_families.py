@@ -1,8 +1,7 @@
-"""The same classes with other LLMs: Qwen2-VL, whose positions have three axes, and a residual vision tower."""
+"""The same classes with another LLM: Qwen2-VL, whose positions have three axes."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,23 +10,19 @@ from transformers import AutoModelForImageTextToText, Qwen2VLConfig, Qwen2VLProc
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from amodal.inference.assistant import AmodalAssistant
-from amodal.models.aura import AuraModel, ResNetTower
+from amodal.models.aura import AuraModel
 from amodal.models.aura.heads import seg_states
 from amodal.models.aura.mllm import LoadedMllm
-from amodal.models.aura.tiny_mllm import new_tiny_mllm, tiny_processor
 from tests.models.aura import (
     ANSWER,
-    SIZES,
-    STAGES,
     TEXTS,
     random_image,
     scatter,
     small_config,
-    training_batch,
     with_changed_weights,
-    write_sam,
 )
 from tests.models.conftest import small_sam_config
+from tests.models.tiny_llava import tiny_processor
 
 QUESTION = "What could I drink from?"
 TOKENS = ("<|im_start|>", "<|im_end|>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
@@ -42,7 +37,7 @@ TEMPLATE = (
 def assistant(monkeypatch: pytest.MonkeyPatch) -> AmodalAssistant:
     """Random weights; without the processor for videos, which needs another package."""
     monkeypatch.setattr(Qwen2VLProcessor, "check_argument_for_proper_class", lambda *_: None)
-    tokenizer = tiny_processor(SIZES, TEXTS).tokenizer
+    tokenizer = tiny_processor(TEXTS).tokenizer
     tokenizer.add_tokens(list(TOKENS), special_tokens=True)
     pixels = Qwen2VLImageProcessorPil(min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 16)
     processor = Qwen2VLProcessor(pixels, tokenizer, video_processor=None, chat_template=TEMPLATE)
@@ -99,60 +94,3 @@ def test_images_of_different_sizes_in_one_batch(assistant: AmodalAssistant) -> N
     alone = [assistant.ask(*pair, max_new_tokens=8) for pair in pairs]
     assert [reply.text for reply in together] == [reply.text for reply in alone]
     assert len(alone[0].text) > 2
-
-
-def small_model(folder: Path, **changes: Any) -> AuraModel:
-    sam = folder / "sam"
-    if not sam.is_dir():
-        write_sam(sam)
-    config = small_config(train_mllm=True, lora_rank=0, **changes)
-    return with_changed_weights(AuraModel.from_base(new_tiny_mllm(STAGES, TEXTS), sam, config))
-
-
-def tower_of(model: AuraModel) -> ResNetTower:
-    tower = model.mllm.model.vision_tower
-    assert isinstance(tower, ResNetTower)
-    return tower
-
-
-def test_one_token_per_cell(tmp_path: Path) -> None:
-    model = small_model(tmp_path)
-    assert model.processor is not None
-    row = model.processor.first_turn(random_image(), "What could I drink from?")
-    images = int((row["input_ids"] == model.mllm.config.image_token_id).sum())
-    tokens = tower_of(model)(row["pixel_values"]).last_hidden_state
-    assert tokens.shape == (1, images, 24) and images == (64 // 16) ** 2
-
-
-def test_tokens_are_in_row_major_order(tmp_path: Path) -> None:
-    """A change at the top right changes the token there most."""
-    tower = tower_of(small_model(tmp_path)).eval()
-    pixels = torch.zeros(2, 3, 64, 64)
-    pixels[1, :, :8, -8:] = 3.0
-    with torch.no_grad():
-        tokens = tower(pixels).last_hidden_state
-    change = (tokens[0] - tokens[1]).abs().sum(-1).reshape(4, 4)
-    assert change.argmax() == 3
-
-
-def test_save_and_load_is_bitwise(tmp_path: Path) -> None:
-    model = small_model(tmp_path)
-    tower_of(model).train()(torch.randn(4, 3, 64, 64))  # changes the batch statistics, which are saved too
-    model.eval().save_pretrained(tmp_path / "aura")
-    again = AuraModel.from_pretrained(tmp_path / "aura")
-    assert again.state_dict().keys() == model.state_dict().keys()
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(again.state_dict()[name], tensor), name
-    batch = training_batch(model)
-    with torch.no_grad():
-        assert torch.equal(model(**batch).logits, again(**batch).logits)
-
-
-@pytest.mark.parametrize("frozen", [False, True])
-def test_batch_statistics_of_a_frozen_tower_do_not_change(tmp_path: Path, frozen: bool) -> None:
-    model = small_model(tmp_path, train_tower=not frozen).train()
-    before = {name: tensor.clone() for name, tensor in tower_of(model).state_dict().items()}
-    model(**training_batch(model))
-    after = tower_of(model).state_dict()
-    changed = [name for name, tensor in before.items() if not torch.equal(tensor, after[name])]
-    assert (changed == []) == frozen

@@ -225,6 +225,5 @@ def test_code_of_repositories_is_never_run() -> None:
         "mllm.py",
         "packaged.py",
         "processing.py",
-        "tiny_mllm.py",
         "trunk_mllm.py",
     ]

@@ -18,25 +18,19 @@ from amodal.models.aura.trunk_mllm import BACKGROUND
 from amodal.models.bases.sam import HUB_IDS
 from amodal.training.build import build
 from amodal.training.build_aura import sized_config
+from amodal.training.datasets.sampling import UNNAMED
 from amodal.training.loop import train
 from amodal.training.plan import plan
 from amodal.training.recipe import AuraDataRecipe, AuraModelRecipe, Recipe, load_recipe, parse_recipe
 from tests.data.toy import write_toy
-from tests.models.aura import SIZES, STAGES, small_trunk_mllm, small_trunk_recipe, write_mllm, write_sam
+from tests.models.aura import small_trunk_mllm, small_trunk_recipe, write_mllm, write_sam
 from tests.models.families import ROWS
 from tests.training.datasets.test_conversations import write_questions
 from tests.training.tiny import TRAINING
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "aura"
 PAPER = sorted(FOLDER.glob("llava-*.yaml"))
-FAST = (
-    "llava-7b-vit-h",
-    "small",
-    "small-masks",
-    "tiny",
-    "tiny-drill",
-    "tiny-tower",
-)  # the others differ in their language models
+FAST = ("llava-7b-vit-h", "small", "small-masks")  # the others differ in their language models
 DATA = {"max_turns": 3, "max_tokens": 400}
 
 
@@ -128,10 +122,8 @@ def shrunk(path: Path, folder: Path, steps: int) -> Recipe:
     if recipe.model.trunk_mllm is not None:
         small_trunk_mllm(folder)
         sizes |= {"base": str(folder / "trunk"), "trunk_mllm": small_trunk_recipe(folder)}
-    elif recipe.model.tiny is None:
-        sizes["mllm"] = str(folder / "mllm")
     else:
-        sizes["tiny"] = STAGES if recipe.model.tiny.vision_stages else SIZES
+        sizes["mllm"] = str(folder / "mllm")
     data = recipe.data.model_copy(update={"train": small.data.train, "validation": small.data.validation})
     if data.feature_cache:
         data.feature_cache = str(folder / "features")
@@ -166,13 +158,12 @@ def test_every_recipe_trains_two_steps_at_small_size(path: Path, tmp_path: Path)
     assert ("decision" in names) == (model.config.decision_weight > 0)
 
 
-def test_a_resumed_first_stage_has_the_same_weights_and_batch_statistics(tmp_path: Path) -> None:
-    straight, stopped = (shrunk(FOLDER / "tiny-tower.yaml", tmp_path / name, steps=4) for name in "ab")
+def test_a_resumed_first_stage_has_the_same_weights(tmp_path: Path) -> None:
+    straight, stopped = (shrunk(FOLDER / "small-names.yaml", tmp_path / name, steps=4) for name in "ab")
     one = train(straight, progress=False)
     train(stopped, progress=False, stop_after=2)
     other = train(stopped, progress=False)
     ours, theirs = (AuraModel.from_pretrained(folder).state_dict() for folder in (one, other))
-    assert any(name.endswith("running_mean") for name in ours)
     for name, tensor in ours.items():
         assert torch.equal(theirs[name], tensor), name
 
@@ -188,29 +179,25 @@ def test_a_resumed_run_gives_the_losses_of_an_uninterrupted_one(tmp_path: Path) 
         assert b[step] == pytest.approx(value, rel=1e-4)
 
 
-def test_naming_and_init(tmp_path: Path) -> None:
-    tiny = {"mllm": None, "tiny": SIZES.model_dump(), "train_mllm": True, "lora_rank": 0, "naming_weight": 1.0}
-    first = train(small_recipe(tmp_path, tiny, steps=2), progress=False)
-    assert any("naming" in line for line in log_of(tmp_path))
-    again = small_recipe(tmp_path, tiny, steps=0)
+def test_a_training_starts_from_the_weights_of_init(tmp_path: Path) -> None:
+    plain = {"condition_encoder": False}
+    first = train(small_recipe(tmp_path, plain, steps=2), progress=False)
+    again = small_recipe(tmp_path, plain, steps=0)
     again.init, again.output = str(first), str(tmp_path / "second")
     started = build(again).model
-    given = AuraModel.from_pretrained(first)
-    assert isinstance(started, AuraModel) and started.config.naming_classes == 3
-    for name, tensor in given.state_dict().items():
+    for name, tensor in AuraModel.from_pretrained(first).state_dict().items():
         assert (started.state_dict()[name] == tensor).all(), name
-    grown = small_recipe(tmp_path, tiny | {"box_weight": 1.0}, steps=0)
+    grown = small_recipe(tmp_path, steps=0)
     grown.init = str(first)
-    assert any("box_reader" in name for name in build(grown).model.state_dict())
-    other = small_recipe(tmp_path, tiny | {"spatial_channels": 3}, steps=0)
+    assert any("condition_encoder" in name for name in build(grown).model.state_dict())
+    other = small_recipe(tmp_path, plain | {"spatial_channels": 3}, steps=0)
     other.init = str(first)
     with pytest.raises(InputError, match="init: expected a model of the recipe's sizes"):
         build(other)
 
 
 def test_sources_with_other_numbers_of_categories_share_the_classes_of_their_names(tmp_path: Path) -> None:
-    tiny = {"mllm": None, "tiny": SIZES.model_dump(), "train_mllm": True, "lora_rank": 0, "naming_weight": 1.0}
-    recipe = small_recipe(tmp_path, tiny, steps=0)
+    recipe = shrunk(FOLDER / "small-names.yaml", tmp_path, steps=0)
     assert isinstance(recipe.data, AuraDataRecipe)
     first = recipe.data.train[0]
     record = json.loads(Path(first.annotations).read_text())
@@ -221,26 +208,23 @@ def test_sources_with_other_numbers_of_categories_share_the_classes_of_their_nam
     shifted.write_text(json.dumps(record))
     recipe.data.train.append(first.model_copy(update={"annotations": str(shifted)}))
     setup = build(recipe)
-    assert isinstance(setup.model, AuraModel) and setup.model.config.naming_classes == 1 + len(record["categories"])
+    model: Any = setup.model
+    assert len(model.mllm.config.vision_config.words) == 1 + len(record["categories"])
     original, moved = (setup.train[(source, 0, (0,))] for source in (0, 1))
-    assert torch.equal(original["naming_shares"], moved["naming_shares"])
-    assert torch.equal(original["meanings"], moved["meanings"]) and original["meanings"].min() > 0
+    assert original["true_names"].tolist() == moved["true_names"].tolist() and original["true_names"].min() > 0
 
 
 def test_no_name_is_learned_from_objects_that_are_only_called_object(tmp_path: Path) -> None:
-    tiny = {"mllm": None, "tiny": SIZES.model_dump(), "train_mllm": True, "lora_rank": 0, "naming_weight": 1.0}
-    recipe = small_recipe(tmp_path, tiny, steps=0)
+    recipe = shrunk(FOLDER / "small-names.yaml", tmp_path, steps=0)
     assert isinstance(recipe.data, AuraDataRecipe)
-    before = build(recipe).train[(0, 0, (0,))]["naming_shares"].sum((0, 1))
+    recipe.data.augmentation = None  # so that both objects are in the image
+    before = build(recipe).train[(0, 0, (0,))]["true_names"]
     file = Path(recipe.data.train[0].annotations)
     record = json.loads(file.read_text())
     record["categories"][0]["name"] = "object"
     file.write_text(json.dumps(record))
-    after = build(recipe).train[(0, 0, (0,))]["naming_shares"].sum((0, 1))
-    assert before[1] > 0 and before[2] > 0
-    unnamed = 1 + sorted(c["name"] for c in record["categories"]).index("object")
-    named = 3 - unnamed
-    assert after[unnamed] == 0 and after[named] in (before[1], before[2]) and after[0] == before[0]
+    after = build(recipe).train[(0, 0, (0,))]["true_names"]
+    assert before.tolist() == [2, 1] and after.tolist() == [UNNAMED, 1]  # "red" is "object" now, and "green" as before
 
 
 def test_stage_1_of_aura_small_names_regions_with_words(tmp_path: Path) -> None:
@@ -256,10 +240,12 @@ def test_stage_1_of_aura_small_names_regions_with_words(tmp_path: Path) -> None:
     trained: Any = AuraModel.from_pretrained(train(recipe, progress=False))
     learned = trained.mllm.model
     assert torch.equal(learned.multi_modal_projector.words, projector.words)
-    before, after = model.mllm.model.vision_tower.state_dict(), learned.vision_tower.state_dict()
-    moved = {name.split(".")[0] for name, tensor in after.items() if not torch.equal(tensor, before[name])}
-    assert moved == {"reader"}
-    assert {"naming", "region_rate", "region_box", "region_quality"} <= log_of(tmp_path)[0].keys()
+    before, after = model.state_dict(), trained.state_dict()
+    moved = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert moved and all(name.startswith("mllm.model.vision_tower.reader.") for name in moved)
+    lines = log_of(tmp_path)
+    assert {"naming", "region_rate", "region_box", "region_quality"} <= lines[0].keys() and "text" not in lines[0]
+    assert 0 <= lines[-1]["val_full"] <= 1
 
 
 def test_later_stages_of_aura_small_keep_what_earlier_ones_learned(tmp_path: Path) -> None:
@@ -274,7 +260,6 @@ def test_later_stages_of_aura_small_keep_what_earlier_ones_learned(tmp_path: Pat
         models.append(AuraModel.from_pretrained(train(later, progress=False)))
     names, order, _, _, words, heads = models
     assert words.mllm.config.vision_config.words == names.mllm.config.vision_config.words
-    assert names.naming_head is None and words.naming_head is None
     states = [model.mllm.model.state_dict() for model in (names, order, words)]
     joints = [key for key in states[0] if "vision_tower" in key or "projector" in key]
     moved, later = ({k for k in joints if not torch.equal(a[k], b[k])} for a, b in pairwise(states))
@@ -299,25 +284,14 @@ def test_stage_1_from_a_model_of_other_kinds_is_refused(tmp_path: Path) -> None:
         build(other)
 
 
-def test_a_first_stage_only_trains_the_vision_tower_and_the_naming_head(tmp_path: Path) -> None:
-    weights = ("text_weight", "bce_weight", "dice_weight", "rate_weight", "map_weight")
-    tiny = {"mllm": None, "tiny": SIZES.model_dump(), "train_mllm": True, "lora_rank": 0, "naming_weight": 1.0}
-    recipe = small_recipe(tmp_path, tiny | dict.fromkeys(weights, 0.0), steps=2)
-    before = build(recipe).model.state_dict()
-    after = AuraModel.from_pretrained(train(recipe, progress=False)).state_dict()
-    moved = {name for name in before if not torch.equal(before[name], after[name])}
-    assert any("vision_tower" in name for name in moved)
-    assert all("vision_tower" in n or "projector" in n or "naming_head" in n for n in moved)
-    lines = log_of(tmp_path)
-    assert {"naming", "naming_box"} <= lines[0].keys() and "text" not in lines[0]
-    assert 0 <= lines[-1]["val_full"] <= 1
-
-
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"mllm": None}, "model.mllm: expected one of 'mllm', 'trunk_mllm' and 'tiny'"),
-        ({"mllm": None, "tiny": {}}, "model.train_mllm: expected true for a language model from scratch"),
+        ({"mllm": None}, "model.mllm: expected either 'mllm' or 'trunk_mllm', got both or none"),
+        ({"trunk_mllm": {"language_model": "x"}}, "model.mllm: expected either 'mllm' or 'trunk_mllm', got both"),
+        ({"mllm": None, "tiny": {}}, "model.tiny: unknown key"),
+        ({"naming_weight": 1.0}, "model.naming_weight: expected 0 without 'trunk_mllm', got 1.0"),
+        ({"box_weight": 0.5}, "model.box_weight: expected 0 without 'trunk_mllm', got 0.5"),
         ({"lora_rank": -1}, "model.lora_rank: expected 0 or more"),
         ({"lora_ranks": 1}, "model.lora_ranks: unknown key; did you mean 'lora_rank'"),
     ],

@@ -19,7 +19,6 @@ from amodal.models.plug import PlugModel
 from amodal.training.build import build
 from amodal.training.loop import train
 from amodal.training.recipe import Recipe, load_recipe
-from tests.models.aura import SIZES
 from tests.recipes.test_aura import small_recipe
 from tests.training.processes import FSDP2, error_of, finish, start
 from tests.training.tiny import tiny_recipe
@@ -149,12 +148,11 @@ def test_a_fork_starts_from_the_last_weights(tmp_path: Path, task: str) -> None:
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("model", ["lora", "tiny"])
-def test_aura_forks(tmp_path: Path, model: str) -> None:
-    tiny = {"mllm": None, "tiny": SIZES.model_dump(), "train_mllm": True, "lora_rank": 0}
-    recipe = small_recipe(tmp_path, tiny if model == "tiny" else None, steps=2, validate_every=1, ema=0.9)
+@pytest.mark.parametrize("changes", [{}, {"train_mllm": True, "lora_rank": 0}], ids=["lora", "whole"])
+def test_aura_forks(tmp_path: Path, changes: dict[str, Any]) -> None:
+    recipe = small_recipe(tmp_path, changes, steps=2, validate_every=1, ema=0.9)
     run(recipe)
-    second = small_recipe(tmp_path, tiny if model == "tiny" else None, steps=1, learning_rate=1e-5)
+    second = small_recipe(tmp_path, changes, steps=1, learning_rate=1e-5)
     folder = run(second, fork="second")
     last, started = weights(tmp_path / "run", 2), build(load_recipe(tmp_path / "second" / "recipe.yaml")).model
     assert isinstance(started, AuraModel) and started.processor is not None

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.models.aura import needs_language_model
+
 PROGRAM = """
 import os, sys
 import numpy as np, torch
@@ -19,7 +21,7 @@ if sys.argv[1] == "segmenter":
     segmenter = AmodalSegmenter.from_pretrained("plug-tiny")
     use = lambda: len(segmenter(image, [[20, 10, 90, 80]]).objects)
 else:
-    assistant = AmodalAssistant.from_pretrained("aura-tiny")
+    assistant = AmodalAssistant.from_pretrained("aura-small")
     use = lambda: assistant.ask(image, "Where is the mug?").text
 before = use()
 children = []
@@ -33,7 +35,9 @@ print([os.waitpid(child, 0)[1] for child in children], flush=True)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
-@pytest.mark.parametrize("what", ["segmenter", pytest.param("assistant", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "what", ["segmenter", pytest.param("assistant", marks=[pytest.mark.slow, needs_language_model])]
+)
 def test_forked_processes_use_a_model_that_was_used_before(what: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     ended = subprocess.run(

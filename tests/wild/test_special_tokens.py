@@ -55,7 +55,7 @@ def test_other_text_in_brackets_is_plain(text: str) -> None:
 def test_the_tokens_of_the_model_itself_are_refused() -> None:
     with pytest.raises(InputError, match="'~~end~~'"):
         check_question("Where is ~~end~~?", {"~~end~~"})
-    processor = AuraProcessor.from_pretrained("aura-tiny")
+    processor = AuraProcessor.from_pretrained("aura-small")
     pixels = np.zeros((8, 8, 3), np.uint8)
     for token in processor.tokenizer.all_special_tokens:
         with pytest.raises(InputError, match="special token"):

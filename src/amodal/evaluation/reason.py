@@ -162,7 +162,7 @@ def evaluate_reason(
         >>> from amodal import AmodalAssistant
         >>> from amodal.data.reason_seg import read_reason_seg
         >>> dataset = read_reason_seg("data/scenes-val/questions.json", "data/scenes-val/annotations.json")
-        >>> report = evaluate_reason(AmodalAssistant.from_pretrained("aura-tiny"), dataset.head(100))
+        >>> report = evaluate_reason(AmodalAssistant.from_pretrained("aura-small"), dataset.head(100))
         >>> report.metrics["gIoU_amodal"]
 
     Args:

@@ -275,7 +275,6 @@ class AmodalAssistant:
                 answers.states,
                 answers.rows,
                 self.processor.mllm_to_sam([image.shape for image in images]),
-                image_tokens=answers.image_tokens,
                 regions=answers.regions,
                 phrases=answers.phrases,
             )

@@ -2,7 +2,7 @@
 
 A family is a function that writes one question with its correct answer. It returns None where the scene has no clear
 answer, or where "nothing" would be the answer too often. What a seed writes depends on the order of the random draws
-in here: the bundled aura-tiny was trained on these questions.
+in here: the same seed must give the same questions.
 """
 
 from __future__ import annotations

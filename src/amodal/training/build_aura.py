@@ -16,7 +16,6 @@ from amodal.data.splits import is_validation
 from amodal.errors import InputError
 from amodal.models.aura import AuraConfig, AuraModel
 from amodal.models.aura.mllm import LoadedMllm, mllm_config_for, plain_settings
-from amodal.models.aura.tiny_mllm import new_tiny_mllm, tiny_llava_config
 from amodal.models.aura.trunk_mllm import BACKGROUND, is_trunk_mllm, new_trunk_mllm, trunk_mllm_config
 from amodal.models.bases.families import base_config, family_of, load_base
 from amodal.models.bases.protocol import ImageFeatures, fingerprint_of
@@ -33,9 +32,6 @@ from amodal.training.recipe import (
 )
 from amodal.training.tasks.aura import AuraTask
 
-AUXILIARY_HEADS = ("naming_head", "meaning_head")
-"""Parts of an AURA that only losses use; a training that has no such loss leaves those of its first model out."""
-
 AuraSamples = ImageConversations | NamedImages
 
 
@@ -46,9 +42,7 @@ def sized_config(settings: AuraModelRecipe) -> AuraConfig:
         InputError: a base cannot be found.
     """
     base = base_config(settings.base)
-    if settings.tiny is not None:
-        mllm = tiny_llava_config(settings.tiny, settings.tiny.vocabulary)
-    elif settings.trunk_mllm is not None:
+    if settings.trunk_mllm is not None:
         mllm = trunk_mllm_config(settings.trunk_mllm, settings.base)
     else:
         assert settings.mllm is not None
@@ -63,7 +57,7 @@ def build_aura(recipe: Recipe, weights: Path | None) -> tuple[AuraModel, AuraTas
     train, validation = _read_reason_sources(data.train, data.validation)
     names = sorted({name for source in train for name in source.dataset.categories.values()})
     train, validation = _with_classes(train, names), _with_classes(validation, names)
-    model = _aura_model(settings, train, names, recipe, weights)
+    model = _aura_model(settings, names, recipe, weights)
     make_samples = _named_images if model.config.without_words else _image_conversations
     train_samples, validation_samples = make_samples(model, data, train, validation)
     return model, AuraTask(model.config, getattr(validation_samples, "families", ())), train_samples, validation_samples
@@ -102,23 +96,16 @@ def _reason_split(source: ReasonSourceRecipe, annotations: AnnotatedDataset) -> 
     return replace(dataset, conversations=conversations)
 
 
-def _aura_model(
-    settings: AuraModelRecipe, train: list[ReasonSource], names: list[str], recipe: Recipe, weights: Path | None
-) -> AuraModel:
+def _aura_model(settings: AuraModelRecipe, names: list[str], recipe: Recipe, weights: Path | None) -> AuraModel:
     """An untrained AURA model, or one with the weights of `recipe.init`."""
     config = settings.config()
-    if config.naming_weight > 0:
-        config.naming_classes = len(names) + 1
     saved = None if recipe.init is None else AuraModel.from_pretrained(recipe.init)
     torch.manual_seed(recipe.seed)
     base = load_base(settings.base, settings.base_revision)
     frozen_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.training.precision, torch.float32)
     dtype = torch.float32 if config.train_mllm else frozen_dtype
     mllm: LoadedMllm | str
-    if settings.tiny is not None:
-        processor = None if saved is None or saved.processor is None else saved.processor.mllm
-        mllm = new_tiny_mllm(settings.tiny, _texts(train), recipe.seed, processor)
-    elif settings.trunk_mllm is not None:
+    if settings.trunk_mllm is not None:
         words = _words(saved, names, config)
         mllm = new_trunk_mllm(settings.trunk_mllm, settings.base, words, recipe.seed, dtype)
     else:
@@ -127,9 +114,6 @@ def _aura_model(
     model = AuraModel.from_base(mllm, base, config, mllm_revision=settings.mllm_revision, mllm_dtype=dtype)
     if saved is not None:
         updated(saved, weights)
-        for head in AUXILIARY_HEADS:
-            if getattr(model, head) is None:
-                setattr(saved, head, None)
         load_init(model, saved, str(recipe.init), allow_missing=True)
     return model
 
@@ -148,26 +132,17 @@ def _words(saved: AuraModel | None, names: list[str], config: AuraConfig) -> lis
     return known
 
 
-def _texts(sources: list[ReasonSource]) -> list[str]:
-    turns = [turn for source in sources for c in source.dataset.conversations for turn in c.turns]
-    return [text for turn in turns for text in (turn.question, turn.with_token(""))]
-
-
 def _named_images(
     model: AuraModel, data: AuraDataRecipe, train: list[ReasonSource], validation: list[ReasonSource]
 ) -> tuple[NamedImages, NamedImages]:
     processor, config = model.processor, model.config
     assert processor is not None
-    if not config.names_only and not config.reads_words:
-        raise InputError("model.naming_weight: expected losses on words or a 'trunk_mllm', got masks without words")
     num_found = config.mllm_config().vision_config.num_regions if config.order_only else None
-    kind: Kind = "tokens" if not config.reads_words else "regions" if config.names_only else "objects"
+    kind: Kind = "regions" if config.names_only else "objects"
     samples, held_out = (
         NamedImages(
             sources,
             processor,
-            cells=0 if config.reads_words else _image_cells(config),
-            classes=config.naming_classes,
             augmentation=augmentation,
             kind=kind,
             max_masks=max_masks,
@@ -195,7 +170,6 @@ def _image_conversations(
         )
     cache = _feature_cache(data, model)
     assert model.processor is not None
-    tokens = not config.reads_words  # whose auxiliary losses are on image tokens instead of regions
     samples, held_out = (
         ImageConversations(
             sources,
@@ -205,10 +179,8 @@ def _image_conversations(
             max_conversations=data.max_conversations,
             separate=data.separate_conversations,
             max_masks=max_masks,
-            cells=_image_cells(config) if tokens and (config.naming_weight > 0 or config.has_boxes) else 0,
-            classes=config.naming_classes if tokens else 0,
             features=cache,
-            hint_share=hint_share if config.has_boxes else None,
+            hint_share=hint_share if config.reads_words else None,
             with_families=held_out_images,
             with_decisions=config.decision_weight > 0,
         )
@@ -220,11 +192,6 @@ def _image_conversations(
     if cache is not None:
         _fill(cache, model, [*samples.images(), *held_out.images()])
     return samples, held_out
-
-
-def _image_cells(config: AuraConfig) -> int:
-    vision = config.mllm_config().vision_config
-    return int(vision.image_size) // int(vision.patch_size)
 
 
 def _feature_cache(data: AuraDataRecipe, model: AuraModel) -> FeatureCache | None:

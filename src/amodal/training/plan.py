@@ -260,7 +260,7 @@ def saved_for_masks(model: AuraModel, masks: int, precision: str) -> int:
     maps = torch.zeros(masks, size, size, dtype=torch.bool)
     targets = {"visible_masks": maps, "amodal_masks": maps, "has_amodal": torch.ones(masks, dtype=torch.bool)}
     pointed = None
-    if config.has_boxes:
+    if config.reads_words:
         pointed = Pointed(torch.zeros(masks, 4), torch.zeros(masks, 1), torch.zeros(masks, 1, 1))
     states = torch.zeros(masks, width, requires_grad=True)
     with _counting({}, _storages(model)) as saved, _autocast(precision):

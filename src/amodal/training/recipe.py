@@ -23,7 +23,6 @@ from transformers import SamConfig
 from amodal.data.splits import VALIDATION_SHARE, Split
 from amodal.errors import InputError
 from amodal.models.aura import AuraConfig
-from amodal.models.aura.tiny_mllm import TinyMllmSizes
 from amodal.models.aura.trunk_mllm import TrunkMllmRecipe
 from amodal.models.detector import DetectorConfig
 from amodal.models.plug import PlugConfig
@@ -144,28 +143,27 @@ class AuraModelRecipe(Strict):
     """The bases of an AURA model; `AURA_MODEL` adds every field of `AuraConfig` under the same name.
 
     The language model is either `mllm`, the hub id or folder of an image-text model, or `trunk_mllm`, a language model
-    that reads a trunk of its own, or `tiny`, the sizes of a small one that is trained from scratch. `base` is the
-    SAM.
+    that reads the names of regions. `base` is the SAM.
     """
 
     mllm: str | None = None
     mllm_revision: str | None = None
     trunk_mllm: TrunkMllmRecipe | None = None
-    tiny: TinyMllmSizes | None = None
     base: str
     base_revision: str | None = None
 
     def config(self, *, mllm: dict[str, Any] | None = None, sam: dict[str, Any] | None = None) -> AuraConfig:
         """The model's configuration; `mllm` and `sam` are the configurations of the bases, None leaves them open."""
-        if [self.mllm, self.trunk_mllm, self.tiny].count(None) != 2:
-            raise InputError("mllm: expected one of 'mllm', 'trunk_mllm' and 'tiny', got several or none")
-        if self.tiny is not None and not self.__dict__["train_mllm"]:
-            raise InputError("train_mllm: expected true for a language model from scratch ('tiny'), got false")
-        bases = {"mllm", "mllm_revision", "trunk_mllm", "tiny", "base", "base_revision"}
+        if (self.mllm is None) == (self.trunk_mllm is None):
+            raise InputError("mllm: expected either 'mllm' or 'trunk_mllm', got both or none")
+        for key in ("naming_weight", "box_weight"):
+            if self.trunk_mllm is None and self.__dict__[key] > 0:
+                raise InputError(f"{key}: expected 0 without 'trunk_mllm', got {self.__dict__[key]}")
+        bases = {"mllm", "mllm_revision", "trunk_mllm", "base", "base_revision"}
         return AuraConfig(**self.model_dump(exclude=bases), mllm=mllm, sam=sam)
 
 
-_AURA_EXCLUDED = {"mllm", "mllm_base", "sam", "base", "seg_token_id", "new_token_ids", "naming_classes"}
+_AURA_EXCLUDED = {"mllm", "mllm_base", "sam", "base", "seg_token_id", "new_token_ids"}
 AURA_MODEL: type[AuraModelRecipe] = create_model(
     "AuraFields", __base__=AuraModelRecipe, **config_fields(AuraConfig.__init__, _AURA_EXCLUDED)
 )
@@ -260,8 +258,8 @@ class AuraDataRecipe(Strict):
     Each sequence holds up to `max_conversations` conversations about one image (all by default), up to `max_turns`
     turns and `max_tokens` tokens. With `separate_conversations` they do not see each other, so that no earlier answer
     tells what is in the image; this needs an LLM of LLaVA's class. The masks of up to `max_masks` of its mask tokens
-    are learned (all by default). `feature_cache` is a folder for the features of the frozen backbone. If the model
-    predicts boxes, the decoders get the true visible box of `hint_share` of the objects during training. `augmentation`
+    are learned (all by default). `feature_cache` is a folder for the features of the frozen backbone. With a
+    `trunk_mllm`, the decoders get the true visible box of `hint_share` of the objects during training. `augmentation`
     is only allowed for a first stage without words (`AuraConfig.without_words`), because words about left and right are
     wrong in a flipped image.
     """

@@ -14,7 +14,6 @@ from amodal.data.reason_seg import read_reason_seg
 from amodal.errors import InputError
 from amodal.losses import IGNORE_INDEX
 from amodal.models.aura import AuraModel, AuraProcessor
-from amodal.ops.boxes import mask_to_box
 from amodal.training.datasets.conversations import FeatureCache, ImageConversations, collate_conversations, decisions
 from amodal.training.datasets.sampling import ReasonSource
 from tests.data.toy import write_toy
@@ -149,7 +148,7 @@ def answers(model: AuraModel, *items: dict[str, Any]) -> tuple[torch.Tensor, tor
 
 
 def test_a_batch_is_padded_and_concatenated(tmp_path: Path, processor: AuraProcessor) -> None:
-    data = conversations(tmp_path, processor, cells=4, classes=3)
+    data = conversations(tmp_path, processor)
     batch = collate_conversations([data[(0, 0, (0,))], data[(0, 1, (0,))]])
     assert batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape
     ends = batch["attention_mask"].sum(1)
@@ -158,33 +157,10 @@ def test_a_batch_is_padded_and_concatenated(tmp_path: Path, processor: AuraProce
     assert batch["visible_masks"].shape == (3, 64, 64)
     assert batch["pixel_values_sam"].shape == (2, 3, 64, 64)
     assert batch["pixel_values"].shape == (2, 3, 32, 32)
-    assert batch["naming_shares"].shape == (2, 16, 3)
-
-
-def test_names_are_those_of_the_objects_under_each_image_token(tmp_path: Path, processor: AuraProcessor) -> None:
-    data = conversations(tmp_path, processor, cells=8, classes=3)
-    item = data[(0, 0, (0,))]
-    shares, boxes = (
-        item["naming_shares"].reshape(8, 8, 3).numpy(),
-        item["naming_boxes_xyxy_mllm"].reshape(8, 8, 4).numpy(),
-    )
-    assert np.allclose(shares.sum(-1), 1)
-    names = shares.argmax(-1)
-    image = data.sources[0].dataset.conversations[0].image
-    for row, column in ((3, 1), (4, 4), (0, 7)):
-        y, x = row * 8 + 4, column * 8 + 4
-        covering = [obj.category_id for obj in image.objects if obj.visible_mask()[y, x]]
-        assert names[row, column] == (covering[0] if covering else 0)
-        if covering:
-            true = mask_to_box(next(o for o in image.objects if o.category_id == covering[0]).visible_mask()) / 64
-            assert np.allclose(boxes[row, column], true)
-        else:
-            assert not boxes[row, column].any()
-    assert set(np.unique(names)) == {0, 1, 2}
 
 
 def test_boxes_are_those_of_the_masks_and_some_are_hints(tmp_path: Path, processor: AuraProcessor) -> None:
-    data = conversations(tmp_path, processor, cells=4, hint_share=0.5)
+    data = conversations(tmp_path, processor, hint_share=0.5)
     errors, hinted = [], []
     for seed in range(30):
         item = data[(0, 0, (seed,))]
@@ -198,22 +174,11 @@ def test_boxes_are_those_of_the_masks_and_some_are_hints(tmp_path: Path, process
             errors += [(hint - box).abs().max()] if hinted[-1] else []
     assert 0.3 < np.mean(hinted) < 0.7
     assert 0 < np.mean(errors) < 0.1
-    never = conversations(tmp_path / "never", processor, cells=4, hint_share=0.0)[(0, 0, (1,))]["box_hints_xyxy_sam"]
+    never = conversations(tmp_path / "never", processor, hint_share=0.0)[(0, 0, (1,))]["box_hints_xyxy_sam"]
     assert never.isnan().all()
-    few = conversations(tmp_path / "few", processor, cells=4, hint_share=0.5, max_masks=1)[(0, 0, (0,))]
-    lengths = [
-        len(few[name])
-        for name in ("visible_boxes_xyxy_sam", "pointing_shares", "chosen", "box_hints_xyxy_sam", "visible_masks")
-    ]
-    assert lengths == [3, 3, 3, 1, 1]
-
-
-def test_each_mask_token_points_at_the_visible_part_of_its_object(tmp_path: Path, processor: AuraProcessor) -> None:
-    data = conversations(tmp_path, processor, cells=4, hint_share=0.0)
-    item = data[(0, 0, (0,))]
-    for mask, shares in zip(item["visible_masks"], item["pointing_shares"], strict=True):
-        expected = mask.reshape(4, 16, 4, 16).sum((1, 3)).reshape(-1) / mask.sum()
-        torch.testing.assert_close(shares, expected, atol=1e-6, rtol=0)
+    few = conversations(tmp_path / "few", processor, hint_share=0.5, max_masks=1)[(0, 0, (0,))]
+    lengths = [len(few[name]) for name in ("visible_boxes_xyxy_sam", "chosen", "box_hints_xyxy_sam", "visible_masks")]
+    assert lengths == [3, 3, 1, 1]
 
 
 def test_a_sample_depends_only_on_its_key(tmp_path: Path, processor: AuraProcessor) -> None:

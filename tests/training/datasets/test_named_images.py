@@ -1,10 +1,9 @@
-"""Images with the name of the object under each image token of the language model."""
+"""Images with named regions, or with objects in boxes, for a training without words."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +12,6 @@ import torch
 
 from amodal.models.aura import AuraProcessor
 from amodal.ops.boxes import box_iou, mask_to_box
-from amodal.training.datasets.conversations import ImageConversations
 from amodal.training.datasets.crops import Augmentation
 from amodal.training.datasets.named_images import NUM_PROPOSALS, NUM_RANKS, NamedImages
 from amodal.training.datasets.sampling import UNNAMED
@@ -24,51 +22,16 @@ __all__ = ["processor"]
 UNCHANGED = Augmentation(colour=0.0, hue=0.0, grey=0.0, blur=0.0, noise=0.0)
 
 
-def named(
-    folder: Path, processor: AuraProcessor, augmentation: Augmentation | None = None, cells: int = 4
-) -> NamedImages:
-    return NamedImages([source(folder)], processor, cells=cells, classes=3, augmentation=augmentation)
-
-
-def test_pixels_names_and_boxes_equal_those_of_a_conversation(tmp_path: Path, processor: AuraProcessor) -> None:
-    samples = conversations(tmp_path / "a", processor, cells=4, classes=3)
-    data = named(tmp_path / "b", processor)
-    keys = [(0, 0, (0,)), (0, 1, (0,))]
-    batch = data.collate([data[key] for key in keys])
-    expected = samples.collate([samples[key] for key in keys])
-    assert data.lengths == samples.lengths == [2]
-    assert expected["meanings"].tolist() and set(expected["meanings"].tolist()) <= {1, 2}
-    assert batch.keys() == {"pixel_values", "naming_shares", "naming_boxes_xyxy_mllm"}
-    for name, value in batch.items():
-        torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=0, msg=name)
-
-
 def test_images_of_any_shape_are_normalised_as_by_the_language_models_processor(processor: AuraProcessor) -> None:
     wide = random_image(3, height=30, width=80)
     ours = processor.normalize_mllm(torch.from_numpy(processor.pixels_mllm(wide))[None])
     torch.testing.assert_close(ours, processor.first_turn(wide, "What is it?")["pixel_values"], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("flip", [0.0, 1.0])
-def test_names_move_with_the_pixels(tmp_path: Path, processor: AuraProcessor, flip: float) -> None:
-    data = named(tmp_path, processor, UNCHANGED.model_copy(update={"flip": flip}), cells=8)
-    colours = {1: (220, 40, 40), 2: (40, 220, 40)}  # the toy's red and green squares
-    checked = {1: 0, 2: 0}
-    for seed in range(40):
-        item = data[(0, seed % 2, (seed,))]
-        tokens = (
-            item["image"].reshape(8, 4, 8, 4, 3)[:, 1:3, :, 1:3].mean((1, 3)).reshape(64, 3)
-        )  # the middle of each token
-        for token, shares in zip(tokens, item["naming_shares"], strict=True):
-            if shares[1:].max() > 0.99:
-                category = int(shares.argmax())
-                assert np.abs(token - colours[category]).max() < 12
-                checked[category] += 1
-    assert min(checked.values()) > 5
-
-
 def test_a_sample_depends_only_on_its_key(tmp_path: Path, processor: AuraProcessor) -> None:
-    first, again = (named(tmp_path / name, processor, Augmentation()) for name in "ab")
+    first, again = (
+        NamedImages([source(tmp_path / name)], processor, kind="regions", augmentation=Augmentation()) for name in "ab"
+    )
     for key in ((0, 0, (1, 2, 3)), (0, 1, (1, 2, 4))):
         one, two = first[key], again[key]
         assert all(np.array_equal(one[name], two[name]) for name in one)
@@ -79,7 +42,7 @@ def test_masks_and_boxes_of_objects_move_with_the_pixels(tmp_path: Path, process
     """The toy's squares have one colour each; amodal masks contain the visible ones."""
     colours = [(220, 40, 40), (40, 220, 40)]
     strength = UNCHANGED.model_copy(update={"flip": 0.5})
-    data = NamedImages([source(tmp_path)], processor, cells=4, classes=3, augmentation=strength, kind="objects")
+    data = NamedImages([source(tmp_path)], processor, augmentation=strength, kind="objects")
     found = 0
     for seed in range(12):
         items = [data[(0, position, (seed,))] for position in range(2)]
@@ -94,8 +57,8 @@ def test_masks_and_boxes_of_objects_move_with_the_pixels(tmp_path: Path, process
             np.testing.assert_allclose(batch["box_hints_xyxy_sam"][number] * 64, mask_to_box(visible), atol=1)
             found += 1
     assert found > 12
-    few = NamedImages(data.sources, processor, cells=4, classes=3, kind="objects", max_masks=1, box_error=0.1)
-    exact = NamedImages(data.sources, processor, cells=4, classes=3, kind="objects", max_masks=1)
+    few = NamedImages(data.sources, processor, kind="objects", max_masks=1, box_error=0.1)
+    exact = NamedImages(data.sources, processor, kind="objects", max_masks=1)
     item, truth = few[(0, 0, (1,))], exact[(0, 0, (1,))]["box_hints_xyxy_sam"]
     assert len(item["visible_masks"]) == len(truth) == 1
     assert 0 < np.abs(item["box_hints_xyxy_sam"] - truth).max() < 0.3
@@ -107,7 +70,7 @@ def test_true_boxes_of_regions_are_where_their_colours_are(
 ) -> None:
     colours = {1: (220, 40, 40), 2: (40, 220, 40)}
     strength = UNCHANGED.model_copy(update={"flip": flip, "shift": 0.3, "scale": (0.7, 2.0)})
-    data = NamedImages([source(tmp_path)], processor, cells=4, classes=3, augmentation=strength, kind="regions")
+    data = NamedImages([source(tmp_path)], processor, augmentation=strength, kind="regions")
     found = 0
     for seed in range(20):
         item = data[(0, seed % 2, (seed,))]
@@ -124,7 +87,7 @@ def test_true_boxes_of_regions_are_where_their_colours_are(
 
 
 def test_regions_say_which_objects_are_in_front(tmp_path: Path, processor: AuraProcessor) -> None:
-    data = NamedImages([source(tmp_path)], processor, cells=0, classes=3, kind="regions")
+    data = NamedImages([source(tmp_path)], processor, kind="regions")
     items = [data[(0, position, (0,))] for position in range(2)]
     for item in items:
         rates, hides = item["true_rates"], item["true_hides"]
@@ -142,7 +105,7 @@ def test_regions_say_which_objects_are_in_front(tmp_path: Path, processor: AuraP
 
 
 def test_regions_are_proposed_near_their_objects(tmp_path: Path, processor: AuraProcessor) -> None:
-    data = NamedImages([source(tmp_path)], processor, cells=4, classes=3, kind="regions")
+    data = NamedImages([source(tmp_path)], processor, kind="regions")
     best = []
     for seed in range(30):
         item = data[(0, seed % 2, (seed,))]
@@ -153,28 +116,25 @@ def test_regions_are_proposed_near_their_objects(tmp_path: Path, processor: Aura
 def test_all_regions_that_a_detector_finds_can_be_learned_without_proposals(
     tmp_path: Path, processor: AuraProcessor
 ) -> None:
-    data = NamedImages([source(tmp_path)], processor, cells=0, classes=3, kind="regions", num_found=6)
+    data = NamedImages([source(tmp_path)], processor, kind="regions", num_found=6)
     batch = data.collate([data[(0, position, (0,))] for position in range(2)])
     assert batch["proposals_xyxy_mllm"].shape == (2, 0, 4) and batch["ranks"].tolist() == [list(range(6))] * 2
     assert len(batch["true_hides"]) == len(batch["true_boxes_xyxy_mllm"]) > 2
 
 
 def test_no_name_is_learned_from_objects_of_unknown_kind(tmp_path: Path, processor: AuraProcessor) -> None:
-    """Their tokens count neither as a name nor as background."""
     known = source(tmp_path / "a")
     unnamed = replace(known, classes=known.classes | {1: UNNAMED})
-    key = (0, 0, (0,))
-
-    def samples_of(kind: Any) -> list[Any]:
-        return [NamedImages([data], processor, cells=4, classes=3, kind=kind)[key] for data in (known, unnamed)]
-
-    full, partly = samples_of("tokens")
-    assert full["naming_shares"][:, 1].max() > 0
-    without = full["naming_shares"] * [1, 0, 1]
-    np.testing.assert_array_equal(partly["naming_shares"], without)
-    full, partly = samples_of("regions")
+    full, partly = (NamedImages([data], processor, kind="regions")[(0, 0, (0,))] for data in (known, unnamed))
     assert 1 in full["true_names"] and set(partly["true_names"]) == {2, UNNAMED}
-    samples = ImageConversations([unnamed], processor, max_turns=8, max_tokens=400, cells=4, classes=3)
-    item = samples[key]
-    np.testing.assert_array_equal(item["naming_shares"][0], without)
-    assert set(item["meanings"].tolist()) == {UNNAMED, 2}
+    np.testing.assert_array_equal(partly["true_boxes_xyxy_mllm"], full["true_boxes_xyxy_mllm"])
+
+
+def test_images_are_those_of_a_conversation(tmp_path: Path, processor: AuraProcessor) -> None:
+    samples = conversations(tmp_path / "a", processor)
+    data = NamedImages([source(tmp_path / "b")], processor, kind="regions")
+    keys = [(0, 0, (0,)), (0, 1, (0,))]
+    pixels = data.collate([data[key] for key in keys])["pixel_values"]
+    assert data.lengths == samples.lengths == [2]
+    expected = samples.collate([samples[key] for key in keys])["pixel_values"]
+    torch.testing.assert_close(pixels, expected, atol=1e-5, rtol=0)

@@ -22,7 +22,7 @@ from amodal.training.tasks.aura import (
     region_pointing_loss,
     text_loss,
 )
-from tests.models.aura import small_aura, small_trunk_aura, training_batch
+from tests.models.aura import let_names_differ, small_aura, small_trunk_aura, training_batch
 
 
 def with_truth(model: AuraModel, batch: dict[str, Any], count: int = 3) -> dict[str, Any]:
@@ -95,54 +95,26 @@ def test_batch_without_objects_has_a_finite_loss_and_gradients(tmp_path: Path) -
     assert total.isfinite() and losses["amodal_bce"] == 0
 
 
-def test_naming_and_quality_losses_are_optional(tmp_path: Path) -> None:
-    config = {"iou_weight": 0.5, "naming_weight": 1.0, "naming_classes": 5}
-    model = small_aura(tmp_path, **config)
-    batch = with_truth(model, training_batch(model)) | {
-        "naming_shares": torch.rand(2, 16, 5).softmax(-1),
-        "naming_boxes_xyxy_mllm": torch.rand(2, 16, 4),
-        "meanings": torch.tensor([1, 2, 2]),
-    }
-    losses = losses_of(model, batch)
-    assert losses.keys() >= {"naming", "meaning", "quality"}
-    assert {"naming", "meaning", "quality"}.isdisjoint(losses_of(small_aura(tmp_path), batch | {}).keys())
+def test_the_quality_loss_is_optional(tmp_path: Path) -> None:
+    model = small_aura(tmp_path, iou_weight=0.5)
+    batch = with_truth(model, training_batch(model))
+    assert "quality" in losses_of(model, batch)
+    assert "quality" not in losses_of(small_aura(tmp_path), batch)
 
 
-def test_objects_without_a_name_have_no_meaning_to_learn(tmp_path: Path) -> None:
-    model = small_aura(tmp_path, naming_weight=1.0, naming_classes=5, lora_dropout=0.0)
-    names = {"naming_shares": torch.zeros(2, 16, 5), "naming_boxes_xyxy_mllm": torch.rand(2, 16, 4)}
-    batch = with_truth(model, training_batch(model)) | names
-
-    def meaning(*numbers: int) -> float:
-        return losses_of(model, batch | {"meanings": torch.tensor(numbers)})["meaning"].item()
-
-    nothing = UNNAMED
-    assert meaning(nothing, nothing, nothing) == 0
-    single = [meaning(1, nothing, nothing), meaning(nothing, 2, nothing)]
-    assert meaning(1, 2, nothing) == pytest.approx(sum(single) / 2, rel=1e-5)
-    assert losses_of(model, batch | {"meanings": torch.tensor([1, 2, 2])})["naming"] == 0
-
-
-def test_a_model_that_only_learns_names_has_only_naming_losses(tmp_path: Path) -> None:
-    rest = dict.fromkeys(("text_weight", "bce_weight", "dice_weight", "rate_weight", "map_weight"), 0.0)
-    model = small_aura(tmp_path, naming_weight=1.0, naming_classes=5, **rest)
-    truth = {"naming_shares": torch.rand(2, 16, 5).softmax(-1), "naming_boxes_xyxy_mllm": torch.rand(2, 16, 4)}
-    images = {"pixel_values": training_batch(model)["pixel_values"]}
-    assert losses_of(model, images | truth).keys() == {"naming", "naming_box"}
-
-
-def test_the_box_is_learned_with_a_box_weight(tmp_path: Path) -> None:
-    model = small_aura(tmp_path, box_weight=0.5)
-    boxes = torch.tensor([[0.1, 0.1, 0.4, 0.4]]).repeat(3, 1)
-    batch = with_truth(model, training_batch(model)) | {
-        "visible_boxes_xyxy_sam": boxes,
-        "pointing_shares": torch.full((3, 16), 1 / 16),
-    }
-    losses = losses_of(model, batch)
-    (losses["box"] + losses["pointing"]).backward()
-    assert model.prompt_encoder.box_reader is not None
-    assert all(p.grad is not None for p in model.prompt_encoder.box_reader.parameters())
-    assert "box" not in losses_of(small_aura(tmp_path / "other"), with_truth(model, training_batch(model)))
+def test_the_choice_of_a_region_is_learned_with_the_box_weight(tmp_path: Path) -> None:
+    model = small_trunk_aura(tmp_path, box_weight=0.5, train_tower=False, lora_dropout=0.0).train()
+    batch = with_truth(model, training_batch(model))
+    output: Any = model(**training_batch(model))
+    regions = output.pointing_boxes_xyxy_sam
+    boxes = batch["visible_boxes_xyxy_sam"] = regions[:, 0].clone()  # so that a region fits
+    loss = losses_of(model, batch)["pointing"]
+    torch.testing.assert_close(loss, 0.5 * region_pointing_loss(output.pointing_logits, regions, boxes))
+    loss.backward()
+    assert model.box_reader is not None
+    assert all(p.grad is not None for p in model.box_reader.parameters())
+    other = small_aura(tmp_path / "other")
+    assert "pointing" not in losses_of(other, with_truth(other, training_batch(other)))
 
 
 def test_decisions_have_a_loss_of_their_own(tmp_path: Path) -> None:
@@ -187,14 +159,14 @@ def test_overfits_one_answer(tmp_path: Path) -> None:
     assert scores["token"][0] / scores["token"][1] > 0.2
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_what_the_right_image_is_worth_by_family(tmp_path: Path, share: float) -> None:
+@pytest.mark.parametrize("reads_words", [False, True])
+def test_what_the_right_image_is_worth_by_family(tmp_path: Path, reads_words: bool) -> None:
     """By hand: the log probabilities of each answer with its own image, and with that of the other sample."""
-    model = small_aura(tmp_path, box_weight=share).eval()
+    model = (small_trunk_aura if reads_words else small_aura)(tmp_path).eval()
     batch = with_truth(model, training_batch(model))
-    if share:
+    if reads_words:
+        let_names_differ(model, batch["pixel_values"])
         batch["visible_boxes_xyxy_sam"] = torch.tensor([[0.1, 0.1, 0.5, 0.5]]).repeat(3, 1)
-        batch["pointing_shares"] = torch.full((3, 16), 1 / 16)
         batch["box_hints_xyxy_sam"] = torch.full((3, 4), torch.nan)
     answers = batch["labels"] != IGNORE_INDEX
     batch["families"] = answers * torch.tensor([[2], [1]])  # the first answer is of the second family
@@ -274,7 +246,7 @@ def test_pairs_of_regions_that_meet_learn_which_one_is_in_front() -> None:
 
 def test_the_losses_of_regions_are_those_of_their_targets(tmp_path: Path) -> None:
     learned, batch = region_batch()
-    task = AuraTask(small_aura(tmp_path, naming_weight=0.5, naming_classes=3).config)
+    task = AuraTask(small_aura(tmp_path, naming_weight=0.5).config)
     losses = task._region_losses(learned, batch)
     logits = learned.logits
     named = [0, 1, 4, 5, 6, 7]
@@ -293,7 +265,7 @@ def test_the_losses_of_regions_are_those_of_their_targets(tmp_path: Path) -> Non
 def test_the_occlusion_order_is_learned_alone(tmp_path: Path) -> None:
     learned, batch = region_batch()
     weights = dict.fromkeys(("text_weight", "bce_weight", "dice_weight", "rate_weight", "map_weight"), 0.0)
-    model = small_trunk_aura(tmp_path, naming_weight=0.5, naming_classes=3, train_tower=False, **weights)
+    model = small_trunk_aura(tmp_path, naming_weight=0.5, train_tower=False, **weights)
     assert model.config.order_only
     task = AuraTask(model.config)
     hides = matched_regions(learned, batch)[3]
@@ -314,7 +286,7 @@ def test_the_object_in_front_is_scored_by_pairs(tmp_path: Path) -> None:
     close = torch.tensor([0.0, 0.0, 0.6, 0.6]).expand(2, 4, 4)
     right, wrong = (torch.zeros(2, 4, 4) for _ in range(2))
     right[0, 3, :2] = wrong[0, :2, 3] = 1.0  # the fourth region is in front of the first two
-    model = small_trunk_aura(tmp_path, naming_weight=0.5, naming_classes=3)
+    model = small_trunk_aura(tmp_path, naming_weight=0.5)
     for order, expected in ((right, 2.0), (wrong, 0.0)):
         seen = AuraOutput(regions=learned._replace(corrected_xyxy_mllm=close, order=order))
         scores = AuraTask(model.config).scores(lambda seen=seen, **_: seen, batch, 0.5)  # type: ignore[arg-type]

@@ -4,6 +4,5 @@ from amodal.models.aura.configuration import AuraConfig
 from amodal.models.aura.heads import AuraOutput, MaskOutput
 from amodal.models.aura.modeling import AuraModel
 from amodal.models.aura.processing import AuraProcessor
-from amodal.models.aura.tiny_mllm import ResNetTower, ResNetTowerConfig
 
-__all__ = ["AuraConfig", "AuraModel", "AuraOutput", "AuraProcessor", "MaskOutput", "ResNetTower", "ResNetTowerConfig"]
+__all__ = ["AuraConfig", "AuraModel", "AuraOutput", "AuraProcessor", "MaskOutput"]

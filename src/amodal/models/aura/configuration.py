@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig, SamConfig
 
-from amodal.errors import check_settings
+from amodal.errors import InputError, check_settings
 from amodal.models.bases.families import family_of
 from amodal.models.bases.protocol import BaseFamily
 from amodal.models.increments import Origin
@@ -55,16 +55,12 @@ class AuraConfig(PreTrainedConfig):
         map_weight: weight of the cross-entropy of Eq. 3.
         iou_weight: weight of SAM's mask-quality loss, which makes scores meaningful (0 in the
             paper, which reports no score).
-        naming_weight: weight of auxiliary losses: on the category and the visible box of the object
-            under each image token of the LLM, and on the category that each `[SEG]` stands for (0 in
-            the paper, whose LLM is pretrained); of an LLM that reads words, the losses of its regions. If no loss on
-            words has a weight, the LLM itself is not run (`without_words`).
-        naming_classes: number of categories, background among them.
-        box_weight: weight of two auxiliary losses: on the image tokens that each `[SEG]` attends to,
-            and on the visible box predicted from them, which both decoders get in addition to e_r, as
-            the corners of a SAM box (0 in the paper, which has no such box); of an LLM that reads words, the loss on
-            the choice of a region, whose box both decoders get in any case.
-        train_mllm: train the whole LLM, as a small one from scratch needs.
+        naming_weight: weight of the losses of the regions of an LLM that reads words; without effect on other LLMs (0
+            in the paper, which has no regions). If no loss on words has a weight, the LLM itself is not run
+            (`without_words`).
+        box_weight: weight of the loss on the choice of a region for each `[SEG]`, likewise. Both decoders get the box
+            of the region in any case.
+        train_mllm: train the whole LLM instead of adapters and rows of tokens.
         train_tower: whether the training of the LLM includes its vision tower; LLaVA freezes a tower
             that is pretrained. In a training of regions, false learns the occlusion order alone.
         train_language: train what the LLM learns; false trains prompt encoder, decoders and occlusion encoders alone.
@@ -100,7 +96,6 @@ class AuraConfig(PreTrainedConfig):
         map_weight: float = 1.0,
         iou_weight: float = 0.0,
         naming_weight: float = 0.0,
-        naming_classes: int = 0,
         box_weight: float = 0.0,
         train_mllm: bool = False,
         train_tower: bool = True,
@@ -133,7 +128,6 @@ class AuraConfig(PreTrainedConfig):
         self.map_weight = map_weight
         self.iou_weight = iou_weight
         self.naming_weight = naming_weight
-        self.naming_classes = naming_classes
         self.box_weight = box_weight
         self.train_mllm = train_mllm
         self.train_tower = train_tower
@@ -145,18 +139,29 @@ class AuraConfig(PreTrainedConfig):
         self._check()
 
     def mllm_config(self) -> Any:
-        """Return the LLM's configuration as an object of its own class."""
+        """Return the LLM's configuration as an object of its own class.
+
+        Raises:
+            InputError: transformers does not know the LLM, or a part of it.
+        """
         settings = dict(self.mllm)
-        return AutoConfig.for_model(settings.pop("model_type"), **settings)
+        try:
+            return AutoConfig.for_model(settings.pop("model_type"), **settings)
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"mllm: expected a model of a type that transformers knows, got another ({reason:.80})"
+            ) from error
 
     @property
     def without_words(self) -> bool:
-        """Whether the training needs no words, so that the LLM itself is not run: a first stage.
+        """Whether the training of an LLM that reads words needs no words, so that the LLM itself is not run.
 
-        It trains the LLM's vision tower on the categories of objects. If other losses have a weight, it trains the
-        decoders of a model that reads words on objects that are given by their boxes.
+        It trains the regions. If other losses have a weight, it trains the decoders on objects that are given by their
+        boxes.
         """
-        return self.naming_weight > 0 and not any(getattr(self, name) for name in _WORD_WEIGHTS)
+        needs_words = any(getattr(self, name) for name in _WORD_WEIGHTS)
+        return self.reads_words and self.naming_weight > 0 and not needs_words
 
     @property
     def names_only(self) -> bool:
@@ -166,16 +171,14 @@ class AuraConfig(PreTrainedConfig):
     @property
     def order_only(self) -> bool:
         """Whether a training of regions learns their occlusion order alone, on all regions that the detector finds."""
-        return self.names_only and self.reads_words and not self.train_tower
-
-    @property
-    def has_boxes(self) -> bool:
-        """Whether the model predicts the visible box of each `[SEG]`."""
-        return self.box_weight > 0 or self.reads_words
+        return self.names_only and not self.train_tower
 
     @property
     def reads_words(self) -> bool:
-        """Whether the image tokens of the LLM are words that name regions of the image (`trunk_mllm.py`)."""
+        """Whether the image tokens of the LLM are words that name regions of the image (`trunk_mllm.py`).
+
+        Such a model gives the box of a region to its decoders with each `[SEG]`.
+        """
         vision = self.mllm.get("vision_config") or {}
         return vision.get("model_type") == TRUNK_TOWER
 
@@ -200,7 +203,6 @@ class AuraConfig(PreTrainedConfig):
             "lora_dropout: expected a number in [0, 1)": 0 <= self.lora_dropout < 1,
             "lora_targets: expected names of projections": bool(self.lora_targets) or self.lora_rank == 0,
             "spatial_channels: expected 1 or more": self.spatial_channels >= 1,
-            "naming_classes: expected 0 or more": self.naming_classes >= 0,
             "mask_threshold: expected a number in (0, 1)": 0 < self.mask_threshold < 1,
             "max_new_tokens: expected 1 or more": self.max_new_tokens >= 1,
         } | {f"{name}: expected 0 or more": getattr(self, name) >= 0 for name in _WEIGHTS}

@@ -21,7 +21,6 @@ from transformers.generation.streamers import BaseStreamer
 from amodal.errors import InputError
 from amodal.models.aura.heads import seg_states
 from amodal.models.aura.modeling import AuraModel
-from amodal.models.aura.pointing import BoxReader
 from amodal.models.aura.processing import AuraProcessor, pad_rows
 from amodal.models.aura.prompts import TextPart, answer_parts
 from amodal.models.aura.regions import Regions
@@ -38,7 +37,6 @@ class Answers:
         states: (N, D) of the `[SEG]` tokens, conversation by conversation.
         rows: (N,) index of each `[SEG]` token's conversation.
         confidences: of each conversation's answer, the smallest of the probabilities of its tokens, in [0, 1].
-        image_tokens: (B, n, D) of the images, for a model with a `BoxReader`; kept from the first turn.
         phrases: (N, K) of `AuraModel.phrases`.
         regions: of the images, for an LLM that reads words; kept from the first turn.
     """
@@ -47,7 +45,6 @@ class Answers:
     states: Tensor
     rows: Tensor
     confidences: list[float]
-    image_tokens: Tensor | None = None
     phrases: Tensor | None = None
     regions: Regions | None = None
 
@@ -66,7 +63,6 @@ class Dialogue:
         self.tokens = torch.zeros(0, 0, dtype=torch.long)  # (B, T)
         self.attention = torch.zeros(0, 0, dtype=torch.long)  # (B, T), 0 for padding
         self.first: dict[str, Tensor] = {}
-        self.image_tokens: Tensor | None = None
         self.regions: Regions | None = None
 
     @torch.inference_mode()
@@ -79,8 +75,6 @@ class Dialogue:
         dtype = self.model.mllm.dtype
         inputs = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
         self.tokens, self.attention = inputs.pop("input_ids"), inputs.pop("attention_mask")
-        if isinstance(self.model.box_reader, BoxReader):
-            self.image_tokens = self.model.image_tokens(inputs["pixel_values"])
         self.first, self.cache = inputs, DynamicCache(config=self.model.mllm.config.get_text_config())
 
     @contextmanager
@@ -151,7 +145,7 @@ class Dialogue:
         said = [[token for token in row if token not in ends] for row in kept]
         confidences = self._confidences(states, answered, answer_mask)
         phrases = self.model.phrases(said_tokens)
-        return Answers(said, selected, rows, confidences, self.image_tokens, phrases, self.regions)
+        return Answers(said, selected, rows, confidences, phrases, self.regions)
 
     def _confidences(self, states: Tensor, answered: Tensor, answer_mask: Tensor) -> list[float]:
         """The smallest of the probabilities of each answer's tokens.

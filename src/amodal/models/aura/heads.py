@@ -1,7 +1,7 @@
-"""AURA's outputs, the layers between the LLM and the mask decoders, and the heads of the auxiliary losses.
+"""AURA's outputs, and the layers between the LLM and the mask decoders.
 
-Axes: N `[SEG]` tokens of the whole batch, B conversations, n image tokens of the LLM, D width of the
-LLM, C channels of the mask decoders, h w feature cells of the vision backbone.
+Axes: N `[SEG]` tokens of the whole batch, B conversations, R regions per image, D width of the LLM, C channels of the
+mask decoders, h w feature cells of the vision backbone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput
 
 from amodal.losses import IGNORE_INDEX
 from amodal.models.aura.configuration import AuraConfig
-from amodal.models.aura.pointing import BoxReader, Pointed, RegionPointer
+from amodal.models.aura.pointing import Pointed, RegionPointer
 from amodal.models.aura.regions import LearnedRegions
 from amodal.models.bases.conv_prompt import ConvPromptConfig
 from amodal.models.bases.prompt_maps import PromptMaps
@@ -50,12 +50,9 @@ class AuraOutput(ModelOutput):
         logits: (B, K, vocabulary) logits of the tokens in the columns that have a label in any row.
         targets: (B, K) the token that each of them predicts, `IGNORE_INDEX` where it does not count.
         masks: of the `[SEG]`s that were chosen, row by row.
-        boxes_xyxy_sam: (N, 4) visible boxes in [0, 1] of the backbone's frame; None for a model without boxes.
-        pointing_logits: (N, n) attention of each `[SEG]` to the image tokens, or (N, R) to the regions; None likewise.
-        pointing_boxes_xyxy_sam: (N, R, 4) boxes of those regions; None for image tokens.
-        naming_logits: (B, n, classes) category under each image token; None without naming head.
-        naming_boxes_xyxy_mllm: (B, n, 4) its visible box in [0, 1] of the LLM's frame; None likewise.
-        meaning_logits: (N, classes) category that each `[SEG]` stands for; None likewise.
+        boxes_xyxy_sam: (N, 4) visible boxes in [0, 1] of the backbone's frame; None for an LLM that reads no words.
+        pointing_logits: (N, R) of the choice of a region for each `[SEG]`; None likewise.
+        pointing_boxes_xyxy_sam: (N, R, 4) boxes of those regions; None likewise.
         regions: of a stage that learns to name regions; None otherwise.
     """
 
@@ -65,13 +62,10 @@ class AuraOutput(ModelOutput):
     boxes_xyxy_sam: Tensor | None = None
     pointing_logits: Tensor | None = None
     pointing_boxes_xyxy_sam: Tensor | None = None
-    naming_logits: Tensor | None = None
-    naming_boxes_xyxy_mllm: Tensor | None = None
-    meaning_logits: Tensor | None = None
     regions: LearnedRegions | None = None
 
     def point(self, pointed: Pointed) -> None:
-        """Take over where a model with boxes looks."""
+        """Take over which regions were chosen."""
         self.boxes_xyxy_sam, self.pointing_logits = pointed.boxes_xyxy_sam, pointed.logits
         self.pointing_boxes_xyxy_sam = pointed.regions_xyxy_sam
 
@@ -111,22 +105,17 @@ class SegPromptEncoder(nn.Module):
     Args:
         width: D.
         prompts: `prompt_encoder_config` of the backbone at the input's size.
-        with_boxes: also predict a box (`BoxReader`) and embed its corners as SAM does. Differs from
-            the paper: because the embedding of a small LLM takes long to learn an object's place, and
-            SAM's decoders can already use a box. (SAM 2 adds a constant third token to a box, which is left out.)
     """
 
-    def __init__(self, width: int, prompts: Any, with_boxes: bool = False) -> None:
+    box_reader = None
+
+    def __init__(self, width: int, prompts: Any) -> None:
         super().__init__()
         channels: int = prompts.hidden_size
         self.cells: int = prompts.image_size // prompts.patch_size
-        self.half_pixel: float = 0.5 / prompts.image_size
         self.projection = _projection(width, channels)
         self.no_mask_embed = nn.Embedding(1, channels)
         self.positions = Float32PositionalEmbedding(SamVisionConfig(num_pos_feats=channels // 2, scale=1.0))
-        self.box_reader = BoxReader(width) if with_boxes else None
-        if with_boxes:
-            self.corner_embed = nn.Embedding(2, channels)
 
     @property
     def channels(self) -> int:
@@ -138,15 +127,13 @@ class SegPromptEncoder(nn.Module):
         return [self.positions]
 
     def load_base(self, theirs: Any) -> None:
-        """Copy what a base's prompt encoder (`BaseFamily.build_prompt_encoder`) knows.
+        """Copy the dense embedding of no mask and the Fourier features of a base's prompt encoder.
 
-        That is the dense embedding of no mask, the Fourier features, and the embeddings of corners.
+        Args:
+            theirs: of `BaseFamily.build_prompt_encoder`.
         """
         self.no_mask_embed.load_state_dict(theirs.no_mask_embed.state_dict())
         self.positions.load_state_dict(theirs.shared_embedding.state_dict())
-        if self.box_reader is not None:
-            corners = [embed.weight for embed in list(theirs.point_embed)[2:4]]
-            self.corner_embed.load_state_dict({"weight": torch.cat(corners)})
 
     def forward(self, states: Tensor) -> Tensor:
         """(N, D) states to (N, C) refined embeddings e_r."""
@@ -157,17 +144,11 @@ class SegPromptEncoder(nn.Module):
 
         Args:
             embeddings: (N, C), e_r or e_oa.
-            pointed: for a model that predicts boxes.
+            pointed: None; an LLM whose `[SEG]`s have boxes has a base whose prompts are maps (`SegMapEncoder`).
             dtype: of the decoders.
         """
-        tokens = [embeddings[:, None]] + ([] if pointed is None else [self.corners(pointed.boxes_xyxy_sam)])
-        sparse = torch.cat(tokens, dim=1).to(dtype)[:, None]  # (N, 1, tokens, C)
+        sparse = embeddings.to(dtype)[:, None, None]  # (N, 1, 1, C)
         return PromptEmbeddings(sparse, self.dense().to(dtype), self.image_positions().to(dtype))
-
-    def corners(self, boxes_xyxy_sam: Tensor) -> Tensor:
-        """(N, 4) boxes in [0, 1] to SAM's embeddings (N, 2, C) of their corners; boxes get no gradient."""
-        points = boxes_xyxy_sam.detach().unflatten(-1, (2, 2)) + self.half_pixel
-        return self.positions(points) + self.corner_embed.weight
 
     def dense(self) -> Tensor:
         """(1, C, h, w) dense embedding of a prompt without mask."""
@@ -186,15 +167,15 @@ class SegMapEncoder(nn.Module):
     Args:
         width: D.
         base: configuration of the backbone at the input's size.
-        box_reader: what predicts the boxes, in a model with boxes.
+        with_boxes: also choose the region of each `[SEG]` (`RegionPointer`), for an LLM that reads words.
     """
 
-    def __init__(self, width: int, base: ConvPromptConfig, box_reader: BoxReader | RegionPointer | None = None) -> None:
+    def __init__(self, width: int, base: ConvPromptConfig, with_boxes: bool = False) -> None:
         super().__init__()
         self.channels = base.widths[2]
         self.projection = _projection(width, self.channels)
         self.maps = PromptMaps(base.image_size)
-        self.box_reader = box_reader
+        self.box_reader = RegionPointer(width) if with_boxes else None
 
     def fixed_parts(self) -> list[nn.Module]:
         """Parts that are never trained: none."""
@@ -228,28 +209,9 @@ def new_prompt_encoder(width: int, base: Any, config: AuraConfig) -> SegPromptEn
         config: of the model.
     """
     if not isinstance(base, ConvPromptConfig):
-        return SegPromptEncoder(width, base.prompt_encoder_config, config.has_boxes)
-    box_reader = None if not config.has_boxes else (RegionPointer if config.reads_words else BoxReader)(width)
-    return SegMapEncoder(width, base, box_reader)
+        return SegPromptEncoder(width, base.prompt_encoder_config)
+    return SegMapEncoder(width, base, config.reads_words)
 
 
 def _projection(width: int, channels: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, channels))
-
-
-class NamingHead(nn.Module):
-    """Predicts the category and the visible box under each image token of the LLM; in training only.
-
-    Args:
-        width: D.
-        classes: number of categories, background among them.
-    """
-
-    def __init__(self, width: int, classes: int) -> None:
-        super().__init__()
-        self.name = nn.Linear(width, classes)
-        self.box = nn.Linear(width, 4)
-
-    def forward(self, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Image tokens (B, n, D) to logits (B, n, classes) and boxes (B, n, 4) in [0, 1] of the LLM's frame."""
-        return self.name(image_tokens), self.box(image_tokens).float().sigmoid()

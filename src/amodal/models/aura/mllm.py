@@ -188,22 +188,6 @@ def plain_settings(config: Any) -> dict[str, Any]:
     return settings
 
 
-def stacked_features(features: Any, batch: int) -> Tensor:
-    """Image features as an LLM returns them, one tensor or one per image, to (B, n, D).
-
-    Raises:
-        InputError: it returns none, or different numbers of tokens of different images.
-    """
-    if features is None:
-        raise InputError("naming_weight, box_weight: expected 0 for an LLM that returns no image features, got more")
-    joined: Tensor = torch.cat([*features]) if isinstance(features, list | tuple) else features
-    if len({len(part) for part in features}) > 1:
-        raise InputError(
-            "naming_weight, box_weight: expected 0 for an LLM with different numbers of tokens per image, got more"
-        )
-    return joined.reshape(batch, -1, joined.shape[-1])
-
-
 ADAPTER = "default"
 _ADAPTER_MARKS = (".lora_A.", ".lora_B.", "trainable_tokens_delta")
 

@@ -7,7 +7,7 @@ Two square frames meet here. `_sam` marks the vision backbone's input, `S_sam` p
 padding below and to the right. `_mllm` marks the LLM's input, `S_mllm` pixels wide: the image in the middle.
 
 Axes: B conversations (one image each), T tokens, K positions whose logits are kept, N `[SEG]`s of the whole batch,
-D width of the LLM, n image tokens of the LLM, C channels, h w feature cells.
+D width of the LLM, C channels, h w feature cells.
 """
 
 from __future__ import annotations
@@ -23,12 +23,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from amodal.errors import InputError
 from amodal.models.aura.configuration import AuraConfig
-from amodal.models.aura.heads import (
-    AuraOutput,
-    NamingHead,
-    labelled_columns,
-    seg_states,
-)
+from amodal.models.aura.heads import AuraOutput, labelled_columns, seg_states
 from amodal.models.aura.mllm import (
     LoadedMllm,
     add_adapters,
@@ -38,9 +33,8 @@ from amodal.models.aura.mllm import (
     load_mllm,
     merged_state,
     plain_settings,
-    stacked_features,
 )
-from amodal.models.aura.pointing import BoxReader, Pointed, RegionPointer, phrase_means
+from amodal.models.aura.pointing import Pointed, phrase_means
 from amodal.models.aura.processing import AuraProcessor
 from amodal.models.aura.prompts import seg_token_id
 from amodal.models.aura.regions import Regions
@@ -84,10 +78,6 @@ class AuraModel(AuraSegmenter):
         width = llm.config.get_text_config().hidden_size
         super().__init__(config, width)
         self.mllm = llm
-        classes = config.naming_classes
-        named = classes > 0 and not config.reads_words  # the regions of an LLM that reads words have names already
-        self.naming_head = NamingHead(width, classes) if named else None
-        self.meaning_head = nn.Linear(width, classes) if named and not config.without_words else None
         self.processor: AuraProcessor | None = None
         self.set_trainable()
 
@@ -128,15 +118,6 @@ class AuraModel(AuraSegmenter):
         """Return None: FSDP2 asks for word embeddings to shard them alone; these are used in several places."""
         return None
 
-    def image_tokens(self, pixel_values: Tensor) -> Tensor:
-        """Images (B, 3, S_mllm, S_mllm) of the LLM's processor to the tokens (B, n, D) that the LLM reads.
-
-        Raises:
-            InputError: the LLM makes different numbers of tokens of different images.
-        """
-        features = self.mllm.get_image_features(pixel_values=pixel_values, return_dict=True)
-        return stacked_features(features.pooler_output, len(pixel_values))
-
     @torch.no_grad()
     def phrases(self, tokens: Tensor) -> Tensor | None:
         """What the words for each object mean: the probability (N, K) of each word that a region can have.
@@ -161,29 +142,25 @@ class AuraModel(AuraSegmenter):
         image_index: Tensor,
         mllm_to_sam: Tensor | None = None,
         *,
-        image_tokens: Tensor | None = None,
         regions: Regions | None = None,
         phrases: Tensor | None = None,
     ) -> Pointed | None:
-        """Where each `[SEG]` is; None in a model without boxes.
+        """Where each `[SEG]` is; None for an LLM that does not read words.
 
         Args:
             states: (N, D) of the `[SEG]`s.
             image_index: (N,) index of each `[SEG]`'s image.
             mllm_to_sam: (B, 4) of `AuraProcessor.mllm_to_sam`.
-            image_tokens: (B, n, D) that the LLM read.
-            regions: of an LLM that reads words.
-            phrases: (N, K) of `phrases`, likewise.
+            regions: of the images.
+            phrases: (N, K) of `phrases`.
         """
         reader = self.box_reader
-        if isinstance(reader, RegionPointer):
-            assert regions is not None and phrases is not None
-            names = self.mllm.model.multi_modal_projector.names
-            return reader(states, regions, names, image_index, phrases, mllm_to_sam)
         if reader is None:
             return None
-        assert image_tokens is not None
-        return reader(states, image_tokens, image_index, mllm_to_sam)
+        assert regions is not None and phrases is not None
+        names = self.mllm.model.multi_modal_projector.names
+        pointed: Pointed = reader(states, regions, names, image_index, phrases, mllm_to_sam)
+        return pointed
 
     def forward(
         self,
@@ -202,8 +179,8 @@ class AuraModel(AuraSegmenter):
         """Read whole conversations with the true answers in them (teacher forcing).
 
         Args:
-            input_ids: (B, T) conversations, padded at the end; None reads no words, and learns the names of image
-                tokens or regions, or the masks of objects in boxes.
+            input_ids: (B, T) conversations, padded at the end; None reads no words, and learns regions or the masks of
+                objects in boxes.
             labels: (B, T) the same tokens where an answer stands, `IGNORE_INDEX` elsewhere.
             pixel_values_sam: (B, 3, S_sam, S_sam) for the vision backbone; None with `image_embeddings`.
             image_embeddings: (B, C, h, w) features of the backbone, if they are known; its decoder reads no finer maps.
@@ -222,11 +199,9 @@ class AuraModel(AuraSegmenter):
         if input_ids is None and proposals_xyxy_mllm is not None:
             tower = self.mllm.model.vision_tower
             return AuraOutput(regions=tower.learn(mllm_inputs["pixel_values"], proposals_xyxy_mllm, ranks))
-        if input_ids is None and image_index is not None:
-            assert pixel_values_sam is not None and box_hints_xyxy_sam is not None
-            return AuraOutput(masks=self.decode_boxes(pixel_values_sam, image_index, box_hints_xyxy_sam))
         if input_ids is None:
-            return self._named(AuraOutput(), self.image_tokens(mllm_inputs["pixel_values"]))
+            assert pixel_values_sam is not None and image_index is not None and box_hints_xyxy_sam is not None
+            return AuraOutput(masks=self.decode_boxes(pixel_values_sam, image_index, box_hints_xyxy_sam))
         assert labels is not None
         if image_embeddings is None:
             assert pixel_values_sam is not None
@@ -239,25 +214,12 @@ class AuraModel(AuraSegmenter):
             read = self.mllm(input_ids=input_ids, logits_to_keep=columns - 1, use_cache=False, **mllm_inputs)
         targets = labels[:, columns]
         states, rows = seg_states(recorded[0], targets, self.config.seg_token_id)
-        names = self.naming_head is not None and self.training
-        tokens = None
-        if names or isinstance(self.box_reader, BoxReader):
-            tokens = stacked_features(getattr(read, "image_hidden_states", None), len(input_ids))
         output = AuraOutput(logits=read.logits, targets=targets)
         regions = seen[0] if seen else None
-        pointed = self.point(
-            states, rows, mllm_to_sam, image_tokens=tokens, regions=regions, phrases=self.phrases(labels)
-        )
+        pointed = self.point(states, rows, mllm_to_sam, regions=regions, phrases=self.phrases(labels))
         if pointed is not None:
             output.point(pointed)
-        if self.meaning_head is not None and self.training:
-            output.meaning_logits = self.meaning_head(states)
         output.masks = self.decode_chosen(states, features, rows, pointed, chosen, box_hints_xyxy_sam)
-        return self._named(output, tokens) if names else output
-
-    def _named(self, output: AuraOutput, tokens: Tensor | None) -> AuraOutput:
-        assert self.naming_head is not None and tokens is not None
-        output.naming_logits, output.naming_boxes_xyxy_mllm = self.naming_head(tokens)
         return output
 
     @contextmanager

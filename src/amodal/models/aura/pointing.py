@@ -1,7 +1,7 @@
-"""Where in the image a `[SEG]` points: a region that is chosen, or a box that is predicted from image tokens.
+"""Where in the image a `[SEG]` points: the region that is chosen, of an LLM that reads words.
 
-Axes: N `[SEG]` tokens of the whole batch, B conversations, n image tokens of the LLM, R regions per image, K words that
-they can be, D width of the LLM.
+Axes: N `[SEG]` tokens of the whole batch, B conversations, R regions per image, K words that they can be, D width of
+the LLM.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ MIN_LIKENESS = 1e-3
 
 @dataclass
 class Pointed:
-    """Where a model with boxes looks for each of N objects.
+    """Where the decoders look for each of N objects.
 
     Attributes:
         boxes_xyxy_sam: (N, 4) visible boxes in [0, 1] of the backbone's frame.
-        logits: (N, n) attention to the image tokens, or (N, R) to the regions.
-        regions_xyxy_sam: (N, R, 4) boxes that the logits choose from; None for image tokens.
+        logits: (N, R) of the choice of a region.
+        regions_xyxy_sam: (N, R, 4) boxes that the logits choose from; None if the boxes are given.
     """
 
     boxes_xyxy_sam: Tensor
@@ -139,44 +139,3 @@ class RegionPointer(nn.Module):
         best = logits.argmax(-1, keepdim=True)
         chosen = boxes.gather(1, best[..., None].expand(-1, -1, 4))[:, 0]
         return Pointed(chosen, logits, boxes)
-
-
-class BoxReader(nn.Module):
-    """Predicts the visible box of the object that a `[SEG]` stands for, for an LLM whose image tokens are features.
-
-    The state attends to the image tokens that the LLM read; the box is predicted from the state and
-    what it attended to. Differs from the paper, which has no box: because a small LLM learns which
-    image tokens to attend to ten times sooner than how to say in one vector where they are.
-
-    Args:
-        width: D.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.query = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
-        self.key = nn.Linear(width, width)
-        self.box = nn.Sequential(
-            nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4)
-        )
-
-    def forward(
-        self, states: Tensor, image_tokens: Tensor, image_index: Tensor, mllm_to_sam: Tensor | None = None
-    ) -> Pointed:
-        """Predict where each `[SEG]` is.
-
-        Args:
-            states: (N, D) of the `[SEG]`s.
-            image_tokens: (B, n, D) that the LLM read.
-            image_index: (N,) index of each `[SEG]`'s image.
-            mllm_to_sam: (B, 4) of `AuraProcessor.mllm_to_sam`; None for square images, whose two frames are the same.
-        """
-        dtype = self.key.weight.dtype
-        states, tokens = states.to(dtype), self.norm(image_tokens.to(dtype)[image_index])
-        logits = (self.key(tokens) @ self.query(states)[..., None])[..., 0].float() * states.shape[-1] ** -0.5
-        attention = logits.softmax(-1).to(tokens.dtype)
-        read = torch.cat([states, (attention[:, None] @ tokens)[:, 0]], dim=-1)
-        centre, size = self.box(read).float().sigmoid().split(2, dim=-1)
-        boxes = torch.cat([centre - size / 2, centre + size / 2], dim=-1).clamp(0, 1)
-        return Pointed(boxes_in_sam(boxes, None if mllm_to_sam is None else mllm_to_sam[image_index]), logits)

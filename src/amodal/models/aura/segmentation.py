@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from amodal.models.aura.configuration import AuraConfig
 from amodal.models.aura.heads import MaskOutput, new_prompt_encoder
-from amodal.models.aura.pointing import BoxReader, Pointed, RegionPointer
+from amodal.models.aura.pointing import Pointed, RegionPointer
 from amodal.models.bases.protocol import Adapters, ImageFeatures
 from amodal.nn.occlusion_encoders import OcclusionConditionEncoder, SpatialOcclusionEncoder
 
@@ -51,8 +51,8 @@ class AuraSegmenter(PreTrainedModel):
         return [self.visible_decoder, self.amodal_decoder]
 
     @property
-    def box_reader(self) -> BoxReader | RegionPointer | None:
-        """What says where each `[SEG]` is, in a model with boxes."""
+    def box_reader(self) -> RegionPointer | None:
+        """What says where each `[SEG]` is, of an LLM that reads words."""
         return self.prompt_encoder.box_reader
 
     def encode_image(self, pixel_values_sam: Tensor) -> ImageFeatures:
@@ -77,7 +77,7 @@ class AuraSegmenter(PreTrainedModel):
             states: (N, D) of the `[SEG]`s; zeros for an object without one, whose e_r and e_oa are zeros.
             features: of B images, from `encode_image`.
             image_index: (N,) index of each `[SEG]`'s image.
-            pointed: of `AuraModel.point`, for a model with boxes.
+            pointed: of `AuraModel.point`, for an LLM that reads words.
 
         Returns:
             `MaskOutput`; with N = 0, empty tensors.

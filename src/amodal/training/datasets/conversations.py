@@ -1,7 +1,6 @@
 """Training samples of AURA: an image and several conversations about it as one sequence of tokens.
 
-Axes: B images, T tokens, N mask tokens of the whole batch, S_sam side of the segmentation backbone's input,
-c image tokens along each side, K names.
+Axes: B images, T tokens, N mask tokens of the whole batch, S_sam side of the segmentation backbone's input.
 """
 
 from __future__ import annotations
@@ -26,14 +25,7 @@ from amodal.errors import InputError
 from amodal.io.progress import progress_bar
 from amodal.losses import IGNORE_INDEX
 from amodal.models.aura.processing import AuraProcessor, pad_rows
-from amodal.training.datasets.named_images import (
-    HINT_ERROR,
-    MAP_PIXELS_PER_TOKEN,
-    covered_tokens,
-    named_tokens,
-    noisy_boxes,
-    object_map,
-)
+from amodal.training.datasets.named_images import HINT_ERROR, noisy_boxes
 from amodal.training.datasets.sampling import Batch, Key, ReasonSource
 
 UNNAMED_FAMILY = "other"
@@ -120,10 +112,8 @@ class ImageConversations(Dataset[dict[str, Any]]):
             image tokens are computed once for all of them.
         max_masks: maximum number of mask tokens per sequence whose masks are learned, chosen at random; None
             learns all. The same few objects appear in many answers.
-        cells: c, for the auxiliary losses on image tokens; 0 without them.
-        classes: K, for the naming losses; 0 without them.
-        hint_share: share of the objects whose visible box, with some noise, the decoders get in training;
-            None for a model without boxes.
+        hint_share: share of the objects whose visible box, with some noise, the decoders get in training; None for an
+            LLM that does not read words, whose decoders get no boxes.
         features: features of the frozen backbone, used instead of its input pixels.
         with_families: also number the family of questions of each labelled token, for validation.
         with_decisions: also mark the labelled tokens that only the image decides (`decisions`).
@@ -145,8 +135,6 @@ class ImageConversations(Dataset[dict[str, Any]]):
         max_conversations: int | None = None,
         separate: bool = False,
         max_masks: int | None = None,
-        cells: int = 0,
-        classes: int = 0,
         hint_share: float | None = None,
         features: FeatureCache | None = None,
         with_families: bool = False,
@@ -158,8 +146,7 @@ class ImageConversations(Dataset[dict[str, Any]]):
         self._decisions = decisions(self._answers()) if with_decisions else None
         self.max_turns, self.max_tokens, self.max_masks = max_turns, max_tokens, max_masks
         self.max_conversations, self.separate = max_conversations, separate
-        self.cells, self.classes, self.hint_share = cells, classes, hint_share
-        self.features = features
+        self.hint_share, self.features = hint_share, features
         self._groups = [_by_image(source.dataset) for source in self.sources]
         if not any(self._groups):
             raise InputError("data: expected sources with at least one question, got none")
@@ -200,20 +187,11 @@ class ImageConversations(Dataset[dict[str, Any]]):
             boxes = _visible_boxes_sam(objects, group.image)
             item["visible_boxes_xyxy_sam"] = torch.from_numpy(boxes)
             item["box_hints_xyxy_sam"] = torch.from_numpy(_hints(boxes[chosen], self.hint_share, rng))
-            if self.cells:
-                item["pointing_shares"] = self._pointing_shares(group.image, objects)
             item["mllm_to_sam"] = self.processor.mllm_to_sam([pixels.shape])
         if self.features is None:
             item["pixel_values_sam"] = self.processor.pixels_sam(pixels)
         else:
             item["image_embeddings"] = self.features.read(group.image)[None]
-        if self.classes:
-            known = self.sources[source].classes
-            kinds = [known.get(obj.category_id, 0) for obj in group.image.objects]
-            visible_objects = object_map(group.image, self.cells * MAP_PIXELS_PER_TOKEN)
-            named = named_tokens(visible_objects, kinds, self.cells, self.classes)
-            item["meanings"] = torch.tensor([known.get(obj.category_id, 0) for obj in objects], dtype=torch.long)
-            item["naming_shares"], item["naming_boxes_xyxy_mllm"] = (torch.from_numpy(values)[None] for values in named)
         return item
 
     def _sequence(
@@ -271,14 +249,6 @@ class ImageConversations(Dataset[dict[str, Any]]):
             for turn in (turn for conversation in source.dataset.conversations for turn in conversation.turns):
                 yield turn.question, self.processor.answer_tokens(turn.with_token(self.processor.seg_token))
 
-    def _pointing_shares(self, image: ImageSample, objects: Sequence[ObjectSample]) -> Tensor:
-        """(N, c * c) share of each object's visible area under each image token."""
-        numbers = {obj.id: number for number, obj in enumerate(image.objects, 1)}
-        visible_objects = object_map(image, self.cells * MAP_PIXELS_PER_TOKEN)
-        covered = {i: covered_tokens(visible_objects, numbers[i], self.cells) for i in {obj.id for obj in objects}}
-        shares = [covered[obj.id] for obj in objects]
-        return torch.from_numpy(np.array(shares, np.float32).reshape(-1, self.cells**2))
-
     def _masks(self, objects: Sequence[ObjectSample]) -> dict[str, Tensor]:
         S_sam = self.processor.image_size
         amodal_masks = [obj.amodal_mask() for obj in objects]
@@ -304,10 +274,8 @@ def collate_conversations(items: list[dict[str, Any]]) -> Batch:
         `chosen`, one bool per mask token, row by row.
         `visible_masks` and `amodal_masks` (N, S_sam, S_sam) bool and `has_amodal` (N,) of the chosen mask tokens.
         `pixel_values_sam` (B, 3, S_sam, S_sam) or `image_embeddings` (B, C, h, w).
-        With naming losses `naming_shares` (B, c * c, K), `naming_boxes_xyxy_mllm` (B, c * c, 4) and `meanings`,
-        one category per mask token, `UNNAMED` for an object without a name.
-        With boxes `visible_boxes_xyxy_sam` of all mask tokens, `box_hints_xyxy_sam` of the chosen ones and
-        `mllm_to_sam` (B, 4); with cells also `pointing_shares` of all mask tokens.
+        With a `hint_share` `visible_boxes_xyxy_sam` of all mask tokens, `box_hints_xyxy_sam` of the chosen ones and
+        `mllm_to_sam` (B, 4).
     """
     batch = pad_rows([item["row"] for item in items], items[0]["pad"], front=False)
     if OWNERS in batch:

@@ -1,9 +1,9 @@
-"""Training samples without words: images with the names of image tokens or of objects, or with objects in boxes.
+"""Training samples without words, for an LLM that reads the names of regions: images with named objects.
 
-They teach a small vision tower to see, and the decoders to segment the object in a box.
+They teach the tower to name regions, and the decoders to segment the object in a box.
 
-Axes: B images, S_mllm side of the language model's square image in pixels, S_sam that of the backbone's, c tokens along
-each side, K names, N objects of the whole batch, P proposed boxes and Q ranks per image.
+Axes: B images, S_mllm side of the language model's square image in pixels, S_sam that of the backbone's, N objects of
+the whole batch, P proposed boxes and Q ranks per image.
 """
 
 from __future__ import annotations
@@ -23,15 +23,12 @@ from amodal.models.aura.processing import AuraProcessor
 from amodal.ops.arrays import Mask
 from amodal.ops.boxes import mask_to_box
 from amodal.training.datasets.crops import Augmentation, augment_colours
-from amodal.training.datasets.sampling import UNNAMED, Batch, Key, ReasonSource
+from amodal.training.datasets.sampling import Batch, Key, ReasonSource
 
 Rng = np.random.Generator
 ObjectMap = npt.NDArray[np.uint16]
 FloatArray = npt.NDArray[np.float32]
 Movement = npt.NDArray[np.float64]
-
-MAP_PIXELS_PER_TOKEN = 16
-"""Pixels of an object map along each side of a token."""
 
 OBJECT_MAP_SIDE = 128
 """Side of the map of objects whose masks are learned."""
@@ -57,8 +54,8 @@ MIN_BOX_SHARE = 0.3
 HINT_ERROR = 0.06
 """Standard deviation of the edges of a hinted box, relative to its sides."""
 
-Kind = Literal["tokens", "regions", "objects"]
-"""What is learned: the name under each image token, the names of regions, or the masks of objects."""
+Kind = Literal["regions", "objects"]
+"""What is learned: the names of regions, or the masks of objects."""
 
 
 class NamedImages(Dataset[dict[str, Any]]):
@@ -70,11 +67,9 @@ class NamedImages(Dataset[dict[str, Any]]):
     Args:
         sources: datasets with weights; their questions are not used.
         processor: processor of the model.
-        cells: c; 0 if no names of tokens are learned.
-        classes: K.
+        kind: what is learned. Of objects, the backbone sees the LLM's frame.
         augmentation: strength of the random changes; None for evaluation. `scale` zooms and `shift` is relative
             to S_mllm; the settings for boxes and wide windows have no effect.
-        kind: what is learned. Of objects, the backbone sees the LLM's frame.
         max_masks: maximum number of objects per image whose masks are learned, chosen at random; None learns all.
         box_error: standard deviation of the edges of the objects' boxes, relative to their sides.
         num_found: of regions, learn this number of those that the detector finds, best first, and no proposals; None
@@ -86,18 +81,16 @@ class NamedImages(Dataset[dict[str, Any]]):
         sources: Sequence[ReasonSource],
         processor: AuraProcessor,
         *,
-        cells: int,
-        classes: int,
+        kind: Kind,
         augmentation: Augmentation | None = None,
-        kind: Kind = "tokens",
         max_masks: int | None = None,
         box_error: float = 0.0,
         num_found: int | None = None,
     ) -> None:
         self.sources = list(sources)
         self.processor = processor
-        self.cells, self.classes, self.augmentation = cells, classes, augmentation
-        self.kind, self.max_masks, self.box_error, self.num_found = kind, max_masks, box_error, num_found
+        self.kind, self.augmentation = kind, augmentation
+        self.max_masks, self.box_error, self.num_found = max_masks, box_error, num_found
         self._images = [
             list({c.image.id: c.image for c in source.dataset.conversations}.values()) for source in sources
         ]
@@ -116,7 +109,6 @@ class NamedImages(Dataset[dict[str, Any]]):
     def __getitem__(self, key: Key) -> dict[str, Any]:
         """`image` (S_mllm, S_mllm, 3) uint8, and what is learned.
 
-        Of tokens: `naming_shares` (c * c, K), `naming_boxes_xyxy_mllm` (c * c, 4).
         Of regions: `true_boxes_xyxy_mllm` (n, 4), `true_names` (n,) and `true_rates` (n,), NaN without amodal mask, of
         the objects; `true_hides` (n, n), 1 where the first one hides a part of the second, NaN where that is unknown;
         `proposals_xyxy_mllm` (P, 4) and `ranks` (Q,) of `TrunkTower.learn`.
@@ -131,22 +123,18 @@ class NamedImages(Dataset[dict[str, Any]]):
             movement = _movement(rng, self.augmentation)
             image = augment_colours(rng, _moved(image, movement, 127), self.augmentation)
         sample = self._images[source][position]
-        known = self.sources[source].classes
-        kinds = [known.get(obj.category_id, 0) for obj in sample.objects]
-        if objects is None:
-            regions = _true_regions(sample, kinds, movement)
-            if self.num_found is None:
-                proposals = _proposals(rng, regions["true_boxes_xyxy_mllm"])
-                ranks = rng.exponential(MEAN_RANK, NUM_RANKS).astype(np.int64)
-            else:
-                proposals, ranks = np.zeros((0, 4), np.float32), np.arange(self.num_found)
-            return {"image": image, "proposals_xyxy_mllm": proposals, "ranks": ranks} | regions
-        if self.augmentation is not None:
-            objects = _moved(objects, movement, nearest=True)
-        if self.kind == "objects":
+        if objects is not None:
+            if self.augmentation is not None:
+                objects = _moved(objects, movement, nearest=True)
             return {"image": image} | self._objects(rng, sample, objects, movement)
-        names, boxes = named_tokens(objects, kinds, self.cells, self.classes)
-        return {"image": image, "naming_shares": names, "naming_boxes_xyxy_mllm": boxes}
+        known = self.sources[source].classes
+        regions = _true_regions(sample, [known.get(obj.category_id, 0) for obj in sample.objects], movement)
+        if self.num_found is None:
+            proposals = _proposals(rng, regions["true_boxes_xyxy_mllm"])
+            ranks = rng.exponential(MEAN_RANK, NUM_RANKS).astype(np.int64)
+        else:
+            proposals, ranks = np.zeros((0, 4), np.float32), np.arange(self.num_found)
+        return {"image": image, "proposals_xyxy_mllm": proposals, "ranks": ranks} | regions
 
     def _objects(self, rng: Rng, sample: ImageSample, objects: ObjectMap, movement: Movement) -> dict[str, Any]:
         areas = np.bincount(objects.ravel(), minlength=len(sample.objects) + 1)[1:]
@@ -172,7 +160,7 @@ class NamedImages(Dataset[dict[str, Any]]):
             samples have. What there is one of per image is stacked; what there is one of per object is joined, with
             `image_index` (N,), the image of each; `true_hides` becomes (N, N) with zeros for pairs of two images.
         """
-        stacked_names = {"image", "naming_shares", "naming_boxes_xyxy_mllm", "proposals_xyxy_mllm", "ranks"}
+        stacked_names = {"image", "proposals_xyxy_mllm", "ranks"}
         stacked, joined = {}, {}
         for name in items[0]:
             values = [item[name] for item in items]
@@ -187,20 +175,16 @@ class NamedImages(Dataset[dict[str, Any]]):
             pixels = {"pixel_values_sam": torch.cat([self.processor.pixels_sam(image.numpy()) for image in images])}
         else:
             pixels = {"pixel_values": self.processor.normalize_mllm(images)}
-        batch = pixels | stacked | joined
-        if joined:
-            counted = "has_amodal" if self.kind == "objects" else "true_names"
-            counts = torch.tensor([len(item[counted]) for item in items])
-            batch["image_index"] = torch.arange(len(items)).repeat_interleave(counts)
-        return batch
+        counted = "has_amodal" if self.kind == "objects" else "true_names"
+        counts = torch.tensor([len(item[counted]) for item in items])
+        return pixels | stacked | joined | {"image_index": torch.arange(len(items)).repeat_interleave(counts)}
 
     def _decode(self, source: int, position: int) -> tuple[ImageArray, ObjectMap | None]:
         """The image in the LLM's frame, and its object map, which regions do not need."""
         decoded = self._decoded.get((source, position))
         if decoded is None:
             image = self._images[source][position]
-            side = self.cells * MAP_PIXELS_PER_TOKEN if self.kind == "tokens" else OBJECT_MAP_SIDE
-            objects = None if self.kind == "regions" else object_map(image, side)
+            objects = None if self.kind == "regions" else object_map(image, OBJECT_MAP_SIDE)
             decoded = self._decoded[source, position] = self.processor.pixels_mllm(image.load()), objects
         return decoded
 
@@ -214,47 +198,6 @@ def object_map(image: ImageSample, side: int) -> ObjectMap:
     for number, obj in enumerate(image.objects, 1):
         inner[obj.visible_mask()] = number
     return np.asarray(cv2.resize(square, (side, side), interpolation=cv2.INTER_NEAREST), np.uint16)
-
-
-def named_tokens(objects: ObjectMap, kinds: Sequence[int], cells: int, classes: int) -> tuple[FloatArray, FloatArray]:
-    """Names and boxes of what is visible under each token.
-
-    Args:
-        objects: (side, side) result of `object_map`; side is a multiple of `cells`.
-        kinds: class of each object, below `classes`; `UNNAMED` has no share.
-        cells: c.
-        classes: K; 0 is the background.
-
-    Returns:
-        (c * c, K) share of each name, and (c * c, 4) visible box xyxy in [0, 1] of the object that covers
-        most of the token, zeros for background.
-    """
-    side, num_values = len(objects), len(kinds) + 1
-    cell = np.arange(side) // (side // cells)
-    keys = (cell[:, None] * cells + cell) * num_values + objects
-    counts = np.bincount(keys.ravel(), minlength=cells * cells * num_values).reshape(-1, num_values)
-    names = np.zeros((num_values, classes), np.float32)
-    for number, kind in enumerate((0, *kinds)):
-        if kind != UNNAMED:
-            names[number, kind] = 1
-    boxes = np.zeros((num_values, 4), np.float32)
-    for number in np.unique(objects[objects > 0]):
-        boxes[number] = mask_to_box(objects == number) / side
-    shares = np.asarray(counts / counts[0].sum(), np.float32)
-    return shares @ names, boxes[counts.argmax(1)]
-
-
-def covered_tokens(objects: ObjectMap, number: int, cells: int) -> FloatArray:
-    """Share (c * c,) of an object's visible area under each token; zeros for an object that is not visible.
-
-    Args:
-        objects: (side, side) result of `object_map`.
-        number: value of the object in it.
-        cells: c.
-    """
-    step = len(objects) // cells
-    areas = (objects == number).reshape(cells, step, cells, step).sum((1, 3)).reshape(-1)
-    return np.asarray(areas / max(areas.sum(), 1), np.float32)
 
 
 def noisy_boxes(boxes: FloatArray, error: float, rng: Rng) -> FloatArray:

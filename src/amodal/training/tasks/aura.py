@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amodal.losses import IGNORE_INDEX, box_loss, mask_bce, mask_dice, mask_ious, object_mean
+from amodal.losses import IGNORE_INDEX, mask_bce, mask_dice, mask_ious, object_mean
 from amodal.models.aura import AuraConfig, AuraOutput
 from amodal.models.aura.heads import labelled_columns
 from amodal.models.aura.regions import LearnedRegions, longer_sides, neighbours
@@ -21,11 +21,7 @@ TARGETS = {
     "visible_masks",
     "amodal_masks",
     "has_amodal",
-    "naming_shares",
-    "naming_boxes_xyxy_mllm",
-    "meanings",
     "visible_boxes_xyxy_sam",
-    "pointing_shares",
     "families",
     "deciding",
     "true_boxes_xyxy_mllm",
@@ -60,9 +56,8 @@ class AuraTask:
     has no L_text.
 
     Differs from the paper where the configuration says so: `decision_weight` adds the cross-entropy of the
-    tokens that only the image decides, `iou_weight` trains the mask-quality head, `naming_weight` trains a head that
-    names the object under each image token, and `box_weight` trains heads that point at the object and predict its
-    visible box.
+    tokens that only the image decides, `iou_weight` trains the mask-quality head. Of an LLM that reads words,
+    `naming_weight` trains the regions, and `box_weight` the choice of a region for each mask token.
 
     Args:
         config: the model's configuration.
@@ -84,7 +79,7 @@ class AuraTask:
         output: AuraOutput = model(**{name: value for name, value in batch.items() if name not in TARGETS})
         if output.regions is not None:
             return self._region_losses(output.regions, batch)
-        losses = self._naming_losses(output, batch)
+        losses: dict[str, Tensor] = {}
         if output.logits is not None and output.targets is not None:
             losses["text"] = config.text_weight * text_loss(output.logits, output.targets)
             if "deciding" in batch:
@@ -94,25 +89,6 @@ class AuraTask:
         if output.pointing_boxes_xyxy_sam is not None and output.pointing_logits is not None:
             boxes = output.pointing_boxes_xyxy_sam, batch["visible_boxes_xyxy_sam"]
             losses["pointing"] = config.box_weight * region_pointing_loss(output.pointing_logits, *boxes)
-        elif output.boxes_xyxy_sam is not None and output.pointing_logits is not None:
-            losses["box"] = config.box_weight * box_loss(output.boxes_xyxy_sam, batch["visible_boxes_xyxy_sam"])
-            losses["pointing"] = config.box_weight * pointing_loss(output.pointing_logits, batch["pointing_shares"])
-        return losses
-
-    def _naming_losses(self, output: AuraOutput, batch: Batch) -> dict[str, Tensor]:
-        """Auxiliary losses: name and visible box of the object under each image token; category of each mask token."""
-        if output.naming_logits is None or output.naming_boxes_xyxy_mllm is None:
-            return {}
-        shares, weight = batch["naming_shares"], self.config.naming_weight
-        distance = (output.naming_boxes_xyxy_mllm - batch["naming_boxes_xyxy_mllm"]).abs().sum(-1)
-        losses = {
-            "naming": weight * F.cross_entropy(output.naming_logits.float().flatten(0, 1), shares.flatten(0, 1)),
-            "naming_box": weight * object_mean(distance, shares.argmax(-1) > 0),
-        }
-        if output.meaning_logits is not None and len(output.meaning_logits):
-            logits, names = output.meaning_logits.float(), batch["meanings"]
-            error = F.cross_entropy(logits, names, ignore_index=UNNAMED, reduction="none")
-            losses["meaning"] = weight * object_mean(error, names != UNNAMED)
         return losses
 
     def _region_losses(self, learned: LearnedRegions, batch: Batch) -> dict[str, Tensor]:
@@ -192,8 +168,8 @@ class AuraTask:
             if the batch marks them. `rate_error`: absolute error of the occlusion rate, if the model
             predicts it. `image_gain` and `image_gain_FAMILY`: nats per answer by which its own image makes the true
             answer more probable than the image of another sample does, if the batch numbers families. `naming`: share
-            of the image tokens or regions on objects whose name is predicted correctly, if the model learns names; this
-            is also the `full` of a model that learns no masks. `order`: share of the pairs of regions of which one
+            of the regions on objects whose name is predicted correctly, if the model learns names; this is also the
+            `full` of a model that learns no masks. `order`: share of the pairs of regions of which one
             object hides the other for which the object in front is predicted correctly; the `full` of a model that
             learns the order alone.
         """
@@ -208,12 +184,6 @@ class AuraTask:
             sums["order"] = (float(in_front.sum()), len(in_front))
             if self.config.order_only:
                 sums["full"] = sums["order"]
-        if output.naming_logits is not None:
-            names = batch["naming_shares"].argmax(-1)
-            is_correct = (output.naming_logits.argmax(-1) == names)[names > 0]
-            sums["naming"] = (float(is_correct.sum()), len(is_correct))
-            if output.masks is None:
-                sums["full"] = sums["naming"]
         if output.logits is None or output.targets is None:
             return sums
         counted = output.targets != IGNORE_INDEX
@@ -350,14 +320,3 @@ def region_pointing_loss(logits: Tensor, regions_xyxy: Tensor, boxes_xyxy: Tenso
     fitting = overlaps * (overlaps >= OBJECT_IOU)
     shares = fitting / fitting.sum(-1, keepdim=True).clamp_min(1e-6)
     return object_mean(-(shares * logits.log_softmax(-1)).sum(-1), fitting.any(-1))
-
-
-def pointing_loss(logits: Tensor, shares: Tensor) -> Tensor:
-    """Mean cross-entropy between the image tokens that the model points at and those that show the object.
-
-    Args:
-        logits: (N, n) logits over the image tokens.
-        shares: (N, n) share of the object's visible area under each token; zeros for an object that is not visible.
-    """
-    cross_entropy = -(shares * logits.log_softmax(-1)).sum(-1)
-    return object_mean(cross_entropy, torch.ones_like(cross_entropy, dtype=torch.bool))
