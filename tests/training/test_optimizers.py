@@ -39,6 +39,16 @@ def test_biases_and_norms_are_not_decayed(name: str) -> None:
     assert all((p.dim() > 1) == (group["weight_decay"] == 0.2) for group in groups for p in group["params"])
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("trunk_rate", [1.0, 0.5])
+@pytest.mark.parametrize("model", [small_model(), nn.Linear(3, 2), nn.Linear(3, 2, bias=False), nn.LayerNorm(3)])
+def test_at_most_one_group_is_empty(model: nn.Module, trunk_rate: float, optimizer: str) -> None:
+    """Sharded checkpoints of PyTorch allow one empty group at most, because groups are matched by their parameters."""
+    made = new_optimizer(model, settings(optimizer, trunk_rate=trunk_rate))
+    groups = [len(group["params"]) for group in made.param_groups]
+    assert groups.count(0) <= 1 and sum(groups) == len(list(model.parameters()))
+
+
 def test_muon_updates_linear_layers_and_adamw_everything_else() -> None:
     model = small_model()
     alone = copy.deepcopy(model)

@@ -54,15 +54,20 @@ def new_optimizer(model: nn.Module, settings: TrainingRecipe) -> torch.optim.Opt
     ):
         for vectors, decay in ((False, settings.weight_decay), (True, 0.0)):
             params = [p for p in members if (p.dim() <= 1) == vectors]
-            if params or rate == 1:
+            if params:
                 groups.append({"params": params, "weight_decay": decay, "lr": settings.learning_rate * rate})
+    if not groups:  # Muon has all parameters
+        groups.append({"params": [], "weight_decay": settings.weight_decay})
     adamw = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas)
     if settings.optimizer == "adamw":
         return adamw
     if not hasattr(torch.optim, "Muon"):
         raise InputError(f"training.optimizer: expected 'adamw' with torch {torch.__version__}, got 'muon' (torch 2.9)")
     muon = torch.optim.Muon(
-        matrices, lr=settings.learning_rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
+        [{"params": matrices}],
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        adjust_lr_fn="match_rms_adamw",
     )
     return MuonAndAdamW(muon, adamw)
 
