@@ -53,13 +53,19 @@ def as_one(recipe: Recipe, folder: Path) -> Path:
 
 
 def assert_same_run(a: Path, b: Path) -> None:
-    """Losses and scores agree to 1e-6, weights as far as AdamW's division by tiny second moments allows."""
+    """Losses and scores agree to 1e-6, weights as far as AdamW's division by tiny second moments allows.
+
+    The bias of an attention's keys adds the same to all scores of a query, so that its gradient is rounding errors
+    alone, which AdamW scales to whole steps. It has no effect, and is not compared.
+    """
     for one, two in zip(values(a), values(b), strict=True):
         assert one == pytest.approx(two, abs=1e-6)
     states = [load_file(sorted((out / "checkpoints").glob("step_*"))[-1] / "model.safetensors") for out in (a, b)]
     assert states[0].keys() == states[1].keys()
-    for name, tensor in states[0].items():
-        torch.testing.assert_close(tensor, states[1][name], atol=2e-5, rtol=1e-4)
+    compared = [name for name in states[0] if not name.endswith("k_proj.bias")]
+    assert len(compared) > 0.9 * len(states[0])
+    for name in compared:
+        torch.testing.assert_close(states[0][name], states[1][name], atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
