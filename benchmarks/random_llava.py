@@ -1,4 +1,4 @@
-"""A LLaVA of transformers with random weights and its own tokenizer, for benchmarks that need no trained model."""
+"""A LLaVA of transformers with random weights and its own tokenizer, for benchmarks and tests."""
 
 from __future__ import annotations
 
@@ -90,12 +90,12 @@ def llava_config(tokenizer: Any, image_size: int, patch_size: int, width: int, l
 
 
 def random_llava(
-    image_size: int, patch_size: int, width: int, layers: int, heads: int, texts: Iterable[str]
+    image_size: int, patch_size: int, width: int, layers: int, heads: int, texts: Iterable[str], seed: int = 0
 ) -> LoadedMllm:
     """The model and its processor; arguments as for `llava_config`, and `texts` to train the tokenizer on."""
     processor = llava_processor(image_size, patch_size, texts)
     tokenizer = processor.tokenizer
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model: Any = LlavaForConditionalGeneration(llava_config(tokenizer, image_size, patch_size, width, layers, heads))
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from benchmarks.random_llava import llava_processor, random_llava
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
@@ -23,9 +24,10 @@ from amodal.models.bases.sam import new_sam
 from amodal.models.detector import DetectorConfig, DetectorModel
 from tests.models.conftest import small_sam_config
 from tests.models.families import ROWS
-from tests.models.tiny_llava import new_tiny_llava, tiny_processor
 
 ANSWER = "You could use <p>the mug</p> [SEG], behind <p>two books</p> [SEG] [SEG]."
+IMAGE_SIZE, PATCH_SIZE = 32, 8
+"""Of a small LLM's square image and its tokens, in pixels."""
 TEXTS = ["What could I drink from?", "What is behind it?", ANSWER.replace("[SEG]", "")] * 3
 
 
@@ -52,7 +54,7 @@ def scatter(module: torch.nn.Module, scale: float = 0.2, seed: int = 1) -> None:
 
 
 def small_mllm(seed: int = 1) -> LoadedMllm:
-    loaded = new_tiny_llava(TEXTS, seed)
+    loaded = random_llava(IMAGE_SIZE, PATCH_SIZE, 24, 2, 2, TEXTS, seed)
     scatter(loaded.model, seed=seed)
     loaded.model.eval()
     return loaded
@@ -71,7 +73,7 @@ def write_language_model(folder: Path, seed: int = 1, unused_rows: int = 0) -> P
 
     Published embeddings often have unused rows after those of the tokens.
     """
-    tokenizer = tiny_processor(TEXTS).tokenizer
+    tokenizer = llava_processor(IMAGE_SIZE, PATCH_SIZE, TEXTS).tokenizer
     settings = tokenizer.backend_tokenizer.to_str()
     for token in (IMAGE_TOKEN, *MARKUP):  # a language model does not know AURA's tokens
         settings = settings.replace(token, f"<unused {token[1:-1]}>")

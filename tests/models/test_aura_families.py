@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.random_llava import llava_processor
 from transformers import AutoModelForImageTextToText, Qwen2VLConfig, Qwen2VLProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -15,6 +16,8 @@ from amodal.models.aura.heads import seg_states
 from amodal.models.aura.mllm import LoadedMllm
 from tests.models.aura import (
     ANSWER,
+    IMAGE_SIZE,
+    PATCH_SIZE,
     TEXTS,
     random_image,
     scatter,
@@ -22,7 +25,6 @@ from tests.models.aura import (
     with_changed_weights,
 )
 from tests.models.conftest import small_sam_config
-from tests.models.tiny_llava import tiny_processor
 
 QUESTION = "What could I drink from?"
 TOKENS = ("<|im_start|>", "<|im_end|>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
@@ -37,7 +39,7 @@ TEMPLATE = (
 def assistant(monkeypatch: pytest.MonkeyPatch) -> AmodalAssistant:
     """Random weights; without the processor for videos, which needs another package."""
     monkeypatch.setattr(Qwen2VLProcessor, "check_argument_for_proper_class", lambda *_: None)
-    tokenizer = tiny_processor(TEXTS).tokenizer
+    tokenizer = llava_processor(IMAGE_SIZE, PATCH_SIZE, TEXTS).tokenizer
     tokenizer.add_tokens(list(TOKENS), special_tokens=True)
     pixels = Qwen2VLImageProcessorPil(min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 16)
     processor = Qwen2VLProcessor(pixels, tokenizer, video_processor=None, chat_template=TEMPLATE)
