@@ -107,5 +107,5 @@ class TestAuraStart:
         result = {"row": "both", "reader": {"val_naming": 0.5}, "words": words, "paste": scores, "scenes": scores}
         aura.write_report([result], Namespace(**vars(self.OPTIONS), out=tmp_path))
         page = (tmp_path / "aura_start_ablation.md").read_text()
-        assert "**Unfinished: 1 of 4 rows.**" in page
+        assert "**Unfinished: 1 of 6 rows.**" in page
         assert "| both parts pretrained | 0.500 | 0.750 | 1.12 | 0.250 | 0.500 | 0.250 | 0.500 |" in page
