@@ -5,9 +5,9 @@ random weights. Each row is trained on the same 300 images for the same number o
 recipe of aura-small (`small-names.yaml`, `small-words.yaml`). Rows with the same trunk share the training of their
 reader. What starts from random weights is trained as a whole: the trunk at the full learning rate, the language model
 without LoRA. The occlusion order of the regions is not trained. Because 300 images are too few for a reader that names
-many objects right, two more rows have the reader of the bundled aura-small, which has seen more images, and differ in
-the language model alone. The answers are scored by the objects that they name (`set_F1`), which needs no masks, on test
-images. To resume a call that was stopped, give the same command again.
+many objects right, one more row has the reader of the bundled aura-small, which has seen more images. The answers are
+scored by the objects that they name (`set_F1`), which needs no masks, on test images. To resume a call that was
+stopped, give the same command again.
 
 Command: python benchmarks/aura_start_ablation.py
 On two cores: run the command with --part 0/2 and at the same time with --part 1/2, each with OMP_NUM_THREADS=1.
@@ -64,7 +64,6 @@ ROWS = (
     Row("no-language", "language model from random weights", language=False, trunk=True),
     Row("neither", "both from random weights", language=False, trunk=False),
     Row("bundled-reader", "reader of aura-small, pretrained language model", language=True, trunk=None),
-    Row("bundled-reader-no-language", "reader of aura-small, random language model", language=False, trunk=None),
 )
 
 
@@ -147,11 +146,14 @@ def words_settings(row: Row, start: str | Path, options: argparse.Namespace) -> 
     """Overrides of the recipe that trains the language model."""
     settings = [*_data(options.data, _question_names()), f"init={start}"]
     settings += ["data.max_conversations=8", "training.batch_size=3"]
-    return settings if row.language else [*settings, *_from_random(options)]
+    return settings if row.language else [*settings, *_from_random(_random_language(row, options))]
 
 
-def _from_random(options: argparse.Namespace) -> list[str]:
-    language = options.runs / f"random-language-{options.part.number}"
+def _random_language(row: Row, options: argparse.Namespace) -> Path:
+    return Path(options.runs) / row.name / "random-language"
+
+
+def _from_random(language: Path) -> list[str]:
     return [f"model.trunk_mllm.language_model={language}", "model.train_mllm=true", "model.lora_rank=0"]
 
 
@@ -177,8 +179,9 @@ def write_start(row: Row, reader: str | Path, folder: Path, options: argparse.Na
         return start
     settings = [*_data(options.data, _question_names()), "init=null"]
     if not row.language:
-        _write_random_language(options.runs / f"random-language-{options.part.number}")
-        settings += _from_random(options)
+        language = _random_language(row, options)
+        _write_random_language(language)
+        settings += _from_random(language)
     joined = AuraModel.from_pretrained(train(_recipe("small-words", folder / "untrained", 0, settings)))
     towers: list[Any] = [m.mllm.model.vision_tower for m in (joined, AuraModel.from_pretrained(reader))]
     towers[0].reader.load_state_dict(towers[1].reader.state_dict())
@@ -230,8 +233,8 @@ def _page(results: Results, facts: dict[str, int]) -> list[str]:
         f"Each row is trained on the same {2 * IMAGES_PER_KIND} images: {facts['reader_steps']} steps of 64 regions",
         f"for the reader of regions, then {facts['steps']} steps of three images with up to eight conversations each",
         "for the language model. One seed. What starts from random weights is trained as a whole; the pretrained",
-        "language model gets LoRA. The occlusion order of the regions is not trained, except in the last two rows,",
-        "whose reader is that of the bundled `aura-small`, trained on 8,000 images.",
+        "language model gets LoRA. The occlusion order of the regions is not trained, except in the last row, whose",
+        "reader is that of the bundled `aura-small`, trained on 8,000 images.",
         "",
         "- Regions named right: share of the regions of the validation images.",
         "- Image gain: by how many nats per answer a true answer is more likely with its own image than with another.",

@@ -90,7 +90,7 @@ class TestAuraStart:
         assert differing(reader["both"], reader["no-trunk"]) == differing(reader["both"], reader["neither"]) == trunk
         assert differing(words["both"], words["no-trunk"]) == set()  # their starts differ
         assert differing(words["both"], words["neither"]) == differing(words["both"], words["no-language"]) == language
-        assert words["neither"].model.trunk_mllm.language_model == "runs/random-language-1"
+        assert words["neither"].model.trunk_mllm.language_model == "runs/neither/random-language"
 
     def test_training_uses_the_first_images_of_both_sets(self) -> None:
         sources = self.recipe(aura.ROWS[0], "words").data.train
@@ -107,5 +107,5 @@ class TestAuraStart:
         result = {"row": "both", "reader": {"val_naming": 0.5}, "words": words, "paste": scores, "scenes": scores}
         aura.write_report([result], Namespace(**vars(self.OPTIONS), out=tmp_path))
         page = (tmp_path / "aura_start_ablation.md").read_text()
-        assert "**Unfinished: 1 of 6 rows.**" in page
+        assert "**Unfinished: 1 of 5 rows.**" in page
         assert "| both parts pretrained | 0.500 | 0.750 | 1.12 | 0.250 | 0.500 | 0.250 | 0.500 |" in page
