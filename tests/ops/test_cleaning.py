@@ -196,6 +196,15 @@ def test_a_bridge_does_not_leave_the_convex_hull_of_the_pieces() -> None:
     assert (amodal == mask("..........", "##########", "##########", "..........")).all()
 
 
+def test_the_hull_is_that_of_the_pieces_before_any_bridge() -> None:
+    """The drawn outline of a thin hull moves by a pixel when a bridge has been added."""
+    pieces = mask("#....#.....", ".........#.")
+    probs = np.full(pieces.shape, 0.5, np.float32)
+    probs[1, 8] = 0
+    _, amodal = clean_masks(pieces, pieces, settings=CleanSettings(), amodal_probs=probs)
+    assert (amodal == mask("########...", ".....###.#.")).all()
+
+
 @given(arrays(bool, (9, 11)), arrays(np.float32, (9, 11), elements=st.floats(0, 1, width=32)), st.booleans())
 def test_joining_adds_pixels_of_the_convex_hull_and_never_leaves_more_pieces(
     visible: np.ndarray, probs: np.ndarray, keep: bool

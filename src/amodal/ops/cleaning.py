@@ -130,12 +130,12 @@ def _joined(mask: Mask, probs: FloatMap, least: float) -> Mask:
     At each limit of `BRIDGES` that is not below `least`, a connected region of pixels above the limit is added if it
     touches several pieces.
     """
+    num_labels, pieces = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
+    if num_labels <= 2:
+        return mask
+    hull = np.zeros(mask.shape, np.uint8)  # once, because the drawn outlines of larger masks differ by a pixel
+    cv2.fillConvexPoly(hull, cv2.convexHull(cv2.findNonZero(mask.view(np.uint8))), 1)
     for limit in (limit for limit in BRIDGES if limit >= least):
-        num_labels, pieces = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
-        if num_labels <= 2:
-            break
-        hull = np.zeros(mask.shape, np.uint8)
-        cv2.fillConvexPoly(hull, cv2.convexHull(cv2.findNonZero(mask.view(np.uint8))), 1)
         between = ((probs > limit) & ~mask).astype(np.uint8) & hull
         _, regions, boxes, _ = cv2.connectedComponentsWithStats(between, connectivity=8)
         joined = mask.copy()
@@ -146,6 +146,9 @@ def _joined(mask: Mask, probs: FloatMap, least: float) -> Mask:
             if len(np.unique(touched[touched > 0])) > 1:
                 joined[where] |= region
         mask = joined
+        num_labels, pieces = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
+        if num_labels <= 2:
+            break
     return mask
 
 
