@@ -185,7 +185,8 @@ def write_start(row: Row, reader: str | Path, folder: Path, options: argparse.Na
     joined = AuraModel.from_pretrained(train(_recipe("small-words", folder / "untrained", 0, settings)))
     towers: list[Any] = [m.mllm.model.vision_tower for m in (joined, AuraModel.from_pretrained(reader))]
     towers[0].reader.load_state_dict(towers[1].reader.state_dict())
-    joined.save_pretrained(start)
+    with atomic_folder(start) as unfinished:
+        joined.save_pretrained(unfinished)
     return start
 
 

@@ -91,7 +91,8 @@ def predict(
     failures, segment = Failures(strict), ImageSegmenter(load, detector, text, clean=clean)
     coco = None if annotations is None else read_coco_file(annotations)
     images = images_of_folder(folder, coco, failures.add)
-    prefix = f"{LOCAL_FILES}{Path(os.path.abspath(folder)).name}/" if url is None else url
+    root = Path(os.path.abspath(folder))
+    prefix = f"{LOCAL_FILES}{root.name}/" if url is None else url
     tasks: list[dict[str, Any]] = []
     num_objects = 0
     for index in progress_bar(range(len(images)), "images", not as_json):
@@ -104,7 +105,7 @@ def predict(
             continue
         result = images.result(index, segment(pixels, prompts))
         num_objects += len(result.scene)
-        full, root = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
+        full = Path(os.path.abspath(path))
         name = full.relative_to(root).as_posix() if full.is_relative_to(root) else path.name
         tasks.append(to_task(result, f"{prefix}{name}"))
     if images.num_other and annotations is not None and not as_json:
