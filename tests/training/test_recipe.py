@@ -29,7 +29,7 @@ SAM = {
     "data": {"train": [SOURCE, SOURCE], "validation": [SOURCE]},
     "training": {"steps": 10},
 }
-PLUG = SAM | {"task": "plug", "model": {"base": "sam-tiny"}}
+PLUG = SAM | {"task": "plug", "model": {"base": "sam-small"}}
 
 
 def written(folder: Path, content: Any) -> Path:

@@ -105,7 +105,7 @@ def test_a_model_of_the_same_name_with_other_weights_is_refused(
     from amodal.models.increments import bundled_models
 
     model, out = tmp_path / "model", tmp_path / "out"
-    shutil.copytree(bundled_models()["plug-tiny"], model)
+    shutil.copytree(bundled_models()["plug-small"], model)
     assert segment(photos, out, "--model", str(model)) == 0
     (model / "note.txt").write_text("retrained")
     assert segment(photos, out, "--model", str(model)) == 2
