@@ -79,7 +79,8 @@ def assert_same_run(a: Path, b: Path) -> None:
 )
 def test_two_processes_train_as_one(tmp_path: Path, task: str, strategy: dict[str, str], name: str) -> None:
     model = {"points_share": 0.5} if task == "sam" else {}
-    recipe = tiny_recipe(tmp_path, task, model=model, learning_rate=1e-3, ema=0.9)
+    rate = 3e-4 if task == "sam" else 1e-3  # the convolutions of sharded weights sum in another order
+    recipe = tiny_recipe(tmp_path, task, model=model, learning_rate=rate, ema=0.9)
     one = as_one(recipe, tmp_path / "one")
     file = written(recipe, tmp_path / "two")
     finish(start(file, 2, **strategy), file)

@@ -36,7 +36,7 @@ from tests.data.written import canonical, write
 from tests.fuzz.mutations import CORPUS
 from tests.inference.test_batch import without_ray  # noqa: F401  # a fixture
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "plug" / "tiny.yaml"
+RECIPE = Path(__file__).parents[2] / "recipes" / "plug" / "small.yaml"
 
 # --- resume means the same work ---
 

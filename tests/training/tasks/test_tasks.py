@@ -27,18 +27,26 @@ def losses(setup: TrainingSetup, batch: Batch, seed: int = 0) -> Batch:
     return setup.task(setup.model, batch, torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("points_share", [0.0, 1.0])
-def test_sam_losses_reach_the_parameters_its_prompt_needs(tmp_path: Path, points_share: float) -> None:
-    setup, batch = built(tmp_path, "sam", points_share=points_share)
+@pytest.mark.parametrize(
+    ("model", "prompts"),
+    [
+        ({"points_share": 0.0}, {"input_boxes"}),
+        ({"points_share": 1.0}, {"input_points", "input_labels"}),
+        ({"points_share": 0.0, "both_share": 1.0}, {"input_boxes", "input_points", "input_labels"}),
+    ],
+)
+def test_every_part_that_sam_trains_has_a_gradient_in_every_batch(
+    tmp_path: Path, model: dict[str, object], prompts: set[str]
+) -> None:
+    """Whatever the prompts are: processes that sum their gradients wait for all of them."""
+    setup, batch = built(tmp_path, "sam", **model)
+    seen = set[str]()
+    setup.model.register_forward_pre_hook(lambda _module, _inputs, given: seen.update(given), with_kwargs=True)
     sum(losses(setup, batch).values()).backward()
-    points = setup.model.prompt_encoder.point_embed
-    assert all(p.weight.grad is not None for p in points)  # which FSDP2 needs in every batch
-    trained = [bool(p.weight.grad.any()) for p in points]
-    if points_share == 0:
-        assert trained == [False, False, True, True]  # the corners of a box
-    else:
-        assert trained[1]  # a positive point
-    assert setup.model.vision_encoder.pos_embed.grad.abs().sum() > 0
+    assert {name for name in seen if name.startswith("input_")} == prompts
+    trained = {name: p for name, p in setup.model.named_parameters() if p.requires_grad}
+    assert [name for name, p in trained.items() if p.grad is None] == []
+    assert setup.model.vision_encoder.backbone.blocks[5].project.weight.grad.any()
 
 
 @pytest.mark.parametrize(
