@@ -1,12 +1,13 @@
-"""PLUG's tables 2 and 3 at our scale: what each part of the method adds on the frozen `sam-tiny`.
+"""PLUG's tables 2 and 3 at our scale: what each part of the method adds on the frozen `sam-small`.
 
 Every row is trained with the same recipe, number of steps and batches, from several seeds; only the
 settings of the model differ. The weights with the best validation score are evaluated on the test sets.
 To resume a call that was stopped, give the same command again.
 
 Command: python benchmarks/ablation.py --steps 600 --seeds 3
+Table 2 alone: --tables 2
 On several cores: run the command with --part 0/2 and at the same time with --part 1/2, each with OMP_NUM_THREADS=1.
-Data: docs/models.md says how the folders under data/ are made.
+Data: docs/models/plug-small.md says how the folders under data/ are made.
 Writes ablation.json, ablation.md and ablation.png next to this file, and replaces them after each training.
 """
 
@@ -16,6 +17,7 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,13 +36,13 @@ from amodal.training.loop import train
 from amodal.training.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
-RECIPE = ROOT / "recipes/plug/tiny.yaml"
+RECIPE = ROOT / "recipes/plug/small.yaml"
 TEST_SETS = {"scenes": "data/scenes-test/annotations.json", "pasted": "data/paste-test/annotations.json"}
 
-# As in the paper: a frozen base, only BCE and the point loss, AdamW.
+# As in the paper: a frozen base, only BCE and the point loss, boxes as prompts.
 SHARED = [
-    "model.train_base=false", "model.dice_weight=0.0", "model.iou_weight=0.0", "training.ema=0.0",
-    "training.optimizer=adamw",
+    "model.train_base=false", "model.dice_weight=0.0", "model.occluded_dice_weight=0.0", "model.iou_weight=0.0",
+    "model.mask_prompts=false", "data.mask_prompt_share=0.0", "training.ema=0.0",
 ]  # fmt: skip
 NOTHING = ["model.point_loss=false", "model.refine=false", "model.parallel_lora=false", "model.visible_branch=false"]
 SAM = [*NOTHING, "model.lora_rank=0", "model.box_source=amodal", "model.mask_threshold=0.5"]
@@ -71,6 +73,8 @@ ROWS = (
     Row("pl", "+ parallel LoRA (rank 16)", ("model.lora_rank=16",)),
 )
 RANKS = tuple(Row(f"rank{rank}", f"rank {rank}", (f"model.lora_rank={rank}",)) for rank in (4, 8, 32))
+TABLES = {2: ROWS, 3: (ROWS[-1], *RANKS)}
+"""Rows by number of the paper's table."""
 
 
 def main() -> None:
@@ -81,7 +85,7 @@ def main() -> None:
     if options.part.number == 0 and not timing.is_file():
         seconds = time_point_loss(recipe_of(ROWS[-1], 0, options), options.timed_steps)
         write_atomic(timing, json.dumps(seconds, indent=1))
-    jobs = options.part.of(_jobs(options.seeds))
+    jobs = options.part.of(_jobs(options.seeds, options.tables))
     started = time.monotonic()
     for number, (seed, row) in enumerate(jobs):
         minutes = (time.monotonic() - started) / 60
@@ -91,10 +95,10 @@ def main() -> None:
     print(f"Written: {options.out / 'ablation.md'}")
 
 
-def _jobs(seeds: int) -> list[tuple[int, Row]]:
-    """Table 2 with every seed, then table 3 with every seed."""
-    tables = [(seed, row) for rows in (ROWS, RANKS) for seed in range(seeds) for row in rows]
-    return [(seed, row) for seed, row in tables if row.trains or seed == 0]
+def _jobs(seeds: int, numbers: Sequence[int]) -> list[tuple[int, Row]]:
+    """Table 2 with every seed, then what table 3 has in addition."""
+    tables = [(seed, row) for number in sorted(numbers) for seed in range(seeds) for row in TABLES[number]]
+    return list(dict.fromkeys((seed, row) for seed, row in tables if row.trains or seed == 0))
 
 
 def run_job(row: Row, seed: int, options: argparse.Namespace) -> None:
@@ -175,20 +179,23 @@ def _curve(out: Path) -> list[dict[str, float]]:
 
 
 def _report(options: argparse.Namespace) -> None:
-    """Write the report of all results so far."""
-    results = [json.loads(p.read_text()) for p in sorted(options.runs.glob(f"*-{options.steps}/result.json"))]
+    """Write the report of all results of the wanted tables so far."""
+    rows = {row.name: row for number in sorted(options.tables) for row in TABLES[number]}
+    files = sorted(options.runs.glob(f"*-{options.steps}/result.json"))
+    results = [result for result in (json.loads(p.read_text()) for p in files) if result["row"] in rows]
     timing = options.runs / f"point_loss_{options.steps}.json"
     facts = {
         "command": f"python benchmarks/ablation.py --steps {options.steps} --seeds {options.seeds}"
         f" --batch-size {options.batch_size} --learning-rate {options.learning_rate}"
         f" --validations {options.validations} --validation-objects {options.validation_objects}"
-        f" --test-objects {options.test_objects}" + "".join(f" --set {s}" for s in options.set),
+        f" --test-objects {options.test_objects} --tables {' '.join(map(str, options.tables))}"
+        + "".join(f" --set {s}" for s in options.set),
         "steps": options.steps,
         "seeds": options.seeds,
         "batch_size": options.batch_size,
         "learning_rate": options.learning_rate,
         "test_objects": options.test_objects,
-        "rows": [asdict(row) for row in (*ROWS, *RANKS)],
+        "rows": [asdict(row) for row in rows.values()],
         "point_loss": json.loads(timing.read_text()) if timing.is_file() else None,
     }
     write_report(facts, results, options.out)
@@ -197,6 +204,7 @@ def _report(options: argparse.Namespace) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--tables", type=int, nargs="+", choices=list(TABLES), default=list(TABLES))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=3e-4)

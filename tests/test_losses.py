@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from amodal.losses import mask_bce, mask_dice, object_mean, point_loss
+from amodal.losses import mask_bce, mask_dice, object_mean, occluded_dice, point_loss
 from amodal.nn.uncertainty import sample_points, uncertainty_map
 
 SETTINGS = {"epsilon": 3, "num_points": 12, "oversample": 3, "importance": 0.75, "alpha": 0.1, "beta": 0.1}
@@ -26,12 +26,43 @@ def test_dice_is_zero_for_the_truth_and_near_one_for_its_opposite() -> None:
     assert mask_dice(-logits, truth).item() > 0.99
 
 
+def one_object(occluded: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """True amodal and visible mask (1, 32, 32) of a square of 20 pixels, whose right quarter may be occluded."""
+    amodal = torch.zeros(1, 32, 32, dtype=torch.bool)
+    amodal[:, 4:24, 4:24] = True
+    visible = amodal.clone()
+    visible[:, :, 19:] &= not occluded
+    return amodal, visible
+
+
+@pytest.mark.parametrize("occluded", [True, False])
+def test_occluded_dice_is_zero_for_the_truth_and_ignores_the_visible_part(occluded: bool) -> None:
+    amodal, visible = one_object(occluded)
+    logits = (amodal.float() * 2 - 1) * 50
+    assert occluded_dice(logits, amodal, visible).item() == pytest.approx(0, abs=1e-6)
+    anything = torch.where(visible, torch.randn(1, 32, 32), logits)
+    assert occluded_dice(anything, amodal, visible).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_occluded_dice_of_a_missed_and_of_a_false_occlusion() -> None:
+    """Smoothed by 5 % of the object's 400 pixels."""
+    (amodal, visible), (whole, _) = one_object(True), one_object(False)
+    missed = occluded_dice((visible.float() * 2 - 1) * 50, amodal, visible).item()
+    assert missed == pytest.approx(1 - 20 / (100 + 20), abs=1e-5)
+    too_wide = whole.roll(5, 2)
+    false = occluded_dice((too_wide.float() * 2 - 1) * 50, whole, whole).item()
+    assert false == pytest.approx(1 - 20 / (100 + 20), abs=1e-5)
+
+
 def test_invalid_objects_do_not_count() -> None:
     logits, truth = torch.randn(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
     valid = torch.tensor([[True, False, True], [False, False, False]])
     for loss in (mask_bce, mask_dice):
         assert loss(logits, truth, valid).item() == pytest.approx(loss(logits[0, ::2], truth[0, ::2]).item(), abs=1e-6)
         assert loss(logits, truth, torch.zeros_like(valid)).item() == 0
+    visible = truth * (truth > 0.5)
+    some = occluded_dice(logits[0, ::2], truth[0, ::2], visible[0, ::2]).item()
+    assert occluded_dice(logits, truth, visible, valid).item() == pytest.approx(some, abs=1e-6)
     assert object_mean(torch.tensor([1.0, 5.0]), torch.tensor([True, False])).item() == 1
 
 

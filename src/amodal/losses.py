@@ -51,6 +51,31 @@ def mask_dice(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> T
     return object_mean(1 - overlap / total, valid)
 
 
+OCCLUDED_DICE_SMOOTHING = 0.05
+"""Smoothing of `occluded_dice`, relative to the area of the amodal mask: the occlusion rate above which evaluation
+counts an unoccluded object as falsely occluded."""
+
+
+def occluded_dice(logits: Tensor, amodal: Tensor, visible: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Compute the Dice loss outside of the visible part, where the amodal mask is the occluded part.
+
+    The occluded part is small beside the object, so a Dice loss of the whole object hardly depends on it. For an
+    unoccluded object the loss grows with all that is predicted outside of it. Not in the paper.
+
+    Args:
+        logits: (..., H, W) of the amodal mask.
+        amodal: (..., H, W) true amodal mask in [0, 1].
+        visible: (..., H, W) true visible mask in [0, 1].
+        valid: (...) bool, the objects that count; None means all.
+    """
+    outside = 1 - visible.float()
+    probs, targets = logits.float().sigmoid() * outside, amodal.float() * outside
+    smoothing = (OCCLUDED_DICE_SMOOTHING * amodal.float().sum((-2, -1))).clamp_min(1)
+    overlap = 2 * (probs * targets).sum((-2, -1)) + smoothing
+    total = probs.sum((-2, -1)) + targets.sum((-2, -1)) + smoothing
+    return object_mean(1 - overlap / total, valid)
+
+
 def point_loss(
     logits: Tensor,
     targets: Tensor,

@@ -66,6 +66,11 @@ def test_the_report_says_when_it_is_unfinished() -> None:
     results += [result("rank4", 0, 0.5, 0.5)]
     page = markdown(facts, results, [verdict(*claim, results) for claim in CLAIMS])
     assert "Open everywhere: rank 16 beats rank 4." in page
+    assert "## Table 3" in page
+    facts["rows"] = [row for row in rows if not row["name"].startswith("rank")]
+    page = markdown(facts, results[:-1], [verdict(*claim, results[:-1]) for claim in CLAIMS])
+    assert "**Unfinished: 8 of 13 runs.**" in page
+    assert "Table 3" not in page
 
 
 def test_the_parts_of_several_processes_cover_every_job_once() -> None:
@@ -90,6 +95,10 @@ def test_the_ablation_runs_and_resumes(tmp_path: Path) -> None:
     assert (tmp_path / "ablation.png").is_file()
     done = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*/result.json")}
     assert len(done) == 15  # SAM once, seven rows with two seeds
+    alone = subprocess.run([*command, "--tables", "2"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert "[9/9]" in alone  # SAM once, four rows with two seeds; all of them exist
+    page = (tmp_path / "ablation.md").read_text()
+    assert "Unfinished" not in page and "Table 3" not in page and "rank 4" not in page
     next(iter(done)).unlink()
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     again = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*/result.json")}

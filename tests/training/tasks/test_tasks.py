@@ -54,7 +54,7 @@ def test_every_part_that_sam_trains_has_a_gradient_in_every_batch(
     [
         {},
         {"iou_weight": 0.2},
-        {"train_base": True, "iou_weight": 0.2, "dice_weight": 1.0},
+        {"train_base": True, "iou_weight": 0.2, "dice_weight": 1.0, "occluded_dice_weight": 0.5},
         {"mask_prompts": True},
     ],
 )
@@ -124,10 +124,13 @@ def test_plug_losses_follow_the_switches(tmp_path: Path) -> None:
     }
     plain, batch = built(tmp_path, "plug", point_loss=False, refine=False, visible_branch=False, parallel_lora=False)
     assert set(losses(plain, batch)) == {"amodal_bce"}
+    for refine in (True, False):
+        added, batch = built(tmp_path, "plug", occluded_dice_weight=0.5, refine=refine)
+        assert 0 < losses(added, batch)["occluded_dice"] < 0.5
 
 
 def test_unknown_amodal_masks_count_for_the_visible_mask_only(tmp_path: Path) -> None:
-    setup, batch = built(tmp_path, "plug", dice_weight=1.0, iou_weight=1.0)
+    setup, batch = built(tmp_path, "plug", dice_weight=1.0, occluded_dice_weight=1.0, iou_weight=1.0)
     batch["has_amodal"] = torch.zeros_like(batch["has_amodal"])
     for name, loss in losses(setup, batch).items():
         assert (loss > 0) == name.startswith("visible"), name

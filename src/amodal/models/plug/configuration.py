@@ -41,6 +41,8 @@ class PlugConfig(PreTrainedConfig):
         alpha: weight of the extra BCE in Eq. 10.
         beta: weight of the uncertainty in Eq. 10.
         dice_weight: weight of an additional Dice loss (0 in the paper).
+        occluded_dice_weight: weight of an additional Dice loss of the occluded part (0 in the paper), see
+            `amodal.losses.occluded_dice`.
         iou_weight: weight of SAM's mask-quality loss, which makes `iou_scores` meaningful
             (0 in the paper, which reports no score).
         train_base: also train the image encoder (the paper freezes it).
@@ -74,6 +76,7 @@ class PlugConfig(PreTrainedConfig):
         alpha: float = 0.1,
         beta: float = 0.1,
         dice_weight: float = 0.0,
+        occluded_dice_weight: float = 0.0,
         iou_weight: float = 0.0,
         train_base: bool = False,
         crop_scale: float = 2.0,
@@ -101,6 +104,7 @@ class PlugConfig(PreTrainedConfig):
         self.alpha = alpha
         self.beta = beta
         self.dice_weight = dice_weight
+        self.occluded_dice_weight = occluded_dice_weight
         self.iou_weight = iou_weight
         self.train_base = train_base
         self.crop_scale = crop_scale

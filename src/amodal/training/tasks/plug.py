@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amodal.losses import mask_bce, mask_dice, mask_ious, object_mean, point_loss
+from amodal.losses import mask_bce, mask_dice, mask_ious, object_mean, occluded_dice, point_loss
+from amodal.models.bases.conv_prompt import ConvPromptFamily
 from amodal.models.plug import PlugConfig, PlugModel, PlugOutput
 from amodal.training.datasets.sampling import Batch
 from amodal.training.recipe import TrainingRecipe
@@ -15,8 +16,8 @@ from amodal.training.recipe import TrainingRecipe
 class PlugTask:
     """L = L_b + L_p (Eq. 9) for the inmodal decoder, the amodal decoder and the refined mask.
 
-    Differs from Eq. 9 where the configuration says so: `dice_weight` adds a Dice loss, and
-    `iou_weight` trains the mask-quality head.
+    Differs from Eq. 9 where the configuration says so: `dice_weight` adds a Dice loss, `occluded_dice_weight` one of
+    the occluded part, and `iou_weight` trains the mask-quality head.
 
     Args:
         config: the model's configuration.
@@ -37,6 +38,8 @@ class PlugTask:
     def prepare(model: nn.Module) -> nn.Module:
         """Speed up training without changing outputs."""
         assert isinstance(model, PlugModel)
+        if isinstance(model.config.family, ConvPromptFamily):
+            model = model.to(memory_format=torch.channels_last)
         if model.refine_module is not None:
             model.refine_module.stem.register_forward_pre_hook(_channels_last)
         return model
@@ -60,6 +63,10 @@ class PlugTask:
                 losses["visible_bce"] = _cell_bce(output.visible_decoder_logits, visible, valid)
         if self.config.refine:
             losses |= self._mask_losses("refined", output.pred_masks, amodal, amodal_valid, generator)
+        if self.config.occluded_dice_weight > 0:
+            logits = output.pred_masks if self.config.refine else output.coarse_amodal_logits
+            loss = occluded_dice(logits, amodal, visible, amodal_valid)
+            losses["occluded_dice"] = self.config.occluded_dice_weight * loss
         if self.config.iou_weight > 0:
             assert output.iou_scores is not None
             predicted = output.pred_masks.detach().sigmoid() > self.config.mask_threshold
