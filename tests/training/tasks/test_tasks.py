@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from amodal.models.plug import PlugModel
+from amodal.models.plug import PlugConfig, PlugModel
 from amodal.training.build import TrainingSetup, build
 from amodal.training.datasets.crops import collate
 from amodal.training.datasets.sampling import Batch
 from amodal.training.loop import train
 from amodal.training.plan import plan
+from amodal.training.tasks.plug import PlugTask
 from tests.training.tiny import tiny_recipe
 
 
@@ -115,6 +116,24 @@ def test_preparing_a_model_does_not_change_its_predictions(tmp_path: Path, task:
     for a, b in zip(prepared, plain, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
         assert a.shape == batch["visible_masks"].shape
+
+
+def test_preparing_plug_on_a_convolutional_base_changes_only_the_layout_of_its_weights(tmp_path: Path) -> None:
+    _, batch = built(tmp_path, "plug")
+    model = PlugModel.from_base("sam-small", PlugConfig(image_size=32, lora_rank=2, refine_channels=8)).eval()
+    torch.nn.init.normal_(model.refine_module.head.weight)
+    plain = PlugTask.predict(model, batch)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    prepared = PlugTask.prepare(model)
+    assert prepared is model
+    convolutions = [m.weight for m in model.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size[0] > 1]
+    assert all(w.is_contiguous(memory_format=torch.channels_last) for w in convolutions)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    for a, b in zip(PlugTask.predict(model, batch), plain, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    model.save_pretrained(tmp_path / "saved", merged=True)
+    for a, b in zip(PlugTask.predict(PlugModel.from_pretrained(tmp_path / "saved"), batch), plain, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
 def test_plug_losses_follow_the_switches(tmp_path: Path) -> None:
