@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from skimage import data
 from sklearn.datasets import load_sample_image
 
@@ -27,6 +27,21 @@ BOXES = {
     "moon": {"crater": (90, 58, 148, 116)},
 }
 """Boxes (x0, y0, x1, y1) of the photographs that are not on the web page."""
+
+FAILURES = (
+    ("coffee", "saucer"),
+    ("coffee", "spoon"),
+    ("coffee", "cup"),
+    ("astronaut", "flag"),
+    ("photographer", "photographer"),
+    ("photographer", "tripod"),
+    ("officer", "cap"),
+    ("rocket", "pad"),
+    ("cat", "blanket"),
+    ("pagoda", "pagoda"),
+)
+"""Photograph and object of the image of failures, row by row."""
+TILE, COLUMNS = 240, 5
 
 
 def photographs() -> dict[str, tuple[np.ndarray, dict[str, tuple[float, ...]]]]:
@@ -47,8 +62,26 @@ def photographs() -> dict[str, tuple[np.ndarray, dict[str, tuple[float, ...]]]]:
     return found
 
 
+def failures(segmenter: AmodalSegmenter) -> Image.Image:
+    """Draw the objects of `FAILURES`, each alone with some of its surroundings."""
+    known = photographs()
+    sheet = Image.new("RGB", (COLUMNS * TILE, -(-len(FAILURES) // COLUMNS) * TILE), "white")
+    for index, (name, label) in enumerate(FAILURES):
+        pixels, boxes = known[name]
+        x0, y0, x1, y1 = boxes[label]
+        drawn = Image.fromarray(segmenter(pixels, [list(boxes[label])]).draw())
+        side = 1.25 * max(x1 - x0, y1 - y0)
+        left, top = (x0 + x1 - side) / 2, (y0 + y1 - side) / 2
+        window = (max(left, 0), max(top, 0), min(left + side, drawn.width), min(top + side, drawn.height))
+        tile = drawn.crop(tuple(round(v) for v in window))
+        tile = ImageOps.contain(tile, (TILE - 4, TILE - 4))
+        row, column = divmod(index, COLUMNS)
+        sheet.paste(tile, (column * TILE + (TILE - tile.width) // 2, row * TILE + (TILE - tile.height) // 2))
+    return sheet
+
+
 def main() -> None:
-    """Write one image per photograph and print the occlusion rates."""
+    """Write one image per photograph and the image of failures, and print the occlusion rates."""
     folder = ROOT / "docs/images/photographs"
     folder.mkdir(parents=True, exist_ok=True)
     segmenter = AmodalSegmenter.from_pretrained("plug-small", device="cpu")
@@ -59,6 +92,7 @@ def main() -> None:
         drawn = Image.fromarray(scene.draw())
         drawn.thumbnail((WIDTH, WIDTH))
         drawn.save(folder / f"{name}.jpg", quality=82)
+    failures(segmenter).save(ROOT / "docs/images/failures.jpg", quality=82)
 
 
 if __name__ == "__main__":
