@@ -57,7 +57,7 @@ PAPER_LOSSES = [
 SHARED = [
     "model.train_language=true", "model.train_tower=false", *PAPER_LOSSES,
     "data.max_turns=2", "data.max_masks=null",
-    "training.epochs=null", f"training.batch_size={BATCH_SIZE}", "training.optimizer=adamw",
+    "training.epochs=null", f"training.batch_size={BATCH_SIZE}",
     "training.select=last", "training.validation_objects=32", "training.precision=no",
 ]  # fmt: skip
 

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 from random_llava import llava_config, llava_processor
+from random_sam import SMALL, named_base
 from transformers.initialization import no_init_weights
 
 from amodal.inference.assistant import AmodalAssistant
 from amodal.models.aura import AuraConfig, AuraModel, AuraProcessor
 from amodal.models.aura.mllm import mllm_config_for, plain_settings
 from amodal.models.aura.modeling import parameter_counts
-from amodal.models.bases.families import base_config
 from amodal.models.bases.sam import sam_sizes
 
 ANSWER = "It is <p>the mug</p> [SEG]."
@@ -74,7 +74,7 @@ def _config(quick: bool) -> tuple[AuraConfig, AuraProcessor]:
         mllm.image_token_index = mllm.image_token_id = own.tokenizer.convert_tokens_to_ids("<image>")
     config = AuraConfig(
         mllm=plain_settings(mllm),
-        sam=sam_sizes(base_config("sam-tiny" if quick else "vit-h")),
+        sam=sam_sizes(named_base(SMALL if quick else "vit-h")),
         image_size=128 if quick else 1024,
         seg_token_id=own.tokenizer.convert_tokens_to_ids("[SEG]"),
     )

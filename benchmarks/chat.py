@@ -21,11 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from random_llava import random_llava
+from random_sam import SMALL, named_base
 
 from amodal.inference.assistant import AmodalAssistant
 from amodal.models.aura import AuraConfig, AuraModel
 from amodal.models.aura.generation import Dialogue
-from amodal.models.bases.families import base_config
 
 TURNS = (
     ("What could I drink from?", "You could drink from <p>the mug</p> [SEG]."),
@@ -50,7 +50,7 @@ def random_model(quick: bool) -> AuraModel:
         texts=[text for turn in TURNS for text in turn],
     )
     config = AuraConfig(image_size=128 if quick else 1024, train_mllm=True, lora_rank=0)
-    sam = base_config("sam-tiny" if quick else "vit-b")
+    sam = named_base(SMALL if quick else "vit-b")
     return AuraModel.from_base(mllm, sam, config)
 
 

@@ -1,6 +1,6 @@
 """Time from a click on the web page to the painted mask, for photographs of 1 and 12 megapixels.
 
-Command: python benchmarks/click_to_mask.py [--model plug-tiny] [--visible-from sam-small]
+Command: python benchmarks/click_to_mask.py [--model plug-small] [--visible-from sam-small]
 
 One browser and one server on this machine. Each photograph is an example of the page, enlarged. `new object`: every
 click makes a new object at another place. `refining`: three of four clicks add a point to the object of the click

@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 from measure import arguments, finish
+from random_sam import SMALL, SMALL_SIZE, named_base
 
-from amodal.models.bases.families import base_config
 from amodal.models.plug import PlugConfig, PlugModel
 from amodal.nn.attention import use_int8
 from amodal.nn.packing import can_use_int8
@@ -43,7 +43,7 @@ CONTENDERS = {
 
 def main() -> None:
     """Measure all contenders that can run here, or only `--contender` on behalf of the parent process."""
-    options = arguments(__doc__, base={"default": "sam-tiny"}, contender={"choices": list(CONTENDERS)})
+    options = arguments(__doc__, base={"default": SMALL}, contender={"choices": list(CONTENDERS)})
     if options.contender is not None:
         print(json.dumps(measure(options.contender, options)))
         return
@@ -89,8 +89,8 @@ def build(name: str, base: str) -> Callable[[], object]:
     """Build one contender's encoder, ready to be called."""
     dtype, is_compiled, int8 = CONTENDERS[name]
     torch.manual_seed(0)
-    size = 128 if base == "sam-tiny" else 512
-    model = PlugModel(PlugConfig(sam=base_config(base), image_size=size)).to(dtype).eval()
+    size = SMALL_SIZE if base == SMALL else 512
+    model = PlugModel(PlugConfig(sam=named_base(base), image_size=size)).to(dtype).eval()
     pixels = torch.randn(1, 3, size, size, dtype=dtype)
     if int8 == "ours":
         use_int8(model.vision_encoder)

@@ -33,12 +33,12 @@ def main() -> None:
     """Measure time and accuracy and print them."""
     options = arguments(
         __doc__,
-        model={"default": "plug-tiny"},
+        model={"default": "plug-small"},
         base={"help": "time random weights on this SAM instead of a model"},
         dtype={"default": "auto"},
         annotations={"type": Path},
         images={"type": int, "default": 100, "help": "number of images to score"},
-        image_sizes={"type": int, "nargs": "+", "default": [128, 256]},
+        image_sizes={"type": int, "nargs": "+", "default": [192, 384]},
     )
     count = 2 if options.quick else options.images
     with annotations(options.annotations, count) as file:

@@ -69,7 +69,7 @@ def prepare(folder: Path) -> int:
     annotations = write_toy(folder / "data", NUM_IMAGES, size=160)
     recipe = tiny_recipe(folder, "plug", ema=0.9, workers=1, picture_objects=1, steps=30, checkpoint_every=1)
     (folder / "recipe.yaml").write_text(recipe.model_dump_json())
-    arguments = ["segment", str(folder / "data/images"), "--annotations", str(annotations), "--model", "plug-tiny"]
+    arguments = ["segment", str(folder / "data/images"), "--annotations", str(annotations), "--model", "plug-small"]
     return run_command([*arguments, "--out", str(folder / "scenes")])
 
 
@@ -77,7 +77,7 @@ def tasks(folder: Path) -> dict[str, Task]:
     """All tasks, on the data in `folder`."""
     annotations, scenes = str(folder / "data/annotations.json"), str(folder / "scenes")
     masks = ["--annotations", annotations, "--format", "canonical"]
-    model = ["--model", "plug-tiny"]
+    model = ["--model", "plug-small"]
     return {
         "training": Task(
             lambda out: ["train", str(folder / "recipe.yaml"), "--set", f"output={out}"], trained, kills=25

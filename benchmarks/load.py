@@ -268,7 +268,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--bad", type=float, default=0.05, help="share of bad requests")
-    parser.add_argument("--model", default="plug-tiny")
+    parser.add_argument("--model", default="plug-small")
     options = parser.parse_args()
     command = [sys.executable, "-m", "amodal", "serve", "--port", "0", "--model", options.model, "--assistant", "none"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from c2f_seg import SIDE, released_network
 from measure import arguments, finish, interleave, peak_mib, rate_contenders, rates
+from random_sam import SMALL, SMALL_SIZE, named_base
 from torch import Tensor
 from transformers import SamModel
 
-from amodal.models.bases.families import base_config
 from amodal.models.plug import PlugConfig, PlugModel
 
 RANK = 16
@@ -32,13 +32,13 @@ def main() -> None:
     """Time all contenders alternately for each number of boxes."""
     options = arguments(
         __doc__,
-        base={"default": "sam-tiny"},
+        base={"default": SMALL},
         boxes={"type": int, "nargs": "+", "default": [1, 4, 16]},
         c2f_seg={"type": Path, "help": "checkout of the C2F-Seg repository"},
     )
-    sam = base_config(options.base)
-    size = 128 if options.base == "sam-tiny" else 512
-    config = PlugConfig(sam=sam, image_size=size, lora_rank=RANK, refine_channels=16 if size == 128 else 64)
+    sam = named_base(options.base)
+    size = SMALL_SIZE if options.base == SMALL else 512
+    config = PlugConfig(sam=sam, image_size=size, lora_rank=RANK, refine_channels=16 if options.base == SMALL else 64)
     ours = PlugModel(config).eval()
     narrow = copy.deepcopy(ours).to(torch.bfloat16)
     reference = build_reference(config)

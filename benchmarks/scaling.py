@@ -1,4 +1,4 @@
-"""Measure objects per second of `plug-tiny` by number of processes, and the time per image by input size.
+"""Measure objects per second of `plug-small` by number of processes, and the time per image by input size.
 
 Each process has one thread and segments the same image with 8 boxes.
 
@@ -34,7 +34,7 @@ def main() -> None:
         rows.append(row("processes", count, seconds / rounds, count * rounds * len(BOXES) / seconds))
     image = noise_image()
     sizes = (128,) if options.quick else (128, 192, 256)
-    segmenters = {size: AmodalSegmenter.from_pretrained("plug-tiny", mode="image", image_size=size) for size in sizes}
+    segmenters = {size: AmodalSegmenter.from_pretrained("plug-small", mode="image", image_size=size) for size in sizes}
     times = interleave({str(s): lambda m=model: m(image, BOXES) for s, model in segmenters.items()}, rounds)
     rows += [row("image size", int(size), t["seconds"], len(BOXES) / t["seconds"]) for size, t in times.items()]
     finish("scaling", options, rows, {"x": "number", "y": "objects_per_second", "series": "what"})
@@ -57,7 +57,7 @@ def segment(rounds: int) -> None:
     """Load the model once per process, and segment."""
     torch.set_num_threads(1)
     if not _loaded:
-        _loaded.append(AmodalSegmenter.from_pretrained("plug-tiny"))
+        _loaded.append(AmodalSegmenter.from_pretrained("plug-small"))
     for _ in range(rounds):
         _loaded[0](noise_image(), BOXES)
 

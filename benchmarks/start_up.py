@@ -15,7 +15,7 @@ PROGRAMS = {
     "import amodal": "import amodal",
     "amodal --help": "from amodal.cli.main import main; main(['--help'])",
     "import torch": "import torch",
-    "load plug-tiny": "import amodal; amodal.AmodalSegmenter.from_pretrained('plug-tiny')",
+    "load plug-small": "import amodal; amodal.AmodalSegmenter.from_pretrained('plug-small')",
 }
 
 

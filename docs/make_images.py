@@ -99,7 +99,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     scene = true_scene()
     assert scene.image is not None
-    segmenter = AmodalSegmenter.from_pretrained("plug-tiny", device="cpu")
+    segmenter = AmodalSegmenter.from_pretrained("plug-small", device="cpu")
     hidden = max(scene.objects, key=lambda obj: obj.occlusion_rate)
     predicted = segmenter(scene.image, [mask_to_box(hidden.visible_mask).tolist()])
     images = {

@@ -88,7 +88,7 @@ def main() -> None:
         print(f"{folder}, from {prompts}: {rates}")
     print(answer)
     print(f"Look at overlay.png in {', '.join(str(OUT / folder) for folder in folders)}")
-    print("The bundled models are small: expect rough outlines and mistakes (docs/models.md has their scores)")
+    print("The bundled models are small: expect rough outlines and mistakes (docs/models/ has their scores)")
 
 
 if __name__ == "__main__":

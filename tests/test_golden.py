@@ -47,8 +47,8 @@ def platform() -> dict[str, str]:
 
 
 def segmenter_masks(mode: str) -> list[dict[str, Any]]:
-    """Masks of `plug-tiny` for every object of three scenes, boxes given."""
-    segmenter = AmodalSegmenter.from_pretrained("plug-tiny", device="cpu", dtype="float32", mode=mode)
+    """Masks of `plug-small` for every object of three scenes, boxes given."""
+    segmenter = AmodalSegmenter.from_pretrained("plug-small", device="cpu", dtype="float32", mode=mode)
     found = []
     for seed in (40_001, 40_002, 40_003):
         scene = render_scene(seed)

@@ -98,6 +98,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for seed, (file, images) in enumerate(sides, 1):
             write_dataset(data / name, format_, file, images, seed)
     write_released_list(data / "kins")
+    write_cocoa_list(data / "cocoa")
     return tmp_path
 
 
@@ -144,6 +145,14 @@ def write_released_list(folder: Path) -> None:
     (folder / "aisformer.json").write_text(json.dumps(records))
 
 
+def write_cocoa_list(folder: Path) -> None:
+    """Write C2F-Seg's list for COCOA-cls, of annotations alone."""
+    content = json.loads((folder / "COCO_amodal_val2014_with_classes.json").read_text())
+    files = {image["id"]: image["file_name"] for image in content["images"]}
+    paths = [f"/data/coco/val2014/{files[annotation['image_id']]}" for annotation in content["annotations"]]
+    (folder / "c2f_seg_test_list.txt").write_text("".join(f"{i},{path}\n" for i, path in enumerate(paths)))
+
+
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a server that writes pairs, in the variables that the page names."""
@@ -160,7 +169,9 @@ def test_plug_page(workplace: Path) -> None:
     sizes, launchers = PLUG_SIZES | {"model.base": tiny_base(workplace)}, set[str]()
     for words in walk:
         run(words, sizes, launchers)
-    ours, other = (json.loads((workplace / name).read_text()) for name in ("report.json", "aisformer.json"))
+    ours, other = (
+        json.loads((workplace / name).read_text()) for name in ("runs/plug-kins-vit-h/report.json", "aisformer.json")
+    )
     assert ours["protocol"] == other["protocol"] == "c2f" and ours["metrics"]["num_objects"] > 0
     assert ours["options"]["objects_sha256"] == other["options"]["objects_sha256"]
     assert ours["options"]["box_source"] == "predicted" and other["metrics"]["mIoU_full"] == pytest.approx(1)

@@ -23,7 +23,7 @@ SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 
 @contextmanager
 def serving(
-    assistant: Any = None, segmenter: AmodalSegmenter | None = None, port: int = 0, model: str = "plug-tiny"
+    assistant: Any = None, segmenter: AmodalSegmenter | None = None, port: int = 0, model: str = "plug-small"
 ) -> Iterator[str]:
     """Serve the page with a bundled segmenter, loaded here if it is None, and an assistant; yields its address."""
     segmenter = segmenter or AmodalSegmenter.from_pretrained(model, device="cpu")

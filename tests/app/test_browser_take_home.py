@@ -159,7 +159,7 @@ def test_the_session_survives_a_reload(page: Any, tmp_path: Path) -> None:
 
 
 def test_the_session_survives_a_restart_of_the_server(browser: Any) -> None:
-    segmenter = AmodalSegmenter.from_pretrained("plug-tiny", device="cpu")
+    segmenter = AmodalSegmenter.from_pretrained("plug-small", device="cpu")
     with web.serving(Assistant(), segmenter) as address:
         context = browser.new_context()
         page = context.new_page()
@@ -180,7 +180,7 @@ def test_the_session_survives_a_restart_of_the_server(browser: Any) -> None:
 
 
 def test_the_session_of_an_image_that_only_the_server_decodes_survives_a_restart(browser: Any, tmp_path: Path) -> None:
-    segmenter = AmodalSegmenter.from_pretrained("plug-tiny", device="cpu")
+    segmenter = AmodalSegmenter.from_pretrained("plug-small", device="cpu")
     Image.open(EXAMPLES / "coffee.jpg").save(tmp_path / "coffee.tiff")
     with web.serving(segmenter=segmenter) as address:
         context = browser.new_context()

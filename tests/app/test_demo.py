@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
+import cv2
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -52,7 +53,7 @@ class Assistant:
 
 @pytest.fixture(scope="module")
 def models() -> DemoModels:
-    segmenter = AmodalSegmenter.from_pretrained("plug-tiny", device="cpu")
+    segmenter = AmodalSegmenter.from_pretrained("plug-small", device="cpu")
     return DemoModels(segmenter, ObjectFinder.from_pretrained(segmenter.base_name), Assistant())
 
 
@@ -238,7 +239,12 @@ def test_a_scene_is_completed_as_the_library_does(client: TestClient, models: De
     assert completed == json.loads(json.dumps(scene.to_json() | {"front_to_back": scene.front_to_back()}))
 
 
-def test_uncertainty_maps_come_with_the_objects(client: TestClient, models: DemoModels) -> None:
+@pytest.mark.parametrize("side", [128, 192])
+def test_uncertainty_maps_come_with_the_objects(
+    client: TestClient, models: DemoModels, monkeypatch: pytest.MonkeyPatch, side: int
+) -> None:
+    """At the size of the model's input, or smaller."""
+    monkeypatch.setattr(images, "MAP_SIDE", side)
     content = png()
     key = post_image(client, "/api/images", content).json()["key"]
     (found,) = client.post(f"/api/images/{key}/segment", json={"boxes": [[5, 5, 30, 30]]}).json()["objects"]
@@ -246,7 +252,9 @@ def test_uncertainty_maps_come_with_the_objects(client: TestClient, models: Demo
     values, window = models.segmenter(pixels, [[5, 5, 30, 30]])[0].uncertainty_crop or (None, None)
     given = np.frombuffer(base64.b64decode(found["uncertainty"]["values"]), np.uint8)
     assert values is not None and found["uncertainty"]["window"] == list(window or ())
-    np.testing.assert_allclose(given.reshape(found["uncertainty"]["size"]) / 255 * np.log(2), values, atol=0.002)
+    assert values.shape == (192, 192) and found["uncertainty"]["size"] == [side, side]
+    expected = cv2.resize(values, (side, side), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(given.reshape(side, side) / 255 * np.log(2), expected, atol=0.002)
 
 
 def test_all_objects_are_found_except_the_known_ones(client: TestClient) -> None:

@@ -118,7 +118,8 @@ def test_the_plan_counts_only_objects_that_are_scored(tmp_path: Path) -> None:
     image = replace(image, objects=[replace(image.objects[0], amodal_rle=None), *image.objects[1:]])
     crowded = replace(crowded, objects=[*crowded.objects[:1], replace(crowded.objects[1], iscrowd=True)])
     few = replace(dataset, images=(image, crowded, *rest))
-    segmenter, settings = AmodalSegmenter.from_pretrained("plug-tiny"), EvaluationSettings(baselines=(), progress=False)
+    segmenter = AmodalSegmenter.from_pretrained("plug-small")
+    settings = EvaluationSettings(baselines=(), progress=False)
     plan = plan_evaluation(segmenter, few, settings)
     assert plan["objects"] == evaluate_model(segmenter, few, settings).metrics["num_objects"] == 4
 
@@ -128,7 +129,7 @@ def test_the_plan_grows_with_the_objects(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("amodal.evaluation.plan.MEASURED_SECONDS", 0.1)
     _, dataset = toy(tmp_path, 2)
     dataset = replace(dataset, images=tuple(dataset.images) * (65_864 // 4))
-    segmenter, settings = AmodalSegmenter.from_pretrained("plug-tiny"), EvaluationSettings(progress=False)
+    segmenter, settings = AmodalSegmenter.from_pretrained("plug-small"), EvaluationSettings(progress=False)
     one, eight = (plan_evaluation(segmenter, dataset, settings, processes=n) for n in (1, 8))
     for plan in (one, eight):
         hours = 65_864 * plan["seconds_per_object"] / plan["processes"] / 3600
@@ -310,7 +311,7 @@ def test_invalid_input_is_reported_in_one_line_and_writes_nothing(
         ([*start, "--predictions", str(tmp_path / "none.json")], "predictions: expected a file"),
         ([*start, "--predictions", str(huge)], "record 0: segmentation: expected at most"),
         ([*start, "--predictions", str(nan)], "record 0: segmentation: expected finite coordinates"),
-        ([*start, "--predictions", good, "--model", "plug-tiny"], "expected --model or --predictions, got both"),
+        ([*start, "--predictions", good, "--model", "plug-small"], "expected --model or --predictions, got both"),
         (
             [*start, "--predictions", good, "--protocol", "mean"],
             "protocol: expected one of strict, c2f, cumulative, got 'mean'",

@@ -42,7 +42,11 @@ def test_a_base_is_counted_with_the_adapters_that_plug_would_add(
 
 @pytest.mark.parametrize(
     ("name", "family", "total"),
-    [("sam-tiny", "SAM", 2_865_472), ("facebook/sam2.1-hiera-tiny", "SAM 2", 31_440_721), ("vit-b", "SAM", 93_735_728)],
+    [
+        ("sam-small", "convolutional promptable segmenter", 3_912_450),
+        ("facebook/sam2.1-hiera-tiny", "SAM 2", 31_440_721),
+        ("vit-b", "SAM", 93_735_728),
+    ],
 )
 def test_bundled_and_published_bases(name: str, family: str, total: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", name, "--json"]) == 0

@@ -38,11 +38,13 @@ class TestPlugSmall:
         [
             ("frozen", {"model.train_base"}),
             ("noprompts", {"model.mask_prompts", "data.mask_prompt_share"}),
+            ("nooccluded", {"model.occluded_dice_weight"}),
             ("noscenes", {"data.train"}),
             ("nopaste", {"data.train"}),
             ("nomodal", {"data.train"}),
             ("nopeople", {"data.train"}),
             ("px256", {"model.image_size"}),
+            ("px320", {"model.image_size"}),
         ],
     )
     def test_a_row_differs_from_the_first_in_its_setting_alone(self, name: str, settings: set[str]) -> None:
@@ -51,11 +53,14 @@ class TestPlugSmall:
 
     def test_rows_without_a_source_still_have_the_others(self) -> None:
         rows = {row.name: plug.recipe_of(row, self.OPTIONS) for row in plug.ROWS if row.trunk is None}
-        empty = {name: [i for i, s in enumerate(recipe.data.train) if s.weight == 0] for name, recipe in rows.items()}
-        assert {k: v for k, v in empty.items() if v} == {"noscenes": [1], "nopaste": [0], "nomodal": [2, 3]}
-        assert "scenes" in rows["noscenes"].data.train[1].annotations
-        assert "paste" in rows["nopaste"].data.train[0].annotations
-        assert "paste-nopeople" in rows["nopeople"].data.train[0].annotations
+        first = rows["reference"].data.train
+        for name, start in (("noscenes", "data/scenes-"), ("nopaste", "data/paste-"), ("nomodal", "data/photos/")):
+            weights = [source.weight for source in rows[name].data.train]
+            assert weights == [0 if source.annotations.startswith(start) else source.weight for source in first]
+            assert 0 in weights and any(weights)
+        used = {source.annotations for source in rows["nopeople"].data.train if source.weight > 0}
+        assert {s.annotations for s in first} - used == {f"data/paste-train{n}/annotations.json" for n in ("", "2")}
+        assert used - {s.annotations for s in first} == {"data/paste-nopeople/annotations.json"}
 
     def test_the_report_says_what_is_missing(self, tmp_path: Path) -> None:
         report = {
@@ -66,7 +71,7 @@ class TestPlugSmall:
         plug.write_report([result], Namespace(**vars(self.OPTIONS), out=tmp_path))
         page = (tmp_path / "plug_small_ablation.md").read_text()
         cell = "0.800 (0.790-0.810), 0.400, 0.700; false 25 %"
-        assert "**Unfinished: 1 of 10 rows.**" in page and f"| no mask prompts | {cell} | {cell} |  |  |" in page
+        assert "**Unfinished: 1 of 12 rows.**" in page and f"| no mask prompts | {cell} | {cell} |  |  |" in page
         results = json.loads((tmp_path / "plug_small_ablation.json").read_text())["results"]
         assert results == [
             {"row": "noprompts", "metrics": {"box": report["metrics"], "box, cleaned": report["metrics"]}}

@@ -55,7 +55,7 @@ class Assistant:
 
 @pytest.fixture(scope="module")
 def models() -> DemoModels:
-    segmenter = AmodalSegmenter.from_pretrained("plug-tiny", device="cpu")
+    segmenter = AmodalSegmenter.from_pretrained("plug-small", device="cpu")
     return DemoModels(segmenter, segmenter.finder, Assistant())
 
 

@@ -162,7 +162,7 @@ def test_a_run_that_failed_before_its_first_results_does_not_block_the_folder(
     dataset = read_dataset("canonical", synthesize("scenes", 1, 5, tmp_path / "scenes", progress=False))
     with pytest.raises(InputError, match="expected model_type 'plug', got 'aura'"):
         segment_dataset(dataset, tmp_path / "out", BatchPlan("aura-small"), progress=False)
-    assert results(segment_dataset(dataset, tmp_path / "out", BatchPlan("plug-tiny"), progress=False))
+    assert results(segment_dataset(dataset, tmp_path / "out", BatchPlan("plug-small"), progress=False))
 
 
 def coco_file(folder: Path) -> Path:

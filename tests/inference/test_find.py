@@ -12,9 +12,11 @@ from amodal.inference.find import Detector, GridSettings, ObjectFinder, check_po
 from amodal.inference.scene_object import SceneObject
 from amodal.inference.segmenter import AmodalSegmenter
 from amodal.models.bases.families import FAMILIES
+from amodal.models.bases.promptable import PromptableModel
 from amodal.models.bases.protocol import Prompts
 from amodal.models.detector import Detections, DetectorConfig
-from amodal.ops.boxes import box_iou
+from amodal.ops.boxes import box_iou, mask_to_box
+from amodal.synthetic.scenes import render_scene
 from tests.drawing import mask
 from tests.models.families import ROWS
 
@@ -73,7 +75,7 @@ def test_a_higher_confidence_finds_fewer_objects() -> None:
     assert len(finder(min_share=0.01).find(image, 0.95)[0]) == 0  # the quality is 0.9
     for wrong in (-0.1, 1.1, float("nan")):
         with pytest.raises(InputError, match=r"confidence: expected a number in \[0, 1\]"):
-            segment_everything(AmodalSegmenter.from_pretrained("plug-tiny"), finder(), image, confidence=wrong)
+            segment_everything(AmodalSegmenter.from_pretrained("plug-small"), finder(), image, confidence=wrong)
 
 
 class RightDetector:
@@ -101,7 +103,7 @@ def test_the_detector_of_a_base_replaces_the_grid() -> None:
     assert boxes.tolist() == [[0, 10, 40, 40], [40, 0, 80, 10]]  # per axis to the pixels of the image
     assert labels == ["square", None]
     assert len(found.find(image, 0.5)[0]) == 1
-    segmenter = AmodalSegmenter.from_pretrained("plug-tiny")
+    segmenter = AmodalSegmenter.from_pretrained("plug-small")
     scene = segment_everything(segmenter, found, squares()[0], confidence=0.5)
     assert [obj.label for obj in scene] == ["square"]
 
@@ -138,13 +140,24 @@ def test_an_image_of_one_pixel_is_searched() -> None:
     assert finder().all_boxes(np.full((1, 1, 3), 255, np.uint8)).shape[1] == 4
 
 
-def test_the_bundled_models_find_and_segment() -> None:
+def test_the_bundled_models_find_with_a_grid_and_segment() -> None:
+    """As for a base without a detector."""
     image, boxes = squares()
-    segmenter = AmodalSegmenter.from_pretrained("plug-tiny")
-    scene = segment_everything(segmenter, ObjectFinder.from_pretrained(segmenter.base_name), image)
+    segmenter = AmodalSegmenter.from_pretrained("plug-small")
+    grid = ObjectFinder(PromptableModel.from_pretrained(segmenter.base_name), settings=GridSettings(points_per_side=4))
+    scene = segment_everything(segmenter, grid, image)
     assert scene.size == (128, 128) and len(scene.objects) <= GridSettings().max_objects
     best = np.array([obj.visible_box_xyxy for obj in scene.objects[:2]])
     assert (box_iou(best, np.array(boxes)).max(axis=0) > 0.8).all()
+
+
+def test_the_bundled_models_find_with_a_detector_and_segment() -> None:
+    drawn = render_scene(27)
+    segmenter = AmodalSegmenter.from_pretrained("plug-small")
+    scene = segment_everything(segmenter, ObjectFinder.from_pretrained(segmenter.base_name), drawn.image)
+    found = np.array([obj.visible_box_xyxy for obj in scene.objects])
+    true = np.array([mask_to_box(shape.visible_mask) for shape in drawn.objects])
+    assert len(found) < 10 and box_iou(found, true).max() > 0.7
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -193,7 +206,7 @@ def test_a_detector_gives_boxes_and_labels(tmp_path: Path) -> None:
     boxes, labels = detector(squares()[0])
     assert boxes.shape == (len(labels), 4) and len(labels) > 0
     assert (boxes[:, 2:] > boxes[:, :2]).all() and boxes.min() >= 0 and boxes.max() <= 128
-    scene = segment_everything(AmodalSegmenter.from_pretrained("plug-tiny"), detector, squares()[0])
+    scene = segment_everything(AmodalSegmenter.from_pretrained("plug-small"), detector, squares()[0])
     assert all(obj.phrase in labels for obj in scene.objects)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from amodal import AmodalSegmenter
 from amodal.errors import InputError
@@ -14,11 +15,12 @@ from amodal.ops.boxes import mask_to_box
 from amodal.ops.rle import encode_mask
 from amodal.synthetic.scenes import SyntheticImage, render_scene
 from tests.inference.test_prompts import Detections, ultralytics_results
+from tests.models.conftest import random_plug
 
 
 @pytest.fixture(scope="module")
 def segmenter() -> AmodalSegmenter:
-    return AmodalSegmenter.from_pretrained("plug-tiny", device="cpu", dtype="float32")
+    return AmodalSegmenter.from_pretrained("plug-small", device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def visible_masks(drawn: SyntheticImage) -> np.ndarray:
 @pytest.mark.parametrize("clean", [True, False])
 @pytest.mark.parametrize("union_visible", [True, False])
 def test_given_masks_are_kept_bit_for_bit(drawn: SyntheticImage, mode: str, clean: bool, union_visible: bool) -> None:
-    segmenter = AmodalSegmenter.from_pretrained("plug-tiny", device="cpu", dtype="float32", mode=mode)
+    segmenter = AmodalSegmenter.from_pretrained("plug-small", device="cpu", dtype="float32", mode=mode)
     masks = visible_masks(drawn)
     scene = segmenter(drawn.image, masks=masks, clean=clean, union_visible=union_visible)
     assert len(scene) == len(masks)
@@ -44,7 +46,7 @@ def test_given_masks_are_kept_bit_for_bit(drawn: SyntheticImage, mode: str, clea
 
 
 def test_image_mode_prepares_and_encodes_the_image_once(drawn: SyntheticImage, monkeypatch: pytest.MonkeyPatch) -> None:
-    segmenter = AmodalSegmenter.from_pretrained("plug-tiny", device="cpu", dtype="float32", mode="image")
+    segmenter = AmodalSegmenter.from_pretrained("plug-small", device="cpu", dtype="float32", mode="image")
     calls: list[str] = []
     for owner, name in ((segmenter.processor, "whole"), (segmenter.model, "encode")):
         method = getattr(owner, name)
@@ -54,9 +56,8 @@ def test_image_mode_prepares_and_encodes_the_image_once(drawn: SyntheticImage, m
     assert calls == ["whole", "encode"] and len(several) == len(masks) > 2
 
 
-def test_a_model_without_mask_prompts_gets_the_box_of_the_mask(
-    segmenter: AmodalSegmenter, drawn: SyntheticImage
-) -> None:
+def test_a_model_without_mask_prompts_gets_the_box_of_the_mask(drawn: SyntheticImage) -> None:
+    segmenter = AmodalSegmenter(random_plug(), torch.device("cpu"), torch.float32)
     masks = visible_masks(drawn)
     assert not segmenter.uses_masks
     by_mask = segmenter(drawn.image, masks=masks, clean=False)

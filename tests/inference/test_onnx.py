@@ -17,24 +17,14 @@ from amodal.inference.onnx import DECODER, ENCODER, OnnxPlug, export_onnx, is_ex
 from amodal.models.bases.protocol import ImageFeatures, LoadedBase
 from amodal.models.increments import Origin
 from amodal.models.plug import PlugConfig, PlugModel
-from tests.models.conftest import small_sam_config
+from tests.models.conftest import random_plug
 from tests.models.families import ROWS
-
-
-def small_model(**settings: object) -> PlugModel:
-    config = PlugConfig(image_size=64, lora_rank=2, refine_channels=8, num_points=16, **settings)
-    torch.manual_seed(3)
-    model = PlugModel.from_base(small_sam_config(), config)  # windows of 3 on a grid of 8, so that windows are padded
-    for name, parameter in model.named_parameters():
-        if parameter.dim() > 1 and "shared" not in name:
-            torch.nn.init.normal_(parameter, std=0.2)
-    return model.eval()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"visible_branch": False, "refine": False, "parallel_lora": False}])
 def test_export_and_segment(settings: dict[str, object], tmp_path: Path) -> None:
-    model = small_model(**settings, mask_prompts=True)
+    model = random_plug(**settings, mask_prompts=True)  # windows of 3 on a grid of 8, so that windows are padded
     done = export_onnx(model, tmp_path / "onnx")
     assert OnnxPlug(done.folder).config.mask_prompts is False  # so that the segmenter prompts by boxes
     assert sorted(p.name for p in done.folder.iterdir()) == ["config.json", DECODER, ENCODER]
@@ -67,7 +57,7 @@ def test_a_model_on_a_base_of_every_family_is_exported(name: str, tmp_path: Path
 
 @pytest.mark.slow
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small_model().save_pretrained(tmp_path / "plug", merged=True)
+    random_plug().save_pretrained(tmp_path / "plug", merged=True)
     assert main(["export", "onnx", str(tmp_path / "plug"), "--out", str(tmp_path / "onnx"), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert printed["folder"] == str(tmp_path / "onnx") and printed["decoder_difference"] < 1e-3
@@ -88,7 +78,7 @@ def test_an_export_with_different_outputs_is_refused_and_not_written(
         def predict(self, *inputs: torch.Tensor) -> object:
             return model.predict(*inputs)
 
-    model = small_model()
+    model = random_plug()
     monkeypatch.setattr(module, "_write", lambda model, folder: None)
     monkeypatch.setattr(module, "OnnxPlug", Wrong)
     with pytest.raises(
@@ -124,7 +114,7 @@ def test_damaged_and_missing_files_are_refused(tmp_path: Path) -> None:
         OnnxPlug(tmp_path, checked=False)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="out: expected a folder, got the file"):
-        export_onnx(small_model(), tmp_path / "file")
+        export_onnx(random_plug(), tmp_path / "file")
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -133,4 +123,4 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
     monkeypatch.setattr(module, "import_module", missing)
     with pytest.raises(InputError, match=r"expected onnx to be installed \(pip install 'amodal\[onnx\]'\), got none"):
-        export_onnx(small_model(), tmp_path / "onnx")
+        export_onnx(random_plug(), tmp_path / "onnx")

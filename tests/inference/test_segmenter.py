@@ -22,7 +22,7 @@ from amodal.inference.segmenter import AmodalSegmenter
 from amodal.models.increments import bundled_models
 from amodal.models.plug import PlugConfig, PlugModel, PlugOutput
 from amodal.nn.packing import Int8Linear, can_use_int8
-from tests.models.conftest import small_sam_config
+from tests.models.conftest import random_plug
 
 SIDE = 64
 
@@ -63,13 +63,7 @@ def box_segmenter(**settings: Any) -> AmodalSegmenter:
 
 @pytest.fixture(scope="module")
 def plug() -> PlugModel:
-    torch.manual_seed(3)
-    config = PlugConfig(image_size=SIDE, lora_rank=2, refine_channels=8, num_points=16)
-    model = PlugModel.from_base(small_sam_config(SIDE), config)
-    for name, parameter in model.named_parameters():
-        if parameter.dim() > 1 and "shared" not in name:
-            torch.nn.init.normal_(parameter, std=0.2)
-    return model
+    return random_plug(SIDE)
 
 
 def noise(*size: int) -> npt.NDArray[np.uint8]:
@@ -282,9 +276,9 @@ def test_unknown_model_lists_the_bundled_ones() -> None:
 
 def test_unknown_device_and_dtype() -> None:
     with pytest.raises(InputError, match="device: expected auto, cpu, cuda, ... of this machine, got 'abacus'"):
-        AmodalSegmenter.from_pretrained("plug-tiny", device="abacus")
+        AmodalSegmenter.from_pretrained("plug-small", device="abacus")
     with pytest.raises(InputError, match="dtype: expected one of auto, float32, bfloat16, int8, got 'float3'"):
-        AmodalSegmenter.from_pretrained("plug-tiny", device="cpu", dtype="float3")
+        AmodalSegmenter.from_pretrained("plug-small", device="cpu", dtype="float3")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")

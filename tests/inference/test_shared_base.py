@@ -80,12 +80,10 @@ def test_models_that_cannot_share_a_base_are_refused(tmp_path: Path) -> None:
 
 def test_another_base_is_refused(tmp_path: Path) -> None:
     from amodal.models.bases.sam import new_sam
-    from amodal.training.build import sam_config
-    from amodal.training.recipe import SamModelRecipe
-    from tests.training.tiny import SAM
+    from tests.models.conftest import small_sam_config
 
     segmenter = AmodalSegmenter.from_pretrained(increment(tmp_path, "a", 1, tiny_base(tmp_path)), device="cpu")
-    new_sam(sam_config(SamModelRecipe(**SAM)), seed=5).save_pretrained(tmp_path / "another")
+    new_sam(small_sam_config(32), seed=5).save_pretrained(tmp_path / "another")
     with pytest.raises(InputError, match="expected base .* of the model that is in memory, got"):
         segmenter.add("b", increment(tmp_path, "b", 2, tmp_path / "another"))
     merged = PlugModel.from_pretrained(tmp_path / "a")

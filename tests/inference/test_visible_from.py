@@ -90,7 +90,7 @@ def masks_of_transformers(
 def test_visible_masks_are_those_of_the_named_model_alone(name: str, tmp_path: Path) -> None:
     image = noise()
     segmenter = AmodalSegmenter.from_pretrained(
-        "plug-tiny", visible_from=folder_of(name, tmp_path), device="cpu", dtype="float32"
+        "plug-small", visible_from=folder_of(name, tmp_path), device="cpu", dtype="float32"
     )
     for boxes, points, labels in ((BOXES, None, None), (None, POINTS, LABELS), (BOXES, POINTS, LABELS)):
         scene = segmenter(image, boxes, points_xy=points, point_labels=labels, batch_size=2)
@@ -128,13 +128,13 @@ def test_prompts_of_several_kinds_keep_their_order() -> None:
 def test_given_masks_stay_and_the_others_are_made(tmp_path: Path) -> None:
     image, given = noise(), np.zeros((40, 60), bool)
     given[5:20, 10:30] = True
-    segmenter = AmodalSegmenter.from_pretrained("plug-tiny", visible_from=folder_of("sam", tmp_path), dtype="float32")
+    segmenter = AmodalSegmenter.from_pretrained("plug-small", visible_from=folder_of("sam", tmp_path), dtype="float32")
     scene = segmenter(image, [None, BOXES[0]], masks=[given, None])
     np.testing.assert_array_equal(scene[0].visible_mask, given)
     np.testing.assert_array_equal(scene[1].visible_mask, masks_of_transformers("sam", image, BOXES[:1], None, None)[0])
     assert scene[1].visible_box_xyxy == tuple(BOXES[0])
     assert Scene.load(scene.save(tmp_path / "scene")).visible_from == str(tmp_path / "sam")
-    alone = AmodalSegmenter.from_pretrained("plug-tiny")(image, BOXES[0])
+    alone = AmodalSegmenter.from_pretrained("plug-small")(image, BOXES[0])
     assert alone.visible_from is None and "visible_from" not in alone.to_json()
 
 
@@ -172,14 +172,14 @@ def test_an_object_without_a_visible_pixel_keeps_its_place(
 
 def test_a_checkpoint_file_of_the_original_code(meta_sam: Any, tmp_path: Path) -> None:
     image, file = noise(), save_meta(meta_sam, tmp_path / "sam.pth")
-    scene = AmodalSegmenter.from_pretrained("plug-tiny", visible_from=file, dtype="float32")(image, BOXES)
+    scene = AmodalSegmenter.from_pretrained("plug-small", visible_from=file, dtype="float32")(image, BOXES)
     source = VisibleMaskSource.from_pretrained(file)
     for obj, mask in zip(scene, source.masks(image, collect_prompts((40, 60), boxes_xyxy=BOXES)), strict=True):
         np.testing.assert_array_equal(obj.visible_mask, mask)
 
 
 def test_everything_is_found_with_the_named_model(tmp_path: Path) -> None:
-    segmenter = AmodalSegmenter.from_pretrained("plug-tiny", visible_from=folder_of("sam2", tmp_path))
+    segmenter = AmodalSegmenter.from_pretrained("plug-small", visible_from=folder_of("sam2", tmp_path))
     assert segmenter.visible_from is not None and segmenter.finder.model is segmenter.visible_from.model
     segmenter.finder.all_boxes = lambda image, confidence=None: np.array(BOXES)  # type: ignore[method-assign]
     scene = segment_everything(segmenter, segmenter.finder, noise())
@@ -188,7 +188,7 @@ def test_everything_is_found_with_the_named_model(tmp_path: Path) -> None:
 
 def test_the_interface_of_sam_s_predictor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("amodal.inference.devices.has_bfloat16", lambda: False)  # compared in float32
-    predictor = SamStylePredictor.from_pretrained("plug-tiny", visible_from=folder_of("sam2", tmp_path))
+    predictor = SamStylePredictor.from_pretrained("plug-small", visible_from=folder_of("sam2", tmp_path))
     predictor.set_image(noise())
     (visible, _amodal), _scores, _rate = predictor.predict(box=np.array(BOXES[0]))
     np.testing.assert_array_equal(visible, masks_of_transformers("sam2", noise(), BOXES[:1], None, None)[0])
@@ -196,7 +196,7 @@ def test_the_interface_of_sam_s_predictor(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_an_amodal_model_is_no_source_of_visible_masks() -> None:
     with pytest.raises(InputError, match="base: expected a model_type of sam, .*, got 'plug'"):
-        AmodalSegmenter.from_pretrained("plug-tiny", visible_from="plug-tiny")
+        AmodalSegmenter.from_pretrained("plug-small", visible_from="plug-small")
 
 
 # The command line
@@ -241,7 +241,7 @@ def test_a_base_as_the_model_gets_a_line_about_visible_from(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kinds = {"sam_hq": "SAM-HQ", "sam2": "SAM 2", "edgetam": "EdgeTAM", "sam3_tracker": "SAM 3 tracker"}
-    kinds["conv_prompt"] = "convolutional promptable segmenter"
+    kinds["conv_prompt"] = kinds["bundled"] = "convolutional promptable segmenter"
     got = {"published": "SAM 2", "file": "checkpoint file"}.get(name, kinds.get(name, "SAM"))
     if name == "file":
         model = str(tmp_path / "sam.pth")
@@ -249,7 +249,7 @@ def test_a_base_as_the_model_gets_a_line_about_visible_from(
     elif name in ROWS:
         model = str(folder_of(name, tmp_path))
     else:
-        model = {"bundled": "sam-tiny", "published": "facebook/sam2.1-hiera-tiny"}[name]
+        model = {"bundled": "sam-small", "published": "facebook/sam2.1-hiera-tiny"}[name]
     image, out = saved_image(tmp_path / "a.png"), tmp_path / "out"
     capsys.readouterr()
     assert main(["segment", str(image), "--box", "3,4,30,30", "--model", model, "--out", str(out)]) == 2

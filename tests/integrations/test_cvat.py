@@ -142,7 +142,7 @@ def test_objects_below_the_threshold_are_left_out(
 @pytest.mark.slow
 def test_cvats_command_line_loads_the_function_and_it_finds_the_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     common = pytest.importorskip("cvat_cli._internal.common")
-    loader = common.FunctionLoader("amodal.integrations.cvat", None, {"model": "plug-tiny", "device": "cpu"})
+    loader = common.FunctionLoader("amodal.integrations.cvat", None, {"model": "plug-small", "device": "cpu"})
     drawn = render_scene(27, size=(160, 160))
     shapes = annotated(loader.load(), [drawn.image], monkeypatch)
     amodal = [decoded(shape, (160, 160)) for shape in shapes if shape.label_id == LABEL_IDS["amodal"]]
@@ -165,13 +165,13 @@ def interactor() -> AmodalInteraction:
     sdk = pytest.importorskip("cvat_sdk.auto_annotation")
     if not hasattr(sdk, "InteractionFunctionSpec"):
         pytest.skip("this SDK has no interaction functions")
-    function = create(model="plug-tiny", kind="interactor", device="cpu")
+    function = create(model="plug-small", kind="interactor", device="cpu")
     assert isinstance(function, AmodalInteraction) and isinstance(function.spec, sdk.InteractionFunctionSpec)
     return function
 
 
 def test_a_person_segments_one_object_in_the_editor(interactor: AmodalInteraction) -> None:
-    drawn = render_scene(27, size=(160, 160))
+    drawn = render_scene(28, size=(160, 160))
     largest = max(drawn.objects, key=lambda obj: int(obj.visible_mask.sum()))
     x0, y0, x1, y1 = (float(v) for v in mask_to_box(largest.visible_mask))
     rows, columns = np.nonzero(largest.visible_mask)

@@ -81,7 +81,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def segmenter() -> AmodalSegmenter:
-    return AmodalSegmenter.from_pretrained("plug-tiny", device="cpu", dtype="float32")
+    return AmodalSegmenter.from_pretrained("plug-small", device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ class Assistant:
 
 @pytest.fixture(scope="module")
 def segmenter() -> AmodalSegmenter:
-    return AmodalSegmenter.from_pretrained("plug-tiny", device="cpu", dtype="float32")
+    return AmodalSegmenter.from_pretrained("plug-small", device="cpu", dtype="float32")
 
 
 @pytest.fixture

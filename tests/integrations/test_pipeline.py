@@ -30,12 +30,12 @@ def image() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def segment() -> Any:
-    return pipeline(TASK, model=PlugModel.from_pretrained("plug-tiny"), device="cpu")
+    return pipeline(TASK, model=PlugModel.from_pretrained("plug-small"), device="cpu")
 
 
 @pytest.fixture(scope="module")
 def segmenter() -> AmodalSegmenter:
-    return AmodalSegmenter.from_pretrained("plug-tiny", device="cpu", dtype="float32")
+    return AmodalSegmenter.from_pretrained("plug-small", device="cpu", dtype="float32")
 
 
 def check_same(found: list[dict[str, Any]], scene: Any) -> None:

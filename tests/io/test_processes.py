@@ -19,7 +19,7 @@ import amodal
 from amodal.io.processes import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
-segmenter = amodal.AmodalSegmenter.from_pretrained("plug-tiny")
+segmenter = amodal.AmodalSegmenter.from_pretrained("plug-small")
 image, boxes = np.zeros((256, 256, 3), np.uint8), [[10 + i, 20, 90 + i, 120] for i in range(8)]
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -13,7 +13,7 @@ import torch
 from transformers import SamConfig, SamModel
 
 from amodal.models.bases.sam import new_sam
-from amodal.models.plug import PlugConfig
+from amodal.models.plug import PlugConfig, PlugModel
 
 
 def small_sam_config(image_size: int = 64) -> SamConfig:
@@ -40,13 +40,27 @@ def small_sam_config(image_size: int = 64) -> SamConfig:
     )
 
 
+def random_plug(image_size: int = 64, **settings: Any) -> PlugModel:
+    """PLUG on the small SAM, without mask prompts by default; all weights are random, as if both were trained."""
+    torch.manual_seed(3)
+    config = PlugConfig(image_size=image_size, lora_rank=2, refine_channels=8, num_points=16, **settings)
+    model = PlugModel.from_base(small_sam_config(image_size), config)
+    draw_matrices(model)
+    return model.eval()
+
+
+def draw_matrices(model: torch.nn.Module) -> None:
+    """Draw all matrices anew, far from zero, otherwise parity would prove little."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1 and "shared" not in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+
+
 @pytest.fixture
 def sam() -> SamModel:
     model = new_sam(small_sam_config(), seed=1)
     torch.manual_seed(1)
-    for name, parameter in model.named_parameters():
-        if parameter.dim() > 1 and "shared" not in name:  # far from zero, otherwise parity would prove little
-            torch.nn.init.normal_(parameter, std=0.2)
+    draw_matrices(model)
     return model.eval()
 
 

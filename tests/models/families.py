@@ -13,7 +13,7 @@ from transformers import EdgeTamConfig, PreTrainedConfig, PreTrainedModel, Sam2C
 from amodal.models.bases.conv_prompt import ConvPromptConfig
 from amodal.models.bases.families import FAMILIES
 from amodal.models.bases.protocol import BaseFamily
-from tests.models.conftest import small_sam_config
+from tests.models.conftest import draw_matrices, small_sam_config
 from tests.models.trunk import TinyTrunkConfig
 
 
@@ -138,9 +138,7 @@ class TinyBase:
         """A base whose weights are far from zero, otherwise parity would prove little."""
         model = self.family.new_model(self.config(64), seed)
         torch.manual_seed(seed)
-        for name, parameter in model.named_parameters():
-            if parameter.dim() > 1 and "shared" not in name:
-                torch.nn.init.normal_(parameter, std=0.2)
+        draw_matrices(model)
         return model.eval()
 
     def at_size(self, model: PreTrainedModel, image_size: int) -> PreTrainedModel:

@@ -84,7 +84,7 @@ def test_upload_to_a_named_repository(tmp_path: Path, uploads: list[tuple[str, s
 
 
 def test_processor_of_a_bundled_model_and_of_none(tmp_path: Path) -> None:
-    assert PlugProcessor.from_pretrained("plug-tiny").image_size == 128
+    assert PlugProcessor.from_pretrained("plug-small").image_size == 192
     with pytest.raises(InputError, match="expected a processor in preprocessor_config.json, got none"):
         PlugProcessor.from_pretrained(tmp_path)
 

@@ -57,7 +57,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 def test_an_uploaded_model_has_a_card_and_loads_again(
     merged: bool, weights: str, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = PlugModel.from_pretrained("plug-tiny")
+    model = PlugModel.from_pretrained("plug-small")
     address = model.push_to_hub(
         "me/model", merged=merged, private=True, token="secret", commit_message="First", license="apache-2.0"
     )
@@ -76,14 +76,14 @@ def test_a_card_that_the_repository_has_is_kept(hub: Hub) -> None:
     own = hub.folder / "me" / "model" / CARD
     own.parent.mkdir(parents=True)
     own.write_text("Written by hand.")
-    PlugModel.from_pretrained("plug-tiny").push_to_hub("me/model")
+    PlugModel.from_pretrained("plug-small").push_to_hub("me/model")
     assert own.read_text() == "Written by hand."
     assert CARD not in hub.calls[0]["files"] and INCREMENT in hub.calls[0]["files"]
 
 
 def test_unknown_keywords_of_an_upload_are_refused(hub: Hub) -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'max_shard_size'"):
-        PlugModel.from_pretrained("plug-tiny").push_to_hub("me/model", max_shard_size="5GB")
+        PlugModel.from_pretrained("plug-small").push_to_hub("me/model", max_shard_size="5GB")
     assert not hub.calls
 
 
@@ -94,15 +94,15 @@ def card_of(repo_id: str = "me/model", is_whole: bool = False, **changes: Any) -
 
 
 def test_the_card_states_what_the_model_is() -> None:
-    model = PlugModel.from_pretrained("plug-tiny")
+    model = PlugModel.from_pretrained("plug-small")
     trained = parameter_counts(model.config)["incremental"]
     assert trained == sum(p.numel() for name, p in model.named_parameters() if not model.is_base_tensor(name))
     card = str(model_card(model.config, "me/model", num_trained=trained, is_whole=False))
     for fact in (
-        "| base | `sam-tiny`, loaded from its own place |",
+        "| base | `sam-small`, loaded from its own place |",
         f"| trained parameters | {trained:,} |",
-        "crop of 2 times the visible box, 128 x 128 pixels",
-        "| threshold | 0.3 |",
+        "crop of 2 times the visible box, 192 x 192 pixels",
+        "| threshold | 0.5 |",
     ):
         assert fact in card
 
@@ -125,7 +125,7 @@ def test_the_card_states_what_the_model_is() -> None:
         ({"base": {"name_or_path": "facebook/sam-vit-huge"}}, "\nbase_model_relation: adapter\n", "local file"),
         ({"base": {"name_or_path": "/home/me/sam.pth"}}, "| base | `a local file`", "/home"),
         ({"base": {"name_or_path": "./weights/sam"}}, "| base | `a local file`", "weights/sam"),
-        ({"base": {"name_or_path": "sam-tiny"}}, "| base | `sam-tiny`", "base_model"),
+        ({"base": {"name_or_path": "sam-small"}}, "| base | `sam-small`", "base_model"),
         ({"base": {}}, "| base | `random weights`", "base_model"),
     ],
 )
@@ -137,7 +137,7 @@ def test_the_card_says_only_what_holds(changes: dict[str, Any], said: str, unsai
 
 def test_the_examples_of_a_card_run(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("amodal.inference.devices.has_bfloat16", lambda: False)  # for equal rates
-    PlugModel.from_pretrained("plug-tiny").push_to_hub("me/model")
+    PlugModel.from_pretrained("plug-small").push_to_hub("me/model")
     monkeypatch.chdir(hub.folder)  # where the name of the repository is a folder
     Image.fromarray(render_scene(3, size=(400, 400)).image).save("street.jpg")
     card = (hub.folder / "me" / "model" / CARD).read_text()

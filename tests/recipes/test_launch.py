@@ -14,12 +14,9 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 
 from amodal.models.aura import AuraModel
-from amodal.models.bases.sam import new_sam
 from amodal.models.plug import PlugConfig, PlugModel
 from amodal.training.checkpoint import name_sharded_layers
-from amodal.training.tasks.sam import SamTask
 from tests.models.aura import small_config, small_mllm
-from tests.models.conftest import small_sam_config
 from tests.models.families import ROWS
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "launch"
@@ -63,12 +60,6 @@ def test_fsdp2_shards_every_layer_of_both_networks_of_aura(name: str) -> None:
     llm = model.mllm.model
     layers = [*row.family.layers(model.vision_encoder), *llm.vision_tower.encoder.layers, *llm.language_model.layers]
     assert len(layers) > 6 and {id(layer) for layer in wrapped(model)} == {id(layer) for layer in layers}
-
-
-def test_fsdp2_shards_every_layer_of_a_sam_in_training() -> None:
-    model = SamTask.prepare(new_sam(small_sam_config()))
-    encoder: Any = model.vision_encoder
-    assert wrapped(model) == list(encoder.layers)
 
 
 def wrapped(model: Any) -> list[torch.nn.Module]:

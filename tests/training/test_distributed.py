@@ -13,6 +13,8 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
 from amodal.models.aura import AuraModel
+from amodal.training import loop
+from amodal.training.build import TrainingSetup, build
 from amodal.training.checkpoint import full_model
 from amodal.training.loop import train
 from amodal.training.recipe import Recipe
@@ -38,18 +40,30 @@ def values(folder: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if k not in ("time", "samples_per_s")} for line in lines]
 
 
-def as_one(recipe: Recipe, folder: Path) -> Path:
-    """Train in one process with half the batch size and twice the accumulation; returns the run folder."""
+def as_one(recipe: Recipe, folder: Path, strategy: dict[str, str] = DDP) -> Path:
+    """Train in one process with half the batch size and twice the accumulation; returns the run folder.
+
+    The weights get FSDP2's layout for a comparison with it, because convolutions sum in another order in another one.
+    """
     settings = recipe.training.model_copy(
         update={"batch_size": recipe.training.batch_size // 2, "accumulation": 2 * recipe.training.accumulation}
     )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the two processes, because two threads sum products in another order
     try:
-        train(recipe.model_copy(update={"output": str(folder / "run"), "training": settings}), progress=False)
+        with pytest.MonkeyPatch.context() as patch:
+            if strategy is FSDP2:
+                patch.setattr(loop, "build", contiguous)
+            train(recipe.model_copy(update={"output": str(folder / "run"), "training": settings}), progress=False)
     finally:
         torch.set_num_threads(threads)
     return folder / "run"
+
+
+def contiguous(recipe: Recipe) -> TrainingSetup:
+    setup = build(recipe)
+    setup.model.to(memory_format=torch.contiguous_format)
+    return setup
 
 
 def assert_same_run(a: Path, b: Path) -> None:
@@ -80,7 +94,7 @@ def assert_same_run(a: Path, b: Path) -> None:
 def test_two_processes_train_as_one(tmp_path: Path, task: str, strategy: dict[str, str], name: str) -> None:
     model = {"points_share": 0.5} if task == "sam" else {}
     recipe = tiny_recipe(tmp_path, task, model=model, learning_rate=1e-3, ema=0.9)
-    one = as_one(recipe, tmp_path / "one")
+    one = as_one(recipe, tmp_path / "one", strategy)
     file = written(recipe, tmp_path / "two")
     finish(start(file, 2, **strategy), file)
     assert_same_run(one, tmp_path / "two" / "run")
@@ -95,7 +109,7 @@ def test_two_processes_train_plug_on_every_family_as_one(tmp_path: Path, family:
     ROWS[family].model().save_pretrained(tmp_path / family)
     model = {"base": str(tmp_path / family), "image_size": 64, "point_loss": False}
     recipe = tiny_recipe(tmp_path, "plug", model=model, learning_rate=1e-3, ema=0.9)
-    one = as_one(recipe, tmp_path / "one")
+    one = as_one(recipe, tmp_path / "one", strategy)
     file = written(recipe, tmp_path / "two")
     finish(start(file, 2, **strategy), file)
     assert_same_run(one, tmp_path / "two" / "run")

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import SamModel
 
 from amodal.errors import InputError
+from amodal.models.bases.conv_prompt import ConvPromptModel
 from amodal.models.plug import PlugModel
 from amodal.training import loop
 from amodal.training.build import build, read_source, step_sampler
@@ -32,9 +32,9 @@ def log_of(output: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize(("task", "optimizer"), [("sam", "adamw"), ("sam", "muon"), ("plug", "adamw")])
-def test_a_resumed_run_gives_the_result_of_an_uninterrupted_one(tmp_path: Path, task: str, optimizer: str) -> None:
-    recipe = tiny_recipe(tmp_path, task, ema=0.9, optimizer=optimizer)
+@pytest.mark.parametrize("task", ["sam", "plug"])
+def test_a_resumed_run_gives_the_result_of_an_uninterrupted_one(tmp_path: Path, task: str) -> None:
+    recipe = tiny_recipe(tmp_path, task, ema=0.9)
     straight, resumed = moved(recipe, tmp_path / "straight"), moved(recipe, tmp_path / "resumed")
     run(straight)
     run(resumed, stop_after=3)
@@ -52,7 +52,7 @@ def test_a_resumed_run_gives_the_result_of_an_uninterrupted_one(tmp_path: Path, 
 
 def test_a_run_writes_its_recipe_versions_log_and_checkpoints(tmp_path: Path) -> None:
     model = run(tiny_recipe(tmp_path, workers=1))
-    assert isinstance(SamModel.from_pretrained(model), SamModel)
+    assert isinstance(ConvPromptModel.from_pretrained(model), ConvPromptModel)
     out = tmp_path / "run"
     expected = ["recipe.yaml", "versions.json", "log.jsonl", "curves.png", "pictures", "logs", "checkpoints", "model"]
     expected += ["best", "final"]
@@ -125,7 +125,7 @@ def test_the_saved_model_has_the_averaged_weights(tmp_path: Path) -> None:
     saved = load_file(folder / "model.safetensors")
     last = tmp_path / "run" / "checkpoints" / "step_0000002"
     average = torch.load(last / "average.pt")
-    name = "mask_decoder.upscale_conv1.weight"
+    name = "mask_decoder.lateral.0.weight"
     assert torch.equal(saved[name], average[name])
     assert not torch.equal(saved[name], load_file(last / "model.safetensors")[name])
 
@@ -134,7 +134,7 @@ def test_checkpoints_of_another_model_are_refused(tmp_path: Path) -> None:
     run(tiny_recipe(tmp_path, steps=2))
     (tmp_path / "run" / "recipe.yaml").unlink()
     with pytest.raises(InputError, match="output: expected checkpoints of this recipe's model"):
-        run(tiny_recipe(tmp_path, model={"hidden_size": 24}))
+        run(tiny_recipe(tmp_path, model={"output_channels": 24}))
     with pytest.raises(InputError, match=r"output: expected .* to contain average\.pt"):
         run(tiny_recipe(tmp_path, ema=0.9))
     with pytest.raises(InputError, match="output: expected a folder without checkpoints for a new run"):
@@ -197,16 +197,18 @@ def test_half_precision_scales_its_loss(tmp_path: Path) -> None:
     assert torch.load(tmp_path / "run" / "checkpoints" / "step_0000004" / "scaler.pt")["scale"] > 1
 
 
-@pytest.mark.parametrize("task", ["sam", "plug"])
-def test_gradient_checkpointing_changes_no_number(tmp_path: Path, task: str) -> None:
+def test_gradient_checkpointing_changes_no_number(tmp_path: Path) -> None:
     losses = []
     for checkpointing in (False, True):
-        recipe = moved(
-            tiny_recipe(tmp_path, task, gradient_checkpointing=checkpointing, steps=2), tmp_path / str(checkpointing)
-        )
-        run(recipe)
+        recipe = tiny_recipe(tmp_path, "plug", gradient_checkpointing=checkpointing, steps=2)
+        run(moved(recipe, tmp_path / str(checkpointing)))
         losses.append([x["loss"] for x in log_of(tmp_path / str(checkpointing)) if "loss" in x])
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+def test_gradient_checkpointing_of_a_convolutional_segmenter_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"training\.gradient_checkpointing: expected false for task 'sam', got true"):
+        build(tiny_recipe(tmp_path, gradient_checkpointing=True))
 
 
 def test_gradient_checkpointing_stores_less(tmp_path: Path) -> None:
@@ -304,12 +306,12 @@ def test_init_starts_from_given_weights(task: str, tmp_path: Path) -> None:
     first = run(tiny_recipe(tmp_path, task))
     recipe = tiny_recipe(tmp_path, task).model_copy(update={"init": str(first)})
     started = build(recipe).model.state_dict()
-    given = (PlugModel if task == "plug" else SamModel).from_pretrained(first).state_dict()
+    given = (PlugModel if task == "plug" else ConvPromptModel).from_pretrained(first).state_dict()
     assert started.keys() == given.keys() and all(torch.equal(started[k], given[k]) for k in given)
 
 
 def test_init_refuses_other_sizes(tmp_path: Path) -> None:
     first = run(tiny_recipe(tmp_path))
-    wider = tiny_recipe(tmp_path, model={"hidden_size": 32}).model_copy(update={"init": str(first)})
+    wider = tiny_recipe(tmp_path, model={"output_channels": 32}).model_copy(update={"init": str(first)})
     with pytest.raises(InputError, match="init: expected a model of the recipe's sizes"):
         build(wider)

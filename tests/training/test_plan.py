@@ -44,7 +44,7 @@ def test_the_count_equals_what_autograd_saves(tmp_path: Path) -> None:
     """Compared with a real step of the same model in float32."""
     config = PlugConfig(sam=base_config(tiny_base(tmp_path)), image_size=32, num_points=16, refine_channels=8)
     saved, layer_inputs, counts = saved_for_backward(PlugTask(config), "no")
-    assert layer_inputs == 2 * (1 + 2) * 4 * 4 * 16  # bfloat16; only the first of two layers gets one branch
+    assert layer_inputs == 2 * (1 + 2 + 2) * 4 * 4 * 24  # bfloat16; only the first of three layers gets one branch
     model = PlugModel(config).train()
     assert counts["parameters"] == sum(p.numel() for p in model.parameters())
     assert counts["trained"] == sum(p.numel() for p in model.parameters() if p.requires_grad)

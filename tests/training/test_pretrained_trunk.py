@@ -18,7 +18,7 @@ from tests.models.test_efficientnet_lite import published_state
 
 def recipe(**settings: Any) -> SamModelRecipe:
     """A small input; the trunk is the whole EfficientNet-Lite0."""
-    return SamModelRecipe(**({"trunk": "efficientnet-lite0", "image_size": 64, "output_channels": 16} | settings))
+    return SamModelRecipe(**({"image_size": 64, "output_channels": 16} | settings))
 
 
 def test_the_trunk_starts_from_the_file_and_its_first_blocks_stay(tmp_path: Path) -> None:

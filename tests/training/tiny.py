@@ -6,21 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from amodal.models.bases.sam import new_sam
-from amodal.training.build import sam_config
-from amodal.training.recipe import Recipe, SamModelRecipe, parse_recipe
+from amodal.training.recipe import Recipe, parse_recipe
 from tests.data.toy import write_toy
+from tests.models.conftest import small_sam_config
 
-SAM: dict[str, Any] = {
-    "image_size": 32,
-    "patch_size": 8,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "window_size": 2,
-    "global_attn_indexes": [1],
-    "output_channels": 16,
-    "decoder_heads": 2,
-}
+SAM: dict[str, Any] = {"image_size": 32, "output_channels": 16}
+"""Sizes of the model of task `sam`, whose trunk is a whole EfficientNet-Lite0 nevertheless."""
 TRAINING: dict[str, Any] = {
     "steps": 4,
     "batch_size": 4,
@@ -63,5 +54,5 @@ def tiny_recipe(
 def tiny_base(folder: Path) -> Path:
     """Write a small SAM with random weights."""
     if not (folder / "base").is_dir():
-        new_sam(sam_config(SamModelRecipe(**SAM))).save_pretrained(folder / "base")
+        new_sam(small_sam_config(32)).save_pretrained(folder / "base")
     return folder / "base"

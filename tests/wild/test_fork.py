@@ -18,7 +18,7 @@ from amodal import AmodalAssistant, AmodalSegmenter
 torch.set_num_threads(2)
 image = np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8)
 if sys.argv[1] == "segmenter":
-    segmenter = AmodalSegmenter.from_pretrained("plug-tiny")
+    segmenter = AmodalSegmenter.from_pretrained("plug-small")
     use = lambda: len(segmenter(image, [[20, 10, 90, 80]]).objects)
 else:
     assistant = AmodalAssistant.from_pretrained("aura-small")

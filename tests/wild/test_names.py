@@ -248,7 +248,7 @@ def test_a_name_that_is_too_long_fails_alone(tmp_path: Path, name: str, capsys: 
     content["annotations"].append(content["annotations"][1] | {"id": 3, "image_id": 6})
     path, out = write(tmp_path, content), tmp_path / "out"
     images = tmp_path / "images"
-    assert main(["segment", str(images), "--annotations", str(path), "--model", "plug-tiny", "--out", str(out)]) == 3
+    assert main(["segment", str(images), "--annotations", str(path), "--model", "plug-small", "--out", str(out)]) == 3
     assert f"expected an image of {path.name}" in capsys.readouterr().err
     assert len(Scene.load(out / "a")) == 2
     long = read_coco_file(path).images[1]

@@ -36,7 +36,7 @@ from tests.data.written import canonical, write
 from tests.fuzz.mutations import CORPUS
 from tests.inference.test_batch import without_ray  # noqa: F401  # a fixture
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "plug" / "tiny.yaml"
+RECIPE = Path(__file__).parents[2] / "recipes" / "plug" / "small.yaml"
 
 # --- resume means the same work ---
 
@@ -105,7 +105,7 @@ def test_a_model_of_the_same_name_with_other_weights_is_refused(
     from amodal.models.increments import bundled_models
 
     model, out = tmp_path / "model", tmp_path / "out"
-    shutil.copytree(bundled_models()["plug-tiny"], model)
+    shutil.copytree(bundled_models()["plug-small"], model)
     assert segment(photos, out, "--model", str(model)) == 0
     (model / "note.txt").write_text("retrained")
     assert segment(photos, out, "--model", str(model)) == 2

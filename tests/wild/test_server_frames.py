@@ -25,7 +25,7 @@ DISC = [1800, 60, 2140, 380]  # outside of the image if it were shrunk to 2048 p
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    segmenter = AmodalSegmenter.from_pretrained("plug-tiny", device="cpu")
+    segmenter = AmodalSegmenter.from_pretrained("plug-small", device="cpu")
     with TestClient(make_app(DemoModels(segmenter, segmenter.finder)), base_url="http://127.0.0.1") as client:
         yield client
 
@@ -57,7 +57,7 @@ def expected(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> Any:
     image = folder / "a.jpg"
     image.write_bytes(content)
     boxes = [part for box in (SQUARE, DISC) for part in ("--box", ",".join(map(str, box)))]
-    assert main(["segment", str(image), *boxes, "--model", "plug-tiny", "--out", str(folder / "out"), "--json"]) == 0
+    assert main(["segment", str(image), *boxes, "--model", "plug-small", "--out", str(folder / "out"), "--json"]) == 0
     return json.loads((folder / "out" / "scene.json").read_text())
 
 

@@ -118,7 +118,7 @@ def masks(
     sam: Annotated[
         str,
         typer.Option(metavar="BASE", help="SAM base.", rich_help_panel=BASELINES),
-    ] = "sam-tiny",
+    ] = "sam-small",
     out: OutOption = None,
     save_predictions: SavePredictionsOption = None,
     worst: Annotated[

@@ -73,7 +73,7 @@ def export_onnx_command(
 
     `amodal segment --model` reads the folder.
 
-    Example: amodal export onnx plug-tiny --out plug-tiny-onnx
+    Example: amodal export onnx plug-small --out plug-small-onnx
     """
     from rich.console import Console
 

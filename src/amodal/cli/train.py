@@ -31,7 +31,7 @@ def train(
 ) -> None:
     """Train a model by a recipe, or resume a run that was stopped, with the recipe that it began with.
 
-    Example: amodal train recipes/plug/tiny.yaml --set training.steps=100
+    Example: amodal train recipes/plug/small.yaml --set training.steps=100
     """
     from amodal.training.recipe import load_recipe
 

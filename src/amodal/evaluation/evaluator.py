@@ -85,7 +85,7 @@ class EvaluationSettings:
     objects: Path | None = None
     max_objects: int | None = None
     baselines: tuple[str, ...] = DEFAULT_BASELINES
-    sam: str = "sam-tiny"
+    sam: str = "sam-small"
     num_workers: int | None = None
     resampling: Resampling | None = field(default_factory=Resampling)
     num_worst: int = 0

@@ -116,7 +116,7 @@ class ObjectFinder:
         )
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = "sam-tiny", device: torch.device | None = None) -> ObjectFinder:
+    def from_pretrained(cls, name: str | Path = "sam-small", device: torch.device | None = None) -> ObjectFinder:
         """Load a modal base model, with its detector if it has one.
 
         Args:

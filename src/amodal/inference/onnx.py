@@ -35,7 +35,7 @@ MANIFEST = "manifest.json"
 """File of an export with the fingerprints of its other files, so that files of two exports are not mixed."""
 
 OUTPUTS = ("pred_masks", "coarse_amodal_logits", "visible_logits", "amodal_uncertainty", "iou_scores")
-TOLERANCE = 3e-4  # relative to the largest output; PyTorch in float32 differs by 1.1e-4 from float64 (plug-tiny)
+TOLERANCE = 3e-4  # relative to the largest output; of a small SAM, float32 in PyTorch differs by 1.1e-4 from float64
 
 
 class OnnxExport(NamedTuple):

@@ -185,8 +185,8 @@ class AmodalSegmenter:
 
     @property
     def base_name(self) -> str:
-        """Name of the modal base model for `load_base`; `sam-tiny` if the base has no name."""
-        return str(self.model.config.base.get("name_or_path") or "sam-tiny")
+        """Name of the modal base model for `load_base`; `sam-small` if the base has no name."""
+        return str(self.model.config.base.get("name_or_path") or "sam-small")
 
     def __call__(
         self,

@@ -8,14 +8,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import SamConfig
 
 from amodal.data.datasets import read_dataset
 from amodal.data.samples import AnnotatedDataset
 from amodal.data.splits import select_split
 from amodal.errors import InputError
 from amodal.models.bases.families import load_base
-from amodal.models.bases.sam import new_sam
 from amodal.models.detector import DetectorModel
 from amodal.models.plug import PlugModel
 from amodal.training.build_aura import build_aura
@@ -32,7 +30,6 @@ from amodal.training.recipe import (
     DetectorModelRecipe,
     PlugModelRecipe,
     Recipe,
-    SamModelRecipe,
     SourceRecipe,
 )
 from amodal.training.tasks.detector import DetectorTask
@@ -100,12 +97,13 @@ def build(recipe: Recipe, weights: Path | None = None) -> TrainingSetup:
             crops.image_mean, crops.image_std = plug.config.family.image_mean, plug.config.family.image_std
         plug_task = PlugTask.from_recipe(plug.config, recipe.training)
         return TrainingSetup(plug_task.prepare(plug), plug_task, train, validation, plug.config.mask_threshold)
+    if recipe.training.gradient_checkpointing:
+        raise InputError("training.gradient_checkpointing: expected false for task 'sam', got true")
     train, validation = _object_crops(recipe, settings.image_size, settings.crop_scale, "visible")
     torch.manual_seed(seed)
-    sam: Any = new_sam(sam_config(settings), seed) if settings.trunk == "vit" else new_segmenter(settings, seed)
+    sam = new_segmenter(settings, seed)
     if recipe.init is not None:
-        saved = load_base(recipe.init, only="sam" if settings.trunk == "vit" else "conv_prompt").model
-        load_init(sam, updated(saved, weights), recipe.init)
+        load_init(sam, updated(load_base(recipe.init, only="conv_prompt").model, weights), recipe.init)
     weights_of_losses = settings.dice_weight, settings.quality_weight
     sam_task = SamTask(settings.points_share, *weights_of_losses, both_share=settings.both_share)
     return TrainingSetup(sam_task.prepare(sam), sam_task, train, validation, 0.5)
@@ -126,36 +124,6 @@ def step_sampler(
         accumulation=settings.accumulation,
         process_index=process_index,
         num_processes=num_processes,
-    )
-
-
-def sam_config(settings: SamModelRecipe) -> SamConfig:
-    """transformers' configuration of a SAM with the recipe's sizes."""
-    channels = settings.output_channels
-    return SamConfig(
-        vision_config={
-            "hidden_size": settings.hidden_size,
-            "num_hidden_layers": settings.num_hidden_layers,
-            "num_attention_heads": settings.num_attention_heads,
-            "image_size": settings.image_size,
-            "patch_size": settings.patch_size,
-            "window_size": settings.window_size,
-            "global_attn_indexes": settings.global_attn_indexes,
-            "output_channels": channels,
-            "num_pos_feats": channels // 2,
-            "mlp_dim": 4 * settings.hidden_size,
-        },
-        prompt_encoder_config={
-            "hidden_size": channels,
-            "image_size": settings.image_size,
-            "patch_size": settings.patch_size,
-        },
-        mask_decoder_config={
-            "hidden_size": channels,
-            "mlp_dim": 4 * channels,
-            "num_attention_heads": settings.decoder_heads,
-            "iou_head_hidden_dim": channels,
-        },
     )
 
 

@@ -57,7 +57,7 @@ def check_device_and_settings(accelerator: Accelerator, settings: TrainingRecipe
     """Check that these processes can train with these settings; warn if bfloat16 is slow on this CPU.
 
     Raises:
-        InputError: precision, batch size, optimiser or moving average do not work here.
+        InputError: precision, batch size or moving average do not work here.
     """
     processes, batch_size, ema = accelerator.num_processes, settings.batch_size, settings.ema
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
@@ -68,8 +68,6 @@ def check_device_and_settings(accelerator: Accelerator, settings: TrainingRecipe
         warnings.warn(f"training.precision: {message}", stacklevel=2)
     if batch_size % processes:
         raise InputError(f"training.batch_size: expected a multiple of the {processes} processes, got {batch_size}")
-    if is_sharded(accelerator) and settings.optimizer == "muon":
-        raise InputError("training.optimizer: expected 'adamw' for weights sharded over processes, got 'muon'")
     if uses_deepspeed(accelerator):
         if ema > 0:
             raise InputError(f"training.ema: expected 0 with DeepSpeed, which owns the weights, got {ema}")

@@ -146,6 +146,9 @@ class _TrainingRun:
         self.start_time = time.monotonic()
         self.model_class = type(setup.model)  # FSDP2 changes the class of the object
         name_sharded_layers(setup.model)
+        if is_sharded(accelerator):
+            model: Any = setup.model
+            model.to(memory_format=torch.contiguous_format)  # FSDP2 refuses other layouts
         self.model, self.optimizer = accelerator.prepare(setup.model, new_optimizer(setup.model, self.settings))
         self.states: dict[str, Stateful] = {
             "optimizer": ShardedOptimizer(self.model, self.optimizer) if is_sharded(accelerator) else self.optimizer

@@ -96,26 +96,18 @@ def config_fields(init: Callable[..., Any], excluded: set[str]) -> dict[str, Any
 
 
 class SamModelRecipe(Strict):
-    """Sizes of a promptable segmenter that is trained on modal masks (names as in transformers).
+    """A promptable segmenter that is trained on modal masks: a `ConvPromptModel` on an EfficientNet-Lite0.
 
-    `trunk` selects the layout: `vit` is SAM's, whose trunk starts from random weights. `efficientnet-lite0` is
-    a `ConvPromptModel` on an EfficientNet-Lite0, which starts from the weights in `trunk_weights`: a PyTorch file, or
-    the name of an installed Python package that contains one. Its first `frozen_blocks` blocks stay as they are. Of
-    the batches a `points_share` is prompted by points, a `both_share` by points and boxes, and the others by boxes.
+    The trunk starts from the weights in `trunk_weights`: a PyTorch file, or the name of an installed Python package
+    that contains one; without it, from random weights. Its first `frozen_blocks` blocks stay as they are, and its
+    features are mixed in `output_channels` channels. Of the batches a `points_share` is prompted by points, a
+    `both_share` by points and boxes, and the others by boxes.
     """
 
-    trunk: Literal["vit", "efficientnet-lite0"] = "vit"
     trunk_weights: str | None = None
     frozen_blocks: Annotated[int, Field(ge=0)] = 0
-    image_size: Positive = 128
-    patch_size: Positive = 8
-    hidden_size: Positive = 160
-    num_hidden_layers: Positive = 6
-    num_attention_heads: Positive = 4
-    window_size: Positive = 8
-    global_attn_indexes: list[int] = [2, 5]
+    image_size: Positive = 192
     output_channels: Positive = 128
-    decoder_heads: Positive = 4
     points_share: Share = 0.2
     both_share: Share = 0.0
     dice_weight: float = 1.0
@@ -279,8 +271,7 @@ class AuraDataRecipe(Strict):
 class TrainingRecipe(Strict):
     """The optimisation. Defaults are PLUG's (section 4.2) where the paper states a value.
 
-    `batch_size` counts crops over all processes; one step uses `accumulation` batches. `optimizer` "muon" uses
-    Muon for linear layers and AdamW for all other parameters, at the same learning rate. `trunk_rate` is a factor on
+    `batch_size` counts crops over all processes; one step uses `accumulation` batches. `trunk_rate` is a factor on
     the learning rate of the layers of an EfficientNet-Lite that ImageNet has trained. `clip_grad_norm` 0
     disables clipping. `ema` is the decay of a moving average of the weights, which is then validated and saved
     instead of the weights themselves; 0 disables it. `select` says which weights become the run's `model`: those with
@@ -296,7 +287,6 @@ class TrainingRecipe(Strict):
     epochs: Positive | None = None
     batch_size: Positive = 8
     accumulation: Positive = 1
-    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     trunk_rate: Annotated[float, Field(gt=0)] = 1.0
     betas: tuple[Share, Share] = (0.9, 0.999)
@@ -382,7 +372,6 @@ def parse_recipe(content: dict[str, Any], name: str = "recipe") -> Recipe:
         except InputError as error:
             raise InputError(f"recipe {name}: model.{error}") from error
     _check_mask_prompts(recipe, name)
-    _check_trunk(recipe, name)
     return recipe
 
 
@@ -424,30 +413,13 @@ def _section(value: Any) -> dict[str, Any] | None:
 
 
 def _check_mask_prompts(recipe: Recipe, name: str) -> None:
-    """Raise `InputError` unless the data have mask prompts exactly if the model is trained with them."""
-    if not isinstance(recipe.data, DataRecipe):
+    """Raise `InputError` unless the data of PLUG have mask prompts exactly if the model is trained with them."""
+    if not isinstance(recipe.data, DataRecipe) or not isinstance(recipe.model, PlugModelRecipe):
         return
-    share = recipe.data.mask_prompt_share
-    if isinstance(recipe.model, PlugModelRecipe):
-        trained = recipe.model.config().mask_prompts
-        expected = "above 0 with model.mask_prompts true" if trained else "0 with model.mask_prompts false"
-    elif isinstance(recipe.model, SamModelRecipe) and recipe.model.trunk != "vit":
-        return
-    else:
-        trained, expected = False, f"0 for task {recipe.task!r} with model.trunk vit"
+    share, trained = recipe.data.mask_prompt_share, recipe.model.config().mask_prompts
+    expected = "above 0 with model.mask_prompts true" if trained else "0 with model.mask_prompts false"
     if trained != (share > 0):
         raise InputError(f"recipe {name}: data.mask_prompt_share: expected {expected}, got {share}")
-
-
-def _check_trunk(recipe: Recipe, name: str) -> None:
-    """Raise `InputError` if a trunk that starts from random weights has options of a pretrained one."""
-    if not isinstance(recipe.model, SamModelRecipe) or recipe.model.trunk != "vit":
-        return
-    for key in ("trunk_weights", "frozen_blocks"):
-        value = getattr(recipe.model, key)
-        if value:
-            expected = "0" if isinstance(value, int) else "none"
-            raise InputError(f"recipe {name}: model.{key}: expected {expected} with model.trunk vit, got {value!r}")
 
 
 def _with_tuples(value: Any) -> Any:

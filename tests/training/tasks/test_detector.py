@@ -18,7 +18,7 @@ from amodal.training.loop import train
 from amodal.training.recipe import Recipe, parse_recipe
 from amodal.training.tasks.detector import DetectorTask, assign, match, paired_ious
 from tests.data.toy import write_toy
-from tests.models.families import small_conv_prompt_config
+from tests.models.families import ROWS, small_conv_prompt_config
 from tests.training.tiny import TRAINING
 
 FINE = 8 * 8  # cells of stride 8 of a 64 x 64 input, before those of stride 16
@@ -176,5 +176,6 @@ def test_gradient_checkpointing_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_base_without_such_a_trunk_is_refused(tmp_path: Path) -> None:
+    ROWS["sam"].model().save_pretrained(tmp_path / "sam")
     with pytest.raises(InputError, match="expected a convolutional promptable segmenter"):
-        build(detector_recipe(tmp_path, {"base": "sam-tiny"}))
+        build(detector_recipe(tmp_path, {"base": str(tmp_path / "sam")}))

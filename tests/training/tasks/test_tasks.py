@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from amodal.models.plug import PlugModel
+from amodal.models.plug import PlugConfig, PlugModel
 from amodal.training.build import TrainingSetup, build
 from amodal.training.datasets.crops import collate
 from amodal.training.datasets.sampling import Batch
 from amodal.training.loop import train
 from amodal.training.plan import plan
+from amodal.training.tasks.plug import PlugTask
 from tests.training.tiny import tiny_recipe
 
 
@@ -27,18 +28,26 @@ def losses(setup: TrainingSetup, batch: Batch, seed: int = 0) -> Batch:
     return setup.task(setup.model, batch, torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("points_share", [0.0, 1.0])
-def test_sam_losses_reach_the_parameters_its_prompt_needs(tmp_path: Path, points_share: float) -> None:
-    setup, batch = built(tmp_path, "sam", points_share=points_share)
+@pytest.mark.parametrize(
+    ("model", "prompts"),
+    [
+        ({"points_share": 0.0}, {"input_boxes"}),
+        ({"points_share": 1.0}, {"input_points", "input_labels"}),
+        ({"points_share": 0.0, "both_share": 1.0}, {"input_boxes", "input_points", "input_labels"}),
+    ],
+)
+def test_every_part_that_sam_trains_has_a_gradient_in_every_batch(
+    tmp_path: Path, model: dict[str, object], prompts: set[str]
+) -> None:
+    """Whatever the prompts are: processes that sum their gradients wait for all of them."""
+    setup, batch = built(tmp_path, "sam", **model)
+    seen = set[str]()
+    setup.model.register_forward_pre_hook(lambda _module, _inputs, given: seen.update(given), with_kwargs=True)
     sum(losses(setup, batch).values()).backward()
-    points = setup.model.prompt_encoder.point_embed
-    assert all(p.weight.grad is not None for p in points)  # which FSDP2 needs in every batch
-    trained = [bool(p.weight.grad.any()) for p in points]
-    if points_share == 0:
-        assert trained == [False, False, True, True]  # the corners of a box
-    else:
-        assert trained[1]  # a positive point
-    assert setup.model.vision_encoder.pos_embed.grad.abs().sum() > 0
+    assert {name for name in seen if name.startswith("input_")} == prompts
+    trained = {name: p for name, p in setup.model.named_parameters() if p.requires_grad}
+    assert [name for name, p in trained.items() if p.grad is None] == []
+    assert setup.model.vision_encoder.backbone.blocks[5].project.weight.grad.any()
 
 
 @pytest.mark.parametrize(
@@ -107,6 +116,24 @@ def test_preparing_a_model_does_not_change_its_predictions(tmp_path: Path, task:
     for a, b in zip(prepared, plain, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
         assert a.shape == batch["visible_masks"].shape
+
+
+def test_preparing_plug_on_a_convolutional_base_changes_only_the_layout_of_its_weights(tmp_path: Path) -> None:
+    _, batch = built(tmp_path, "plug")
+    model = PlugModel.from_base("sam-small", PlugConfig(image_size=32, lora_rank=2, refine_channels=8)).eval()
+    torch.nn.init.normal_(model.refine_module.head.weight)
+    plain = PlugTask.predict(model, batch)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    prepared = PlugTask.prepare(model)
+    assert prepared is model
+    convolutions = [m.weight for m in model.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size[0] > 1]
+    assert all(w.is_contiguous(memory_format=torch.channels_last) for w in convolutions)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    for a, b in zip(PlugTask.predict(model, batch), plain, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    model.save_pretrained(tmp_path / "saved", merged=True)
+    for a, b in zip(PlugTask.predict(PlugModel.from_pretrained(tmp_path / "saved"), batch), plain, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
 def test_plug_losses_follow_the_switches(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ Axes: B images (or crops), P prompts (objects) per image, C channels, H W input 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -70,6 +71,19 @@ class ConvPromptConfig(PreTrainedConfig):
         return EfficientNetLiteConfig(**self.trunk)
 
 
+@dataclass
+class ConvPromptOutput(ModelOutput):
+    """What the model returns for B images with P prompts each.
+
+    Attributes:
+        pred_masks: (B, P, 1, H / 2, W / 2) logits.
+        iou_scores: (B, P, 1) predicted IoU.
+    """
+
+    pred_masks: Tensor | None = None
+    iou_scores: Tensor | None = None
+
+
 class ConvPromptModel(PreTrainedModel):
     """Images and prompts to one visible mask per prompt."""
 
@@ -88,6 +102,10 @@ class ConvPromptModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Layers initialise themselves."""
 
+    def get_input_embeddings(self) -> None:
+        """Return None: FSDP2 asks for word embeddings to shard them alone, and there are none."""
+        return None
+
     def forward(
         self,
         pixel_values: Tensor,
@@ -97,8 +115,8 @@ class ConvPromptModel(PreTrainedModel):
         input_masks: Tensor | None = None,
         mask_given: Tensor | None = None,
         multimask_output: bool = False,
-    ) -> ModelOutput:
-        """`pred_masks` (B, P, 1, H / 2, W / 2) logits and `iou_scores` (B, P, 1) of B images with P prompts each.
+    ) -> ConvPromptOutput:
+        """Masks of B images with P prompts each.
 
         Args:
             pixel_values: (B, 3, H, W) normalised.
@@ -109,7 +127,7 @@ class ConvPromptModel(PreTrainedModel):
         prompts = Prompts(input_boxes, input_points, input_labels, input_masks, mask_given)
         embedded = _embedded(self.prompt_encoder, prompts, features.embedding.dtype)
         logits, quality = self.mask_decoder(features, embedded)
-        return ModelOutput(pred_masks=logits[:, :, None], iou_scores=quality[..., None])
+        return ConvPromptOutput(pred_masks=logits[:, :, None], iou_scores=quality[..., None])
 
 
 class ConvPromptFamily(BaseFamily):

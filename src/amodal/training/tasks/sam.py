@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.models.sam.modeling_sam import SamAttention
 
 from amodal.losses import mask_bce, mask_dice, mask_ious, object_mean
-from amodal.models.bases.conv_prompt import ConvPromptModel
-from amodal.nn.attention import use_folded_attention
 from amodal.training.datasets.sampling import Batch
 
 _BOXES: tuple[str, ...] = ("input_boxes",)
@@ -47,20 +42,7 @@ class SamTask:
 
     @staticmethod
     def prepare(model: nn.Module) -> nn.Module:
-        """Speed up training without changing outputs.
-
-        The encoder gets folded attention, and the input of its first layer is cast to autocast's precision.
-        Without the cast, adding the float32 absolute positions to the patches would make the input of every
-        layer float32, with one copy per norm and per projection.
-        """
-        if isinstance(model, ConvPromptModel):
-            return model
-        encoder: Any = model.vision_encoder
-        use_folded_attention(encoder)
-        use_plain_products(model.mask_decoder)  # type: ignore[arg-type]
-        encoder.layers[0].register_forward_pre_hook(_to_autocast)
-        prompts: Any = model.prompt_encoder
-        prompts.register_forward_hook(_reach_all_prompts)
+        """Nothing to prepare."""
         return model
 
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -90,34 +72,6 @@ class SamTask:
         logits = output.pred_masks[:, :, 0].float()
         full = F.interpolate(logits, size=(S, S), mode="bilinear", align_corners=False).sigmoid()
         return full, full
-
-
-def use_plain_products(decoder: nn.Module) -> None:
-    """Replace the fused kernels in a mask decoder's attention by plain products, in place.
-
-    The outputs stay the same. The decoder attends between a few tokens and the image, where the
-    backward pass of the fused kernel took a sixth of a training step on a CPU.
-    """
-    for module in decoder.modules():
-        if isinstance(module, SamAttention):
-            module.config._attn_implementation = "eager"
-
-
-def _to_autocast(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    device = inputs[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return inputs
-    return (inputs[0].to(torch.get_autocast_dtype(device)),)
-
-
-def _reach_all_prompts(prompts: Any, _: Any, embeddings: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Give the embeddings of points zero gradients in batches of boxes, and vice versa.
-
-    FSDP2 sums the gradients that each process has. If one process prompts by boxes and another by points,
-    the processes would otherwise have gradients of different parameters.
-    """
-    zero = sum(layer.weight.sum() * 0 for layer in (*prompts.point_embed, prompts.not_a_point_embed))
-    return (embeddings[0] + zero, *embeddings[1:])
 
 
 def _prompts(batch: Batch, names: tuple[str, ...]) -> dict[str, Tensor]:
