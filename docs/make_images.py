@@ -85,13 +85,15 @@ def write_conversation() -> None:
     (FOLDER.parent / "conversation.md").write_text("\n".join(lines).rstrip() + "\n")
 
 
-def segmented_photograph() -> np.ndarray:
-    """What `plug-small` predicts for the photograph and the visible masks of `examples/demo.py`."""
-    coffee_masks = runpy.run_path("examples/demo.py")["coffee_masks"]
-    photograph = data.coffee()
+def segmented_photograph() -> dict[str, np.ndarray]:
+    """What `plug-small` predicts for the photograph of `examples/demo.py`: with masks, and with boxes above masks."""
+    demo = runpy.run_path("examples/demo.py")
+    photograph = np.asarray(data.coffee())
     height, width = photograph.shape[:2]
     segmenter = AmodalSegmenter.from_pretrained("plug-small", device="cpu")
-    return segmenter(photograph, masks=coffee_masks((width, height))).draw()
+    with_masks = segmenter(photograph, masks=demo["coffee_masks"]((width, height))).draw()
+    with_boxes = segmenter(photograph, demo["COFFEE_BOXES"]).draw()
+    return {"coffee": with_masks, "coffee_prompts": np.concatenate([with_boxes, with_masks])}
 
 
 def main() -> None:
@@ -107,11 +109,10 @@ def main() -> None:
         "parts": parts(scene),
         "order": scene.draw(),
         "uncertainty": draw_uncertainty(scene.image, predicted.objects[0].uncertainty),
-        "coffee": segmented_photograph(),
-    }
+    } | segmented_photograph()
     for name, pixels in images.items():
         image = Image.fromarray(pixels)
-        image.thumbnail((1200, 640))
+        image.thumbnail((1200, 854))
         image.save(FOLDER / f"{name}.jpg", quality=82)
     write_conversation()
 
