@@ -90,6 +90,11 @@ def test_the_recipe_in_a_run_folder_can_be_read_again(tmp_path: Path) -> None:
         ("task=[sam]", "task: expected 'sam', 'plug', 'aura' or 'detector', got"),
         ("model.lora_rank=two", r"model\.lora_rank: expected a valid integer, got 'two'"),
         ("model.epsilon=0", r"model\.epsilon: expected 1 or more, got 0"),
+        *(
+            (f"model.{name}={value}", rf"model\.{name}: expected 0 or more, got {value.lstrip('.')}")
+            for name in ("alpha", "beta", "dice_weight", "occluded_dice_weight", "iou_weight")
+            for value in ("-1.0", ".nan")
+        ),
         ("data.mask_prompt_share=1.5", r"data\.mask_prompt_share: expected less than or equal to 1, got 1\.5"),
         (
             "data.mask_prompt_share=0.5",
@@ -116,9 +121,13 @@ def test_mask_prompts_are_for_both_promptable_models(tmp_path: Path) -> None:
     assert load_recipe(written(tmp_path, SAM), ["data.mask_prompt_share=0.5"])
 
 
-def test_a_negative_number_of_frozen_blocks_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"model\.frozen_blocks: expected greater than or equal to 0, got -1"):
-        load_recipe(written(tmp_path, SAM), ["model.frozen_blocks=-1"])
+@pytest.mark.parametrize(
+    ("key", "value", "least"),
+    [("frozen_blocks", "-1", 0), ("dice_weight", "-0.5", 0), ("quality_weight", "-0.5", 0), ("crop_scale", "0.5", 1)],
+)
+def test_sizes_and_weights_of_a_segmenter_have_a_least_value(tmp_path: Path, key: str, value: str, least: int) -> None:
+    with pytest.raises(InputError, match=rf"model\.{key}: expected greater than or equal to {least}, got {value}"):
+        load_recipe(written(tmp_path, SAM), [f"model.{key}={value}"])
 
 
 def test_files_that_are_not_recipes_are_rejected(tmp_path: Path) -> None:

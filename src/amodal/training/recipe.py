@@ -110,9 +110,9 @@ class SamModelRecipe(Strict):
     output_channels: Positive = 128
     points_share: Share = 0.2
     both_share: Share = 0.0
-    dice_weight: float = 1.0
-    quality_weight: float = 0.2
-    crop_scale: float = 2.0
+    dice_weight: NotNegative = 1.0
+    quality_weight: NotNegative = 0.2
+    crop_scale: Annotated[float, Field(ge=1)] = 2.0
 
 
 class PlugModelRecipe(Strict):

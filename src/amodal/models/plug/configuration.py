@@ -11,6 +11,8 @@ from amodal.models.bases.families import family_of
 from amodal.models.bases.protocol import Adapters, BaseFamily
 from amodal.models.increments import Origin
 
+_WEIGHTS = ("alpha", "beta", "dice_weight", "occluded_dice_weight", "iou_weight")
+
 
 class PlugConfig(PreTrainedConfig):
     """Settings of a `PlugModel`.
@@ -150,5 +152,5 @@ class PlugConfig(PreTrainedConfig):
             "crop_scale: expected 1 or more": self.crop_scale >= 1,
             "mask_threshold: expected a number in (0, 1)": 0 < self.mask_threshold < 1,
             "box_source: expected 'visible' or 'amodal'": self.box_source in ("visible", "amodal"),
-        }
+        } | {f"{name}: expected 0 or more": getattr(self, name) >= 0 for name in _WEIGHTS}
         check_settings(self, checks)
