@@ -13,7 +13,7 @@ from amodal import AmodalSegmenter
 from amodal.cli.main import main
 from amodal.errors import InputError
 from amodal.inference import onnx as module
-from amodal.inference.onnx import DECODER, ENCODER, OnnxPlug, export_onnx, is_export
+from amodal.inference.onnx import DECODER, ENCODER, MANIFEST, OnnxPlug, export_onnx, is_export
 from amodal.models.bases.protocol import ImageFeatures, LoadedBase
 from amodal.models.increments import Origin
 from amodal.models.plug import PlugConfig, PlugModel
@@ -27,7 +27,7 @@ def test_export_and_segment(settings: dict[str, object], tmp_path: Path) -> None
     model = random_plug(**settings, mask_prompts=True)  # windows of 3 on a grid of 8, so that windows are padded
     done = export_onnx(model, tmp_path / "onnx")
     assert OnnxPlug(done.folder).config.mask_prompts is False  # so that the segmenter prompts by boxes
-    assert sorted(p.name for p in done.folder.iterdir()) == ["config.json", DECODER, ENCODER]
+    assert sorted(p.name for p in done.folder.iterdir()) == ["config.json", DECODER, ENCODER, MANIFEST]
     assert done.encoder_difference < 1e-4 and done.decoder_difference < 1e-3
     image = np.random.default_rng(0).integers(0, 255, (70, 90, 3), dtype=np.uint8)
     boxes = [[5, 5, 40, 60], [50, 10, 85, 69], [0, 0, 90, 70]]
