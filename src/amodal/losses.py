@@ -45,10 +45,7 @@ def mask_bce(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> Te
 
 def mask_dice(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
     """Compute the Dice loss, 1 - 2 |P·G| / (|P| + |G|), with one pixel of smoothing. Arguments as in `mask_bce`."""
-    probs, targets = logits.float().sigmoid(), targets.float()
-    overlap = 2 * (probs * targets).sum((-2, -1)) + 1
-    total = probs.sum((-2, -1)) + targets.sum((-2, -1)) + 1
-    return object_mean(1 - overlap / total, valid)
+    return object_mean(_dice(logits.float().sigmoid(), targets.float(), 1), valid)
 
 
 OCCLUDED_DICE_SMOOTHING = 0.05
@@ -60,7 +57,8 @@ def occluded_dice(logits: Tensor, amodal: Tensor, visible: Tensor, valid: Tensor
     """Compute the Dice loss outside of the visible part, where the amodal mask is the occluded part.
 
     The occluded part is small beside the object, so a Dice loss of the whole object hardly depends on it. For an
-    unoccluded object the loss grows with all that is predicted outside of it. Not in the paper.
+    unoccluded object the loss grows with all that is predicted outside of it. It is smoothed by
+    `OCCLUDED_DICE_SMOOTHING`, but by one pixel at least. Not in the paper.
 
     Args:
         logits: (..., H, W) of the amodal mask.
@@ -71,9 +69,13 @@ def occluded_dice(logits: Tensor, amodal: Tensor, visible: Tensor, valid: Tensor
     outside = 1 - visible.float()
     probs, targets = logits.float().sigmoid() * outside, amodal.float() * outside
     smoothing = (OCCLUDED_DICE_SMOOTHING * amodal.float().sum((-2, -1))).clamp_min(1)
+    return object_mean(_dice(probs, targets, smoothing), valid)
+
+
+def _dice(probs: Tensor, targets: Tensor, smoothing: Tensor | int) -> Tensor:
+    """Dice loss (...) of each object from (..., H, W) in [0, 1], smoothed by a number of pixels."""
     overlap = 2 * (probs * targets).sum((-2, -1)) + smoothing
-    total = probs.sum((-2, -1)) + targets.sum((-2, -1)) + smoothing
-    return object_mean(1 - overlap / total, valid)
+    return 1 - overlap / (probs.sum((-2, -1)) + targets.sum((-2, -1)) + smoothing)
 
 
 def point_loss(

@@ -6,17 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from amodal.errors import InputError
 from amodal.inference.onnx import ENCODER, export_onnx
 from amodal.inference.scene_object import SceneObject
 from amodal.inference.segmenter import AmodalSegmenter
 from amodal.models.plug import PlugModel
+from amodal.nn.attention import use_int8
 from amodal.nn.packing import can_use_int8
 from amodal.ops.boxes import mask_to_box
 from amodal.ops.cleaning import CleanSettings
 from amodal.ops.masks import mask_iou
 from amodal.synthetic.scenes import render_scene
+from tests.models.conftest import random_plug
+
+needs_int8 = pytest.mark.skipif(not can_use_int8(), reason="CPU without 8-bit dot products")
 
 
 def segment_scenes(segmenter: AmodalSegmenter, clean: bool | CleanSettings = True) -> list[SceneObject]:
@@ -47,12 +52,41 @@ def exact() -> list[SceneObject]:
     "dtype",
     [
         "bfloat16",
-        pytest.param("int8", marks=pytest.mark.skipif(not can_use_int8(), reason="CPU without 8-bit dot products")),
+        pytest.param("int8", marks=needs_int8),
     ],
 )
 def test_lower_precisions(dtype: str, exact: list[SceneObject]) -> None:
     narrow = segment_scenes(AmodalSegmenter.from_pretrained("plug-small", device="cpu", dtype=dtype))
     assert 0.99 <= min(agreement(narrow, exact)) < 1
+
+
+@needs_int8
+def test_8_bits_change_nothing_more_than_bfloat16_in_the_bundled_model() -> None:
+    """It has convolutions where 8 bits change linear layers."""
+    narrow, halved = (
+        segment_scenes(AmodalSegmenter.from_pretrained("plug-small", device="cpu", dtype=dtype))
+        for dtype in ("int8", "bfloat16")
+    )
+    assert agreement(narrow, halved) == (1, 1)
+
+
+@needs_int8
+def test_8_bits_keep_the_features_of_a_vit() -> None:
+    """Within 2 %, and further away than bfloat16 alone, in both branches."""
+    model, pixels = random_plug(), torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    exact = encoded(model, pixels)
+    with torch.autocast("cpu", torch.bfloat16):
+        halved = encoded(model, pixels)
+        use_int8(model.vision_encoder)
+        narrow = encoded(model, pixels)
+    for one, other, third in zip(exact, halved, narrow, strict=True):
+        error, error_of_bfloat16 = ((x - one).abs().mean() / one.abs().mean() for x in (third, other))
+        assert error_of_bfloat16 < error < 0.02
+
+
+def encoded(model: PlugModel, pixels: torch.Tensor) -> list[torch.Tensor]:
+    with torch.inference_mode():
+        return [features.embedding.float() for features in model.encode(pixels)]
 
 
 @pytest.mark.slow

@@ -79,6 +79,8 @@ def build(recipe: Recipe, weights: Path | None = None) -> TrainingSetup:
         InputError: data or a base cannot be read, or settings contradict each other.
     """
     settings, seed = recipe.model, recipe.seed
+    if recipe.training.gradient_checkpointing and recipe.task in ("sam", "detector"):
+        raise InputError(f"training.gradient_checkpointing: expected false for task {recipe.task!r}, got true")
     if isinstance(settings, AuraModelRecipe):
         aura, aura_task, *samples = build_aura(recipe, weights)
         return TrainingSetup(aura_task.prepare(aura), aura_task, samples[0], samples[1], aura.config.mask_threshold)
@@ -97,8 +99,6 @@ def build(recipe: Recipe, weights: Path | None = None) -> TrainingSetup:
             crops.image_mean, crops.image_std = plug.config.family.image_mean, plug.config.family.image_std
         plug_task = PlugTask.from_recipe(plug.config, recipe.training)
         return TrainingSetup(plug_task.prepare(plug), plug_task, train, validation, plug.config.mask_threshold)
-    if recipe.training.gradient_checkpointing:
-        raise InputError("training.gradient_checkpointing: expected false for task 'sam', got true")
     train, validation = _object_crops(recipe, settings.image_size, settings.crop_scale, "visible")
     torch.manual_seed(seed)
     sam = new_segmenter(settings, seed)
@@ -177,8 +177,6 @@ def _object_crops(
 def _build_detector(settings: DetectorModelRecipe, recipe: Recipe, weights: Path | None) -> TrainingSetup:
     data = recipe.data
     assert isinstance(data, DetectionDataRecipe)
-    if recipe.training.gradient_checkpointing:
-        raise InputError("training.gradient_checkpointing: expected false for task 'detector', got true")
     train, validation = (
         DetectionImages(
             [_detection_source(source) for source in sources],
