@@ -122,6 +122,24 @@ def test_mask_prompts_are_for_both_promptable_models(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("recipe", "overrides"),
+    [
+        (SAM, ["data.mask_prompt_share=0.5"]),
+        (PLUG, []),
+        (
+            PLUG | {"model": {"base": "sam-small", "mask_prompts": True, "visible_branch": False, "refine": False}},
+            ["data.mask_prompt_share=0.5"],
+        ),
+    ],
+)
+def test_the_models_own_masks_need_a_plug_with_mask_prompts_that_predicts_visible_masks(
+    tmp_path: Path, recipe: Any, overrides: list[str]
+) -> None:
+    with pytest.raises(InputError, match=r"data\.own_mask_share: expected 0 unless task is plug and .*, got 0\.5"):
+        load_recipe(written(tmp_path, recipe), [*overrides, "data.own_mask_share=0.5"])
+
+
+@pytest.mark.parametrize(
     ("key", "value", "least"),
     [("frozen_blocks", "-1", 0), ("dice_weight", "-0.5", 0), ("quality_weight", "-0.5", 0), ("crop_scale", "0.5", 1)],
 )

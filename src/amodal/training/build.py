@@ -97,7 +97,8 @@ def build(recipe: Recipe, weights: Path | None = None) -> TrainingSetup:
             _load_plug_init(plug, recipe.init, weights)
         for crops in (train, validation):  # read before the base, which alone knows how its pixels are normalised
             crops.image_mean, crops.image_std = plug.config.family.image_mean, plug.config.family.image_std
-        plug_task = PlugTask.from_recipe(plug.config, recipe.training)
+        assert isinstance(recipe.data, DataRecipe)
+        plug_task = PlugTask.from_recipe(plug.config, recipe.training, recipe.data.own_mask_share)
         return TrainingSetup(plug_task.prepare(plug), plug_task, train, validation, plug.config.mask_threshold)
     train, validation = _object_crops(recipe, settings.image_size, settings.crop_scale, "visible")
     torch.manual_seed(seed)

@@ -206,7 +206,8 @@ class DataRecipe(Strict):
     ("union"), or the mask as it is annotated ("annotated"), which may lack visible pixels.
     `mask_prompt_share` of the prompts of a PLUG model with `mask_prompts` are a box and the visible mask, the others a
     box only. The outline of these masks is moved by up to `mask_prompt_noise` times the square root of the mask's area.
-    Validation prompts in the same way.
+    Validation prompts in the same way. In `own_mask_share` of the training crops, the masks are those that the model
+    itself predicts for the boxes.
     """
 
     train: list[SourceRecipe]
@@ -216,6 +217,7 @@ class DataRecipe(Strict):
     amodal_target: AmodalTarget = "union"
     mask_prompt_share: Share = 0.0
     mask_prompt_noise: Share = 0.05
+    own_mask_share: Share = 0.0
 
 
 class DetectionSourceRecipe(SourceRecipe):
@@ -413,13 +415,21 @@ def _section(value: Any) -> dict[str, Any] | None:
 
 
 def _check_mask_prompts(recipe: Recipe, name: str) -> None:
-    """Raise `InputError` unless the data of PLUG have mask prompts exactly if the model is trained with them."""
-    if not isinstance(recipe.data, DataRecipe) or not isinstance(recipe.model, PlugModelRecipe):
+    """Raise `InputError` unless the mask prompts of the data are those that the model can be trained with."""
+    if not isinstance(recipe.data, DataRecipe):
         return
-    share, trained = recipe.data.mask_prompt_share, recipe.model.config().mask_prompts
-    expected = "above 0 with model.mask_prompts true" if trained else "0 with model.mask_prompts false"
-    if trained != (share > 0):
-        raise InputError(f"recipe {name}: data.mask_prompt_share: expected {expected}, got {share}")
+    share, own = recipe.data.mask_prompt_share, recipe.data.own_mask_share
+    asks_itself = False
+    if isinstance(recipe.model, PlugModelRecipe):
+        config = recipe.model.config()
+        trained = config.mask_prompts
+        expected = "above 0 with model.mask_prompts true" if trained else "0 with model.mask_prompts false"
+        if trained != (share > 0):
+            raise InputError(f"recipe {name}: data.mask_prompt_share: expected {expected}, got {share}")
+        asks_itself = trained and config.visible_branch
+    if own > 0 and not asks_itself:
+        expected = "0 unless task is plug and model.mask_prompts and model.visible_branch are true"
+        raise InputError(f"recipe {name}: data.own_mask_share: expected {expected}, got {own}")
 
 
 def _with_tuples(value: Any) -> Any:

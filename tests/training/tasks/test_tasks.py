@@ -184,12 +184,41 @@ def test_plug_uses_the_mask_prompts_of_a_batch(tmp_path: Path) -> None:
     assert setup.model.prompt_encoder.mask_embed.conv1.weight.grad is not None
 
 
+def test_some_mask_prompts_are_the_models_own_visible_masks(tmp_path: Path) -> None:
+    data = {"mask_prompt_share": 0.5, "own_mask_share": 0.3}
+    setup = build(tiny_recipe(tmp_path, "plug", model={"mask_prompts": True, "mask_threshold": 0.5}, data=data))
+    batch = collate([setup.train[(0, i, (i,))] for i in range(4)])
+    before = {name: tensor.clone() for name, tensor in batch.items()}
+    changed = setup.task.with_own_masks(setup.model, batch)
+    assert all(torch.equal(before[name], tensor) for name, tensor in batch.items())
+    assert {name for name in batch if not torch.equal(batch[name], changed[name])} == {"input_masks"}
+    given = batch["mask_given"][:2]  # 0.3 of 4 crops, rounded up
+    own = setup.model(batch["pixel_values"][:2], batch["input_boxes"][:2]).visible_logits > 0
+    assert given.any() and own[given].flatten(1).any(1).all() and not torch.equal(own, batch["input_masks"][:2])
+    assert torch.equal(changed["input_masks"][:2][given], own[given])
+    assert not changed["input_masks"][:2][~given].any()
+    assert torch.equal(changed["input_masks"][2:], batch["input_masks"][2:])
+    trained_on = losses(setup, batch)
+    setup.task.own_mask_share = 0.0
+    assert all(torch.equal(trained_on[name], loss) for name, loss in losses(setup, changed).items())
+    assert not torch.equal(trained_on["amodal_bce"], losses(setup, batch)["amodal_bce"])
+
+
+def test_an_object_whose_own_mask_is_empty_keeps_its_box_alone(tmp_path: Path) -> None:
+    data = {"mask_prompt_share": 1.0, "own_mask_share": 0.5}
+    setup = build(tiny_recipe(tmp_path, "plug", model={"mask_prompts": True, "mask_threshold": 0.999}, data=data))
+    batch = collate([setup.train[(0, i, (i,))] for i in range(4)])
+    changed = setup.task.with_own_masks(setup.model, batch)
+    assert batch["mask_given"][:2].any() and not changed["mask_given"][:2].any()
+    assert torch.equal(changed["mask_given"][2:], batch["mask_given"][2:])
+
+
 def test_training_with_mask_prompts_resumes_to_the_result_of_an_uninterrupted_run(tmp_path: Path) -> None:
     recipe = tiny_recipe(
         tmp_path,
         "plug",
         model={"mask_prompts": True},
-        data={"mask_prompt_share": 0.5},
+        data={"mask_prompt_share": 0.5, "own_mask_share": 0.5},
         steps=2,
         checkpoint_every=1,
     )

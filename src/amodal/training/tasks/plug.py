@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,16 +25,30 @@ class PlugTask:
         config: the model's configuration.
         refined_point_loss: whether the refined mask gets L_p as well; Eq. 9 names the two decoders only.
         bce_at_decoder: compute L_b of the decoders before their logits are upsampled.
+        own_mask_share: share of the crops whose mask prompts are replaced by what the model itself predicts for the
+            box; see `with_own_masks`.
     """
 
-    def __init__(self, config: PlugConfig, *, refined_point_loss: bool = True, bce_at_decoder: bool = False) -> None:
+    def __init__(
+        self,
+        config: PlugConfig,
+        *,
+        refined_point_loss: bool = True,
+        bce_at_decoder: bool = False,
+        own_mask_share: float = 0.0,
+    ) -> None:
         self.config, self.refined_point_loss, self.bce_at_decoder = config, refined_point_loss, bce_at_decoder
+        self.own_mask_share = own_mask_share
 
     @classmethod
-    def from_recipe(cls, config: PlugConfig, training: TrainingRecipe) -> PlugTask:
+    def from_recipe(cls, config: PlugConfig, training: TrainingRecipe, own_mask_share: float = 0.0) -> PlugTask:
         """The losses that a recipe states."""
-        at_decoder = training.bce_resolution == "decoder"
-        return cls(config, refined_point_loss=training.refined_point_loss, bce_at_decoder=at_decoder)
+        return cls(
+            config,
+            refined_point_loss=training.refined_point_loss,
+            bce_at_decoder=training.bce_resolution == "decoder",
+            own_mask_share=own_mask_share,
+        )
 
     @staticmethod
     def prepare(model: nn.Module) -> nn.Module:
@@ -49,6 +65,8 @@ class PlugTask:
 
         Objects whose amodal mask is unknown only contribute to the losses of the visible mask.
         """
+        if self.own_mask_share > 0:
+            batch = self.with_own_masks(model, batch)
         output: PlugOutput = model(batch["pixel_values"], batch["input_boxes"], **_mask_prompts(batch))
         valid = batch["valid"]
         amodal_valid = valid & batch["has_amodal"]
@@ -73,6 +91,31 @@ class PlugTask:
             error = (output.iou_scores.float() - mask_ious(predicted, amodal)) ** 2
             losses["quality"] = self.config.iou_weight * object_mean(error, amodal_valid)
         return losses
+
+    @torch.no_grad()
+    def with_own_masks(self, model: nn.Module, batch: Batch) -> Batch:
+        """Replace the mask prompts of some crops by the visible masks that the model predicts for their boxes.
+
+        Masks that a model has predicted have other faults than true masks with a moved outline: they leak into
+        neighbours and miss parts. The crops are the first `own_mask_share` of the batch, rounded up, whose order is
+        random; so every process asks its model once per batch. An object whose predicted mask is empty keeps its box
+        only. Not in the paper, which has no mask prompts.
+
+        Args:
+            model: the model in training, as the loss calls it.
+            batch: as in `__call__`, with mask prompts.
+
+        Returns:
+            A batch with other `input_masks` and `mask_given`; the rest is shared.
+        """
+        count = math.ceil(self.own_mask_share * len(batch["pixel_values"]))
+        output: PlugOutput = model(batch["pixel_values"][:count], batch["input_boxes"][:count])
+        assert output.visible_logits is not None
+        own = output.visible_logits.float().sigmoid() > self.config.mask_threshold
+        masks, given = batch["input_masks"].clone(), batch["mask_given"].clone()
+        masks[:count] = own & given[:count, :, None, None]
+        given[:count] &= own.any(-1).any(-1)
+        return batch | {"input_masks": masks, "mask_given": given}
 
     @staticmethod
     def predict(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
