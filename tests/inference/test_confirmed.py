@@ -33,6 +33,8 @@ class Recorded:
         self.num_encoded = 0
         self.hidden: float | None = None
         """Amodal logit of all pixels in answers to masks of the network's own; None for its own answer."""
+        self.first: dict[str, tuple[int, float]] = {}
+        """Name of an output to (object, logit of all its pixels) in first answers."""
         encode, predict = segmenter.model.encode, segmenter.model.predict
 
         def counted(*args: Any) -> Any:
@@ -44,6 +46,9 @@ class Recorded:
             self.prompts.append(given)
             if self.hidden is not None and len(self.prompts) % 2 == 0:
                 return replace(output, pred_masks=torch.full_like(output.pred_masks, self.hidden))
+            if len(self.prompts) == 1:
+                for kind, (index, logit) in self.first.items():
+                    getattr(output, kind)[index] = logit
             return output
 
         monkeypatch.setattr(segmenter.model, "encode", counted)
@@ -117,11 +122,24 @@ def test_the_network_runs_once_where_a_second_answer_is_not_needed(
     assert len(recorded.prompts) == 1
 
 
+def test_objects_that_are_complete_in_the_first_answer_are_not_asked_about_again(
+    drawn: SyntheticImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = segmenter_of("plug-small")
+    recorded = Recorded(segmenter, monkeypatch)
+    recorded.first = {"pred_masks": (0, -9.0)}
+    (complete,) = segmenter(drawn.image, boxes_of(drawn)[:1], clean=AGAIN)
+    assert len(recorded.prompts) == 1 and recorded.num_encoded == 1
+    assert complete.visible_mask.any() and complete.occlusion_rate == 0
+
+
 def test_an_object_of_which_nothing_is_found_is_not_prompted_by_an_empty_mask(
     drawn: SyntheticImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     segmenter = segmenter_of("plug-small")
     recorded = Recorded(segmenter, monkeypatch)
-    found = segmenter(drawn.image, boxes_of(drawn)[:1], clean=AGAIN, threshold=1 - 1e-7)
-    assert recorded.prompts[1]["mask_given"].tolist() == [[False]]
-    assert not found[0].amodal_mask.any() and found[0].occlusion_rate == 0
+    recorded.first = {"visible_logits": (1, -9.0), "pred_masks": (1, 9.0)}
+    found = segmenter(drawn.image, boxes_of(drawn)[:3], clean=AGAIN)
+    assert recorded.prompts[1]["mask_given"].flatten().tolist() == [True, False, True]
+    assert not found[1].visible_mask.any()
+    assert not any(obj.visible_mask.any() for obj in segmenter(drawn.image, boxes_of(drawn)[:1], threshold=1 - 1e-7))

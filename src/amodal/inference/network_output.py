@@ -42,7 +42,7 @@ def objects_of(
     inputs: Sequence[PlugInputs],
     prompts: Sequence[ObjectPrompt],
     options: MaskOptions,
-    complete: Sequence[bool],
+    complete: npt.NDArray[np.bool_],
 ) -> Iterator[SceneObject]:
     """Convert the predictions of one forward pass to objects in the pixels of their images.
 

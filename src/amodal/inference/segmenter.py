@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -385,11 +386,12 @@ class AmodalSegmenter:
         given: dict[str, Tensor],
         prompts: Sequence[ObjectPrompt],
         options: MaskOptions,
-    ) -> list[bool]:
-        """Which objects nothing hides if the network is given its own visible masks as prompts.
+    ) -> npt.NDArray[np.bool_]:
+        """Which objects nothing hides, in the first answer or if the network gets its own visible masks as prompts.
 
         Differs from the paper, which asks once: with a visible mask as its prompt, `plug-small` adds hidden parts to
-        far fewer complete objects (docs/log/plug-models.md).
+        far fewer complete objects (docs/log/plug-models.md). The network is asked again only if the first answer has
+        a hidden part.
 
         Args:
             run: the network for these objects, which takes mask prompts.
@@ -399,12 +401,25 @@ class AmodalSegmenter:
             options: how masks are made.
         """
         clean, logits = options.clean, output.visible_logits
-        again = [prompt.visible is None for prompt in prompts]
-        if clean is None or clean.min_confirmed <= 0 or not self.uses_masks or logits is None or not any(again):
-            return [False] * len(prompts)
+        again = np.array([prompt.visible is None for prompt in prompts])
+        if clean is None or clean.min_confirmed <= 0 or not self.uses_masks or logits is None or not again.any():
+            return np.zeros(len(prompts), bool)
         settings = replace(clean, min_occlusion=0.0)
         shown = logits.flatten(0, 1).float().sigmoid().cpu().numpy() > options.threshold
         own = [clean_masks(mask, mask, settings=settings)[0] for mask in shown]
+
+        def has_no_hidden_part(amodal_logits: Tensor) -> npt.NDArray[np.bool_]:
+            probs = amodal_logits.flatten(0, 1).float().sigmoid().cpu().numpy()
+            cleaned = [
+                clean_masks(mask, (amodal > options.threshold) | mask, settings=settings, amodal_probs=amodal)
+                for mask, amodal in zip(own, probs, strict=True)
+            ]
+            return np.array([occlusion_rate(*masks) for masks in cleaned]) < clean.min_confirmed
+
+        assert output.pred_masks is not None
+        complete = has_no_hidden_part(output.pred_masks)
+        if (complete | ~again).all():
+            return complete & again
         visible = torch.from_numpy(np.stack(own)).view(logits.shape).to(logits.device)
         masks, seen = visible, visible.any(-1).any(-1)
         if given:
@@ -413,13 +428,7 @@ class AmodalSegmenter:
             seen = seen | is_given
         second = run(input_masks=masks, mask_given=seen).pred_masks
         assert second is not None
-        probs = second.flatten(0, 1).float().sigmoid().cpu().numpy()
-        cleaned = [
-            clean_masks(mask, (amodal > options.threshold) | mask, settings=settings, amodal_probs=amodal)
-            for mask, amodal in zip(own, probs, strict=True)
-        ]
-        rates = [occlusion_rate(*masks) for masks in cleaned]
-        return [asked and rate < clean.min_confirmed for asked, rate in zip(again, rates, strict=True)]
+        return (complete | has_no_hidden_part(second)) & again
 
     def _segment_whole_image(
         self, image: ImageArray, prompts: list[ObjectPrompt], options: MaskOptions, batch_size: int
