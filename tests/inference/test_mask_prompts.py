@@ -149,6 +149,9 @@ def test_sam_style(segmenter: AmodalSegmenter, drawn: SyntheticImage) -> None:
     obj = segmenter(drawn.image, [box.tolist()])[0]
     np.testing.assert_array_equal(masks, [obj.visible_mask, obj.amodal_mask])
     assert scores.shape == (2,) and rate == obj.occlusion_rate
+    np.testing.assert_array_equal(predictor.predict(box=box, multimask_output=True)[0], masks)
+    with pytest.raises(InputError, match="return_logits: expected False, because masks are bool, got True"):
+        predictor.predict(box=box, return_logits=True)
     masks, _, _ = predictor.predict(mask_input=mask)
     np.testing.assert_array_equal(masks[0], mask)
     point = np.argwhere(mask).mean(0)[None, ::-1]

@@ -19,7 +19,8 @@ class SamStylePredictor:
     """Predicts one object per call, with the method names and arguments of SAM's predictor.
 
     Differs from SAM: `predict` returns the visible and the amodal mask of one object instead of three alternatives,
-    and `mask_input` is a visible mask of the image's size instead of low-resolution logits.
+    with the occlusion rate instead of logits, and `mask_input` is a visible mask of the image's size instead of
+    low-resolution logits.
 
     Args:
         segmenter: segmenter that makes the masks.
@@ -58,6 +59,8 @@ class SamStylePredictor:
         point_labels: npt.NDArray[np.integer] | None = None,
         box: npt.NDArray[np.floating] | None = None,
         mask_input: Mask | None = None,
+        multimask_output: bool = False,
+        return_logits: bool = False,
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32], float]:
         """Predict the visible and the amodal mask of one object.
 
@@ -66,14 +69,18 @@ class SamStylePredictor:
             point_labels: (K,) 1 on the object, 0 not on it.
             box: (4,) box of the visible part, x0, y0, x1, y1.
             mask_input: (H, W) bool, visible mask; it is kept exactly.
+            multimask_output: ignored, for code that was written for SAM; there are no alternatives.
+            return_logits: must be False; masks are bool.
 
         Returns:
             Masks (2, H, W) bool, first visible, then amodal; their scores (2,) float32, both the model's estimate of
             the amodal mask's IoU; and the occlusion rate in [0, 1].
 
         Raises:
-            InputError: no image was set, or no or an impossible prompt.
+            InputError: no image was set, no or an impossible prompt, or `return_logits`.
         """
+        if return_logits:
+            raise InputError("return_logits: expected False, because masks are bool, got True")
         if self._image is None:
             raise InputError("image: expected set_image before predict, got no image")
         self.scene = self.segmenter(
