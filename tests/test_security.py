@@ -33,6 +33,8 @@ from amodal.models.aura.mllm import load_mllm
 from amodal.models.bases.checkpoints import read_checkpoint
 from amodal.models.bases.families import load_base
 from amodal.training.recipe import load_recipe
+from tests.data.toy import write_toy
+from tests.datagen.endpoint import serving
 
 ROOT = Path(__file__).parents[1]
 
@@ -232,6 +234,30 @@ def test_errors_name_no_folder_of_the_server(client: TestClient) -> None:
     assert without_folders("expected 1/2 or https://example.org/a/b") == "expected 1/2 or https://example.org/a/b"
     failed = client.post("/api/segment", files={"image": ("a.png", _png())}, data={"prompts": '{"boxes": [[1,1,9,9]]}'})
     assert failed.status_code == 500 and json.loads(failed.text) == {"error": "the server failed; its log says where"}
+
+
+@pytest.mark.parametrize("fault", [None, "indiscreet", "repeated"])
+def test_keys_stay_secret(
+    fault: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the endpoint repeats the key in its error or in its reply."""
+    key = "sk-5ecret-0123456789abcdef"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    annotations = write_toy(tmp_path / "toy", count=2)
+    work, out = tmp_path / "work", tmp_path / "dataset"
+    with serving(plan=lambda _request: fault) as server:
+        hosted = ["--backend", "openai", "--model", "toy", "--base-url", server.url]
+        generate = ["generate", "--format", "canonical", "--annotations", str(annotations), *hosted, "--out", str(work)]
+        codes = [main(["reasonseg", *generate])]
+    assert {request.authorization for request in server.requests} == {f"Bearer {key}"}
+    if fault != "indiscreet":
+        codes += [main(["reasonseg", "check", str(work)])]
+        codes += [main(["reasonseg", "export", str(work), "--states", "checked,unclear,failed", "--out", str(out)])]
+        assert (out / "annotations.json").is_file()
+    assert codes[0] == (2 if fault == "indiscreet" else 0)
+    printed = capfd.readouterr()
+    assert key not in printed.out + printed.err
+    assert [file for file in tmp_path.rglob("*") if file.is_file() and key.encode() in file.read_bytes()] == []
 
 
 def _png() -> bytes:

@@ -62,6 +62,7 @@ class Request:
     key: str
     body: dict[str, Any]
     time: float
+    authorization: str = ""
 
     @property
     def prompt(self) -> str:
@@ -116,6 +117,8 @@ class FakeServer:
             "id": "x", "object": "chat.completion", "created": 1, "model": "toy",
             "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}],
         }  # fmt: skip
+        if fault == "repeated":
+            completion["debug"] = {"authorization": request.authorization}
         if self.usage:
             completion["usage"] = {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500}
         return completion
@@ -192,7 +195,8 @@ def serving(**settings: Any) -> Iterator[FakeServer]:
             if len(body) < int(self.headers["Content-Length"]):  # the client was killed while it sent
                 self.close_connection = True
                 return
-            request = Request(self.headers.get("Idempotency-Key", ""), json.loads(body), time.monotonic())
+            key, authorization = (self.headers.get(name, "") for name in ("Idempotency-Key", "Authorization"))
+            request = Request(key, json.loads(body), time.monotonic(), authorization)
             with fake._lock:
                 fake.requests.append(request)
                 fake._under_way += 1
@@ -209,6 +213,10 @@ def serving(**settings: Any) -> Iterator[FakeServer]:
             if fault is not None and fault.isdecimal():
                 headers = {"Retry-After": "0.05"} if fault == "429" else {}
                 self._send(int(fault), b'{"error": {"message": "as planned"}}', headers)
+                return
+            if fault == "indiscreet":
+                message = f"Incorrect API key provided: {request.authorization.removeprefix('Bearer ')}"
+                self._send(401, json.dumps({"error": {"message": message}}).encode())
                 return
             if fault == "quota":
                 self._send(429, b'{"error": {"message": "no money", "code": "insufficient_quota"}}')

@@ -28,6 +28,8 @@ FATAL_STATUS = frozenset({401, 402, 403, 404, 405})
 REFUSED_FORM = frozenset({400, 422, 501})
 """Status codes with which servers refuse a parameter that they do not know."""
 MAX_FORMS = 6  # forms of one request that are tried after refusals
+MAX_REASON = 320  # characters of an error that are kept
+MIN_KEY = 8  # characters of a key that is a secret; keys of local servers are words such as "none"
 _UNSUPPORTED = ("unsupported", "not supported", "unrecognized", "unknown", "instead", "not permitted", "extra")
 _SYSTEM_ROLE = re.compile(r"\bsystem\b.*\b(?:role|message|prompt|support)|roles must alternate|developer instruction")
 _JSON_MODE = ("response_format", "json_schema", "json_object", "json mode", "guided", "grammar", "structured output")
@@ -151,18 +153,20 @@ class ChatClient:
         key = os.environ.get(endpoint.key_variable)
         if not key and endpoint.base_url is None:
             raise InputError(f"backend openai: expected a key in {endpoint.key_variable}, got none")
-        self._endpoint = endpoint
+        self._endpoint, self._key = endpoint, key or "none"
         # OpenAI renamed this limit; most other servers still use the old name.
         usual = "max_completion_tokens" if endpoint.base_url is None else "max_tokens"
         limit = usual if endpoint.token_limit == "auto" else endpoint.token_limit
         self._form = RequestForm(limit, endpoint.system_role, endpoint.structured, endpoint.temperature)
         self._client = openai.AsyncOpenAI(
-            base_url=endpoint.base_url, api_key=key or "none", timeout=endpoint.timeout, max_retries=0
+            base_url=endpoint.base_url, api_key=self._key, timeout=endpoint.timeout, max_retries=0
         )
         _ = self._client.chat.completions  # its import takes a second, which would delay all requests
 
     async def complete(self, make_message: Callable[[], Message]) -> Completion:
         """Send one request; the caller decides about retries.
+
+        Where the server repeats the key, it is replaced by `***`: replies and errors are stored and printed.
 
         Args:
             make_message: makes what is sent; it runs in another thread, because images take time to encode.
@@ -170,6 +174,17 @@ class ChatClient:
         Raises:
             BackendError: no completion was received.
         """
+        try:
+            found = await self._answer(make_message)
+        except BackendError as error:
+            error.args = (_shortened(self._without_key(str(error))),)
+            raise
+        return replace(found, text=self._without_key(found.text), raw=self._without_key(found.raw))
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._key, "***") if len(self._key) >= MIN_KEY else text
+
+    async def _answer(self, make_message: Callable[[], Message]) -> Completion:
         import openai
 
         message = await asyncio.to_thread(make_message)
@@ -222,7 +237,7 @@ def _arguments(message: Message, form: RequestForm, endpoint: Endpoint) -> dict[
 def _read(completion: Any) -> Completion:
     """The text and usage of a completion; nothing about its form is assumed, because a server may send anything."""
     if isinstance(completion, str):
-        raise BackendError(f"no completion in the response: {_shortened(completion)}", retry=True)
+        raise BackendError(f"no completion in the response: {completion}", retry=True)
     try:
         raw = completion.model_dump_json(warnings=False)
         choices = getattr(completion, "choices", None)
@@ -252,10 +267,10 @@ def _error_inside(completion: Any, raw: str) -> BackendError:
     """The error of a response that says 200 but holds no choices: gateways wrap the failures of their servers so."""
     error = getattr(completion, "error", None)
     if not isinstance(error, dict):
-        return BackendError(f"no choices in the response: {_shortened(raw)}", retry=True)
+        return BackendError(f"no choices in the response: {raw}", retry=True)
     code = str(error.get("code") or "")
     status = int(code) if code.isdecimal() else 500
-    message = _shortened(str(error.get("message") or error))
+    message = str(error.get("message") or error)
     return BackendError(
         f"error {code} in the response: {message}",
         retry=status in RETRY_STATUS or status >= 500,
@@ -264,7 +279,7 @@ def _error_inside(completion: Any, raw: str) -> BackendError:
 
 
 def _shortened(text: str) -> str:
-    return " ".join(text.split())[:300]
+    return " ".join(text.split())[:MAX_REASON]
 
 
 def _message(error: APIStatusError) -> str:
@@ -275,7 +290,7 @@ def _message(error: APIStatusError) -> str:
 
 def _status_error(error: APIStatusError) -> BackendError:
     status = error.status_code
-    message = f"{status}: {_shortened(_message(error))}"
+    message = f"{status}: {_message(error)}"
     retry = status in RETRY_STATUS and not _out_of_credit(error)
     return BackendError(message, retry=retry, fatal=status in FATAL_STATUS or _out_of_credit(error), wait=_wait(error))
 
