@@ -91,10 +91,37 @@ def test_validate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "1 error, 1 warning" in printed
 
 
+def test_outputs_replace_no_input(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = write_toy(tmp_path / "toy", 2)
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    (labels / "a.json").write_text("{}")
+    image = next((tmp_path / "toy" / "images").iterdir())
+    kept = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    capsys.readouterr()
+    given, labelme = ["--annotations", str(path)], ["--format", "labelme", "--annotations", str(labels)]
+    for arguments, message in (
+        (["stats", *given, "--plot", str(image)], "plot: expected another file than the input"),
+        (["stats", *given, "--plot", str(tmp_path / "s.jpg")], "plot: expected a .png, .pdf or .svg file"),
+        (["stats", *given, "--plot", str(image / "s.png")], "plot: expected a file to write, got a place inside"),
+        (["validate", *given, "--report", str(image)], "report: expected a .json file"),
+        (
+            ["convert", *labelme, "--to", "canonical", "--out", str(labels)],
+            "out: expected a place outside of the input",
+        ),
+        (["convert", *labelme, "--to", "canonical", "--out", str(labels / "a.json")], "out: expected a place outside"),
+    ):
+        assert main(["data", *arguments]) == 2
+        captured = capsys.readouterr()
+        assert message in captured.err and captured.err.count("\n") == 1 and captured.out == "", arguments
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == kept
+
+
 def test_stats(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = write_toy(tmp_path / "toy", 2)
     assert run(capsys, "stats", "--annotations", path, "--plot", tmp_path / "s.png")["num_occluded"] == 2
     assert (tmp_path / "s.png").stat().st_size > 1000
+    assert run(capsys, "stats", "--annotations", path, "--plot", tmp_path / "s.PDF")["plot"].endswith("s.PDF")
     assert main(["data", "stats", "--annotations", str(path)]) == 0
     captured = capsys.readouterr()
     assert "mean_occlusion_rate       12.5%" in captured.out and "20-30 %" in captured.out

@@ -338,6 +338,17 @@ def test_invalid_input_is_reported_in_one_line_and_writes_nothing(
         ([*start, "--predictions", good, "--workers", "0"], "workers"),
     ):
         assert message in refused(capsys, tmp_path, *arguments), arguments
+    boxes, report = str(tmp_path / "boxes.json"), str(tmp_path / "r.json")
+    for outputs, message in (
+        (
+            ["--box-source", f"predicted:{boxes}", "--save-predictions", boxes],
+            "save-predictions: expected another file",
+        ),
+        (["--box-source", f"predicted:{boxes}", "--out", boxes], "out: expected another file than the input"),
+        (["--out", report, "--save-predictions", report], "save-predictions: expected another file than that of the"),
+        (["--save-predictions", str(tmp_path)], "save-predictions: expected a file to write, got the folder"),
+    ):
+        assert message in refused(capsys, tmp_path, *MASKS, *toy_set[0], *outputs), outputs
     scoreless = write(tmp_path / "s.json", [{k: v for k, v in toy_set[1][0].items() if k != "score"}])
     assert "record 0: expected a score for amodal_ap" in refused(
         capsys, tmp_path, *detections, "--predictions", str(scoreless)

@@ -114,6 +114,38 @@ def test_invalid_inputs_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not Path(out).exists()
 
 
+def test_outputs_that_cannot_be_written_are_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = save_images(tmp_path / "photos")
+    predict = ["label", "predict", str(images), "--boxes", str(boxes_file(tmp_path)), "--out"]
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "tasks.xml").mkdir()
+    (tmp_path / "cvat.xml").write_text("<annotations/>")
+    (tmp_path / "file").write_text("x")
+    for name, message in (
+        ("folder", "out: expected a file to write, got the folder"),
+        ("tasks.json", "out: expected a file to write, got the folder"),
+        ("file/tasks.json", "out: expected a file to write, got a place inside the file"),
+        ("cvat.json", "cvat.xml' is free for the interface, got another file there"),
+    ):
+        assert message in refused(capsys, *predict, str(tmp_path / name)), name
+    assert (tmp_path / "cvat.xml").read_text() == "<annotations/>"
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "photos", "boxes.json", "folder", "tasks.xml", "cvat.xml", "file",
+    }  # fmt: skip
+    for _ in range(2):  # the interface of an earlier call is replaced
+        assert main([*predict, str(tmp_path / "good.json")]) == 0
+    capsys.readouterr()
+    for path in images.iterdir():
+        path.write_text("broken")
+    before = (tmp_path / "good.json").read_bytes()
+    assert "folder: expected images that can be segmented, got none" in refused(
+        capsys, *predict, str(tmp_path / "good.json")
+    )
+    assert (tmp_path / "good.json").read_bytes() == before
+
+
 @pytest.mark.parametrize("form", ["absolute", "beside"])
 def test_file_names_outside_the_folder_are_named_by_their_last_part(tmp_path: Path, form: str) -> None:
     """The task names what Label Studio finds in the folder; a name elsewhere cannot end the run after its work."""

@@ -33,7 +33,7 @@ SEEN = block(5, 5, 25, 30)
 
 
 def save_image(path: Path, seed: int = 0) -> Path:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
     pixels[5:30, 5:25] = 200
     Image.fromarray(pixels).save(path)
@@ -309,6 +309,18 @@ def test_an_image_without_annotations_has_an_empty_scene(tmp_path: Path) -> None
     assert len(Scene.load(out / "b")) == 0 and len(json.loads((out / "annotations.json").read_text())["images"]) == 2
 
 
+def test_images_of_a_file_may_all_be_in_folders_below(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    photos(folder / "train", "a.png")
+    source = coco("a.png")
+    source["images"][0]["file_name"] = "train/a.png"
+    file = write(tmp_path / "i.json", source)
+    assert segment(folder, "--annotations", file, "--out", out) == 0
+    assert len(Scene.load(out / "a")) == 2
+    (folder / "train" / "a.png").unlink()
+    assert "folder: expected images of i.json in" in refused(capsys, folder, "--annotations", file, "--out", out)
+
+
 def test_what_fails_is_reported_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, out = photos(tmp_path / "photos", "a.png", "b.png", "small.png"), tmp_path / "out"
     whole = (folder / "b.png").read_bytes()
@@ -329,7 +341,7 @@ def test_what_fails_is_reported_at_the_end(tmp_path: Path, capsys: pytest.Captur
         lines = captured.err.splitlines()
         assert len(lines) == 5 and all(line.startswith("amodal: ") for line in lines)
         assert "expected a whole image, got a damaged one" in lines[2]
-        assert lines[-1] == "amodal: 4 failed and left out; everything else is written"
+        assert lines[-1] == "amodal: 4 failed and left out"
         content = json.loads((out / "annotations.json").read_text())
         assert [a["id"] for a in content["annotations"]] == [9000] and len(content["images"]) == 1
     (folder / "a.png").unlink()

@@ -355,7 +355,7 @@ def test_bad_policies_and_limits(toy_work: Works) -> None:
         RequestPolicy(concurrency=0)
     with pytest.raises(InputError, match="retry_wait: expected 0 or more"):
         RequestPolicy(first_wait=-1)
-    with pytest.raises(InputError, match="max_tokens: expected 0 or more"):
+    with pytest.raises(InputError, match="max-total-tokens: expected 0 or more"):
         UsageLimits(tokens=-1)
     with pytest.raises(InputError, match="price: expected 0 or more, got -1 and 2"):
         TokenPrices(-1, 2)

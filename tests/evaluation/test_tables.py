@@ -56,6 +56,12 @@ def test_the_plot_has_the_models_whose_size_is_known(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["table.md"]
 
 
+def test_a_path_may_contain_an_equals_sign(tmp_path: Path) -> None:
+    path = save(tmp_path / "lr=0.1.json", 0.2, 0.1)
+    assert list(RunTable.read([path]).rows) == ["m"]
+    assert list(RunTable.read([f"slow={path}"]).rows) == ["slow"]
+
+
 def test_reports_that_do_not_fit_raise(tmp_path: Path) -> None:
     one, same = save(tmp_path / "1.json", 0.2, 0.1), save(tmp_path / "2.json", 0.3, 0.1)
     other = save(tmp_path / "3.json", 0.2, 0.1, protocol="strict")

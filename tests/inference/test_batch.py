@@ -160,7 +160,9 @@ def test_a_run_that_failed_before_its_first_results_does_not_block_the_folder(
     tmp_path: Path, without_ray: None
 ) -> None:
     dataset = read_dataset("canonical", synthesize("scenes", 1, 5, tmp_path / "scenes", progress=False))
-    with pytest.raises(InputError, match="expected model_type 'plug', got 'aura'"):
+    with pytest.raises(
+        InputError, match="model aura-small: expected a segmenter .*, got a model that answers questions"
+    ):
         segment_dataset(dataset, tmp_path / "out", BatchPlan("aura-small"), progress=False)
     assert results(segment_dataset(dataset, tmp_path / "out", BatchPlan("plug-small"), progress=False))
 

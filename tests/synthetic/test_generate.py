@@ -119,14 +119,14 @@ def test_excluded_categories_are_not_written(tmp_path: Path, source: tuple[Path,
     [
         ({"kind": "photos"}, "kind: expected 'scenes' or 'paste', got 'photos'"),
         ({"count": 0}, "count: expected 1 or more, got 0"),
-        ({"sources": []}, "annotations: expected with --kind paste and only there"),
+        ({"sources": []}, "annotations: expected photographs in COCO form for kind paste, got none"),
         ({"seed": -1}, "seed: expected 0 or more, got -1"),
         ({"workers": 0}, "workers: expected 1 or more, got 0"),
         ({"split": "test"}, "split: expected one of all, train, validation, got 'test'"),
-        ({"kind": "scenes"}, "annotations: expected with --kind paste and only there"),
+        ({"kind": "scenes"}, "annotations: expected for kind paste only, got it for scenes"),
         (
             {"kind": "scenes", "sources": [], "split": "train"},
-            "split, exclude_categories: expected with --kind paste only",
+            "split: expected for kind paste only, got it for scenes",
         ),
     ],
 )

@@ -130,7 +130,7 @@ def test_the_command(annotations: Path, tmp_path: Path, capsys: pytest.CaptureFi
     capsys.readouterr()
     for wrong, message in (
         ([], "annotations: expected one file to ask about, got 0"),
-        ([*given, "--split", "train"], "split, exclude_category: expected with --kind paste only"),
+        ([*given, "--split", "train"], "split: expected with --kind paste only, got it with questions"),
         ([*given, "--words", "new"], "words: expected one of train, held_out, free, free_held_out, got 'new'"),
         ([*given, "--present", "0.5", "--lists", "all"], "present: expected without lists, got 0.5"),
         ([*given, "--present", "1.5"], "present: expected a share in [0, 1], got 1.5"),
@@ -140,9 +140,11 @@ def test_the_command(annotations: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["data", "synthesize", "--kind", "scenes", "--out", str(tmp_path / "new")]) == 2
     assert "count: expected the number of images to make, got none" in capsys.readouterr().err
     scenes = ["data", "synthesize", "--kind", "scenes", "--count", "1", "--out", str(tmp_path / "new")]
-    for wrong in (["--present", "0.5"], ["--lists", "all"]):
-        assert main([*scenes, *wrong]) == 2
-        assert "words, present, lists: expected with --kind questions only" in capsys.readouterr().err
+    for name, value in (("present", "0.5"), ("lists", "all"), ("words", "free")):
+        assert main([*scenes, f"--{name}", value]) == 2
+        assert f"{name}: expected with --kind questions only, got it with scenes" in capsys.readouterr().err
+    assert main(["data", "synthesize", "--kind", "scene", "--out", str(tmp_path / "new")]) == 2
+    assert "kind: expected one of scenes, paste, questions, got 'scene'" in capsys.readouterr().err
 
 
 def test_datasets_without_the_needed_truth_are_refused(dataset: AnnotatedDataset) -> None:

@@ -95,6 +95,14 @@ def test_the_recipe_in_a_run_folder_can_be_read_again(tmp_path: Path) -> None:
             for name in ("alpha", "beta", "dice_weight", "occluded_dice_weight", "iou_weight")
             for value in ("-1.0", ".nan")
         ),
+        ("data.augmentation.flip=50", r"data\.augmentation\.flip: expected less than or equal to 1, got 50"),
+        ("data.augmentation.blur=-0.1", r"data\.augmentation\.blur: expected greater than or equal to 0, got -0\.1"),
+        (
+            "data.augmentation.scale=[1.3, 0.8]",
+            r"scale: expected two numbers above 0 in rising order, got \(1\.3, 0\.8\)",
+        ),
+        ("data.augmentation.wide_scale=[0.0, 2.0]", r"wide_scale: expected two numbers above 0 in rising order, got"),
+        ("data.train=[mine.json]", r"data\.train\.0: expected keys with values, got 'mine\.json'"),
         ("data.mask_prompt_share=1.5", r"data\.mask_prompt_share: expected less than or equal to 1, got 1\.5"),
         (
             "data.mask_prompt_share=0.5",

@@ -99,6 +99,14 @@ def test_keys_that_may_change_do_not_change_the_weights(tmp_path: Path) -> None:
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_a_step_that_the_run_has_passed_is_no_place_to_stop(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, "plug")
+    run(recipe, stop_after=2)
+    run(recipe, stop_after=2)
+    with pytest.raises(InputError, match="stop-after: expected a step from 2 on, where the run is, got 1"):
+        run(recipe, stop_after=1)
+
+
 def test_a_run_of_an_older_version_resumes(tmp_path: Path) -> None:
     """Its recipe lacks keys that were added later."""
     recipe = tiny_recipe(tmp_path, "plug")

@@ -52,11 +52,11 @@ def access_token(host: str, given: str | None) -> str | None:
     """
     if given is None:
         return None if is_loopback(host) else secrets.token_urlsafe(32)
-    if len(given) < MIN_TOKEN_LENGTH or not re.fullmatch(r"[A-Za-z0-9_.~-]+", given):
-        raise InputError(
-            f"token: expected at least {MIN_TOKEN_LENGTH} letters, digits, '-', '_', '.' or '~', "
-            f"got {len(given)} characters, or others"
-        )
+    if len(given) < MIN_TOKEN_LENGTH:
+        raise InputError(f"token: expected at least {MIN_TOKEN_LENGTH} characters, got {len(given)}")
+    other = re.search(r"[^A-Za-z0-9_.~-]", given)
+    if other is not None:
+        raise InputError(f"token: expected letters, digits, '-', '_', '.' and '~' only, got {other.group()!r}")
     return given
 
 

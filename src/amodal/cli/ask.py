@@ -32,7 +32,9 @@ def ask(
         str | None, typer.Argument(help="Question; without one, start an interactive conversation.")
     ] = None,
     model: ModelName = DEFAULT_ASSISTANT,
-    out: Annotated[Path | None, typer.Option(help="Folder for masks, overlay and scene.json.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for masks, overlay and scene.json; default: NAME-answer.")
+    ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of tokens per answer; default: the model's own.")
     ] = None,
@@ -56,7 +58,7 @@ def ask(
         raise InputError("--json: expected a question together with --json, got none")
     if out is not None:
         require_folder(out)
-    folder = out or Path(f"{image.stem}-amodal")
+    folder = out or Path(f"{image.stem}-answer")
     from rich.console import Console
 
     from amodal.inference.assistant import AmodalAssistant

@@ -96,6 +96,8 @@ def convert(
     from amodal.data.convert import convert as convert_dataset
 
     require_no_input(out if out.suffix == ".json" or to == "parquet" else out / "annotations.json", [annotations])
+    if annotations.is_dir() and out.resolve().is_relative_to(annotations.resolve()):
+        raise InputError(f"out: expected a place outside of the input {str(annotations)!r}, got {str(out)!r}")
     which, form = _mask_choices(masks or [], to)
     done = convert_dataset(
         open_dataset(annotations, format_, images, match), to, out,
@@ -129,6 +131,13 @@ def _mask_choices(masks: list[str], to: str) -> tuple[CocoMasks, MaskForm]:
     if which and to != "coco":
         raise InputError(f"masks: expected amodal or visible with --to coco only, got {which[0]} with {to}")
     return cast("CocoMasks", which[0] if which else kinds[0]), cast("MaskForm", form[0] if form else forms[0])
+
+
+def _check_kind(kind: str, given: dict[str, object], kinds: tuple[str, ...]) -> None:
+    """Raise `InputError` if an option is given (true) that belongs to other kinds than `kind`."""
+    wrong = [name for name, value in given.items() if value]
+    if wrong and kind not in kinds:
+        raise InputError(f"{wrong[0]}: expected with --kind {' or '.join(kinds)} only, got it with {kind}")
 
 
 @data_app.command()
@@ -170,24 +179,23 @@ def synthesize(
 
     Example: amodal data synthesize --kind scenes --count 100 --seed 1 --out data/scenes
     """
-    if kind == "questions":
-        if split != "all" or exclude_category:
-            raise InputError("split, exclude_category: expected with --kind paste only")
-        path = _questions(annotations or [], images or [], out, seed, words, present, lists, count, not as_json)
-        typer.echo(json.dumps({"questions": str(path)}) if as_json else f"Written: {path}")
-        return
-    if count is None:
-        raise InputError("count: expected the number of images to make, got none")
-    if words != "train" or present is not None or lists is not None:
-        raise InputError("words, present, lists: expected with --kind questions only")
     from amodal.data.splits import Split
     from amodal.synthetic.generate import Kind
     from amodal.synthetic.generate import synthesize as synthesize_images
 
     kinds: tuple[Kind, ...] = get_args(Kind)
     splits: tuple[Split, ...] = get_args(Split)
-    if kind not in kinds:
+    if kind not in (*kinds, "questions"):
         raise InputError(f"kind: expected one of {', '.join(kinds)}, questions, got {kind!r}")
+    _check_kind(kind, {"split": split != "all", "exclude-category": exclude_category}, ("paste",))
+    _check_kind(kind, {"annotations": annotations}, ("paste", "questions"))
+    _check_kind(kind, {"words": words != "train", "present": present is not None, "lists": lists}, ("questions",))
+    if kind == "questions":
+        path = _questions(annotations or [], images or [], out, seed, words, present, lists, count, not as_json)
+        typer.echo(json.dumps({"questions": str(path)}) if as_json else f"Written: {path}")
+        return
+    if count is None:
+        raise InputError("count: expected the number of images to make, got none")
     if split not in splits:
         raise InputError(f"split: expected one of {', '.join(splits)}, got {split!r}")
     files, folders = annotations or [], images or []
@@ -195,7 +203,7 @@ def synthesize(
         raise InputError(f"images: expected one folder for each of {len(files)} annotation files, got {len(folders)}")
     sources = [(f, folders[i] if folders else None) for i, f in enumerate(files)]
     path = synthesize_images(
-        kind, count, seed, out, sources=sources, split=split, exclude_categories=exclude_category or (),
+        cast("Kind", kind), count, seed, out, sources=sources, split=split, exclude_categories=exclude_category or (),
         workers=workers, progress=not as_json,
     )  # fmt: skip
     typer.echo(json.dumps({"annotations": str(path)}) if as_json else f"Written: {path}")

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from amodal.cli.options import Annotations, AsJson, FormatName, Images, MatchBy, format_of, open_dataset
+from amodal.cli.options import (
+    Annotations,
+    AsJson,
+    FormatName,
+    Images,
+    MatchBy,
+    format_of,
+    open_dataset,
+    require_no_image,
+)
 from amodal.errors import InputError
 from amodal.io.words import counted
 
@@ -86,10 +95,12 @@ def validate(
     Example: amodal data validate --format kins2020 --annotations update_test_2020.json --images testing/image_2
     """
     from amodal.data.validation.validate import validate as validate_dataset
-    from amodal.io.files import require_no_input, write_atomic
+    from amodal.io.files import require_file, require_no_input, write_atomic
 
     if report is not None:
-        require_no_input(report, [annotations], "report")
+        if report.suffix.lower() != ".json":
+            raise InputError(f"report: expected a .json file, got {str(report)!r}")
+        require_file(require_no_input(report, [annotations], "report"), "report")
     found = validate_dataset(
         format_of(annotations, format_), annotations, images, match=cast("Match", match), progress=not as_json
     )
@@ -117,9 +128,12 @@ def stats(
 
     Example: amodal data stats --annotations data/scenes/annotations.json --plot stats.png
     """
-    from amodal.data.statistics import compute_statistics, plot_statistics
+    from amodal.data.statistics import check_plot, compute_statistics, plot_statistics
 
-    statistics = compute_statistics(open_dataset(annotations, format_, images, match), progress=not as_json)
+    dataset = open_dataset(annotations, format_, images, match)
+    if plot is not None:
+        require_no_image(check_plot(plot), dataset, "plot", annotations)
+    statistics = compute_statistics(dataset, progress=not as_json)
     if plot is not None:
         plot_statistics(statistics, plot)
     if as_json:

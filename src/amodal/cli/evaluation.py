@@ -14,7 +14,7 @@ import typer
 
 from amodal.cli.options import open_dataset
 from amodal.errors import InputError
-from amodal.io.files import require_folder, require_no_input
+from amodal.io.files import require_file, require_folder, require_no_input
 from amodal.models.names import DEFAULT_ASSISTANT, DEFAULT_SEGMENTER
 
 if TYPE_CHECKING:
@@ -49,16 +49,26 @@ MatchOption = Annotated[
 BoxSourceOption = Annotated[
     str | None,
     typer.Option(
-        metavar="SOURCE", help="gt_visible, gt_visible_mask, gt_amodal, predicted:FILE.", rich_help_panel=OBJECTS
+        metavar="SOURCE",
+        help="Prompts: gt_visible (default), gt_visible_mask, gt_amodal, predicted:FILE.",
+        rich_help_panel=OBJECTS,
     ),
 ]
 ThresholdOption = Annotated[
     float | None,
-    typer.Option(metavar="P", help="Foreground probability.", rich_help_panel=MASKS),
+    typer.Option(metavar="P", help="Smallest probability of foreground; default: the model's.", rich_help_panel=MASKS),
 ]
-UnionOption = Annotated[bool | None, typer.Option(help="Unite both masks.", show_default=False, rich_help_panel=MASKS)]
+UnionOption = Annotated[
+    bool | None,
+    typer.Option(
+        help="Unite both masks; default: yes for a model, no for a file.", show_default=False, rich_help_panel=MASKS
+    ),
+]
 CleanOption = Annotated[
-    bool | None, typer.Option(help="Clean the masks of a model.", show_default=False, rich_help_panel=MASKS)
+    bool | None,
+    typer.Option(
+        help="Clean the masks of a model first; default: no, unlike segment.", show_default=False, rich_help_panel=MASKS
+    ),
 ]
 SavePredictionsOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write the predictions to a file.", rich_help_panel=OUTPUT)
@@ -110,19 +120,24 @@ def masks(
     clean: CleanOption = None,
     baseline: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Score this one; repeatable.", rich_help_panel=BASELINES),
+        typer.Option(
+            metavar="NAME", help="Score this one instead of the usual ones; may be repeated.", rich_help_panel=BASELINES
+        ),
     ] = None,
     baselines: Annotated[
         bool, typer.Option(help="Also score baselines.", show_default=False, rich_help_panel=BASELINES)
     ] = True,
     sam: Annotated[
         str,
-        typer.Option(metavar="BASE", help="SAM base.", rich_help_panel=BASELINES),
+        typer.Option(metavar="BASE", help="Segmenter of the baselines sam, sam_amodal_box.", rich_help_panel=BASELINES),
     ] = "sam-small",
     out: OutOption = None,
     save_predictions: SavePredictionsOption = None,
     worst: Annotated[
-        int, typer.Option(min=0, metavar="N", help="List and draw the N worst.", rich_help_panel=OUTPUT)
+        int,
+        typer.Option(
+            min=0, metavar="N", help="List the N worst objects; with --out FOLDER, draw them.", rich_help_panel=OUTPUT
+        ),
     ] = 0,
     as_json: JsonOption = False,
     resamples: Annotated[
@@ -154,8 +169,7 @@ def masks(
         raise InputError("match-iou, any-category: expected with --predictions only, got a model")
     if baseline and not baselines:
         raise InputError("baseline: expected --baseline or --no-baselines, got both")
-    if save_predictions is not None:
-        require_no_input(save_predictions, [annotations], "save-predictions")
+    _check_outputs(out, save_predictions, annotations, box_source)
     dataset = open_dataset(annotations, format_, images, match)
     from amodal.evaluation.baselines import BASELINES as ALL_BASELINES
     from amodal.evaluation.baselines import DEFAULT_BASELINES
@@ -267,8 +281,7 @@ def detections(
     """
     _output_folder(out, annotations, predictions)
     _check_one_input(model, predictions, save_predictions)
-    if save_predictions is not None:
-        require_no_input(save_predictions, [annotations], "save-predictions")
+    _check_outputs(out, save_predictions, annotations, box_source)
     dataset = open_dataset(annotations, format_, images, match)
     from amodal.evaluation.baselines import BASELINES as ALL_BASELINES
     from amodal.evaluation.boxes import BoxSource, default_box_source
@@ -405,6 +418,22 @@ def _check_one_input(model: str | None, predictions: Path | None, save_predictio
         raise InputError("model: expected --model or --predictions, got both")
     if predictions is not None and save_predictions is not None:
         raise InputError("save-predictions: expected with a model, got a predictions file")
+
+
+def _check_outputs(out: Path | None, saved: Path | None, annotations: Path, box_source: str | None) -> None:
+    """Check before the work starts that no output replaces an input or another output.
+
+    Raises:
+        InputError: one does, or the predictions cannot be written.
+    """
+    boxes = Path(box_source.partition(":")[2]) if box_source and box_source.startswith("predicted:") else None
+    if out is not None:
+        require_no_input(out / "report.json" if _is_folder(out) else out, [boxes])
+    if saved is not None:
+        report = None if out is None else out / "report.json" if _is_folder(out) else out
+        if report is not None and saved.resolve() == report.resolve():
+            raise InputError(f"save-predictions: expected another file than that of the report, got {str(saved)!r}")
+        require_file(require_no_input(saved, [annotations, boxes], "save-predictions"), "save-predictions")
 
 
 @contextmanager

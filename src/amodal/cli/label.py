@@ -69,7 +69,7 @@ def predict(
 ) -> None:
     """Predict visible and amodal masks for a folder of images, as Label Studio tasks to correct.
 
-    Also writes the labelling interface as OUT.xml.
+    Also writes the labelling interface beside it: `tasks.xml` for `--out tasks.json`.
 
     Example: amodal label predict photos --out tasks.json
     """
@@ -108,6 +108,9 @@ def predict(
         full = Path(os.path.abspath(path))
         name = full.relative_to(root).as_posix() if full.is_relative_to(root) else path.name
         tasks.append(to_task(result, f"{prefix}{name}"))
+    if not tasks:
+        name, messages = next(iter(failures.messages.items()))
+        raise InputError(f"folder: expected images that can be segmented, got none: {name}: {messages[0]}")
     if images.num_other and annotations is not None and not as_json:
         other = counted(images.num_other, "image")
         typer.echo(f"Left out: {other} of the folder that {annotations.name} does not have")
@@ -127,7 +130,7 @@ def tasks_of_results(
 ) -> None:
     """Write results that exist already as Label Studio tasks to correct.
 
-    Also writes the labelling interface as OUT.xml.
+    Also writes the labelling interface beside it: `tasks.xml` for `--out tasks.json`.
 
     Example: amodal label tasks predictions --annotations instances.json --out tasks.json
     """
@@ -198,17 +201,24 @@ def collect_corrections(
 
 
 def _check_tasks_file(out: Path, inputs: Iterable[Path | None]) -> None:
-    """Check that the file of tasks is no input, and that its interface gets another file.
+    """Check that the file of tasks and that of its interface can be written, and replace no file of another kind.
 
     Raises:
-        InputError: it is an input, or it has the ending of the interface.
+        InputError: one is an input or a folder, the tasks have the ending of the interface, or the interface would
+            replace another XML file.
     """
-    from amodal.io.files import require_no_input
+    from amodal.inference.exports.label_studio import is_interface
+    from amodal.io.files import require_file, require_no_input
 
     if out.suffix.lower() == ".xml":
         raise InputError(f"out: expected a JSON file, got {str(out)!r}")
-    for file in (out, out.with_suffix(".xml")):
-        require_no_input(file, inputs)
+    config = out.with_suffix(".xml")
+    for file in (out, config):
+        require_file(require_no_input(file, inputs))
+    if config.exists() and not is_interface(config):
+        raise InputError(
+            f"out: expected a name beside which {str(config)!r} is free for the interface, got another file there"
+        )
 
 
 def _write_tasks(tasks: list[dict[str, Any]], num_objects: int, out: Path, as_json: bool, failures: Failures) -> None:

@@ -32,7 +32,9 @@ VisibleFrom = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, ...")]
-Dtype = Annotated[str, typer.Option(help="Precision: auto, float32, bfloat16, or int8 (large models on a CPU).")]
+Dtype = Annotated[
+    str, typer.Option(help="Precision of the segmenter: auto, float32, bfloat16, or int8 (large models on a CPU).")
+]
 Mode = Annotated[str, typer.Option(help="Encode one crop per object (crop) or the whole image once (image; faster).")]
 DetectorName = Annotated[
     str | None, typer.Option("--detector", help="Detector of transformers that finds the boxes: hub id or folder.")
@@ -84,7 +86,7 @@ class Failures:
             for message in messages:
                 typer.echo(f"amodal: {name}: {' '.join(message.split())}", err=True)
         number = sum(map(len, self.messages.values()))
-        typer.echo(f"amodal: {number} failed and left out; everything else is written", err=True)
+        typer.echo(f"amodal: {number} failed and left out", err=True)
         raise typer.Exit(SOME_FAILED)
 
 

@@ -123,7 +123,7 @@ def generate(
     limits = UsageLimits(max_requests, max_total_tokens, max_money)
     prices = TokenPrices(price_prompt, price_completion)
     if max_money is not None and prices == TokenPrices():
-        raise InputError("max_money: expected prices of tokens with it (--price-prompt, --price-completion), got none")
+        raise InputError("max-money: expected prices of tokens with it (--price-prompt, --price-completion), got none")
     writer = _backend(
         backend, seed, facts, model, base_url=base_url, key_variable=key_variable, timeout=timeout,
         structured=structured, max_tokens=max_tokens, temperature=temperature, outlines=outlines,

@@ -260,6 +260,9 @@ def batch(
         gpus=gpus,
         clean=clean,
     )
+    if dataset.suffix == ".parquet" and (images is not None or format_ is not None):
+        name = "images" if images is not None else "format"
+        raise InputError(f"{name}: expected with an annotation file only, got it with {str(dataset)!r}")
     source: Path | CocoFile | AnnotatedDataset = dataset
     if dataset.suffix != ".parquet":
         name = format_ or guess_format(dataset) or "coco"

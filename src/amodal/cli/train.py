@@ -15,7 +15,7 @@ def train(
         list[str] | None, typer.Option("--set", help="Override a key of the recipe, key.inner=value; repeatable.")
     ] = None,
     stop_after: Annotated[
-        int | None, typer.Option(help="Stop with a checkpoint after this step; the same command resumes.")
+        int | None, typer.Option(min=1, help="Stop with a checkpoint after this step; a later call resumes.")
     ] = None,
     fork: Annotated[
         str | None,
@@ -26,7 +26,9 @@ def train(
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print memory and number of steps without training.")] = False,
     processes: Annotated[int, typer.Option(min=1, help="Number of GPUs, for --plan.")] = 1,
-    objects: Annotated[int | None, typer.Option(min=1, help="Number of training objects, for --plan.")] = None,
+    objects: Annotated[
+        int | None, typer.Option(min=1, help="Number of training objects, for --plan of a recipe with epochs.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train a model by a recipe, or resume a run that was stopped, with the recipe that it began with.

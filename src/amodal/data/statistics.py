@@ -13,7 +13,7 @@ import numpy as np
 from amodal.data.relations import derive_occluders
 from amodal.data.samples import AnnotatedDataset, ImageSample
 from amodal.errors import InputError
-from amodal.io.files import atomic_path
+from amodal.io.files import atomic_path, require_file
 from amodal.io.progress import progress_bar
 from amodal.ops.occlusion import rle_occlusion_rate
 from amodal.ops.rle import rle_area
@@ -135,6 +135,17 @@ def compute_statistics(dataset: AnnotatedDataset, *, progress: bool = False) -> 
     return statistics
 
 
+def check_plot(path: Path) -> Path:
+    """Return the file for a plot, after a check of its ending and its place.
+
+    Raises:
+        InputError: it has another ending than .png, .pdf or .svg, or cannot be written.
+    """
+    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise InputError(f"plot: expected a .png, .pdf or .svg file, got {str(path)!r}")
+    return require_file(path, "plot")
+
+
 def plot_statistics(statistics: DatasetStatistics, path: Path) -> None:
     """Draw the histogram of occlusion rates and the most frequent categories.
 
@@ -147,8 +158,7 @@ def plot_statistics(statistics: DatasetStatistics, path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    if path.suffix not in (".png", ".pdf", ".svg"):
-        raise InputError(f"plot: expected a .png, .pdf or .svg file, got {str(path)!r}")
+    check_plot(path)
     shown = list(statistics.categories.items())[:PLOTTED_CATEGORIES]
     figure = Figure(figsize=(11, max(4.0, 1.2 + 0.22 * len(shown))), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -89,7 +89,8 @@ class UsageLimits:
         for name in ("requests", "tokens", "money"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
-                raise InputError(f"max_{name}: expected 0 or more, got {value}")
+                option = {"tokens": "max-total-tokens"}.get(name, f"max-{name}")
+                raise InputError(f"{option}: expected 0 or more, got {value}")
 
 
 class Budget:
@@ -101,7 +102,7 @@ class Budget:
 
     def __init__(self, limits: UsageLimits, prices: TokenPrices, used: Usage) -> None:
         if limits.money is not None and prices == TokenPrices():
-            raise InputError("max_money: expected prices of tokens with it, got none")
+            raise InputError("max-money: expected prices of tokens with it, got none")
         self._limits, self._prices = limits, prices
         self._requests, self._tokens, self._money = used.requests, used.tokens, used.money
 

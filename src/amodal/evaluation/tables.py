@@ -44,7 +44,7 @@ class RunTable:
         """
         protocol, columns, rows = "", dict[str, str](), dict[str, dict[str, EvaluationReport]]()
         for run in runs:
-            stated, equals, path = run.partition("=")
+            stated, equals, path = ("", "", run) if Path(run).exists() else run.partition("=")
             report = EvaluationReport.load(path if equals else run)
             if report.protocol not in MASK_PROTOCOLS or report.protocol != (protocol or report.protocol):
                 expected = protocol or f"one of {', '.join(MASK_PROTOCOLS)}"

@@ -323,7 +323,8 @@ class Detector:
             )
         except Exception as error:  # transformers raises many types here
             reason = " ".join(str(error).split())[:160]
-            raise InputError(f"detector: expected a model for {task}, got {str(name)!r} ({reason})") from error
+            hint = "" if self.texts else "; an open-vocabulary detector needs --text"
+            raise InputError(f"detector: expected a model for {task}, got {str(name)!r} ({reason}){hint}") from error
 
     def __call__(self, image: ImageArray, threshold: float | None = None) -> tuple[Boxes, list[str]]:
         """Detect objects.

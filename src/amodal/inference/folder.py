@@ -138,9 +138,9 @@ def images_of_folder(folder: Path, coco: CocoFile | None, on_failure: FailureHan
     """The images of a folder, or those of a COCO file in it; images of the file that are missing are failures.
 
     Raises:
-        InputError: the folder has no images.
+        InputError: the folder has no images, or none of the file.
     """
-    files = list_images(folder)
+    files = list_images(folder, required=coco is None)
     if coco is None:
         return FolderImages(tuple(files))
     found: list[tuple[Path, CocoImage]] = []
@@ -150,6 +150,9 @@ def images_of_folder(folder: Path, coco: CocoFile | None, on_failure: FailureHan
             found.append((path, image))
         else:
             on_failure(image.file_name, f"expected an image of {coco.path.name} in {folder}, got none")
+    if not found:
+        expected = f"images of {coco.path.name} in {str(folder)!r}"
+        raise InputError(f"folder: expected {expected}, got none of {len(coco.images)}")
     used = {path for path, _ in found}
     paths, entries = tuple(path for path, _ in found), tuple(image for _, image in found)
     return FolderImages(paths, coco, entries, sum(path not in used for path in files))

@@ -70,7 +70,7 @@ class VisibleMaskSource:
         try:
             return cls(PromptableModel.from_pretrained(name), str(name), device, dtype)
         except InputError as error:
-            raise InputError(f"visible_from: {error}") from error
+            raise InputError(f"visible-from: {str(error).removeprefix('base: ')}") from error
 
     def complete(self, image: ImageArray, prompts: Sequence[ObjectPrompt], batch_size: int = 16) -> list[ObjectPrompt]:
         """Give each object that has no visible mask the mask that the segmenter makes for its box and points.

@@ -186,6 +186,19 @@ def visible_entries(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.name)
 
 
+def require_file(file: Path, what: str = "out") -> Path:
+    """Return the file, which may not exist yet, after a check that it could be written; for use before long work.
+
+    Raises:
+        InputError: it is a folder, or what should be a folder above it is a file; the message names the option `what`.
+    """
+    above = next(path for path in file.absolute().parents if path.exists())
+    if file.is_dir() or not above.is_dir():
+        kind = "the folder" if file.is_dir() else "a place inside the file"
+        raise InputError(f"{what}: expected a file to write, got {kind} {str(file if file.is_dir() else above)!r}")
+    return file
+
+
 def require_folder(folder: Path, what: str = "out") -> Path:
     """Return the folder, which may not exist yet.
 

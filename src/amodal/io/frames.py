@@ -20,8 +20,12 @@ VIDEO_ENDINGS = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mp
 DEFAULT_RATE = 10  # frames per second of a video that does not state its rate
 
 
-def list_images(folder: Path) -> list[Path]:
+def list_images(folder: Path, *, required: bool = True) -> list[Path]:
     """List the image files of a folder in the order of their names; hidden files and other files are ignored.
+
+    Args:
+        folder: the folder; images in folders below it are not listed.
+        required: whether there must be an image.
 
     Raises:
         InputError: not a folder, or a folder without images.
@@ -29,7 +33,7 @@ def list_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"folder: expected a folder of images, got {str(folder)!r}")
     files = [path for path in visible_entries(folder) if path.suffix.lower() in IMAGE_ENDINGS]
-    if not files:
+    if not files and required:
         raise InputError(f"folder: expected a folder with images, got none in {str(folder)!r}")
     return files
 

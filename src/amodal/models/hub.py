@@ -93,11 +93,8 @@ def find_source(
     if is_local_name(name):
         raise InputError(f"{argument} {name}: expected a file or folder, got none at this path")
     if _HUB_ID.fullmatch(str(name)) is None:
-        known = ", ".join(bundled) or "none"
-        raise InputError(
-            f"{argument}: expected a bundled name ({known}), {others}a folder or a hub id (owner/name), "
-            f"got {str(name)!r}"
-        )
+        known = f"a bundled name ({', '.join(bundled)}), " if bundled else ""
+        raise InputError(f"{argument}: expected {known}{others}a folder or a hub id (owner/name), got {str(name)!r}")
     return _download(str(name), argument, revision, weights)
 
 

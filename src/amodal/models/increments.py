@@ -154,9 +154,16 @@ def read_config(folder: Path, kind: type[Config]) -> Config:
         raise InputError(f"model {folder}: expected a readable config.json, got none") from error
     if not isinstance(settings, dict):
         raise InputError(f"model {folder}: expected an object in config.json, got {type(settings).__name__}")
-    if settings.get("model_type") != kind.model_type:
-        raise InputError(f"model {folder}: expected model_type {kind.model_type!r}, got {settings.get('model_type')!r}")
+    found = settings.get("model_type")
+    if found != kind.model_type:
+        name = next((name for name, place in bundled_models().items() if place == folder), folder)
+        raise InputError(f"model {name}: expected {_kind_name(kind.model_type)}, got {_kind_name(found)}")
     return kind.from_dict(settings)
+
+
+def _kind_name(model_type: object) -> str:
+    known = {"plug": "a segmenter (model_type 'plug')", "aura": "a model that answers questions (model_type 'aura')"}
+    return known.get(str(model_type), f"model_type {model_type!r}")
 
 
 @dataclass(frozen=True)

@@ -66,10 +66,11 @@ def synthesize(
     for name, number, least in (("count", count, 1), ("seed", seed, 0), ("workers", workers, 1)):
         if number < least:
             raise InputError(f"{name}: expected {least} or more, got {number}")
-    if (kind == "paste") != bool(sources):
-        raise InputError("annotations: expected with --kind paste and only there")
-    if kind == "scenes" and (split != "all" or exclude_categories):
-        raise InputError("split, exclude_categories: expected with --kind paste only, scenes have no photographs")
+    if kind == "paste" and not sources:
+        raise InputError("annotations: expected photographs in COCO form for kind paste, got none")
+    if kind == "scenes" and (sources or split != "all" or exclude_categories):
+        name = "annotations" if sources else "split" if split != "all" else "exclude_categories"
+        raise InputError(f"{name}: expected for kind paste only, got it for scenes, which have no photographs")
     settings = {
         "kind": kind, "count": count, "seed": seed, "split": split,
         "exclude_categories": sorted(exclude_categories), "sources": [[str(p) for p in source] for source in sources],

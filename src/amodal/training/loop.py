@@ -130,6 +130,8 @@ def _train(
         setup.model.compile()
     run = _TrainingRun(accelerator, setup, recipe)
     state = run.restore()
+    if stop_after is not None and stop_after < state["step"]:
+        raise InputError(f"stop-after: expected a step from {state['step']} on, where the run is, got {stop_after}")
     record = RunRecord(accelerator, recipe, state["step"])
     run.train_from(state, min(run.steps, run.steps if stop_after is None else stop_after), record, progress)
     accelerator.end_training()

@@ -449,6 +449,8 @@ def _first_problem(error: ValidationError, prefix: tuple[str, ...]) -> str:
         return f"{where}: unknown key{_suggestion(str(problem['loc'][-1]))}"
     if problem["type"] == "missing":
         return f"{where}: expected a value, got none"
+    if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{where}: expected keys with values, got {problem['input']!r:.80}"
     expected = problem["msg"].removeprefix("Input should be ").removeprefix("Value should be ")
     return f"{where}: expected {expected}, got {problem['input']!r:.80}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,14 @@ LABEL_CONFIG = """<View>
   <Relations><Relation value="same object"/></Relations>
 </View>
 """
+
+
+def is_interface(file: Path) -> bool:
+    """Whether a file is a labelling interface, such as that of an earlier run."""
+    try:
+        return file.read_bytes().lstrip().startswith(b"<View")
+    except OSError:
+        return False
 
 
 class Tags(NamedTuple):

@@ -117,7 +117,8 @@ def _load(name: str | Path | PreTrainedConfig | LoadedBase, revision: str | None
 
 def _find(name: str | Path, revision: str | None = None, *, weights: bool = True) -> Source:
     """Find the folder or checkpoint file of a base; the tensors of a saved folder stand for the folder."""
-    others = f"a preset ({', '.join(preset_names())}), a checkpoint file, "
+    sizes = "" if weights else f"a preset ({', '.join(preset_names())}), "
+    others = f"{sizes}a checkpoint file, "
     source = find_source(
         name, argument="base", bundled=bundled_models(), revision=revision, weights=weights, others=others
     )

@@ -6,13 +6,14 @@ Axes: B crops, P prompts (objects) per crop, S side of the crop.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -37,22 +38,32 @@ NEGATIVE_SHARE = 0.2
 """Share of point prompts whose last point lies outside the object."""
 
 
+def _rising(values: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < values[0] <= values[1]:
+        raise PydanticCustomError("range", "two numbers above 0 in rising order")
+    return values
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Range = Annotated[tuple[float, float], AfterValidator(_rising)]
+
+
 class Augmentation(BaseModel):
     """Strength of each random change of a training crop; probabilities in [0, 1]."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    scale: tuple[float, float] = Field((0.8, 1.3), description="range of the factor on the crop scale")
-    shift: float = Field(0.15, description="shift of the window, relative to the room around the box")
-    wide: float = Field(0.0, description="probability of a window of `wide_scale`")
-    wide_scale: tuple[float, float] = Field((3.0, 6.0), description="range of the crop scale of wide windows")
-    box_jitter: float = Field(0.03, description="shift of each box edge, relative to the box")
-    flip: float = Field(0.5, description="probability of a horizontal flip")
-    colour: float = Field(0.3, description="strength of changes of brightness, contrast and saturation")
-    hue: float = Field(0.08, description="maximum rotation of the hue, as a share of the circle")
-    grey: float = Field(0.08, description="probability of a greyscale image")
-    blur: float = Field(0.1, description="probability of a blur")
-    noise: float = Field(0.15, description="probability of noise")
+    scale: Range = Field((0.8, 1.3), description="range of the factor on the crop scale")
+    shift: Share = Field(0.15, description="shift of the window, relative to the room around the box")
+    wide: Share = Field(0.0, description="probability of a window of `wide_scale`")
+    wide_scale: Range = Field((3.0, 6.0), description="range of the crop scale of wide windows")
+    box_jitter: Share = Field(0.03, description="shift of each box edge, relative to the box")
+    flip: Share = Field(0.5, description="probability of a horizontal flip")
+    colour: Share = Field(0.3, description="strength of changes of brightness, contrast and saturation")
+    hue: Share = Field(0.08, description="maximum rotation of the hue, as a share of the circle")
+    grey: Share = Field(0.08, description="probability of a greyscale image")
+    blur: Share = Field(0.1, description="probability of a blur")
+    noise: Share = Field(0.15, description="probability of noise")
 
 
 class ObjectCrops(Dataset[dict[str, Any]]):
