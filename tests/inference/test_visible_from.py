@@ -195,7 +195,7 @@ def test_the_interface_of_sam_s_predictor(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_an_amodal_model_is_no_source_of_visible_masks() -> None:
-    with pytest.raises(InputError, match="base: expected a model_type of sam, .*, got 'plug'"):
+    with pytest.raises(InputError, match="visible-from: expected a model_type of sam, .*, got 'plug'"):
         AmodalSegmenter.from_pretrained("plug-small", visible_from="plug-small")
 
 
@@ -272,7 +272,8 @@ def test_a_base_of_an_unknown_hub_id_is_recognised_once_it_is_there(
 def test_a_broken_configuration_is_no_base(content: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(
-        InputError, match="expected (model_type 'plug'|a readable config.json|an object in config.json)"
+        InputError,
+        match=r"expected (a segmenter \(model_type 'plug'\)|a readable config.json|an object in config.json)",
     ):
         PlugModel.from_pretrained(tmp_path)
 
@@ -290,7 +291,7 @@ def test_evaluation_names_the_segmenter(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_preset_of_sizes_is_no_segmenter(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="visible_from: base: expected a bundled name"):
+    with pytest.raises(InputError, match="visible-from: expected a bundled name"):
         VisibleMaskSource.from_pretrained("vit-b")
     SamConfig().save_pretrained(tmp_path)
     with pytest.raises(InputError, match="which cannot be read as a"):

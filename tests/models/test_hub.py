@@ -132,7 +132,7 @@ def test_what_exists_is_found_without_the_hub(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("name", ["plug-huge", "", "a b/c", "me/", "me/model."])
 def test_what_is_neither_a_path_nor_a_hub_id_is_refused_without_the_hub(name: str) -> None:
     with pytest.raises(
-        InputError, match=r"base: expected a bundled name \(.*\), a preset \(vit-b, .*hub id \(owner/na"
+        InputError, match=r"base: expected a bundled name \(.*\), a checkpoint file, .*hub id \(owner/na"
     ):
         load_base(name)
 

@@ -135,7 +135,9 @@ def rounds(task: str) -> Iterator[dict[str, Any]]:
         if of == task and not key.startswith(OTHERS):
             by_key.setdefault(key, []).append(value)
     for number in range(max(map(len, by_key.values()))):
-        yield {key: found[number % len(found)] for key, found in by_key.items()}
+        chosen = {key: found[number % len(found)] for key, found in by_key.items()}
+        # the recipe of plug-small prompts with the visible masks of the model itself
+        yield chosen | ({"data.own_mask_share": 0.0} if chosen.get("model.visible_branch") is False else {})
     yield {key: value for key, _, value in (setting.partition("=") for setting in OWN.get(task, []))}
 
 

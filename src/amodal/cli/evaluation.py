@@ -50,25 +50,21 @@ BoxSourceOption = Annotated[
     str | None,
     typer.Option(
         metavar="SOURCE",
-        help="Prompts: gt_visible (default), gt_visible_mask, gt_amodal, predicted:FILE.",
+        help="gt_visible, gt_visible_mask, gt_amodal, predicted:FILE.",
         rich_help_panel=OBJECTS,
     ),
 ]
 ThresholdOption = Annotated[
     float | None,
-    typer.Option(metavar="P", help="Smallest probability of foreground; default: the model's.", rich_help_panel=MASKS),
+    typer.Option(metavar="P", help="Foreground probability.", rich_help_panel=MASKS),
 ]
 UnionOption = Annotated[
     bool | None,
-    typer.Option(
-        help="Unite both masks; default: yes for a model, no for a file.", show_default=False, rich_help_panel=MASKS
-    ),
+    typer.Option(help="Unite both masks.", show_default=False, rich_help_panel=MASKS),
 ]
 CleanOption = Annotated[
     bool | None,
-    typer.Option(
-        help="Clean the masks of a model first; default: no, unlike segment.", show_default=False, rich_help_panel=MASKS
-    ),
+    typer.Option(help="Clean the masks of a model.", show_default=False, rich_help_panel=MASKS),
 ]
 SavePredictionsOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write the predictions to a file.", rich_help_panel=OUTPUT)
@@ -120,24 +116,20 @@ def masks(
     clean: CleanOption = None,
     baseline: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME", help="Score this one instead of the usual ones; may be repeated.", rich_help_panel=BASELINES
-        ),
+        typer.Option(metavar="NAME", help="Score only this one; repeatable.", rich_help_panel=BASELINES),
     ] = None,
     baselines: Annotated[
         bool, typer.Option(help="Also score baselines.", show_default=False, rich_help_panel=BASELINES)
     ] = True,
     sam: Annotated[
         str,
-        typer.Option(metavar="BASE", help="Segmenter of the baselines sam, sam_amodal_box.", rich_help_panel=BASELINES),
+        typer.Option(metavar="BASE", help="SAM base.", rich_help_panel=BASELINES),
     ] = "sam-small",
     out: OutOption = None,
     save_predictions: SavePredictionsOption = None,
     worst: Annotated[
         int,
-        typer.Option(
-            min=0, metavar="N", help="List the N worst objects; with --out FOLDER, draw them.", rich_help_panel=OUTPUT
-        ),
+        typer.Option(min=0, metavar="N", help="List and draw the N worst.", rich_help_panel=OUTPUT),
     ] = 0,
     as_json: JsonOption = False,
     resamples: Annotated[
