@@ -419,10 +419,10 @@ def _check_outputs(out: Path | None, saved: Path | None, annotations: Path, box_
         InputError: one does, or the predictions cannot be written.
     """
     boxes = Path(box_source.partition(":")[2]) if box_source and box_source.startswith("predicted:") else None
-    if out is not None:
-        require_no_input(out / "report.json" if _is_folder(out) else out, [boxes])
+    report = None if out is None else out / "report.json" if _is_folder(out) else out
+    if report is not None:
+        require_no_input(report, [boxes])
     if saved is not None:
-        report = None if out is None else out / "report.json" if _is_folder(out) else out
         if report is not None and saved.resolve() == report.resolve():
             raise InputError(f"save-predictions: expected another file than that of the report, got {str(saved)!r}")
         require_file(require_no_input(saved, [annotations, boxes], "save-predictions"), "save-predictions")

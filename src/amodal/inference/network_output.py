@@ -57,8 +57,8 @@ def objects_of(
         B * P objects.
     """
     assert output.amodal_uncertainty is not None and output.iou_scores is not None
-    amodal = _probs(output.pred_masks)
-    visible = amodal if output.visible_logits is None else _probs(output.visible_logits)
+    amodal = probs_of(output.pred_masks)
+    visible = amodal if output.visible_logits is None else probs_of(output.visible_logits)
     uncertainty = output.amodal_uncertainty.flatten(0, 1).float().cpu().numpy()
     scores = output.iou_scores.flatten().float().clamp(0, 1).tolist()
     for index, (own, prompt) in enumerate(zip(inputs, prompts, strict=True)):
@@ -119,7 +119,7 @@ def _masks_of(
     )
 
 
-def _probs(logits: Tensor | None) -> npt.NDArray[np.float32]:
+def probs_of(logits: Tensor | None) -> npt.NDArray[np.float32]:
     """Convert (B, P, S, S) logits to (B * P, S, S) probabilities on the CPU."""
     assert logits is not None
     return np.asarray(logits.flatten(0, 1).float().sigmoid().cpu().numpy(), np.float32)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from amodal.errors import InputError
+from amodal.inference.complete import complete_objects
 from amodal.inference.devices import pick_device, pick_dtype
 from amodal.inference.features import FeatureCache
 from amodal.inference.find import ObjectFinder
@@ -34,14 +34,13 @@ from amodal.inference.scene_object import SceneObject
 from amodal.inference.visible_from import VisibleMaskSource
 from amodal.io.images import ImageArray, ImageSource, load_image, path_of
 from amodal.models.names import DEFAULT_SEGMENTER
-from amodal.models.plug import PlugModel, PlugOutput, PlugProcessor
+from amodal.models.plug import PlugModel, PlugProcessor
 from amodal.models.plug.processing import PlugInputs
 from amodal.models.plug.sharing import at_input_size, load_beside
 from amodal.nn.attention import use_int8
 from amodal.nn.packing import can_use_int8
 from amodal.ops.arrays import Mask
-from amodal.ops.cleaning import CleanSettings, clean_masks
-from amodal.ops.occlusion import occlusion_rate
+from amodal.ops.cleaning import CleanSettings
 from amodal.ops.rle import decode_mask, rle_area
 
 MODES = ("crop", "image")
@@ -376,59 +375,8 @@ class AmodalSegmenter:
                 encoded = encode()
             run = partial(self.model.predict, pixel_values, *encoded, boxes)
             output = run(**given)
-            complete = self._complete(run, output, given, prompts, options)
+            complete = complete_objects(run, output, given, prompts, options, asks_again=self.uses_masks)
         return objects_of(output, inputs, prompts, options, complete)
-
-    def _complete(
-        self,
-        run: Callable[..., PlugOutput],
-        output: PlugOutput,
-        given: dict[str, Tensor],
-        prompts: Sequence[ObjectPrompt],
-        options: MaskOptions,
-    ) -> npt.NDArray[np.bool_]:
-        """Which objects nothing hides, in the first answer or if the network gets its own visible masks as prompts.
-
-        Differs from the paper, which asks once: with a visible mask as its prompt, `plug-small` adds hidden parts to
-        far fewer complete objects (docs/log/plug-models.md). The network is asked again only if the first answer has
-        a hidden part.
-
-        Args:
-            run: the network for these objects, which takes mask prompts.
-            output: of the first run, (B, P) objects.
-            given: mask prompts of the first run.
-            prompts: B * P; an object with a mask is not asked about again.
-            options: how masks are made.
-        """
-        clean, logits = options.clean, output.visible_logits
-        again = np.array([prompt.visible is None for prompt in prompts])
-        if clean is None or clean.min_confirmed <= 0 or not self.uses_masks or logits is None or not again.any():
-            return np.zeros(len(prompts), bool)
-        settings = replace(clean, min_occlusion=0.0)
-        shown = logits.flatten(0, 1).float().sigmoid().cpu().numpy() > options.threshold
-        own = [clean_masks(mask, mask, settings=settings)[0] for mask in shown]
-
-        def has_no_hidden_part(amodal_logits: Tensor) -> npt.NDArray[np.bool_]:
-            probs = amodal_logits.flatten(0, 1).float().sigmoid().cpu().numpy()
-            cleaned = [
-                clean_masks(mask, (amodal > options.threshold) | mask, settings=settings, amodal_probs=amodal)
-                for mask, amodal in zip(own, probs, strict=True)
-            ]
-            return np.array([occlusion_rate(*masks) for masks in cleaned]) < clean.min_confirmed
-
-        assert output.pred_masks is not None
-        complete = has_no_hidden_part(output.pred_masks)
-        if (complete | ~again).all():
-            return complete & again
-        visible = torch.from_numpy(np.stack(own)).view(logits.shape).to(logits.device)
-        masks, seen = visible, visible.any(-1).any(-1)
-        if given:
-            is_given = given["mask_given"]
-            masks = torch.where(is_given[..., None, None], given["input_masks"], visible)
-            seen = seen | is_given
-        second = run(input_masks=masks, mask_given=seen).pred_masks
-        assert second is not None
-        return (complete | has_no_hidden_part(second)) & again
 
     def _segment_whole_image(
         self, image: ImageArray, prompts: list[ObjectPrompt], options: MaskOptions, batch_size: int
@@ -445,7 +393,7 @@ class AmodalSegmenter:
             run = partial(self.model.predict, pixel_values, visible, amodal, masks.pop("input_boxes"))
             with self._precision():
                 output = run(**masks)
-                complete = self._complete(run, output, masks, prompts[part], options)
+                complete = complete_objects(run, output, masks, prompts[part], options, asks_again=self.uses_masks)
             yield from objects_of(output, [inputs] * len(prompts[part]), prompts[part], options, complete)
 
     def _masks(self, prompts: Sequence[ObjectPrompt]) -> list[Mask | None] | None:

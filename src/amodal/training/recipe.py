@@ -26,12 +26,11 @@ from amodal.models.aura import AuraConfig
 from amodal.models.aura.trunk_mllm import TrunkMllmRecipe
 from amodal.models.detector import DetectorConfig
 from amodal.models.plug import PlugConfig
-from amodal.training.datasets.crops import AmodalTarget, Augmentation
+from amodal.training.datasets.crops import AmodalTarget, Augmentation, Share
 from amodal.training.recipe_file import read_recipe_file
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 RECIPE_FILE = "recipe.yaml"
 """File of a run folder with the recipe that its run began with."""

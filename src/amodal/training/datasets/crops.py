@@ -45,6 +45,7 @@ def _rising(values: tuple[float, float]) -> tuple[float, float]:
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
+"""A share or a probability in a recipe."""
 Range = Annotated[tuple[float, float], AfterValidator(_rising)]
 
 

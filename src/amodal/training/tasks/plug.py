@@ -96,7 +96,7 @@ class PlugTask:
     def with_own_masks(self, model: nn.Module, batch: Batch) -> Batch:
         """Replace the mask prompts of some crops by the visible masks that the model predicts for their boxes.
 
-        Masks that a model has predicted have other faults than true masks with a moved outline: they leak into
+        Masks that a model has predicted have other faults than true masks with a moved outline: they reach into
         neighbours and miss parts. The crops are the first `own_mask_share` of the batch, rounded up, whose order is
         random; so every process asks its model once per batch. An object whose predicted mask is empty keeps its box
         only. Not in the paper, which has no mask prompts.
