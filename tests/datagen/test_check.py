@@ -18,6 +18,7 @@ from amodal.datagen.rules import RuleContext
 from amodal.datagen.stats import statistics
 from amodal.datagen.store.records import EXHAUSTED, Draft
 from amodal.datagen.store.work_folder import WorkFolder
+from amodal.errors import InputError
 from tests.datagen.endpoint import serving
 from tests.datagen.test_endpoint import run
 from tests.datagen.test_template import row_of_objects
@@ -46,6 +47,31 @@ def test_false_pairs_fail_and_unread_ones_wait_for_people(toy_work: Works) -> No
     assert report.to_json()["unclear"] == 1 and report.rules["unclear"].failed == 1
     again = check(work, pairs=3, progress=False)
     assert (again.checked, again.failed, again.unclear) == (1, 1, 1), "the same the second time"
+
+
+def test_as_many_pairs_are_wanted_as_generate_was_asked_for(toy_work: Works) -> None:
+    work = toy_work(2)
+    with serving() as server:
+        run(work, server, pairs=2)
+        assert check(work, progress=False).rules["count"].failed == 0
+        assert check(work, pairs=3, progress=False).again == 2, "another number for this check alone"
+        run(work, server)  # as before: two
+    assert len(server.requests) == 2
+    assert len(list(work.pairs.find())) == 4
+
+
+def test_an_image_is_not_asked_about_again_after_its_last_round(toy_work: Works) -> None:
+    work = with_pairs(toy_work(1), FALSE)
+    with serving() as server:
+        run(work, server, pairs=1, rounds=1)
+    assert check(work, progress=False).again == 0
+    assert check(work, rounds=2, progress=False).again == 1
+
+
+@pytest.mark.parametrize("name", ["pairs", "rounds"])
+def test_numbers_below_one_are_refused(toy_work: Works, name: str) -> None:
+    with pytest.raises(InputError, match=f"{name}: expected 1 or more, got 0"):
+        check(toy_work(1), progress=False, **{name: 0})
 
 
 def test_unclear_pairs_are_handed_to_people_but_not_generated_again(toy_work: Works) -> None:

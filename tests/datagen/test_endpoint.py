@@ -20,9 +20,16 @@ Works = Callable[..., WorkFolder]
 FAST = RequestPolicy(concurrency=4, attempts=6, first_wait=0.01, longest_wait=0.05)
 
 
-def run(work: WorkFolder, server: FakeServer, policy: RequestPolicy = FAST, **settings: object) -> GenerationOutcome:
+def run(
+    work: WorkFolder,
+    server: FakeServer,
+    policy: RequestPolicy = FAST,
+    pairs: int | None = None,
+    rounds: int | None = None,
+    **settings: object,
+) -> GenerationOutcome:
     endpoint = Endpoint("toy", server.url, **{"max_side": 64, "timeout": 5.0, **settings})
-    return generate(work, OpenAIBackend(endpoint), policy=policy, progress=False)
+    return generate(work, OpenAIBackend(endpoint), pairs=pairs, rounds=rounds, policy=policy, progress=False)
 
 
 def logged(work: WorkFolder) -> list[str]:
@@ -137,9 +144,9 @@ def test_an_adversarial_endpoint(toy_work: Works) -> None:
     work = toy_work(images)
     faults = (*AROUND, "parts", "error200", "html", "empty", "nonsense", "broken", "cut", "429", "500", "malformed")
     refuses = frozenset({"max_tokens", "system", "response_format", "json_object"})
-    policy = RequestPolicy(concurrency=4, attempts=12, first_wait=0.005, longest_wait=0.02, rounds=9)
+    policy = RequestPolicy(concurrency=4, attempts=12, first_wait=0.005, longest_wait=0.02)
     with serving(plan=random_faults(5, 0.6, faults), refuses=refuses) as server:
-        outcome = run(work, server, policy)
+        outcome = run(work, server, policy, rounds=9)
     assert (outcome.given_up, outcome.refused, outcome.stopped) == (0, 0, None)
     assert num_pairs(work) == (10 * images, 10 * images)
     assert {image.state for image in work.images()} == {"answered"}

@@ -199,9 +199,9 @@ def test_missing_pairs_are_added(toy_work: Works) -> None:
     with serving() as server:
         run(work, server, pairs=7)
         assert len(list(work.pairs.find())) == 7
-        report = check(work, progress=False)
+        report = check(work, pairs=10, progress=False)
         assert report.rules["count"].failed == 1
-        run(work, server)
+        run(work, server, pairs=10)
         assert "Write 3 question-answer pairs" in server.requests[-1].prompt
     assert_complete(work, 1)
 

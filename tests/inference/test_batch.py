@@ -209,6 +209,31 @@ def test_a_coco_file_of_masks_and_boxes(tmp_path: Path, without_ray: None) -> No
         segment_dataset(coco, tmp_path / "strict", progress=False)
 
 
+def test_a_coco_file_whose_names_are_urls(tmp_path: Path, without_ray: None) -> None:
+    file = coco_file(tmp_path)
+    content = json.loads(file.read_text())
+    content["images"][0]["file_name"] = "http://images.example/old/a.png"
+    file.write_text(json.dumps(content))
+    (tmp_path / "photos" / "new").mkdir(parents=True)
+    (tmp_path / "a.png").rename(tmp_path / "photos" / "new" / "a.png")
+
+    def num_rows(**how: Any) -> int:
+        out = segment_dataset(
+            read_coco_file(file),
+            tmp_path / f"out-{how}",
+            images=tmp_path / "photos",
+            on_failure=lambda *one: None,
+            progress=False,
+            **how,
+        )
+        return len(results(out)) if list(out.glob("part-*.parquet")) else 0
+
+    assert num_rows(match="name") == 2
+    assert num_rows() == 0
+    with pytest.raises(InputError, match="match: expected path or name, got 'stem'"):
+        num_rows(match="stem")
+
+
 def test_parts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"predictions: expected a folder with part-\*.parquet, got none in"):
         list(read_parts(tmp_path))

@@ -32,8 +32,19 @@ _limits = partial(typer.Option, rich_help_panel="Requests and limits")
 
 Annotations = Annotated[list[Path] | None, typer.Option(help="Annotation file; may be repeated.")]
 Images = Annotated[list[Path] | None, typer.Option(help="Folder of the images per annotation file, in the same order.")]
-Pairs = Annotated[int, typer.Option(min=1, help="Number of question-answer pairs per image.")]
-Rounds = Annotated[int, typer.Option(min=1, help="Maximum number of replies per image, retries included.")]
+Pairs = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Number of question-answer pairs per image; default: as in the last `generate`, at first 10."
+    ),
+]
+Rounds = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Maximum number of replies per image, retries included; default: as in the last `generate`, at first 3.",
+    ),
+]
 PromptVersion = Annotated[str, typer.Option(help="Version of the prompt file.")]
 Outlines = Annotated[bool, typer.Option(help="Draw numbered outlines of the objects on the image.")]
 MaxSide = Annotated[int, typer.Option(min=64, help="Maximum side of the image sent, in pixels.")]
@@ -54,8 +65,8 @@ def generate(
     backend: Annotated[
         str, typer.Option(help="Writer of the pairs: template (offline) or openai (any compatible endpoint).")
     ] = "template",
-    pairs: Pairs = 10,
-    rounds: Rounds = 3,
+    pairs: Pairs = None,
+    rounds: Rounds = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all draws.")] = 0,
     facts: Annotated[
         Path | None, typer.Option(help="YAML file with further facts about categories, for the template backend.")
@@ -119,7 +130,7 @@ def generate(
         test_share, seed, include_stuff, allow_modal,
     )  # fmt: skip
     sources = _sources(format_, annotations or [], images or [], split or [], match)
-    policy = RequestPolicy(concurrency, attempts, retry_wait, rounds=rounds)
+    policy = RequestPolicy(concurrency, attempts, retry_wait)
     limits = UsageLimits(max_requests, max_total_tokens, max_money)
     prices = TokenPrices(price_prompt, price_completion)
     if max_money is not None and prices == TokenPrices():
@@ -130,7 +141,9 @@ def generate(
         max_side=max_side, prompt=prompt, token_limit=token_limit, system_role=system_role,
     )  # fmt: skip
     with _open_or_select(out, sources, selection) as work:
-        outcome = run(work, writer, pairs=pairs, policy=policy, limits=limits, prices=prices, progress=not as_json)
+        outcome = run(
+            work, writer, pairs=pairs, rounds=rounds, policy=policy, limits=limits, prices=prices, progress=not as_json
+        )
         result = _summary(work) | {"run": vars(outcome)}
     if as_json:
         typer.echo(json.dumps(result))
@@ -153,7 +166,7 @@ def show_prompt(
     images: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
     match: MatchBy = "path",
     image_id: Annotated[int | None, typer.Option(help="Id of the image; default: the first.")] = None,
-    pairs: Pairs = 10,
+    pairs: Annotated[int, typer.Option(min=1, help="Number of question-answer pairs to ask for.")] = 10,
     prompt: PromptVersion = "2",
     image_file: Annotated[
         Path | None, typer.Option("--image-out", help="JPEG file to write: the image as it would be sent.")
@@ -202,8 +215,8 @@ def check(
         str, typer.Option(help="What the pairs of an image must be like together: none, or paper (the paper's shares).")
     ] = "none",
     facts: Annotated[Path | None, typer.Option(help="YAML file with further facts about categories.")] = None,
-    pairs: Pairs = 10,
-    rounds: Rounds = 3,
+    pairs: Pairs = None,
+    rounds: Rounds = None,
     as_json: AsJson = False,
 ) -> None:
     """Check the pairs against the rules.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -18,6 +18,7 @@ from amodal.cli.options import (
     Dtype,
     Failures,
     JsonSummary,
+    MatchBy,
     Mode,
     ModelName,
     Strict,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from amodal.inference.prompts import ObjectPrompt
     from amodal.inference.scene import Scene
     from amodal.inference.segmenter import AmodalSegmenter
+    from amodal.io.image_names import Match
 
 COMBINATIONS = (
     "expected --box with --point (one box), --masks with --box (one box per mask), or --box, --point, --masks, "
@@ -228,6 +230,7 @@ def batch(
         ),
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
+    match: MatchBy = "path",
     model: ModelName = DEFAULT_SEGMENTER,
     visible_from: VisibleFrom = None,
     clean: Clean = True,
@@ -260,16 +263,18 @@ def batch(
         gpus=gpus,
         clean=clean,
     )
-    if dataset.suffix == ".parquet" and (images is not None or format_ is not None):
-        name = "images" if images is not None else "format"
+    own = {"images": images is not None, "format": format_ is not None, "match": match != "path"}
+    if dataset.suffix == ".parquet" and any(own.values()):
+        name = next(name for name, given in own.items() if given)
         raise InputError(f"{name}: expected with an annotation file only, got it with {str(dataset)!r}")
+    by = cast("Match", match)  # checked there
     source: Path | CocoFile | AnnotatedDataset = dataset
     if dataset.suffix != ".parquet":
         name = format_ or guess_format(dataset) or "coco"
-        source = read_coco_file(dataset) if name == "coco" else read_dataset(name, dataset, images)
+        source = read_coco_file(dataset) if name == "coco" else read_dataset(name, dataset, images, by)
     failures = Failures(strict)
     folder = image_folder(dataset, images) if isinstance(source, CocoFile) else None
-    segment_dataset(source, out, plan, images=folder, on_failure=failures.add, progress=not as_json)
+    segment_dataset(source, out, plan, images=folder, match=by, on_failure=failures.add, progress=not as_json)
     parts = len(list(out.glob("part-*.parquet")))
     if as_json:
         typer.echo(json.dumps({"folder": str(out), "parts": parts, "failed": failures.messages}))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import get_args
 
 from amodal.data.formats import c2f, cocoa, cvat, labelme, masks
 from amodal.data.formats.canonical import FORMAT as CANONICAL
@@ -108,8 +107,6 @@ def open_index(
     path = Path(annotations)
     if not path.exists():
         raise InputError(f"annotations: expected a file, got {str(path)!r}, which does not exist")
-    if match not in get_args(Match):
-        raise InputError(f"match: expected path or name, got {match!r:.40}")
     finder = ImageFinder(image_folder(path, None if images is None else Path(images)), match)
     wrong_format: list[DatasetFault] = []
 

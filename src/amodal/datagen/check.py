@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from amodal.datagen.policy import Policy, max_pairs, to_replace
-from amodal.datagen.prompt import PAIRS_PER_IMAGE
 from amodal.datagen.rules import RULES, RuleContext, RuleSettings, RuleViolation, check_duplicate, check_pair
 from amodal.datagen.store.records import EXHAUSTED, REFUSED, Draft, Pair, PairState, WorkImage
 from amodal.datagen.store.work_folder import WorkFolder
+from amodal.datagen.wanted import wanted_pairs
 from amodal.io.progress import progress_bar
 
 MAX_EXAMPLES = 3  # per rule in a report
@@ -76,8 +76,8 @@ def check(
     work: WorkFolder,
     settings: RuleSettings | None = None,
     *,
-    pairs: int = PAIRS_PER_IMAGE,
-    rounds: int = 3,
+    pairs: int | None = None,
+    rounds: int | None = None,
     failure_route: FailureRoute = "retry",
     policy: Policy = "none",
     progress: bool = True,
@@ -91,13 +91,17 @@ def check(
     Args:
         work: work folder.
         settings: settings of the rules.
-        pairs: number of pairs wanted per image.
-        rounds: maximum number of replies per image.
+        pairs: number of pairs wanted per image; that of the last `generate` in this folder if None.
+        rounds: maximum number of replies per image; likewise.
         failure_route: where failed pairs go.
         policy: "paper" also fails pairs that keep an image from the shares of `policy.py`, the fewest that do.
         progress: show a progress bar on stderr.
+
+    Raises:
+        InputError: a number below 1.
     """
     report, settings = CheckReport(), settings or RuleSettings()
+    wanted = wanted_pairs(work, pairs, rounds)
     _report_malformed(work, report)
     categories, counts = work.categories(), work.image_state_counts()
     total = sum(counts.values()) - counts.get("selected", 0)
@@ -108,12 +112,12 @@ def check(
             context = RuleContext(work.sample(image), categories, settings)
             found = list(work.pairs.find(image_id=image.id))
             num_failed = _check_pairs(work, found, context, report, policy)
-            wanted = max_pairs(len(context.image.objects), pairs) if policy == "paper" else pairs
-            num_missing = max(wanted - len(found), 0)
+            count = max_pairs(len(context.image.objects), wanted.pairs) if policy == "paper" else wanted.pairs
+            num_missing = max(count - len(found), 0)
             if found and num_missing:
-                report.add_violation("count", f"expected {wanted} pairs, got {len(found)}", image_id=image.id)
+                report.add_violation("count", f"expected {count} pairs, got {len(found)}", image_id=image.id)
             wanting = num_failed + (0 if image.reason == EXHAUSTED else num_missing)
-            retry = failure_route == "retry" and image.tries < rounds and wanting > 0
+            retry = failure_route == "retry" and image.tries < wanted.rounds and wanting > 0
             _set_image_state(work, image, bool(found), retry, report)
     return report
 

@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from amodal.datagen.backends.base import Backend, BackendError, BackendReply, UsageEstimate, WritingTask
-from amodal.datagen.prompt import PAIRS_PER_IMAGE, RejectedPair, parse_response
+from amodal.datagen.prompt import RejectedPair, parse_response
 from amodal.datagen.store.records import EXHAUSTED, REFUSED, Draft, ImageState, WorkImage
 from amodal.datagen.store.requests import Usage
 from amodal.datagen.store.work_folder import WorkFolder
+from amodal.datagen.wanted import WantedPairs, keep_wanted, wanted_pairs
 from amodal.errors import InputError
 
 LOCK_FILE = "generate.lock"
@@ -34,17 +35,15 @@ class RequestPolicy:
         attempts: maximum number of requests for one reply before this run skips the image.
         first_wait: seconds before the second attempt; each further wait is twice as long.
         longest_wait: maximum seconds to wait, unless the server asks for more.
-        rounds: maximum number of replies per image over all runs: the first one, and retries for pairs that failed.
     """
 
     concurrency: int = 8
     attempts: int = 8
     first_wait: float = 1.0
     longest_wait: float = 60.0
-    rounds: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("concurrency", "attempts", "rounds"):
+        for name in ("concurrency", "attempts"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: expected 1 or more, got {getattr(self, name)}")
         if self.first_wait < 0:
@@ -162,7 +161,8 @@ def generate(
     work: WorkFolder,
     backend: Backend,
     *,
-    pairs: int = PAIRS_PER_IMAGE,
+    pairs: int | None = None,
+    rounds: int | None = None,
     policy: RequestPolicy | None = None,
     limits: UsageLimits | None = None,
     prices: TokenPrices | None = None,
@@ -176,7 +176,8 @@ def generate(
     Args:
         work: work folder.
         backend: writer of the pairs.
-        pairs: number of pairs wanted per image.
+        pairs: number of pairs wanted per image; that of the run before in this folder if None, at first 10.
+        rounds: maximum number of replies per image over all runs; that of the run before if None, at first 3.
         policy: concurrency and retries.
         limits: what the work folder may use over all runs.
         prices: token prices, for the limit on money.
@@ -186,19 +187,19 @@ def generate(
         InputError: another process generates in this folder, the endpoint never sent a reply,
             or a setting is out of range.
     """
-    if pairs < 1:
-        raise InputError(f"pairs: expected 1 or more, got {pairs}")
+    wanted = wanted_pairs(work, pairs, rounds)
     try:
         lock = FileLock(work.folder / LOCK_FILE).acquire(timeout=0)
     except Timeout as error:
         raise InputError(f"work {work.folder}: expected no other run on it, got one that generates") from error
     with lock:
+        keep_wanted(work, wanted)
         work.requests.mark_lost()
         budget = Budget(limits or UsageLimits(), prices or TokenPrices(), work.requests.usage())
         console = Console(stderr=True)
         hidden = not (progress and console.is_terminal)
         with Progress(console=console, transient=True, disable=hidden) as bar:
-            run = _GenerationRun(work, backend, pairs, policy or RequestPolicy(), budget, bar)
+            run = _GenerationRun(work, backend, wanted, policy or RequestPolicy(), budget, bar)
             return _run_to_end(run.all_images())
 
 
@@ -216,10 +217,16 @@ class _GenerationRun:
     """The state of one call of `generate`."""
 
     def __init__(
-        self, work: WorkFolder, backend: Backend, pairs: int, policy: RequestPolicy, budget: Budget, bar: Progress
+        self,
+        work: WorkFolder,
+        backend: Backend,
+        wanted: WantedPairs,
+        policy: RequestPolicy,
+        budget: Budget,
+        bar: Progress,
     ) -> None:
         self.outcome = GenerationOutcome()
-        self._work, self._backend, self._pairs = work, backend, pairs
+        self._work, self._backend, self._wanted = work, backend, wanted
         self._policy, self._budget, self._bar = policy, budget, bar
         counts = work.image_state_counts()
         self._bar_row = bar.add_task(backend.name, total=counts.get("selected", 0) + counts.get("again", 0))
@@ -297,7 +304,7 @@ class _GenerationRun:
         """What to ask about an image, and the slots that the pairs go into."""
         held = {pair.slot: pair for pair in self._work.pairs.find(image_id=image.id)}
         failed = [pair for pair in held.values() if pair.state == "failed"]
-        slots = [slot for slot in range(1, self._pairs + 1) if slot not in held or held[slot].state == "failed"]
+        slots = [slot for slot in range(1, self._wanted.pairs + 1) if slot not in held or held[slot].state == "failed"]
         task = WritingTask(
             image=self._work.sample(image),
             categories=self._categories,
@@ -387,7 +394,7 @@ class _GenerationRun:
                 prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens,
             )  # fmt: skip
             state: ImageState = "again"
-            if image.tries + 1 >= self._policy.rounds:
+            if image.tries + 1 >= self._wanted.rounds:
                 state = "answered" if self._work.pairs.exist(image.id) else "failed"
             self._work.count_reply(image.id, state, reason)
         self.outcome.unreadable += 1

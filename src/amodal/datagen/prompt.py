@@ -29,7 +29,6 @@ from amodal.ops.occlusion import is_occluded
 from amodal.questions.facts import Facts
 
 PROMPT_VERSION = "2"
-PAIRS_PER_IMAGE = 10  # paper section 4.2: "For each image, ten question-and-answer pairs"
 MAX_JSON_STARTS = 2000  # brackets in a reply at which JSON is looked for
 MAX_REJECTED = 20  # rejected pairs that another request mentions
 JPEG_QUALITY = 90

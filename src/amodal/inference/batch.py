@@ -23,6 +23,7 @@ from amodal.errors import InputError
 from amodal.inference.prompt_files import CocoFile, prompts_of_records
 from amodal.inference.prompts import collect_prompts
 from amodal.io.files import atomic_path, content_digest, is_file, one_writer, require_folder, write_atomic
+from amodal.io.image_names import ImageFinder, Match
 from amodal.io.images import load_image
 from amodal.io.json_stream import read_json
 from amodal.models.names import DEFAULT_SEGMENTER
@@ -89,6 +90,7 @@ def segment_dataset(
     plan: BatchPlan | None = None,
     *,
     images: Path | None = None,
+    match: Match = "path",
     on_failure: FailureHandler | None = None,
     progress: bool = True,
 ) -> Path:
@@ -101,6 +103,7 @@ def segment_dataset(
         out: folder for the results: a new one, or that of an interrupted run.
         plan: model and workers.
         images: folder of the images of a COCO file.
+        match: how the names in a COCO file find their images, see `Match`.
         on_failure: called for each image that cannot be read and each object that cannot be a prompt, which are left
             out; if None, the first of them ends the run.
         progress: whether to show a progress bar.
@@ -120,7 +123,7 @@ def segment_dataset(
     if isinstance(dataset, Path):
         rows = list(_rows_of_parquet(dataset))
     elif isinstance(dataset, CocoFile):
-        rows = list(_rows_of_coco(dataset, images or dataset.path.parent))
+        rows = list(_rows_of_coco(dataset, ImageFinder(images or dataset.path.parent, match)))
     else:
         rows = list(_rows_of_dataset(dataset))
     if not rows:
@@ -273,13 +276,15 @@ class SegmentBlock:
         ]
 
 
-def _rows_of_coco(coco: CocoFile, images: Path) -> Iterator[Row]:
+def _rows_of_coco(coco: CocoFile, finder: ImageFinder) -> Iterator[Row]:
     for image in coco.images:
         annotations = coco.annotations(image)
         if annotations:
+            by_name = finder.match == "name"
+            path = finder.find(image.file_name) if by_name else coco.path_of(image, finder.folder)
             yield {
                 "image_id": image.id,
-                "path": str(coco.path_of(image, images).resolve()),
+                "path": str(path.resolve()),
                 "size": None if image.size is None else list(image.size),
                 "annotations": annotations,
             }

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, get_args
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from amodal.errors import InputError
@@ -31,10 +31,17 @@ class ImageFinder:
     Attributes:
         folder: folder of the images.
         match: see `Match`.
+
+    Raises:
+        InputError: an unknown way to match.
     """
 
     folder: Path
     match: Match = "path"
+
+    def __post_init__(self) -> None:
+        if self.match not in get_args(Match):
+            raise InputError(f"match: expected path or name, got {self.match!r:.40}")
 
     def find(self, name: str) -> Path:
         """The file of a name; a file below the folder that does not exist if there is none.
