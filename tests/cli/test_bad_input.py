@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
-from amodal.cli.main import main
+from amodal.cli.environment import with_option_names
+from amodal.cli.main import app, main
 
 SMALL_RECIPE = """
 task: plug
@@ -136,3 +138,20 @@ def test_any_other_error_gives_one_line_and_exit_code_1(
 def test_mode(capsys: pytest.CaptureFixture[str], image_file: Path, tmp_path: Path) -> None:
     refusal = refused(capsys, tmp_path, "segment", str(image_file), "--box", "10,10,40,40", "--mode", "tiles")
     assert "mode: expected one of crop, image, got 'tiles'" in refusal
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "told"),
+    [
+        (["serve"], "root_path: expected a path", "root-path: expected a path"),
+        (["serve"], "allow_host, port: expected", "allow-host, port: expected"),
+        (["evaluate", "masks"], "match_iou: expected max_objects", "match-iou: expected max_objects"),
+        (["data", "synthesize"], "exclude_category a_b: expected", "exclude-category a_b: expected"),
+        (["train"], "model.mask_threshold: expected", "model.mask_threshold: expected"),
+        (["train"], "stop_after_this: expected", "stop_after_this: expected"),
+        ([], "no name at all", "no name at all"),
+        (["serve"], "", ""),
+    ],
+)
+def test_messages_name_options_as_the_command_line_does(arguments: list[str], message: str, told: str) -> None:
+    assert with_option_names(message, typer.main.get_command(app), arguments) == told

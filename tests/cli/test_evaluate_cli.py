@@ -272,7 +272,7 @@ def test_predictions_without_ids_are_matched(
     assert options["clean"] is True  # as stated
     mixed = write(tmp_path / "mixed.json", [toy_set[1][0], records[1]])
     for arguments, message in (
-        ([*command, "--match-iou", "0"], "match_iou: expected a number in (0, 1], got 0.0"),
+        ([*command, "--match-iou", "0"], "match-iou: expected a number in (0, 1], got 0.0"),
         ([*MASKS, *toy_set[0], "--predictions", str(mixed)], "got one in record 0 and none in record 1"),
     ):
         assert message in refused(capsys, tmp_path, *arguments)

@@ -129,7 +129,7 @@ def test_bad_input(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         ((*start, "--format", "nonsense"), "format: expected one of"),
         ((*start, "--split", "val"), "split: expected auto, train or test, got 'val'"),
         ((*start, "--split", "train", "--split", "test"), "split: expected one for each of 1 annotation files, got 2"),
-        ((*start, "--test-share", "2"), "test_share: expected a share in [0, 1]"),
+        ((*start, "--test-share", "2"), "test-share: expected a share in [0, 1]"),
         ((*start, "--max-money", "1"), "max-money: expected prices"),
         ((*start, "--pairs", "0"), "--pairs"),
         (openai, "model: expected the name of a model"),

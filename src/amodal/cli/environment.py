@@ -1,8 +1,10 @@
-"""An environment variable for every option of every command, such as `AMODAL_SEGMENT_MODEL`."""
+"""Names of options: an environment variable for each, such as `AMODAL_SEGMENT_MODEL`, and how messages name them."""
 
 from __future__ import annotations
 
+import re
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from amodal.errors import InputError
@@ -30,6 +32,24 @@ def add_variables(command: Any, prefix: str = "AMODAL") -> Any:
     for name, inner in getattr(command, "commands", {}).items():
         add_variables(inner, f"{prefix}_{_upper(name)}")
     return command
+
+
+def with_option_names(message: str, command: Any, arguments: Sequence[str]) -> str:
+    """Name the options in a message as the command line does: `retry_wait: ...` becomes `retry-wait: ...`.
+
+    Args:
+        message: it begins with the names of what is wrong, as Python has them, separated by commas.
+        command: the whole program.
+        arguments: command and options; only options of this command are renamed.
+    """
+    for argument in arguments:
+        command = getattr(command, "commands", {}).get(argument, command)
+    names = {option.name: option.opts[0].strip("-") for option in command.params if option.param_type_name == "option"}
+    start = re.match(r"[\w-]+(, [\w-]+)*(?=[: ])", message)
+    if start is None:
+        return message
+    told = ", ".join(names.get(name, name) for name in start.group().split(", "))
+    return told + message[start.end() :]
 
 
 def _upper(name: str) -> str:

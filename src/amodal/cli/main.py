@@ -11,7 +11,7 @@ import typer
 
 from amodal.cli.ask import ask
 from amodal.cli.data import data_app
-from amodal.cli.environment import add_variables
+from amodal.cli.environment import add_variables, with_option_names
 from amodal.cli.evaluation import evaluate_app
 from amodal.cli.evaluation_report import compare, panel, report
 from amodal.cli.export import export_app
@@ -83,13 +83,15 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.formatwarning = _warning_line
+    command = add_variables(typer.main.get_command(app))
     try:
-        code = add_variables(typer.main.get_command(app))(args=arguments, standalone_mode=False)
+        code = command(args=arguments, standalone_mode=False)
         if code == INTERRUPTED:  # typer turns an interrupt into this code without a word
             return _fail("interrupted", INTERRUPTED)
         return code if isinstance(code, int) else 0
     except InputError as error:
-        return _fail(" ".join(str(error).split()), 2)
+        given = sys.argv[1:] if arguments is None else arguments
+        return _fail(with_option_names(" ".join(str(error).split()), command, given), 2)
     except (typer.Abort, KeyboardInterrupt):
         return _fail("interrupted", INTERRUPTED)
     except Exception as error:
