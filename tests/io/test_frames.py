@@ -73,6 +73,14 @@ def test_images_and_folders_are_no_videos(tmp_path: Path) -> None:
     assert not is_video(tmp_path / "a.png") and not is_video(tmp_path)
 
 
+def test_only_an_animated_gif_is_a_video(tmp_path: Path) -> None:
+    black, red = Image.new("RGB", (6, 4)), Image.new("RGB", (6, 4), "red")
+    black.save(tmp_path / "still.gif")
+    black.save(tmp_path / "moving.GIF", save_all=True, append_images=[red])
+    (tmp_path / "broken.gif").write_bytes(b"GIF89a")
+    assert [is_video(tmp_path / name) for name in ("still.gif", "moving.GIF", "broken.gif")] == [False, True, False]
+
+
 def test_an_interrupted_video_is_removed(tmp_path: Path) -> None:
     def write() -> None:
         with VideoWriter(tmp_path / "video.mp4", Fraction(5)) as video:

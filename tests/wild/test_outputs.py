@@ -255,6 +255,11 @@ def test_a_second_run_gets_one_line(tmp_path: Path) -> None:
     assert out.read_text() == "x" and sorted(file.name for file in tmp_path.iterdir()) == ["link", "out.json"]
 
 
+def write_gif(path: Path) -> None:
+    """Write a video of two frames."""
+    Image.new("RGB", (60, 40)).save(path, save_all=True, append_images=[Image.new("RGB", (60, 40), "red")])
+
+
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
@@ -276,7 +281,7 @@ def test_every_command_that_takes_long_stops_before_its_work(
     pytest.importorskip("ray")
     pytest.importorskip("av")
     write_prompts(photos)
-    Image.open(photos / "a.png").save(photos / "a.gif")
+    write_gif(photos / "a.gif")
     monkeypatch.chdir(photos)
     monkeypatch.setattr(
         "amodal.inference.segmenter.AmodalSegmenter.from_pretrained", lambda *_, **__: pytest.fail("it loads a model")
@@ -294,7 +299,7 @@ def test_a_video_has_the_lock_before_it_looks_at_old_scenes(
 ) -> None:
     """A run that looked before could mix its frames with those that another run with other options just saved."""
     pytest.importorskip("av")
-    Image.new("RGB", (60, 40)).save(tmp_path / "a.gif")
+    write_gif(tmp_path / "a.gif")
     (tmp_path / "out" / "000000").mkdir(parents=True)
     (tmp_path / "out" / "000000" / "scene.json").write_text("{}")  # refused: no options beside it
     arguments = ["segment", str(tmp_path / "a.gif"), "--out", str(tmp_path / "out")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 
 from amodal.errors import InputError
 from amodal.io.files import atomic_path, visible_entries
-from amodal.io.images import ImageArray
+from amodal.io.images import ImageArray, opened_image
 
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEO_ENDINGS = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".gif"})
@@ -89,8 +89,15 @@ class VideoFrames:
 
 
 def is_video(source: Path) -> bool:
-    """Whether a path is a video file, by its ending."""
-    return source.is_file() and source.suffix.lower() in VIDEO_ENDINGS
+    """Whether a path is a video file, by its ending; a GIF of one frame is an image."""
+    ending = source.suffix.lower()
+    if not source.is_file() or ending not in VIDEO_ENDINGS:
+        return False
+    if ending != ".gif":
+        return True
+    with suppress(InputError), opened_image(source) as image:
+        return bool(getattr(image, "is_animated", False))
+    return False
 
 
 def open_video(source: Path) -> VideoFrames:
