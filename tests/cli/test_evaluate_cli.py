@@ -61,6 +61,23 @@ def test_correct_predictions_score_1_under_every_protocol(
     assert report["version"]
 
 
+@pytest.mark.parametrize("form", ["cocoa_cls", "kins2020", "canonical"])
+def test_the_format_of_the_annotations_is_guessed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    source, dataset = toy(tmp_path, 2)
+    file, path = tmp_path / "converted.json", write(tmp_path / "p.json", perfect(dataset))
+    assert main(["data", "convert", "--annotations", str(source), "--to", form, "--out", str(file)]) == 0
+    given = ["--annotations", str(file), "--images", str(source.parent / "images")]
+    assert run(capsys, *MASKS, *given, "--predictions", str(path))["metrics"]["num_objects"] == 4
+    other = write(tmp_path / "other.json", perfect(dataset))
+    assert main(["evaluate", "compare", str(path), str(other), "--annotations", str(file)]) == 0
+    capsys.readouterr()
+    file.write_text('{"annotations": [{"id": 1}]}')
+    wanted = f"format: expected --format, as {str(file)!r} resembles no known format"
+    assert wanted in refused(capsys, tmp_path, *MASKS, "--annotations", str(file))
+
+
 def test_the_output_folder_has_report_table_plot_and_images(
     toy_set: tuple[list[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -38,8 +38,8 @@ PredictionsOption = Annotated[
     Path | None, typer.Option(metavar="PATH", help="Score this file instead of a model.", rich_help_panel=INPUT)
 ]
 FormatOption = Annotated[
-    str,
-    typer.Option("--format", metavar="NAME", help="Annotation format.", rich_help_panel=INPUT),
+    str | None,
+    typer.Option("--format", metavar="NAME", help="Annotation format; default: guessed.", rich_help_panel=INPUT),
 ]
 ImagesOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the images.", rich_help_panel=INPUT)]
 MatchOption = Annotated[
@@ -92,7 +92,7 @@ def masks(
         str | None, typer.Option(metavar="NAME", help="Promptable segmenter for visible masks.", rich_help_panel=INPUT)
     ] = None,
     predictions: PredictionsOption = None,
-    format_: FormatOption = "canonical",
+    format_: FormatOption = None,
     images: ImagesOption = None,
     match: MatchOption = "path",
     protocol: Annotated[
@@ -249,7 +249,7 @@ def detections(
     annotations: AnnotationsOption,
     model: ModelOption = None,
     predictions: PredictionsOption = None,
-    format_: FormatOption = "canonical",
+    format_: FormatOption = None,
     images: ImagesOption = None,
     match: MatchOption = "path",
     box_source: BoxSourceOption = None,

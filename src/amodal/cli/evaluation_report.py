@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from amodal.cli.evaluation import warnings_on_stderr
-from amodal.cli.options import MatchBy, open_dataset, require_no_image
+from amodal.cli.options import FormatName, MatchBy, open_dataset, require_no_image
 from amodal.errors import InputError
 from amodal.io.files import require_no_input
 
@@ -44,7 +44,7 @@ def panel(
         list[str], typer.Option(metavar="NAME=PATH", help="Predictions of a method; one column each; repeatable.")
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="PNG file to write.")],
-    format_: Annotated[str, typer.Option("--format", metavar="NAME", help="Format of the annotations.")] = "canonical",
+    format_: FormatName = None,
     images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the images.")] = None,
     match: MatchBy = "path",
     object_: Annotated[
@@ -95,7 +95,7 @@ def compare(
     annotations: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Annotations to score predictions on.")
     ] = None,
-    format_: Annotated[str, typer.Option("--format", metavar="NAME", help="Format of the annotations.")] = "canonical",
+    format_: FormatName = None,
     protocol: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of predictions; default: that of the other report.")
     ] = None,
@@ -108,7 +108,6 @@ def compare(
 
     Example: amodal evaluate compare runs/a runs/b/report.json
     """
-    from amodal.data.datasets import read_dataset
     from amodal.evaluation.evaluator import EvaluationSettings, evaluate_predictions
     from amodal.evaluation.predictions import is_predictions
     from amodal.evaluation.reason_report import ReasonReport, compare_reason, is_reason_report
@@ -128,7 +127,7 @@ def compare(
     settings = EvaluationSettings([*protocols, "strict"][0], objects, baselines=(), resampling=None, progress=False)
     with warnings_on_stderr():
         for path in of_files:
-            reports[path] = evaluate_predictions(path, read_dataset(format_, annotations or Path()), settings)
+            reports[path] = evaluate_predictions(path, open_dataset(annotations or Path(), format_, None), settings)
         comparison = compare_reports(reports[first], reports[second], tuple(allow or ()))
     _show_comparison(comparison, as_json)
 
