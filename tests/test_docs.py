@@ -81,18 +81,22 @@ def test_make_targets_of_the_readme_exist() -> None:
     assert "make test" in (ROOT / ".ci" / "run").read_text()
 
 
-def test_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("document", ["README.md", "docs/python.md"])
+def test_python_of_the_pages_runs(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
     from amodal.synthetic.scenes import render_scene
 
     drawn = render_scene(3, size=(400, 400))
-    Image.fromarray(drawn.image).save(tmp_path / "street.jpg")
+    (tmp_path / "photos").mkdir()
+    for name in ("street.jpg", "kitchen.jpg", "photos/one.jpg"):
+        Image.fromarray(drawn.image).save(tmp_path / name)
     masks = np.stack([obj.visible_mask for obj in drawn.objects])
     monkeypatch.chdir(tmp_path)
-    for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S):
-        names = {"visible_masks": masks}
-        exec(compile(block, "README.md", "exec"), names)
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.S):
+        names = (names if document == "docs/python.md" else {}) | {"visible_masks": masks}
+        exec(compile(block, document, "exec"), names)
     assert (tmp_path / "street" / "overlay.png").is_file()
 
 

@@ -157,6 +157,26 @@ def test_draw(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert drawn == [{"image_id": 3, "annotation_id": 6}, {"image_id": 1, "annotation_id": 1}]
 
 
+def test_only_objects_that_count_as_occluded_are_drawn(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """From 1 % of the object on, as everywhere else."""
+    content = written.canonical()
+    amodal = np.ones(written.SIZE, bool)  # 600 pixels
+    for record, num_hidden in zip(content["annotations"], (5, 6), strict=True):
+        visible = amodal.copy()
+        visible[0, :num_hidden] = False
+        record |= {"segmentation": written.rle(amodal), "visible_mask": written.rle(visible), "occluders": []}
+        record |= {"bbox": [0, 0, 30, 20], "visible_bbox": [0, 0, 30, 20], "area": 600}
+        record |= {"occlude_rate": num_hidden / 600}
+    path = write(tmp_path, content)
+    drawn = run(capsys, "draw", "--annotations", path, "--out", tmp_path / "a.png", "--occluded")["objects"]
+    assert [obj["annotation_id"] for obj in drawn] == [2]
+    content["annotations"].pop()
+    path = write(tmp_path, content)
+    assert "expected objects to draw, got none" in error_of(
+        capsys, "draw", "--annotations", path, "--out", tmp_path / "b.png", "--occluded"
+    )
+
+
 def test_tiles_and_sheet(tmp_path: Path) -> None:
     dataset = read_dataset("canonical", write_toy(tmp_path / "toy", 1))
     image = derive_occluders(dataset.images[0])

@@ -9,10 +9,12 @@ from PIL import Image
 
 from amodal.cli.main import main
 from amodal.data.datasets import read_dataset
+from amodal.errors import InputError
 from amodal.inference.exports.label_studio import from_task, to_task
 from amodal.inference.results import ImageResult
 from amodal.inference.scene import Scene
 from amodal.inference.scene_object import SceneObject
+from amodal.inference.segmenter import AmodalSegmenter
 from tests.drawing import mask
 
 
@@ -146,6 +148,36 @@ def test_outputs_that_cannot_be_written_are_refused_before_the_work(
     assert (tmp_path / "good.json").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("name", "annotated"),
+    [
+        ("a.png", True),
+        ("below/c.png", True),
+        ("rest.png", True),
+        ("still.gif", True),
+        ("a.png", False),
+        ("still.gif", False),
+    ],
+)
+def test_no_photograph_of_the_folder_is_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, annotated: bool
+) -> None:
+    """Nor one that only the annotations have, or only the folder; the command stops before a model is loaded."""
+    images, file = save_images(tmp_path / "photos"), boxes_file(tmp_path)
+    (images / "below").mkdir()
+    for extra in ("below/c.png", "rest.png", "still.gif"):
+        Image.new("RGB", (64, 48)).save(images / extra)
+    content = json.loads(file.read_text())
+    content["images"].append({"id": 7, "file_name": "below/c.png"})
+    file.write_text(json.dumps(content))
+    monkeypatch.setattr(AmodalSegmenter, "from_pretrained", lambda *_, **__: pytest.fail("it loads a model"))
+    before = (images / name).read_bytes()
+    options = ["--boxes", str(file)] if annotated else []
+    line = refused(capsys, "label", "predict", str(images), "--out", str(images / name), *options)
+    assert "out: expected another file than the input" in line and name in line
+    assert (images / name).read_bytes() == before and not (images / name).with_suffix(".xml").exists()
+
+
 @pytest.mark.parametrize("form", ["absolute", "beside"])
 def test_file_names_outside_the_folder_are_named_by_their_last_part(tmp_path: Path, form: str) -> None:
     """The task names what Label Studio finds in the folder; a name elsewhere cannot end the run after its work."""
@@ -175,6 +207,29 @@ def test_images_that_fail_are_reported_at_the_end(tmp_path: Path, capsys: pytest
     assert capsys.readouterr().out.startswith("Left out: 1 image of the folder that boxes.json does not have")
 
 
+def test_an_image_that_cannot_be_segmented_is_reported_at_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, out = save_images(tmp_path / "photos"), tmp_path / "t.json"
+    Image.new("RGB", (64, 48), "white").save(images / "a.png")
+    segment_batch = AmodalSegmenter.segment_batch
+
+    def fail_on_white(self: AmodalSegmenter, images: list[np.ndarray], *rest: object, **options: object) -> list[Scene]:
+        if images[0].min() == 255:
+            raise InputError("mask: expected an object, got none")
+        return segment_batch(self, images, *rest, **options)
+
+    monkeypatch.setattr(AmodalSegmenter, "segment_batch", fail_on_white)
+    arguments = ["label", "predict", str(images), "--out", str(out), "--boxes", str(boxes_file(tmp_path))]
+    assert main(arguments) == 3
+    assert capsys.readouterr().err.splitlines()[0] == "amodal: a.png: mask: expected an object, got none"
+    assert [task["data"]["file_name"] for task in json.loads(out.read_text())] == ["b.png"]
+    out.unlink()
+    assert "a.png: mask: expected an object, got none" in refused(capsys, *arguments, "--strict")
+    assert "expected a bundled name" in refused(capsys, *arguments, "--model", "none")
+    assert not out.exists()
+
+
 def test_images_are_in_a_folder_below_the_root_of_label_studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Label Studio refuses its document root itself as a storage."""
     images = save_images(tmp_path / "photos")
@@ -190,6 +245,22 @@ def test_images_are_in_a_folder_below_the_root_of_label_studio(tmp_path: Path, m
     assert main(["label", "tasks", str(tmp_path / "scenes"), "--out", str(tmp_path / "tasks.json")]) == 0
     (task,) = json.loads((tmp_path / "tasks.json").read_text())
     assert task["data"]["image"] == "/data/local-files/?d=images/a.png"
+
+
+@pytest.mark.parametrize("name", ["a/scene.json", "run.json", "annotations.json", "part-000000.parquet"])
+def test_no_file_of_the_results_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    scenes = tmp_path / "scenes"
+    Scene([], (2, 4), image_path=Path("a.png")).save(scenes / "a")
+    out = scenes / name
+    out.touch()
+    before = out.read_bytes()
+    for source in (scenes, out.parent) if name == "a/scene.json" else (scenes,):
+        line = refused(capsys, "label", "tasks", str(source), "--out", str(out))
+        assert "out: expected another file than the input" in line and name in line
+    assert out.read_bytes() == before and not out.with_suffix(".xml").exists()
+    (scenes / "part-000000.parquet").unlink(missing_ok=True)
+    for _ in range(2):  # tasks beside the results are replaced
+        assert main(["label", "tasks", str(scenes), "--out", str(scenes / "tasks.json")]) == 0
 
 
 def test_saved_results_become_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

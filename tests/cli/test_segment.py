@@ -14,6 +14,8 @@ from PIL import Image
 
 from amodal.cli.main import main
 from amodal.data.datasets import read_dataset
+from amodal.errors import InputError
+from amodal.inference.find import ObjectFinder
 from amodal.inference.prompts import ObjectPrompt
 from amodal.inference.scene import Scene
 from amodal.inference.segmenter import AmodalSegmenter
@@ -349,6 +351,48 @@ def test_what_fails_is_reported_at_the_end(tmp_path: Path, capsys: pytest.Captur
     assert not (tmp_path / "nothing").exists()
 
 
+@pytest.mark.parametrize("annotated", [True, False])
+def test_an_image_that_cannot_be_segmented_is_reported_at_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, annotated: bool
+) -> None:
+    folder, out = photos(tmp_path / "photos", "a.png", "b.png", "c.png"), tmp_path / "out"
+    Image.new("RGB", SIZE[::-1], "white").save(folder / "b.png")
+    message = "mask: expected an object, got none"
+
+    def failing(method: Any) -> Any:
+        def fail_on_white(self: Any, images: Any, *rest: Any, **options: Any) -> Any:
+            if np.min(images) == 255:
+                raise InputError(message)
+            return method(self, images, *rest, **options)
+
+        return fail_on_white
+
+    monkeypatch.setattr(AmodalSegmenter, "segment_batch", failing(AmodalSegmenter.segment_batch))
+    monkeypatch.setattr(ObjectFinder, "find", failing(ObjectFinder.find))
+    file = write(tmp_path / "instances.json", coco("a.png", "b.png", "c.png"))
+    arguments = [folder, "--out", out, *(["--annotations", file] if annotated else [])]
+    for _ in range(2):  # the second time, the scenes of a.png and c.png are reused
+        assert segment(*arguments, "--json") == 3
+        captured = capsys.readouterr()
+        assert json.loads(captured.out)["failed"] == {"b.png": [message]} and captured.err.count("\n") == 2
+        content = json.loads((out / "annotations.json").read_text())
+        assert [image["file_name"] for image in content["images"]] == ["a.png", "c.png"]
+        assert not (out / "b").exists()
+    strict = tmp_path / "strict"
+    assert refused(capsys, *arguments, "--strict", "--out", strict) == f"amodal: b.png: {message}\n"
+    assert (strict / "a").is_dir() and not (strict / "c").exists()
+
+
+def test_an_object_that_fails_names_its_image_once_with_strict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = coco("a.png")
+    source["annotations"][1]["bbox"] = [90, 10, 5, 5]
+    folder, file = photos(tmp_path / "photos", "a.png"), write(tmp_path / "i.json", source)
+    line = refused(capsys, folder, "--annotations", file, "--out", tmp_path / "out", "--strict")
+    assert line.startswith("amodal: a.png: annotation 9001: box: expected")
+
+
 def test_a_folder_is_resumed_with_the_same_options_only(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], prompts: list[list[ObjectPrompt]]
 ) -> None:
@@ -448,10 +492,15 @@ def test_an_interrupted_overwrite_leaves_no_old_scene(tmp_path: Path, monkeypatc
     assert (out / "a" / "scene.json").is_file() and not (out / "b" / "scene.json").exists()
 
 
-def test_an_unknown_model_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder, out = photos(tmp_path / "photos", "a.png"), tmp_path / "out"
-    file = write(tmp_path / "i.json", coco("a.png"))
-    assert "expected a bundled name" in refused(capsys, folder, "--annotations", file, "--out", out, "--model", "none")
+@pytest.mark.parametrize("option", ["--model", "--visible-from", "--detector"])
+def test_an_unknown_model_ends_the_run_at_once_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    folder, out = photos(tmp_path / "photos", "a.png", "b.png"), tmp_path / "out"
+    file = write(tmp_path / "i.json", coco("a.png", "b.png"))
+    prompts = [] if option == "--detector" else ["--annotations", file]
+    line = refused(capsys, folder, *prompts, "--out", out, option, tmp_path / "none")
+    assert line.startswith(f"amodal: {option[2:]} {tmp_path / 'none'}: expected a"), line
     assert not out.exists()
 
 

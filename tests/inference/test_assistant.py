@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from amodal.errors import InputError
 from amodal.inference.assistant import AmodalAssistant, Reply
@@ -229,6 +230,17 @@ def test_the_scene_of_an_answer_is_saved_and_loaded(assistant: AmodalAssistant, 
     again = Scene.load(scene.save(tmp_path / "out"))
     assert (again.question, again.answer) == (QUESTION, SPOKEN)
     assert [obj.phrase for obj in again.objects] == ["the mug", "two books", "two books"]
+
+
+def test_the_scene_of_an_answer_names_the_file_of_its_image(assistant: AmodalAssistant, tmp_path: Path) -> None:
+    file = tmp_path / "kitchen.png"
+    Image.fromarray(random_image()).save(file)
+    assert assistant.ask(file, QUESTION, answer=ANSWER).scene.image_path == file
+    chat = assistant.chat(str(file))
+    assert [chat.ask(QUESTION, answer=ANSWER).scene.image_path for _ in range(2)] == [file, file]
+    (replies,) = assistant.converse([(file, [QUESTION, QUESTION])], answers=[[ANSWER, ANSWER]])
+    assert [reply.scene.image_path for reply in replies] == [file, file]
+    assert assistant.ask(random_image(), QUESTION, answer=ANSWER).scene.image_path is None
 
 
 LLAVA = (

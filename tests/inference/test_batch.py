@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +131,112 @@ def test_a_parquet_file_of_paths_and_boxes(tmp_path: Path, without_ray: None) ->
     found = results(segment_dataset(tmp_path / "images.parquet", tmp_path / "out", progress=False))
     assert [row["image_id"] for row in found] == ["a", "a"]
     assert found[0]["annotation_id"] is None and found[0]["segmentation"]["size"] == [40, 50]
+
+
+def write_rows(folder: Path, rows: list[Row]) -> Path:
+    """A Parquet file of rows, with two images of 50 x 40 pixels beside it."""
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    for seed, name in enumerate("ab"):
+        pixels = np.random.default_rng(seed).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    parquet.write_table(arrow.Table.from_pylist(rows), folder / "images.parquet")
+    return folder / "images.parquet"
+
+
+BOXES = [[1.0, 2.0, 30.0, 35.0], [10.0, 10.0, 40.0, 30.0], [5.0, 5.0, 20.0, 20.0]]
+
+
+def test_rows_of_one_image_are_merged(tmp_path: Path, without_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table with one row per object loses no object, also if a run is interrupted and resumed."""
+    first, second, third = BOXES
+    rows = [
+        {"image_id": "a", "path": "a.png", "boxes_xyxy": [first]},
+        {"image_id": "b", "path": "b.png", "boxes_xyxy": [second]},
+        {"image_id": "a", "path": "./a.png", "boxes_xyxy": []},
+        {"image_id": "a", "path": str(tmp_path / "a.png"), "boxes_xyxy": [second, third]},
+        {"image_id": "b", "path": "../" + tmp_path.name + "/b.png", "boxes_xyxy": [first]},
+    ]
+    whole = [
+        {"image_id": "a", "path": "a.png", "boxes_xyxy": [first, second, third]},
+        {"image_id": "b", "path": "b.png", "boxes_xyxy": [second, first]},
+    ]
+    plan = BatchPlan(images_per_block=1)
+    expected = results(segment_dataset(write_rows(tmp_path, whole), tmp_path / "whole", plan, progress=False))
+    file = write_rows(tmp_path, rows)
+
+    def stopping(rows: list[Row], plan: BatchPlan) -> Any:
+        yield in_this_process(rows, plan)[0]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_blocks", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            segment_dataset(file, tmp_path / "out", plan, progress=False)
+    assert [row["image_id"] for row in results(tmp_path / "out")] == ["a"] * 3
+    assert results(segment_dataset(file, tmp_path / "out", plan, progress=False)) == expected
+    Image.new("RGB", (50, 40)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="expected a new folder or the images of its results, got others for .*a.png"):
+        segment_dataset(file, tmp_path / "out", plan, progress=False)
+
+
+@pytest.mark.parametrize("boxes", [BOXES[:1], []])
+def test_two_files_for_one_image_are_refused(tmp_path: Path, without_ray: None, boxes: list[list[float]]) -> None:
+    rows = [
+        {"image_id": 7, "path": "a.png", "boxes_xyxy": BOXES},
+        {"image_id": 7, "path": "b.png", "boxes_xyxy": boxes},
+    ]
+    message = r"^dataset .*images.parquet: row 1: expected one path per image_id, got '.*b.png' and '.*a.png' for 7$"
+    with pytest.raises(InputError, match=message):
+        segment_dataset(write_rows(tmp_path, rows), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+WRONG_ENTRIES: dict[str, tuple[str, list[Any]]] = {
+    "boxes_xyxy": (
+        "boxes_xyxy to be a list of boxes of four numbers",
+        [
+            [2.0, 2.0, 8.0, 8.0], [2.0, 2.0, 8.0], None, [None], [[2.0, 2.0, 8.0]], [[2.0, 2.0, 8.0, None]],
+            [["2", "2", "8", "8"]], [[True, True, True, True]], [{"x0": 2, "y0": 2, "x1": 8, "y1": 8}], "2,2,8,8", 2.0,
+        ],
+    ),
+    "path": ("path to be the name of an image file", [None, "", "a\0.png", 5, ["a.png"], b"a.png"]),
+    "image_id": (
+        "image_id to be an integer", [None, 1.5, float("inf"), True, [1], {"id": 1}, b"a", datetime(2026, 1, 2)]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [(column, value) for column, (_, values) in WRONG_ENTRIES.items() for value in values]
+)
+def test_a_wrong_entry_of_a_parquet_file_names_its_row(
+    tmp_path: Path, without_ray: None, column: str, value: Any
+) -> None:
+    row = {"image_id": 1, "path": "a.png", "boxes_xyxy": BOXES}
+    expected = re.escape(f"expected {WRONG_ENTRIES[column][0]}, got {value!r:.60}")
+    with pytest.raises(InputError, match=f"^dataset .*images.parquet: row 0: {expected}$"):
+        segment_dataset(write_rows(tmp_path, [row | {column: value}]), tmp_path / "out")
+    with pytest.raises(InputError, match=f"^dataset .*images.parquet: row 1: expected {column} to be .*, got None$"):
+        segment_dataset(write_rows(tmp_path, [row, row | {column: None}]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_ids_are_integers_or_texts(tmp_path: Path, without_ray: None) -> None:
+    """Also integers that pandas has stored as floats."""
+    for ids in ([3, 4], [3.0, 4.0], ["x", "4"]):
+        rows = [{"image_id": i, "path": f"{name}.png", "boxes_xyxy": BOXES} for i, name in zip(ids, "ab", strict=True)]
+        rows = list(module._rows_of_parquet(write_rows(tmp_path, rows)))
+        assert [repr(row["image_id"]) for row in rows] == [repr(i if isinstance(i, str) else int(i)) for i in ids]
+
+
+@pytest.mark.parametrize("column", ["image_id", "path", "boxes_xyxy"])
+def test_a_parquet_file_without_a_column_is_refused(tmp_path: Path, without_ray: None, column: str) -> None:
+    row = {"image_id": 1, "path": "a.png", "boxes_xyxy": BOXES}
+    del row[column]
+    with pytest.raises(InputError, match="expected a Parquet file with image_id, path and boxes_xyxy, got"):
+        segment_dataset(write_rows(tmp_path, [row]), tmp_path / "out")
 
 
 def test_invalid_inputs_are_refused(tmp_path: Path, annotations: Path, without_ray: None) -> None:

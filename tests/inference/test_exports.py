@@ -25,6 +25,7 @@ from amodal.inference.exports.libraries import fiftyone_fields, to_fiftyone
 from amodal.inference.results import ImageResult, Results
 from amodal.inference.scene import Scene
 from amodal.inference.scene_object import SceneObject
+from amodal.ops.occlusion import is_occluded
 from tests.drawing import mask
 
 
@@ -244,6 +245,19 @@ def test_the_cvat_sdk_reads_the_masks(tmp_path: Path) -> None:
         part = element.findtext("attribute")
         assert np.array_equal(decoded, getattr(obj, f"{part}_mask"))
         assert masks.encode_mask(decoded) == points
+
+
+@pytest.mark.parametrize("form", ["rle", "polygon"])
+@pytest.mark.parametrize("num_hidden", [0, 1, 3, 4, 40])
+def test_cvat_calls_an_object_occluded_where_everything_else_does(tmp_path: Path, form: str, num_hidden: int) -> None:
+    """From 1 % of the object on; below it only a rim of pixels is missing."""
+    amodal = np.ones((20, 20), bool)
+    visible = amodal.copy()
+    visible[0, :num_hidden] = visible[1, : max(num_hidden - 20, 0)] = False
+    scene = Scene([SceneObject.from_masks(visible, amodal)], (20, 20))
+    root = ElementTree.parse(export_results([scene], "cvat", tmp_path, masks=form) / "annotations.xml")
+    flags = {element.attrib["occluded"] for element in root.iter("mask" if form == "rle" else "polygon")}
+    assert flags == {str(int(num_hidden >= 4))} == {str(int(is_occluded(scene[0].occlusion_rate)))}
 
 
 def test_labelme_masks_are_at_their_corners(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from amodal.errors import InputError
 from amodal.inference.everything import remove_duplicates, segment_everything
-from amodal.inference.find import Detector, GridSettings, ObjectFinder, check_points
+from amodal.inference.find import Detector, GridSettings, ObjectFinder, _search_windows, check_points
 from amodal.inference.scene_object import SceneObject
 from amodal.inference.segmenter import AmodalSegmenter
 from amodal.models.bases.families import FAMILIES
@@ -63,6 +64,30 @@ def test_a_grid_finds_each_object_once() -> None:
     image, boxes = squares()
     found = finder(min_share=0.01).all_boxes(image)
     assert sorted(found.tolist()) == boxes
+
+
+@pytest.mark.parametrize("size", [(128, 128), (101, 101), (102, 99), (64, 103)])
+def test_a_grid_finds_small_objects_in_every_corner(size: tuple[int, int]) -> None:
+    """Also where the sides cannot be halved; only the windows of half the sides show the objects large enough."""
+    H, W = size
+    image, boxes = np.zeros((H, W, 3), np.uint8), []
+    for x, y in ((2, 1), (W - 12, 1), (2, H - 11), (W - 12, H - 11)):
+        image[y : y + 10, x : x + 10] = 255
+        boxes.append([x, y, x + 10, y + 10])
+    found = finder(min_share=1.8 * 100 / (H * W)).all_boxes(image)
+    assert found.shape == (4, 4) and (box_iou(found, np.array(boxes)).max(axis=0) > 0.7).all()
+
+
+def test_windows_of_every_size_reach_all_borders_and_overlap_by_half() -> None:
+    for length in range(1, 80):
+        for size, axis in (((length, 37), 1), ((37, length), 0)):
+            windows = list(_search_windows(size, 3))
+            assert len(set(windows)) == len(windows) <= 1 + 3 * 3 + 7 * 7
+            spans = {(window[axis], window[axis + 2]) for window in windows}
+            for side in {end - start for start, end in spans}:
+                starts = sorted(start for start, end in spans if end - start == side)
+                assert starts[0] == 0 and starts[-1] + side == length
+                assert all(b - a <= (side + 1) // 2 for a, b in pairwise(starts))
 
 
 def test_an_empty_image_has_no_objects() -> None:

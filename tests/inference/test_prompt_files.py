@@ -188,6 +188,9 @@ def test_json_files_with_masks(tmp_path: Path) -> None:
     ):
         path.write_text(json.dumps(content))
         assert len(read_masks(path, tmp_path / "a.jpg", SIZE)) == count
+    path.write_text(json.dumps(coco() | {"annotations": []}))
+    with pytest.raises(InputError, match=r"masks .*masks.json: expected objects in a.jpg, got none"):
+        read_masks(path, tmp_path / "a.jpg", SIZE)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from amodal.errors import InputError
 from amodal.inference.prompts import collect_prompts, prompts_from_detections, with_box
@@ -141,15 +143,82 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "only background": ({"points_xy": [[[1, 5]]], "point_labels": [[0]]}, "at least one point with label 1"),
     "flat points": ({"points_xy": [10, 20]}, r"point: expected a list of points"),
     "one flat point": ({"points_xy": [[10, 20]]}, r"point: expected a list of points"),
-    "another label": ({"points_xy": [[[1, 5]]], "point_labels": [[2]]}, "labels of 0 or 1"),
+    "another label": ({"points_xy": [[[1, 5]]], "point_labels": [[2]]}, "a list of 1 label of 0 or 1"),
     "labels alone": ({"boxes_xyxy": [BOX], "point_labels": [[1]]}, "together with points_xy"),
-    "an object without a prompt": ({"boxes_xyxy": [BOX, None]}, "for object 1, got none"),
-    "no object": ({"boxes_xyxy": []}, "at least one object"),
+    "an object without a prompt": ({"boxes_xyxy": [BOX, None]}, "object 1: prompts: expected a box, points or a mask"),
     "detections and boxes": ({"detections": Detections(None), "boxes_xyxy": [BOX]}, "without other prompts"),
     "a string as detections": ({"detections": "mug"}, "expected a supervision.Detections"),
     "annotation without mask": ({"detections": [{"id": 5}]}, "annotation 5: expected a segmentation or a bbox"),
-    "no detections": ({"detections": []}, "expected at least one object"),
+    "the second of two boxes": (
+        {"boxes_xyxy": [BOX, [4, 5, 4, 12]]},
+        "object 1: box: expected an area, got .* not X,Y,width",
+    ),
+    "a number as boxes": ({"boxes_xyxy": 5}, "boxes: expected a list with an entry per object, got 5"),
+    "ragged points": ({"points_xy": [[[1, 2], [3]]]}, "point: expected two finite numbers X,Y"),
+    "flat labels": (
+        {"points_xy": [[[1, 5]]], "point_labels": [1]},
+        "point_labels: expected a list of 1 label of 0 or 1",
+    ),
+    "a file as masks": ({"masks": "mask.png"}, "masks: expected a list of masks, got a path"),
+    "a file as a mask": ({"masks": [Path("mask.png")]}, "mask: expected an array, an RLE or polygons, got a path"),
+    "a flat polygon": ({"masks": [4, 5, 10, 5, 10, 12]}, "masks: expected a list of masks, got numbers"),
+    "masks in the last axis": (
+        {"masks": [np.ones((*SIZE, 2), bool)]},
+        r"masks of several objects have the shape \(N, H, W\)",
+    ),
+    "a label map": ({"masks": [np.full(SIZE, 7)]}, r"pass one mask \(image == number\) per object"),
+    "a box of another object": ({"masks": [square()], "boxes_xyxy": [[15, 13, 29, 19]]}, "which covers 0% of it"),
+    "a mask with its box as xywh": ({"masks": [square()], "boxes_xyxy": [[4, 5, 6, 7]]}, "not X,Y,width,height"),
+    "names of another number": ({"boxes_xyxy": [BOX], "names": ["mug", "cup"]}, "got 1 boxes, 2 names"),
+    "a number as a name": ({"boxes_xyxy": [BOX], "names": [3]}, "names: expected a text per object, got 3"),
+    "a text as a class": ({"boxes_xyxy": [BOX], "class_ids": ["mug"]}, "class_ids: expected an integer per object"),
+    "names of detections": ({"detections": [{"bbox": [4, 5, 6, 7]}], "names": ["mug"]}, "got names too"),
 }
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        {"boxes_xyxy": []},
+        {"boxes_xyxy": np.zeros((0, 4))},
+        {"masks": []},
+        {"detections": []},
+        {"detections": {"boxes": torch.zeros(0, 4)}},
+        {"boxes_xyxy": [], "names": []},
+    ],
+)
+def test_no_object_is_no_mistake(empty: dict[str, Any]) -> None:
+    assert collect_prompts(SIZE, **empty) == []
+
+
+def test_names_and_class_ids() -> None:
+    first, second = collect_prompts(SIZE, boxes_xyxy=[BOX, BOX], names=["mug", None], class_ids=np.array([3, 4]))
+    assert (first.name, first.class_id, second.name, second.class_id) == ("mug", 3, None, 4)
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        torch.tensor([BOX]).bfloat16(),
+        torch.tensor([BOX], dtype=torch.float32, requires_grad=True),
+        [torch.tensor(BOX, dtype=torch.float32, requires_grad=True)],
+        [[torch.tensor(float(value), requires_grad=True) for value in BOX]],
+        torch.tensor(BOX, dtype=torch.float32, requires_grad=True),
+    ],
+)
+def test_boxes_as_tensors_of_any_kind(boxes: Any) -> None:
+    (prompt,) = collect_prompts(SIZE, boxes_xyxy=boxes)
+    assert prompt.box_xyxy == tuple(map(float, BOX))
+
+
+def test_one_pil_image_as_the_mask() -> None:
+    (prompt,) = collect_prompts(SIZE, masks=Image.fromarray(square()))
+    assert prompt.visible and (decode_mask(prompt.visible) == square()).all()
+
+
+def test_coco_regions_of_many_objects_are_left_out() -> None:
+    boxes = [{"id": n, "bbox": np.array([4, 5, 6, 7]), "iscrowd": n % 2} for n in range(4)]
+    assert [prompt.source_id for prompt in prompts_from_detections(boxes, SIZE)] == [0, 2]
 
 
 @pytest.mark.parametrize("case", MISTAKES)

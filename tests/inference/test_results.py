@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from amodal.errors import InputError
+from amodal.inference.exports import export_results
 from amodal.inference.results import ImageResult, Results, read_results
 from amodal.inference.scene import Scene
 from amodal.inference.scene_object import SceneObject
@@ -169,3 +170,22 @@ def test_images_are_loaded_by_name(tmp_path: Path) -> None:
         named.with_images(tmp_path / "none")
     with pytest.raises(InputError, match="image: expected a folder for 2 images, got the file"):
         Results.of([*named, *named]).with_images(tmp_path / "a.png")
+
+
+def test_a_list_of_scenes_is_exported(tmp_path: Path) -> None:
+    scenes = [make_scene(tmp_path / "photos" / "a.jpg"), make_scene()]
+    content = json.loads((export_results(scenes, "coco", tmp_path / "out") / "annotations.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == ["a.jpg", "image_2.png"]
+    saved = scenes[0].save(tmp_path / "scene")
+    export_results(read_results(str(saved)), "csv", str(tmp_path / "table"))
+
+
+@pytest.mark.parametrize(("image_id", "read"), [("7", True), (7.0, True), ([7], False), (None, False), (8, False)])
+def test_ids_of_images_as_numbers_or_text(tmp_path: Path, image_id: Any, read: bool) -> None:
+    file = tmp_path / "predictions.json"
+    file.write_text(json.dumps([ROW | {"image_id": image_id}]))
+    if read:
+        check(next(iter(read_results(str(file), str(dataset(tmp_path))))))
+        return
+    with pytest.raises(InputError, match="record 0: expected "):
+        read_results(file, dataset(tmp_path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -306,3 +307,40 @@ def test_many_objects_of_a_huge_image_need_little_memory() -> None:
     assert objects[3].amodal_mask.shape == (H, W) and objects[3].amodal_mask.sum() == square.size
     annotation = Scene(objects[:2], (H, W)).to_coco()[1]
     assert annotation["segmentation"]["size"] == [H, W] and annotation["bbox"] == [50, 4000, 100, 100]
+
+
+def test_a_loaded_scene_can_have_its_image_again(tmp_path: Path) -> None:
+    folder = occluded_pair().save(tmp_path / "scene")
+    Image.new("RGB", (5, 3)).save(tmp_path / "a.png")
+    assert Scene.load(folder / "scene.json").image is None
+    assert Scene.load(str(folder), tmp_path / "a.png").draw().any()
+    with pytest.raises(InputError, match="expected an image of shape"):
+        Scene.load(folder, np.zeros((4, 5, 3), np.uint8))
+    with pytest.raises(InputError, match=r"Scene.load\(folder, image\)"):
+        Scene.load(folder).draw()
+
+
+@pytest.mark.parametrize(
+    ("sources", "first_id", "ids"),
+    [((77, 99), None, [77, 99]), ((77, None), None, [1, 2]), ((77, 77), None, [1, 2]), ((77, 99), 5, [5, 6])],
+)
+def test_annotations_keep_the_ids_of_their_source(
+    sources: tuple[int | None, ...], first_id: int | None, ids: list[int]
+) -> None:
+    pair = [replace(obj, source_id=source) for obj, source in zip(occluded_pair(), sources, strict=True)]
+    found = Scene(pair, (3, 5)).to_coco(first_id=first_id)
+    assert [one["id"] for one in found] == ids
+    assert found[1]["occluders"] == [ids[0]]
+
+
+def test_an_object_is_shown_in_one_line() -> None:
+    obj = replace(occluded_pair()[1], name="car", score=0.79)
+    assert repr(obj) == f"SceneObject(car, {obj.occlusion_rate:.0%} occluded, score 0.79, box (0, 1, 5, 2))"
+
+
+@pytest.mark.parametrize("union", [True, False])
+def test_an_empty_amodal_mask_has_score_0(union: bool) -> None:
+    full, empty = np.ones((2, 2), bool), np.zeros((2, 2), bool)
+    seen = SceneObject.from_masks(full, empty, score=0.7, union_visible=union)
+    assert seen.score == (0.7 if union else 0.0)
+    assert SceneObject.from_masks(empty, empty, score=0.7).score == 0

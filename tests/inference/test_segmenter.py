@@ -194,14 +194,13 @@ def test_a_hundred_megapixels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("boxes", "message"),
     [
-        ([], "prompts: expected at least one object, got empty boxes"),
         (None, "prompts: expected boxes, points, masks or detections, got none"),
         ([[1, 2, 3]], r"box: expected four numbers X0,Y0,X1,Y1, got \[1.0, 2.0, 3.0\]"),
         ([["a", 2, 3, 4]], r"box: expected four numbers X0,Y0,X1,Y1, got \['a', 2, 3, 4\]"),
         ([[None, 2, 3, [4]]], "box: expected four numbers"),
         ([[0, 0, math.nan, 4]], r"box: expected finite numbers, got \[0.0, 0.0, nan, 4.0\]"),
         ([[0, 0, math.inf, 4]], "box: expected finite numbers"),
-        ([[0, 0, 5, 5], [9, 0, 1, 4]], "box: expected X0 < X1 and Y0 < Y1, got .* inverted"),
+        ([[0, 0, 5, 5], [9, 0, 1, 4]], "object 1: box: expected X0 < X1 and Y0 < Y1, got .* inverted"),
         ([[3, 0, 3, 4]], "box: expected an area, got .* none"),
         ([[20, 0, 30, 4]], r"box: expected a box inside the 20 x 10 image, got \[20.0, 0.0, 30.0, 4.0\]"),
         ([[-5, 0, 0, 4]], "box: expected a box inside the 20 x 10 image"),
@@ -213,6 +212,57 @@ def test_impossible_boxes(boxes: Any, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         box_segmenter()(noise(10, 20), boxes)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["crop", "image"])
+def test_an_image_without_objects(plug: PlugModel, mode: str) -> None:
+    segmenter = AmodalSegmenter(plug, mode=mode)
+    assert len(segmenter(noise(10, 20), [])) == len(segmenter(noise(10, 20), detections=[])) == 0
+    scenes = segmenter.segment_batch([noise(10, 20)] * 3, [[], [[0, 0, 5, 5]], np.zeros((0, 4))])
+    assert [len(scene) for scene in scenes] == [0, 1, 0]
+
+
+def test_the_prompts_of_several_images(plug: PlugModel) -> None:
+    segmenter, image, mask = AmodalSegmenter(plug), noise(10, 20), np.zeros((10, 20), bool)
+    mask[2:6, 3:9] = True
+    given = {"masks": [mask], "names": ["mug"]}
+    first, second = segmenter.segment_batch([image] * 2, [given, {"detections": [{"bbox": [3, 2, 6, 4]}]}])
+    alone = segmenter(image, **given)
+    assert (first[0].name, second[0].name) == ("mug", None)
+    np.testing.assert_array_equal(first[0].amodal_mask, alone[0].amodal_mask)
+    for prompts, message in (
+        ([[[0, 0, 5, 5]], [[9, 0, 1, 4]]], "image 1: box: expected X0 < X1"),
+        ([[[0, 0, 5, 5]], {"mask": [mask]}], "image 1: prompts: expected some of boxes_xyxy, .*, got mask"),
+        ([[mask], []], "image 0: prompts: expected boxes .* or a dictionary such as .*, got masks"),
+    ):
+        with pytest.raises(InputError, match=message):
+            segmenter.segment_batch([image] * 2, prompts)
+
+
+def test_device_and_precision_by_name(plug: PlugModel) -> None:
+    segmenter = AmodalSegmenter(plug, "cpu", "bfloat16")
+    assert (segmenter.device, segmenter.dtype) == (torch.device("cpu"), torch.bfloat16)
+    with pytest.raises(InputError, match="device: expected"):
+        AmodalSegmenter(plug, "gpu")
+    with pytest.raises(InputError, match="dtype: expected"):
+        AmodalSegmenter(plug, dtype="half")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_objects_are_found_in_the_precision_of_the_segmenter(dtype: str) -> None:
+    segmenter = AmodalSegmenter.from_pretrained("plug-small", device="cpu", dtype=dtype)
+    assert segmenter.finder.dtype == segmenter.dtype == getattr(torch, dtype)
+
+
+def test_finding_the_objects_of_an_image(tmp_path: Path) -> None:
+    segmenter = AmodalSegmenter.from_pretrained("plug-small", device="cpu", dtype="float32")
+    Image.fromarray(noise(60, 80)).save(tmp_path / "noise.png")
+    scene = segmenter.find(tmp_path / "noise.png", confidence=0.0)
+    assert scene.image_path == tmp_path / "noise.png" and scene.size == (60, 80)
+    assert len(scene) == len(segmenter.find(Image.open(tmp_path / "noise.png"), confidence=0.0)) > 0
+    assert len(segmenter.find(noise(2, 2)[..., 0], confidence=0.0)) > 0, "also on two pixels"
+    with pytest.raises(InputError, match="`find` finds the objects"):
+        segmenter(noise(5, 5))
 
 
 def test_valid_boxes_are_unchanged() -> None:

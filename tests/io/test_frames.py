@@ -79,6 +79,14 @@ def test_only_an_animated_gif_is_a_video(tmp_path: Path) -> None:
     black.save(tmp_path / "moving.GIF", save_all=True, append_images=[red])
     (tmp_path / "broken.gif").write_bytes(b"GIF89a")
     assert [is_video(tmp_path / name) for name in ("still.gif", "moving.GIF", "broken.gif")] == [False, True, False]
+    # what is no video is an image, which is reported where it cannot be read
+    assert [path.name for path in list_images(tmp_path)] == ["broken.gif", "still.gif"]
+    (tmp_path / "still.gif").rename(tmp_path / "still.GIF")
+    (tmp_path / "broken.gif").unlink()
+    assert [path.name for path in list_images(tmp_path)] == ["still.GIF"]
+    (tmp_path / "still.GIF").unlink()
+    with pytest.raises(InputError, match="folder: expected a folder with images, got none in"):
+        list_images(tmp_path)
 
 
 def test_an_interrupted_video_is_removed(tmp_path: Path) -> None:

@@ -97,7 +97,9 @@ def test_grey_float_and_transparent_arrays_are_converted() -> None:
         (np.full((4, 5, 3), np.nan), "expected float values in 0-1, got nan to nan"),
         (np.zeros((4, 5, 3), np.int64), "expected uint8, or floats in 0-1, got int64"),
         ([np.zeros((4, 5, 3), np.uint8)], "got a list; pass one image, or several to segment_batch"),
+        (np.zeros((4, 5), np.uint16), "got uint16; scale it to 0-1 first"),
         (torch.zeros(3, 4, 5), "got a Tensor; pass tensor.permute(1, 2, 0).numpy()"),
+        (torch.zeros(4, 5, 3), "got a Tensor; pass tensor.numpy()"),
         (7, "expected a path, a PIL image or an array, got a int"),
     ],
 )

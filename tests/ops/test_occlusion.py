@@ -14,6 +14,7 @@ from amodal.ops.occlusion import (
     MIN_OCCLUSION_RATE,
     cover_shares,
     depth_levels,
+    depth_order,
     is_occluded,
     is_occluder,
     occluders_of,
@@ -109,6 +110,7 @@ def test_two_objects_that_cover_each_other_occlude_each_other(masks: tuple[np.nd
         ([[1], [0], [1]], [0, 0, 1], [0, 0, 0]),  # the first two occlude each other
         ([[1, 2], [0], [1], [0]], [0, 0, 0, 1], [0, 0, 0, 0]),  # a circle of three
         ([[], [], [0, 1]], [0, 0, 1], [0, 0, 0]),
+        ([[1], [2, 3], [1], []], [2, 1, 1, 0], [0, 0, 0, 0]),  # one behind a circle that is behind another
         ([list(range(i)) for i in range(20)], list(range(20)), [0] * 20),  # the longest chain counts
     ],
 )
@@ -124,3 +126,19 @@ def test_an_occluder_is_never_deeper_and_shares_the_group(occluders: list[list[i
         assert all(depths[j] <= depths[i] and groups[j] == groups[i] for j in in_front)
         assert in_front or depths[i] == 0
     assert sorted(set(groups)) == list(range(len(set(groups))))
+
+
+@given(relations())
+def test_the_order_of_depth_agrees_with_the_levels(occluders: list[list[int]]) -> None:
+    rates = [(7 * i % 5) / 5 for i in range(len(occluders))]
+    order, depths = depth_order(occluders, rates), depth_levels(occluders)
+    assert sorted(order) == list(range(len(occluders)))
+    place = {index: number for number, index in enumerate(order)}
+    for i, in_front in enumerate(occluders):
+        assert all(place[j] < place[i] for j in in_front if depths[j] < depths[i]), "each one after its occluders"
+
+
+def test_objects_in_a_circle_are_ordered_by_rate() -> None:
+    assert depth_order([[1], [0], [0]], [0.5, 0.4, 0.05]) == [1, 0, 2]
+    assert depth_order([[], [0], [0]], [0.0, 0.9, 0.1]) == [0, 2, 1]
+    assert depth_order([], []) == []

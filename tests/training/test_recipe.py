@@ -123,6 +123,11 @@ def test_errors_name_the_key_and_the_expected_value(tmp_path: Path, override: st
         load_recipe(written(tmp_path, PLUG | {"seed": 0}), [override])
 
 
+def test_overrides_as_one_text_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"overrides: expected a list such as .*, got the text 'training.steps=10'"):
+        load_recipe(written(tmp_path, PLUG), "training.steps=10")
+
+
 def test_mask_prompts_are_for_both_promptable_models(tmp_path: Path) -> None:
     recipe = load_recipe(written(tmp_path, PLUG), ["model.mask_prompts=true", "data.mask_prompt_share=0.5"])
     assert isinstance(recipe.model, PlugModelRecipe) and recipe.model.config().mask_prompts

@@ -12,6 +12,7 @@ from PIL import Image
 
 from amodal.app.store import decode_image
 from amodal.errors import InputError
+from amodal.io.frames import list_images
 from amodal.io.images import image_size, load_image, opened_image
 
 PIXELS = np.tile(np.arange(0, 250, 10, dtype=np.uint8), (20, 1))
@@ -55,6 +56,20 @@ def test_other_formats_are_refused(tmp_path: Path, name: str, suffix: str) -> No
             read(path)
     with pytest.raises(InputError, match="got a file of another kind than"):
         decode_image(path.read_bytes(), 10_000)
+
+
+@pytest.mark.parametrize("format_", OPENED)
+def test_a_folder_has_images_of_every_format(tmp_path: Path, format_: str) -> None:
+    for suffix in (OPENED[format_], OPENED[format_].upper()):
+        (tmp_path / f"{suffix}.{suffix}").write_bytes(encoded(format_))
+    assert sorted(path.name for path in list_images(tmp_path)) == sorted(path.name for path in tmp_path.iterdir())
+
+
+def test_a_gif_of_several_frames_is_no_image_of_a_folder(tmp_path: Path) -> None:
+    frames = [Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "still.gif")
+    assert [path.name for path in list_images(tmp_path)] == ["still.gif"]
 
 
 def test_a_phone_photograph_of_several_pictures_is_opened(tmp_path: Path) -> None:

@@ -151,6 +151,43 @@ def test_batch_replaces_an_image_that_has_no_results(photos: Path, tmp_path: Pat
     assert [row["image_id"] for row in read_parts(out)] == [1, 2]
 
 
+@pytest.mark.usefixtures("without_ray")
+def test_rows_of_one_image_in_a_parquet_file_are_one_image(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, out, box = tmp_path / "table.parquet", tmp_path / "out", [5.0, 5.0, 25.0, 25.0]
+    rows = [{"image_id": i, "path": f"photos/{i}.png", "boxes_xyxy": [box]} for i in ("a", "b", "a")]
+    write_parquet(table, rows)
+    for _ in range(2):
+        assert main(["batch", str(table), "--out", str(out)]) == 0
+        assert sorted(row["image_id"] for row in read_parts(out)) == ["a", "a", "b"]
+    write_parquet(table, [*rows, {"image_id": "a", "path": "photos/b.png", "boxes_xyxy": [box]}])
+    capsys.readouterr()
+    assert main(["batch", str(table), "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "row 3: expected one path per image_id, got" in error and error.count("\n") == 1
+
+
+@pytest.mark.usefixtures("without_ray")
+@pytest.mark.parametrize("wrong", [{"boxes_xyxy": [5.0, 5.0, 25.0, 25.0]}, {"path": None}, {"image_id": 1.5}])
+def test_a_wrong_row_of_a_parquet_file_is_named(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: dict[str, object]
+) -> None:
+    row: dict[str, object] = {"image_id": 1, "path": "photos/a.png", "boxes_xyxy": [[5.0, 5.0, 25.0, 25.0]]}
+    write_parquet(tmp_path / "table.parquet", [row | wrong])
+    assert main(["batch", str(tmp_path / "table.parquet"), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert f"row 0: expected {next(iter(wrong))} to be" in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def write_parquet(path: Path, rows: list[dict[str, object]]) -> None:
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    parquet.write_table(arrow.Table.from_pylist(rows), path)
+
+
 # --- input is never output ---
 
 
@@ -172,6 +209,29 @@ def test_the_prompts_of_a_folder_are_not_replaced_by_its_results(
     assert segment(photos, photos.parent) == 2
     assert "out: expected another file than the input" in capsys.readouterr().err
     assert len(json.loads((photos.parent / "annotations.json").read_text())["annotations"]) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["segment", "overlay.png", "--box", "5,5,30,30"],
+        ["segment", "a.png", "--masks", "object_00_visible.png"],
+        ["segment", "a.png", "--masks", "."],
+        ["segment", "overlay.mp4"],
+        ["ask", "overlay.png", "What is this?"],
+    ],
+)
+def test_a_scene_replaces_no_file_that_it_is_made_of(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "overlay.png", "object_00_visible.png"):
+        Image.new("L", (60, 40), 255).save(name)
+    Path("overlay.mp4").write_bytes(b"video")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert main([*arguments, "--out", "."]) == 2
+    assert "out: expected another file than the input" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("through_link", [False, True])
@@ -202,6 +262,8 @@ def test_no_command_replaces_a_file_that_it_reads(
         (["label", "collect", str(export)], "--out", export),
         (["label", "tasks", str(predictions), "--annotations", str(annotations)], "--out", predictions),
         (["label", "predict", str(image.parent), "--annotations", str(annotations)], "--out", annotations),
+        (["label", "predict", str(image.parent), "--annotations", str(annotations)], "--out", image),
+        (["label", "predict", str(image.parent)], "--out", image),
         (prompt, "--image-out", taken),
     ]:  # fmt: skip
         before = output.read_bytes()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amodal.cli.options import Device, ModelName
+from amodal.cli.options import Device, ModelName, require_no_replaced_input
 from amodal.errors import InputError
 from amodal.io.files import require_folder
 from amodal.io.words import counted
@@ -51,7 +51,7 @@ def ask(
     from amodal.io.images import load_image
     from amodal.models.aura.processing import check_question
 
-    pixels = load_image(image)  # check all inputs before the model is loaded, which takes a while
+    load_image(image)  # check all inputs before the model is loaded, which takes a while
     if question is not None:
         check_question(question)
     elif as_json:
@@ -59,11 +59,12 @@ def ask(
     if out is not None:
         require_folder(out)
     folder = out or Path(f"{image.stem}-answer")
+    require_no_replaced_input(folder, [image])
     from rich.console import Console
 
     from amodal.inference.assistant import AmodalAssistant
 
-    chat = AmodalAssistant.from_pretrained(model, device=device).chat(pixels)
+    chat = AmodalAssistant.from_pretrained(model, device=device).chat(image)
     console = Console()
     if question is None:
         _converse(chat, console, folder, max_new_tokens)

@@ -172,7 +172,7 @@ def _random(dataset: AnnotatedDataset, count: int, seed: int, occluded: bool) ->
     import numpy as np
 
     from amodal.data.relations import derive_occluders
-    from amodal.ops.occlusion import rle_occlusion_rate
+    from amodal.ops.occlusion import is_occluded, rle_occlusion_rate
     from amodal.ops.rle import rle_area
 
     ends = np.cumsum([len(image.objects) for image in dataset.images])
@@ -185,7 +185,7 @@ def _random(dataset: AnnotatedDataset, count: int, seed: int, occluded: bool) ->
         amodal = obj.amodal_rle
         if not rle_area(obj.visible_rle if amodal is None else amodal):
             continue
-        if occluded and (amodal is None or not rle_occlusion_rate(obj.visible_rle, amodal)):
+        if occluded and (amodal is None or not is_occluded(rle_occlusion_rate(obj.visible_rle, amodal))):
             continue
         derived = derive_occluders(image)
         chosen.append((derived, derived.objects[place]))

@@ -76,9 +76,10 @@ def predict(
     if annotations is not None and detector is not None:
         raise InputError("annotations: expected either --annotations or --detector, got both")
     from amodal.inference.exports.label_studio import to_task
-    from amodal.inference.folder import ImageSegmenter, images_of_folder
+    from amodal.inference.folder import ImageSegmenter, images_of_folder, segment_image
     from amodal.inference.prompt_files import read_coco_file
-    from amodal.io.images import load_image
+    from amodal.io.files import require_no_input
+    from amodal.io.frames import list_images
     from amodal.io.progress import progress_bar
 
     _check_tasks_file(out, [annotations])
@@ -91,22 +92,20 @@ def predict(
     failures, segment = Failures(strict), ImageSegmenter(load, detector, text, clean=clean)
     coco = None if annotations is None else read_coco_file(annotations)
     images = images_of_folder(folder, coco, failures.add)
+    if out.exists():  # otherwise it is no image
+        require_no_input(out, [*images.paths, *list_images(folder, required=False)])
     root = Path(os.path.abspath(folder))
     prefix = f"{LOCAL_FILES}{root.name}/" if url is None else url
     tasks: list[dict[str, Any]] = []
     num_objects = 0
     for index in progress_bar(range(len(images)), "images", not as_json):
-        path = images.paths[index]
-        try:
-            prompts = images.prompts(index, failures.add)
-            pixels = load_image(path)
-        except InputError as error:
-            failures.add(path.name, str(error))
+        scene = segment_image(images, index, segment, failures.add)
+        if scene is None:
             continue
-        result = images.result(index, segment(pixels, prompts))
-        num_objects += len(result.scene)
-        full = Path(os.path.abspath(path))
-        name = full.relative_to(root).as_posix() if full.is_relative_to(root) else path.name
+        result = images.result(index, scene)
+        num_objects += len(scene)
+        full = Path(os.path.abspath(images.paths[index]))
+        name = full.relative_to(root).as_posix() if full.is_relative_to(root) else full.name
         tasks.append(to_task(result, f"{prefix}{name}"))
     if not tasks:
         name, messages = next(iter(failures.messages.items()))
@@ -134,10 +133,14 @@ def tasks_of_results(
 
     Example: amodal label tasks predictions --annotations instances.json --out tasks.json
     """
+    from amodal.inference.batch import PARTS
     from amodal.inference.exports.label_studio import to_tasks
-    from amodal.inference.results import read_results
+    from amodal.inference.results import ANNOTATION_FILE, RUN_FILE, read_results
 
     _check_tasks_file(out, [source, annotations])
+    if out.exists():  # otherwise it is none of the files that are read from a folder
+        names = ("scene.json", "*/scene.json", RUN_FILE, ANNOTATION_FILE, PARTS)
+        _check_tasks_file(out, [file for name in names for file in source.glob(name)])
     results = read_results(source, annotations, format_)
     tasks = to_tasks(results, url)
     _write_tasks(tasks, sum(len(task["data"]["objects"]) for task in tasks), out, as_json, Failures())

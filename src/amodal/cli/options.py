@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -213,3 +214,17 @@ def require_no_image(out: Path, dataset: AnnotatedDataset, what: str = "out", *o
     """
     if out.exists():  # otherwise it is no image
         require_no_input(out, [*others, *(image.path for image in dataset.images)], what)
+
+
+def require_no_replaced_input(folder: Path, inputs: Iterable[Path | None]) -> None:
+    """Check that a scene or video that is saved in a folder replaces none of the files that a command reads.
+
+    Raises:
+        InputError: it would replace one of them.
+    """
+    from amodal.inference.folder import VIDEO_FILE
+    from amodal.inference.scene import files_of_scene
+
+    read = list(inputs)
+    for output in (*files_of_scene(folder), folder / VIDEO_FILE):
+        require_no_input(output, read)

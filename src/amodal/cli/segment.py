@@ -27,6 +27,7 @@ from amodal.cli.options import (
     group_points,
     parse_numbers,
     parse_point,
+    require_no_replaced_input,
 )
 from amodal.errors import InputError
 from amodal.io.files import one_writer, require_folder
@@ -178,8 +179,11 @@ def segment(
     folder = require_folder(out or Path(f"{image.resolve().name if image.is_dir() else image.stem}-amodal"))
 
     from amodal.inference.folder import ImageSegmenter
-    from amodal.io.files import content_digest
+    from amodal.io.files import content_digest, visible_entries
     from amodal.io.frames import is_video
+
+    inputs = [image, annotations, *([] if masks is None else visible_entries(masks) if masks.is_dir() else [masks])]
+    require_no_replaced_input(folder, inputs)
 
     def load() -> AmodalSegmenter:
         from amodal.inference.segmenter import AmodalSegmenter

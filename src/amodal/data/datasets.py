@@ -62,13 +62,23 @@ def read_dataset(
     The file is scanned once; objects are read on access, so that memory does not grow with the dataset beyond an
     index, and an invalid mask is reported when the objects of its image are read.
 
+    Example:
+        >>> from amodal import read_dataset
+        >>> dataset = read_dataset("canonical", "data/scenes-val/annotations.json")
+        >>> for image in dataset.images:
+        ...     for obj in image.objects:
+        ...         obj.visible_mask(), obj.amodal_mask(), obj.occlusion_rate()
+
     Args:
-        format_name: one of `FORMATS`.
+        format_name: one of `FORMATS`, see `amodal data formats`; `guess_format` guesses it.
         annotations: file, or folder for `masks`, `labelme` and single COCOA records.
         images: folder of the images; if None, `images/` beside the annotations, or the annotations' own folder if
             there is no such folder.
         match: how the names of images are matched with files: as paths below the folder (`path`), or by their last part
             anywhere below it (`name`), for names that are URLs or paths of another computer.
+
+    Returns:
+        The dataset; `dataset.images` has its images, and `image.objects` the objects of an image.
 
     Raises:
         InputError: the format is unknown, a name leaves the folder, or the files are not of that format.

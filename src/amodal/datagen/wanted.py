@@ -1,4 +1,4 @@
-"""How many pairs an image should get, and in how many replies: `generate` stores it, so that `check` counts by it."""
+"""How many pairs and replies are wanted per image: `generate` stores both numbers, so that `check` counts by them."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from amodal.errors import InputError
 from amodal.inference.devices import pick_device, pick_dtype
 from amodal.inference.scene import Scene
 from amodal.inference.scene_object import SceneObject
-from amodal.io.images import ImageArray, ImageSource, load_image
+from amodal.io.images import ImageArray, ImageSource, load_image, path_of
 from amodal.models.aura import AuraModel, AuraProcessor
 from amodal.models.aura.generation import Answers, Dialogue, OnPart
 from amodal.models.aura.mllm import merge_adapters
@@ -67,8 +67,8 @@ class AmodalAssistant:
         model: an `AuraModel` with its processor.
         device: device of the model.
         dtype: precision of the network.
-        clean: remove specks, holes and occluded rims from the masks, see `amodal.ops.cleaning`; False returns the
-            masks as the network gives them.
+        clean: remove small pieces, small holes and very thin occluded parts from the masks, see
+            `amodal.ops.cleaning`; False returns the masks as the network predicts them.
         union_visible: unite each amodal mask with the visible mask.
 
     Raises:
@@ -125,7 +125,7 @@ class AmodalAssistant:
         Raises:
             InputError: an unreadable image.
         """
-        return Chat(self, load_image(image))
+        return Chat(self, load_image(image), path_of(image))
 
     def ask(
         self,
@@ -144,6 +144,9 @@ class AmodalAssistant:
             answer: as for `Chat.ask`.
             on_part: as for `Chat.ask`.
             max_new_tokens: as for `Chat.ask`.
+
+        Returns:
+            The answer, and the scene of the objects that it names.
 
         Raises:
             InputError: an unreadable image, or a question that is empty or too long.
@@ -207,6 +210,7 @@ class AmodalAssistant:
             made = dialogue.answer(max_new_tokens or self.model.config.max_new_tokens, given=given)
             for row, reply in enumerate(self.replies(made, features, images, questions)):
                 if turn < len(asked[row]):
+                    reply.scene.image_path = path_of(conversations[row][0])
                     replies[row].append(reply)
         return replies
 
@@ -337,13 +341,14 @@ class Chat:
     Args:
         assistant: assistant that answers.
         image: (H, W, 3) uint8 RGB.
+        image_path: file of the image, which the scenes then name; None if it is not known.
 
     Attributes:
         replies: replies so far.
     """
 
-    def __init__(self, assistant: AmodalAssistant, image: ImageArray) -> None:
-        self.assistant, self.image = assistant, image
+    def __init__(self, assistant: AmodalAssistant, image: ImageArray, image_path: Path | None = None) -> None:
+        self.assistant, self.image, self.image_path = assistant, image, image_path
         self.replies: list[Reply] = []
         self._features: ImageFeatures | None = None
         self._dialogue: Dialogue | None = None
@@ -369,8 +374,11 @@ class Chat:
         Args:
             question: question in words.
             answer: answer with mask tokens and markup, to use instead of the model's own.
-            on_part: called with each part of the answer as soon as it is generated.
+            on_part: called with each `TextPart` of the answer as soon as it is generated.
             max_new_tokens: maximum length of the answer; the model's own if None.
+
+        Returns:
+            The answer, and the scene of the objects that it names.
 
         Raises:
             InputError: a question that is empty or too long, or a conversation that has become
@@ -385,6 +393,7 @@ class Chat:
             made = dialogue.answer(longest, given=given, on_part=on_part)
         assert self._features is not None
         reply = self.assistant.replies(made, self._features, [self.image], [question])[0]
+        reply.scene.image_path = self.image_path
         self.replies.append(reply)
         self._dialogue = dialogue
         return reply

@@ -28,6 +28,7 @@ from amodal.io.images import load_image
 from amodal.io.json_stream import read_json
 from amodal.models.names import DEFAULT_SEGMENTER
 from amodal.ops.rle import encode_mask
+from amodal.ops.values import integer
 
 Row = dict[str, Any]
 FailureHandler = Callable[[str, str], None]
@@ -99,7 +100,8 @@ def segment_dataset(
     Args:
         dataset: from `read_dataset`, whose visible boxes are the prompts; a COCO file from `read_coco_file`, whose
             masks are the prompts, and its boxes where it has no masks; or a Parquet file with the columns `image_id`,
-            `path` (absolute or relative to the file) and `boxes_xyxy` (lists of four numbers).
+            `path` (absolute or relative to the file) and `boxes_xyxy` (lists of four numbers), whose rows of one image
+            are merged.
         out: folder for the results: a new one, or that of an interrupted run.
         plan: model and workers.
         images: folder of the images of a COCO file.
@@ -114,9 +116,9 @@ def segment_dataset(
         `read_parts` reads it.
 
     Raises:
-        InputError: the `ray` extra is not installed, nothing to segment, an unreadable Parquet file, or `out`
-            contains results of other settings or of another dataset; without `on_failure` also an unreadable image
-            or object.
+        InputError: the `ray` extra is not installed, nothing to segment, a Parquet file that is unreadable or has a
+            wrong entry, or `out` contains results of other settings or of another dataset; without `on_failure` also
+            an unreadable image or object.
     """
     plan = plan or BatchPlan()
     ray = _extra("ray")
@@ -311,11 +313,44 @@ def _rows_of_parquet(file: Path) -> Iterator[Row]:
     except (OSError, ValueError) as error:
         columns = "image_id, path and boxes_xyxy"
         raise InputError(f"dataset {file}: expected a Parquet file with {columns}, got {error!r:.120}") from error
-    for row in rows:
-        if row["boxes_xyxy"]:
-            count = len(row["boxes_xyxy"])
-            no_ids: Row = {"annotation_ids": [None] * count, "category_ids": [None] * count}
-            yield row | no_ids | {"path": str((file.parent / row["path"]).resolve())}
+    images: dict[int | str, Row] = {}
+    for number, entry in enumerate(rows):
+        try:
+            image_id, path, boxes = _checked_entry(entry)
+            path = str((file.parent / path).resolve())
+            image = images.setdefault(image_id, {"image_id": image_id, "path": path, "boxes_xyxy": []})
+            if path != image["path"]:
+                raise InputError(f"expected one path per image_id, got {path!r} and {image['path']!r} for {image_id}")
+        except InputError as error:
+            raise InputError(f"dataset {file}: row {number}: {error}") from error
+        image["boxes_xyxy"] += boxes
+    for image in images.values():
+        if image["boxes_xyxy"]:
+            none = [None] * len(image["boxes_xyxy"])
+            yield image | {"annotation_ids": none, "category_ids": none}
+
+
+def _checked_entry(row: Row) -> tuple[int | str, str, list[list[float]]]:
+    """The image id, the path and the boxes of a row of a Parquet file, whose columns may have any type.
+
+    Whether a box fits its image is checked with the image.
+
+    Raises:
+        InputError: one of them is missing or has another type.
+    """
+    image_id, path, boxes = (row[name] for name in ("image_id", "path", "boxes_xyxy"))
+    if not isinstance(image_id, str):
+        image_id = integer(image_id, "image_id")
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise InputError(f"expected path to be the name of an image file, got {path!r:.60}")
+    if not isinstance(boxes, list) or not all(_is_four_numbers(box) for box in boxes):
+        raise InputError(f"expected boxes_xyxy to be a list of boxes of four numbers, got {boxes!r:.60}")
+    return image_id, path, boxes
+
+
+def _is_four_numbers(box: Any) -> bool:
+    values = box if isinstance(box, list) else []
+    return len(values) == 4 and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
 
 
 def _has_area(box: Any) -> bool:

@@ -4,21 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+import torch
 
 from amodal.inference.find import Detector, ObjectFinder
-from amodal.inference.prompts import check_confidence
+from amodal.inference.prompts import ObjectPrompt, check_confidence
 from amodal.inference.scene import Scene
 from amodal.inference.scene_object import SceneObject, visible_iou
-from amodal.inference.segmenter import AmodalSegmenter
-from amodal.io.images import ImageArray
+from amodal.io.images import ImageArray, ImageSource, load_image, path_of
 from amodal.ops.cleaning import CleanSettings
 
 MAX_OVERLAP = 0.5
 """Two objects whose visible masks overlap more than this (IoU) count as one object that was found twice."""
 
 
+class Segmenter(Protocol):
+    """What is needed of an `AmodalSegmenter`, which can then use this module for its `find`."""
+
+    device: torch.device
+
+    @property
+    def finder(self) -> ObjectFinder:
+        """The modal model that finds the boxes of objects."""
+        ...
+
+    def segment_batch(
+        self,
+        images: Sequence[ImageSource],
+        prompts: Sequence[Sequence[ObjectPrompt]],
+        *,
+        threshold: float | None = None,
+        clean: bool | CleanSettings = True,
+    ) -> list[Scene]:
+        """Segment the objects of several images."""
+        ...
+
+
 def scene_finder(
-    segmenter: AmodalSegmenter,
+    segmenter: Segmenter,
     detector: str | None,
     texts: Sequence[str] | None,
     threshold: float | None,
@@ -52,9 +77,9 @@ def scene_finder(
 
 
 def segment_everything(
-    segmenter: AmodalSegmenter,
+    segmenter: Segmenter,
     source: Detector | ObjectFinder,
-    image: ImageArray,
+    image: ImageSource,
     *,
     threshold: float | None = None,
     clean: bool | CleanSettings = True,
@@ -65,7 +90,7 @@ def segment_everything(
     Args:
         segmenter: makes the masks.
         source: finds the boxes; its labels, where it has any, become phrases.
-        image: (H, W, 3) uint8 RGB.
+        image: path, PIL image or RGB array, as for the segmenter.
         threshold: as for the segmenter.
         clean: as for the segmenter.
         confidence: smallest score of a found object in [0, 1]; the source's own if None.
@@ -74,19 +99,26 @@ def segment_everything(
         Scene of the objects, best first, without duplicates.
 
     Raises:
-        InputError: an impossible confidence or threshold.
+        InputError: an unreadable image, or an impossible confidence or threshold.
     """
     check_confidence(confidence)
+    pixels = load_image(image)
     labels: Sequence[str | None]
     if isinstance(source, Detector):
-        boxes, labels = source(image, confidence)
+        boxes, labels = source(pixels, confidence)
     else:
-        boxes, labels = source.find(image, confidence)
-    if len(boxes) == 0:
-        return Scene([], (image.shape[0], image.shape[1]), image)
-    scene = segmenter(image, boxes, threshold=threshold, clean=clean)
-    objects = [replace(obj, phrase=label) for obj, label in zip(scene.objects, labels, strict=True)]
-    return replace(scene, objects=remove_duplicates(objects))
+        boxes, labels = source.find(pixels, confidence)
+    H, W = pixels.shape[:2]
+    inside = np.clip(np.asarray(boxes, np.float64).reshape(-1, 4), 0, (W, H, W, H)).tolist()
+    found = [
+        (ObjectPrompt((x0, y0, x1, y1)), label)
+        for (x0, y0, x1, y1), label in zip(inside, labels, strict=True)
+        if x0 < x1 and y0 < y1
+    ]
+    prompts = [prompt for prompt, _ in found]
+    scene = segmenter.segment_batch([pixels], [prompts], threshold=threshold, clean=clean)[0]
+    objects = [replace(obj, phrase=label) for obj, (_, label) in zip(scene.objects, found, strict=True)]
+    return replace(scene, objects=remove_duplicates(objects), image_path=path_of(image))
 
 
 def remove_duplicates(objects: list[SceneObject], max_overlap: float = MAX_OVERLAP) -> list[SceneObject]:

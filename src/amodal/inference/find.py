@@ -116,18 +116,21 @@ class ObjectFinder:
         )
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = "sam-small", device: torch.device | None = None) -> ObjectFinder:
+    def from_pretrained(
+        cls, name: str | Path = "sam-small", device: torch.device | None = None, dtype: str = "auto"
+    ) -> ObjectFinder:
         """Load a modal base model, with its detector if it has one.
 
         Args:
             name: bundled name, folder, hub id or checkpoint file.
             device: device of the model.
+            dtype: as of the class.
 
         Raises:
-            InputError: no such model, or a detector that does not belong to it.
+            InputError: no such model, an unknown precision, or a detector that does not belong to the model.
         """
         model = PromptableModel.from_pretrained(name)
-        return cls(model, device, detector=_detector_of(name, model))
+        return cls(model, device, dtype=dtype, detector=_detector_of(name, model))
 
     def boxes_at(self, image: ImageArray, points_xy: Sequence[Sequence[float]]) -> Boxes:
         """Find the box of the object at each point.
@@ -359,16 +362,21 @@ def _detector_of(name: str | Path, model: PromptableModel) -> DetectorModel | No
 
 def _search_windows(size: tuple[int, int], levels: int) -> Iterator[Window]:
     """The whole image, then overlapping halves, quarters, ...; each distinct window once."""
-    H, W = size
     seen = set()
     for level in range(levels):
-        w, h = max(W >> level, 1), max(H >> level, 1)
-        for y in range(0, max(H - h, 0) + 1, max(h // 2, 1)):
-            for x in range(0, max(W - w, 0) + 1, max(w // 2, 1)):
-                window = (x, y, x + w, y + h)
+        rows, columns = (_overlapping_spans(length, -(-length >> level)) for length in size)
+        for y0, y1 in rows:
+            for x0, x1 in columns:
+                window = (x0, y0, x1, y1)
                 if window not in seen:
                     seen.add(window)
                     yield window
+
+
+def _overlapping_spans(length: int, part: int) -> list[tuple[int, int]]:
+    """Parts of a side that overlap by half; the last one ends where the side ends, and may overlap more."""
+    last = length - part
+    return [(start, start + part) for start in (*range(0, last, (part + 1) // 2), last)]
 
 
 def _window_at(point: Points, side: float, size: tuple[int, int]) -> Window:

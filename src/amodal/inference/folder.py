@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,17 @@ class ImageSegmenter:
 
         return scene_finder(self.segmenter, self.detector, self.texts, self.threshold, self.clean, self.confidence)
 
+    def load_models(self, prompts: Sequence[ObjectPrompt] | None) -> None:
+        """Load the models that a call with these prompts needs, unless they are loaded.
+
+        Raises:
+            InputError: an unknown model or detector.
+        """
+        if prompts is None:
+            _ = self.find
+        elif prompts:
+            _ = self.segmenter
+
     def __call__(self, image: ImageArray, prompts: Sequence[ObjectPrompt] | None) -> Scene:
         """Segment an image.
 
@@ -83,7 +94,7 @@ class ImageSegmenter:
             Scene with its image.
 
         Raises:
-            InputError: an unknown model or detector, or an impossible threshold.
+            InputError: an unknown model or detector, or an image or prompts that cannot be segmented.
         """
         if prompts is None:
             return self.find(image)
@@ -122,16 +133,20 @@ class FolderImages:
         """The record of an image in the annotations, or None."""
         return None if self.entries is None else self.entries[index].record
 
-    def prompts(self, index: int, on_failure: FailureHandler) -> list[ObjectPrompt] | None:
+    def prompts(self, index: int, on_fault: Callable[[str], None]) -> list[ObjectPrompt] | None:
         """The prompts of the objects of an image; None to find its objects.
+
+        Args:
+            index: number of the image.
+            on_fault: called with what is wrong with each object that cannot be a prompt, which is left out.
 
         Raises:
             InputError: the image cannot be read, or has another size than in the annotations.
         """
         if self.coco is None or self.entries is None:
             return None
-        path = self.paths[index]
-        return self.coco.prompts(self.entries[index], image_size(path), lambda error: on_failure(path.name, str(error)))
+        size = image_size(self.paths[index])
+        return self.coco.prompts(self.entries[index], size, lambda error: on_fault(str(error)))
 
 
 def images_of_folder(folder: Path, coco: CocoFile | None, on_failure: FailureHandler) -> FolderImages:
@@ -259,15 +274,15 @@ def segment_folder(
         segment: segments one image.
         options: what the scenes depend on.
         overwrite: segment images again that have a scene.
-        on_failure: called for each image that cannot be read and each object that cannot be a prompt, which are left
-            out.
+        on_failure: called for each image that cannot be read or segmented and each object that cannot be a prompt,
+            which are left out.
         progress: shows the progress of an iteration over the images.
 
     Returns:
         What the annotation file has.
 
     Raises:
-        InputError: `out` has scenes with other options, or what `ImageSegmenter` raises.
+        InputError: `out` has scenes with other options, an unknown model or detector, or what `on_failure` raises.
     """
     names = unique_stems((path.name for path in images.paths), (RUN_FILE, ANNOTATION_FILE, VIDEO_FILE))
     if images.coco is not None:
@@ -291,22 +306,61 @@ def _segment_images(
     builder = CocoBuilder(None if images.coco is None else images.coco.categories)
     for index in progress(range(len(images))):
         path, name = images.paths[index], names[index]
-        try:
-            prompts = images.prompts(index, on_failure)
-            scene = folders.load(name, image_size(path), path.name)
-            pixels = load_image(path) if scene is None else None
-        except InputError as error:
-            on_failure(path.name, str(error))
+        scene = segment_image(images, index, segment, on_failure, partial(folders.load, name, file_name=path.name))
+        if scene is None:
             continue
-        if pixels is not None:
-            scene = segment(pixels, prompts)
+        if scene.image is not None:  # it is not a saved one
             scene.image_path = path
             folders.save(name, scene)
-        assert scene is not None
         builder.add(images.result(index, scene), images.record(index))
     if builder.num_images:
         write_atomic(out / ANNOTATION_FILE, json.dumps(builder.content()))
     return builder
+
+
+def segment_image(
+    images: FolderImages,
+    index: int,
+    segment: ImageSegmenter,
+    on_failure: FailureHandler,
+    saved: Callable[[tuple[int, int]], Scene | None] = lambda size: None,
+) -> Scene | None:
+    """Segment one image of a folder by its prompts.
+
+    Args:
+        images: images and their prompts.
+        index: number of the image.
+        segment: segments the image.
+        on_failure: called if the image cannot be read or segmented, and for each object that cannot be a prompt.
+        saved: returns the scene of an earlier run, if there is one, from the (H, W) of the image.
+
+    Returns:
+        The scene, with the image unless it is a saved one; None if the image failed.
+
+    Raises:
+        InputError: an unknown model or detector, or what `on_failure` raises.
+    """
+    path = images.paths[index]
+    prompts: list[ObjectPrompt] | None = None
+    scene: Scene | None = None
+    pixels: ImageArray | None = None
+    faults: list[str] = []
+    try:
+        prompts = images.prompts(index, faults.append)
+        scene = saved(image_size(path))
+        pixels = load_image(path) if scene is None else None
+    except InputError as error:
+        faults.append(str(error))
+    for fault in faults:
+        on_failure(path.name, fault)
+    if pixels is None:
+        return scene
+    segment.load_models(prompts)  # an unknown model ends the run and is no failure of this image
+    try:
+        return segment(pixels, prompts)
+    except InputError as error:
+        on_failure(path.name, str(error))
+        return None
 
 
 def segment_video(

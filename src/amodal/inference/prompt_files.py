@@ -237,7 +237,10 @@ def read_masks(path: Path, image: Path, size: tuple[int, int]) -> list[ObjectPro
     content = read_json(path, "masks")
     if isinstance(content, dict) and "annotations" in content:
         coco = read_coco_file(path)
-        return coco.prompts(coco.image_of(image), size)
+        prompts = coco.prompts(coco.image_of(image), size)
+        if not prompts:
+            raise InputError(f"masks {path}: expected objects in {image.name}, got none")
+        return prompts
     entries = [content] if isinstance(content, dict) and "counts" in content else content
     if not isinstance(entries, list) or not entries:
         raise InputError(f"masks {path}: expected a COCO file or a list of RLEs, got {content!r:.60}")

@@ -20,6 +20,7 @@ from amodal.io.image_names import ImageFinder, last_part
 from amodal.io.images import load_image
 from amodal.io.json_stream import read_json, scan
 from amodal.ops.rle import decode_mask, segmentation_to_rle
+from amodal.ops.values import integer
 
 RUN_FILE = "run.json"
 """File in a folder of scenes with the options that they were made with."""
@@ -63,11 +64,12 @@ class Results:
         return (load() for load in self.loaders)
 
     @classmethod
-    def of(cls, results: Iterable[ImageResult]) -> Results:
-        """Results that are in memory."""
-        return cls([partial(_itself, result) for result in results])
+    def of(cls, results: Iterable[ImageResult | Scene]) -> Results:
+        """Results that are in memory; a scene gets the file name of its image, or `image_1.png`, ... without one."""
+        named = [_named(result, number) for number, result in enumerate(results, 1)]
+        return cls([partial(_itself, result) for result in named])
 
-    def with_images(self, images: Path | None) -> Results:
+    def with_images(self, images: str | Path | None) -> Results:
         """The same results with the pixels of their images, where the files exist.
 
         Args:
@@ -76,6 +78,7 @@ class Results:
         Raises:
             InputError: an image cannot be read or has another size than its scene.
         """
+        images = None if images is None else Path(images)
         if images is not None and images.is_file() and len(self) > 1:
             raise InputError(f"image: expected a folder for {len(self)} images, got the file {str(images)!r}")
         if images is not None and not images.exists():
@@ -83,7 +86,7 @@ class Results:
         return replace(self, loaders=[partial(_with_pixels, load, images) for load in self.loaders])
 
 
-def read_results(source: Path, annotations: Path | None = None, format_: str | None = None) -> Results:
+def read_results(source: str | Path, annotations: str | Path | None = None, format_: str | None = None) -> Results:
     """Open saved results.
 
     Args:
@@ -95,6 +98,7 @@ def read_results(source: Path, annotations: Path | None = None, format_: str | N
     Raises:
         InputError: no results, no annotations for ids, or an image id that the annotations lack.
     """
+    source = Path(source)
     if not source.exists():
         raise InputError(f"source: expected a scene folder or predictions, got {str(source)!r}, which does not exist")
     if source.is_dir() and (source / "scene.json").is_file():
@@ -107,7 +111,7 @@ def read_results(source: Path, annotations: Path | None = None, format_: str | N
     if annotations is None:
         raise InputError(f"annotations: expected the dataset of the predictions in {str(source)!r}, got none")
     rows = read_parts(source) if source.is_dir() else _json_rows(source)
-    return _predicted_scenes(source, rows, annotations, format_)
+    return _predicted_scenes(source, rows, Path(annotations), format_)
 
 
 class _Image(NamedTuple):
@@ -153,12 +157,13 @@ def _predicted_scenes(source: Path, rows: Iterable[Row], annotations: Path, form
     images, categories = _images_of(annotations, format_)
     by_image: dict[int, list[Row]] = {}
     for index, row in enumerate(rows):
-        if row.get("image_id") not in images:
-            raise InputError(
-                f"{source}: record {index}: expected the id of an image of {annotations}, "
-                f"got {row.get('image_id')!r:.60}"
-            )
-        by_image.setdefault(row["image_id"], []).append(row)
+        try:
+            image_id = integer(row.get("image_id"), "image_id")
+        except InputError as error:
+            raise InputError(f"{source}: record {index}: {error}") from error
+        if image_id not in images:
+            raise InputError(f"{source}: record {index}: expected the id of an image of {annotations}, got {image_id}")
+        by_image.setdefault(image_id, []).append(row)
     if not by_image:
         raise InputError(f"source: expected predictions, got none in {str(source)!r}")
     loaders = [
@@ -219,6 +224,12 @@ def _image_below(folder: Path, name: str) -> Path:
         if is_file(whole):
             return whole
     return ImageFinder(folder).find(last_part(name))
+
+
+def _named(result: ImageResult | Scene, number: int) -> ImageResult:
+    if not isinstance(result, Scene):
+        return result
+    return ImageResult(result.image_path.name if result.image_path else f"image_{number}.png", result)
 
 
 def _itself(result: ImageResult) -> ImageResult:

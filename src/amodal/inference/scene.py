@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +21,10 @@ from amodal.inference.conversions import Part, table_rows, to_detections, to_htm
 from amodal.inference.draw import draw_scene
 from amodal.inference.scene_object import SceneObject, num_covered, object_from_json, object_to_json
 from amodal.io.files import require_folder
+from amodal.io.images import ImageSource, load_image
 from amodal.io.json_stream import read_json
 from amodal.io.words import counted
-from amodal.ops.occlusion import is_occluded, is_occluder
+from amodal.ops.occlusion import depth_order, is_occluded, is_occluder
 from amodal.ops.rle import encode_window
 
 if TYPE_CHECKING:
@@ -31,6 +32,14 @@ if TYPE_CHECKING:
     import supervision
 
 _OWN_FILES = re.compile(r"object_\d{2,}_(visible|amodal|occluded)\.png|overlay\.png")
+SCENE_FILE = "scene.json"
+
+
+def files_of_scene(folder: Path) -> list[Path]:
+    """The files in a folder that `Scene.save` would replace or remove."""
+    if not folder.is_dir():
+        return []
+    return [file for file in folder.iterdir() if file.name == SCENE_FILE or _OWN_FILES.fullmatch(file.name)]
 
 
 @dataclass(eq=False)
@@ -40,10 +49,11 @@ class Scene:
     Attributes:
         objects: objects in the order of the prompts.
         size: (H, W) of the image.
-        image: (H, W, 3) uint8 RGB, or None if the scene was loaded without it.
+        image: (H, W, 3) uint8 RGB, or None if the scene was loaded without it. An array that was passed is kept, not
+            copied: copy a video buffer before you fill it again.
         question: question that was asked about the image, or None.
         answer: answer to the question, or None.
-        confidence: of the model in the words of the answer, in [0, 1], see `Reply`; or None.
+        confidence: smallest probability of a token of the answer, in [0, 1], see `Reply`; or None.
         image_path: file of the image, or None if it is not known.
         visible_from: name of the promptable segmenter that made the visible masks that were not given; None if the
             amodal model made them.
@@ -112,25 +122,23 @@ class Scene:
 
         Objects that occlude each other are ordered by occlusion rate, least occluded first.
         """
-        occluders: dict[int, set[int]] = {index: set() for index in range(len(self.objects))}
+        occluders: list[list[int]] = [[] for _ in self.objects]
         for front, behind in self.occlusion_order():
-            occluders[behind].add(front)
-        order: list[int] = []
-        while occluders:
-            free = [index for index, fronts in occluders.items() if not fronts & occluders.keys()]
-            nearest = min(free or occluders, key=lambda index: (self.objects[index].occlusion_rate, index))
-            order.append(nearest)
-            del occluders[nearest]
-        return order
+            occluders[behind].append(front)
+        return depth_order(occluders, [obj.occlusion_rate for obj in self.objects])
 
     def draw(self) -> npt.NDArray[np.uint8]:
         """Overlay (h, w, 3) uint8 RGB: visible parts filled, occluded parts hatched, visible boxes and labels.
+
+        It has the size of the image, except that its longer side has at least 640 and at most 2048 pixels.
 
         Raises:
             InputError: the scene has no image.
         """
         if self.image is None:
-            raise InputError("scene: expected a scene with its image, got a scene loaded without it")
+            raise InputError(
+                "scene: expected a scene with its image, got a scene loaded without it (Scene.load(folder, image))"
+            )
         return draw_scene(self.image, self.objects)
 
     def show(self) -> None:
@@ -143,6 +151,9 @@ class Scene:
 
     def to_pandas(self) -> pandas.DataFrame:
         """Table with one row per object: names, ids, score, occlusion rate, areas, boxes and occluders.
+
+        The boxes are `visible_box_xyxy` and `amodal_box_xyxy` of the objects; `occluders` are the indices of the
+        objects in front, separated by spaces.
 
         Raises:
             InputError: pandas is not installed.
@@ -191,21 +202,26 @@ class Scene:
             content["visible_from"] = self.visible_from
         return content
 
-    def to_coco(self, image_id: int = 1, first_id: int = 1) -> list[dict[str, Any]]:
+    def to_coco(self, image_id: int = 1, first_id: int | None = None) -> list[dict[str, Any]]:
         """Annotations in the canonical form (a superset of COCO's); the category is the class id, 1 without one.
 
         Both boxes are the tight boxes of their masks, also where another box was given as prompt.
 
         Args:
             image_id: image id of all annotations.
-            first_id: annotation id of the first object; the other ids follow.
+            first_id: annotation id of the first object; the other ids follow. If None, the ids are the `source_id`
+                of the objects, or begin at 1 if an object has none or two have the same.
         """
+        sources = [obj.source_id for obj in self.objects if obj.source_id is not None]
+        keep = first_id is None and len(set(sources)) == len(self.objects)
+        start = 1 if first_id is None else first_id
+        ids = sources if keep else list(range(start, start + len(self.objects)))
         in_front: dict[int, list[int]] = {}
         for front, behind in self.occlusion_order():
-            in_front.setdefault(behind, []).append(first_id + front)
+            in_front.setdefault(behind, []).append(ids[front])
         return [
             canonical_record(
-                first_id + index,
+                ids[index],
                 image_id,
                 1 if obj.class_id is None else obj.class_id,
                 encode_window(obj.visible_in_window, obj.window, self.size),
@@ -239,29 +255,34 @@ class Scene:
             raise InputError(f"out: expected a folder to write to, got {str(folder)!r} ({error.strerror})") from error
         with writing as name:
             self._write(Path(name))
-            (folder / "scene.json").unlink(missing_ok=True)
-            for file in list(folder.iterdir()):
-                if _OWN_FILES.fullmatch(file.name):
-                    file.unlink()
+            (folder / SCENE_FILE).unlink(missing_ok=True)
+            for file in files_of_scene(folder):
+                file.unlink()
             for file in sorted(Path(name).iterdir()):  # scene.json is last in this order
                 os.replace(file, folder / file.name)
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path) -> Scene:
+    def load(cls, folder: str | Path, image: ImageSource | None = None) -> Scene:
         """Read a scene that `save` wrote. The masks are identical; image and uncertainty are not stored.
 
         Args:
-            folder: folder with `scene.json`.
+            folder: folder with `scene.json`, or this file.
+            image: image of the scene, to draw on, see `load_image`.
 
         Raises:
-            InputError: no readable `scene.json` in the folder.
+            InputError: no readable `scene.json` in the folder, or an image that cannot be read or has another size.
         """
-        file = Path(folder) / "scene.json"
+        place = Path(folder)
+        file = place if place.is_file() else place / SCENE_FILE
+        if not file.is_file():
+            raise InputError(f"scene: expected a readable {file}, got none")
         try:
-            return cls.from_json(read_json(file, "scene"))
+            scene = cls.from_json(read_json(file, "scene"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"scene: expected a readable {file}, got {error!r:.200}") from error
+            what = f"one without the key {error}" if isinstance(error, KeyError) else f"another ({error})"
+            raise InputError(f"scene: expected a readable {file}, got {what:.200}") from error
+        return scene if image is None else replace(scene, image=load_image(image))
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Scene:
@@ -290,4 +311,4 @@ class Scene:
                 Image.fromarray(mask).save(folder / f"object_{index:02d}_{kind}.png")
         if self.image is not None:
             Image.fromarray(self.draw()).save(folder / "overlay.png")
-        (folder / "scene.json").write_text(json.dumps(self.to_json()), encoding="utf-8")
+        (folder / SCENE_FILE).write_text(json.dumps(self.to_json()), encoding="utf-8")

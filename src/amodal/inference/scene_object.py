@@ -35,7 +35,8 @@ class SceneObject:
         visible_in_window: (h, w) bool.
         amodal_in_window: (h, w) bool.
         size: (H, W) of the image.
-        visible_box_xyxy: tight box of the visible mask, or the box that was given as prompt.
+        visible_box_xyxy: (x0, y0, x1, y1) in pixels, right and bottom edge exclusive: the box that was given as
+            prompt or found from points, otherwise the tight box of the visible mask.
         score: quality in [0, 1] as estimated by the model; 0 for an empty amodal mask.
         uncertainty_crop: (h', w') float32 map in [0, ln 2] of any resolution, and the window of
             the image that it spans; or None.
@@ -80,10 +81,11 @@ class SceneObject:
         union = self.amodal_in_window | self.visible_in_window
         left, top, right, bottom = (int(v) for v in mask_to_box(union))
         if right == 0:  # both masks are empty
-            object.__setattr__(self, "score", 0.0)
             right = bottom = 1
         object.__setattr__(self, "window", (x0 + left, y0 + top, x0 + right, y0 + bottom))
         amodal = union if union_visible else self.amodal_in_window
+        if not amodal.any():
+            object.__setattr__(self, "score", 0.0)
         for name, part in (("visible_in_window", self.visible_in_window), ("amodal_in_window", amodal)):
             own = part[top:bottom, left:right].copy()  # a view would keep the large array alive
             own.setflags(write=False)
@@ -136,6 +138,11 @@ class SceneObject:
             predicted_occlusion_rate, union_visible,
         )  # fmt: skip
 
+    def __repr__(self) -> str:
+        """One line: label, occlusion rate, score and box."""
+        box = ", ".join(f"{value:g}" for value in self.visible_box_xyxy)
+        return f"SceneObject({self.label}, {self.occlusion_rate:.0%} occluded, score {self.score:.2f}, box ({box}))"
+
     @property
     def label(self) -> str:
         """Words to show for the object: its class name, otherwise its phrase, otherwise `object`."""
@@ -163,7 +170,10 @@ class SceneObject:
 
     @property
     def uncertainty(self) -> FloatMap:
-        """(H, W) float32 in [0, ln 2], uncertainty of the coarse amodal mask; 0 outside the crop that was segmented."""
+        """(H, W) float32 in [0, ln 2], uncertainty of the coarse amodal mask; 0 outside the crop that was segmented.
+
+        All zeros for a scene that was read from a file, which does not store it.
+        """
         if self.uncertainty_crop is None:
             return np.zeros(self.size, np.float32)
         values, window = self.uncertainty_crop

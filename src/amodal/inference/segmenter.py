@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,14 +15,17 @@ from torch import Tensor
 from amodal.errors import InputError
 from amodal.inference.complete import complete_objects
 from amodal.inference.devices import pick_device, pick_dtype
+from amodal.inference.everything import segment_everything
 from amodal.inference.features import FeatureCache
 from amodal.inference.find import ObjectFinder
 from amodal.inference.network_output import MaskOptions, objects_of
 from amodal.inference.onnx import OnnxPlug, is_export
 from amodal.inference.prompts import (
     BoxesLike,
+    IdsLike,
     LabelsLike,
     MasksLike,
+    NamesLike,
     ObjectPrompt,
     PointsLike,
     check_threshold,
@@ -44,6 +47,8 @@ from amodal.ops.cleaning import CleanSettings
 from amodal.ops.rle import decode_mask, rle_area
 
 MODES = ("crop", "image")
+PROMPT_NAMES = frozenset({"boxes_xyxy", "points_xy", "point_labels", "masks", "names", "class_ids", "detections"})
+"""Keywords of the prompts of one image."""
 FIRST = "first"  # name of the model that a segmenter was built with
 
 
@@ -61,8 +66,8 @@ class AmodalSegmenter:
 
     Args:
         model: a `PlugModel`, or one exported to ONNX.
-        device: device of the model.
-        dtype: precision of the network. bfloat16 runs under autocast. With int8 the linear layers of
+        device: device of the model, or its name.
+        dtype: precision of the network, or its name. bfloat16 runs under autocast. With int8 the linear layers of
             the encoder are computed in 8 bits and the rest in bfloat16, on a CPU only.
         mode: `crop` encodes one crop per object, twice its visible box, as in the paper; `image`
             encodes the whole image once for all of its objects, with the same weights.
@@ -77,8 +82,8 @@ class AmodalSegmenter:
     def __init__(
         self,
         model: PlugModel | OnnxPlug,
-        device: torch.device | None = None,
-        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str = torch.float32,
         *,
         mode: str = "crop",
         image_size: int | None = None,
@@ -88,7 +93,8 @@ class AmodalSegmenter:
             raise InputError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
         if image_size is not None and mode == "crop":
             raise InputError(f"image_size: expected with mode 'image' only, got {image_size} with 'crop'")
-        self.device = device or torch.device("cpu")
+        self.device = pick_device(device) if isinstance(device, str) else device or torch.device("cpu")
+        dtype = pick_dtype(dtype, self.device, int8=True) if isinstance(dtype, str) else dtype
         self.int8 = dtype == torch.int8
         self.dtype = torch.bfloat16 if self.int8 else dtype
         self.mode = mode
@@ -196,35 +202,42 @@ class AmodalSegmenter:
         points_xy: PointsLike = None,
         point_labels: LabelsLike = None,
         masks: MasksLike = None,
+        names: NamesLike = None,
+        class_ids: IdsLike = None,
         detections: Any = None,
         threshold: float | None = None,
         union_visible: bool = True,
         clean: bool | CleanSettings = True,
         batch_size: int = 16,
     ) -> Scene:
-        """Segment the objects that the prompts describe.
+        """Segment the objects that the prompts describe; `find` finds the objects itself.
 
         All prompts that are given describe the same N objects; None as an entry leaves that kind of prompt out for one
-        object. A given mask becomes the visible mask of its object without any change, and the amodal mask always
-        covers it. Masks are a prompt for models that were trained with them (`config.mask_prompts`); other models get
-        the box of the mask. Points are a prompt for the modal base model, which finds the box of the visible part, or,
-        with `visible_from`, for the segmenter that makes the visible mask; an object with a given mask needs no points,
-        and they are not used.
+        object, and empty lists give a scene without objects. Boxes, points and masks are in pixels of the image as
+        `load_image` returns it, that is, after the orientation of EXIF has been applied. A given mask becomes the
+        visible mask of its object without any change, and the amodal mask always covers it. Masks are a prompt for
+        models that were trained with them (`config.mask_prompts`); other models get the box of the mask. Points are
+        a prompt for the modal base model, which finds the box of the visible part, or, with `visible_from`, for the
+        segmenter that makes the visible mask; an object with a given mask needs no points, and they are not used.
 
         Args:
-            image: path, PIL image, or array of an image, see `load_image`.
-            boxes_xyxy: (N, 4) boxes of the visible parts in image pixels, or one flat box; a box that reaches beyond
-                the image is clipped to it.
+            image: path, PIL image, or RGB array (H, W, 3): uint8, or floats in [0, 1], see `load_image`. OpenCV reads
+                images as BGR; pass `image[..., ::-1]`.
+            boxes_xyxy: (N, 4) boxes x0, y0, x1, y1 of the visible parts in image pixels, or one flat box; a box that
+                reaches beyond the image is clipped to it.
             points_xy: N lists of K points (x, y) in image pixels.
             point_labels: N lists of K labels, 1 on the object, 0 not on it; all 1 if None.
             masks: (N, H, W) bool, or a list of (H, W) arrays, COCO RLEs or lists of polygons.
+            names: N class names, which the objects of the scene then have.
+            class_ids: N class numbers, likewise.
             detections: boxes or masks of a detector, instead of the other prompts: a `supervision.Detections`, an
                 ultralytics `Results`, a dictionary as from torchvision, or COCO annotations.
             threshold: a pixel is foreground if its probability is above this; the model's own if None.
             union_visible: unite each amodal mask with the visible mask of the same object; False
                 returns the masks as the network gives them, for objects without a given mask.
-            clean: remove specks, holes and occluded rims, see `amodal.ops.cleaning`; False returns the masks as
-                the network gives them.
+            clean: remove small pieces, small holes and very thin occluded parts. An object that is less than 5 %
+                occluded, or whose hidden part a second prediction does not confirm, counts as complete. False
+                returns the masks as the network predicts them; `CleanSettings` has the limits.
             batch_size: maximum number of objects per forward pass.
 
         Returns:
@@ -240,6 +253,8 @@ class AmodalSegmenter:
             points_xy=points_xy,
             point_labels=point_labels,
             masks=masks,
+            names=names,
+            class_ids=class_ids,
             detections=detections,
         )
         scene = self.segment_batch(
@@ -257,7 +272,7 @@ class AmodalSegmenter:
     def segment_batch(
         self,
         images: Sequence[ImageSource],
-        prompts: Sequence[Sequence[ObjectPrompt] | BoxesLike],
+        prompts: Sequence[Sequence[ObjectPrompt] | Mapping[str, Any] | BoxesLike],
         *,
         threshold: float | None = None,
         union_visible: bool = True,
@@ -268,7 +283,8 @@ class AmodalSegmenter:
 
         Args:
             images: one image source per image, as for one image.
-            prompts: per image, its boxes (N, 4), or its prompts as `collect_prompts` returns them.
+            prompts: per image, its boxes (N, 4); or a dictionary of the keywords for one image (`boxes_xyxy`, `masks`,
+                `detections`, ...); or prompts as `collect_prompts` returns them.
             threshold: as for one image.
             union_visible: as for one image.
             clean: as for one image.
@@ -287,7 +303,10 @@ class AmodalSegmenter:
         if len(images) != len(prompts):
             raise InputError(f"prompts: expected one list per image for {len(images)} images, got {len(prompts)}")
         pixels = [load_image(image) for image in images]
-        known = [self._with_boxes(image, own, batch_size) for image, own in zip(pixels, prompts, strict=True)]
+        known = [
+            self._with_boxes(image, own, batch_size, index if len(pixels) > 1 else None)
+            for index, (image, own) in enumerate(zip(pixels, prompts, strict=True))
+        ]
         source = None if self.visible_from is None else self.visible_from.name
         scenes = [
             Scene([], (p.shape[0], p.shape[1]), p, image_path=path_of(i), visible_from=source)
@@ -296,7 +315,8 @@ class AmodalSegmenter:
         options = MaskOptions(limit, union_visible, _clean_settings(clean), self.model.config.image_size)
         if self.mode == "image":
             for scene, image, own in zip(scenes, pixels, known, strict=True):
-                scene.objects.extend(self._segment_whole_image(image, own, options, batch_size))
+                if own:
+                    scene.objects.extend(self._segment_whole_image(image, own, options, batch_size))
             return scenes
         jobs = [(i, pixels[i], prompt) for i, own in enumerate(known) for prompt in own]
         for start in range(0, len(jobs), batch_size):
@@ -306,17 +326,53 @@ class AmodalSegmenter:
                 scenes[i].objects.append(obj)
         return scenes
 
+    def find(
+        self,
+        image: ImageSource,
+        *,
+        confidence: float | None = None,
+        threshold: float | None = None,
+        clean: bool | CleanSettings = True,
+    ) -> Scene:
+        """Find the objects of an image and segment them.
+
+        The detector of the base model finds the boxes, or a grid of points if it has none. `segment_everything` takes
+        another detector.
+
+        Args:
+            image: as for one image.
+            confidence: smallest score of a found object in [0, 1]; the detector's own if None.
+            threshold: as for one image.
+            clean: as for one image.
+
+        Returns:
+            Scene of the objects, best first, without duplicates.
+
+        Raises:
+            InputError: an unreadable image, or an impossible confidence or threshold.
+        """
+        return segment_everything(self, self.finder, image, threshold=threshold, clean=clean, confidence=confidence)
+
     def _with_boxes(
-        self, image: ImageArray, prompts: Sequence[ObjectPrompt] | BoxesLike, batch_size: int
+        self,
+        image: ImageArray,
+        prompts: Sequence[ObjectPrompt] | Mapping[str, Any] | BoxesLike,
+        batch_size: int,
+        index: int | None,
     ) -> list[ObjectPrompt]:
         """Prompts in which every object has a box: its own, that of its mask, or the one found from its points.
 
-        With `visible_from`, every object has a visible mask as well.
+        With `visible_from`, every object has a visible mask as well. Errors name the `index` of the image, if there
+        is one.
         """
-        if prompts is not None and len(prompts) and all(isinstance(prompt, ObjectPrompt) for prompt in prompts):
-            own = list(cast("Sequence[ObjectPrompt]", prompts))
-        else:
-            own = collect_prompts((image.shape[0], image.shape[1]), boxes_xyxy=cast("BoxesLike", prompts))
+        try:
+            own = _collected(image, prompts)
+        except InputError as error:
+            if index is None:
+                raise
+            raise InputError(f"image {index}: {error}") from error
+        if not own:
+            return []
         if self.visible_from is not None:
             own = self.visible_from.complete(image, own, batch_size)
         complete = []
@@ -334,10 +390,11 @@ class AmodalSegmenter:
 
         It is the segmenter that makes the visible masks, or otherwise the modal base model.
         """
+        precision = str(self.dtype).removeprefix("torch.")
         if self._finder is None and self.visible_from is not None:
-            self._finder = ObjectFinder(self.visible_from.model, self.device)
+            self._finder = ObjectFinder(self.visible_from.model, self.device, dtype=precision)
         elif self._finder is None:
-            self._finder = ObjectFinder.from_pretrained(self.base_name, self.device)
+            self._finder = ObjectFinder.from_pretrained(self.base_name, self.device, precision)
         return self._finder
 
     def keep_features(self, max_entries: int) -> None:
@@ -430,6 +487,24 @@ class AmodalSegmenter:
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+
+def _collected(
+    image: ImageArray, prompts: Sequence[ObjectPrompt] | Mapping[str, Any] | BoxesLike
+) -> list[ObjectPrompt]:
+    size = (image.shape[0], image.shape[1])
+    if isinstance(prompts, Mapping):
+        unknown = sorted(set(prompts) - PROMPT_NAMES)
+        if unknown:
+            raise InputError(f"prompts: expected some of {', '.join(sorted(PROMPT_NAMES))}, got {', '.join(unknown)}")
+        return collect_prompts(size, **prompts)
+    if prompts is not None and len(prompts) and all(isinstance(prompt, ObjectPrompt) for prompt in prompts):
+        return list(cast("Sequence[ObjectPrompt]", prompts))
+    if prompts is not None and any(getattr(entry, "ndim", 1) > 1 for entry in prompts):
+        raise InputError(
+            "prompts: expected boxes (N, 4) per image, or a dictionary such as {'masks': masks}, got masks"
+        )
+    return collect_prompts(size, boxes_xyxy=cast("BoxesLike", prompts))
 
 
 def _clean_settings(clean: bool | CleanSettings) -> CleanSettings | None:

@@ -23,6 +23,8 @@ DEFAULT_RATE = 10  # frames per second of a video that does not state its rate
 def list_images(folder: Path, *, required: bool = True) -> list[Path]:
     """List the image files of a folder in the order of their names; hidden files and other files are ignored.
 
+    A GIF file is one of them unless it is animated.
+
     Args:
         folder: the folder; images in folders below it are not listed.
         required: whether there must be an image.
@@ -32,7 +34,8 @@ def list_images(folder: Path, *, required: bool = True) -> list[Path]:
     """
     if not folder.is_dir():
         raise InputError(f"folder: expected a folder of images, got {str(folder)!r}")
-    files = [path for path in visible_entries(folder) if path.suffix.lower() in IMAGE_ENDINGS]
+    endings = IMAGE_ENDINGS | {".gif"}
+    files = [path for path in visible_entries(folder) if path.suffix.lower() in endings and not is_video(path)]
     if not files and required:
         raise InputError(f"folder: expected a folder with images, got none in {str(folder)!r}")
     return files

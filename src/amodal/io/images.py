@@ -219,19 +219,20 @@ def _array_to_rgb(array: npt.NDArray[Any]) -> ImageArray:
             raise InputError(f"image: expected float values in 0-1, got {low:g} to {high:g}")
         array = np.rint(array * 255).astype(np.uint8)
     if array.dtype != np.uint8:
-        raise InputError(f"image: expected uint8, or floats in 0-1, got {array.dtype}")
+        raise InputError(f"image: expected uint8, or floats in 0-1, got {array.dtype}; scale it to 0-1 first")
     if array.shape[2] == 3:
         return array
     return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else _to_rgb(Image.fromarray(array))
 
 
-def _advice(source: object) -> str:
+def _advice(source: Any) -> str:
     """What an unknown image source is, and how to pass it."""
     kind = type(source).__name__
     if isinstance(source, (list, tuple)):
         return f"a {kind}; pass one image, or several to segment_batch"
     if hasattr(source, "permute"):
-        return f"a {kind}; pass tensor.permute(1, 2, 0).numpy() of an image in 0-1"
+        last = len(source.shape) == 3 and source.shape[-1] in (1, 3, 4)
+        return f"a {kind}; pass tensor{'' if last else '.permute(1, 2, 0)'}.numpy() of an image in 0-1"
     return f"a {kind}"
 
 

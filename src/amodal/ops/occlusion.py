@@ -84,17 +84,42 @@ def depth_levels(occluders: Sequence[Sequence[int]]) -> list[int]:
 
     Objects that occlude each other, directly or through others, share a depth.
     """
+    strictly = _strictly_behind(occluders)
+    depths = np.zeros(len(occluders), int)
+    for i in np.argsort(strictly.sum(axis=1), kind="stable"):  # an object in front has fewer objects in front of it
+        depths[i] = max(depths[strictly[i]] + 1, default=0)
+    return [int(depth) for depth in depths]
+
+
+def depth_order(occluders: Sequence[Sequence[int]], rates: Sequence[float]) -> list[int]:
+    """Positions of the objects from front to back: each object comes after its occluders.
+
+    Objects that occlude each other, directly or through others, are ordered by occlusion rate, least occluded first.
+
+    Args:
+        occluders: of each object.
+        rates: occlusion rate of each object.
+    """
+    strictly = _strictly_behind(occluders)
+    order: list[int] = []
+    left = set(range(len(occluders)))
+    while left:
+        free = [i for i in left if not left.intersection(occluders[i])]
+        in_front = free or [i for i in left if not strictly[i, list(left)].any()]
+        order.append(min(in_front, key=lambda i: (rates[i], i)))
+        left.remove(order[-1])
+    return order
+
+
+def _strictly_behind(occluders: Sequence[Sequence[int]]) -> npt.NDArray[np.bool_]:
+    """(N, N): whether i is behind j, directly or through others, and j is not behind i."""
     count = len(occluders)
-    behind = np.zeros((count, count), bool)  # [i, j]: i is behind j
+    behind = np.zeros((count, count), bool)
     for i, in_front in enumerate(occluders):
         behind[i, list(in_front)] = True
     for _ in range(count.bit_length()):  # each round doubles the length of the chains that are followed
         behind |= behind @ behind
-    strictly = behind & ~behind.T
-    depths = np.zeros(count, int)
-    for i in np.argsort(behind.sum(axis=1), kind="stable"):  # an object in front has fewer objects in front of it
-        depths[i] = max(depths[strictly[i]] + 1, default=0)
-    return [int(depth) for depth in depths]
+    return behind & ~behind.T
 
 
 def occlusion_groups(occluders: Sequence[Sequence[int]]) -> list[int]:

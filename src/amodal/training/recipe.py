@@ -333,8 +333,10 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
 
     Raises:
         InputError: the file does not exist, is not valid YAML, or has an unknown key, a wrong type or a value
-            that the model does not support; the message names the key.
+            that the model does not support; the message names the key. Overrides that are no list.
     """
+    if isinstance(overrides, str):
+        raise InputError(f"overrides: expected a list such as ['training.steps=10'], got the text {overrides!r:.80}")
     path = Path(path)
     return parse_recipe(read_recipe_file(path, overrides or []), str(path))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -74,12 +74,16 @@ FORMATS = {
 
 
 def export_results(
-    results: Results, to: str, out: str | Path, images: Path | None = None, masks: str | None = None
+    results: Results | Iterable[Scene | ImageResult],
+    to: str,
+    out: str | Path,
+    images: str | Path | None = None,
+    masks: str | None = None,
 ) -> Path:
     """Write the scenes of several images as one dataset in the format of another tool.
 
     Args:
-        results: scenes to write, from `read_results` or `Results.of`.
+        results: scenes to write: a list of scenes, or what `read_results` or `Results.of` returns.
         to: one of `FORMATS`.
         out: folder, created if needed; it must be empty.
         images: image file of a single scene, or folder of the images. `layers` and `crops` need them, and use the files
@@ -96,6 +100,7 @@ def export_results(
     """
     if to not in FORMATS:
         raise InputError(f"to: expected one of {', '.join(FORMATS)}, got {to!r}")
+    results = results if isinstance(results, Results) else Results.of(results)
     forms = FORMATS[to].forms
     if masks is not None and masks not in forms:
         raise InputError(f"masks: expected {' or '.join(forms) or 'no choice'} for {to}, got {masks!r:.40}")

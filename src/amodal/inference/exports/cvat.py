@@ -12,6 +12,7 @@ from amodal.inference.exports.coco import class_name, object_numbers
 from amodal.inference.results import Results
 from amodal.inference.scene_object import SceneObject
 from amodal.ops.boxes import mask_to_box
+from amodal.ops.occlusion import is_occluded
 from amodal.ops.polygons import rle_polygons
 from amodal.ops.rle import encode_window
 
@@ -69,7 +70,7 @@ def _common(obj: SceneObject, group: int, z_order: int) -> dict[str, str]:
     return {
         "label": class_name(obj),
         "source": "auto",
-        "occluded": str(int(obj.occlusion_rate > 0)),
+        "occluded": str(int(is_occluded(obj.occlusion_rate))),
         "z_order": str(z_order),
         "group_id": str(group),
     }
