@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 from amodal.cli.main import main
-from amodal.evaluation.evaluator import EvaluationSettings, evaluate_model
+from amodal.data.datasets import read_dataset
+from amodal.evaluation.baselines import pretrained_sam
+from amodal.evaluation.evaluator import EvaluationSettings, evaluate, evaluate_model
 from amodal.evaluation.plan import plan_evaluation
 from amodal.inference.segmenter import AmodalSegmenter
 from amodal.ops.rle import encode_mask
@@ -247,6 +249,34 @@ def test_comparison_of_reports(
     assert "name their objects" in refused(capsys, tmp_path, "evaluate", "compare", reports["a"], str(old))
 
 
+def test_comparison_of_detections(
+    toy_set: tuple[list[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right, wrong = toy_set[1], [r | {"segmentation": shifted(r["segmentation"], 3)} for r in toy_set[1]]
+    reports = []
+    for name, records in (("right", right), ("wrong", wrong)):
+        path, out = write(tmp_path / f"{name}.json", records), tmp_path / f"{name}.report.json"
+        run(capsys, *DETECTIONS, *toy_set[0], "--predictions", str(path), "--resamples", "9", "--out", str(out))
+        reports.append(str(out))
+    same = run(capsys, "evaluate", "compare", reports[0], reports[0])
+    assert same["protocol"] == "amodal_ap" and {row["difference"] for row in same["rows"]} <= {0, None}
+    overall = {r["figure"]: r for r in run(capsys, "evaluate", "compare", *reports)["rows"] if r["objects"] == "all"}
+    assert overall["AP amodal"]["first"] == pytest.approx(1) and overall["AP amodal"]["difference"] < 0
+    assert overall["AP visible"]["difference"] == pytest.approx(0)
+    assert main(["evaluate", "compare", *reports]) == 0 and "AP75 amodal" in capsys.readouterr().out
+
+
+def test_detections_in_a_single_image_have_no_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    annotations, dataset = toy(tmp_path, 1)
+    path, out = write(tmp_path / "p.json", perfect(dataset)), tmp_path / "out"
+    arguments = [*DETECTIONS, "--annotations", str(annotations), "--predictions", str(path), "--out", str(out)]
+    none = dict.fromkeys(("AP", "AP50", "AP75"))
+    assert run(capsys, *arguments)["intervals"] == {"amodal": none, "visible": none}
+    assert (out / "plot.png").is_file() and "1.0000 (" not in (out / "table.txt").read_text()
+    assert main(arguments) == 0 and "1.0000" in capsys.readouterr().out
+    assert main(["evaluate", "compare", str(out), str(out)]) == 0
+
+
 def test_comparison_of_runs_and_predictions(
     toy_set: tuple[list[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -313,6 +343,94 @@ def test_cleaning_is_off_by_default_and_stated(
     assert message in refused(capsys, tmp_path, *MASKS, *toy_set[0], "--model", "filled_box", "--clean")
 
 
+def test_a_baseline_refuses_the_options_of_a_model(
+    toy_set: tuple[list[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    baseline = "got the baseline 'true_visible'"
+    for option, message in (
+        (["--clean"], f"clean: expected with a model or a predictions file of masks, {baseline}"),
+        (["--union-visible"], f"union-visible: expected with a model only, {baseline}"),
+        (["--dtype", "bfloat16"], f"dtype: expected with a model only, {baseline}"),
+        (["--visible-from", "sam-small"], "visible-from: expected together with a model, got true_visible"),
+        (["--plan"], "plan: expected a model, got true_visible"),
+        (["--threshold", "0.4"], "threshold: expected None for 'true_visible', which takes none, got 0.4"),
+    ):
+        assert message in refused(capsys, tmp_path, *MASKS, *toy_set[0], "--model", "true_visible", *option)
+    as_it_is = ["--model", "true_visible", "--no-clean", "--no-union-visible", "--dtype", "auto", "--device", "cpu"]
+    assert run(capsys, *MASKS, *toy_set[0], *as_it_is)["options"]["union_visible"] is False
+
+
+def test_the_baselines_that_run_sam_use_the_device(
+    toy_set: tuple[list[str], Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices: list[str] = []
+
+    def pretrained(base: str, device: str = "auto") -> AmodalSegmenter:
+        devices.append(device)
+        return pretrained_sam(base, "cpu")
+
+    monkeypatch.setattr("amodal.evaluation.evaluator.pretrained_sam", pretrained)
+    command = [*MASKS, *toy_set[0], "--max-objects", "1", "--resamples", "0"]
+    for of_sam in (["--model", "sam"], ["--model", "filled_box", "--baseline", "sam"], ["--baseline", "sam"]):
+        run(capsys, *command, *of_sam, "--device", "cpu")
+    assert devices == ["cpu"] * 3
+    run(capsys, *command, "--model", "sam")
+    dataset = read_dataset("canonical", toy_set[0][1])
+    segmenter = AmodalSegmenter.from_pretrained("plug-small", device="cpu")
+    evaluate(segmenter, dataset, max_objects=1, baselines=["sam"], num_resamples=0, progress=False)
+    assert devices[3:] == ["auto", "cpu"]
+
+
+@pytest.mark.parametrize("through_link", [False, True])
+def test_no_output_replaces_an_input(
+    toy_set: tuple[list[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], through_link: bool
+) -> None:
+    """Each file that a run reads, as each file that it writes; the list of objects had been overwritten."""
+    annotations = Path(toy_set[0][1])
+    image, folder = sorted((annotations.parent / "images").iterdir())[0], tmp_path / "out"
+    folder.mkdir()
+    found = [{"image_id": 1, "category_id": 2, "score": 0.7, "bbox": [16, 18, 24, 24]}]
+    written = [folder / name for name in ("report.json", "table.txt", "plot.png", "answers.partial.jsonl")]
+    outputs = {path: ["--out", str(folder)] for path in written}
+    for output in (tmp_path / "x.json", tmp_path / "x.partial.jsonl"):
+        outputs[output] = ["--out", str(tmp_path / "x.json")]
+    outputs[tmp_path / "saved.json"] = ["--save-predictions", str(tmp_path / "saved.json")]
+    for output, writing in outputs.items():
+        for command, option, content in (
+            (MASKS, "--objects", "1_1\n"),
+            (MASKS, "--box-source", json.dumps(found)),
+            (DETECTIONS, "--box-source", json.dumps(found)),
+            (MASKS, "--sam", "weights"),
+            (MASKS, "--model", "weights"),
+            (MASKS, "--predictions", json.dumps(toy_set[1])),
+            (DETECTIONS, "--predictions", json.dumps(toy_set[1])),
+        ):
+            if option == "--predictions" and "--save-predictions" in writing:
+                continue
+            source = output.with_name("read.json")
+            source.write_text(content)
+            if through_link:
+                output.symlink_to(source)
+            else:
+                source.rename(output)
+                source = output
+            given = f"predicted:{source}" if option == "--box-source" else str(source)
+            error = refused(capsys, tmp_path, *command, *toy_set[0], *writing, option, given)
+            assert f"{writing[0][2:]}: expected another file than the input" in error, (output, option)
+            assert source.read_text() == content
+            output.unlink()
+            source.unlink(missing_ok=True)
+    for read in (annotations, image):
+        before, target = read.read_bytes(), read
+        if through_link:
+            target = tmp_path / f"link{read.suffix}"
+            target.symlink_to(read)
+        for command in (MASKS, DETECTIONS):
+            error = refused(capsys, tmp_path, *command, *toy_set[0], "--save-predictions", str(target))
+            assert "save-predictions: expected another file than the input" in error
+        assert read.read_bytes() == before
+
+
 def test_invalid_input_is_reported_in_one_line_and_writes_nothing(
     toy_set: tuple[list[str], list[dict[str, Any]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -363,12 +481,20 @@ def test_invalid_input_is_reported_in_one_line_and_writes_nothing(
         ),
         (["--box-source", f"predicted:{boxes}", "--out", boxes], "out: expected another file than the input"),
         (["--out", report, "--save-predictions", report], "save-predictions: expected another file than that of the"),
+        (
+            ["--out", str(tmp_path / "r"), "--save-predictions", str(tmp_path / "r" / "table.txt")],
+            "save-predictions: expected another file than that of the",
+        ),
         (["--save-predictions", str(tmp_path)], "save-predictions: expected a file to write, got the folder"),
     ):
         assert message in refused(capsys, tmp_path, *MASKS, *toy_set[0], *outputs), outputs
     scoreless = write(tmp_path / "s.json", [{k: v for k, v in toy_set[1][0].items() if k != "score"}])
     assert "record 0: expected a score for amodal_ap" in refused(
         capsys, tmp_path, *detections, "--predictions", str(scoreless)
+    )
+    plain = write(tmp_path / "boxes.json", [{"image_id": 1, "bbox": [16, 18, 24, 24]}])
+    assert f"boxes {plain}: record 0: expected a category_id for amodal_ap" in refused(
+        capsys, tmp_path, *detections, "--box-source", f"predicted:{plain}"
     )
 
 

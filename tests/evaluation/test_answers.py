@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import numpy as np
 import pytest
 
 from amodal.cli.main import main
+from amodal.data.datasets import read_dataset
+from amodal.data.formats.canonical import canonical_record
 from amodal.data.reason_seg import ReasonDataset, read_reason_seg
+from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
 from amodal.evaluation.reason import evaluate_answers, evaluate_reason
 from amodal.evaluation.reason_report import ReasonReport, compare_reason
@@ -36,6 +40,18 @@ def oracle_file(dataset: ReasonDataset, tmp_path_factory: pytest.TempPathFactory
     path = tmp_path_factory.mktemp("given") / "answers.jsonl"
     evaluate_reason(Oracle(dataset, visible_only), dataset, name="oracle", answers=path, progress=False)
     return path
+
+
+@pytest.fixture(scope="module")
+def asked(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[list[str], AnnotatedDataset, ReasonDataset]:
+    """Arguments that name the annotations and the questions, and both."""
+    folder = tmp_path_factory.mktemp("few")
+    annotations = synthesize("scenes", 2, 5, folder / "scenes", progress=False)
+    questions = synthesize_questions(annotations, folder / "q.json", progress=False)
+    arguments = ["--annotations", str(annotations), "--questions", str(questions)]
+    return arguments, read_dataset("canonical", annotations), read_reason_seg(questions, annotations)
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
@@ -141,6 +157,68 @@ def test_predictions_of_images_answer_every_question(dataset: ReasonDataset, tmp
         del record["visible_segmentation"]
     path.write_text(json.dumps(records))
     assert "gIoU_visible" not in evaluate_answers(path, dataset, progress=False).metrics
+
+
+def test_images_without_a_question_are_left_out_of_every_form(
+    asked: tuple[list[str], AnnotatedDataset, ReasonDataset], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Canonical files were refused, and JSON lists were not."""
+    arguments, annotated, questions = asked
+    few = replace(questions, conversations=tuple(c for c in questions.conversations if c.image.id == 1))
+    whole = json.loads(Path(arguments[1]).read_text())
+    for annotation in whole["annotations"]:
+        annotation["id"] += 100
+    coco = tmp_path / "coco.json"
+    coco.write_text(json.dumps(whole))
+    records = [
+        {"image_id": image.id, "category_id": obj.category_id, "segmentation": obj.amodal_rle}
+        | {"visible_segmentation": obj.visible_rle}
+        for image in annotated.images
+        for obj in image.objects
+    ]
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps(records))
+    expected = evaluate_answers(path, few, progress=False)
+    assert expected.metrics["mIoU_amodal"] == 1
+    for known in (None, annotated):
+        found = evaluate_answers(coco, few, annotations=known, progress=False)
+        assert (found.metrics, found.by_occlusion) == (expected.metrics, expected.by_occlusion)
+    own = [record for record in json.loads(Path(arguments[3]).read_text()) if record["image_id"] == 1]
+    (tmp_path / "q.json").write_text(json.dumps(own))
+    command = ["evaluate", "answers", *arguments[:3], str(tmp_path / "q.json"), "--json", "--resamples", "0"]
+    for given in (path, coco):
+        assert main([*command, "--predictions", str(given)]) == 0
+        assert json.loads(capsys.readouterr().out)["metrics"] == expected.metrics
+    whole["images"][1]["file_name"] = "other.png"
+    coco.write_text(json.dumps(whole))
+    assert evaluate_answers(coco, few, progress=False).metrics == expected.metrics
+    with pytest.raises(
+        InputError, match="expected the file name of an annotated image, got 'other.png', which names no"
+    ):
+        evaluate_answers(coco, few, annotations=annotated, progress=False)
+    assert main([*command, "--predictions", str(coco)]) == 2
+    assert "got 'other.png', which names none" in capsys.readouterr().err
+
+
+def test_an_image_without_a_question_is_not_taken_for_another_of_its_name(
+    asked: tuple[list[str], AnnotatedDataset, ReasonDataset], tmp_path: Path
+) -> None:
+    """Two folders have a file of the same name, and the questions are about one of them."""
+    _, annotated, questions = asked
+    images = tuple(replace(i, file_name=f"{i.id}/a.png") for i in annotated.images)
+    turns = tuple(replace(c, image=images[0]) for c in questions.conversations if c.image.id == 1)
+    records = [
+        canonical_record(n, n, 1, o.visible_rle, o.amodal_rle) for n, o in enumerate([images[0].objects[0]] * 2, 1)
+    ]
+    content = {
+        "images": [{"id": n, "file_name": f"{n}/a.png"} for n in (1, 2)],
+        "categories": [],
+        "annotations": records,
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    both, few = replace(annotated, images=images), replace(questions, conversations=turns)
+    report = evaluate_answers(tmp_path / "coco.json", few, annotations=both, progress=False)
+    assert report.metrics["num_predicted"] == few.num_turns  # one object per question
 
 
 def test_wrong_files_raise(dataset: ReasonDataset, oracle_file: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 
 from amodal.errors import InputError
 from amodal.evaluation.boxes import BoxSource, read_boxes
+from amodal.evaluation.detection import detections_from_model
 from amodal.evaluation.evaluator import evaluate
-from amodal.evaluation.predictions import MaskPrediction
+from amodal.evaluation.predictions import MaskPrediction, image_sizes
+from amodal.evaluation.rows import ImageCache, ModelRow
 from amodal.ops.rle import encode_mask
 from tests.drawing import mask
 from tests.evaluation.toy_predictions import toy, write
@@ -57,6 +60,7 @@ def test_the_visible_box_is_read_if_a_record_has_several(tmp_path: Path) -> None
         ({"bbox": [3, 5, 0, 4]}, "expected a box with an area"),
         ({"image_id": 7}, "expected the image_id of an annotated image, got 7"),
         ({"score": "x"}, "expected score to be a finite number"),
+        ({"annotation_id": "one"}, "expected annotation_id to be an integer, got 'one'"),
     ],
 )
 def test_invalid_boxes_raise_with_their_position(record: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -97,3 +101,35 @@ def test_predicted_boxes_reach_the_model_and_the_report(tmp_path: Path) -> None:
     assert report.options["box_source"] == f"predicted:{path}"
     assert report.options["num_without_answer"] == 1
     assert report.options["without_answer"] == [1]
+
+
+@pytest.mark.parametrize("form", [str, float, lambda i: f"{i}.0"])
+def test_ids_in_every_form_are_the_same_ids(form: Callable[[int], Any], tmp_path: Path) -> None:
+    named = {name: form(1) for name in ("image_id", "annotation_id", "category_id")}
+    records = [named | {"bbox": [1, 2, 3, 4]}, {"image_id": form(2), "bbox": [1, 2, 3, 4], "annotation_id": None}]
+    boxes = read_boxes(write(tmp_path / "b.json", records), SIZES)
+    assert list(boxes.by_object) == [(1, 1)] and list(boxes.by_image) == [2]
+    assert boxes.by_object[1, 1].category_id == 1
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("missing", ["category_id", "score"])
+def test_average_precision_needs_the_category_and_the_score_of_each_box(
+    missing: str, named: bool, tmp_path: Path
+) -> None:
+    """A box without them was a detection of category 0, or one with score 1."""
+    _, dataset = toy(tmp_path, 1)
+    record = {"image_id": 1, "category_id": 2, "score": 0.5, "bbox": [1, 2, 30, 40]}
+    if named:
+        record["annotation_id"] = 1
+    path = write(tmp_path / "b.json", [record, {k: v for k, v in record.items() if k != missing}])
+
+    class Unused:
+        def predict(self, image: np.ndarray, boxes_xyxy: np.ndarray) -> list[MaskPrediction]:
+            pytest.fail("it predicts")
+
+    source = BoxSource.parse(f"predicted:{path}", image_sizes(dataset))
+    row, saved = ModelRow(Unused(), source, ImageCache()), tmp_path / "saved.json"
+    with pytest.raises(InputError, match=f"^boxes {path}: record 1: expected a {missing} for amodal_ap, got none$"):
+        detections_from_model(row, dataset, progress=False, save_predictions=saved)
+    assert not saved.exists()

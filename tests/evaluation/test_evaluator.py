@@ -148,16 +148,6 @@ def test_baselines_can_be_left_out(dataset: AnnotatedDataset) -> None:
     assert report.table().row_count == 1
 
 
-def test_mask_options_of_other_models_raise(dataset: AnnotatedDataset) -> None:
-    for options, message in (
-        ({"threshold": 0.6}, r"expected None, True and False .* got \(0.6, True, False\) for Oracle"),
-        ({"union_visible": False}, r"got \(None, False, False\) for Oracle"),
-        ({"clean": True}, r"threshold, union_visible, clean: .* got \(None, True, True\) for Oracle"),
-    ):
-        with pytest.raises(InputError, match=message):
-            evaluate(Oracle(dataset), dataset, progress=False, **options)
-
-
 def test_report_has_the_documented_form(dataset: AnnotatedDataset, tmp_path: Path) -> None:
     report = evaluate(Oracle(dataset), dataset, name="oracle", progress=False)
     content = json.loads(report.save(tmp_path / "new" / "report.json").read_text())

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from amodal import AmodalSegmenter
+from amodal.data.samples import ImageSample
 from amodal.errors import InputError
 from amodal.evaluation.baselines import SAM_THRESHOLD, pretrained_sam
 from amodal.evaluation.boxes import BoxSource
@@ -44,8 +45,10 @@ def predict(
     union_visible: bool = True,
     clean: bool = False,
 ) -> list[MaskPrediction]:
-    row = ModelRow(segmenter, BoxSource("gt_visible"), ImageCache(), threshold, union_visible, clean=clean)
-    return row.predict(image, BOXES)
+    sample = ImageSample(1, Path("noise.png"), *image.shape[:2], ())
+    loaded = ImageCache(sample.path, image)
+    row = ModelRow(segmenter, BoxSource("gt_visible"), loaded, threshold, union_visible, clean=clean)
+    return row.predict(sample, BOXES)
 
 
 @pytest.mark.parametrize("clean", [False, True])

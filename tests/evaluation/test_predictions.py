@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from amodal.data.samples import AnnotatedDataset, ImageSample
 from amodal.errors import InputError
+from amodal.evaluation.detection import detections_from_file, evaluate_detections
 from amodal.evaluation.evaluator import EvaluationSettings, evaluate_model, evaluate_predictions
 from amodal.evaluation.predictions import (
     MaskPrediction,
@@ -209,3 +211,25 @@ def test_saved_predictions_score_as_the_model_does(tmp_path: Path) -> None:
 
 def test_image_sizes(tmp_path: Path) -> None:
     assert image_sizes(toy(tmp_path)[1]) == {1: (64, 64), 2: (64, 64)}
+
+
+@pytest.mark.parametrize("form", [str, float, lambda i: f"{i}.0", lambda i: f" {i} "])
+@pytest.mark.parametrize("named", [True, False])
+def test_ids_in_every_form_are_the_same_ids(named: bool, form: Callable[[int], Any], tmp_path: Path) -> None:
+    """Text such as "1" and "1.0" had matched nothing, so that every object scored 0 without an error."""
+    _, dataset = toy(tmp_path, 2)
+    names = ("image_id", "category_id", *(["annotation_id"] if named else []))
+    records = [
+        {k: v for k, v in r.items() if named or k != "annotation_id"} | {n: form(r[n]) for n in names}
+        for r in perfect(dataset)
+    ]
+    path = write(tmp_path / "p.json", records)
+    read_back = list(read_predictions(path, dataset))
+    ids = [(r.image_id, r.annotation_id if named else None, r.category_id) for r in read_back]
+    assert ids == [(i.id, o.id if named else None, o.category_id) for i in dataset.images for o in i.objects]
+    assert {type(number) for key in ids for number in key} <= {int, type(None)}
+    for selected in (None, 1):
+        report = evaluate_predictions(path, dataset, quiet(max_objects=selected))
+        assert report.metrics["mIoU_full"] == 1 and report.options["num_without_answer"] == 0
+    found = evaluate_detections(detections_from_file(path, dataset), dataset, {"model": "m"})
+    assert found.metrics["amodal"]["AP"] == pytest.approx(1)

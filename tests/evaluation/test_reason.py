@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -155,6 +156,45 @@ def test_a_stopped_run_is_resumed(dataset: ReasonDataset, tmp_path: Path) -> Non
     assert sorted(line["id"] for line in lines) == sorted(c.id for c in whole.conversations)
     (first,) = [line for line in lines if line["id"] == whole.conversations[0].id]
     assert first["turns"][0]["text"] == first["turns"][0]["true_text"] == whole.conversations[0].turns[0].text
+
+
+def test_a_run_that_was_cut_off_anywhere_in_a_line_is_resumed(dataset: ReasonDataset, tmp_path: Path) -> None:
+    """Also inside a character of several bytes."""
+    path, few = tmp_path / "answers.jsonl", dataset.head(2)
+
+    def in_french(reply: Reply) -> Reply:
+        return replace(reply, text=f"é€𝄞 {reply.text}")
+
+    straight = evaluate_reason(Oracle(dataset, in_french), few, answers=path, progress=False)
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    start = len(whole) - len(lines[-1])
+    inside = [whole.index(letter.encode(), start) + 1 for letter in ("é", "€", "𝄞")]
+    for end in (start, *inside, inside[-1] + 2, len(whole) - 1):
+        path.write_bytes(whole[:end])
+        rest = Oracle(dataset, in_french)
+        assert evaluate_reason(rest, few, answers=path, progress=False) == straight
+        assert len(rest.heard) == 1 and path.read_bytes() == whole
+    path.write_bytes(whole.replace("é".encode(), b"\xe9"))  # a whole line in another encoding
+    with pytest.raises(InputError, match="expected answers of an evaluation, got another file"):
+        evaluate_reason(Oracle(dataset), few, answers=path, progress=False)
+
+
+def test_a_second_run_with_the_same_answers_file_is_refused(dataset: ReasonDataset, tmp_path: Path) -> None:
+    path, second = tmp_path / "answers.jsonl", Oracle(dataset)
+
+    class Slow(Oracle):
+        def converse(self, *arguments: Any, **options: Any) -> list[list[Reply]]:
+            with (
+                ThreadPoolExecutor(1) as pool,
+                pytest.raises(InputError, match="answers .*: expected no other run that"),
+            ):
+                pool.submit(evaluate_reason, second, dataset.head(2), answers=path, progress=False).result()
+            return super().converse(*arguments, **options)
+
+    report = evaluate_reason(Slow(dataset), dataset.head(2), answers=path, progress=False)
+    assert second.heard == [] and report.metrics["gIoU_amodal"] == 1
+    evaluate_reason(second, dataset.head(2), answers=path, progress=False)  # the lock ends with the run
 
 
 def test_answers_of_another_run_raise(dataset: ReasonDataset, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
 
@@ -14,7 +16,6 @@ from PIL import Image
 
 from amodal.errors import InputError
 from amodal.evaluation.baselines import rle_convex_hull
-from amodal.evaluation.boxes import BoxSource
 from amodal.evaluation.evaluator import (
     EvaluationSettings,
     evaluate_baseline,
@@ -25,7 +26,6 @@ from amodal.evaluation.evaluator import (
 from amodal.evaluation.predictions import MaskPrediction
 from amodal.evaluation.report import EvaluationReport
 from amodal.evaluation.resume import Processes
-from amodal.evaluation.rows import ImageCache, ModelRow
 from amodal.evaluation.scoring import MIN_MASKS_FOR_PROCESSES, Resampling, pick_num_workers
 from amodal.ops.masks import convex_hull_mask
 from amodal.ops.rle import encode_columns, encode_mask, encode_window
@@ -191,6 +191,88 @@ def test_a_run_with_other_content_of_a_file_is_not_resumed(changed: str, tmp_pat
     assert calls(None, "b" if changed == "model" else "a") == 2  # the same content is resumed
 
 
+@pytest.mark.parametrize(
+    "changed", ["nothing", "the box", "the amodal box", "the visible mask", "the ids", "the pixels", "the folder"]
+)
+def test_images_with_other_annotations_or_pixels_are_predicted_again(changed: str, tmp_path: Path) -> None:
+    """The ids of the images and the names of all files are the same. The other images are not predicted again."""
+    _, dataset = toy(tmp_path, 3)
+    path, settings = tmp_path / "partial.jsonl", EvaluationSettings(progress=False, baselines=())
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_model(Stopping(after=2), dataset, settings, resume_file=path)
+    first, *others = dataset.images
+    obj, rest = first.objects[0], first.objects[1:]
+    x0, y0, x1, y1 = obj.visible_box_xyxy
+    if changed == "the box":
+        obj = replace(obj, visible_box_xyxy=(x0, y0, x1 - 4, y1))
+    if changed == "the amodal box":
+        obj = replace(obj, amodal_box_xyxy=(x0, y0, x1 + 4, y1))
+    if changed == "the visible mask":
+        obj = replace(obj, visible_rle=shifted(obj.visible_rle, 1))
+    if changed == "the ids":
+        obj = replace(obj, id=77)
+    if changed == "the pixels":
+        Image.new("RGB", (64, 64), "red").save(first.path)
+    if changed == "the folder":
+        (tmp_path / "elsewhere").mkdir()
+        first = replace(first, path=Path(shutil.copy2(first.path, tmp_path / "elsewhere")))
+    now = replace(dataset, images=(replace(first, objects=(obj, *rest)), *others))
+    # The third image, and before it the first one if it changed; the run with the changed one is stopped and resumed.
+    for after in (None,) if changed == "nothing" else (1, None):
+        model = Stopping(after)
+        with suppress(KeyboardInterrupt):
+            evaluate_model(model, now, settings, resume_file=path)
+        assert model.calls == 1
+    assert not path.exists()
+
+
+DAMAGED = [
+    b'{"image_id": 1, "inputs": "a", "answers": [[1, [{"si',
+    b"\x00" * 50,
+    b'{"answers": "\xe9"}',
+    b"3",
+    b"null",
+    b"[]",
+    b"{}",
+    b'{"inputs": [], "answers": []}',
+    b'{"inputs": "a", "answers": [[1, [0]]]}',
+    b'{"inputs": "a", "answers": 1}',
+    b"[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("damaged", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_damaged_line_of_a_stopped_run_is_predicted_again(damaged: bytes, tmp_path: Path) -> None:
+    _, dataset = toy(tmp_path, 4)
+    path, settings = tmp_path / "partial.jsonl", EvaluationSettings(progress=False, baselines=())
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_model(Stopping(after=3), dataset, settings, resume_file=path)
+    head, _, *rest = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([head, damaged, *rest]))
+    for after in (1, None):  # stopped again, with the damaged line still in the file
+        model = Stopping(after)
+        with suppress(KeyboardInterrupt):
+            report = evaluate_model(model, dataset, settings, resume_file=path)
+        assert model.calls == 1
+    assert report.metrics["mIoU_full"] == evaluate_model(Stopping(), dataset, settings).metrics["mIoU_full"]
+
+
+def test_a_second_run_with_the_same_file_is_refused_before_it_predicts(tmp_path: Path) -> None:
+    _, dataset = toy(tmp_path, 2)
+    path, settings, second = tmp_path / "partial.jsonl", EvaluationSettings(progress=False), Stopping()
+
+    class Slow(Stopping):
+        def predict(self, image: np.ndarray, boxes_xyxy: np.ndarray) -> list[MaskPrediction]:
+            if not self.calls:
+                with ThreadPoolExecutor(1) as pool, pytest.raises(InputError, match="expected no other run that write"):
+                    pool.submit(evaluate_model, second, dataset, settings, resume_file=path).result()
+            return super().predict(image, boxes_xyxy)
+
+    report = evaluate_model(Slow(), dataset, settings, resume_file=path)
+    assert second.calls == 0 and report.metrics["num_objects"] == 4
+    evaluate_model(second, dataset, settings, resume_file=path)  # the lock ends with the run
+
+
 @pytest.mark.parametrize("stopped", [False, True])
 def test_processes_share_the_images(stopped: bool, tmp_path: Path) -> None:
     _, dataset = toy(tmp_path, 5)
@@ -222,16 +304,6 @@ def test_processes_without_a_file_raise(tmp_path: Path) -> None:
         evaluate_share(Stopping(), toy(tmp_path, 1)[1], EvaluationSettings(progress=False), Processes(1, 2))
 
 
-def test_too_few_predictions_raise() -> None:
-    class NoPredictions:
-        def predict(self, image: np.ndarray, boxes_xyxy: np.ndarray) -> list[MaskPrediction]:
-            return []
-
-    row = ModelRow(NoPredictions(), BoxSource("gt_visible"), ImageCache())
-    with pytest.raises(InputError, match="predict: expected one prediction for each of 2 boxes, got 0"):
-        row.predict(np.zeros((4, 4, 3), np.uint8), np.zeros((2, 4)))
-
-
 def test_the_worst_are_listed_first_and_drawn(tmp_path: Path) -> None:
     _, dataset = toy(tmp_path, 3)
     records = perfect(dataset)
@@ -244,7 +316,7 @@ def test_the_worst_are_listed_first_and_drawn(tmp_path: Path) -> None:
     report = evaluate_predictions(path, dataset, settings)
     assert [line["annotation_id"] for line in report.worst] == [5, 2, 3]
     assert report.worst[1]["iou"] == pytest.approx(15 / 33)
-    assert report.worst[0]["hidden_share"] == pytest.approx(0.25)
+    assert report.worst[0]["occlusion_rate"] == pytest.approx(0.25)
     assert report.worst[1]["iou_occ"] is None  # it is not occluded
     drawn = sorted((tmp_path / "worst").iterdir())
     assert [p.name for p in drawn] == ["0001_3_5.png", "0002_1_2.png", "0003_2_3.png"]

@@ -151,6 +151,23 @@ def test_intervals_contain_the_metric_and_are_reproducible() -> None:
         assert low < (run.metrics()[name] or 0) < high
 
 
+def test_a_single_image_with_true_objects_has_no_interval() -> None:
+    """Images without true objects do not make two of one; they had made an interval without width."""
+    first, same, second = (
+        instance(image, category, (5, 5, 20, 40), 0.3) for image, category in ((1, 1), (1, 2), (2, 1))
+    )
+    crowd, false_positive = replace(second, iscrowd=True), replace(second, image_id=3)
+    none = dict.fromkeys(("AP", "AP50", "AP75"))
+    for kind in ("amodal", "visible"):
+        for num_images, truth in ((1, [first]), (1, [first, same]), (4, [first, same]), (4, [first, crowd])):
+            run = AveragePrecision(truth, [first, false_positive], sizes(num_images), kind)
+            assert run.intervals(50, seed=1) == none and run.metrics()["AP"]
+        for truth in ([first, second], [same, second]):  # also where each category is in one image
+            run = AveragePrecision(truth, [first, same, false_positive], sizes(4), kind)
+            assert all(ends is not None and ends[0] < ends[1] for ends in run.intervals(50, seed=1).values())
+        assert AveragePrecision([], [first], sizes(4), kind).intervals(50, seed=1) == none
+
+
 def test_each_range_scores_its_own_objects() -> None:
     whole, half = instance(1, 1, (5, 5, 20, 40), 0.0), instance(1, 1, (50, 50, 20, 40), 0.5)
     run = AveragePrecision([whole, half], [replace(whole, score=0.9)], sizes(1), "amodal")

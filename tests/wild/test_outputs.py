@@ -330,6 +330,11 @@ def write_gif(path: Path) -> None:
         (["segment", "a.gif"], "out"),
         (["batch", "../annotations.json", "--images", "."], "out"),
         (["train", str(RECIPE)], "output"),
+        (["evaluate", "masks", "--annotations", "../toy/annotations.json"], "out"),
+        (["evaluate", "detections", "--annotations", "../toy/annotations.json"], "out"),
+        (["evaluate", "masks", "--annotations", "../toy/annotations.json", "--model", "filled_box"], "out"),
+        (["evaluate", "masks", "--annotations", "../toy/annotations.json", "--predictions", "../p.json"], "out"),
+        (["evaluate", "answers", "--annotations", "../toy/annotations.json", "--questions", "../q.json"], "out"),
     ],
 )
 def test_every_command_that_takes_long_stops_before_its_work(
@@ -344,10 +349,15 @@ def test_every_command_that_takes_long_stops_before_its_work(
     pytest.importorskip("av")
     write_prompts(photos)
     write_gif(photos / "a.gif")
+    write_toy(tmp_path / "toy", count=1)
+    (tmp_path / "p.json").write_text("[]")
+    (tmp_path / "q.json").write_text('[{"id": 1, "image_id": 1, "question": "Where?", "answer": "There {seg:1}."}]')
     monkeypatch.chdir(photos)
-    monkeypatch.setattr(
-        "amodal.inference.segmenter.AmodalSegmenter.from_pretrained", lambda *_, **__: pytest.fail("it loads a model")
-    )
+    for kind in ("segmenter.AmodalSegmenter", "assistant.AmodalAssistant"):
+        loader = f"amodal.inference.{kind}.from_pretrained"
+        monkeypatch.setattr(loader, lambda *_, **__: pytest.fail("it loads a model"))
+    monkeypatch.setattr("amodal.evaluation.evaluator.evaluate_baseline", lambda *_, **__: pytest.fail("it scores"))
+    monkeypatch.setattr("amodal.evaluation.evaluator.evaluate_predictions", lambda *_, **__: pytest.fail("it scores"))
     monkeypatch.setattr("amodal.training.loop.build", lambda *_: pytest.fail("it builds"))
     out = tmp_path / "out"
     place = ["--set", f"output={out}"] if what == "output" else ["--out", str(out)]

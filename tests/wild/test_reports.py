@@ -37,7 +37,9 @@ def test_values_of_other_types_are_refused(tmp_path: Path, kind: Any, seed: str,
     ("part", "name", "value"),
     [
         *[("metrics", "num_objects", value) for value in ([1], "1", True, None)],
-        *[("metrics", "mIoU_full", value) for value in ([0.5], "0.5")],
+        *[("metrics", "mIoU_full", value) for value in ([0.5], "0.5", {"a": 0.5})],
+        *[("metrics", "amodal", {"AP": value}) for value in ([0.5], "0.5", True, {"a": 0.5})],
+        *[("metrics", "other", value) for value in ([0.5], "0.5", {"a": "0.5"})],
         *[("options", "parameters", value) for value in ([1], {"total": "9"}, {"total": None}, "9")],
     ],
 )

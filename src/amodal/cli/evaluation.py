@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amodal.cli.options import open_dataset
+from amodal.cli.options import open_dataset, require_no_image
 from amodal.errors import InputError
-from amodal.io.files import require_file, require_folder, require_no_input
+from amodal.io.files import is_file, require_file, require_folder, require_no_input
 from amodal.models.names import DEFAULT_ASSISTANT, DEFAULT_SEGMENTER
 
 if TYPE_CHECKING:
+    from amodal.data.samples import AnnotatedDataset
     from amodal.evaluation.reason_report import ReasonReport
     from amodal.evaluation.report import EvaluationReport
 
@@ -155,14 +156,15 @@ def masks(
 
     Example: amodal evaluate masks --annotations data/scenes-val/annotations.json
     """
-    folder = _output_folder(out, annotations, predictions, objects)
+    inputs = [annotations, predictions, objects, _boxes_file(box_source), *_model_files(model, visible_from, sam)]
+    folder = _output_folder(out, inputs)
     _check_one_input(model, predictions, save_predictions)
     if predictions is None and (any_category or match_iou is not None):
         raise InputError("match-iou, any-category: expected with --predictions only, got a model")
     if baseline and not baselines:
         raise InputError("baseline: expected --baseline or --no-baselines, got both")
-    _check_outputs(out, save_predictions, annotations, box_source)
     dataset = open_dataset(annotations, format_, images, match)
+    _check_saved(save_predictions, out, inputs, dataset)
     from amodal.evaluation.baselines import BASELINES as ALL_BASELINES
     from amodal.evaluation.baselines import DEFAULT_BASELINES
     from amodal.evaluation.boxes import default_box_source
@@ -173,14 +175,18 @@ def masks(
         evaluate_share,
     )
     from amodal.evaluation.matching import DEFAULT_MATCH_IOU
+    from amodal.evaluation.resume import Processes
     from amodal.evaluation.scoring import Resampling
 
+    launched = Processes.launched(device)
+    place = launched.device(device)
     settings = EvaluationSettings(
         protocol=protocol,
         objects=objects,
         max_objects=max_objects,
         baselines=(tuple(baseline) if baseline else DEFAULT_BASELINES) if baselines else (),
         sam=sam,
+        device=place,
         num_workers=workers,
         resampling=Resampling(resamples, seed) if resamples else None,
         num_worst=worst,
@@ -193,55 +199,54 @@ def masks(
         raise InputError(f"visible-from: expected together with a model, got {predictions or name}")
     if plan and (predictions is not None or name in ALL_BASELINES):
         raise InputError(f"plan: expected a model, got {predictions or name}")
-    with warnings_on_stderr():
-        if predictions is not None:
-            report = evaluate_predictions(
-                predictions,
-                dataset,
-                settings,
-                box_source=box_source,
-                threshold=threshold,
-                union_visible=bool(union_visible),
-                clean=clean,
-                match_iou=DEFAULT_MATCH_IOU if match_iou is None else match_iou,
-                match_category=not any_category,
-            )
-        elif name in ALL_BASELINES:
-            _check_no_cleaning(name, clean)
-            report = evaluate_baseline(name, dataset, settings, box_source=source, threshold=threshold)
-        else:
-            from amodal.evaluation.resume import Processes
-            from amodal.inference.segmenter import AmodalSegmenter
-            from amodal.models.increments import model_contents
+    if predictions is None and name in ALL_BASELINES:
+        _check_no_model_options(name, clean, union_visible, dtype)
+    with launched.one_writer(None if plan else out):
+        with warnings_on_stderr():
+            if predictions is not None:
+                report = evaluate_predictions(
+                    predictions,
+                    dataset,
+                    settings,
+                    box_source=box_source,
+                    threshold=threshold,
+                    union_visible=bool(union_visible),
+                    clean=clean,
+                    match_iou=DEFAULT_MATCH_IOU if match_iou is None else match_iou,
+                    match_category=not any_category,
+                )
+            elif name in ALL_BASELINES:
+                report = evaluate_baseline(name, dataset, settings, box_source=source, threshold=threshold)
+            else:
+                from amodal.inference.segmenter import AmodalSegmenter
+                from amodal.models.increments import model_contents
 
-            launched = Processes.launched(device)
-            place = launched.device(device)
-            segmenter = AmodalSegmenter.from_pretrained(name, device=place, dtype=dtype, visible_from=visible_from)
-            how: dict[str, Any] = {
-                "box_source": source,
-                "threshold": threshold,
-                "union_visible": union_visible is not False,
-                "clean": bool(clean),
-            }
-            if plan:
-                from amodal.evaluation.plan import plan_evaluation
+                segmenter = AmodalSegmenter.from_pretrained(name, device=place, dtype=dtype, visible_from=visible_from)
+                how: dict[str, Any] = {
+                    "box_source": source,
+                    "threshold": threshold,
+                    "union_visible": union_visible is not False,
+                    "clean": bool(clean),
+                }
+                if plan:
+                    from amodal.evaluation.plan import plan_evaluation
 
-                _show_plan(plan_evaluation(segmenter, dataset, settings, processes=processes, **how), as_json)
-                return
-            scored = evaluate_share(
-                segmenter,
-                dataset,
-                settings,
-                launched,
-                **how,
-                name=name,
-                resume_file=_resume_file(out),
-                contents=None if out is None else model_contents(model=name, visible_from=visible_from),
-            )
-            if scored is None:  # the first process has the report
-                return
-            report = scored
-    _show(report, out, as_json)
+                    _show_plan(plan_evaluation(segmenter, dataset, settings, processes=processes, **how), as_json)
+                    return
+                scored = evaluate_share(
+                    segmenter,
+                    dataset,
+                    settings,
+                    launched,
+                    **how,
+                    name=name,
+                    resume_file=_resume_file(out),
+                    contents=None if out is None else model_contents(model=name, visible_from=visible_from),
+                )
+                if scored is None:  # the first process has the report
+                    return
+                report = scored
+        _show(report, out, as_json)
 
 
 @evaluate_app.command()
@@ -271,47 +276,51 @@ def detections(
 
     Example: amodal evaluate detections --predictions mine.json --annotations data/scenes-val/annotations.json
     """
-    _output_folder(out, annotations, predictions)
+    inputs = [annotations, predictions, _boxes_file(box_source), *_model_files(model)]
+    _output_folder(out, inputs)
     _check_one_input(model, predictions, save_predictions)
-    _check_outputs(out, save_predictions, annotations, box_source)
     dataset = open_dataset(annotations, format_, images, match)
+    _check_saved(save_predictions, out, inputs, dataset)
     from amodal.evaluation.baselines import BASELINES as ALL_BASELINES
     from amodal.evaluation.boxes import BoxSource, default_box_source
     from amodal.evaluation.detection import detections_from_file, detections_from_model, evaluate_detections
     from amodal.evaluation.predictions import image_sizes
+    from amodal.evaluation.resume import Processes
     from amodal.evaluation.rows import UNKNOWN_COMPUTATION, ImageCache, ModelRow
     from amodal.evaluation.scoring import Resampling
 
     name, source = model or DEFAULT_SEGMENTER, box_source or default_box_source(dataset)
-    with warnings_on_stderr():
-        if predictions is not None:
-            found = detections_from_file(predictions, dataset, bool(union_visible))
-            options = {
-                "box_source": box_source,
-                "threshold": threshold,
-                "model": predictions.name,
-                "union_visible": bool(union_visible),
-                **UNKNOWN_COMPUTATION,
-                "clean": clean,
-            }
-        elif name in ALL_BASELINES:
-            raise InputError(f"model: expected a model for the protocol amodal_ap, got the baseline {name!r}")
-        else:
-            from amodal.inference.segmenter import AmodalSegmenter
+    with Processes().one_writer(out):
+        with warnings_on_stderr():
+            if predictions is not None:
+                found = detections_from_file(predictions, dataset, bool(union_visible))
+                options = {
+                    "box_source": box_source,
+                    "threshold": threshold,
+                    "model": predictions.name,
+                    "union_visible": bool(union_visible),
+                    **UNKNOWN_COMPUTATION,
+                    "clean": clean,
+                }
+            elif name in ALL_BASELINES:
+                raise InputError(f"model: expected a model for the protocol amodal_ap, got the baseline {name!r}")
+            else:
+                from amodal.inference.segmenter import AmodalSegmenter
 
-            row = ModelRow(
-                AmodalSegmenter.from_pretrained(name, device=device),
-                BoxSource.parse(source, image_sizes(dataset)),
-                ImageCache(),
-                threshold,
-                union_visible is not False,
-                clean=bool(clean),
-            )
-            found = detections_from_model(row, dataset, progress=not as_json, save_predictions=save_predictions)
-            options = {"model": name, "box_source": source} | row.options
-        resampling = Resampling(resamples, seed) if resamples else None
-        report = evaluate_detections(found, dataset, options, resampling)
-    _show(report, out, as_json)
+                boxes = BoxSource.parse(source, image_sizes(dataset))  # before the model is loaded
+                row = ModelRow(
+                    AmodalSegmenter.from_pretrained(name, device=device),
+                    boxes,
+                    ImageCache(),
+                    threshold,
+                    union_visible is not False,
+                    clean=bool(clean),
+                )
+                found = detections_from_model(row, dataset, progress=not as_json, save_predictions=save_predictions)
+                options = {"model": name, "box_source": source} | row.options
+            resampling = Resampling(resamples, seed) if resamples else None
+            report = evaluate_detections(found, dataset, options, resampling)
+        _show(report, out, as_json)
 
 
 @evaluate_app.command()
@@ -353,45 +362,49 @@ def answers(
 
     Example: amodal evaluate answers --annotations scenes/annotations.json --questions scenes/questions.json
     """
-    folder = _output_folder(out, annotations, questions, predictions)
+    folder = _output_folder(out, [annotations, questions, predictions, *_model_files(model)])
     _check_one_input(model, predictions)
     if predictions is not None:
         _check_no_cleaning(predictions, clean)
     from amodal.data.reason_seg import read_reason_seg
 
-    dataset = read_reason_seg(questions, open_dataset(annotations, "canonical", images, match))
+    annotated = open_dataset(annotations, "canonical", images, match)
+    dataset = read_reason_seg(questions, annotated)
     from amodal.evaluation.reason import evaluate_answers, evaluate_reason
+    from amodal.evaluation.resume import Processes
     from amodal.evaluation.scoring import Resampling
 
     resampling = Resampling(resamples, seed) if resamples else None
-    if predictions is not None:
-        report = evaluate_answers(
-            predictions,
-            dataset,
-            teacher_forced=teacher_forced,
-            union_visible=bool(union_visible),
-            max_conversations=max_questions,
-            resampling=resampling,
-            progress=not as_json,
-        )
-    else:
-        from amodal.inference.assistant import AmodalAssistant
+    with Processes().one_writer(out):
+        if predictions is not None:
+            report = evaluate_answers(
+                predictions,
+                dataset,
+                annotations=annotated,
+                teacher_forced=teacher_forced,
+                union_visible=bool(union_visible),
+                max_conversations=max_questions,
+                resampling=resampling,
+                progress=not as_json,
+            )
+        else:
+            from amodal.inference.assistant import AmodalAssistant
 
-        name = model or DEFAULT_ASSISTANT
-        report = evaluate_reason(
-            AmodalAssistant.from_pretrained(name, device=device, dtype=dtype),
-            dataset,
-            teacher_forced=teacher_forced,
-            clean=bool(clean),
-            union_visible=union_visible is not False,
-            batch_size=batch_size,
-            max_conversations=max_questions,
-            name=name,
-            answers=None if folder is None else folder / "answers.jsonl",
-            resampling=resampling,
-            progress=not as_json,
-        )
-    _show(report, out, as_json)
+            name = model or DEFAULT_ASSISTANT
+            report = evaluate_reason(
+                AmodalAssistant.from_pretrained(name, device=device, dtype=dtype),
+                dataset,
+                teacher_forced=teacher_forced,
+                clean=bool(clean),
+                union_visible=union_visible is not False,
+                batch_size=batch_size,
+                max_conversations=max_questions,
+                name=name,
+                answers=None if folder is None else folder / "answers.jsonl",
+                resampling=resampling,
+                progress=not as_json,
+            )
+        _show(report, out, as_json)
 
 
 def _show_plan(values: dict[str, Any], as_json: bool) -> None:
@@ -405,6 +418,14 @@ def _check_no_cleaning(other: str | Path, clean: bool | None) -> None:
         raise InputError(f"clean: expected with a model or a predictions file of masks, got {what} {str(other)!r}")
 
 
+def _check_no_model_options(baseline: str, clean: bool | None, union_visible: bool | None, dtype: str) -> None:
+    """Check that the options of a model, which a baseline ignores, are not given for one."""
+    _check_no_cleaning(baseline, clean)
+    for name, value, default in (("union-visible", bool(union_visible), False), ("dtype", dtype, "auto")):
+        if value != default:
+            raise InputError(f"{name}: expected with a model only, got the baseline {baseline!r}")
+
+
 def _check_one_input(model: str | None, predictions: Path | None, save_predictions: Path | None = None) -> None:
     if model is not None and predictions is not None:
         raise InputError("model: expected --model or --predictions, got both")
@@ -412,20 +433,30 @@ def _check_one_input(model: str | None, predictions: Path | None, save_predictio
         raise InputError("save-predictions: expected with a model, got a predictions file")
 
 
-def _check_outputs(out: Path | None, saved: Path | None, annotations: Path, box_source: str | None) -> None:
-    """Check before the work starts that no output replaces an input or another output.
+def _check_saved(
+    saved: Path | None, out: Path | None, inputs: Sequence[Path | None], dataset: AnnotatedDataset
+) -> None:
+    """Check before the work starts that the predictions can be written, and replace no input and no other output.
 
     Raises:
-        InputError: one does, or the predictions cannot be written.
+        InputError: they cannot, or they do.
     """
-    boxes = Path(box_source.partition(":")[2]) if box_source and box_source.startswith("predicted:") else None
-    report = None if out is None else out / "report.json" if _is_folder(out) else out
-    if report is not None:
-        require_no_input(report, [boxes])
-    if saved is not None:
-        if report is not None and saved.resolve() == report.resolve():
-            raise InputError(f"save-predictions: expected another file than that of the report, got {str(saved)!r}")
-        require_file(require_no_input(saved, [annotations, boxes], "save-predictions"), "save-predictions")
+    if saved is None:
+        return
+    if saved.resolve() in [path.resolve() for path in _written(out)]:
+        raise InputError(f"save-predictions: expected another file than that of the report, got {str(saved)!r}")
+    require_file(require_no_input(saved, inputs, "save-predictions"), "save-predictions")
+    require_no_image(saved, dataset, "save-predictions")
+
+
+def _boxes_file(box_source: str | None) -> Path | None:
+    name, _, file = (box_source or "").partition(":")
+    return Path(file) if name == "predicted" and file else None
+
+
+def _model_files(*names: str | None) -> list[Path]:
+    """The models that are named by the path of a file, as checkpoints are."""
+    return [Path(name) for name in names if name and is_file(Path(name))]
 
 
 @contextmanager
@@ -443,14 +474,14 @@ def _is_folder(out: Path) -> bool:
     return out.suffix != ".json"
 
 
-def _output_folder(out: Path | None, *inputs: Path | None) -> Path | None:
+def _output_folder(out: Path | None, inputs: Sequence[Path | None]) -> Path | None:
     """Check the output path before the work starts.
 
     Returns:
         The folder to write to; None if nothing is written, or the report alone.
 
     Raises:
-        InputError: the path cannot be written to, or is one of the inputs.
+        InputError: the path cannot be written to, or a file that is written is one of the inputs.
     """
     if out is None:
         return None
@@ -461,8 +492,17 @@ def _output_folder(out: Path | None, *inputs: Path | None) -> Path | None:
         raise InputError(f"out: expected a folder that can be made, got {str(out)!r}, but {str(existing)!r} is a file")
     if not _is_folder(out) and out.is_dir():
         raise InputError(f"out: expected a file, got the folder {str(out)!r}")
-    require_no_input(out / "report.json" if _is_folder(out) else out, inputs)
+    for path in _written(out):
+        require_no_input(path, inputs)
     return out if _is_folder(out) else None
+
+
+def _written(out: Path | None) -> list[Path]:
+    """The files that are written for an output path, beside the answers of `evaluate answers`."""
+    if out is None:
+        return []
+    report = [out / name for name in ("report.json", "table.txt", "plot.png")] if _is_folder(out) else [out]
+    return [*report, *filter(None, [_resume_file(out)])]
 
 
 def _resume_file(out: Path | None) -> Path | None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from amodal.data.reason_seg import Conversation, ReasonDataset, plain_text
 from amodal.data.records import mask_rle
 from amodal.errors import InputError
-from amodal.io.files import atomic_path
+from amodal.io.files import write_atomic
 from amodal.metrics.reason import MASK_KINDS
 from amodal.ops import values
 from amodal.ops.rle import Rle, encode_window, rle_union
@@ -112,6 +112,8 @@ class GivenAnswers:
 class ResumableAnswers:
     """Collects answers, on disk if a path is given, so that a stopped evaluation can be resumed.
 
+    The caller holds the lock of the file (`io.files.one_writer`) as long as it adds answers.
+
     Args:
         path: answers file, which is kept at the end.
         settings: of the run; a file with other settings is refused.
@@ -129,8 +131,7 @@ class ResumableAnswers:
         lines = [json.dumps({"settings": settings})]
         if path.exists():
             lines += self._read(path, settings, _by_id(dataset))
-        with atomic_path(path, "answers") as temporary:
-            temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        write_atomic(path, "".join(line + "\n" for line in lines), "answers")
 
     def add(self, conversation: Conversation, answers: Sequence[Answer]) -> None:
         """Add the answers of a conversation."""
@@ -141,19 +142,20 @@ class ResumableAnswers:
             {"question": turn.question, "true_text": turn.text} | answer.to_json()
             for turn, answer in zip(conversation.turns, answers, strict=True)
         ]
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"id": conversation.id, "turns": turns}, ensure_ascii=False) + "\n")
+        line = json.dumps({"id": conversation.id, "turns": turns}, ensure_ascii=False) + "\n"
+        with self.path.open("ab") as file:
+            file.write(line.encode())
 
     def _read(self, path: Path, settings: dict[str, Any], conversations: Conversations) -> list[str]:
         """Read the complete lines. The last line of a stopped run may be cut off; that conversation is repeated."""
         try:
-            first, *rest = path.read_text(encoding="utf-8").split("\n")
+            first, *rest = path.read_bytes().split(b"\n")
             found = json.loads(first)["settings"]
+            lines = [line.decode() for line in rest[:-1]]  # the part after the last line break is empty or cut off
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"answers {path}: expected answers of an evaluation, got another file") from error
         if found != settings:
             raise InputError(f"answers {path}: expected answers of the same questions, model and options, got others")
-        lines = rest[:-1]  # the part after the last line break is empty or cut off
         for number, line in enumerate(lines, 2):
             try:
                 conversation, answers = _parse_line(line, conversations)

@@ -13,7 +13,7 @@ from amodal.data.formats.c2f import FORMAT as C2F
 from amodal.data.formats.c2f import PROMPT_BOX
 from amodal.data.samples import AnnotatedDataset, ImageSample, ObjectSample
 from amodal.errors import InputError
-from amodal.evaluation.predictions import ImageSizes, image_size, integer, mask_of, number, read_records
+from amodal.evaluation.predictions import ImageSizes, image_of, mask_of, number, optional_integer, read_records
 from amodal.evaluation.selection import ObjectKey
 from amodal.ops.arrays import Box
 from amodal.ops.boxes import box_iou
@@ -27,11 +27,19 @@ MIN_BOX_IOU = 0.5
 
 @dataclass(frozen=True)
 class DetectedBox:
-    """Box of the visible part of an object, found by a detector."""
+    """Box of the visible part of an object, found by a detector.
+
+    Attributes:
+        box_xyxy: the box, inside the image.
+        category_id: category; None if the file does not state it.
+        score: confidence; None if the file does not state it.
+        label: file and position of the record, for error messages.
+    """
 
     box_xyxy: Box
-    category_id: int
-    score: float
+    category_id: int | None
+    score: float | None
+    label: str
 
 
 @dataclass(frozen=True)
@@ -144,19 +152,21 @@ def read_boxes(path: Path, sizes: ImageSizes) -> PredictedBoxes:
     """
     boxes = PredictedBoxes()
     for index, record in read_records(path, "boxes"):
+        label = f"boxes {path}: record {index}"
         try:
-            image_id, detection = _parse(record, sizes)
+            image_id, size = image_of(record, sizes)
+            annotation_id, detection = optional_integer(record, "annotation_id"), _parse(record, size, label)
         except InputError as error:
-            raise InputError(f"boxes {path}: record {index}: {error}") from error
-        if record.get("annotation_id") is None:
+            raise InputError(f"{label}: {error}") from error
+        if annotation_id is None:
             boxes.by_image.setdefault(image_id, []).append(detection)
         else:
-            boxes.by_object[(image_id, integer(record, "annotation_id"))] = detection
+            boxes.by_object[(image_id, annotation_id)] = detection
     return boxes
 
 
-def _parse(record: dict[str, Any], sizes: ImageSizes) -> tuple[int, DetectedBox]:
-    H, W = image_size(record, sizes)
+def _parse(record: dict[str, Any], size: tuple[int, int], label: str) -> DetectedBox:
+    H, W = size
     key = next((k for k in ("visible_bbox", "visible_segmentation", "bbox") if record.get(k) is not None), None)
     if key is None:
         raise InputError("expected visible_bbox, visible_segmentation or bbox, got none of them")
@@ -167,9 +177,8 @@ def _parse(record: dict[str, Any], sizes: ImageSizes) -> tuple[int, DetectedBox]
     x0, y0, x1, y1 = max(x0, 0.0), max(y0, 0.0), min(x1, float(W)), min(y1, float(H))
     if x0 >= x1 or y0 >= y1:
         raise InputError(f"{key}: expected a box with an area inside the {W} x {H} image, got {record[key]!r:.80}")
-    category = 0 if record.get("category_id") is None else integer(record, "category_id")
-    score = 1.0 if record.get("score") is None else number(record, "score")
-    return int(record["image_id"]), DetectedBox((x0, y0, x1, y1), category, score)
+    score = None if record.get("score") is None else number(record, "score")
+    return DetectedBox((x0, y0, x1, y1), optional_integer(record, "category_id"), score, label)
 
 
 def _xyxy(box_xywh: Any, key: str) -> Box:

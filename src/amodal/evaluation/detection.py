@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,9 @@ def detections_from_file(path: Path, dataset: AnnotatedDataset, union_visible: b
     """
     detections = []
     for index, record in enumerate(read_predictions(path, dataset, union_visible=union_visible)):
-        if record.category_id is None or not record.has_score:
-            missing = "category_id" if record.category_id is None else "score"
-            raise InputError(f"predictions {path}: record {index}: expected a {missing} for {PROTOCOL}, got none")
-        detections.append(to_instance(record.image_id, record.category_id, record.masks))
+        score = record.masks.score if record.has_score else None
+        category_id, _ = _stated(record.category_id, score, f"predictions {path}: record {index}")
+        detections.append(to_instance(record.image_id, category_id, record.masks))
     return detections
 
 
@@ -62,6 +62,9 @@ def detections_from_model(
         dataset: annotated images.
         progress: show a progress bar.
         save_predictions: predictions file to write, or None.
+
+    Raises:
+        InputError: a box of a file has no category or score.
     """
     if row.boxes.predicted is None:
         records = _predict_annotated_boxes(row, dataset, progress)
@@ -73,7 +76,8 @@ def detections_from_model(
         for record in records:
             if write is not None:
                 write(record)
-            detections.append(to_instance(record.image_id, int(record.category_id or 0), record.masks))
+            assert record.category_id is not None
+            detections.append(to_instance(record.image_id, record.category_id, record.masks))
     return detections
 
 
@@ -170,12 +174,25 @@ def _predict_annotated_boxes(row: ModelRow, dataset: AnnotatedDataset, progress:
 def _predict_detected_boxes(
     row: ModelRow, dataset: AnnotatedDataset, predicted: PredictedBoxes, progress: bool
 ) -> Iterator[PredictionRecord]:
-    named: dict[int, list[DetectedBox]] = {}
+    by_image: dict[int, list[DetectedBox]] = {}
     for (image_id, _), box in predicted.by_object.items():
-        named.setdefault(image_id, []).append(box)
+        by_image.setdefault(image_id, []).append(box)
+    for image_id, others in predicted.by_image.items():
+        by_image.setdefault(image_id, []).extend(others)
+    for box in chain.from_iterable(by_image.values()):  # before the work
+        _stated(box.category_id, box.score, box.label)
     for image in progress_bar(dataset.images, "evaluate", progress):
-        boxes = named.get(image.id, []) + predicted.by_image.get(image.id, [])
+        boxes = by_image.get(image.id)
         if boxes:
-            masks = row.predict(image.load(), np.array([one.box_xyxy for one in boxes], dtype=np.float64))
+            masks = row.predict(image, np.array([one.box_xyxy for one in boxes], dtype=np.float64))
             for box, prediction in zip(boxes, masks, strict=True):
-                yield PredictionRecord(image.id, None, box.category_id, replace(prediction, score=box.score))
+                category_id, score = _stated(box.category_id, box.score, box.label)
+                yield PredictionRecord(image.id, None, category_id, replace(prediction, score=score))
+
+
+def _stated(category_id: int | None, score: float | None, label: str) -> tuple[int, float]:
+    """Return the category and the score of a detection. Raises `InputError` unless its file states both."""
+    if category_id is None or score is None:
+        missing = "category_id" if category_id is None else "score"
+        raise InputError(f"{label}: expected a {missing} for {PROTOCOL}, got none")
+    return category_id, score

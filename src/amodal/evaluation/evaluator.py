@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from amodal.data.samples import AnnotatedDataset
 from amodal.errors import InputError
 from amodal.evaluation.baselines import BASELINES, DEFAULT_BASELINES, check_baselines, pretrained_sam
@@ -70,6 +72,7 @@ class EvaluationSettings:
         max_objects: score the first objects in file order only; all if None.
         baselines: names of baselines to score as well.
         sam: base of the baselines `sam` and `sam_amodal_box`.
+        device: device of these two; `auto` is a GPU if there is one.
         num_workers: number of processes that count pixels; None picks the fastest.
         resampling: of the 95 % intervals; None leaves them out.
         num_worst: number of the worst objects to list in the report.
@@ -86,6 +89,7 @@ class EvaluationSettings:
     max_objects: int | None = None
     baselines: tuple[str, ...] = DEFAULT_BASELINES
     sam: str = "sam-small"
+    device: str = "auto"
     num_workers: int | None = None
     resampling: Resampling | None = field(default_factory=Resampling)
     num_worst: int = 0
@@ -115,7 +119,7 @@ def evaluate(
     protocol: str = "strict",
     box_source: str = DEFAULT_BOX_SOURCE,
     threshold: float | None = None,
-    union_visible: bool = True,
+    union_visible: bool | None = None,
     clean: bool = False,
     objects: str | Path | None = None,
     max_objects: int | None = None,
@@ -137,13 +141,16 @@ def evaluate(
 
     Args:
         model: an `AmodalSegmenter`, or any object with a method `predict(image, boxes_xyxy)` that returns one
-            prediction with `amodal_mask` and `visible_mask` per box (see `MaskPredictor`).
-        dataset: dataset with visible and amodal masks.
+            prediction per box, with the attributes `amodal_mask` and `visible_mask`, both (H, W) bool at the size of
+            the image; `visible_mask` may be None (see `MaskPredictor`). The masks of another model are scored as it
+            returns them.
+        dataset: an `AnnotatedDataset` with visible and amodal masks, from `read_dataset`.
         protocol: `strict`, `c2f` or `cumulative`; see `amodal.metrics.mask_protocols`.
         box_source: prompts given to the model: `gt_visible` (box of the true visible mask), `gt_visible_mask` (the
             true visible mask itself), `gt_amodal` or `predicted:FILE`.
-        threshold: probability above which a pixel is foreground; the model's own if None.
-        union_visible: unite each predicted amodal mask with the predicted visible mask.
+        threshold: probability above which a pixel is foreground; the model's own if None. This and the next two are
+            for an `AmodalSegmenter` only.
+        union_visible: unite each predicted amodal mask with the predicted visible mask; True if None.
         clean: clean the masks, as `AmodalSegmenter` does by default; the papers score the masks of the network.
         objects: file of `imageid_annoid` lines with the objects to score; all annotated objects if None.
         max_objects: score the first objects in file order only; all if None.
@@ -156,20 +163,22 @@ def evaluate(
         progress: show a progress bar.
 
     Returns:
-        The report. An object without a box cannot be predicted; it scores 0 and is counted and named in `options`.
-        True visible masks that reach outside their amodal mask are scored as the protocol says; a warning gives
-        their number.
+        The report; `print(report)` shows its tables. An object without a box cannot be predicted; it scores 0 and is
+        counted and named in `options`. Metrics and baselines that need predicted visible masks are left out if there
+        are none. True visible masks that reach outside their amodal mask are scored as the protocol says; a warning
+        gives their number.
 
     Raises:
-        InputError: unknown protocol, baseline or box source; a threshold, `union_visible=False` or `clean=True` for a
-            model other than `AmodalSegmenter`; a number below its minimum; an invalid list; or no object with an
-            amodal mask.
+        InputError: a model or a dataset of another kind; predictions of another form; unknown protocol, baseline or box
+            source; a threshold, `union_visible` or `clean=True` for a model other than `AmodalSegmenter`; a number
+            below its minimum; an invalid list; or no object with an amodal mask.
     """
     settings = EvaluationSettings(
         protocol=protocol,
         objects=None if objects is None else Path(objects),
         max_objects=max_objects,
         baselines=tuple(baselines),
+        device="auto" if hasattr(model, "predict") else str(getattr(model, "device", "auto")),
         num_workers=1,
         resampling=Resampling(num_resamples, seed) if num_resamples else None,
         num_worst=num_worst,
@@ -205,7 +214,7 @@ def evaluate_share(
     *,
     box_source: str = DEFAULT_BOX_SOURCE,
     threshold: float | None = None,
-    union_visible: bool = True,
+    union_visible: bool | None = None,
     clean: bool = False,
     batch_size: int = 32,
     name: str = "model",
@@ -225,25 +234,27 @@ def evaluate_share(
         The report; None in all processes but the first.
 
     Raises:
-        InputError: as `evaluate`; or several processes have no `resume_file`.
+        InputError: as `evaluate`; or several processes have no `resume_file`, or another run writes to it.
     """
     processes = processes or Processes()
     check_launch(processes, resume_file)
+    _check_dataset(dataset)
     selection = settings.selection()
     boxes, images = BoxSource.parse(box_source, image_sizes(dataset)), ImageCache()
     row = ModelRow(model, boxes, images, threshold, union_visible, batch_size, clean)
     options = {"model": name, "box_source": box_source} | row.options
-    main: Row = row
-    if resume_file is not None:
-        about = {"objects": selection.description, "images": [str(i.path) for i in dataset.images[:1]]}
-        about |= (contents or {}) | digests(box_file=box_source.partition(":")[2], object_list=settings.objects)
+    has_visible = getattr(model, "has_visible_branch", True)
+    if resume_file is None:
+        return _evaluate_row(row, dataset, settings, options, boxes, images, has_visible)
+    with processes.one_writer(resume_file):
+        about = {"objects": selection.description} | (contents or {})
+        about |= digests(box_file=box_source.partition(":")[2], object_list=settings.objects)
         main = ResumableRow(row, resume_file, options | about, processes)
         if processes.count > 1 and not main.predict_share(dataset, selection, settings.progress):
             return None
-    report = _evaluate_row(main, dataset, settings, options, boxes, images, getattr(model, "has_visible_branch", True))
-    if isinstance(main, ResumableRow):
+        report = _evaluate_row(main, dataset, settings, options, boxes, images, has_visible)
         main.finish()
-    return report
+        return report
 
 
 def evaluate_predictions(
@@ -285,6 +296,7 @@ def evaluate_predictions(
     matcher = Matcher(match_iou, match_category)
     if threshold is not None:
         check_threshold(threshold)
+    _check_dataset(dataset)
     sizes = image_sizes(dataset)
     boxes = BoxSource.parse(box_source or default_box_source(dataset), sizes)
     records = read_by_object(path, dataset, matcher)
@@ -331,6 +343,7 @@ def evaluate_baseline(
         InputError: unknown baseline, one that can only be scored beside a model, a threshold for a baseline without a
             network, or what `evaluate` raises.
     """
+    _check_dataset(dataset)
     boxes, images = BoxSource.parse(box_source, image_sizes(dataset)), ImageCache()
     check_baselines((name,))
     baseline = BASELINES[name]
@@ -347,12 +360,19 @@ def evaluate_baseline(
     }
     main: Row | None = None
     if baseline.amodal_mask is None:
-        segmenter = pretrained_sam(settings.sam)
+        segmenter = pretrained_sam(settings.sam, settings.device)
         row = ModelRow(segmenter, _boxes_of(name, boxes), images, threshold, union_visible=False)
         main, options = row, options | row.options | {"sam": settings.sam}
     elif threshold is not None:
         raise InputError(f"threshold: expected None for {name!r}, which takes none, got {threshold}")
     return _evaluate_row(main, dataset, settings, options, boxes, images, has_visible=False)
+
+
+def _check_dataset(dataset: Any) -> None:
+    if not isinstance(dataset, AnnotatedDataset):
+        raise InputError(
+            f"dataset: expected an AnnotatedDataset, as read_dataset returns it, got {type(dataset).__name__}"
+        )
 
 
 def _boxes_of(baseline: str, boxes: BoxSource) -> BoxSource:
@@ -389,7 +409,7 @@ def _evaluate_row(
         b for b in settings.baselines if b != options["model"] and (has_visible or not BASELINES[b].needs_visible_pred)
     ]
     scorer = Scorer((name, *baselines), name, counts_components=settings.protocol == "strict")
-    sam_rows = _sam_rows(baselines, settings.sam, boxes, images)
+    sam_rows = _sam_rows(baselines, settings, boxes, images)
     num_workers = settings.num_workers or pick_num_workers(
         settings.max_objects or dataset.num_objects, 1 + len(settings.baselines)
     )
@@ -406,6 +426,10 @@ def _evaluate_row(
     if settings.worst_folder is not None and settings.num_worst:
         tally.worst.draw(settings.worst_folder, dataset)
     scored = tally.scored_objects(scorer.rows)
+    visible_union = scored.counts[name].visible_union
+    if (visible_union >= 0).sum() == len(tally.missing) < len(tally.keys):  # the empty masks of missing objects
+        scored.counts[name] = scored.counts[name]._replace(visible_union=np.full_like(visible_union, -1))
+        baselines = [b for b in baselines if not BASELINES[b].needs_visible_pred]
     num_spilled = int((scored.counts[name].spilled_area > 0).sum())
     if num_spilled:
         warnings.warn(f"{num_spilled} true visible masks reach outside their amodal mask", stacklevel=3)
@@ -422,12 +446,14 @@ def _evaluate_row(
     return _report(scored, name, baselines, dataset, settings, options, tally.worst)
 
 
-def _sam_rows(baselines: Sequence[str], sam: str, boxes: BoxSource, images: ImageCache) -> dict[str, Row]:
+def _sam_rows(
+    baselines: Sequence[str], settings: EvaluationSettings, boxes: BoxSource, images: ImageCache
+) -> dict[str, Row]:
     """Make the rows of the baselines that run SAM; they share one model."""
     names = [name for name in baselines if BASELINES[name].amodal_mask is None]
     if not names:
         return {}
-    segmenter = pretrained_sam(sam)
+    segmenter = pretrained_sam(settings.sam, settings.device)
     return {name: ModelRow(segmenter, _boxes_of(name, boxes), images, union_visible=False) for name in names}
 
 

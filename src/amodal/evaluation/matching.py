@@ -22,7 +22,7 @@ from amodal.evaluation.predictions import (
     MaskPrediction,
     NumberedRecord,
     PredictionRecord,
-    image_size,
+    image_of,
     image_sizes,
     integer,
     iterate_records,
@@ -208,7 +208,7 @@ def read_by_object(
     first: dict[bool, int] = {}  # position of the first record with and of the first without an annotation id
     for index, record in iterate_records(path, dataset):
         try:
-            image_size(record, sizes)
+            image_id, _ = image_of(record, sizes)
         except InputError as error:
             raise InputError(f"predictions {path}: record {index}: {error}") from error
         first.setdefault(record.get("annotation_id") is not None, index)
@@ -217,7 +217,7 @@ def read_by_object(
                 f"predictions {path}: expected an annotation_id in all records or in none, "
                 f"got one in record {first[True]} and none in record {first[False]}"
             )
-        by_image.setdefault(record["image_id"], []).append((index, record))
+        by_image.setdefault(image_id, []).append((index, record))
     if False in first:
         have_visible = _have_visible(record for records in by_image.values() for record in records)
         return MatchedRecords(path, by_image, matcher or Matcher(), have_visible)

@@ -124,7 +124,9 @@ def parse_records(
     return [_parse(path, *record, {image_id: size}, union_visible, masks_valid) for record in records]
 
 
-def iterate_records(path: Path, dataset: AnnotatedDataset) -> Iterator[NumberedRecord]:
+def iterate_records(
+    path: Path, dataset: AnnotatedDataset, *, skip_other_images: bool = False
+) -> Iterator[NumberedRecord]:
     """Read the records of a predictions file of any form, in the form of the JSON list.
 
     Args:
@@ -133,14 +135,17 @@ def iterate_records(path: Path, dataset: AnnotatedDataset) -> Iterator[NumberedR
             last part of it, and a category by its name. A category that the dataset does not have counts as not
             stated, and so do the ids of the annotations.
         dataset: the annotated images.
+        skip_other_images: leave out the images of a canonical file that are not in the dataset.
 
     Raises:
         InputError: the file does not exist, is broken or has another form; pyarrow is not installed; or an image of a
-            canonical file is not in the dataset.
+            canonical file is not in the dataset, or could be several of it.
     """
     if path.is_dir() or (path.suffix == ".parquet" and path.is_file()):
         return _read_parquet(path)
-    return _read_canonical(path, dataset) if _is_json_object(path) else read_records(path, "predictions")
+    if _is_json_object(path):
+        return _read_canonical(path, dataset, skip_other_images)
+    return read_records(path, "predictions")
 
 
 def is_predictions(path: Path) -> bool:
@@ -217,7 +222,7 @@ def _read_parquet(path: Path) -> Iterator[NumberedRecord]:
             raise InputError(f"predictions {file}: expected a Parquet file, got {str(error)!r:.120}") from error
 
 
-def _read_canonical(path: Path, dataset: AnnotatedDataset) -> Iterator[NumberedRecord]:
+def _read_canonical(path: Path, dataset: AnnotatedDataset, skip_other_images: bool) -> Iterator[NumberedRecord]:
     """Read the annotations of a canonical file in the form of the JSON list.
 
     The file is scanned twice, because its images may come after its annotations.
@@ -249,9 +254,12 @@ def _read_canonical(path: Path, dataset: AnnotatedDataset) -> Iterator[NumberedR
             image_id, category = integer(record, "image_id"), record.get("category_id")
             if image_id not in names["images"]:
                 raise InputError(f"expected the image_id of a listed image, got {image_id}")
+            found = images.find(names["images"][image_id], required=not skip_other_images)
+            if found is None:
+                continue
             name = None if category is None else names["categories"].get(integer(record, "category_id"))
             translated = {
-                "image_id": images.find(names["images"][image_id]),
+                "image_id": found,
                 "category_id": None if name is None else categories.get(name),
                 "segmentation": record.get("segmentation"),
                 "visible_segmentation": record.get("visible_mask"),
@@ -272,11 +280,17 @@ class _ImageNames:
             self._by_name[image.file_name] = image.id
             self._by_last_part.setdefault(PurePath(image.file_name).name, []).append(image.id)
 
-    def find(self, file_name: str) -> int:
-        """Return the id of an image. Raises `InputError` unless the name belongs to exactly one."""
+    def find(self, file_name: str, *, required: bool) -> int | None:
+        """Return the id of an image, None for one that is not in the dataset and not required.
+
+        Raises:
+            InputError: the name belongs to several images, or to none though it is required.
+        """
         if file_name in self._by_name:
             return self._by_name[file_name]
         found = self._by_last_part.get(PurePath(file_name).name, [])
+        if not found and not required:
+            return None
         if len(found) != 1:
             fault = f"which names {len(found)} of them" if found else "which names none"
             raise InputError(f"expected the file name of an annotated image, got {file_name!r}, {fault}")
@@ -317,12 +331,17 @@ def number(record: dict[str, Any], key: str) -> float:
     return values.number(record.get(key), key)
 
 
-def image_size(record: dict[str, Any], sizes: ImageSizes) -> tuple[int, int]:
-    """Return (H, W) of the image of a record. Raises `InputError` for an image that is not annotated."""
+def optional_integer(record: dict[str, Any], key: str) -> int | None:
+    """Return an id of a record, None if it is not stated. Raises `InputError` unless it is an integer."""
+    return None if record.get(key) is None else integer(record, key)
+
+
+def image_of(record: dict[str, Any], sizes: ImageSizes) -> tuple[int, tuple[int, int]]:
+    """Return the id and (H, W) of the image of a record. Raises `InputError` for an image that is not annotated."""
     image_id = integer(record, "image_id")
     if image_id not in sizes:
         raise InputError(f"expected the image_id of an annotated image, got {image_id}")
-    return sizes[image_id]
+    return image_id, sizes[image_id]
 
 
 def mask_of(record: dict[str, Any], key: str, size: tuple[int, int]) -> Rle:
@@ -345,7 +364,7 @@ def _parse(
 ) -> PredictionRecord:
     """Parse one record; with `masks_valid` its masks are known to be valid RLEs and are not checked again."""
     try:
-        size = image_size(record, sizes)
+        image_id, size = image_of(record, sizes)
         masks: dict[str, Rle | None] = dict.fromkeys(MASK_KEYS)
         for key in MASK_KEYS:
             if key == "segmentation" or record.get(key) is not None:
@@ -359,9 +378,9 @@ def _parse(
             amodal = rle_union(amodal, visible)
         has_score = record.get("score") is not None
         return PredictionRecord(
-            image_id=record["image_id"],
-            annotation_id=None if record.get("annotation_id") is None else integer(record, "annotation_id"),
-            category_id=None if record.get("category_id") is None else integer(record, "category_id"),
+            image_id=image_id,
+            annotation_id=optional_integer(record, "annotation_id"),
+            category_id=optional_integer(record, "category_id"),
             masks=MaskPrediction(amodal, visible, number(record, "score") if has_score else 1.0),
             has_score=has_score,
         )

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard
@@ -28,6 +28,7 @@ from amodal.evaluation.predictions import integer, iterate_records, parse_record
 from amodal.evaluation.reason_report import PROTOCOL, ReasonReport
 from amodal.evaluation.rows import UNKNOWN_COMPUTATION, computation
 from amodal.evaluation.scoring import Resampling
+from amodal.io.files import one_writer
 from amodal.io.images import ImageArray
 from amodal.metrics.intervals import OcclusionRange, range_indices
 from amodal.metrics.reason import (
@@ -181,7 +182,8 @@ def evaluate_reason(
 
     Raises:
         InputError: a number below 1, other than the default masks for a model other than `AmodalAssistant`, an answers
-            file of another run, an image that cannot be read, or sacrebleu is not installed in `free` mode.
+            file of another run or one that another run writes, an image that cannot be read, or sacrebleu is not
+            installed in `free` mode.
         ValueError: the assistant does not return one reply per question, or masks of another size.
     """
     dataset = _head(dataset, max_conversations)
@@ -196,12 +198,13 @@ def evaluate_reason(
         "questions": questions_digest(dataset),
         "num_conversations": len(dataset.conversations),
     }
-    collected = ResumableAnswers(answers, options, dataset)
-    remaining = [c for c in dataset.conversations if str(c.id) not in collected.answers]
     with (
+        nullcontext() if answers is None else one_writer(answers, "answers"),
         Progress(console=Console(stderr=True), disable=not progress) as bar,
         _mask_options(assistant, clean, union_visible, batch_size),
     ):
+        collected = ResumableAnswers(answers, options, dataset)
+        remaining = [c for c in dataset.conversations if str(c.id) not in collected.answers]
         task = bar.add_task("evaluate", total=len(dataset.conversations), completed=len(collected.answers))
         for batch in _batches(remaining, batch_size):
             for conversation, replies in zip(batch, _converse(assistant, batch, teacher_forced), strict=True):
@@ -216,6 +219,7 @@ def evaluate_answers(
     path: Path,
     dataset: ReasonDataset,
     *,
+    annotations: AnnotatedDataset | None = None,
     teacher_forced: bool = False,
     union_visible: bool = False,
     max_conversations: int | None = None,
@@ -231,6 +235,8 @@ def evaluate_answers(
         path: an answers file (`.jsonl`, see `amodal.evaluation.answers`). Any other file has predictions of images, in
             the forms of `iterate_records`; the answer to each question about an image then shows all of its objects.
         dataset: questions with true answers.
+        annotations: all images that predictions of images may be about. Those without a question are left out; if None,
+            so are images that are not annotated.
         teacher_forced: the program was given the true words; used if the file does not state it.
         union_visible: unite each amodal mask with the visible mask.
         max_conversations: score the first conversations only; all if None.
@@ -241,7 +247,9 @@ def evaluate_answers(
         InputError: as `read_answers` or `iterate_records`; or no visible masks to unite with, or sacrebleu is not
             installed and there are words.
     """
-    given = read_answers(path, dataset) if path.suffix == ANSWERS_SUFFIX else _answers_of_images(path, dataset)
+    given = (
+        read_answers(path, dataset) if path.suffix == ANSWERS_SUFFIX else _answers_of_images(path, dataset, annotations)
+    )
     dataset = _head(dataset, max_conversations)
     if union_visible and given.kinds != MASK_KINDS:
         raise InputError(f"union-visible: expected objects with both masks in {str(path)!r}, got {given.kinds[0]} ones")
@@ -406,12 +414,12 @@ def _converse(
     return replies
 
 
-def _answers_of_images(path: Path, dataset: ReasonDataset) -> GivenAnswers:
+def _answers_of_images(path: Path, dataset: ReasonDataset, annotations: AnnotatedDataset | None) -> GivenAnswers:
     """Answers that show every object that a predictions file has for the image of the question."""
     images = {conversation.image.id: conversation.image for conversation in dataset.conversations}
-    annotated = AnnotatedDataset(tuple(images.values()), dataset.categories, "canonical")
+    asked = AnnotatedDataset(tuple(images.values()), dataset.categories, "canonical")
     objects: dict[int, list[AnswerObject]] = {}
-    for index, raw in iterate_records(path, annotated):
+    for index, raw in iterate_records(path, annotations or asked, skip_other_images=annotations is None):
         try:
             image = images.get(integer(raw, "image_id"))
         except InputError as error:

@@ -27,10 +27,13 @@ TEXT_METRICS = ("num_answers", "set_F1", "no_object_accuracy", "occlusion_rate_e
 COMPARED_OPTIONS = ("mode", "union_visible", "clean")
 """Options that change the metrics. Two reports must agree in those that both of them state, and in the questions."""
 
+TEXT_WIDTH = 160
+"""Characters per line of a report as text."""
+
 
 @dataclass
 class ReasonReport:
-    """Metrics with everything needed to compare them.
+    """Metrics with everything needed to compare them. `print(report)` shows all tables.
 
     Attributes:
         protocol: `reason`.
@@ -55,6 +58,15 @@ class ReasonReport:
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
     version: str = __version__
     commit: str | None = field(default_factory=source_commit)
+
+    def __str__(self) -> str:
+        """All tables as text, as the command line prints them."""
+        return as_text(self.tables(), TEXT_WIDTH).rstrip("\n")
+
+    def __repr__(self) -> str:
+        """Class, mode, model and number of answers in one line."""
+        mode, model, count = self.options.get("mode"), self.options.get("model"), self.metrics.get("num_answers")
+        return f"{type(self).__name__}(mode={mode!r}, model={model!r}, num_answers={count})"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, in the form that other programs read."""
@@ -88,7 +100,7 @@ class ReasonReport:
             InputError: the path is a file, or the folder cannot be written to.
         """
         folder = require_folder(Path(folder))
-        write_atomic(folder / "table.txt", as_text(self.tables(), 160))
+        write_atomic(folder / "table.txt", f"{self}\n")
         return self.save(folder / "report.json")
 
     def table(self) -> Table:
@@ -130,6 +142,10 @@ class ReasonComparison:
     first: ReasonReport
     second: ReasonReport
     different: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """All tables as text, as the command line prints them."""
+        return as_text(self.tables(), TEXT_WIDTH).rstrip("\n")
 
     def rows(self) -> list[dict[str, Any]]:
         """Return each metric that both reports have, with its difference: overall, then per kind of question."""

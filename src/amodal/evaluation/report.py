@@ -37,6 +37,9 @@ COMPARED_OPTIONS = ("box_source", "threshold", "union_visible", "clean", "match_
 SHAPE_METRICS = ("false_occlusion_rate", "single_component")
 """Metrics of the protocol `strict` that are printed in a table of their own."""
 
+TEXT_WIDTH = 120
+"""Characters per line of a report as text."""
+
 NOT_STATED = "not stated"
 PREDICTIONS_COUNT = "num_unused_predictions"
 """Option that only reports of predictions files have."""
@@ -44,7 +47,7 @@ PREDICTIONS_COUNT = "num_unused_predictions"
 
 @dataclass
 class EvaluationReport:
-    """Metrics with everything needed to compare them.
+    """Metrics with everything needed to compare them. `print(report)` shows all tables.
 
     Attributes:
         protocol: name of the protocol.
@@ -53,7 +56,8 @@ class EvaluationReport:
             unknown.
         metrics: metrics of the model; None where the denominator is 0.
         intervals: 95 % confidence intervals, in the form of `metrics`.
-        by_occlusion: metrics per range of the true occlusion rate.
+        by_occlusion: metrics per range of the true occlusion rate, `above` < rate <= `up_to`; the first range holds
+            exactly 0.
         by_category: metrics per category.
         baselines: metrics of each baseline on the same objects.
         worst: the objects with the lowest IoU, worst first, if requested.
@@ -71,6 +75,15 @@ class EvaluationReport:
     worst: list[Metrics] = field(default_factory=list)
     version: str = __version__
     commit: str | None = field(default_factory=source_commit)
+
+    def __str__(self) -> str:
+        """All tables as text, as the command line prints them."""
+        return as_text(self.tables(), TEXT_WIDTH).rstrip("\n")
+
+    def __repr__(self) -> str:
+        """Class, protocol, model and number of objects in one line."""
+        model, count = self.options.get("model"), self.metrics.get("num_objects")
+        return f"{type(self).__name__}(protocol={self.protocol!r}, model={model!r}, num_objects={count})"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, in the form that other programs read."""
@@ -104,7 +117,7 @@ class EvaluationReport:
         """
         folder = require_folder(Path(folder))
         plot = plot_png(self)
-        write_atomic(folder / "table.txt", as_text(self.tables(), 120))
+        write_atomic(folder / "table.txt", f"{self}\n")
         write_atomic(folder / "plot.png", plot)
         return self.save(folder / "report.json")
 
@@ -117,15 +130,19 @@ class EvaluationReport:
     @property
     def title(self) -> str:
         """Protocol, number of objects and options in one line."""
-        parts = [f"box {self.options.get('box_source') or 'not stated'}"]
+        parts = [f"box {self.options.get('box_source') or NOT_STATED}"]
         if self.options.get("threshold") is not None:
             parts.append(f"threshold {self.options['threshold']}")
-        parts.append("visible mask united" if self.options.get("union_visible") else "masks as they are")
+        united = self.options.get("union_visible")
+        if united is None:
+            parts.append(f"union with the visible mask {NOT_STATED}")
+        else:
+            parts.append("visible mask united" if united else "masks as they are")
         counts = f"{counted(self.metrics['num_objects'], 'object')}, {self.metrics['num_occluded']} occluded"
         return f"{self.protocol}: {counts}; {', '.join(parts)}"
 
     def table(self) -> Table:
-        """Return the model and the baselines as a table, with 95 % intervals."""
+        """Return the model and the baselines as a table of `rich`, with 95 % intervals."""
         return _table(self.title, ["prediction"], [([label], row) for label, row in self.rows.items()])
 
     def tables(self) -> Iterator[Table]:
@@ -144,7 +161,7 @@ class EvaluationReport:
 def as_text(tables: Iterable[Table], width: int) -> str:
     """Return tables as text with lines of at most `width` characters."""
     text = StringIO()
-    console = Console(file=text, width=width)
+    console = Console(file=text, width=width, color_system=None, force_jupyter=False)
     for table in tables:
         console.print(table)
     return text.getvalue()
@@ -294,12 +311,15 @@ def _require_types(content: dict[str, Any], counts: Sequence[str]) -> None:
     """Check the values that tables format as text and numbers; other values may be anything that can be printed.
 
     Raises:
-        TypeError: the protocol is no text, or a count, a metric or a number of parameters is no number.
+        TypeError: the protocol is no text, or a count, a metric or a number of parameters is no number. Metrics may be
+            None, and in one dictionary per kind of mask, as those of `amodal_ap` are.
         KeyError: a count is missing.
     """
     sizes = content["options"].get("parameters") or {}
     numbers = [content["metrics"][name] for name in counts] + [*sizes.values()]
-    numbers += [value for value in content["metrics"].values() if value is not None]
+    for metric in content["metrics"].values():
+        values = metric.values() if isinstance(metric, dict) else [metric]
+        numbers += [value for value in values if value is not None]
     if not isinstance(content["protocol"], str) or any(type(value) not in (int, float) for value in numbers):
         raise TypeError
 
@@ -317,6 +337,10 @@ class Comparison:
     first: EvaluationReport
     second: EvaluationReport
     different: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """All tables as text, as the command line prints them."""
+        return as_text(self.tables(), TEXT_WIDTH).rstrip("\n")
 
     def rows(self) -> list[dict[str, Any]]:
         """Return each metric that both reports have, with its difference: overall, then by occlusion range."""

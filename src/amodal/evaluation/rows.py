@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -17,10 +18,10 @@ from amodal.evaluation.boxes import BoxSource
 from amodal.evaluation.matching import MatchedRecords, ObjectRecords
 from amodal.evaluation.predictions import MaskPrediction
 from amodal.evaluation.selection import ObjectSelection
-from amodal.inference.prompts import check_threshold
+from amodal.inference.prompts import bool_mask, check_threshold
 from amodal.io.images import ImageArray
 from amodal.ops.arrays import Box, Boxes, Mask
-from amodal.ops.rle import Rle, encode_empty, encode_mask, encode_window
+from amodal.ops.rle import Rle, encode_empty, encode_mask, encode_window, segmentation_to_rle
 
 if TYPE_CHECKING:
     from amodal.inference.scene_object import SceneObject
@@ -28,26 +29,29 @@ if TYPE_CHECKING:
 
 
 class FullSizeMasks(Protocol):
-    """Predicted masks of one object at the size of the image."""
+    """Predicted masks of one object, as attributes. A number `score` in [0, 1] is optional."""
 
     @property
-    def visible_mask(self) -> Mask:
-        """(H, W) bool."""
+    def visible_mask(self) -> Mask | None:
+        """(H, W) bool at the size of the image; None if it is not predicted."""
 
     @property
     def amodal_mask(self) -> Mask:
-        """(H, W) bool."""
+        """(H, W) bool at the size of the image."""
 
 
 class MaskPredictor(Protocol):
-    """A model other than `AmodalSegmenter` that can be scored."""
+    """A model other than `AmodalSegmenter` that can be scored. Its masks are scored as it returns them."""
 
     def predict(self, image: ImageArray, boxes_xyxy: Boxes) -> Sequence[FullSizeMasks | MaskPrediction]:
-        """Return one prediction per box.
+        """Return one prediction per box, in the order of the boxes.
 
         Args:
             image: (H, W, 3) uint8 RGB.
             boxes_xyxy: (N, 4) boxes in image pixels.
+
+        Returns:
+            N predictions whose masks are (H, W) bool at the size of the image, or RLEs of that size.
         """
 
 
@@ -81,31 +85,33 @@ class ModelRow:
         boxes: source of the box prompts.
         images: cache of the last image.
         threshold: probability above which a pixel is foreground; the model's own if None.
-        union_visible: unite each amodal mask with the visible mask.
+        union_visible: unite each amodal mask with the visible mask; True if None.
         batch_size: maximum number of objects per forward pass.
         clean: clean the masks before they are scored.
 
     Raises:
-        InputError: an invalid threshold or batch size, or mask options with a model other than `AmodalSegmenter`.
+        InputError: neither an `AmodalSegmenter` nor a `MaskPredictor`, an invalid threshold or batch size, or mask
+            options with a model other than `AmodalSegmenter`.
     """
 
     model: AmodalSegmenter | MaskPredictor
     boxes: BoxSource
     images: ImageCache
     threshold: float | None = None
-    union_visible: bool = True
+    union_visible: bool | None = None
     batch_size: int = 32
     clean: bool = False
 
     def __post_init__(self) -> None:
+        _check_model(self.model)
         if self.batch_size < 1:
             raise InputError(f"batch_size: expected 1 or more, got {self.batch_size}")
         if self.threshold is not None:
             check_threshold(self.threshold)
         options = (self.threshold, self.union_visible, self.clean)
-        if hasattr(self.model, "predict") and options != (None, True, False):
+        if hasattr(self.model, "predict") and options != (None, None, False):
             raise InputError(
-                "threshold, union_visible, clean: expected None, True and False for a model other than "
+                "threshold, union_visible, clean: expected None, None and False for a model other than "
                 f"AmodalSegmenter, got {options} for {type(self.model).__name__}"
             )
         if self.boxes.gives_masks and not getattr(self.model, "uses_masks", False):
@@ -117,11 +123,10 @@ class ModelRow:
     @property
     def options(self) -> dict[str, Any]:
         """How the masks are made, for the report; what is not known of a model other than `AmodalSegmenter` is None."""
-        options = {"threshold": self.threshold, "union_visible": self.union_visible}
         if hasattr(self.model, "predict"):
-            return UNKNOWN_COMPUTATION | options
-        if self.threshold is None:
-            options["threshold"] = self.model.model.config.mask_threshold
+            return UNKNOWN_COMPUTATION | {"threshold": None, "union_visible": None}
+        threshold = self.model.model.config.mask_threshold if self.threshold is None else self.threshold
+        options = {"threshold": threshold, "union_visible": self.union_visible is not False}
         return options | computation(self.model) | {"clean": self.clean} | _parameters(self.model)
 
     def __call__(self, image: ImageSample, objects: Sequence[ObjectSample]) -> list[MaskPrediction | None]:
@@ -132,46 +137,64 @@ class ModelRow:
         if prompted:
             boxes_xyxy = np.array([box for _, box in prompted], dtype=np.float64)
             masks = [objects[i].visible_mask() for i, _ in prompted] if self.boxes.gives_masks else None
-            found = self.predict(self.images.load(image), boxes_xyxy, masks)
+            found = self.predict(image, boxes_xyxy, masks)
             for (i, _), prediction in zip(prompted, found, strict=True):
                 predictions[i] = prediction
         return predictions
 
     def predict(
-        self, image: ImageArray, boxes_xyxy: Boxes, masks: Sequence[Mask] | None = None
+        self, image: ImageSample, boxes_xyxy: Boxes, masks: Sequence[Mask] | None = None
     ) -> list[MaskPrediction]:
         """Return one prediction per box.
 
         Args:
-            image: (H, W, 3) uint8 RGB.
+            image: the image.
             boxes_xyxy: (N, 4) boxes in image pixels.
             masks: N visible masks (H, W) that prompt together with the boxes; None for boxes alone.
 
         Raises:
-            InputError: a `MaskPredictor` does not return one prediction per box.
+            InputError: the image cannot be read; or a `MaskPredictor` does not return one prediction per box, or masks
+                of another form than (H, W) bool at the size of the image.
         """
         if hasattr(self.model, "predict"):
             return self._predict_with_other_model(image, boxes_xyxy)
         scene = self.model(
-            image,
+            self.images.load(image),
             boxes_xyxy,
             masks=None if masks is None else list(masks),
             threshold=self.threshold,
-            union_visible=self.union_visible,
+            union_visible=self.union_visible is not False,
             clean=self.clean,
             batch_size=self.batch_size,
         )
         return [_encode_object(obj, self.model.has_visible_branch) for obj in scene.objects]
 
-    def _predict_with_other_model(self, image: ImageArray, boxes_xyxy: Boxes) -> list[MaskPrediction]:
-        predictions: list[MaskPrediction] = []
+    def _predict_with_other_model(self, image: ImageSample, boxes_xyxy: Boxes) -> list[MaskPrediction]:
+        pixels, predictions = self.images.load(image), list[MaskPrediction]()
         for start in range(0, len(boxes_xyxy), self.batch_size):
             batch = boxes_xyxy[start : start + self.batch_size]
-            results = self.model.predict(image, batch)  # type: ignore[union-attr]
-            if len(results) != len(batch):
-                raise InputError(f"predict: expected one prediction for each of {len(batch)} boxes, got {len(results)}")
-            predictions += [r if isinstance(r, MaskPrediction) else _encode_full_size(r) for r in results]
+            results = self.model.predict(pixels, batch)  # type: ignore[union-attr]
+            try:
+                predictions += [_encode_prediction(result, image.size) for result in _one_per_box(results, len(batch))]
+            except InputError as error:
+                raise InputError(f"predict: image {image.id}: {error}") from error
         return predictions
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, type):
+        if callable(getattr(model, "predict", None)):
+            return
+        from amodal.inference.segmenter import AmodalSegmenter  # slow to import, and not needed for other models
+
+        if isinstance(model, AmodalSegmenter):
+            return
+    found = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+    if isinstance(model, (str, Path)):
+        found = f"{str(model)!r} (AmodalSegmenter.from_pretrained loads a model)"
+    raise InputError(
+        f"model: expected an AmodalSegmenter or an object with a method predict(image, boxes_xyxy), got {found}"
+    )
 
 
 UNKNOWN_COMPUTATION: dict[str, Any] = {"device": None, "dtype": None, "clean": None}
@@ -198,9 +221,55 @@ def _encode_object(obj: SceneObject, has_visible: bool) -> MaskPrediction:
     return MaskPrediction(amodal, visible if has_visible else None, obj.score)
 
 
-def _encode_full_size(masks: FullSizeMasks) -> MaskPrediction:
-    score = float(getattr(masks, "score", 1.0))
-    return MaskPrediction(encode_mask(masks.amodal_mask), encode_mask(masks.visible_mask), score)
+def _one_per_box(results: Any, num_boxes: int) -> list[Any]:
+    """What a `MaskPredictor` returns for some boxes, as a list."""
+    if isinstance(results, (str, Mapping)) or not isinstance(results, Iterable):
+        raise InputError(f"expected a list with one prediction per box, got {type(results).__name__}")
+    predictions = list(results)
+    if len(predictions) != num_boxes:
+        raise InputError(f"expected one prediction for each of {num_boxes} boxes, got {len(predictions)}")
+    return predictions
+
+
+def _encode_prediction(prediction: Any, size: tuple[int, int]) -> MaskPrediction:
+    """Check and encode one prediction of a `MaskPredictor` for an image of size (H, W)."""
+    has_rles = isinstance(prediction, MaskPrediction)
+    rles: list[Rle | None] = []
+    for name in ("amodal", "visible") if has_rles else ("amodal_mask", "visible_mask"):
+        try:
+            mask = getattr(prediction, name)
+        except AttributeError as error:
+            raise InputError(
+                "expected predictions with the attributes amodal_mask and visible_mask, got "
+                f"{type(prediction).__name__} without {name}"
+            ) from error
+        if mask is None and rles:  # the visible mask
+            rles.append(None)
+            continue
+        try:
+            rles.append(segmentation_to_rle(mask, *size) if has_rles else _encode_mask(mask, size))
+        except InputError as error:
+            found = str(error).removeprefix("mask: ").removeprefix("segmentation: ")
+            raise InputError(f"{name}: {found}") from error
+    amodal, visible = rles
+    assert amodal is not None
+    return MaskPrediction(amodal, visible, _score(getattr(prediction, "score", 1.0)))
+
+
+def _encode_mask(mask: Any, size: tuple[int, int]) -> Rle:
+    if not hasattr(mask, "shape"):
+        raise InputError(f"mask: expected an array (H, W), got {type(mask).__name__}")
+    return encode_mask(bool_mask(mask, size))
+
+
+def _score(score: Any) -> float:
+    try:
+        number = float(score)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"score: expected a finite number, got {score!r:.60}")
+    return number
 
 
 @dataclass(frozen=True)

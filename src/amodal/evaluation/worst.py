@@ -135,7 +135,7 @@ def _line(case: Case, counts: PixelCounts, i: int, full: float, occ: float) -> d
         "category_id": case.category_id,
         "iou": full,
         "iou_occ": occ if counts.occluded_area[i] else None,
-        "hidden_share": float(counts.occluded_share[i]),
+        "occlusion_rate": float(counts.occluded_share[i]),
     }
 
 

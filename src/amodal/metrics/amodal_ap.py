@@ -101,8 +101,11 @@ class AveragePrecision:
     def intervals(self, num_resamples: int, seed: int) -> dict[str, list[float] | None]:
         """Return 95 % intervals of `AP`, `AP50` and `AP75` from resampled images.
 
-        Detections are matched once; resampling an image repeats or drops its matches.
+        Detections are matched once; resampling an image repeats or drops its matches. An interval is None where fewer
+        than two images have true objects, because the spread of a single image is unknown.
         """
+        if np.count_nonzero(np.any([table.num_truth > 0 for table in self._tables], axis=0)) < 2:
+            return dict.fromkeys(_MAIN)
         blocks = image_weights(len(self.image_ids), num_resamples, seed)
         ends = percentile_interval(np.array([self.weighted(weights) for block in blocks for weights in block]))
         return {name: None if np.isnan(end).any() else end.tolist() for name, end in zip(_MAIN, ends, strict=True)}
