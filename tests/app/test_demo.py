@@ -144,7 +144,7 @@ def test_the_page_takes_masks_and_labelled_points(client: TestClient) -> None:
     prompts = {"masks": [encode_mask(drawn_mask())], "points": [[20, 20, 1]]}
     assert len(client.post(f"/api/images/{key}/segment", json=prompts).json()["objects"]) == 2
     refused = client.post(f"/api/images/{key}/segment", json={"points": [[20, 20, 2]]})
-    assert refused.status_code == 422 and "labels of 0 or 1" in refused.json()["error"]
+    assert refused.status_code == 422 and "a list of 1 label of 0 or 1" in refused.json()["error"]
 
 
 def test_a_batch_is_answered_in_order(client: TestClient) -> None:
@@ -370,7 +370,7 @@ def test_examples_are_photographs_with_boxes_and_a_source(client: TestClient, na
         (None, {"prompts": '{"points": [[1]]}'}, 422, "prompts.points.0"),
         (None, {"prompts": '{"points": [[1, 4, 0]]}'}, 422, "expected at least one point with label 1"),
         (None, {"prompts": '{"points_per_object": [[]]}'}, 422, "expected at least one point"),
-        (None, {"prompts": '{"points_per_object": [null]}'}, 422, "for object 0, got none"),
+        (None, {"prompts": '{"points_per_object": [null]}'}, 422, "expected a box, points or a mask, got none"),
         (None, {"prompts": '{"masks": ["x"]}'}, 422, "prompts.masks.0"),
         (None, {"prompts": '{"masks": [{}]}'}, 422, "segmentation: expected polygons or an RLE"),
         (None, {"prompts": '{"masks": [{"size": [4, 4], "counts": "4"}]}'}, 422, "expected an RLE of size [40, 60]"),

@@ -68,9 +68,9 @@ def test_a_model_without_mask_prompts_gets_the_box_of_the_mask(drawn: SyntheticI
 
 
 def test_a_mask_larger_than_its_box_is_kept_whole(segmenter: AmodalSegmenter) -> None:
-    image, mask = np.zeros((60, 80, 3), np.uint8), np.zeros((60, 80), bool)
-    mask[5:55, 5:75] = True
-    scene = segmenter(image, [[30, 20, 36, 26]], masks=[mask])
+    image, mask = np.zeros((60, 160, 3), np.uint8), np.zeros((60, 160), bool)
+    mask[5:25, 5:25] = mask[10, 5:155] = True  # an arm that leaves the crop
+    scene = segmenter(image, [[5, 5, 25, 25]], masks=[mask])
     np.testing.assert_array_equal(scene[0].visible_mask, mask)
 
 
