@@ -32,7 +32,7 @@ FAILURES = (
     ("coffee", "saucer"),
     ("coffee", "spoon"),
     ("coffee", "cup"),
-    ("astronaut", "flag"),
+    ("officer", "flag"),
     ("photographer", "photographer"),
     ("officer", "officer"),
     ("officer", "cap"),
@@ -68,8 +68,8 @@ def failures(segmenter: AmodalSegmenter) -> Image.Image:
     sheet = Image.new("RGB", (COLUMNS * TILE, -(-len(FAILURES) // COLUMNS) * TILE), "white")
     for index, (name, label) in enumerate(FAILURES):
         pixels, boxes = known[name]
-        x0, y0, x1, y1 = boxes[label]
         drawn = Image.fromarray(segmenter(pixels, [list(boxes[label])]).draw())
+        x0, y0, x1, y1 = (value * drawn.width / pixels.shape[1] for value in boxes[label])
         side = 1.25 * max(x1 - x0, y1 - y0)
         left, top = (x0 + x1 - side) / 2, (y0 + y1 - side) / 2
         window = (max(left, 0), max(top, 0), min(left + side, drawn.width), min(top + side, drawn.height))
