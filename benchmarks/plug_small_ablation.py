@@ -73,13 +73,13 @@ ROWS = (
     Row(
         "nopeople",
         "no photographs of `people`",
-        without=("data/paste-train4/",),
+        without=("data/paste-train5/", "data/photos/people/"),
         instead=(("data/paste-train3/", "data/paste-nopeople/"),),
     ),
     Row(
         "nocaltech",
         "no photographs of `caltech`",
-        without=("data/paste-train4/", "data/paste-kinds3/", "data/photos/caltech/"),
+        without=("data/paste-train5/", "data/paste-kinds4/", "data/photos/caltech/"),
         instead=(("data/paste-train3/", "data/paste-train/"), ("data/paste-kinds2/", "data/paste-kinds/")),
     ),
     Row("px256", "256 pixels", ("model.image_size=256",)),

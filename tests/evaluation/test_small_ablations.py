@@ -65,10 +65,10 @@ class TestPlugSmall:
             assert weights == [0 if source.annotations.startswith(start) else source.weight for source in first]
             assert 0 in weights and any(weights)
         for name, dropped, added in (
-            ("nopeople", {"paste-train3", "paste-train4"}, {"paste-nopeople"}),
+            ("nopeople", {"paste-train3", "paste-train5", "photos/people"}, {"paste-nopeople"}),
             (
                 "nocaltech",
-                {"paste-train3", "paste-train4", "paste-kinds2", "paste-kinds3", "photos/caltech"},
+                {"paste-train3", "paste-train5", "paste-kinds2", "paste-kinds4", "photos/caltech"},
                 {"paste-train", "paste-kinds"},
             ),
         ):
