@@ -51,7 +51,7 @@ def ask(
     from amodal.io.images import load_image
     from amodal.models.aura.processing import check_question
 
-    load_image(image)  # check all inputs before the model is loaded, which takes a while
+    pixels = load_image(image)  # check all inputs before the model is loaded, which takes a while
     if question is not None:
         check_question(question)
     elif as_json:
@@ -62,9 +62,9 @@ def ask(
     require_no_replaced_input(folder, [image])
     from rich.console import Console
 
-    from amodal.inference.assistant import AmodalAssistant
+    from amodal.inference.assistant import AmodalAssistant, Chat
 
-    chat = AmodalAssistant.from_pretrained(model, device=device).chat(image)
+    chat = Chat(AmodalAssistant.from_pretrained(model, device=device), pixels, image)
     console = Console()
     if question is None:
         _converse(chat, console, folder, max_new_tokens)

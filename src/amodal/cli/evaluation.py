@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amodal.cli.options import open_dataset, require_no_image
+from amodal.cli.evaluation_outputs import boxes_file, check_saved, is_folder, model_files, output_folder, resume_file_of
+from amodal.cli.options import open_dataset
 from amodal.errors import InputError
-from amodal.io.files import is_file, require_file, require_folder, require_no_input
 from amodal.models.names import DEFAULT_ASSISTANT, DEFAULT_SEGMENTER
 
 if TYPE_CHECKING:
-    from amodal.data.samples import AnnotatedDataset
     from amodal.evaluation.reason_report import ReasonReport
     from amodal.evaluation.report import EvaluationReport
 
@@ -156,15 +155,15 @@ def masks(
 
     Example: amodal evaluate masks --annotations data/scenes-val/annotations.json
     """
-    inputs = [annotations, predictions, objects, _boxes_file(box_source), *_model_files(model, visible_from, sam)]
-    folder = _output_folder(out, inputs)
+    inputs = [annotations, predictions, objects, boxes_file(box_source), *model_files(model, visible_from, sam)]
+    folder = output_folder(out, inputs)
     _check_one_input(model, predictions, save_predictions)
     if predictions is None and (any_category or match_iou is not None):
         raise InputError("match-iou, any-category: expected with --predictions only, got a model")
     if baseline and not baselines:
         raise InputError("baseline: expected --baseline or --no-baselines, got both")
     dataset = open_dataset(annotations, format_, images, match)
-    _check_saved(save_predictions, out, inputs, dataset)
+    check_saved(save_predictions, out, inputs, dataset)
     from amodal.evaluation.baselines import BASELINES as ALL_BASELINES
     from amodal.evaluation.baselines import DEFAULT_BASELINES
     from amodal.evaluation.boxes import default_box_source
@@ -240,7 +239,7 @@ def masks(
                     launched,
                     **how,
                     name=name,
-                    resume_file=_resume_file(out),
+                    resume_file=resume_file_of(out),
                     contents=None if out is None else model_contents(model=name, visible_from=visible_from),
                 )
                 if scored is None:  # the first process has the report
@@ -276,11 +275,11 @@ def detections(
 
     Example: amodal evaluate detections --predictions mine.json --annotations data/scenes-val/annotations.json
     """
-    inputs = [annotations, predictions, _boxes_file(box_source), *_model_files(model)]
-    _output_folder(out, inputs)
+    inputs = [annotations, predictions, boxes_file(box_source), *model_files(model)]
+    output_folder(out, inputs)
     _check_one_input(model, predictions, save_predictions)
     dataset = open_dataset(annotations, format_, images, match)
-    _check_saved(save_predictions, out, inputs, dataset)
+    check_saved(save_predictions, out, inputs, dataset)
     from amodal.evaluation.baselines import BASELINES as ALL_BASELINES
     from amodal.evaluation.boxes import BoxSource, default_box_source
     from amodal.evaluation.detection import detections_from_file, detections_from_model, evaluate_detections
@@ -362,7 +361,7 @@ def answers(
 
     Example: amodal evaluate answers --annotations scenes/annotations.json --questions scenes/questions.json
     """
-    folder = _output_folder(out, [annotations, questions, predictions, *_model_files(model)])
+    folder = output_folder(out, [annotations, questions, predictions, *model_files(model)])
     _check_one_input(model, predictions)
     if predictions is not None:
         _check_no_cleaning(predictions, clean)
@@ -433,32 +432,6 @@ def _check_one_input(model: str | None, predictions: Path | None, save_predictio
         raise InputError("save-predictions: expected with a model, got a predictions file")
 
 
-def _check_saved(
-    saved: Path | None, out: Path | None, inputs: Sequence[Path | None], dataset: AnnotatedDataset
-) -> None:
-    """Check before the work starts that the predictions can be written, and replace no input and no other output.
-
-    Raises:
-        InputError: they cannot, or they do.
-    """
-    if saved is None:
-        return
-    if saved.resolve() in [path.resolve() for path in _written(out)]:
-        raise InputError(f"save-predictions: expected another file than that of the report, got {str(saved)!r}")
-    require_file(require_no_input(saved, inputs, "save-predictions"), "save-predictions")
-    require_no_image(saved, dataset, "save-predictions")
-
-
-def _boxes_file(box_source: str | None) -> Path | None:
-    name, _, file = (box_source or "").partition(":")
-    return Path(file) if name == "predicted" and file else None
-
-
-def _model_files(*names: str | None) -> list[Path]:
-    """The models that are named by the path of a file, as checkpoints are."""
-    return [Path(name) for name in names if name and is_file(Path(name))]
-
-
 @contextmanager
 def warnings_on_stderr() -> Iterator[None]:
     """Print each warning of the evaluation as one line at the end."""
@@ -470,53 +443,11 @@ def warnings_on_stderr() -> Iterator[None]:
             print(f"amodal: warning: {warning.message}", file=sys.stderr)
 
 
-def _is_folder(out: Path) -> bool:
-    return out.suffix != ".json"
-
-
-def _output_folder(out: Path | None, inputs: Sequence[Path | None]) -> Path | None:
-    """Check the output path before the work starts.
-
-    Returns:
-        The folder to write to; None if nothing is written, or the report alone.
-
-    Raises:
-        InputError: the path cannot be written to, or a file that is written is one of the inputs.
-    """
-    if out is None:
-        return None
-    if _is_folder(out):
-        require_folder(out)
-    existing = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.exists())
-    if not existing.is_dir() and existing != out.absolute():
-        raise InputError(f"out: expected a folder that can be made, got {str(out)!r}, but {str(existing)!r} is a file")
-    if not _is_folder(out) and out.is_dir():
-        raise InputError(f"out: expected a file, got the folder {str(out)!r}")
-    for path in _written(out):
-        require_no_input(path, inputs)
-    return out if _is_folder(out) else None
-
-
-def _written(out: Path | None) -> list[Path]:
-    """The files that are written for an output path, beside the answers of `evaluate answers`."""
-    if out is None:
-        return []
-    report = [out / name for name in ("report.json", "table.txt", "plot.png")] if _is_folder(out) else [out]
-    return [*report, *filter(None, [_resume_file(out)])]
-
-
-def _resume_file(out: Path | None) -> Path | None:
-    """The file for the predictions of a run that may be stopped: inside the output folder, or beside the report."""
-    if out is None:
-        return None
-    return out / "answers.partial.jsonl" if _is_folder(out) else out.with_name(f"{out.stem}.partial.jsonl")
-
-
 def _show(report: EvaluationReport | ReasonReport, out: Path | None, as_json: bool) -> None:
     """Write the report if an output path is given, and print it."""
     from rich.console import Console
 
-    written = None if out is None else (report.save_folder(out) if _is_folder(out) else report.save(out))
+    written = None if out is None else (report.save_folder(out) if is_folder(out) else report.save(out))
     if as_json:
         typer.echo(json.dumps(report.to_json()))
         return

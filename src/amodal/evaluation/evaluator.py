@@ -7,9 +7,7 @@ The dataset must have visible and amodal masks. The protocol `amodal_ap` is in `
 from __future__ import annotations
 
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,36 +19,30 @@ from amodal.errors import InputError
 from amodal.evaluation.baselines import BASELINES, DEFAULT_BASELINES, check_baselines, pretrained_sam
 from amodal.evaluation.boxes import DEFAULT_BOX_SOURCE, BoxSource, default_box_source
 from amodal.evaluation.matching import DEFAULT_MATCH_IOU, Matcher, read_by_object
-from amodal.evaluation.predictions import PredictionRecord, image_sizes, predictions_file
+from amodal.evaluation.predictions import image_sizes
 from amodal.evaluation.report import PREDICTIONS_COUNT, EvaluationReport
 from amodal.evaluation.resume import Processes, ResumableRow, check_launch, digests
 from amodal.evaluation.rows import (
     UNKNOWN_COMPUTATION,
-    Case,
     FileRow,
     ImageCache,
     MaskPredictor,
     ModelRow,
     Row,
     iterate_cases,
-    prediction_of,
 )
 from amodal.evaluation.scoring import (
-    IMAGES_PER_PART,
     PartScorer,
     Resampling,
     RowSummary,
     ScoredObjects,
     Scorer,
-    Tally,
     pick_num_workers,
-    split_into_jobs,
 )
 from amodal.evaluation.selection import ObjectSelection, objects_digest, read_object_list
+from amodal.evaluation.tallying import tally_cases, tally_parts
 from amodal.evaluation.worst import WorstObjects
 from amodal.inference.prompts import check_threshold
-from amodal.io.processes import in_processes
-from amodal.io.progress import progress_bar
 from amodal.metrics.mask_protocols import MASK_PROTOCOLS
 
 if TYPE_CHECKING:
@@ -416,12 +408,12 @@ def _evaluate_row(
     writes_nothing_else = settings.max_objects is None and settings.save_predictions is None
     if isinstance(main, FileRow) and not sam_rows and writes_nothing_else:
         scorer_of_part = PartScorer(dataset, selection, boxes, scorer, settings.num_worst, main.union_visible)
-        tally = _tally_parts(main, scorer_of_part, num_workers, settings.progress)
+        tally = tally_parts(main, scorer_of_part, num_workers, settings.progress)
     else:
         rows = ({} if main is None else {name: main}) | sam_rows
         selection.check_list(dataset)
         cases = iterate_cases(dataset, selection, rows, boxes, settings.progress)
-        tally = _tally_cases(cases, scorer, settings, num_workers)
+        tally = tally_cases(cases, scorer, settings.num_worst, settings.save_predictions, num_workers)
     selection.check_complete(tally.object_keys)
     if settings.worst_folder is not None and settings.num_worst:
         tally.worst.draw(settings.worst_folder, dataset)
@@ -455,43 +447,6 @@ def _sam_rows(
         return {}
     segmenter = pretrained_sam(settings.sam, settings.device)
     return {name: ModelRow(segmenter, _boxes_of(name, boxes), images, union_visible=False) for name in names}
-
-
-def _tally_parts(main: FileRow, score_part: PartScorer, num_workers: int, progress: bool) -> Tally:
-    """Score predictions of a file; each process reads its own part of the dataset."""
-    total = Tally(WorstObjects(score_part.num_worst, MAIN))
-    parts = in_processes(score_part, score_part.parts(main.records), num_workers)
-    num_parts = -(-len(score_part.dataset.images) // IMAGES_PER_PART)
-    for part in progress_bar(parts, "evaluate", progress, num_parts):
-        total.merge(part)
-    return total
-
-
-def _tally_cases(cases: Iterable[Case], scorer: Scorer, settings: EvaluationSettings, num_workers: int) -> Tally:
-    """Score predictions as they are made; other processes count them while the next ones are predicted."""
-    total, pending = Tally(WorstObjects(settings.num_worst, scorer.main)), deque[list[Case]]()
-
-    def jobs() -> Iterator[list[Case]]:
-        for job in split_into_jobs(cases):
-            pending.append(job)
-            yield job
-
-    with ExitStack() as stack:
-        path = settings.save_predictions
-        write = None if path is None else stack.enter_context(predictions_file(path))
-        for counts in in_processes(scorer, jobs(), num_workers):
-            job = pending.popleft()
-            total.add(job, counts)
-            if write is not None:
-                _write_predictions(write, job, scorer.main)
-    return total
-
-
-def _write_predictions(write: Callable[[PredictionRecord], None], job: list[Case], main: str) -> None:
-    for case in job:
-        if main not in case.predictions or case.predictions[main] is not None:
-            masks = prediction_of(case, main, main)
-            write(PredictionRecord(case.image_id, case.annotation_id, case.category_id, masks))
 
 
 def _report(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,8 @@ MasksLike = Sequence[Any] | npt.NDArray[Any] | None
 NamesLike = Sequence[str | None] | None
 IdsLike = Sequence[int | None] | npt.NDArray[np.integer] | None
 
+PROMPT_NAMES = frozenset({"boxes_xyxy", "points_xy", "point_labels", "masks", "names", "class_ids", "detections"})
+"""Keywords of the prompts of one image."""
 _IS_XYWH = " (a box is X0,Y0,X1,Y1, not X,Y,width,height)"
 MIN_COVERED = 0.5
 """Smallest share of a given mask that a box for the same object must cover."""
@@ -119,6 +121,32 @@ def collect_prompts(
     number = next(iter(counts.values()))
     rows = zip(*([None] * number if column is None else column for column in columns.values()), strict=True)
     return [_numbered(index if number > 1 else None, size, *row) for index, row in enumerate(rows)]
+
+
+def prompts_of_image(
+    size: tuple[int, int], prompts: Sequence[ObjectPrompt] | Mapping[str, Any] | BoxesLike
+) -> list[ObjectPrompt]:
+    """The prompts of one of several images, in each form that `AmodalSegmenter.segment_batch` takes.
+
+    Args:
+        size: (H, W) of the image.
+        prompts: boxes (N, 4), a dictionary of keywords of `collect_prompts`, or prompts.
+
+    Raises:
+        InputError: as `collect_prompts`, an unknown keyword, or masks instead of boxes.
+    """
+    if isinstance(prompts, Mapping):
+        unknown = sorted(set(prompts) - PROMPT_NAMES)
+        if unknown:
+            raise InputError(f"prompts: expected some of {', '.join(sorted(PROMPT_NAMES))}, got {', '.join(unknown)}")
+        return collect_prompts(size, **prompts)
+    if prompts is not None and len(prompts) and all(isinstance(prompt, ObjectPrompt) for prompt in prompts):
+        return list(cast("Sequence[ObjectPrompt]", prompts))
+    if prompts is not None and any(getattr(entry, "ndim", 1) > 1 for entry in prompts):
+        raise InputError(
+            "prompts: expected boxes (N, 4) per image, or a dictionary such as {'masks': masks}, got masks"
+        )
+    return collect_prompts(size, boxes_xyxy=cast("BoxesLike", prompts))
 
 
 def check_threshold(threshold: float) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from amodal.inference.prompts import (
     PointsLike,
     check_threshold,
     collect_prompts,
+    prompts_of_image,
     with_box,
 )
 from amodal.inference.scene import Scene
@@ -47,8 +48,6 @@ from amodal.ops.cleaning import CleanSettings
 from amodal.ops.rle import decode_mask, rle_area
 
 MODES = ("crop", "image")
-PROMPT_NAMES = frozenset({"boxes_xyxy", "points_xy", "point_labels", "masks", "names", "class_ids", "detections"})
-"""Keywords of the prompts of one image."""
 FIRST = "first"  # name of the model that a segmenter was built with
 
 
@@ -312,7 +311,7 @@ class AmodalSegmenter:
             Scene([], (p.shape[0], p.shape[1]), p, image_path=path_of(i), visible_from=source)
             for p, i in zip(pixels, images, strict=True)
         ]
-        options = MaskOptions(limit, union_visible, _clean_settings(clean), self.model.config.image_size)
+        options = MaskOptions(limit, union_visible, CleanSettings.of(clean), self.model.config.image_size)
         if self.mode == "image":
             for scene, image, own in zip(scenes, pixels, known, strict=True):
                 if own:
@@ -366,7 +365,7 @@ class AmodalSegmenter:
         is one.
         """
         try:
-            own = _collected(image, prompts)
+            own = prompts_of_image((image.shape[0], image.shape[1]), prompts)
         except InputError as error:
             if index is None:
                 raise
@@ -487,30 +486,6 @@ class AmodalSegmenter:
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
-
-
-def _collected(
-    image: ImageArray, prompts: Sequence[ObjectPrompt] | Mapping[str, Any] | BoxesLike
-) -> list[ObjectPrompt]:
-    size = (image.shape[0], image.shape[1])
-    if isinstance(prompts, Mapping):
-        unknown = sorted(set(prompts) - PROMPT_NAMES)
-        if unknown:
-            raise InputError(f"prompts: expected some of {', '.join(sorted(PROMPT_NAMES))}, got {', '.join(unknown)}")
-        return collect_prompts(size, **prompts)
-    if prompts is not None and len(prompts) and all(isinstance(prompt, ObjectPrompt) for prompt in prompts):
-        return list(cast("Sequence[ObjectPrompt]", prompts))
-    if prompts is not None and any(getattr(entry, "ndim", 1) > 1 for entry in prompts):
-        raise InputError(
-            "prompts: expected boxes (N, 4) per image, or a dictionary such as {'masks': masks}, got masks"
-        )
-    return collect_prompts(size, boxes_xyxy=cast("BoxesLike", prompts))
-
-
-def _clean_settings(clean: bool | CleanSettings) -> CleanSettings | None:
-    if isinstance(clean, CleanSettings):
-        return clean
-    return CleanSettings() if clean else None
 
 
 def _at_size(model: PlugModel | OnnxPlug, image_size: int) -> PlugModel | OnnxPlug:

@@ -50,6 +50,13 @@ class CleanSettings:
     min_confirmed: float = 0.02
     min_bridge: float = 0.015
 
+    @classmethod
+    def of(cls, clean: bool | CleanSettings) -> CleanSettings | None:
+        """The settings that are meant: the given ones, the default ones for True, and None for False."""
+        if isinstance(clean, CleanSettings):
+            return clean
+        return cls() if clean else None
+
 
 def clean_masks(
     visible_mask: Mask,
