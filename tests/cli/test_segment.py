@@ -136,6 +136,7 @@ def test_masks_with_boxes(
     masks = write(tmp_path / "m.json", [encode_mask(SEEN), encode_mask(block(30, 5, 50, 30))])
     arguments = [image, "--masks", masks, "--out", out, "--box", "4,4,26,31"]
     assert "prompts: expected one --box per mask, got 1 for 2 masks" in refused(capsys, *arguments)
+    assert "which covers 0% of it" in refused(capsys, *arguments, "--box", "4,4,26,31"), "the box of the other mask"
     assert segment(*arguments, "--box", "29,4,51,31") == 0
     assert [p.box_xyxy for p in prompts[0]] == [(4, 4, 26, 31), (29, 4, 51, 31)]
 

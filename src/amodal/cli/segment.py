@@ -93,7 +93,7 @@ class PromptOptions:
             InputError: an impossible prompt, or annotations without objects of this image.
         """
         from amodal.inference.prompt_files import read_coco_file, read_masks
-        from amodal.inference.prompts import check_box, collect_prompts
+        from amodal.inference.prompts import check_box, check_box_of_mask, collect_prompts
 
         if self.annotations is not None:
             coco = read_coco_file(self.annotations)
@@ -108,7 +108,10 @@ class PromptOptions:
             if len(self.boxes) != len(found):
                 raise InputError(f"prompts: expected one --box per mask, got {len(self.boxes)} for {len(found)} masks")
             boxes = [check_box(box, size) for box in self.boxes]
-            return [replace(prompt, box_xyxy=box) for prompt, box in zip(found, boxes, strict=True)]
+            both = [replace(prompt, box_xyxy=box) for prompt, box in zip(found, boxes, strict=True)]
+            for prompt in both:
+                check_box_of_mask(prompt)
+            return both
         if not self.boxes and not self.points:
             return None
         groups = [self.points] if self.boxes and self.points else group_points(self.points)

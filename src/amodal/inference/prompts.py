@@ -15,7 +15,7 @@ from amodal.errors import InputError
 from amodal.io.words import counted
 from amodal.ops.arrays import Box, Mask, Points
 from amodal.ops.boxes import xywh_to_xyxy
-from amodal.ops.rle import Rle, decode_mask, encode_mask, rle_area, rle_box_xyxy, segmentation_to_rle
+from amodal.ops.rle import Rle, decode_window, encode_mask, rle_area, rle_box_xyxy, segmentation_to_rle
 
 BoxesLike = Sequence[Sequence[float] | None] | npt.NDArray[np.floating] | None
 PointsLike = Sequence[Sequence[Sequence[float]] | None] | npt.NDArray[np.floating] | None
@@ -342,9 +342,9 @@ def check_box_of_mask(prompt: ObjectPrompt) -> None:
     """
     if prompt.box_xyxy is None or prompt.visible is None:
         return
-    mask, (x0, y0, x1, y1) = decode_mask(prompt.visible), prompt.box_xyxy
-    inside = mask[math.floor(y0) : math.ceil(y1), math.floor(x0) : math.ceil(x1)]
-    covered = np.count_nonzero(inside) / np.count_nonzero(mask)
+    x0, y0, x1, y1 = prompt.box_xyxy
+    inside = decode_window(prompt.visible, (math.floor(x0), math.floor(y0), math.ceil(x1), math.ceil(y1)))
+    covered = np.count_nonzero(inside) / rle_area(prompt.visible)
     if covered < MIN_COVERED:
         raise InputError(
             f"box: expected a box around the mask, got {list(prompt.box_xyxy)}, "
