@@ -216,7 +216,7 @@ def test_comparison_of_reports(
         reports[name] = str(tmp_path / f"{name}.report.json")
         run(capsys, *MASKS, *toy_set[0], *extra, "--out", reports[name])
     compared = run(capsys, "evaluate", "compare", reports["a"], reports["b"])
-    overall = {row["figure"]: row for row in compared["rows"] if row["objects"] == "all"}
+    overall = {row["metric"]: row for row in compared["rows"] if row["objects"] == "all"}
     assert overall["mIoU_full"]["first"] == 1
     assert overall["mIoU_full"]["difference"] == pytest.approx(18 / 30 - 1)
     assert main(["evaluate", "compare", reports["a"], reports["b"]]) == 0
@@ -234,7 +234,7 @@ def test_comparison_of_reports(
     assert unstated["different_options"] == {"box_source": [None, "gt_amodal"]}
     two = run(capsys, "evaluate", "compare", reports["b"], reports["c2f"])
     assert two["protocol"] == "strict and c2f"
-    assert {row["figure"] for row in two["unshared"]} == {"false_occlusion_rate", "single_component"}
+    assert {row["metric"] for row in two["unshared"]} == {"false_occlusion_rate", "single_component"}
     assert main(["evaluate", "compare", reports["b"], reports["c2f"]]) == 0
     assert "in one report only" in capsys.readouterr().out
     broken = write(tmp_path / "broken.json", {"protocol": "strict"})
@@ -260,7 +260,7 @@ def test_comparison_of_detections(
         reports.append(str(out))
     same = run(capsys, "evaluate", "compare", reports[0], reports[0])
     assert same["protocol"] == "amodal_ap" and {row["difference"] for row in same["rows"]} <= {0, None}
-    overall = {r["figure"]: r for r in run(capsys, "evaluate", "compare", *reports)["rows"] if r["objects"] == "all"}
+    overall = {r["metric"]: r for r in run(capsys, "evaluate", "compare", *reports)["rows"] if r["objects"] == "all"}
     assert overall["AP amodal"]["first"] == pytest.approx(1) and overall["AP amodal"]["difference"] < 0
     assert overall["AP visible"]["difference"] == pytest.approx(0)
     assert main(["evaluate", "compare", *reports]) == 0 and "AP75 amodal" in capsys.readouterr().out
@@ -290,7 +290,7 @@ def test_comparison_of_runs_and_predictions(
         assert same["protocol"] == "c2f"
         assert {row["difference"] for row in same["rows"]} <= {0, None}
     better = run(capsys, *compare, str(saved), str(other), *toy_set[0], "--protocol", "c2f")
-    overall = {row["figure"]: row for row in better["rows"] if row["objects"] == "all"}
+    overall = {row["metric"]: row for row in better["rows"] if row["objects"] == "all"}
     assert overall["mIoU_full"]["first"] == report["metrics"]["mIoU_full"]
     assert overall["mIoU_full"]["second"] == 1
     (tmp_path / "list.txt").write_text("1_1\n1_2\n")

@@ -70,6 +70,15 @@ def test_invalid_boxes_raise_with_their_position(record: dict[str, Any], message
     assert "record 0" in str(caught.value)
 
 
+@pytest.mark.parametrize("second", [7, "7"])
+def test_a_second_box_of_one_annotation_is_refused(second: int | str, tmp_path: Path) -> None:
+    first = {"image_id": 1, "annotation_id": 7, "bbox": [1, 1, 4, 4]}
+    path = write(tmp_path / "b.json", [first, first | {"annotation_id": 8}, first | {"annotation_id": second}])
+    message = f"boxes {path}: record 2: expected one box per object, got two of annotation 7"
+    with pytest.raises(InputError, match=message):
+        read_boxes(path, SIZES)
+
+
 def test_boxes_without_annotation_are_matched_by_iou(tmp_path: Path) -> None:
     _, dataset = toy(tmp_path, 1)
     image = dataset.images[0]
@@ -120,9 +129,10 @@ def test_average_precision_needs_the_category_and_the_score_of_each_box(
     """A box without them was a detection of category 0, or one with score 1."""
     _, dataset = toy(tmp_path, 1)
     record = {"image_id": 1, "category_id": 2, "score": 0.5, "bbox": [1, 2, 30, 40]}
+    second = {k: v for k, v in record.items() if k != missing}
     if named:
-        record["annotation_id"] = 1
-    path = write(tmp_path / "b.json", [record, {k: v for k, v in record.items() if k != missing}])
+        record["annotation_id"], second["annotation_id"] = 1, 2
+    path = write(tmp_path / "b.json", [record, second])
 
     class Unused:
         def predict(self, image: np.ndarray, boxes_xyxy: np.ndarray) -> list[MaskPrediction]:

@@ -90,16 +90,16 @@ def test_metrics_that_two_protocols_share_are_compared_and_the_others_are_listed
     content = compare(strict, cumulative).to_json()
     assert content["protocol"] == "strict and cumulative"
     assert content["rows"] == [
-        {"objects": "all", "figure": "mIoU_full", "first": 0.5, "second": 0.6, "difference": pytest.approx(0.1)},
-        {"objects": "all", "figure": "mIoU_occ", "first": None, "second": 0.3, "difference": None},
+        {"objects": "all", "metric": "mIoU_full", "first": 0.5, "second": 0.6, "difference": pytest.approx(0.1)},
+        {"objects": "all", "metric": "mIoU_occ", "first": None, "second": 0.3, "difference": None},
     ]
-    assert content["unshared"] == [{"model": "m", "protocol": "strict", "figure": "single_component", "value": 0.75}]
+    assert content["unshared"] == [{"model": "m", "protocol": "strict", "metric": "single_component", "value": 0.75}]
     text = as_text(compare(strict, cumulative).tables(), 120)
     assert "m, strict" in text and "m, cumulative" in text and "0.7500" in text
     detections = report("amodal_ap", {"amodal": {"AP": 0.4, "AP50": 0.5, "AP75": None}})
     content = compare(detections, strict).to_json()
     assert content["rows"] == []
-    assert [row["figure"] for row in content["unshared"]] == [
+    assert [row["metric"] for row in content["unshared"]] == [
         "AP amodal",
         "AP50 amodal",
         "AP75 amodal",

@@ -161,7 +161,10 @@ def read_boxes(path: Path, sizes: ImageSizes) -> PredictedBoxes:
         if annotation_id is None:
             boxes.by_image.setdefault(image_id, []).append(detection)
         else:
-            boxes.by_object[(image_id, annotation_id)] = detection
+            key = (image_id, annotation_id)
+            if key in boxes.by_object:
+                raise InputError(f"{label}: expected one box per object, got two of annotation {annotation_id}")
+            boxes.by_object[key] = detection
     return boxes
 
 

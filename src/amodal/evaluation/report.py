@@ -349,7 +349,7 @@ class Comparison:
             for name in (name for name in first if name in second):
                 x, y = first[name], second[name]
                 difference = None if x is None or y is None else y - x
-                rows.append({"objects": objects, "figure": name, "first": x, "second": y, "difference": difference})
+                rows.append({"objects": objects, "metric": name, "first": x, "second": y, "difference": difference})
         return rows
 
     def unshared(self) -> list[dict[str, Any]]:
@@ -357,7 +357,7 @@ class Comparison:
         _, first, second = next(self._groups())
         pairs = ((self.first, first, second), (self.second, second, first))
         return [
-            {"model": own.options["model"], "protocol": own.protocol, "figure": name, "value": value}
+            {"model": own.options["model"], "protocol": own.protocol, "metric": name, "value": value}
             for own, metrics, others in pairs
             for name, value in metrics.items()
             if name not in others
@@ -397,7 +397,7 @@ class Comparison:
         for row in self.rows():
             values = [("-" if row[k] is None else format(row[k], ".4f")) for k in ("first", "second")]
             difference = "-" if row["difference"] is None else format(row["difference"], "+.4f")
-            table.add_row(row["objects"], row["figure"], *values, difference)
+            table.add_row(row["objects"], row["metric"], *values, difference)
         return table
 
     def tables(self) -> Iterator[Table]:
@@ -410,7 +410,7 @@ class Comparison:
                 table.add_column(head)
             for row in rows:
                 value = "-" if row["value"] is None else format(row["value"], ".4f")
-                table.add_row(str(row["model"]), row["protocol"], row["figure"], value)
+                table.add_row(str(row["model"]), row["protocol"], row["metric"], value)
             yield table
 
     def _groups(self) -> Iterator[tuple[str, dict[str, float | None], dict[str, float | None]]]:
