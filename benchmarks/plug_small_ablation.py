@@ -59,7 +59,8 @@ class Row:
 
 ROWS = (
     Row("reference", "the recipe: image encoder trained along, all sources, 192 pixels"),
-    Row("frozen", "image encoder frozen, as in the paper", ("model.train_base=false",)),
+    Row("decoders", "prompts reach the decoders only", ("model.prompted_encoder=false",)),
+    Row("frozen", "image encoder frozen", ("model.train_base=false",)),
     Row(
         "noprompts",
         "no mask prompts",

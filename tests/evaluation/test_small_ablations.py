@@ -40,6 +40,7 @@ class TestPlugSmall:
     @pytest.mark.parametrize(
         ("name", "settings"),
         [
+            ("decoders", {"model.prompted_encoder"}),
             ("frozen", {"model.train_base"}),
             ("noprompts", {"model.mask_prompts", "data.mask_prompt_share", "data.own_mask_share"}),
             ("noown", {"data.own_mask_share"}),
@@ -85,7 +86,7 @@ class TestPlugSmall:
         plug.write_report([result], Namespace(**vars(self.OPTIONS), out=tmp_path))
         page = (tmp_path / "plug_small_ablation.md").read_text()
         cell = "0.800 (0.790-0.810), 0.400, 0.700; false 25 %"
-        assert "**Unfinished: 1 of 14 rows.**" in page and f"| no mask prompts | {cell} | {cell} |  |  |" in page
+        assert "**Unfinished: 1 of 15 rows.**" in page and f"| no mask prompts | {cell} | {cell} |  |  |" in page
         results = json.loads((tmp_path / "plug_small_ablation.json").read_text())["results"]
         assert results == [
             {"row": "noprompts", "metrics": {"box": report["metrics"], "box, cleaned": report["metrics"]}}

@@ -43,9 +43,9 @@ def test_export_and_segment(settings: dict[str, object], tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ROWS)
-def test_a_model_on_a_base_of_every_family_is_exported(name: str, tmp_path: Path) -> None:
-    config = PlugConfig(image_size=64, lora_rank=2, refine_channels=8, num_points=16)
+@pytest.mark.parametrize(("name", "prompted"), [*((name, False) for name in ROWS), ("conv_prompt", True)])
+def test_a_model_on_a_base_of_every_family_is_exported(name: str, prompted: bool, tmp_path: Path) -> None:
+    config = PlugConfig(image_size=64, lora_rank=2, refine_channels=8, num_points=16, prompted_encoder=prompted)
     model = PlugModel.from_base(LoadedBase(ROWS[name].model(), Origin()), config)
     torch.manual_seed(3)
     for parameter in model.parameters():  # adapters and the refine module start at zero

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+from ablation import TABLES, Row, _arguments, recipe_of  # noqa: E402
 from ablation_report import CLAIMS, PAPER, differences, markdown, verdict  # noqa: E402
 from parts import Part  # noqa: E402
 
@@ -20,6 +21,14 @@ from tests.training.tiny import tiny_recipe  # noqa: E402
 
 def result(row: str, seed: int, full: float, occ: float) -> dict[str, Any]:
     return {"row": row, "seed": seed, "scores": {"toy": {"mIoU_full": full, "mIoU_occ": occ}}, "curve": []}
+
+
+@pytest.mark.parametrize("row", [row for rows in TABLES.values() for row in rows], ids=lambda row: row.name)
+def test_rows_change_the_bundled_recipe_to_the_method_of_the_paper(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["ablation.py"])
+    model = recipe_of(row, 0, _arguments()).model.model_dump()
+    own = ("train_base", "mask_prompts", "prompted_encoder", "dice_weight", "occluded_dice_weight", "iou_weight")
+    assert not any(model[name] for name in own)
 
 
 def test_a_claim_holds_only_if_its_interval_is_above_zero() -> None:

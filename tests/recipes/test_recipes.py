@@ -11,7 +11,7 @@ from amodal.models.plug import PlugModel
 from amodal.training.build import build
 from amodal.training.loop import train
 from amodal.training.recipe import PlugModelRecipe, Recipe, SamModelRecipe, load_recipe
-from tests.models.families import small_sam2_config
+from tests.models.families import ROWS, small_sam2_config
 from tests.training.tiny import SAM, TRAINING, tiny_base, tiny_recipe
 
 FOLDER = Path(__file__).parents[2] / "recipes"
@@ -70,8 +70,10 @@ def test_every_recipe_trains_two_steps_at_small_size(path: Path, tmp_path: Path)
         sizes = SAM | {"trunk_weights": None}
     else:
         is_sam2 = "-sam2.1-" in path.name
-        base = str(tiny_sam2(tmp_path) if is_sam2 else tiny_base(tmp_path))
-        sizes = {"base": base, "image_size": 64 if is_sam2 else 32, "num_points": 16, "refine_channels": 8}
+        base = tiny_sam2(tmp_path) if is_sam2 else tiny_base(tmp_path)
+        if getattr(recipe.model, "prompted_encoder", False):
+            ROWS["conv_prompt"].model().save_pretrained(base := tmp_path / "conv_prompt")
+        sizes = {"base": str(base), "image_size": 64 if is_sam2 else 32, "num_points": 16, "refine_channels": 8}
     shrunk: Recipe = recipe.model_copy(
         update={
             "output": str(tmp_path / "run"),
@@ -98,6 +100,7 @@ def test_the_fine_tuning_recipe_has_the_sizes_of_its_initial_model() -> None:
         "parallel_lora",
         "train_base",
         "mask_prompts",
+        "prompted_encoder",
         "mask_threshold",
         "crop_scale",
     ):

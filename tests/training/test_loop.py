@@ -310,6 +310,25 @@ def test_init_starts_from_given_weights(task: str, tmp_path: Path) -> None:
     assert started.keys() == given.keys() and all(torch.equal(started[k], given[k]) for k in given)
 
 
+def test_init_may_lack_the_prompt_adapter_but_nothing_else(tmp_path: Path) -> None:
+    sizes = {"base": "sam-small", "image_size": 32}
+    without = run(tiny_recipe(tmp_path, "plug", model=sizes, steps=0))
+    recipe = tiny_recipe(tmp_path, "plug", model=sizes | {"prompted_encoder": True}, steps=0)
+    recipe = recipe.model_copy(update={"init": str(without), "output": str(tmp_path / "grown")})
+    started, given = build(recipe).model.state_dict(), PlugModel.from_pretrained(without).state_dict()
+    new = "vision_encoder.prompt_adapter.weight"
+    assert started.keys() == given.keys() | {new} and not started[new].any()
+    assert all(torch.equal(started[name], given[name]) for name in given)
+    plain = tiny_recipe(tmp_path, "plug", model=sizes).model_copy(update={"init": str(run(recipe))})
+    with pytest.raises(InputError, match="model.prompted_encoder: expected true, as in init '.*/grown/model', got fal"):
+        build(plain)
+    more = {"refine": False, "lora_rank": 0, "parallel_lora": False}
+    fewer = tiny_recipe(tmp_path, "plug", model=sizes | more, steps=0)
+    fewer = fewer.model_copy(update={"output": str(tmp_path / "fewer")})
+    with pytest.raises(InputError, match="init: expected a model of the recipe's sizes, .*refine_module"):
+        build(recipe.model_copy(update={"init": str(run(fewer))}))
+
+
 def test_init_refuses_other_sizes(tmp_path: Path) -> None:
     first = run(tiny_recipe(tmp_path))
     wider = tiny_recipe(tmp_path, model={"output_channels": 32}).model_copy(update={"init": str(first)})

@@ -1,6 +1,8 @@
 """PLUG in ONNX: export to an encoder file and a decoder file, and a model that runs them.
 
-The encoder is a separate file, so that one encoding can be used for many boxes (image mode).
+The encoder is a separate file, so that one encoding can be used for many boxes (image mode). For a model with a
+prompted encoder, such as `plug-small`, it holds the fine stages of the image encoder only, and the decoder file holds
+the others.
 
 Axes: B images (or crops), P boxes per image, S side of the input, (C, h, w) shape of an embedding.
 """

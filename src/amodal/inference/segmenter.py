@@ -69,7 +69,8 @@ class AmodalSegmenter:
         dtype: precision of the network, or its name. bfloat16 runs under autocast. With int8 the linear layers of
             the encoder are computed in 8 bits and the rest in bfloat16, on a CPU only.
         mode: `crop` encodes one crop per object, twice its visible box, as in the paper; `image`
-            encodes the whole image once for all of its objects, with the same weights.
+            encodes the whole image once for all of its objects, with the same weights. With a prompted encoder, the
+            coarse stages run once per object in both modes.
         image_size: side of the network's square input in mode `image`; the model's own if None.
         visible_from: makes the visible masks of objects that have none in their prompts; the model itself if None.
 

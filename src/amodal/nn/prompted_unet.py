@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from amodal.nn.convolutions import DepthwiseConv
+
 
 class PromptedUNet(nn.Module):
     """Features and prompts to a mask and its predicted quality.
@@ -48,7 +50,8 @@ class PromptedUNet(nn.Module):
         """Decode the masks of all prompts.
 
         Args:
-            features: `ImageFeatures` of R images: the embedding of stride 8 and the maps of stride 2 and 4.
+            features: `ImageFeatures` of R images: the embedding of stride 8 and the maps of stride 2 and 4. The
+                embedding may also be that of each object, (R * P, C, h, w).
             prompts: `PromptEmbeddings`: `dense` (R, P, maps, 4h, 4w), and `sparse` (R, P, n, C) tokens in the width of
                 stride 8, for instance of a language model; n may be 0.
 
@@ -62,7 +65,7 @@ class PromptedUNet(nn.Module):
             given.append(F.avg_pool2d(given[-1], stride))
         drawn = [conv(maps) for conv, maps in zip(self.prompt, given, strict=True)]
         x2, x4, x8 = (
-            _per_prompt(conv(x), P) + maps
+            _per_prompt(conv(x), R * P) + maps
             for conv, x, maps in zip(self.lateral, (fine, middle, features.embedding), drawn, strict=False)
         )
         b8, b16, b32 = self._token_biases(prompts.sparse.flatten(0, 1), x8)
@@ -96,7 +99,7 @@ class MixingBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(width, width, 5, padding=2, groups=width)
+        self.depthwise = DepthwiseConv(width, width, 5, padding=2, groups=width)
         self.norm = nn.GroupNorm(_groups(width), width)
         self.expand = nn.Conv2d(width, 2 * width, 1)
         self.project = nn.Conv2d(2 * width, width, 1)
@@ -115,8 +118,9 @@ def _groups(width: int) -> int:
     return max(g for g in (1, 2, 4, 8) if width % g == 0)
 
 
-def _per_prompt(x: Tensor, prompts: int) -> Tensor:
-    return x if prompts == 1 else x.repeat_interleave(prompts, 0)
+def _per_prompt(x: Tensor, objects: int) -> Tensor:
+    """Repeat the maps of images for each of their objects; maps of objects stay as they are."""
+    return x if x.shape[0] == objects else x.repeat_interleave(objects // x.shape[0], 0)
 
 
 def _twice(x: Tensor) -> Tensor:

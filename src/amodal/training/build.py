@@ -210,4 +210,7 @@ def _load_plug_init(model: PlugModel, name: str, weights: Path | None) -> None:
             f"init: expected a model on a frozen base with model.train_base=false, got {name!r}, whose own base "
             "an increment would leave out"
         )
-    load_init(model, updated(saved, weights), name)
+    if saved.config.prompted_encoder and not model.config.prompted_encoder:
+        raise InputError(f"model.prompted_encoder: expected true, as in init {name!r}, got false")
+    # A new prompt adapter starts at zero, so the model it is added to need not have one.
+    load_init(model, updated(saved, weights), name, may_lack=lambda k: "prompt_adapter" in k.split("."))

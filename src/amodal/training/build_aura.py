@@ -114,7 +114,7 @@ def _aura_model(settings: AuraModelRecipe, names: list[str], recipe: Recipe, wei
     model = AuraModel.from_base(mllm, base, config, mllm_revision=settings.mllm_revision, mllm_dtype=dtype)
     if saved is not None:
         updated(saved, weights)
-        load_init(model, saved, str(recipe.init), allow_missing=True)
+        load_init(model, saved, str(recipe.init), may_lack=lambda _: True)
     return model
 
 

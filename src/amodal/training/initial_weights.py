@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -26,15 +26,19 @@ def updated(saved: nn.Module, weights: Path | None) -> nn.Module:
     return saved
 
 
-def load_init(model: nn.Module, saved: nn.Module, name: str, *, allow_missing: bool = False) -> None:
-    """Load the weights of a saved model of the same sizes; with `allow_missing` it may lack parts of `model`."""
+def load_init(
+    model: nn.Module, saved: nn.Module, name: str, *, may_lack: Callable[[str], bool] = lambda _: False
+) -> None:
+    """Load the weights of a saved model of the same sizes; it may lack the tensors whose names `may_lack` accepts."""
     own_state, saved_state = model.state_dict(), saved.state_dict()
-    names: Iterable[str] = saved_state.keys() if allow_missing else own_state.keys() | saved_state.keys()
+    lacks = {k for k in own_state.keys() - saved_state.keys() if may_lack(k)}
     different = sorted(
-        k for k in names if k not in own_state or k not in saved_state or own_state[k].shape != saved_state[k].shape
+        k
+        for k in (own_state.keys() | saved_state.keys()) - lacks
+        if k not in own_state or k not in saved_state or own_state[k].shape != saved_state[k].shape
     )
     if different:
         raise InputError(
             f"init: expected a model of the recipe's sizes, got {name!r}, which differs in {different[:2]}"
         )
-    model.load_state_dict(saved_state, strict=not allow_missing)
+    model.load_state_dict(saved_state, strict=not lacks)

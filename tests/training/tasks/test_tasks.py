@@ -57,6 +57,7 @@ def test_every_part_that_sam_trains_has_a_gradient_in_every_batch(
         {"iou_weight": 0.2},
         {"train_base": True, "iou_weight": 0.2, "dice_weight": 1.0, "occluded_dice_weight": 0.5},
         {"mask_prompts": True},
+        {"base": "sam-small", "prompted_encoder": True, "mask_prompts": True},
     ],
 )
 def test_every_part_that_plug_trains_has_a_gradient_in_every_batch(tmp_path: Path, model: dict[str, object]) -> None:
@@ -134,6 +135,17 @@ def test_preparing_plug_on_a_convolutional_base_changes_only_the_layout_of_its_w
     model.save_pretrained(tmp_path / "saved", merged=True)
     for a, b in zip(PlugTask.predict(PlugModel.from_pretrained(tmp_path / "saved"), batch), plain, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("channels", "contiguous"), [(8, True), (64, False)])
+def test_group_norms_of_few_channels_get_contiguous_inputs(tmp_path: Path, channels: int, contiguous: bool) -> None:
+    """In channels last their gradients take ten times as long; with many channels the other layers lose more."""
+    setup, batch = built(tmp_path, "plug", refine_channels=channels)
+    seen = set[bool]()
+    for norm in (m for m in setup.model.refine_module.modules() if isinstance(m, torch.nn.GroupNorm)):
+        norm.register_forward_pre_hook(lambda _module, inputs: seen.add(inputs[0].is_contiguous()))
+    losses(setup, batch)
+    assert seen == {contiguous}
 
 
 def test_plug_losses_follow_the_switches(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ every level: with tens of thousands of training crops instead of millions this g
 (`docs/log/plug-models.md`). A mask prompt works as well as a box.
 
 The trunk is EfficientNet-Lite. PLUG's adapters are added to its 1x1 convolutions in the stages of stride 16 and 32.
+With a prompt adapter (`PlugConfig.prompted_encoder`), these stages also get the maps of the prompt, so that the whole
+network knows which object is meant.
 
 Axes: B images (or crops), P prompts (objects) per image, C channels, H W input pixels, h w cells of a map.
 """
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -137,6 +140,7 @@ class ConvPromptFamily(BaseFamily):
     title = "convolutional promptable segmenter"
     config_class = ConvPromptConfig
     model_class = ConvPromptModel
+    has_prompt_adapter = True
 
     def sizes(self, config: PreTrainedConfig) -> dict[str, Any]:
         """The sizes of `ConvPromptConfig`."""
@@ -195,8 +199,24 @@ class ConvPromptFamily(BaseFamily):
         decoder.load_state_dict(source.mask_decoder.state_dict())
 
     def encode(self, encoder: Any, pixel_values: Tensor, num_branches: int) -> tuple[ImageFeatures, ...]:
-        """Encode all branches in one pass; the stages of stride 2 to 8 run once for all of them."""
-        return per_branch(encoder(pixel_values), num_branches)
+        """Encode all branches in one pass; the stages of stride 2 to 8 run once for all of them.
+
+        With a prompt adapter only these stages run here: the embedding is the map of stride 8 before the adapter.
+        """
+        if encoder.prompt_adapter is None:
+            return per_branch(encoder(pixel_values), num_branches)
+        maps = encoder.backbone.fine_maps(pixel_values)
+        return (ImageFeatures(maps[8], (maps[2], maps[4])),) * num_branches
+
+    def encode_objects(
+        self, encoder: Any, branches: tuple[ImageFeatures, ...], prompts: PromptEmbeddings
+    ) -> tuple[ImageFeatures, ...]:
+        """With a prompt adapter, run the stages of stride 16 and 32 for each object."""
+        if encoder.prompt_adapter is None:
+            return branches
+        images = branches[0]
+        objects = per_branch([encoder.encode_objects(images.embedding, prompts.dense)], encoder.num_branches)
+        return tuple(ImageFeatures(branch.embedding, images.high_resolution) for branch in objects)
 
     def embed_prompts(self, prompt_encoder: Any, prompts: Prompts) -> PromptEmbeddings:
         """Draw the prompts as maps: `dense` (B, P, 9, H / 2, W / 2); there are no tokens."""
@@ -216,16 +236,22 @@ class ConvPromptFamily(BaseFamily):
 
 
 class ConvPromptEncoder(nn.Module):
-    """The trunk with PLUG's adapters.
+    """The trunk with PLUG's adapters, and optionally a prompt adapter.
+
+    The prompt adapter is a 1x1 convolution that adds the maps of a prompt to the map of stride 8. It starts at zero.
 
     Args:
         config: `ConvPromptConfig`.
-        adapters: their size.
+        adapters: what is added to the trunk.
     """
 
     def __init__(self, config: Any, adapters: Adapters) -> None:
         super().__init__()
         self.backbone = EfficientNetLite(config.trunk_config)
+        self.prompt_adapter = None
+        if adapters.prompted:
+            self.prompt_adapter = nn.Conv2d(NUM_MAPS, config.trunk_config.channels(8), 1, bias=False)
+            nn.init.zeros_(self.prompt_adapter.weight)
         self.num_branches = 1
         if adapters.rank > 0:
             self.num_branches = adapters.num_branches
@@ -239,6 +265,17 @@ class ConvPromptEncoder(nn.Module):
         """(B, 3, H, W) to the embedding, (B', C, H / 8, W / 8), and the maps of stride 2 and 4, branch-major."""
         fine, middle, embedding = self.backbone(pixel_values).last_hidden_state
         return [embedding, *(self._of_all_branches(x, embedding.shape[0]) for x in (fine, middle))]
+
+    def encode_objects(self, x: Tensor, maps: Tensor) -> Tensor:
+        """The map of stride 8, (B, C, h, w), and the maps of prompts, (B, P, 9, 4h, 4w), to embeddings of objects.
+
+        Returns:
+            (G * B * P, C', h, w) for G branches, in the order of the axes.
+        """
+        assert self.prompt_adapter is not None
+        drawn = self.prompt_adapter(F.avg_pool2d(maps.flatten(0, 1), maps.shape[-1] // x.shape[-1]))
+        x = x.repeat_interleave(maps.shape[1], 0) + drawn
+        return self.backbone.mixed({8: x} | self.backbone.coarse_maps(x))
 
     def _of_all_branches(self, x: Tensor, batch: int) -> Tensor:
         """Repeat a map from before the first adapter for every branch."""

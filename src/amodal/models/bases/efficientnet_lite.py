@@ -26,6 +26,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from amodal.errors import InputError
 from amodal.models.bases.protocol import IMAGE_MEAN, IMAGE_STD
+from amodal.nn.convolutions import DepthwiseConv
 
 BATCH_NORM_EPS = 1e-3
 """Of the published weights."""
@@ -111,16 +112,29 @@ class EfficientNetLite(PreTrainedModel):
 
     def maps(self, pixel_values: Tensor) -> dict[int, Tensor]:
         """(B, 3, H, W) to the last map (B, C, H / stride, W / stride) of each stride, before the top-down path."""
+        maps = self.fine_maps(pixel_values)
+        return maps | self.coarse_maps(maps[8])
+
+    def fine_maps(self, pixel_values: Tensor) -> dict[int, Tensor]:
+        """(B, 3, H, W) to the maps of stride 2, 4 and 8, as `maps`."""
         pixel_values = pixel_values.contiguous(
             memory_format=torch.channels_last
         )  # faster on a CPU, in bfloat16 about twice
         x = F.relu6(self.stem(_pad_same(pixel_values, 3, 2)))
+        return self._run_blocks(x, range(self._ends[8] + 1))
+
+    def coarse_maps(self, x: Tensor) -> dict[int, Tensor]:
+        """The map of stride 8, (B, C, h, w), to those of stride 16 and 32, as `maps`."""
+        return self._run_blocks(x, range(self._ends[8] + 1, len(self.blocks)))
+
+    def _run_blocks(self, x: Tensor, indices: range) -> dict[int, Tensor]:
+        """The last map of each stride that these blocks make."""
         maps: dict[int, Tensor] = {}
-        ends = {end: stride for stride, end in self._ends.items()}
-        for index, block in enumerate(self.blocks):
-            x = block(x)
-            if index in ends:
-                maps[ends[index]] = x
+        strides = {end: stride for stride, end in self._ends.items()}
+        for index in indices:
+            x = self.blocks[index](x)
+            if index in strides:
+                maps[strides[index]] = x
         return maps
 
     def mixed(self, maps: Mapping[int, Tensor]) -> Tensor:
@@ -134,22 +148,6 @@ class EfficientNetLite(PreTrainedModel):
             top = F.interpolate(top, scale_factor=2.0, mode="bilinear", align_corners=False)
             top = self.mix[str(stride)](level + top)
         return top
-
-
-class DepthwiseConv(nn.Conv2d):
-    """A convolution of each channel alone, with weights in float32 also in float32 where gradients need it on a CPU.
-
-    There, gradients in bfloat16 are four to eleven times slower for these layers.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, H', W') of the same type, or of that of autocast."""
-        learns = torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)
-        is_mixed = torch.is_autocast_enabled("cpu") and self.weight.dtype == torch.float32
-        if not (input.device.type == "cpu" and learns and is_mixed):
-            return super().forward(input)
-        with torch.autocast("cpu", enabled=False):
-            return super().forward(input.float()).to(torch.get_autocast_dtype("cpu"))
 
 
 class InvertedBottleneck(nn.Module):

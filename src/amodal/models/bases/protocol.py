@@ -30,6 +30,9 @@ from amodal.models.increments import Origin
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
 
+ADAPTER_NAMES = {"lora", "prompt_adapter"}
+"""Names of the submodules that PLUG adds to an encoder."""
+
 
 class ImageFeatures(NamedTuple):
     """Features of images for one branch: what a mask decoder reads besides the prompts.
@@ -79,17 +82,19 @@ class PromptEmbeddings:
 
 @dataclass(frozen=True)
 class Adapters:
-    """Size of the low-rank adapters of an encoder.
+    """What PLUG adds to an encoder: low-rank adapters, and optionally a prompt adapter.
 
     Attributes:
         rank: inner width; 0 for none.
         alpha: scale numerator; None means the rank.
         num_branches: number of adapter sets, one per branch.
+        prompted: add the prompt adapter, through which prompts reach the encoder (`BaseFamily.encode_objects`).
     """
 
     rank: int
     alpha: float | None = None
     num_branches: int = 1
+    prompted: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,7 @@ class BaseFamily(ABC):
         image_std: divides the result.
         keeps_aspect_ratio: whether its own preparation of an image resizes the longer side and pads the rest; otherwise
             the image is resized to a square.
+        has_prompt_adapter: whether its encoder can have a prompt adapter (`encode_objects`).
     """
 
     model_type: ClassVar[str]
@@ -127,6 +133,7 @@ class BaseFamily(ABC):
     image_mean: ClassVar[tuple[float, float, float]] = IMAGE_MEAN
     image_std: ClassVar[tuple[float, float, float]] = IMAGE_STD
     keeps_aspect_ratio: ClassVar[bool] = False
+    has_prompt_adapter: ClassVar[bool] = False
 
     # Configuration
 
@@ -150,7 +157,7 @@ class BaseFamily(ABC):
 
     @abstractmethod
     def build_encoder(self, config: PreTrainedConfig, adapters: Adapters) -> nn.Module:
-        """Make the image encoder with adapters, as submodules named `lora` (see `is_adapter`)."""
+        """Make the image encoder with adapters, as submodules named `lora` or `prompt_adapter` (see `is_adapter`)."""
 
     @abstractmethod
     def build_prompt_encoder(self, config: PreTrainedConfig) -> nn.Module:
@@ -228,6 +235,22 @@ class BaseFamily(ABC):
             Features of B images per branch.
         """
 
+    def encode_objects(
+        self, encoder: nn.Module, branches: tuple[ImageFeatures, ...], prompts: PromptEmbeddings
+    ) -> tuple[ImageFeatures, ...]:
+        """Run what the encoder computes once per object; by default nothing.
+
+        Args:
+            encoder: of `build_encoder`.
+            branches: features of B images per branch, from `encode`.
+            prompts: of P objects per image.
+
+        Returns:
+            Features per branch. If the encoder has a prompt adapter, the embeddings are those of the objects, (B * P,
+            C, h, w); otherwise `branches`.
+        """
+        return branches
+
     @abstractmethod
     def embed_prompts(self, prompt_encoder: nn.Module, prompts: Prompts) -> PromptEmbeddings:
         """Embed the prompts of B * P objects."""
@@ -255,8 +278,8 @@ class BaseFamily(ABC):
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a tensor of this name belongs to an adapter, a submodule of the encoder that is named `lora`."""
-    return "lora" in name.split(".")
+    """Whether a tensor of this name belongs to what PLUG adds to an encoder."""
+    return not ADAPTER_NAMES.isdisjoint(name.split("."))
 
 
 def rows_of(maps: Tensor, image_index: Tensor | None) -> Tensor:

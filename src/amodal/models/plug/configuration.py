@@ -52,6 +52,9 @@ class PlugConfig(PreTrainedConfig):
         crop_extra_pixel: let the crop reach one pixel further to the right and to the bottom, as in C2F-Seg's code.
         mask_threshold: probability above which a pixel is foreground.
         box_source: box that prompts the model, `"visible"` or `"amodal"` (table 2, row 1).
+        prompted_encoder: add a prompt adapter, through which the prompts reach the coarse stages of the image encoder;
+            these then run once per object instead of once per image. Only for a base whose prompts are maps (not in the
+            paper).
         mask_prompts: also train with visible masks as prompts (not in the paper). False means that the model has
             never seen a mask prompt.
     """
@@ -86,6 +89,7 @@ class PlugConfig(PreTrainedConfig):
         mask_threshold: float = 0.3,
         box_source: str = "visible",
         mask_prompts: bool = False,
+        prompted_encoder: bool = False,
         **kwargs: Any,
     ) -> None:
         self.sam = sam.to_dict() if isinstance(sam, PreTrainedConfig) else (sam or SamConfig().to_dict())
@@ -114,6 +118,7 @@ class PlugConfig(PreTrainedConfig):
         self.mask_threshold = mask_threshold
         self.box_source = box_source
         self.mask_prompts = mask_prompts
+        self.prompted_encoder = prompted_encoder
         super().__init__(**kwargs)
         self._check()
 
@@ -128,8 +133,8 @@ class PlugConfig(PreTrainedConfig):
         return family_of(self.sam)
 
     def adapters(self) -> Adapters:
-        """Return the size of the adapters of the encoder."""
-        return Adapters(self.lora_rank, self.lora_alpha, self.num_branches)
+        """Return what is added to the encoder."""
+        return Adapters(self.lora_rank, self.lora_alpha, self.num_branches, self.prompted_encoder)
 
     def base_config(self) -> PreTrainedConfig:
         """Return the base's configuration at this model's input size."""

@@ -85,6 +85,8 @@ class PlugModel(PreTrainedModel):
     def __init__(self, config: PlugConfig) -> None:
         super().__init__(config)
         family, base = config.family, config.base_config()
+        if config.prompted_encoder and not family.has_prompt_adapter:  # a recipe's configuration has no base yet
+            raise InputError(f"prompted_encoder: expected False for a {family.title}, got True")
         self.vision_encoder = family.build_encoder(base, config.adapters())
         self.prompt_encoder: Any = family.build_prompt_encoder(base)
         self.amodal_decoder: Any = family.build_decoder(base)
@@ -139,6 +141,8 @@ class PlugModel(PreTrainedModel):
 
     def encode(self, pixel_values: Tensor) -> tuple[ImageFeatures, ImageFeatures]:
         """Encode images for both branches in one pass over a doubled batch.
+
+        With `config.prompted_encoder` only the fine stages run here, and `predict` runs the others.
 
         Args:
             pixel_values: (B, 3, H, W) normalised.
@@ -246,7 +250,8 @@ class PlugModel(PreTrainedModel):
     ) -> PlugOutput:
         """Run what follows the encoder: both decoders, uncertainty, refine module.
 
-        Several calls can share one encoding.
+        Several calls can share one encoding. With `config.prompted_encoder` the coarse stages of the encoder run
+        here, for each object.
 
         Args:
             pixel_values: (B, 3, H, W) in the model's precision.
@@ -262,6 +267,8 @@ class PlugModel(PreTrainedModel):
         prompts = self.embed_prompts(
             input_boxes, input_points, input_labels, input_masks, mask_given, amodal_features.embedding.dtype
         )
+        branches = self.config.family.encode_objects(self.vision_encoder, (visible_features, amodal_features), prompts)
+        visible_features, amodal_features = branches[0], branches[-1]
         amodal_logits, quality, amodal_decoder_logits = self.decode(self.amodal_decoder, amodal_features, prompts)
         visible_logits, visible_decoder_logits = None, None
         if self.visible_decoder is not None:
@@ -462,9 +469,9 @@ def parameter_counts(config: PlugConfig) -> dict[str, int]:
     """Count parameters by part, on the meta device.
 
     Returns:
-        `lora`, `prompt_encoder`, `mask_decoders`, `refine`; `base` (the encoder without adapters);
-        `total`, the sum of these; `incremental`, the number that an increment stores: all but the
-        base, or all of it if the base is trained along; `trainable`, those that training changes.
+        `lora` (all adapters of the encoder), `prompt_encoder`, `mask_decoders`, `refine`; `base` (the encoder without
+        adapters); `total`, the sum of these; `incremental`, the number that an increment stores: all but the base, or
+        all of it if the base is trained along; `trainable`, those that training changes.
     """
     with torch.device("meta"):
         model = PlugModel(config)

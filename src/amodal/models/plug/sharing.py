@@ -54,10 +54,11 @@ def load_beside(name: str | Path, other: PlugModel, revision: str | None = None)
 def _share_modules(ours: nn.Module, theirs: nn.Module) -> None:
     """Use the other encoder's modules without adapters, with the form of their weights prepared for inference."""
     for name, module in theirs.named_children():
+        if is_adapter(name):
+            continue
         own = getattr(ours, name)
         if any(is_adapter(f"{name}.{inner}") for inner, _ in (*module.named_parameters(), *own.named_parameters())):
-            if not is_adapter(name):
-                _share_modules(own, module)
+            _share_modules(own, module)
         else:
             setattr(ours, name, module)
 

@@ -14,6 +14,10 @@ from amodal.models.plug import PlugConfig, PlugModel, PlugOutput
 from amodal.training.datasets.sampling import Batch
 from amodal.training.recipe import TrainingRecipe
 
+FEW_CHANNELS = 16
+"""Up to this width, contiguous inputs make training with the refine module's group norms faster on a CPU
+(docs/log/training-speed.md)."""
+
 
 class PlugTask:
     """L = L_b + L_p (Eq. 9) for the inmodal decoder, the amodal decoder and the refined mask.
@@ -58,6 +62,9 @@ class PlugTask:
             model.to(memory_format=torch.channels_last)
         if model.refine_module is not None:
             model.refine_module.stem.register_forward_pre_hook(_channels_last)
+            for module in model.refine_module.modules():
+                if isinstance(module, nn.GroupNorm) and module.num_channels <= FEW_CHANNELS:
+                    module.register_forward_pre_hook(_contiguous)
         return model
 
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -166,3 +173,8 @@ def _channels_last(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ..
     if inputs[0].device.type != "cpu":
         return inputs
     return (inputs[0].contiguous(memory_format=torch.channels_last),)
+
+
+def _contiguous(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """On a CPU, use the memory layout in which the gradient of group norm is faster for few channels."""
+    return (inputs[0].contiguous(),) if inputs[0].device.type == "cpu" else inputs
