@@ -69,7 +69,7 @@ def test_an_object_without_a_hidden_part_in_the_second_answer_is_complete(
 ) -> None:
     segmenter, boxes = segmenter_of("plug-small", mode), boxes_of(drawn)
     once = segmenter(drawn.image, boxes, clean=ONCE)
-    assert any(obj.occlusion_rate > 0 for obj in once)
+    assert any(obj.occlusion_rate > ONCE.min_occlusion for obj in once)
     recorded = Recorded(segmenter, monkeypatch)
     recorded.hidden = -9.0
     complete = segmenter(drawn.image, boxes, clean=AGAIN)
@@ -80,7 +80,10 @@ def test_an_object_without_a_hidden_part_in_the_second_answer_is_complete(
     recorded.hidden = 9.0
     confirmed = segmenter(drawn.image, boxes, clean=AGAIN)
     for one, other in zip(once, confirmed, strict=True):
-        np.testing.assert_array_equal(other.amodal_mask, one.amodal_mask)
+        if 0 < one.occlusion_rate < ONCE.min_occlusion:  # complete at once, but for a bridge between its pieces
+            assert other.occlusion_rate == 0
+        else:
+            np.testing.assert_array_equal(other.amodal_mask, one.amodal_mask)
 
 
 def test_the_second_prompt_is_the_networks_own_visible_mask(
