@@ -110,6 +110,19 @@ def test_models_with_and_without_an_adapter_share_a_base(
         torch.testing.assert_close(beside(images(1), BOXES).pred_masks, expected, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("has_adapter", [True, False])
+def test_the_coarse_stages_get_the_memory_order_that_is_fast_on_a_cpu(folder: Path, has_adapter: bool) -> None:
+    model = PlugModel.from_base(folder, plug_config(prompted_encoder=has_adapter))
+    trunk = model.vision_encoder.backbone
+    expand, seen = trunk.get_submodule(trunk.coarse_start).expand, []
+    expand.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        model(images(2), BOXES.expand(2, -1, -1))
+    (x,) = seen
+    assert x.shape[0] == (8 if has_adapter else 4)  # of two branches
+    assert x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
 @pytest.mark.parametrize("name", [name for name in ROWS if name != "conv_prompt"])
 def test_a_base_without_maps_of_prompts_is_refused(name: str) -> None:
     row = ROWS[name]

@@ -152,8 +152,8 @@ def add_adapters(
 
 
 def _separate_branches(num_branches: int, _module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Repeat the first input once per branch, branch-major."""
-    return (inputs[0].repeat(num_branches, 1, 1, 1), *inputs[1:])
+    """Repeat the first input once per branch, branch-major, in its memory format, which `Tensor.repeat` would lose."""
+    return (torch.cat([inputs[0]] * num_branches), *inputs[1:])
 
 
 class DepthwiseConv(nn.Conv2d):

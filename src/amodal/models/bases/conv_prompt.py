@@ -274,7 +274,7 @@ class ConvPromptEncoder(nn.Module):
         """
         assert self.prompt_adapter is not None
         drawn = self.prompt_adapter(F.avg_pool2d(maps.flatten(0, 1), maps.shape[-1] // x.shape[-1]))
-        x = x.repeat_interleave(maps.shape[1], 0) + drawn
+        x = (x.repeat_interleave(maps.shape[1], 0) + drawn).contiguous(memory_format=torch.channels_last)
         return self.backbone.mixed({8: x} | self.backbone.coarse_maps(x))
 
     def _of_all_branches(self, x: Tensor, batch: int) -> Tensor:
