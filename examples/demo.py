@@ -88,6 +88,7 @@ def main() -> None:
         print(f"{folder}, from {prompts}: {rates}")
     print(answer)
     print(f"Look at overlay.png in {', '.join(str(OUT / folder) for folder in folders)}")
+    print("Filled: the visible part; hatched: the hidden part; thin rectangle: the box of the visible part")
     print("The bundled models are small: expect rough outlines and mistakes (docs/models/ has their scores)")
 
 

@@ -104,10 +104,14 @@ def test_two_processes_train_as_one(tmp_path: Path, task: str, strategy: dict[st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", [DDP, FSDP2], ids=["ddp", "fsdp2"])
-@pytest.mark.parametrize("family", [name for name in ROWS if name != "sam"])
-def test_two_processes_train_plug_on_every_family_as_one(tmp_path: Path, family: str, strategy: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("family", "prompted"), [*((name, False) for name in ROWS if name != "sam"), ("conv_prompt", True)]
+)
+def test_two_processes_train_plug_on_every_family_as_one(
+    tmp_path: Path, family: str, prompted: bool, strategy: dict[str, str]
+) -> None:
     ROWS[family].model().save_pretrained(tmp_path / family)
-    model = {"base": str(tmp_path / family), "image_size": 64, "point_loss": False}
+    model = {"base": str(tmp_path / family), "image_size": 64, "point_loss": False, "prompted_encoder": prompted}
     recipe = tiny_recipe(tmp_path, "plug", model=model, learning_rate=1e-3, ema=0.9)
     one = as_one(recipe, tmp_path / "one", strategy)
     file = written(recipe, tmp_path / "two")
