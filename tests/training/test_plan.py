@@ -40,17 +40,18 @@ def test_every_family_of_bases_can_be_planned(tmp_path: Path, family: str, refin
     assert json.loads(json.dumps(memory))
 
 
-def test_the_count_equals_what_autograd_saves(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_prompts", [1, 3])
+def test_the_count_equals_what_autograd_saves(tmp_path: Path, num_prompts: int) -> None:
     """Compared with a real step of the same model in float32."""
     config = PlugConfig(sam=base_config(tiny_base(tmp_path)), image_size=32, num_points=16, refine_channels=8)
-    saved, layer_inputs, counts = saved_for_backward(PlugTask(config), "no")
+    saved, layer_inputs, counts = saved_for_backward(PlugTask(config), "no", num_prompts)
     assert layer_inputs == 2 * (1 + 2 + 2) * 4 * 4 * 24  # bfloat16; only the first of three layers gets one branch
     model = PlugModel(config).train()
     assert counts["parameters"] == sum(p.numel() for p in model.parameters())
     assert counts["trained"] == sum(p.numel() for p in model.parameters() if p.requires_grad)
-    box = torch.tensor([[[4.0, 4.0, 20.0, 24.0]]])
-    maps = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
-    yes = torch.ones(1, 1, dtype=torch.bool)
+    box = torch.tensor([[[4.0, 4.0, 20.0, 24.0]]]).repeat(1, num_prompts, 1)
+    maps = torch.zeros(1, num_prompts, 32, 32, dtype=torch.bool)
+    yes = torch.ones(1, num_prompts, dtype=torch.bool)
     batch = {"pixel_values": torch.zeros(1, 3, 32, 32), "input_boxes": box, "valid": yes, "has_amodal": yes}
     batch |= {"visible_masks": maps, "amodal_masks": maps.clone()}
     assert sum(saved.values()) == pytest.approx(really_saved(PlugTask(config), model, batch), rel=0.15)
@@ -86,6 +87,13 @@ def really_saved(task: Any, model: torch.nn.Module, batch: dict[str, Any]) -> in
         losses = task(model, batch, torch.Generator())
         torch.stack(list(losses.values())).sum()
     return sum(size for size, _ in seen.values())
+
+
+def test_more_prompts_per_crop_take_more_memory() -> None:
+    """A plan had counted one prompt, whatever the recipe says."""
+    recipes = [load_recipe(ROOT / "recipes/plug/small.yaml", [f"data.num_prompts={number}"]) for number in (1, 2)]
+    one, two = (plan(recipe)["activations_per_crop"] for recipe in recipes)
+    assert 1.5 * one < two < 2 * one
 
 
 def test_memory_adds_up_and_steps_follow_the_objects(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from amodal.models.plug import PlugModel
 from amodal.nn.kernels import forced_kernel
 from amodal.training.build_aura import sized_config
 from amodal.training.optimizers import total_steps
-from amodal.training.recipe import AuraDataRecipe, AuraModelRecipe, PlugModelRecipe, Recipe
+from amodal.training.recipe import AuraDataRecipe, AuraModelRecipe, DataRecipe, PlugModelRecipe, Recipe
 from amodal.training.tasks.aura import AuraTask
 from amodal.training.tasks.plug import PlugTask
 
@@ -86,10 +86,11 @@ def plan(recipe: Recipe, *, processes: int = 1, objects: int | None = None) -> P
 
 
 def _plan_plug(recipe: Recipe, model: PlugModelRecipe, processes: int) -> Plan:
-    settings = recipe.training
+    settings, data = recipe.training, recipe.data
+    assert isinstance(data, DataRecipe)
     config = model.config(sam=base_config(model.base))
     task = PlugTask.from_recipe(config, settings)
-    saved, layer_inputs, counts = saved_for_backward(task, settings.precision)
+    saved, layer_inputs, counts = saved_for_backward(task, settings.precision, data.num_prompts)
     crops = settings.batch_size // processes
     activations = sum(saved.values())
     layers = [size for name, size in saved.items() if name != "rest"]
@@ -166,8 +167,10 @@ def _part(name: str, parameter: nn.Parameter) -> str:
     return "backbone" if name.startswith("vision_encoder.") else "heads"
 
 
-def saved_for_backward(task: PlugTask, precision: str) -> tuple[dict[str, int], int, dict[str, int]]:
-    """Bytes that a training step of PLUG on one crop saves for its backward pass.
+def saved_for_backward(
+    task: PlugTask, precision: str, num_prompts: int = 1
+) -> tuple[dict[str, int], int, dict[str, int]]:
+    """Bytes that a training step of PLUG on one crop with `num_prompts` objects saves for its backward pass.
 
     Attention counts as fused, as on a GPU.
 
@@ -185,14 +188,14 @@ def saved_for_backward(task: PlugTask, precision: str) -> tuple[dict[str, int], 
         parts = {f"layer{i}": layer for i, layer in enumerate(layers)}
         if model.refine_module is not None:
             parts["refine"] = model.refine_module
-        maps = torch.zeros(1, 1, size, size, dtype=torch.bool)
+        maps = torch.zeros(1, num_prompts, size, size, dtype=torch.bool)
         batch = {
             "pixel_values": torch.zeros(1, 3, size, size),
-            "input_boxes": torch.zeros(1, 1, 4),
+            "input_boxes": torch.zeros(1, num_prompts, 4),
             "visible_masks": maps,
             "amodal_masks": maps.clone(),
-            "has_amodal": torch.ones(1, 1, dtype=torch.bool),
-            "valid": torch.ones(1, 1, dtype=torch.bool),
+            "has_amodal": torch.ones(1, num_prompts, dtype=torch.bool),
+            "valid": torch.ones(1, num_prompts, dtype=torch.bool),
         }
         if config.mask_prompts:
             batch |= {"input_masks": maps.clone(), "mask_given": batch["valid"].clone()}
