@@ -319,15 +319,17 @@ def test_an_image_is_decoded_once_and_no_part_of_it_is_encoded_twice(
             assert answer.status_code == 200
 
         click([20, 20])
-        assert encoded.count("window") == 3 and encoded.count("crop") == 1  # the whole image, two close-ups, the crop
+        assert encoded.count("window") == 3  # the whole image and two close-ups
+        assert encoded.count("crop") <= 2  # the crop, and its mirror image if the object gets an occluded part
+        before = len(encoded)
         click([20, 20])
-        assert len(encoded) == 4
+        assert len(encoded) == before
         click([40, 20])
-        assert encoded.count("window") == 5 and encoded.count("crop") <= 2  # the whole image is not encoded again
+        assert encoded.count("window") == 5 and encoded.count("crop") <= 4  # the whole image is not encoded again
         before = len(encoded)
         for _ in range(3):
             click([20, 20], [50, 30, 0], boxes=[[5, 5, 40, 30]])
-        assert len(encoded) <= before + 2
+        assert len(encoded) <= before + 3
         client.get(f"/api/images/{key}/view")
     assert len(decoded) == 1
 

@@ -12,6 +12,7 @@ from amodal import AmodalSegmenter
 from amodal.errors import InputError
 from amodal.inference.sam_style import SamStylePredictor
 from amodal.ops.boxes import mask_to_box
+from amodal.ops.cleaning import CleanSettings
 from amodal.ops.rle import encode_mask
 from amodal.synthetic.scenes import SyntheticImage, render_scene
 from tests.inference.test_prompts import Detections, ultralytics_results
@@ -45,15 +46,21 @@ def test_given_masks_are_kept_bit_for_bit(drawn: SyntheticImage, mode: str, clea
         assert not (mask & ~obj.amodal_mask).any()
 
 
-def test_image_mode_prepares_and_encodes_the_image_once(drawn: SyntheticImage, monkeypatch: pytest.MonkeyPatch) -> None:
-    segmenter = AmodalSegmenter.from_pretrained("plug-small", device="cpu", dtype="float32", mode="image")
+def test_image_mode_encodes_the_image_and_its_mirror_image_once(
+    drawn: SyntheticImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = AmodalSegmenter(random_plug(mask_prompts=True), mode="image")
     calls: list[str] = []
-    for owner, name in ((segmenter.processor, "whole"), (segmenter.model, "encode")):
+    for owner, name in ((segmenter.processor, "whole"), (segmenter.model, "encode"), (segmenter.model, "predict")):
         method = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *args, _m=method, _n=name: (calls.append(_n), _m(*args))[1])
+        monkeypatch.setattr(owner, name, lambda *a, _m=method, _n=name, **k: (calls.append(_n), _m(*a, **k))[1])
     masks = visible_masks(drawn)
-    several = segmenter(drawn.image, masks=masks, batch_size=2)
-    assert calls == ["whole", "encode"] and len(several) == len(masks) > 2
+    segmenter(drawn.image, masks=masks, batch_size=1, clean=CleanSettings(min_occlusion=0, min_confirmed=1e-9))
+    assert calls.count("predict") > len(masks) + 1 > 3, "several objects are predicted twice"
+    assert calls.count("whole") == 1 and calls.count("encode") == 2
+    calls.clear()
+    segmenter(drawn.image, masks=masks, batch_size=2, clean=False)
+    assert calls.count("whole") == calls.count("encode") == 1
 
 
 def test_a_model_without_mask_prompts_gets_the_box_of_the_mask(drawn: SyntheticImage) -> None:

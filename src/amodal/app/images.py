@@ -31,7 +31,7 @@ from amodal.ops.rle import Rle, rle_box_xyxy, segmentation_to_rle
 MAX_SIDE = 2048  # longest side of the image that `render_image` returns; all prompts and masks are in upload pixels
 MAX_AREA = 500_000_000  # pixels of the boxes of all masks of one request
 MAP_SIDE = 128  # longest side of an uncertainty map in a response
-KEPT_FEATURES = 24  # encoded parts of images
+KEPT_FEATURES = 40  # encoded parts of images
 
 
 class DemoModels:

@@ -51,22 +51,23 @@ def objects_of(
         inputs: B * P inputs, the one of each object's crop.
         prompts: B * P prompts with boxes; a visible mask in them is kept exactly.
         options: how the masks are made.
-        complete: B * P, whether nothing hides the object, so that its amodal mask is the visible one.
+        complete: B * P, whether the object is complete, so that its amodal mask is the visible one.
 
     Yields:
         B * P objects.
     """
     assert output.amodal_uncertainty is not None and output.iou_scores is not None
-    amodal = probs_of(output.pred_masks)
-    visible = amodal if output.visible_logits is None else probs_of(output.visible_logits)
+    assert output.pred_masks is not None
+    amodal = probs_of(output.pred_masks.flatten(0, 1))
+    visible = amodal if output.visible_logits is None else probs_of(output.visible_logits.flatten(0, 1))
     uncertainty = output.amodal_uncertainty.flatten(0, 1).float().cpu().numpy()
     scores = output.iou_scores.flatten().float().clamp(0, 1).tolist()
     for index, (own, prompt) in enumerate(zip(inputs, prompts, strict=True)):
         crop = own.windows[0]
         assert prompt.box_xyxy is not None
-        whole = None if complete[index] else resize_probs(amodal[index], crop)
-        probs = resize_probs(visible[index], crop), whole
-        window, (visible_mask, amodal_mask) = _masks_of(probs, crop, prompt, options)
+        amodal_probs = None if complete[index] and prompt.visible is None else resize_probs(amodal[index], crop)
+        probs = resize_probs(visible[index], crop), amodal_probs
+        window, (visible_mask, amodal_mask) = _masks_of(probs, crop, prompt, options, is_complete=bool(complete[index]))
         yield SceneObject(
             window=window,
             visible_in_window=visible_mask,
@@ -84,15 +85,21 @@ def objects_of(
 
 
 def _masks_of(
-    probs: tuple[FloatMap, FloatMap | None], crop: Window, prompt: ObjectPrompt, options: MaskOptions
+    probs: tuple[FloatMap, FloatMap | None],
+    crop: Window,
+    prompt: ObjectPrompt,
+    options: MaskOptions,
+    *,
+    is_complete: bool,
 ) -> tuple[Window, tuple[Mask, Mask]]:
     """Visible and amodal mask of one object, with the given visible mask in place, cleaned if asked for.
 
     Args:
-        probs: visible and amodal probabilities in the crop; None for an object that nothing hides.
+        probs: visible and amodal probabilities in the crop; None for a complete object without a given mask.
         crop: their window.
         prompt: of the object.
         options: how the masks are made.
+        is_complete: whether the object is complete; pieces of a given mask are joined all the same.
 
     Returns:
         The window of the masks, which is the crop, or larger where a given mask reaches beyond it, and both masks.
@@ -109,7 +116,7 @@ def _masks_of(
         x, y = crop[0] - window[0], crop[1] - window[1]
         placed[y : y + amodal_probs.shape[0], x : x + amodal_probs.shape[1]] = amodal_probs
         amodal_probs = placed
-    amodal = visible if amodal_probs is None else amodal_probs > options.threshold
+    amodal = visible if is_complete or amodal_probs is None else amodal_probs > options.threshold
     if options.clean is None:
         return window, (visible, amodal)
     pixel = math.sqrt((crop[2] - crop[0]) * (crop[3] - crop[1])) / options.side
@@ -119,7 +126,6 @@ def _masks_of(
     )
 
 
-def probs_of(logits: Tensor | None) -> npt.NDArray[np.float32]:
-    """Convert (B, P, S, S) logits to (B * P, S, S) probabilities on the CPU."""
-    assert logits is not None
-    return np.asarray(logits.flatten(0, 1).float().sigmoid().cpu().numpy(), np.float32)
+def probs_of(logits: Tensor) -> npt.NDArray[np.float32]:
+    """Convert logits (N, S, S) to probabilities on the CPU."""
+    return np.asarray(logits.float().sigmoid().cpu().numpy(), np.float32)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from amodal.errors import InputError
-from amodal.inference.complete import complete_objects
 from amodal.inference.devices import pick_device, pick_dtype
 from amodal.inference.everything import segment_everything
 from amodal.inference.features import FeatureCache
@@ -35,8 +34,10 @@ from amodal.inference.prompts import (
 )
 from amodal.inference.scene import Scene
 from amodal.inference.scene_object import SceneObject
+from amodal.inference.second_prediction import predict_twice
 from amodal.inference.visible_from import VisibleMaskSource
 from amodal.io.images import ImageArray, ImageSource, load_image, path_of
+from amodal.models.bases.protocol import ImageFeatures
 from amodal.models.names import DEFAULT_SEGMENTER
 from amodal.models.plug import PlugModel, PlugProcessor
 from amodal.models.plug.processing import PlugInputs
@@ -236,8 +237,9 @@ class AmodalSegmenter:
             union_visible: unite each amodal mask with the visible mask of the same object; False
                 returns the masks as the network gives them, for objects without a given mask.
             clean: remove small pieces, small holes and very thin occluded parts. An object that is less than 5 %
-                occluded, or whose hidden part a second prediction does not confirm, counts as complete. False
-                returns the masks as the network predicts them; `CleanSettings` has the limits.
+                occluded, or whose hidden part a second prediction does not confirm, counts as complete; the masks of
+                two predictions are averaged. False returns the masks as the network predicts them; `CleanSettings` has
+                the limits.
             batch_size: maximum number of objects per forward pass.
 
         Returns:
@@ -403,7 +405,8 @@ class AmodalSegmenter:
         This concerns single objects in mode `crop`, the search for objects at points, and `visible_from`.
 
         Args:
-            max_entries: maximum number of encoded parts of images; 0 keeps none.
+            max_entries: maximum number of encoded parts of images; 0 keeps none. An object that is predicted twice has
+                two, its crop and the mirror image of it.
         """
         self.features = self.finder.features = FeatureCache(max_entries)
         if self.visible_from is not None:
@@ -424,15 +427,17 @@ class AmodalSegmenter:
         given = self._mask_inputs(inputs)
         prompts = [prompt for _, prompt in jobs]
         pixel_values = pixel_values.to(self.model.dtype)
-        encode = partial(self.model.encode, pixel_values)
+
+        def encode(pixels: Tensor, view: str) -> tuple[ImageFeatures, ImageFeatures]:
+            if len(jobs) > 1:
+                return self.model.encode(pixels)
+            part = (id(self.model), inputs[0].windows[0], view)
+            return self.features.get(jobs[0][0], part, partial(self.model.encode, pixels))
+
         with self._precision():
-            if len(jobs) == 1 and self.features.max_entries:
-                encoded = self.features.get(jobs[0][0], (id(self.model), inputs[0].windows[0]), encode)
-            else:
-                encoded = encode()
-            run = partial(self.model.predict, pixel_values, *encoded, boxes)
-            output = run(**given)
-            complete = complete_objects(run, output, given, prompts, options, asks_again=self.uses_masks)
+            output, complete = predict_twice(
+                self.model, pixel_values, boxes, given, encode, prompts=prompts, options=options
+            )
         return objects_of(output, inputs, prompts, options, complete)
 
     def _segment_whole_image(
@@ -442,16 +447,20 @@ class AmodalSegmenter:
         inputs = self.processor.whole(image, np.array([prompt.box_xyxy for prompt in prompts]), self._masks(prompts))
         pixel_values = inputs.pixel_values.to(self.device, self.model.dtype)
         given = {"input_boxes": inputs.input_boxes.to(self.device), **self._mask_inputs([inputs])}
-        with self._precision():
-            visible, amodal = self.model.encode(pixel_values)
+        features = FeatureCache(2)
+
+        def encode(pixels: Tensor, view: str) -> tuple[ImageFeatures, ImageFeatures]:
+            return features.get(image, view, partial(self.model.encode, pixels))
+
         for start in range(0, len(prompts), batch_size):
             part = slice(start, start + batch_size)
             masks = {name: tensor[:, part] for name, tensor in given.items()}
-            run = partial(self.model.predict, pixel_values, visible, amodal, masks.pop("input_boxes"))
+            boxes, own = masks.pop("input_boxes"), prompts[part]
             with self._precision():
-                output = run(**masks)
-                complete = complete_objects(run, output, masks, prompts[part], options, asks_again=self.uses_masks)
-            yield from objects_of(output, [inputs] * len(prompts[part]), prompts[part], options, complete)
+                output, complete = predict_twice(
+                    self.model, pixel_values, boxes, masks, encode, prompts=own, options=options
+                )
+            yield from objects_of(output, [inputs] * len(own), own, options, complete)
 
     def _masks(self, prompts: Sequence[ObjectPrompt]) -> list[Mask | None] | None:
         """Visible masks (H, W) for the network; None if it takes no masks or there are none."""

@@ -37,8 +37,8 @@ class CleanSettings:
         max_hole: largest hole that is filled, as a share of the object's area.
         min_thickness: thickness that an occluded region needs to be kept, in pixels of the network's input.
         min_occlusion: occlusion rate below which an object counts as complete.
-        min_confirmed: occlusion rate that a network must still predict when it is given its own visible mask as a
-            prompt; otherwise the object counts as complete. For networks that take masks; 0 asks once.
+        min_confirmed: occlusion rate that a network must also predict from the mirrored crop with the visible mask as a
+            prompt; otherwise the object counts as complete. For networks that take masks; 0 predicts once.
         min_bridge: smallest amodal probability of the pixels that may join the pieces of an amodal mask; 1 leaves the
             pieces apart.
     """

@@ -31,7 +31,7 @@ class PlugInputs:
         windows: N crop windows (x0, y0, x1, y1) in pixels of the image.
         size: (H, W) of the image.
         input_masks: (N, P, S, S) bool, visible masks in the crop; None if no masks were given.
-        mask_given: (N, P) bool, which objects have a mask; None likewise.
+        mask_given: (N, P) bool, which objects have a mask with pixels in the crop; None likewise.
     """
 
     pixel_values: Tensor
@@ -189,7 +189,7 @@ class PlugProcessor(ImageProcessingMixin):
         windows: Sequence[Window],
         size: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
-        """Crop one mask per window: (N, S, S) bool, and (N,) bool, which of them were given."""
+        """Crop one mask per window: (N, S, S) bool, and (N,) bool, which of them have pixels in the crop."""
         if len(masks) != len(windows):
             raise InputError(f"masks: expected one mask per box, got {len(masks)} masks and {len(windows)} boxes")
         crops = np.zeros((len(masks), self.image_size, self.image_size), bool)
@@ -199,7 +199,7 @@ class PlugProcessor(ImageProcessingMixin):
             if mask.dtype != bool or mask.shape != size:
                 raise InputError(f"masks: expected bool masks of shape {size}, got {mask.dtype} of shape {mask.shape}")
             crops[index] = crop_mask(mask, window, self.image_size)
-        return torch.from_numpy(crops), torch.tensor([mask is not None for mask in masks])
+        return torch.from_numpy(crops), torch.from_numpy(crops.any((1, 2)))
 
     def normalize(self, crops: npt.NDArray[np.uint8]) -> Tensor:
         """(N, S, S, 3) uint8 RGB to (N, 3, S, S) float32, normalised."""
