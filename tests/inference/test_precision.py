@@ -1,4 +1,4 @@
-"""Faster ways to run the bundled model keep its masks: the mean IoU with float32 is at least 0.99."""
+"""Faster ways to run the bundled model keep its masks: the mean IoU with float32 is at least 0.994."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def exact() -> list[SceneObject]:
 )
 def test_lower_precisions(dtype: str, exact: list[SceneObject]) -> None:
     narrow = segment_scenes(AmodalSegmenter.from_pretrained("plug-small", device="cpu", dtype=dtype))
-    assert 0.99 <= min(agreement(narrow, exact)) < 1
+    assert 0.994 <= min(agreement(narrow, exact)) < 1
 
 
 @needs_int8

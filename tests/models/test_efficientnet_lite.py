@@ -151,3 +151,18 @@ def test_maps_have_the_memory_order_that_is_fast_on_a_cpu() -> None:
     with torch.no_grad():
         maps = trunk.maps(torch.randn(2, 3, 64, 64))
     assert all(level.is_contiguous(memory_format=torch.channels_last) for level in maps.values())
+
+
+def test_the_map_of_stride_2_keeps_its_precision_under_autocast() -> None:
+    """In bfloat16 it would round the pixels, and the masks of a bundled model would change at their outlines."""
+    trunk = EfficientNetLite(small_trunk_config()).eval()
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        exact = trunk.fine_maps(pixels)
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = trunk.fine_maps(pixels)
+            rounded = trunk.fine_maps(pixels.bfloat16())
+        halved = trunk.bfloat16().fine_maps(pixels.bfloat16())
+    assert torch.equal(mixed[2], exact[2]) and not torch.equal(rounded[2], exact[2])
+    assert [mixed[stride].dtype for stride in (2, 4, 8)] == [torch.float32, torch.bfloat16, torch.bfloat16]
+    assert halved[2].dtype == torch.bfloat16

@@ -116,12 +116,25 @@ class EfficientNetLite(PreTrainedModel):
         return maps | self.coarse_maps(maps[8])
 
     def fine_maps(self, pixel_values: Tensor) -> dict[int, Tensor]:
-        """(B, 3, H, W) to the maps of stride 2, 4 and 8, as `maps`."""
+        """(B, 3, H, W) to the maps of stride 2, 4 and 8, as `maps`.
+
+        The map of stride 2 is computed in the precision of the weights, also under autocast: in bfloat16 it loses
+        details of the image that masks need, and saves no time on a CPU (docs/log/plug-models.md).
+        """
         pixel_values = pixel_values.contiguous(
             memory_format=torch.channels_last
         )  # faster on a CPU, in bfloat16 about twice
+        kind = pixel_values.device.type
+        if kind != "meta" and torch.is_autocast_enabled(kind):
+            with torch.autocast(kind, enabled=False):
+                finest = self._finest_map(pixel_values.to(self.stem.weight.dtype))
+        else:
+            finest = self._finest_map(pixel_values)
+        return {2: finest} | self._run_blocks(finest, range(self._ends[2] + 1, self._ends[8] + 1))
+
+    def _finest_map(self, pixel_values: Tensor) -> Tensor:
         x = F.relu6(self.stem(_pad_same(pixel_values, 3, 2)))
-        return self._run_blocks(x, range(self._ends[8] + 1))
+        return self._run_blocks(x, range(self._ends[2] + 1))[2]
 
     def coarse_maps(self, x: Tensor) -> dict[int, Tensor]:
         """The map of stride 8, (B, C, h, w), to those of stride 16 and 32, as `maps`."""
