@@ -17,6 +17,7 @@ from amodal.inference.onnx import DECODER, ENCODER, MANIFEST, OnnxPlug, export_o
 from amodal.models.bases.protocol import ImageFeatures, LoadedBase
 from amodal.models.increments import Origin
 from amodal.models.plug import PlugConfig, PlugModel
+from amodal.ops.cleaning import CleanSettings
 from tests.models.conftest import random_plug
 from tests.models.families import ROWS
 
@@ -31,9 +32,12 @@ def test_export_and_segment(settings: dict[str, object], tmp_path: Path) -> None
     assert done.encoder_difference < 1e-4 and done.decoder_difference < 1e-3
     image = np.random.default_rng(0).integers(0, 255, (70, 90, 3), dtype=np.uint8)
     boxes = [[5, 5, 40, 60], [50, 10, 85, 69], [0, 0, 90, 70]]
+    once = CleanSettings(min_confirmed=0)  # an export takes no masks, so it predicts once
     for mode in ("crop", "image"):
-        ours = AmodalSegmenter(model, mode=mode)(image, boxes, threshold=0.5).objects
-        theirs = AmodalSegmenter.from_pretrained(done.folder, mode=mode)(image, boxes, threshold=0.5).objects
+        ours = AmodalSegmenter(model, mode=mode)(image, boxes, threshold=0.5, clean=once).objects
+        theirs = AmodalSegmenter.from_pretrained(done.folder, mode=mode)(
+            image, boxes, threshold=0.5, clean=once
+        ).objects
         for one, other in zip(ours, theirs, strict=True):
             assert (one.amodal_mask != other.amodal_mask).mean() < 1e-3  # rounding at the threshold
             assert (one.visible_mask != other.visible_mask).mean() < 1e-3
