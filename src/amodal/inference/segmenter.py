@@ -40,7 +40,7 @@ from amodal.io.images import ImageArray, ImageSource, load_image, path_of
 from amodal.models.bases.protocol import ImageFeatures
 from amodal.models.names import DEFAULT_SEGMENTER
 from amodal.models.plug import PlugModel, PlugProcessor
-from amodal.models.plug.processing import PlugInputs
+from amodal.models.plug.processing import mask_prompts_of
 from amodal.models.plug.sharing import at_input_size, load_beside
 from amodal.nn.attention import use_int8
 from amodal.nn.packing import can_use_int8
@@ -70,8 +70,8 @@ class AmodalSegmenter:
         dtype: precision of the network, or its name. bfloat16 runs under autocast. With int8 the linear layers of
             the encoder are computed in 8 bits and the rest in bfloat16, on a CPU only.
         mode: `crop` encodes one crop per object, twice its visible box, as in the paper; `image`
-            encodes the whole image once for all of its objects, with the same weights. With a prompted encoder, the
-            coarse stages run once per object in both modes.
+            encodes the whole image once for all of its objects, with the same weights, and its mirror image once if
+            objects are predicted twice. With a prompted encoder, the coarse stages run per object in both modes.
         image_size: side of the network's square input in mode `image`; the model's own if None.
         visible_from: makes the visible masks of objects that have none in their prompts; the model itself if None.
 
@@ -415,7 +415,7 @@ class AmodalSegmenter:
     @property
     def uses_masks(self) -> bool:
         """Whether the model was trained with mask prompts; other models are prompted by the boxes of the masks."""
-        return bool(getattr(self.model.config, "mask_prompts", False))
+        return bool(self.model.config.mask_prompts)
 
     def _segment_crops(
         self, jobs: list[tuple[ImageArray, ObjectPrompt]], options: MaskOptions
@@ -424,7 +424,7 @@ class AmodalSegmenter:
         inputs = [self.processor(image, np.array([prompt.box_xyxy]), self._masks([prompt])) for image, prompt in jobs]
         pixel_values = torch.cat([i.pixel_values for i in inputs]).to(self.device)
         boxes = torch.cat([i.input_boxes for i in inputs]).to(self.device)
-        given = self._mask_inputs(inputs)
+        given = {name: tensor.to(self.device) for name, tensor in mask_prompts_of(inputs).items()}
         prompts = [prompt for _, prompt in jobs]
         pixel_values = pixel_values.to(self.model.dtype)
 
@@ -443,10 +443,11 @@ class AmodalSegmenter:
     def _segment_whole_image(
         self, image: ImageArray, prompts: list[ObjectPrompt], options: MaskOptions, batch_size: int
     ) -> Iterator[SceneObject]:
-        """Encode the whole image once, then decode its objects, `batch_size` per forward pass."""
+        """Encode the whole image once, and its mirror image if needed, and decode `batch_size` objects at a time."""
         inputs = self.processor.whole(image, np.array([prompt.box_xyxy for prompt in prompts]), self._masks(prompts))
         pixel_values = inputs.pixel_values.to(self.device, self.model.dtype)
-        given = {"input_boxes": inputs.input_boxes.to(self.device), **self._mask_inputs([inputs])}
+        prompted = {"input_boxes": inputs.input_boxes, **mask_prompts_of([inputs])}
+        given = {name: tensor.to(self.device) for name, tensor in prompted.items()}
         features = FeatureCache(2)
 
         def encode(pixels: Tensor, view: str) -> tuple[ImageFeatures, ImageFeatures]:
@@ -470,18 +471,6 @@ class AmodalSegmenter:
         if not self.uses_masks or not any(given):
             return None
         return [None if mask is None else decode_mask(mask) for mask in given]
-
-    def _mask_inputs(self, inputs: Sequence[PlugInputs]) -> dict[str, Tensor]:
-        """Mask prompts of several crops as the model takes them; empty if no crop has one."""
-        if all(i.input_masks is None for i in inputs):
-            return {}
-        shape = next(i.input_masks.shape for i in inputs if i.input_masks is not None)
-        masks = [torch.zeros(shape, dtype=torch.bool) if i.input_masks is None else i.input_masks for i in inputs]
-        given = [torch.zeros(shape[:2], dtype=torch.bool) if i.mask_given is None else i.mask_given for i in inputs]
-        return {
-            "input_masks": torch.cat(masks).to(self.device),
-            "mask_given": torch.cat(given).to(self.device),
-        }
 
     def _ready(self, model: PlugModel | OnnxPlug) -> PlugModel | OnnxPlug:
         """Switch the model to 8 bits or back; like the device, this changes the model itself."""

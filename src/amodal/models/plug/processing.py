@@ -42,6 +42,19 @@ class PlugInputs:
     mask_given: Tensor | None = None
 
 
+def mask_prompts_of(inputs: Sequence[PlugInputs]) -> dict[str, Tensor]:
+    """Mask prompts of several crops as `PlugModel` takes them: `input_masks` and `mask_given`.
+
+    Empty if no crop has one. Crops without mask prompts get masks that are not given.
+    """
+    shapes = [i.input_masks.shape for i in inputs if i.input_masks is not None]
+    if not shapes:
+        return {}
+    masks = [torch.zeros(shapes[0], dtype=torch.bool) if i.input_masks is None else i.input_masks for i in inputs]
+    given = [torch.zeros(shapes[0][:2], dtype=torch.bool) if i.mask_given is None else i.mask_given for i in inputs]
+    return {"input_masks": torch.cat(masks), "mask_given": torch.cat(given)}
+
+
 class PlugProcessor(ImageProcessingMixin):
     """Crops a window of twice the visible box around each object and resizes it to the network's square.
 
