@@ -232,7 +232,7 @@ def test_the_page_names_every_setting_with_its_default() -> None:
 
     from amodal.ops.cleaning import CleanSettings
 
-    stated = dict(re.findall(r"^\| `(min_\w+|max_\w+)` \| ([\d.]+) \|", PAGE, re.M))
+    stated = dict(re.findall(r"^\| `(min_\w+|max_\w+|edge_\w+)` \| ([\d.]+) \|", PAGE, re.M))
     assert {name: float(value) for name, value in stated.items()} == asdict(CleanSettings())
 
 

@@ -22,6 +22,8 @@ from amodal.inference.segmenter import AmodalSegmenter
 from amodal.models.increments import bundled_models
 from amodal.models.plug import PlugConfig, PlugModel, PlugOutput
 from amodal.nn.packing import Int8Linear, can_use_int8
+from amodal.ops.cleaning import CleanSettings
+from amodal.ops.masks import mask_iou
 from tests.models.conftest import random_plug
 
 SIDE = 64
@@ -72,7 +74,7 @@ def noise(*size: int) -> npt.NDArray[np.uint8]:
 
 def test_masks_are_in_image_pixels() -> None:
     # the crop is twice the box, here exactly the network's square, so that nothing is interpolated
-    scene = box_segmenter()(noise(100, 150), [[40, 30, 72, 62]])
+    scene = box_segmenter()(noise(100, 150), [[40, 30, 72, 62]], clean=False)  # noise has edges everywhere
     (obj,) = scene.objects
     visible, amodal = np.zeros((2, 100, 150), bool)
     visible[30:62, 40:72] = amodal[30:78, 40:72] = True
@@ -86,7 +88,7 @@ def test_masks_are_in_image_pixels() -> None:
 
 @pytest.mark.parametrize("box", [[10, 10, 90, 50], [3.5, 7.25, 20, 95], [0, 0, 150, 100], [149, 99, 150, 100]])
 def test_any_box_is_found_within_the_rounding_of_the_crop(box: list[float]) -> None:
-    obj = box_segmenter()(noise(100, 150), [box]).objects[0]
+    obj = box_segmenter()(noise(100, 150), [box], clean=False).objects[0]
     found = np.argwhere(obj.visible_mask)
     steps = np.array([(box[3] - box[1]) * 2 / SIDE, (box[2] - box[0]) * 2 / SIDE]) + 1
     assert (np.abs(found.min(0) - [box[1], box[0]]) <= steps).all()
@@ -252,6 +254,21 @@ def test_device_and_precision_by_name(plug: PlugModel) -> None:
 def test_objects_are_found_in_the_precision_of_the_segmenter(dtype: str) -> None:
     segmenter = AmodalSegmenter.from_pretrained("plug-small", device="cpu", dtype=dtype)
     assert segmenter.finder.dtype == segmenter.dtype == getattr(torch, dtype)
+
+
+@pytest.mark.parametrize("mode", ["crop", "image"])
+def test_the_outline_of_a_cleaned_visible_mask_follows_the_edges_of_the_image(mode: str) -> None:
+    image, shown = noise(400, 400) // 16, np.zeros((400, 400), bool)
+    shown[110:290, 110:290] = True
+    image[shown] += 180
+    segmenter = AmodalSegmenter(BoxNetwork(), mode=mode)
+    box, mask = [[100, 100, 300, 300]], shown[None]  # the network predicts the box, with a border of ten pixels
+    at_edges, as_predicted = (
+        segmenter(image, box, clean=CleanSettings(edge_radius=radius))[0].visible_mask for radius in (4, 0)
+    )
+    assert mask_iou(at_edges, shown) > mask_iou(as_predicted, shown) + 0.03
+    np.testing.assert_array_equal(as_predicted, segmenter(image, box, clean=False)[0].visible_mask)
+    np.testing.assert_array_equal(segmenter(image, masks=mask)[0].visible_mask, shown)
 
 
 def test_finding_the_objects_of_an_image(tmp_path: Path) -> None:

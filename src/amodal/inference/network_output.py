@@ -12,10 +12,12 @@ from torch import Tensor
 
 from amodal.inference.prompts import ObjectPrompt
 from amodal.inference.scene_object import SceneObject
+from amodal.io.images import ImageArray
 from amodal.models.plug import PlugOutput
 from amodal.models.plug.processing import PlugInputs
 from amodal.ops.arrays import FloatMap, Mask, Window
 from amodal.ops.cleaning import CleanSettings, clean_masks
+from amodal.ops.edges import resize_along_edges
 from amodal.ops.masks import resize_probs
 from amodal.ops.rle import decode_window, rle_area, rle_box_xyxy
 
@@ -39,6 +41,7 @@ class MaskOptions:
 
 def objects_of(
     output: PlugOutput,
+    images: Sequence[ImageArray],
     inputs: Sequence[PlugInputs],
     prompts: Sequence[ObjectPrompt],
     options: MaskOptions,
@@ -48,6 +51,7 @@ def objects_of(
 
     Args:
         output: logits (B, P, S, S) of B crops with P objects each.
+        images: B * P images (H, W, 3), the one of each object.
         inputs: B * P inputs, the one of each object's crop.
         prompts: B * P prompts with boxes; a visible mask in them is kept exactly.
         options: how the masks are made.
@@ -66,7 +70,8 @@ def objects_of(
         crop = own.windows[0]
         assert prompt.box_xyxy is not None
         amodal_probs = None if complete[index] and prompt.visible is None else resize_probs(amodal[index], crop)
-        probs = resize_probs(visible[index], crop), amodal_probs
+        radius = 0 if options.clean is None or prompt.visible is not None else options.clean.edge_radius
+        probs = resize_along_edges(visible[index], images[index], crop, radius), amodal_probs
         window, (visible_mask, amodal_mask) = _masks_of(probs, crop, prompt, options, is_complete=bool(complete[index]))
         yield SceneObject(
             window=window,

@@ -438,7 +438,7 @@ class AmodalSegmenter:
             output, complete = predict_twice(
                 self.model, pixel_values, boxes, given, encode, prompts=prompts, options=options
             )
-        return objects_of(output, inputs, prompts, options, complete)
+        return objects_of(output, [image for image, _ in jobs], inputs, prompts, options, complete)
 
     def _segment_whole_image(
         self, image: ImageArray, prompts: list[ObjectPrompt], options: MaskOptions, batch_size: int
@@ -461,7 +461,7 @@ class AmodalSegmenter:
                 output, complete = predict_twice(
                     self.model, pixel_values, boxes, masks, encode, prompts=own, options=options
                 )
-            yield from objects_of(output, [inputs] * len(own), own, options, complete)
+            yield from objects_of(output, [image] * len(own), [inputs] * len(own), own, options, complete)
 
     def _masks(self, prompts: Sequence[ObjectPrompt]) -> list[Mask | None] | None:
         """Visible masks (H, W) for the network; None if it takes no masks or there are none."""

@@ -1,0 +1,99 @@
+"""Resize the probabilities of a crop so that the outline of a mask follows the edges of the image.
+
+This is the fast guided filter of He and Sun (*Fast Guided Filter*, 2015) with a colour image as its guide. In each
+neighbourhood of the small crop, the probabilities are fitted by a linear function of the colour. The functions are
+resized to the size of the image and applied to its colours, so that the probability changes where the colour does.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from amodal.ops.arrays import FloatMap, Window
+from amodal.ops.masks import crop_and_resize, resize_probs
+
+COLOUR_VARIANCE = 1e-3
+"""Colours that vary less than this in a neighbourhood, as the variance of values in [0, 1], are smoothed over."""
+
+LEAST_PROBABILITY = 0.02
+"""What lies further than two neighbourhoods from any pixel above this probability is resized without its colours."""
+
+
+def resize_along_edges(probs: FloatMap, image: npt.NDArray[np.uint8], window: Window, radius: int) -> FloatMap:
+    """Resize the (S, S) probabilities of a crop to the (h, w) of its window, along the edges of the image.
+
+    Args:
+        probs: (S, S) float32 in [0, 1].
+        image: (H, W, 3) uint8 RGB.
+        window: (x0, y0, x1, y1) inside the image, the part that the crop was made from.
+        radius: of the square neighbourhoods, in pixels of the crop; 0 ignores the image.
+
+    Returns:
+        (h, w) float32 in [0, 1].
+    """
+    resized = resize_probs(probs, window)
+    side = probs.shape[0]
+    rows, columns = (np.flatnonzero((probs > LEAST_PROBABILITY).any(axis)) for axis in (1, 0))
+    if radius == 0 or not len(rows):
+        return resized
+    guide = crop_and_resize(image, window, side, "area").astype(np.float32) / np.float32(255)
+    weights, offset = _linear_functions(probs, guide, radius)
+    h, w = resized.shape
+    margin = 2 * radius
+    y0, y1 = (rows[0] - margin) * h // side, -(-(rows[-1] + 1 + margin) * h // side)
+    x0, x1 = (columns[0] - margin) * w // side, -(-(columns[-1] + 1 + margin) * w // side)
+    top, bottom, left, right = (int(v) for v in (max(y0, 0), min(y1, h), max(x0, 0), min(x1, w)))
+    # Pixel x of this part is at (x + left + 0.5) * side / w - 0.5 of the crop, as in `cv2.resize`.
+    across, down = side / w, side / h
+    to_crop = np.array([[across, 0, (left + 0.5) * across - 0.5], [0, down, (top + 0.5) * down - 0.5]])
+    fine_weights, total = (
+        cv2.warpAffine(
+            values,
+            to_crop,
+            (right - left, bottom - top),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        for values in (weights, offset)
+    )
+    colours = image[window[1] : window[3], window[0] : window[2]][top:bottom, left:right]
+    products = cv2.multiply(colours, fine_weights, scale=1 / 255, dtype=cv2.CV_32F)
+    total += cv2.transform(products, np.ones((1, 3), np.float32))
+    resized[top:bottom, left:right] = np.clip(total, 0, 1, out=total)
+    return resized
+
+
+def _linear_functions(
+    probs: FloatMap, guide: npt.NDArray[np.float32], radius: int
+) -> tuple[npt.NDArray[np.float32], FloatMap]:
+    """Fit weight * colour + offset to the probabilities (h, w) around each pixel of the guide (h, w, 3).
+
+    Returns:
+        Weights (h, w, 3) and offsets (h, w), each the mean over the neighbourhoods that contain the pixel.
+    """
+
+    def mean(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        size = (2 * radius + 1, 2 * radius + 1)
+        return np.asarray(cv2.boxFilter(values, -1, size, borderType=cv2.BORDER_REFLECT), np.float32)
+
+    r, g, b = cv2.split(guide)
+    mean_r, mean_g, mean_b = cv2.split(mean(guide))
+    mean_p = mean(probs)
+    rr, gg, bb = (mean(c * c) - m * m + COLOUR_VARIANCE for c, m in ((r, mean_r), (g, mean_g), (b, mean_b)))
+    rg, rb, gb = (
+        mean(r * g) - mean_r * mean_g,
+        mean(r * b) - mean_r * mean_b,
+        mean(g * b) - mean_g * mean_b,
+    )
+    rp, gp, bp = (mean(c * probs) - m * mean_p for c, m in ((r, mean_r), (g, mean_g), (b, mean_b)))
+    # The inverse of the symmetric matrix of covariances, by its cofactors.
+    c_rr, c_rg, c_rb = gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb
+    c_gg, c_gb, c_bb = rr * bb - rb * rb, rb * rg - rr * gb, rr * gg - rg * rg
+    determinant = rr * c_rr + rg * c_rg + rb * c_rb
+    weight_r = (c_rr * rp + c_rg * gp + c_rb * bp) / determinant
+    weight_g = (c_rg * rp + c_gg * gp + c_gb * bp) / determinant
+    weight_b = (c_rb * rp + c_gb * gp + c_bb * bp) / determinant
+    offset = mean_p - weight_r * mean_r - weight_g * mean_g - weight_b * mean_b
+    return mean(cv2.merge([weight_r, weight_g, weight_b])), mean(offset)
