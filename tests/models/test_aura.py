@@ -21,6 +21,7 @@ from amodal.models.aura.mllm import merge_adapters
 from amodal.models.aura.modeling import parameter_counts
 from amodal.models.aura.pointing import boxes_in_sam
 from amodal.models.increments import INCREMENT, increment_state
+from amodal.ops.masks import resize_probs
 from tests.models.aura import (
     ANSWER,
     random_image,
@@ -403,7 +404,7 @@ def test_masks_convert_to_the_sam_frame_and_back(tmp_path: Path) -> None:
     framed = processor.mask_sam(mask)
     assert framed.shape == (64, 64)
     assert not framed[32:].any()  # padding below
-    back = processor.image_probs(framed.astype(np.float32), (40, 80)) > 0.5
+    back = resize_probs(processor.unpadded(framed.astype(np.float32), (40, 80)), (0, 0, 80, 40)) > 0.5
     assert (back & mask).sum() / (back | mask).sum() > 0.95
 
 

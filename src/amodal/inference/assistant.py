@@ -15,6 +15,7 @@ from torch import Tensor
 
 from amodal.errors import InputError
 from amodal.inference.devices import pick_device, pick_dtype
+from amodal.inference.network_output import probs_of
 from amodal.inference.scene import Scene
 from amodal.inference.scene_object import SceneObject
 from amodal.io.images import ImageArray, ImageSource, load_image, path_of
@@ -25,6 +26,8 @@ from amodal.models.aura.prompts import TextPart, answer_parts, phrases
 from amodal.models.bases.protocol import ImageFeatures
 from amodal.models.names import DEFAULT_ASSISTANT
 from amodal.ops.cleaning import CleanSettings, clean_masks
+from amodal.ops.edges import resize_along_edges
+from amodal.ops.masks import resize_probs
 
 MIN_CONFIDENCE = 0.5
 """Confidence below which a reply counts as unsure: more such answers of `aura-small` are wrong than right."""
@@ -68,7 +71,8 @@ class AmodalAssistant:
         device: device of the model.
         dtype: precision of the network.
         clean: remove small pieces, small holes and very thin occluded parts from the masks, see
-            `amodal.ops.cleaning`; False returns the masks as the network predicts them.
+            `amodal.ops.cleaning`, and move the outlines of visible masks to the edges of the image; False returns the
+            masks as the network predicts them.
         union_visible: unite each amodal mask with the visible mask.
 
     Raises:
@@ -305,13 +309,16 @@ class AmodalAssistant:
         rates: Sequence[float] | None,
     ) -> list[SceneObject]:
         size, threshold = (image.shape[0], image.shape[1]), self.model.config.mask_threshold
+        whole, edge_radius = (0, 0, size[1], size[0]), CleanSettings().edge_radius if self.clean else 0
         objects = []
         predicted: Sequence[float | None] = [None] * len(own) if rates is None else rates
         for index, name, rate in zip(own, names, predicted, strict=True):
-            visible, amodal = (
-                self.processor.image_probs(logits[index].float().sigmoid().cpu().numpy(), size) > threshold
+            visible_probs, amodal_probs = (
+                self.processor.unpadded(probs_of(logits[index]), size)
                 for logits in (masks.visible_logits, masks.amodal_logits)
             )
+            visible = resize_along_edges(visible_probs, image, whole, edge_radius) > threshold
+            amodal = resize_probs(amodal_probs, whole) > threshold
             if self.clean:
                 pixel = max(size) / self.processor.image_size
                 visible, amodal = clean_masks(visible, amodal, settings=CleanSettings(), pixel=pixel)

@@ -41,8 +41,8 @@ class CleanSettings:
             prompt; otherwise the object counts as complete. For networks that take masks; 0 predicts once.
         min_bridge: smallest amodal probability of the pixels that may join the pieces of an amodal mask; 1 leaves the
             pieces apart.
-        edge_radius: how far, in pixels of the network's input, the neighbourhoods reach in which `AmodalSegmenter`
-            moves the outline of a predicted visible mask to the edges of the image (`ops.edges`); 0 moves nothing.
+        edge_radius: how far, in pixels of the network's input, the neighbourhoods reach in which the outline of a
+            predicted visible mask is moved to the edges of the image (`ops.edges`); 0 moves nothing.
     """
 
     min_component: float = 0.05

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amodal.ops.arrays import FloatMap, Window
-from amodal.ops.masks import crop_and_resize, resize_probs
+from amodal.ops.masks import resize_probs
 
 COLOUR_VARIANCE = 1e-3
 """Colours that vary less than this in a neighbourhood, as the variance of values in [0, 1], are smoothed over."""
@@ -22,10 +22,10 @@ LEAST_PROBABILITY = 0.02
 
 
 def resize_along_edges(probs: FloatMap, image: npt.NDArray[np.uint8], window: Window, radius: int) -> FloatMap:
-    """Resize the (S, S) probabilities of a crop to the (h, w) of its window, along the edges of the image.
+    """Resize the (R, S) probabilities of a crop to the (h, w) of its window, along the edges of the image.
 
     Args:
-        probs: (S, S) float32 in [0, 1].
+        probs: (R, S) float32 in [0, 1].
         image: (H, W, 3) uint8 RGB.
         window: (x0, y0, x1, y1) inside the image, the part that the crop was made from.
         radius: of the square neighbourhoods, in pixels of the crop; 0 ignores the image.
@@ -34,19 +34,19 @@ def resize_along_edges(probs: FloatMap, image: npt.NDArray[np.uint8], window: Wi
         (h, w) float32 in [0, 1].
     """
     resized = resize_probs(probs, window)
-    side = probs.shape[0]
     rows, columns = (np.flatnonzero((probs > LEAST_PROBABILITY).any(axis)) for axis in (1, 0))
     if radius == 0 or not len(rows):
         return resized
-    guide = crop_and_resize(image, window, side, "area").astype(np.float32) / np.float32(255)
+    part, (h, w), (R, S) = image[window[1] : window[3], window[0] : window[2]], resized.shape, probs.shape
+    how = cv2.INTER_AREA if h > R and w > S else cv2.INTER_LINEAR
+    guide = cv2.resize(part, (S, R), interpolation=how).astype(np.float32) / np.float32(255)
     weights, offset = _linear_functions(probs, guide, radius)
-    h, w = resized.shape
     margin = 2 * radius
-    y0, y1 = (rows[0] - margin) * h // side, -(-(rows[-1] + 1 + margin) * h // side)
-    x0, x1 = (columns[0] - margin) * w // side, -(-(columns[-1] + 1 + margin) * w // side)
+    y0, y1 = (rows[0] - margin) * h // R, -(-(rows[-1] + 1 + margin) * h // R)
+    x0, x1 = (columns[0] - margin) * w // S, -(-(columns[-1] + 1 + margin) * w // S)
     top, bottom, left, right = (int(v) for v in (max(y0, 0), min(y1, h), max(x0, 0), min(x1, w)))
-    # Pixel x of this part is at (x + left + 0.5) * side / w - 0.5 of the crop, as in `cv2.resize`.
-    across, down = side / w, side / h
+    # Pixel x of the result is at (x + left + 0.5) * S / w - 0.5 of the crop, as in `cv2.resize`.
+    across, down = S / w, R / h
     to_crop = np.array([[across, 0, (left + 0.5) * across - 0.5], [0, down, (top + 0.5) * down - 0.5]])
     fine_weights, total = (
         cv2.warpAffine(
@@ -58,8 +58,7 @@ def resize_along_edges(probs: FloatMap, image: npt.NDArray[np.uint8], window: Wi
         )
         for values in (weights, offset)
     )
-    colours = image[window[1] : window[3], window[0] : window[2]][top:bottom, left:right]
-    products = cv2.multiply(colours, fine_weights, scale=1 / 255, dtype=cv2.CV_32F)
+    products = cv2.multiply(part[top:bottom, left:right], fine_weights, scale=1 / 255, dtype=cv2.CV_32F)
     total += cv2.transform(products, np.ones((1, 3), np.float32))
     resized[top:bottom, left:right] = np.clip(total, 0, 1, out=total)
     return resized

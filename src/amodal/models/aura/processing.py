@@ -206,10 +206,10 @@ class AuraProcessor(PushToHubMixin):
         padded[:h, :w] = grey >= 128
         return padded
 
-    def image_probs(self, probs: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
-        """Resize probabilities of the backbone's frame (S_sam, S_sam) to the image (H, W), bilinear."""
+    def unpadded(self, probs: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
+        """The part of a map (S_sam, S_sam) in the backbone's frame that an image of size (H, W) fills."""
         h, w = self.fitted_size_sam(size)
-        return np.asarray(cv2.resize(probs[:h, :w], size[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
+        return probs[:h, :w]
 
     def fitted_size_sam(self, size: tuple[int, ...]) -> tuple[int, int]:
         """Return the size (h, w) that an image of size (H, W) has in the backbone's frame."""
