@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from amodal.ops.edges import COLOUR_VARIANCE, resize_along_edges
+from amodal.ops.edges import COLOUR_VARIANCE, ENOUGH_EXPLAINED, LEAST_VARIANCE, resize_along_edges
 from amodal.ops.masks import mask_iou, resize_probs
 
 SIDE = 48
@@ -26,34 +26,33 @@ def disc_image(size: int, radius: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fitted_one_by_one(probs: np.ndarray, image: np.ndarray, radius: int) -> np.ndarray:
-    """The guided filter as its paper states it, with a loop over pixels, for an image of the size of the crop."""
+    """The filter with a loop over pixels, for an image of the size of the crop; without its border of 2 * radius."""
     padded_probs = np.pad(probs.astype(np.float64), radius, mode="reflect")
     padded = np.pad(image / 255, ((radius, radius), (radius, radius), (0, 0)), mode="reflect")
     h, w = probs.shape
-    functions = np.zeros((h, w, 4))
+    functions = np.zeros((h, w, 5))
     for y in range(h):
         for x in range(w):
             area = np.s_[y : y + 2 * radius + 1, x : x + 2 * radius + 1]
             colours, values = padded[area].reshape(-1, 3), padded_probs[area].ravel()
             centred = colours - colours.mean(0)
             covariance = centred.T @ centred / len(colours) + COLOUR_VARIANCE * np.eye(3)
-            weights = np.linalg.solve(covariance, centred.T @ (values - values.mean()) / len(colours))
-            functions[y, x] = *weights, values.mean() - weights @ colours.mean(0)
-    inner = functions[radius:-radius, radius:-radius]  # beyond, the original leaves the border to the implementation
-    means = np.stack(
-        [
-            inner[y - radius : y + radius + 1, x - radius : x + radius + 1].mean((0, 1))
-            for y in range(radius, inner.shape[0] - radius)
-            for x in range(radius, inner.shape[1] - radius)
-        ]
-    )
-    part = np.s_[2 * radius : -2 * radius, 2 * radius : -2 * radius]
-    colours = image[part].reshape(-1, 3) / 255
-    return np.clip((means[:, :3] * colours).sum(1) + means[:, 3], 0, 1).reshape(probs[part].shape)
+            shared = centred.T @ (values - values.mean()) / len(colours)
+            weights = np.linalg.solve(covariance, shared)
+            explained = weights @ shared / (values.var() + LEAST_VARIANCE)
+            functions[y, x] = *weights, values.mean() - weights @ colours.mean(0), np.clip(explained, 0, 1)
+    result = np.zeros((h - 4 * radius, w - 4 * radius))
+    for y, x in np.ndindex(result.shape):
+        around = functions[y + radius : y + 3 * radius + 1, x + radius : x + 3 * radius + 1]
+        *weights, offset, explained = around.mean((0, 1))
+        own, share = probs[y + 2 * radius, x + 2 * radius], min(explained / ENOUGH_EXPLAINED, 1)
+        filtered = np.clip(image[y + 2 * radius, x + 2 * radius] / 255 @ weights + offset, 0, 1)
+        result[y, x] = own + share * (filtered - own)
+    return result
 
 
 @pytest.mark.parametrize("radius", [1, 2])
-def test_without_resizing_it_is_the_guided_filter(radius: int) -> None:
+def test_an_image_of_the_size_of_the_crop(radius: int) -> None:
     rng = np.random.default_rng(radius)
     image = cv2.GaussianBlur(rng.integers(0, 256, (20, 20, 3)).astype(np.uint8), (0, 0), 1)
     probs = rng.random((20, 20)).astype(np.float32)
@@ -108,6 +107,15 @@ def test_any_input_gives_probabilities_of_the_size_of_the_window(
     result = resize_along_edges(probs, image, window, radius)
     assert result.shape == (window[3] - y, window[2] - x) and result.dtype == np.float32
     assert np.isfinite(result).all() and result.min() >= 0 and result.max() <= 1
+
+
+def test_without_edges_in_the_image_nothing_changes() -> None:
+    probs = np.zeros((SIDE, SIDE), np.float32)
+    probs[20:22, 5:40] = 1  # a part that is thinner than the neighbourhoods
+    for image in (np.full((130, 130, 3), 77, np.uint8), disc_image(130, 60)[0]):
+        resized = resize_probs(probs, (0, 0, 130, 130))
+        result = resize_along_edges(probs, image, (0, 0, 130, 130), 4)
+        assert mask_iou(result > 0.3, resized > 0.3) > 0.9
 
 
 def test_a_radius_of_zero_ignores_the_image() -> None:

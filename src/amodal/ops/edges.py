@@ -3,6 +3,8 @@
 This is the fast guided filter of He and Sun (*Fast Guided Filter*, 2015) with a colour image as its guide. In each
 neighbourhood of the small crop, the probabilities are fitted by a linear function of the colour. The functions are
 resized to the size of the image and applied to its colours, so that the probability changes where the colour does.
+Differs from the paper: where the colours do not explain the probabilities, these are resized as they are. There, the
+filter would only blur them, and thin parts would be lost.
 """
 
 from __future__ import annotations
@@ -16,6 +18,12 @@ from amodal.ops.masks import resize_probs
 
 COLOUR_VARIANCE = 1e-3
 """Colours that vary less than this in a neighbourhood, as the variance of values in [0, 1], are smoothed over."""
+
+ENOUGH_EXPLAINED = 0.25
+"""Share of the variance of the probabilities that the colours must explain for the filter to have its full effect."""
+
+LEAST_VARIANCE = 1e-4
+"""Where the probabilities vary less than this, there is nothing to explain."""
 
 LEAST_PROBABILITY = 0.02
 """What lies further than two neighbourhoods from any pixel above this probability is resized without its colours."""
@@ -40,7 +48,7 @@ def resize_along_edges(probs: FloatMap, image: npt.NDArray[np.uint8], window: Wi
     part, (h, w), (R, S) = image[window[1] : window[3], window[0] : window[2]], resized.shape, probs.shape
     how = cv2.INTER_AREA if h > R and w > S else cv2.INTER_LINEAR
     guide = cv2.resize(part, (S, R), interpolation=how).astype(np.float32) / np.float32(255)
-    weights, offset = _linear_functions(probs, guide, radius)
+    functions = _linear_functions(probs, guide, radius)
     margin = 2 * radius
     y0, y1 = (rows[0] - margin) * h // R, -(-(rows[-1] + 1 + margin) * h // R)
     x0, x1 = (columns[0] - margin) * w // S, -(-(columns[-1] + 1 + margin) * w // S)
@@ -48,7 +56,7 @@ def resize_along_edges(probs: FloatMap, image: npt.NDArray[np.uint8], window: Wi
     # Pixel x of the result is at (x + left + 0.5) * S / w - 0.5 of the crop, as in `cv2.resize`.
     across, down = S / w, R / h
     to_crop = np.array([[across, 0, (left + 0.5) * across - 0.5], [0, down, (top + 0.5) * down - 0.5]])
-    fine_weights, total = (
+    weights, total, explained = (
         cv2.warpAffine(
             values,
             to_crop,
@@ -56,21 +64,23 @@ def resize_along_edges(probs: FloatMap, image: npt.NDArray[np.uint8], window: Wi
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REPLICATE,
         )
-        for values in (weights, offset)
+        for values in functions
     )
-    products = cv2.multiply(part[top:bottom, left:right], fine_weights, scale=1 / 255, dtype=cv2.CV_32F)
+    products = cv2.multiply(part[top:bottom, left:right], weights, scale=1 / 255, dtype=cv2.CV_32F)
     total += cv2.transform(products, np.ones((1, 3), np.float32))
-    resized[top:bottom, left:right] = np.clip(total, 0, 1, out=total)
+    own = resized[top:bottom, left:right]
+    own += (np.clip(total, 0, 1, out=total) - own) * np.clip(explained / ENOUGH_EXPLAINED, 0, 1)
     return resized
 
 
 def _linear_functions(
     probs: FloatMap, guide: npt.NDArray[np.float32], radius: int
-) -> tuple[npt.NDArray[np.float32], FloatMap]:
+) -> tuple[npt.NDArray[np.float32], FloatMap, FloatMap]:
     """Fit weight * colour + offset to the probabilities (h, w) around each pixel of the guide (h, w, 3).
 
     Returns:
-        Weights (h, w, 3) and offsets (h, w), each the mean over the neighbourhoods that contain the pixel.
+        Weights (h, w, 3), offsets (h, w), and the share of the variance of the probabilities that the colours explain,
+        (h, w) in [0, 1]; each is the mean over the neighbourhoods that contain the pixel.
     """
 
     def mean(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -95,4 +105,6 @@ def _linear_functions(
     weight_g = (c_rg * rp + c_gg * gp + c_gb * bp) / determinant
     weight_b = (c_rb * rp + c_gb * gp + c_bb * bp) / determinant
     offset = mean_p - weight_r * mean_r - weight_g * mean_g - weight_b * mean_b
-    return mean(cv2.merge([weight_r, weight_g, weight_b])), mean(offset)
+    variance = mean(probs * probs) - mean_p * mean_p
+    explained = (weight_r * rp + weight_g * gp + weight_b * bp) / (variance + LEAST_VARIANCE)
+    return mean(cv2.merge([weight_r, weight_g, weight_b])), mean(offset), mean(np.clip(explained, 0, 1))
