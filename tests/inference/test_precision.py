@@ -1,4 +1,8 @@
-"""Faster ways to run the bundled model keep its masks: the mean IoU with float32 is at least 0.994."""
+"""Faster ways to run the bundled model keep its masks: the mean IoU with float32 is at least 0.995, cleaned 0.994.
+
+Cleaning decides whether a part is kept, so that one object near the limit changes the mean of a few scenes by 0.01. So
+raw masks are compared in a few scenes, and cleaned ones in many.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +28,12 @@ from tests.models.conftest import random_plug
 needs_int8 = pytest.mark.skipif(not can_use_int8(), reason="CPU without 8-bit dot products")
 
 
-def segment_scenes(segmenter: AmodalSegmenter, clean: bool | CleanSettings = True) -> list[SceneObject]:
-    """Objects of three drawn scenes."""
+def segment_scenes(
+    segmenter: AmodalSegmenter, clean: bool | CleanSettings = False, num_scenes: int = 6
+) -> list[SceneObject]:
+    """Objects of drawn scenes."""
     found = []
-    for seed in (901, 902, 903):
+    for seed in range(901, 901 + num_scenes):
         scene = render_scene(seed)
         boxes = [mask_to_box(o.visible_mask) for o in scene.objects if o.visible_mask.any()]
         found += segmenter(scene.image, np.array(boxes), clean=clean).objects
@@ -57,6 +63,15 @@ def exact() -> list[SceneObject]:
 )
 def test_lower_precisions(dtype: str, exact: list[SceneObject]) -> None:
     narrow = segment_scenes(AmodalSegmenter.from_pretrained("plug-small", device="cpu", dtype=dtype))
+    assert 0.995 <= min(agreement(narrow, exact)) < 1
+
+
+@pytest.mark.slow
+def test_cleaned_masks_in_bfloat16() -> None:
+    narrow, exact = (
+        segment_scenes(AmodalSegmenter.from_pretrained("plug-small", device="cpu", dtype=dtype), True, num_scenes=24)
+        for dtype in ("bfloat16", "float32")
+    )
     assert 0.994 <= min(agreement(narrow, exact)) < 1
 
 
