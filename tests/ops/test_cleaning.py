@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
+from amodal.errors import InputError
 from amodal.ops.cleaning import MAX_DISC, CleanSettings, clean_masks
 from tests.drawing import mask
 
@@ -223,3 +226,9 @@ def test_joining_adds_pixels_of_the_convex_hull_and_never_leaves_more_pieces(
         hull = np.zeros(before.shape, np.uint8)
         cv2.fillConvexPoly(hull, cv2.convexHull(cv2.findNonZero(before.view(np.uint8))), 1)
         assert not (added & ~hull.astype(bool)).any()
+
+
+@pytest.mark.parametrize("radius", [-1, 2.0, True, "4"])
+def test_an_impossible_edge_radius(radius: Any) -> None:
+    with pytest.raises(InputError, match="edge_radius: expected a whole number of 0 or more, got"):
+        CleanSettings(edge_radius=radius)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from amodal.ops import edges
 from amodal.ops.edges import COLOUR_VARIANCE, ENOUGH_EXPLAINED, LEAST_VARIANCE, resize_along_edges
 from amodal.ops.masks import mask_iou, resize_probs
 
@@ -132,7 +135,7 @@ def test_only_the_neighbourhood_of_the_mask_depends_on_the_image() -> None:
     probs[10:20, 22:30] = 0.9
     result = resize_along_edges(probs, image, (0, 0, 480, 480), 2)
     changed = np.argwhere(result != resize_probs(probs, (0, 0, 480, 480)))
-    assert changed.min(0).tolist() >= [60, 180] and changed.max(0).tolist() <= [240, 340]
+    assert (changed.min(0) >= [60, 180]).all() and (changed.max(0) < [240, 340]).all()
     empty = np.zeros((SIDE, SIDE), np.float32)
     assert not resize_along_edges(empty, image, (0, 0, 480, 480), 2).any()
 
@@ -145,3 +148,25 @@ def test_a_part_of_an_image_gives_what_the_part_alone_gives() -> None:
     np.testing.assert_array_equal(
         resize_along_edges(probs, image, window, 4), resize_along_edges(probs, alone, (0, 0, 200, 170), 4)
     )
+
+
+def test_strips_of_rows_give_what_one_pass_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, _ = disc_image(300, 70)
+    probs = cv2.GaussianBlur(disc_image(SIDE, 15)[1].astype(np.float32), (0, 0), 2)
+    window = (10, 20, 290, 280)
+    once = resize_along_edges(probs, image, window, 4)
+    monkeypatch.setattr(edges, "STRIP", 37)
+    np.testing.assert_allclose(resize_along_edges(probs, image, window, 4), once, atol=1e-3)
+    guide = edges.guide_of(image, window, (SIDE, SIDE))
+    np.testing.assert_allclose(resize_along_edges(probs, image, window, 4, guide), once, atol=1e-3)
+
+
+@pytest.mark.parametrize("view", [lambda x: x[:, ::-1], lambda x: x.transpose(1, 0, 2), lambda x: x[::2, ::2]])
+def test_read_only_views_of_images(view: Callable[[np.ndarray], np.ndarray]) -> None:
+    seen = view(disc_image(200, 50)[0])
+    seen.setflags(write=False)
+    probs = disc_image(SIDE, 14)[1].astype(np.float32)
+    window = (3, 5, 97, 91)
+    result = resize_along_edges(probs, seen, window, 4)
+    expected = resize_along_edges(probs, np.ascontiguousarray(seen), window, 4)
+    np.testing.assert_allclose(result, expected, atol=1e-6)

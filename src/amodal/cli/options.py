@@ -48,7 +48,13 @@ Confidence = Annotated[
     typer.Option(help="Smallest score of an object that is found without prompts; default: the detector's own."),
 ]
 Threshold = Annotated[float | None, typer.Option(help="Smallest probability of foreground; default: the model's own.")]
-Clean = Annotated[bool, typer.Option("--clean/--no-clean", help="Remove specks, holes and thin rims from the masks.")]
+Clean = Annotated[
+    bool,
+    typer.Option(
+        "--clean/--no-clean",
+        help="Remove specks, holes and thin rims from masks, and move outlines to edges of the image.",
+    ),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first image or object that fails.")]
 JsonSummary = Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")]
 

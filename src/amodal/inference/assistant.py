@@ -26,7 +26,7 @@ from amodal.models.aura.prompts import TextPart, answer_parts, phrases
 from amodal.models.bases.protocol import ImageFeatures
 from amodal.models.names import DEFAULT_ASSISTANT
 from amodal.ops.cleaning import CleanSettings, clean_masks
-from amodal.ops.edges import resize_along_edges
+from amodal.ops.edges import guide_of, resize_along_edges
 from amodal.ops.masks import resize_probs
 
 MIN_CONFIDENCE = 0.5
@@ -310,6 +310,7 @@ class AmodalAssistant:
     ) -> list[SceneObject]:
         size, threshold = (image.shape[0], image.shape[1]), self.model.config.mask_threshold
         whole, edge_radius = (0, 0, size[1], size[0]), CleanSettings().edge_radius if self.clean else 0
+        guide = guide_of(image, whole, self.processor.fitted_size_sam(size)) if own and edge_radius else None
         objects = []
         predicted: Sequence[float | None] = [None] * len(own) if rates is None else rates
         for index, name, rate in zip(own, names, predicted, strict=True):
@@ -317,7 +318,7 @@ class AmodalAssistant:
                 self.processor.unpadded(probs_of(logits[index]), size)
                 for logits in (masks.visible_logits, masks.amodal_logits)
             )
-            visible = resize_along_edges(visible_probs, image, whole, edge_radius) > threshold
+            visible = resize_along_edges(visible_probs, image, whole, edge_radius, guide) > threshold
             amodal = resize_probs(amodal_probs, whole) > threshold
             if self.clean:
                 pixel = max(size) / self.processor.image_size

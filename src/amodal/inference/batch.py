@@ -53,7 +53,7 @@ class BatchPlan:
         cpus: CPU cores per segmenter.
         gpus: GPUs per segmenter; below 1, segmenters share a GPU.
         images_per_block: images per block; this many are repeated if a worker dies.
-        clean: remove specks, holes and occluded rims, see `AmodalSegmenter`.
+        clean: remove specks, holes and occluded rims, and move outlines to edges, see `AmodalSegmenter`.
 
     Raises:
         InputError: a number out of range, or an unknown mode or precision.

@@ -17,7 +17,7 @@ from amodal.models.plug import PlugOutput
 from amodal.models.plug.processing import PlugInputs
 from amodal.ops.arrays import FloatMap, Mask, Window
 from amodal.ops.cleaning import CleanSettings, clean_masks
-from amodal.ops.edges import resize_along_edges
+from amodal.ops.edges import guide_of, resize_along_edges
 from amodal.ops.masks import resize_probs
 from amodal.ops.rle import decode_window, rle_area, rle_box_xyxy
 
@@ -66,12 +66,18 @@ def objects_of(
     visible = amodal if output.visible_logits is None else probs_of(output.visible_logits.flatten(0, 1))
     uncertainty = output.amodal_uncertainty.flatten(0, 1).float().cpu().numpy()
     scores = output.iou_scores.flatten().float().clamp(0, 1).tolist()
-    for index, (own, prompt) in enumerate(zip(inputs, prompts, strict=True)):
+    guide: tuple[ImageArray, Window, FloatMap] | None = None  # of the last object, which often has the same window
+    for index, (image, own, prompt) in enumerate(zip(images, inputs, prompts, strict=True)):
         crop = own.windows[0]
         assert prompt.box_xyxy is not None
         amodal_probs = None if complete[index] and prompt.visible is None else resize_probs(amodal[index], crop)
-        radius = 0 if options.clean is None or prompt.visible is not None else options.clean.edge_radius
-        probs = resize_along_edges(visible[index], images[index], crop, radius), amodal_probs
+        if options.clean is None or prompt.visible is not None or output.visible_logits is None:
+            probs = resize_probs(visible[index], crop), amodal_probs
+        else:
+            if guide is None or guide[0] is not image or guide[1] != crop:
+                guide = image, crop, guide_of(image, crop, (visible.shape[1], visible.shape[2]))
+            moved = resize_along_edges(visible[index], image, crop, options.clean.edge_radius, guide[2])
+            probs = moved, amodal_probs
         window, (visible_mask, amodal_mask) = _masks_of(probs, crop, prompt, options, is_complete=bool(complete[index]))
         yield SceneObject(
             window=window,
@@ -132,5 +138,5 @@ def _masks_of(
 
 
 def probs_of(logits: Tensor) -> npt.NDArray[np.float32]:
-    """Convert logits (N, S, S) to probabilities on the CPU."""
+    """Convert logits (..., S, S) to probabilities on the CPU."""
     return np.asarray(logits.float().sigmoid().cpu().numpy(), np.float32)

@@ -236,10 +236,10 @@ class AmodalSegmenter:
             threshold: a pixel is foreground if its probability is above this; the model's own if None.
             union_visible: unite each amodal mask with the visible mask of the same object; False
                 returns the masks as the network gives them, for objects without a given mask.
-            clean: remove small pieces, small holes and very thin occluded parts. An object that is less than 5 %
-                occluded, or whose hidden part a second prediction does not confirm, counts as complete; the masks of
-                two predictions are averaged. False returns the masks as the network predicts them; `CleanSettings` has
-                the limits.
+            clean: move the outlines of predicted visible masks to the edges of the image, and remove small pieces,
+                small holes and very thin occluded parts. An object that is less than 5 % occluded, or whose hidden part
+                a second prediction does not confirm, counts as complete; the masks of two predictions are averaged.
+                False returns the masks as the network predicts them; `CleanSettings` has the limits.
             batch_size: maximum number of objects per forward pass.
 
         Returns:

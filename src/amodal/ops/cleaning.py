@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from amodal.errors import InputError
 from amodal.ops.arrays import FloatMap, Mask
 from amodal.ops.boxes import mask_to_box
 from amodal.ops.occlusion import occlusion_rate
@@ -41,8 +42,13 @@ class CleanSettings:
             prompt; otherwise the object counts as complete. For networks that take masks; 0 predicts once.
         min_bridge: smallest amodal probability of the pixels that may join the pieces of an amodal mask; 1 leaves the
             pieces apart.
-        edge_radius: how far, in pixels of the network's input, the neighbourhoods reach in which the outline of a
-            predicted visible mask is moved to the edges of the image (`ops.edges`); 0 moves nothing.
+        edge_radius: radius of the filter that moves the outline of a predicted visible mask to nearby edges of the
+            image, in pixels of the network's input; 0 turns it off. A larger radius leaves thicker occluded rims beside
+            a moved outline, which `min_thickness` must remove. `AmodalSegmenter` and `AmodalAssistant` apply it before
+            the threshold (`ops.edges`), and `clean_masks` does not use it.
+
+    Raises:
+        InputError: `edge_radius` is not a whole number of 0 or more.
     """
 
     min_component: float = 0.05
@@ -52,6 +58,10 @@ class CleanSettings:
     min_confirmed: float = 0.02
     min_bridge: float = 0.015
     edge_radius: int = 4
+
+    def __post_init__(self) -> None:
+        if type(self.edge_radius) is not int or self.edge_radius < 0:
+            raise InputError(f"edge_radius: expected a whole number of 0 or more, got {self.edge_radius!r}")
 
     @classmethod
     def of(cls, clean: bool | CleanSettings) -> CleanSettings | None:
