@@ -55,8 +55,8 @@ FIRST = "first"  # name of the model that a segmenter was built with
 class AmodalSegmenter:
     """Segments objects in given boxes, with a visible and an amodal mask per object.
 
-    The probabilities are resized from the crop to the image; a pixel is foreground where its
-    probability is above the threshold. The amodal mask is united with the visible mask. A model
+    The probabilities are resized from the crop to the image, those of cleaned visible masks along its edges; a pixel is
+    foreground where its probability is above the threshold. The amodal mask is united with the visible mask. A model
     without a visible branch returns the amodal mask for both. An object for which no pixel is
     foreground keeps its place in the scene, with empty masks and score 0. The score is the IoU of
     the amodal mask as predicted by the model.
