@@ -139,7 +139,7 @@ def _recipe(name: str, output: Path, steps: int, settings: list[str]) -> Recipe:
 def reader_settings(row: Row, options: argparse.Namespace) -> list[str]:
     """Overrides of the recipe that trains the reader of regions."""
     settings = _data(options.data, _question_names()[:1])
-    return settings if row.trunk else [*settings, "model.trunk_mllm.trunk_weights=null", "training.trunk_rate=1.0"]
+    return settings if row.trunk else [*settings, "model.trunk_mllm.trunk_weights=null", "training.trunk_rate=null"]
 
 
 def words_settings(row: Row, start: str | Path, options: argparse.Namespace) -> list[str]:

@@ -86,7 +86,7 @@ ROWS = (
     Row("px256", "256 pixels", ("model.image_size=256",)),
     Row("px320", "320 pixels", ("model.image_size=320",)),
     Row("imagenet", "untrained base, trunk of ImageNet", trunk="imagenet"),
-    Row("random", "untrained base, trunk from random weights", ("training.trunk_rate=1.0",), trunk="random"),
+    Row("random", "untrained base, trunk from random weights", ("training.trunk_rate=null",), trunk="random"),
 )
 
 

@@ -34,9 +34,9 @@ def test_biases_and_norms_are_not_decayed() -> None:
     assert all((p.dim() > 1) == (group["weight_decay"] == 0.2) for group in groups for p in group["params"])
 
 
-@pytest.mark.parametrize("trunk_rate", [1.0, 0.5])
+@pytest.mark.parametrize("trunk_rate", [1.0, 0.5, None])
 @pytest.mark.parametrize("model", [small_model(), nn.Linear(3, 2), nn.Linear(3, 2, bias=False), nn.LayerNorm(3)])
-def test_no_group_is_empty(model: nn.Module, trunk_rate: float) -> None:
+def test_no_group_is_empty(model: nn.Module, trunk_rate: float | None) -> None:
     """Sharded checkpoints of PyTorch allow one empty group at most, because groups are matched by their parameters."""
     made = new_optimizer(model, settings(trunk_rate=trunk_rate))
     groups = [len(group["params"]) for group in made.param_groups]

@@ -1,19 +1,27 @@
-"""The segmenter on a pretrained trunk, as training builds it."""
+"""Models on a pretrained trunk, as training builds them, and the learning rates of the trunk."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from amodal.errors import InputError
-from amodal.models.bases.efficientnet_lite import LITE0_STAGES
-from amodal.training.optimizers import new_optimizer
-from amodal.training.pretrained_trunk import new_segmenter
+from amodal.models.bases.conv_prompt import ConvPromptModel
+from amodal.models.bases.efficientnet_lite import LITE0_STAGES, pretrained_weights
+from amodal.models.plug import PlugConfig, PlugModel
+from amodal.nn.convolutions import AdaptedConvolution
+from amodal.training.loop import train
+from amodal.training.optimizers import SMALLEST_SIZE, new_optimizer
+from amodal.training.pretrained_trunk import new_segmenter, restore_trunk
 from amodal.training.recipe import SamModelRecipe, TrainingRecipe
+from tests.models.conftest import small_sam_config
 from tests.models.test_efficientnet_lite import published_state
+from tests.training.tiny import SAM, tiny_recipe
 
 
 def recipe(**settings: Any) -> SamModelRecipe:
@@ -41,12 +49,86 @@ def test_missing_weights_of_the_trunk_are_named(name: str) -> None:
         new_segmenter(recipe(trunk_weights=name), 0)
 
 
-def test_the_trunk_has_its_own_learning_rate() -> None:
+def rate_factors(model: nn.Module, **training: Any) -> dict[int, float]:
+    """Factors on the learning rate by the id of the parameter."""
+    optimizer = new_optimizer(model, TrainingRecipe(steps=1, **training))
+    return {id(p): group["rate_factor"] for group in optimizer.param_groups for p in group["params"]}
+
+
+def test_the_rates_of_the_trunk_follow_the_sizes_of_its_weights() -> None:
     model = new_segmenter(recipe(frozen_blocks=3), 0)
-    optimizer = new_optimizer(model, TrainingRecipe(steps=1, learning_rate=0.01, trunk_rate=0.1))
-    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     trunk = model.vision_encoder.backbone
-    assert rates[id(trunk.blocks[5].project.weight)] == pytest.approx(0.001)
-    assert rates[id(trunk.lateral["8"].weight)] == 0.01
-    assert rates[id(model.mask_decoder.lateral[0].weight)] == 0.01
-    assert len(rates) == sum(p.requires_grad for p in model.parameters())
+    small, large, bias = trunk.blocks[5].project.weight, trunk.blocks[6].depthwise.weight, trunk.blocks[7].expand.bias
+    for weight, size in ((small, 0.02), (large, 2.0), (bias, 0.0)):
+        nn.init.constant_(weight, size)
+    factors = rate_factors(model, trunk_rate=2.0)
+    assert factors[id(small)] == pytest.approx(0.04)
+    assert factors[id(large)] == 1
+    assert factors[id(bias)] == pytest.approx(2 * SMALLEST_SIZE)
+    assert factors[id(trunk.lateral["8"].weight)] == factors[id(model.mask_decoder.lateral[0].weight)] == 1
+    assert len(factors) == sum(p.requires_grad for p in model.parameters())
+    assert set(rate_factors(model, trunk_rate=None).values()) == {1.0}
+
+
+def test_the_rate_of_an_adapter_follows_the_gain_of_its_convolution() -> None:
+    plug = PlugModel(small_plug())
+    convolution = next(m for m in plug.vision_encoder.backbone.modules() if isinstance(m, AdaptedConvolution))
+    nn.init.constant_(convolution.weight, 0.01)
+    factors = rate_factors(plug, trunk_rate=2.0)
+    expected = 2 * 0.01 * math.sqrt(convolution.in_channels)
+    assert expected < 1
+    assert [factors[id(p)] for p in convolution.lora.parameters()] == [pytest.approx(expected)] * 2
+
+
+def test_training_steps_move_the_trunk_at_its_own_rate(tmp_path: Path) -> None:
+    """The loop sets the rates of each step anew, and must keep the factors of the groups."""
+    new = new_segmenter(SamModelRecipe(**SAM), 0)
+    model = ConvPromptModel.from_pretrained(train(tiny_recipe(tmp_path, trunk_rate=1e-6), progress=False))
+    for name, before in new.state_dict().items():
+        change = float((model.state_dict()[name] - before).abs().max())
+        if name.startswith("vision_encoder.backbone.blocks."):
+            assert change < 1e-7, name
+    before, after = (m.mask_decoder.lateral[0].weight for m in (new, model))
+    assert float((after - before).detach().abs().max()) > 1e-4
+
+
+def small_plug(**settings: Any) -> PlugConfig:
+    """PLUG on a trunk of full size with a small input."""
+    sizes = {"model_type": "conv_prompt", "image_size": 64, "trunk": {"mixed_channels": 16}}
+    sizes |= {"widths": [8, 8, 16, 16, 16], "blocks": [1, 2, 2, 1]}
+    base = {"sam": sizes, "image_size": 64, "lora_rank": 2, "refine_channels": 8, "train_base": True}
+    return PlugConfig(**(base | {"prompted_encoder": True, "mask_prompts": True} | settings))
+
+
+class TestRestoreTrunk:
+    def test_trunk_adapters_and_prompt_adapter_start_anew(self, tmp_path: Path) -> None:
+        torch.manual_seed(0)
+        model = PlugModel(small_plug())
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        trunk = model.vision_encoder.backbone
+        file = tmp_path / "lite.pth"
+        torch.save(published_state(trunk.config), file)
+        restore_trunk(model, str(file))
+        state = trunk.state_dict()
+        for name, tensor in pretrained_weights(file, trunk.config).items():
+            assert torch.equal(state[name], tensor), name
+        updates = [m.lora.up for m in trunk.modules() if isinstance(m, AdaptedConvolution)]
+        assert updates
+        assert not any(up.any() for up in updates)
+        assert not model.vision_encoder.prompt_adapter.weight.any()
+        pretrained = ("vision_encoder.backbone.blocks.", "vision_encoder.backbone.stem.")
+        kept = [name for name in before if not name.startswith(pretrained) and ".lora." not in name]
+        changed = {name for name in kept if not torch.equal(model.state_dict()[name], before[name])}
+        assert changed == {"vision_encoder.prompt_adapter.weight"}
+
+    def test_a_frozen_base_keeps_its_trunk(self) -> None:
+        with pytest.raises(InputError, match="trunk_weights: expected a convolutional base with model.train_base=true"):
+            restore_trunk(PlugModel(small_plug(train_base=False)), "x")
+
+    def test_a_transformer_has_no_such_trunk(self) -> None:
+        config = PlugConfig(sam=small_sam_config(32), image_size=32, lora_rank=2, refine_channels=8)
+        with pytest.raises(InputError, match="trunk_weights: expected a convolutional base .* got "):
+            restore_trunk(PlugModel(config), "x")

@@ -36,9 +36,14 @@ class PairedLora(nn.Module):
         super().__init__()
         self.scale = (rank if alpha is None else alpha) / rank
         self.down = nn.Parameter(torch.empty(num_branches, rank, width))
-        self.up = nn.Parameter(torch.zeros(num_branches, out_width, rank))
-        bound = 1 / math.sqrt(width)
+        self.up = nn.Parameter(torch.empty(num_branches, out_width, rank))
+        self.reset()
+
+    def reset(self) -> None:
+        """Start anew: an update of zero."""
+        bound = 1 / math.sqrt(self.down.shape[-1])
         nn.init.uniform_(self.down, -bound, bound)
+        nn.init.zeros_(self.up)
 
     def forward(self, x: Tensor) -> Tensor:
         """(G * B, C, H, W), branch-major, to (G * B, C', H, W)."""

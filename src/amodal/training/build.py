@@ -21,7 +21,7 @@ from amodal.training.datasets.crops import ObjectCrops
 from amodal.training.datasets.detection import DetectionImages, DetectionSource
 from amodal.training.datasets.sampling import Batch, CropSource, StepSampler, TrainingSamples
 from amodal.training.initial_weights import load_init, updated
-from amodal.training.pretrained_trunk import new_segmenter
+from amodal.training.pretrained_trunk import new_segmenter, restore_trunk
 from amodal.training.recipe import (
     AuraModelRecipe,
     DataRecipe,
@@ -95,6 +95,8 @@ def build(recipe: Recipe, weights: Path | None = None) -> TrainingSetup:
         plug = PlugModel.from_base(settings.base, settings.config(), revision=settings.base_revision)
         if recipe.init is not None:
             _load_plug_init(plug, recipe.init, weights)
+        if settings.trunk_weights is not None:
+            restore_trunk(plug, settings.trunk_weights)
         for crops in (train, validation):  # read before the base, which alone knows how its pixels are normalised
             crops.image_mean, crops.image_std = plug.config.family.image_mean, plug.config.family.image_std
         assert isinstance(recipe.data, DataRecipe)

@@ -206,7 +206,7 @@ class _TrainingRun:
         """Run one optimiser step over `accumulation` batches and return the mean of their losses."""
         self.model.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate(step)
+            group["lr"] = self._learning_rate(step) * group["rate_factor"]
         device, means = self.accelerator.device, dict[str, Tensor]()
         for index in range(self.settings.accumulation):
             batch = to_device(next(batches), device)

@@ -1,12 +1,17 @@
-"""A convolutional promptable segmenter on a trunk that ImageNet has trained, ready to train on masks."""
+"""Models on a trunk that ImageNet has trained: a new promptable segmenter, and a PLUG whose trunk starts anew."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import nn
 
+from amodal.errors import InputError
 from amodal.models.bases.conv_prompt import ConvPromptConfig, ConvPromptFamily, ConvPromptModel
 from amodal.models.bases.efficientnet_lite import pretrained_weights, weights_file
+from amodal.models.plug import PlugModel
+from amodal.nn.convolutions import PairedLora
 from amodal.training.recipe import SamModelRecipe
 
 FEATURE_SCALES = (0.1, 0.1, 0.1)
@@ -30,6 +35,34 @@ def new_segmenter(settings: SamModelRecipe, seed: int) -> ConvPromptModel:
     trunk.stem.requires_grad_(settings.frozen_blocks == 0)
     trunk.blocks[: settings.frozen_blocks].requires_grad_(False)
     return model.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def restore_trunk(model: PlugModel, name: str) -> None:
+    """Give the trunk of a PLUG model the weights of ImageNet again, in place; everything else stays.
+
+    What has been added to the trunk, the adapters and the prompt adapter, starts anew as well.
+
+    Args:
+        model: PLUG on a convolutional segmenter, with `train_base`: otherwise the trunk belongs to the base.
+        name: see `weights_file`.
+
+    Raises:
+        InputError: the model has another base, or a frozen one, or the weights cannot be found or read.
+    """
+    if not isinstance(model.config.family, ConvPromptFamily) or not model.config.train_base:
+        raise InputError(
+            "trunk_weights: expected a convolutional base with model.train_base=true, "
+            f"got {model.config.family.title} with model.train_base={str(model.config.train_base).lower()}"
+        )
+    encoder: Any = model.vision_encoder
+    trunk = encoder.backbone
+    trunk.load_state_dict(pretrained_weights(weights_file(name), trunk.config), strict=False)
+    for module in trunk.modules():
+        if isinstance(module, PairedLora):
+            module.reset()
+    if encoder.prompt_adapter is not None:
+        nn.init.zeros_(encoder.prompt_adapter.weight)
 
 
 @torch.no_grad()
