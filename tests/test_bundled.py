@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from amodal import AmodalAssistant, AmodalSegmenter
 from amodal.cli.main import main
@@ -64,6 +66,27 @@ def test_held_out_scenes_reach_the_lower_bounds(segmenter: AmodalSegmenter) -> N
     got = scores.compute()
     assert got["mIoU_full"] > FLOOR_FULL, got
     assert got["mIoU_visible"] > FLOOR_VISIBLE, got
+
+
+def test_every_block_of_the_trunk_tells_crops_apart(segmenter: AmodalSegmenter) -> None:
+    """A training with too high a rate had driven the activations of the coarse blocks to the limits of ReLU6.
+
+    Then a block returns nearly the same for every crop, and its weights get no gradient any more.
+    """
+    outputs: dict[str, list[Tensor]] = {}
+    hooks = [
+        block.register_forward_hook(lambda _block, _inputs, out, name=name: outputs.setdefault(name, []).append(out))
+        for name, block in segmenter.model.vision_encoder.backbone.blocks.named_children()
+    ]
+    for seed in (30_000, 30_001):
+        scene = render_scene(seed)
+        segmenter(scene.image, [mask_to_box(obj.visible_mask) for obj in scene.objects], clean=False)
+    for hook in hooks:
+        hook.remove()
+    assert len(outputs) == 16
+    for name, found in outputs.items():
+        crops = torch.cat(found).float()
+        assert float(crops.std(0).mean() / crops.abs().mean()) > 0.2, f"block {name}"
 
 
 def test_segmentation_takes_less_than_0_3_seconds_per_object(segmenter: AmodalSegmenter) -> None:

@@ -41,7 +41,8 @@ class TestPlugSmall:
         ("name", "settings"),
         [
             ("decoders", {"model.prompted_encoder"}),
-            ("frozen", {"model.train_base"}),
+            ("frozen", {"model.train_base", "model.trunk_weights"}),
+            ("samtrunk", {"model.trunk_weights"}),
             ("noprompts", {"model.mask_prompts", "data.mask_prompt_share", "data.own_mask_share"}),
             ("noown", {"data.own_mask_share"}),
             ("nooccluded", {"model.occluded_dice_weight"}),
@@ -66,12 +67,8 @@ class TestPlugSmall:
             assert weights == [0 if source.annotations.startswith(start) else source.weight for source in first]
             assert 0 in weights and any(weights)
         for name, dropped, added in (
-            ("nopeople", {"paste-train3", "paste-train5", "photos/people"}, {"paste-nopeople"}),
-            (
-                "nocaltech",
-                {"paste-train3", "paste-train5", "paste-kinds2", "paste-kinds4", "photos/caltech"},
-                {"paste-train", "paste-kinds"},
-            ),
+            ("nopeople", {"paste-photos", "photos/people"}, {"paste-nopeople"}),
+            ("nocaltech", {"paste-photos", "paste-objects", "photos/caltech"}, {"paste-nocaltech"}),
         ):
             used = {folder_of(source) for source in rows[name].data.train if source.weight > 0}
             assert {folder_of(source) for source in first} - used == dropped
@@ -86,7 +83,7 @@ class TestPlugSmall:
         plug.write_report([result], Namespace(**vars(self.OPTIONS), out=tmp_path))
         page = (tmp_path / "plug_small_ablation.md").read_text()
         cell = "0.800 (0.790-0.810), 0.400, 0.700; false 25 %"
-        assert "**Unfinished: 1 of 15 rows.**" in page and f"| no mask prompts | {cell} | {cell} |  |  |" in page
+        assert "**Unfinished: 1 of 16 rows.**" in page and f"| no mask prompts | {cell} | {cell} |  |  |" in page
         results = json.loads((tmp_path / "plug_small_ablation.json").read_text())["results"]
         assert results == [
             {"row": "noprompts", "metrics": {"box": report["metrics"], "box, cleaned": report["metrics"]}}

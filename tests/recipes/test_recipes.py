@@ -67,13 +67,14 @@ def test_every_recipe_trains_two_steps_at_small_size(path: Path, tmp_path: Path)
     """The recipe with small sizes and toy data."""
     recipe, small = load_recipe(path), tiny_recipe(tmp_path, load_recipe(path).task)
     if isinstance(recipe.model, SamModelRecipe):
-        sizes = SAM | {"trunk_weights": None}
+        sizes = dict(SAM)
     else:
         is_sam2 = "-sam2.1-" in path.name
         base = tiny_sam2(tmp_path) if is_sam2 else tiny_base(tmp_path)
         if getattr(recipe.model, "prompted_encoder", False):
             ROWS["conv_prompt"].model().save_pretrained(base := tmp_path / "conv_prompt")
         sizes = {"base": str(base), "image_size": 64 if is_sam2 else 32, "num_points": 16, "refine_channels": 8}
+    sizes |= {"trunk_weights": None}  # those of ImageNet do not fit
     shrunk: Recipe = recipe.model_copy(
         update={
             "output": str(tmp_path / "run"),

@@ -11,15 +11,17 @@ import torch
 from torch import nn
 
 from amodal.errors import InputError
-from amodal.models.bases.conv_prompt import ConvPromptModel
+from amodal.models.bases.conv_prompt import ConvPromptFamily, ConvPromptModel
 from amodal.models.bases.efficientnet_lite import LITE0_STAGES, pretrained_weights
 from amodal.models.plug import PlugConfig, PlugModel
 from amodal.nn.convolutions import AdaptedConvolution
+from amodal.training.build import build
 from amodal.training.loop import train
 from amodal.training.optimizers import SMALLEST_SIZE, new_optimizer
 from amodal.training.pretrained_trunk import new_segmenter, restore_trunk
 from amodal.training.recipe import SamModelRecipe, TrainingRecipe
 from tests.models.conftest import small_sam_config
+from tests.models.families import small_conv_prompt_config
 from tests.models.test_efficientnet_lite import published_state
 from tests.training.tiny import SAM, tiny_recipe
 
@@ -93,9 +95,8 @@ def test_training_steps_move_the_trunk_at_its_own_rate(tmp_path: Path) -> None:
 
 
 def small_plug(**settings: Any) -> PlugConfig:
-    """PLUG on a trunk of full size with a small input."""
-    sizes = {"model_type": "conv_prompt", "image_size": 64, "trunk": {"mixed_channels": 16}}
-    sizes |= {"widths": [8, 8, 16, 16, 16], "blocks": [1, 2, 2, 1]}
+    """PLUG on a small convolutional segmenter that is trained along."""
+    sizes = ConvPromptFamily().sizes(small_conv_prompt_config())
     base = {"sam": sizes, "image_size": 64, "lora_rank": 2, "refine_channels": 8, "train_base": True}
     return PlugConfig(**(base | {"prompted_encoder": True, "mask_prompts": True} | settings))
 
@@ -132,3 +133,17 @@ class TestRestoreTrunk:
         config = PlugConfig(sam=small_sam_config(32), image_size=32, lora_rank=2, refine_channels=8)
         with pytest.raises(InputError, match="trunk_weights: expected a convolutional base .* got "):
             restore_trunk(PlugModel(config), "x")
+
+    def test_a_recipe_restores_the_trunk_of_a_base_but_not_that_of_init(self, tmp_path: Path) -> None:
+        ConvPromptFamily().new_model(small_conv_prompt_config(), 1).save_pretrained(tmp_path / "conv")
+        config = small_conv_prompt_config().trunk_config
+        torch.save(published_state(config), tmp_path / "lite.pth")
+        expected = pretrained_weights(tmp_path / "lite.pth", config)["blocks.3.project.weight"]
+        model = {"base": str(tmp_path / "conv"), "image_size": 64, "train_base": True}
+        recipe = tiny_recipe(tmp_path, "plug", model | {"trunk_weights": str(tmp_path / "lite.pth")})
+        new = build(recipe).model
+        assert torch.equal(new.state_dict()["vision_encoder.backbone.blocks.3.project.weight"], expected)
+        saved = build(tiny_recipe(tmp_path, "plug", model)).model
+        saved.save_pretrained(tmp_path / "saved")
+        continued = build(recipe.model_copy(update={"init": str(tmp_path / "saved")})).model
+        assert all(torch.equal(a, b) for a, b in zip(continued.parameters(), saved.parameters(), strict=True))

@@ -95,7 +95,7 @@ def build(recipe: Recipe, weights: Path | None = None) -> TrainingSetup:
         plug = PlugModel.from_base(settings.base, settings.config(), revision=settings.base_revision)
         if recipe.init is not None:
             _load_plug_init(plug, recipe.init, weights)
-        if settings.trunk_weights is not None:
+        elif settings.trunk_weights is not None:
             restore_trunk(plug, settings.trunk_weights)
         for crops in (train, validation):  # read before the base, which alone knows how its pixels are normalised
             crops.image_mean, crops.image_std = plug.config.family.image_mean, plug.config.family.image_std

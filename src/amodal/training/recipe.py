@@ -117,8 +117,9 @@ class SamModelRecipe(Strict):
 class PlugModelRecipe(Strict):
     """The base of a PLUG model; `PLUG_MODEL` adds every field of `PlugConfig` under the same name.
 
-    With `trunk_weights`, the trunk of a convolutional base starts from the weights of ImageNet, also in a recipe with
-    `init`: a PyTorch file, or the name of an installed Python package that contains one.
+    With `trunk_weights`, the trunk of a convolutional base starts from the weights of ImageNet instead of those of the
+    base: a PyTorch file, or the name of an installed Python package that contains one. Where `init` names a model, all
+    weights are those of this model.
     """
 
     base: str
@@ -277,19 +278,19 @@ class AuraDataRecipe(Strict):
 class TrainingRecipe(Strict):
     """The optimisation. Defaults are PLUG's (section 4.2) where the paper states a value.
 
-    `batch_size` counts crops over all processes; one step uses `accumulation` batches. `trunk_rate` is for the
-    layers of an EfficientNet-Lite that ImageNet has trained: the learning rate of each tensor is multiplied by
-    `trunk_rate` and by the root mean square of its initial values, but at most by 1, so that a step changes small
-    and large weights by the same share. With null they learn at the same rate as everything else, which suits a
-    trunk of random weights. `clip_grad_norm` 0 disables clipping. `ema` is the decay of a moving average of the
-    weights, which is then validated and saved instead of the weights themselves; 0 disables it. `select` says which
-    weights become the run's `model`: those with the `best` validation score, or the `last`. `max_minutes` ends a
-    call with a checkpoint; the schedule depends on steps only. `steps` 0 saves the untrained model.
-    `gradient_checkpointing` recomputes activations in the backward pass instead of storing them.
-    `refined_point_loss` gives the refined mask of PLUG the point loss, too; Eq. 9 states it for the two decoders
-    only. `bce_resolution` says where the BCE of PLUG's decoders is computed: at the resolution of the `input`,
-    after upsampling, or of the `decoder`, against the share of each cell that the mask covers. Each validation
-    draws `picture_objects` validation objects.
+    `batch_size` counts crops over all processes; one step uses `accumulation` batches. `trunk_rate` scales the
+    learning rate of the stem and the blocks of an EfficientNet-Lite. The factor of a tensor is `trunk_rate` times
+    the root mean square of its initial values (at least 0.01), and at most 1, so that a step changes small and
+    large weights by about the same percentage; adapters follow the size of their convolution. With null, these
+    layers learn at the full `learning_rate`, which suits a trunk of random weights. `clip_grad_norm` 0 disables
+    clipping. `ema` is the decay of a moving average of the weights, which is then validated and saved instead of
+    the weights themselves; 0 disables it. `select` says which weights become the run's `model`: those with the
+    `best` validation score, or the `last`. `max_minutes` ends a call with a checkpoint; the schedule depends on
+    steps only. `steps` 0 saves the untrained model. `gradient_checkpointing` recomputes activations in the backward
+    pass instead of storing them. `refined_point_loss` gives the refined mask of PLUG the point loss, too; Eq. 9
+    states it for the two decoders only. `bce_resolution` says where the BCE of PLUG's decoders is computed: at the
+    resolution of the `input`, after upsampling, or of the `decoder`, against the share of each cell that the mask
+    covers. Each validation draws `picture_objects` validation objects.
     """
 
     steps: Annotated[int, Field(ge=0)] | None = None
