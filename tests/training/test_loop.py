@@ -298,7 +298,9 @@ def test_a_trained_base_cannot_be_frozen_afterwards(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_compiled_training_runs(tmp_path: Path) -> None:
-    assert (run(tiny_recipe(tmp_path, steps=2, compile=True)) / "model.safetensors").is_file()
+    """With 32 pixels the coarsest map is one cell, which torch 2.13 cannot compile on some processors."""
+    recipe = tiny_recipe(tmp_path, model={"image_size": 64}, steps=2, compile=True)
+    assert (run(recipe) / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("task", ["sam", "plug"])
