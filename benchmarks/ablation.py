@@ -43,7 +43,7 @@ TEST_SETS = {"scenes": "data/scenes-test/annotations.json", "pasted": "data/past
 SHARED = [
     "model.train_base=false", "model.dice_weight=0.0", "model.occluded_dice_weight=0.0", "model.iou_weight=0.0",
     "model.mask_prompts=false", "model.prompted_encoder=false", "data.mask_prompt_share=0.0", "data.own_mask_share=0.0",
-    "training.ema=0.0",
+    "model.trunk_weights=null", "training.ema=0.0",
 ]  # fmt: skip
 NOTHING = ["model.point_loss=false", "model.refine=false", "model.parallel_lora=false", "model.visible_branch=false"]
 SAM = [*NOTHING, "model.lora_rank=0", "model.box_source=amodal", "model.mask_threshold=0.5"]

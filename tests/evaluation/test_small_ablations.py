@@ -12,6 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import ablation as tables
 import aura_start_ablation as aura
 import plug_small_ablation as plug
 from parts import Part
@@ -59,6 +60,12 @@ class TestPlugSmall:
         rows = {row.name: plug.recipe_of(row, self.OPTIONS) for row in plug.ROWS if row.trunk is None}
         assert differing(rows["reference"], rows[name]) == settings
 
+    def test_every_row_can_be_built(self) -> None:
+        """Settings that contradict each other are refused when a model's configuration is made."""
+        for row in plug.ROWS:
+            if row.trunk is None:  # the others first train a base
+                plug.recipe_of(row, self.OPTIONS).model.config()
+
     def test_rows_without_a_source_still_have_the_others(self) -> None:
         rows = {row.name: plug.recipe_of(row, self.OPTIONS) for row in plug.ROWS if row.trunk is None}
         first = rows["reference"].data.train
@@ -88,6 +95,15 @@ class TestPlugSmall:
         assert results == [
             {"row": "noprompts", "metrics": {"box": report["metrics"], "box, cleaned": report["metrics"]}}
         ]
+
+
+def test_every_row_of_the_tables_of_the_paper_can_be_built() -> None:
+    options = Namespace(
+        recipe=tables.RECIPE, runs=Path("runs"), steps=12, validations=2, batch_size=2, learning_rate=1e-3,
+        validation_objects=4, workers=0, set=[],
+    )  # fmt: skip
+    for row in {row for table in tables.TABLES.values() for row in table}:
+        tables.recipe_of(row, 0, options).model.config()
 
 
 class TestAuraStart:

@@ -298,7 +298,7 @@ def test_a_trained_base_cannot_be_frozen_afterwards(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_compiled_training_runs(tmp_path: Path) -> None:
-    """With 32 pixels the coarsest map is one cell, which torch 2.13 cannot compile on some processors."""
+    """With 32 pixels the coarsest map would be one cell, where torch 2.13 failed to compile the gradient."""
     recipe = tiny_recipe(tmp_path, model={"image_size": 64}, steps=2, compile=True)
     assert (run(recipe) / "model.safetensors").is_file()
 

@@ -125,13 +125,15 @@ class TestRestoreTrunk:
         changed = {name for name in kept if not torch.equal(model.state_dict()[name], before[name])}
         assert changed == {"vision_encoder.prompt_adapter.weight"}
 
-    def test_a_frozen_base_keeps_its_trunk(self) -> None:
-        with pytest.raises(InputError, match="trunk_weights: expected a convolutional base with model.train_base=true"):
-            restore_trunk(PlugModel(small_plug(train_base=False)), "x")
+    def test_a_frozen_base_keeps_its_trunk(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            InputError, match="model.trunk_weights: expected null with model.train_base=false, got a name"
+        ):
+            build(tiny_recipe(tmp_path, "plug", {"trunk_weights": "x", "train_base": False}))
 
     def test_a_transformer_has_no_such_trunk(self) -> None:
-        config = PlugConfig(sam=small_sam_config(32), image_size=32, lora_rank=2, refine_channels=8)
-        with pytest.raises(InputError, match="trunk_weights: expected a convolutional base .* got "):
+        config = PlugConfig(sam=small_sam_config(32), image_size=32, lora_rank=2, refine_channels=8, train_base=True)
+        with pytest.raises(InputError, match="trunk_weights: expected a convolutional promptable segmenter, got "):
             restore_trunk(PlugModel(config), "x")
 
     def test_a_recipe_restores_the_trunk_of_a_base_but_not_that_of_init(self, tmp_path: Path) -> None:

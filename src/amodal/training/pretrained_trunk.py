@@ -44,16 +44,15 @@ def restore_trunk(model: PlugModel, name: str) -> None:
     What has been added to the trunk, the adapters and the prompt adapter, starts anew as well.
 
     Args:
-        model: PLUG on a convolutional segmenter, with `train_base`: otherwise the trunk belongs to the base.
+        model: PLUG on a convolutional segmenter, with `train_base`.
         name: see `weights_file`.
 
     Raises:
-        InputError: the model has another base, or a frozen one, or the weights cannot be found or read.
+        InputError: the model has another base, or the weights cannot be found or read.
     """
-    if not isinstance(model.config.family, ConvPromptFamily) or not model.config.train_base:
+    if not isinstance(model.config.family, ConvPromptFamily):
         raise InputError(
-            "trunk_weights: expected a convolutional base with model.train_base=true, "
-            f"got {model.config.family.title} with model.train_base={str(model.config.train_base).lower()}"
+            f"trunk_weights: expected a convolutional promptable segmenter, got {model.config.family.title}"
         )
     encoder: Any = model.vision_encoder
     trunk = encoder.backbone

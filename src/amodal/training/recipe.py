@@ -127,8 +127,15 @@ class PlugModelRecipe(Strict):
     trunk_weights: str | None = None
 
     def config(self, *, sam: SamConfig | None = None) -> PlugConfig:
-        """The model's configuration; `sam` is the configuration of the base, None leaves it open."""
-        return PlugConfig(**self.model_dump(exclude={"base", "base_revision", "trunk_weights"}), sam=sam)
+        """The model's configuration; `sam` is the configuration of the base, None leaves it open.
+
+        Raises:
+            InputError: `trunk_weights` would replace a frozen trunk, which belongs to the base.
+        """
+        config = PlugConfig(**self.model_dump(exclude={"base", "base_revision", "trunk_weights"}), sam=sam)
+        if self.trunk_weights is not None and not config.train_base:
+            raise InputError("model.trunk_weights: expected null with model.train_base=false, got a name")
+        return config
 
 
 PLUG_MODEL: type[PlugModelRecipe] = create_model(
