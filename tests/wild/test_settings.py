@@ -136,8 +136,9 @@ def rounds(task: str) -> Iterator[dict[str, Any]]:
             by_key.setdefault(key, []).append(value)
     for number in range(max(map(len, by_key.values()))):
         chosen = {key: found[number % len(found)] for key, found in by_key.items()}
-        # the recipe of plug-small prompts with the visible masks of the model itself
-        yield chosen | ({"data.own_mask_share": 0.0} if chosen.get("model.visible_branch") is False else {})
+        # the recipe of plug-small prompts with the visible masks of the model itself, and starts its trunk anew
+        needed = {"data.own_mask_share": 0.0} if chosen.get("model.visible_branch") is False else {}
+        yield chosen | needed | ({"model.trunk_weights": None} if chosen.get("model.train_base") is False else {})
     yield {key: value for key, _, value in (setting.partition("=") for setting in OWN.get(task, []))}
 
 
@@ -147,7 +148,7 @@ def test_every_value_works_in_a_file_with_set_and_in_the_environment(tmp_path: P
     for wanted in rounds(task):
         settings, expected = [], {}
         for key, value in wanted.items():
-            shown = str(value).lower() if isinstance(value, bool) else str(value)
+            shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
             listed = is_list(task, key)
             settings.append(f"{key}=[{shown}]" if listed else f"{key}={shown}")
             expected[key] = [value] if listed else value

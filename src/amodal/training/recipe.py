@@ -134,7 +134,7 @@ class PlugModelRecipe(Strict):
         """
         config = PlugConfig(**self.model_dump(exclude={"base", "base_revision", "trunk_weights"}), sam=sam)
         if self.trunk_weights is not None and not config.train_base:
-            raise InputError("model.trunk_weights: expected null with model.train_base=false, got a name")
+            raise InputError("trunk_weights: expected null with train_base=false, got a name")
         return config
 
 
