@@ -18,7 +18,7 @@ from amodal.nn.convolutions import AdaptedConvolution
 from amodal.training.build import build
 from amodal.training.loop import train
 from amodal.training.optimizers import SMALLEST_SIZE, new_optimizer
-from amodal.training.pretrained_trunk import new_segmenter, restore_trunk
+from amodal.training.pretrained_trunk import new_segmenter, restore_trunk, visible_segmenter
 from amodal.training.recipe import SamModelRecipe, TrainingRecipe
 from tests.models.conftest import small_sam_config
 from tests.models.families import small_conv_prompt_config
@@ -99,6 +99,42 @@ def small_plug(**settings: Any) -> PlugConfig:
     sizes = ConvPromptFamily().sizes(small_conv_prompt_config())
     base = {"sam": sizes, "image_size": 64, "lora_rank": 2, "refine_channels": 8, "train_base": True}
     return PlugConfig(**(base | {"prompted_encoder": True, "mask_prompts": True} | settings))
+
+
+class TestVisibleSegmenter:
+    def test_it_predicts_what_the_visible_branch_does(self) -> None:
+        torch.manual_seed(0)
+        plug = PlugModel(small_plug(prompted_encoder=False)).eval()
+        with torch.no_grad():
+            for name, parameter in plug.named_parameters():
+                if name.endswith(".lora.up"):
+                    parameter.normal_(0, 0.05)
+        image, boxes = torch.randn(2, 3, 64, 64), torch.tensor([[[8.0, 8, 40, 50], [20, 4, 60, 60]]] * 2)
+        with torch.no_grad():
+            expected = plug(image, boxes)
+            got = visible_segmenter(plug).eval()(image, boxes).pred_masks[:, :, 0]
+        assert not torch.allclose(expected.visible_decoder_logits, expected.amodal_decoder_logits, atol=1e-2)
+        torch.testing.assert_close(got, expected.visible_decoder_logits, atol=1e-4, rtol=1e-4)
+
+    def test_a_recipe_starts_from_it(self, tmp_path: Path) -> None:
+        base = tmp_path / "base"
+        build(tiny_recipe(tmp_path)).model.save_pretrained(base)
+        sizes = {"base": str(base), "image_size": SAM["image_size"], "train_base": True, "prompted_encoder": True}
+        plug = build(tiny_recipe(tmp_path, "plug", sizes)).model
+        with torch.no_grad():
+            for parameter in plug.parameters():
+                parameter.add_(0.01)
+        plug.save_pretrained(tmp_path / "plug")
+        started = build(tiny_recipe(tmp_path).model_copy(update={"init": str(tmp_path / "plug")})).model.state_dict()
+        expected = visible_segmenter(plug).state_dict()
+        assert started.keys() == expected.keys() and all(torch.equal(started[k], expected[k]) for k in expected)
+
+    def test_without_a_visible_branch_or_with_another_base_there_is_none(self) -> None:
+        sam = PlugConfig(sam=small_sam_config(32), image_size=32, lora_rank=2, refine_channels=8)
+        alone = small_plug(visible_branch=False, refine=False, parallel_lora=False)
+        for config, got in ((sam, "SAM"), (alone, "none")):
+            with pytest.raises(InputError, match=f"init: expected a visible branch .*got .*{got}"):
+                visible_segmenter(PlugModel(config))
 
 
 class TestRestoreTrunk:

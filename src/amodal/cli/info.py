@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 
 from amodal.errors import InputError
-from amodal.io.json_stream import read_json
 
 
 def info(
@@ -68,7 +67,7 @@ def _model_config(name: str) -> Any:
     from amodal.models.bases.families import base_config, preset_names
     from amodal.models.bases.promptable import base_title
     from amodal.models.hub import find_source
-    from amodal.models.increments import bundled_models, read_config
+    from amodal.models.increments import bundled_models, model_type_of, read_config
     from amodal.models.plug import PlugConfig
 
     if name in preset_names() or base_title(name) is not None:
@@ -79,11 +78,7 @@ def _model_config(name: str) -> Any:
         return base_config(path)
     if not path.is_dir():
         raise InputError(f"model {name}: expected a folder with config.json, got a file")
-    try:
-        kind = read_json(path / "config.json", "model").get("model_type")
-    except (OSError, ValueError, AttributeError):
-        kind = None  # read_config raises the error
-    return read_config(path, AuraConfig if kind == "aura" else PlugConfig)
+    return read_config(path, AuraConfig if model_type_of(path) == "aura" else PlugConfig)
 
 
 def _recipe_config(path: str, overrides: list[str] | None) -> Any:

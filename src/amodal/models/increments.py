@@ -161,6 +161,14 @@ def read_config(folder: Path, kind: type[Config]) -> Config:
     return kind.from_dict(settings)
 
 
+def model_type_of(folder: Path) -> str | None:
+    """The `model_type` in the `config.json` of a folder; None if it cannot be read."""
+    try:
+        return read_json(folder / "config.json", "model").get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
 def _kind_name(model_type: object) -> str:
     known = {"plug": "a segmenter (model_type 'plug')", "aura": "a model that answers questions (model_type 'aura')"}
     return known.get(str(model_type), f"model_type {model_type!r}")

@@ -15,13 +15,14 @@ from amodal.data.splits import select_split
 from amodal.errors import InputError
 from amodal.models.bases.families import load_base
 from amodal.models.detector import DetectorModel
-from amodal.models.plug import PlugModel
+from amodal.models.increments import bundled_models, model_type_of
+from amodal.models.plug import PlugConfig, PlugModel
 from amodal.training.build_aura import build_aura
 from amodal.training.datasets.crops import ObjectCrops
 from amodal.training.datasets.detection import DetectionImages, DetectionSource
 from amodal.training.datasets.sampling import Batch, CropSource, StepSampler, TrainingSamples
 from amodal.training.initial_weights import load_init, updated
-from amodal.training.pretrained_trunk import new_segmenter, restore_trunk
+from amodal.training.pretrained_trunk import new_segmenter, restore_trunk, visible_segmenter
 from amodal.training.recipe import (
     AuraModelRecipe,
     DataRecipe,
@@ -106,7 +107,7 @@ def build(recipe: Recipe, weights: Path | None = None) -> TrainingSetup:
     torch.manual_seed(seed)
     sam = new_segmenter(settings, seed)
     if recipe.init is not None:
-        load_init(sam, updated(load_base(recipe.init, only="conv_prompt").model, weights), recipe.init)
+        load_init(sam, updated(_saved_segmenter(recipe.init), weights), recipe.init)
     weights_of_losses = settings.dice_weight, settings.quality_weight
     sam_task = SamTask(settings.points_share, *weights_of_losses, both_share=settings.both_share)
     return TrainingSetup(sam_task.prepare(sam), sam_task, train, validation, 0.5)
@@ -202,6 +203,13 @@ def _build_detector(settings: DetectorModelRecipe, recipe: Recipe, weights: Path
 def _detection_source(source: DetectionSourceRecipe) -> DetectionSource:
     read = read_source(source)
     return DetectionSource(read.dataset, read.weight, read.min_visible_pixels, source.all_annotated)
+
+
+def _saved_segmenter(name: str) -> nn.Module:
+    """A saved promptable segmenter, or the one that the visible branch of a saved PLUG model makes."""
+    if model_type_of(bundled_models().get(name, Path(name))) == PlugConfig.model_type:
+        return visible_segmenter(PlugModel.from_pretrained(name))
+    return load_base(name, only="conv_prompt").model
 
 
 def _load_plug_init(model: PlugModel, name: str, weights: Path | None) -> None:

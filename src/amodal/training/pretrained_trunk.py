@@ -1,4 +1,4 @@
-"""Models on a trunk that ImageNet has trained: a new promptable segmenter, and a PLUG whose trunk starts anew."""
+"""How models on a pretrained trunk start: a promptable segmenter from ImageNet or from PLUG, and PLUG from ImageNet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from amodal.errors import InputError
 from amodal.models.bases.conv_prompt import ConvPromptConfig, ConvPromptFamily, ConvPromptModel
 from amodal.models.bases.efficientnet_lite import pretrained_weights, weights_file
 from amodal.models.plug import PlugModel
-from amodal.nn.convolutions import PairedLora
+from amodal.nn.convolutions import AdaptedConvolution, PairedLora
 from amodal.training.recipe import SamModelRecipe
 
 FEATURE_SCALES = (0.1, 0.1, 0.1)
@@ -35,6 +35,31 @@ def new_segmenter(settings: SamModelRecipe, seed: int) -> ConvPromptModel:
     trunk.stem.requires_grad_(settings.frozen_blocks == 0)
     trunk.blocks[: settings.frozen_blocks].requires_grad_(False)
     return model.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def visible_segmenter(model: PlugModel) -> ConvPromptModel:
+    """Make a promptable segmenter of the visible branch of a PLUG model.
+
+    The adapters of the branch are added to the weights of the trunk. A prompt adapter is left out, because the
+    encoder of a segmenter does not know the prompts; so the segmenter needs further training.
+
+    Raises:
+        InputError: the model has another base, or no visible branch.
+    """
+    family, decoder = model.config.family, model.visible_decoder
+    encoder: Any = model.vision_encoder
+    if not isinstance(family, ConvPromptFamily) or decoder is None:
+        got = family.title if decoder is not None else "none"
+        raise InputError(f"init: expected a visible branch on a convolutional promptable segmenter, got {got}")
+    segmenter = ConvPromptModel(model.config.base_config())
+    trunk = {name: tensor for name, tensor in encoder.backbone.state_dict().items() if ".lora." not in name}
+    for name, module in encoder.backbone.named_modules():
+        if isinstance(module, AdaptedConvolution):
+            trunk[f"{name}.weight"] = module.lora.folded(module.weight)[0]
+    segmenter.vision_encoder.backbone.load_state_dict(trunk)
+    segmenter.mask_decoder.load_state_dict(decoder.state_dict())
+    return segmenter
 
 
 @torch.no_grad()

@@ -100,7 +100,8 @@ class SamModelRecipe(Strict):
     The trunk starts from the weights in `trunk_weights`: a PyTorch file, or the name of an installed Python package
     that contains one; without it, from random weights. Its first `frozen_blocks` blocks stay as they are, and its
     features are mixed in `output_channels` channels. Of the batches a `points_share` is prompted by points, a
-    `both_share` by points and boxes, and the others by boxes.
+    `both_share` by points and boxes, and the others by boxes. `init` may also name a PLUG model with a trunk of the
+    same sizes: the training then starts from its visible branch.
     """
 
     trunk_weights: str | None = None
