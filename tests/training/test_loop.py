@@ -17,7 +17,9 @@ from amodal.training.build import build, read_source, step_sampler
 from amodal.training.loop import train
 from amodal.training.optimizers import learning_rate_factor, total_steps
 from amodal.training.recipe import DataRecipe, Recipe, SourceRecipe, TrainingRecipe, parse_recipe
-from tests.training.tiny import tiny_recipe
+from tests.training.tiny import SAM, tiny_recipe
+
+MIXED = "vision_encoder.backbone.mix.8.project.weight"
 
 
 def run(recipe: Recipe | Path, **options: Any) -> Path:
@@ -292,8 +294,30 @@ def test_missing_data_is_reported_before_the_base_is_loaded(tmp_path: Path) -> N
 def test_a_trained_base_cannot_be_frozen_afterwards(tmp_path: Path) -> None:
     folder = run(tiny_recipe(tmp_path, "plug", model={"train_base": True}, steps=0))
     frozen = tiny_recipe(tmp_path, "plug").model_copy(update={"init": str(folder), "output": str(tmp_path / "b")})
-    with pytest.raises(InputError, match="init: expected a model on a frozen base with model.train_base=false"):
+    with pytest.raises(InputError, match="init: expected a model on a frozen base, .* got '.*', which has trained its"):
         build(frozen)
+
+
+def test_init_on_another_base_keeps_the_new_base(tmp_path: Path) -> None:
+    """Otherwise the increment would name the new base, but belong to the old one."""
+    bases = []
+    for seed in (1, 2):
+        recipe = tiny_recipe(tmp_path, steps=0)
+        bases.append(run(recipe.model_copy(update={"seed": seed, "output": str(tmp_path / str(seed))})))
+    models = [{"base": str(base), "image_size": SAM["image_size"]} for base in bases]
+    first = build(tiny_recipe(tmp_path, "plug", models[0])).model
+    with torch.no_grad():
+        for parameter in first.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+    first.save_pretrained(tmp_path / "first")
+    recipe = tiny_recipe(tmp_path, "plug", models[1]).model_copy(update={"init": str(tmp_path / "first")})
+    started: Any = build(recipe).model
+    new = PlugModel.from_base(bases[1], started.config)
+    for name, tensor in started.state_dict().items():
+        source = new if started.is_base_tensor(name) else first
+        assert torch.equal(tensor, source.state_dict()[name]), name
+    assert not torch.equal(new.vision_encoder.backbone.mix["8"].project.weight, first.state_dict()[MIXED])
 
 
 @pytest.mark.slow

@@ -215,11 +215,6 @@ def _saved_segmenter(name: str) -> nn.Module:
 def _load_plug_init(model: PlugModel, name: str, weights: Path | None) -> None:
     """Start a PLUG model from the weights of a saved one of the same sizes."""
     saved = PlugModel.from_pretrained(name)
-    if saved.config.train_base and not model.config.train_base:
-        raise InputError(
-            f"init: expected a model on a frozen base with model.train_base=false, got {name!r}, whose own base "
-            "an increment would leave out"
-        )
     if saved.config.prompted_encoder and not model.config.prompted_encoder:
         raise InputError(f"model.prompted_encoder: expected true, as in init {name!r}, got false")
     # A new prompt adapter starts at zero, so the model it is added to need not have one.
