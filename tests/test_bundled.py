@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,25 +69,31 @@ def test_held_out_scenes_reach_the_lower_bounds(segmenter: AmodalSegmenter) -> N
     assert got["mIoU_visible"] > FLOOR_VISIBLE, got
 
 
-def test_every_block_of_the_trunk_tells_crops_apart(segmenter: AmodalSegmenter) -> None:
+@pytest.mark.parametrize("name", ["plug-small", "sam-small"])
+def test_every_block_of_the_trunk_tells_crops_apart(segmenter: AmodalSegmenter, name: str) -> None:
     """A training with too high a rate had driven the activations of the coarse blocks to the limits of ReLU6.
 
     Then a block returns nearly the same for every crop, and its weights get no gradient any more.
     """
+    model: Any = segmenter.model if name == "plug-small" else segmenter.finder.model
     outputs: dict[str, list[Tensor]] = {}
     hooks = [
-        block.register_forward_hook(lambda _block, _inputs, out, name=name: outputs.setdefault(name, []).append(out))
-        for name, block in segmenter.model.vision_encoder.backbone.blocks.named_children()
+        block.register_forward_hook(lambda _block, _inputs, out, at=at: outputs.setdefault(at, []).append(out))
+        for at, block in model.vision_encoder.backbone.blocks.named_children()
     ]
     for seed in (30_000, 30_001):
         scene = render_scene(seed)
-        segmenter(scene.image, [mask_to_box(obj.visible_mask) for obj in scene.objects], clean=False)
+        boxes = [mask_to_box(obj.visible_mask) for obj in scene.objects]
+        if name == "plug-small":
+            segmenter(scene.image, boxes, clean=False)
+        else:
+            segmenter.finder.boxes_at(scene.image, [(box[:2] + box[2:]) / 2 for box in boxes])
     for hook in hooks:
         hook.remove()
     assert len(outputs) == 16
-    for name, found in outputs.items():
+    for block, found in outputs.items():
         crops = torch.cat(found).float()
-        assert float(crops.std(0).mean() / crops.abs().mean()) > 0.2, f"block {name}"
+        assert float(crops.std(0).mean() / crops.abs().mean()) > 0.2, f"block {block}"
 
 
 def test_segmentation_takes_less_than_0_3_seconds_per_object(segmenter: AmodalSegmenter) -> None:
