@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from amodal.models.bases.promptable import PromptableModel
 from amodal.models.bases.protocol import Prompts
 from amodal.models.detector import Detections, DetectorConfig
 from amodal.ops.boxes import box_iou, mask_to_box
-from amodal.synthetic.scenes import render_scene
+from amodal.synthetic.scenes import SyntheticObject, render_scene
 from tests.drawing import mask
 from tests.models.families import ROWS
 
@@ -165,24 +166,41 @@ def test_an_image_of_one_pixel_is_searched() -> None:
     assert finder().all_boxes(np.full((1, 1, 3), 255, np.uint8)).shape[1] == 4
 
 
+def overlaps(found: np.ndarray, shapes: Sequence[SyntheticObject]) -> np.ndarray:
+    """(N, M) IoU of the found boxes with those of the drawn objects."""
+    return box_iou(found, np.array([mask_to_box(shape.visible_mask) for shape in shapes]))
+
+
 def test_the_bundled_models_find_with_a_grid_and_segment() -> None:
     """As for a base without a detector."""
-    image, boxes = squares()
+    drawn = render_scene(24)
     segmenter = AmodalSegmenter.from_pretrained("plug-small")
     grid = ObjectFinder(PromptableModel.from_pretrained(segmenter.base_name), settings=GridSettings(points_per_side=4))
-    scene = segment_everything(segmenter, grid, image)
-    assert scene.size == (128, 128) and len(scene.objects) <= GridSettings().max_objects
-    best = np.array([obj.visible_box_xyxy for obj in scene.objects[:2]])
-    assert (box_iou(best, np.array(boxes)).max(axis=0) > 0.8).all()
+    scene = segment_everything(segmenter, grid, drawn.image)
+    assert scene.size == drawn.image.shape[:2] and len(scene.objects) <= GridSettings().max_objects
+    found = np.array([obj.visible_box_xyxy for obj in scene.objects])
+    assert (overlaps(found, drawn.objects).max(axis=0) > 0.7).sum() >= 2
+
+
+def test_the_bundled_detector_finds_the_objects_of_drawn_scenes() -> None:
+    """A detector on a trunk whose coarse stages had stopped to work had a precision of 0.46 and a recall of 0.61."""
+    finder = ObjectFinder.from_pretrained("sam-small")
+    is_right: list[bool] = []
+    is_found: list[bool] = []
+    for seed in range(20, 40):
+        drawn = render_scene(seed)
+        iou = overlaps(finder.find(drawn.image)[0], drawn.objects)
+        is_right += list(iou.max(axis=1) > 0.5)
+        is_found += list(iou.max(axis=0, initial=0) > 0.5)
+    assert np.mean(is_right) > 0.8 and np.mean(is_found) > 0.65
 
 
 def test_the_bundled_models_find_with_a_detector_and_segment() -> None:
-    drawn = render_scene(27)
+    drawn = render_scene(24)
     segmenter = AmodalSegmenter.from_pretrained("plug-small")
     scene = segment_everything(segmenter, ObjectFinder.from_pretrained(segmenter.base_name), drawn.image)
     found = np.array([obj.visible_box_xyxy for obj in scene.objects])
-    true = np.array([mask_to_box(shape.visible_mask) for shape in drawn.objects])
-    assert len(found) < 10 and box_iou(found, true).max() > 0.7
+    assert len(found) < 10 and (overlaps(found, drawn.objects).max(axis=0) > 0.6).all()
 
 
 @pytest.mark.parametrize("name", ROWS)
