@@ -64,24 +64,35 @@ def photographs() -> dict[str, tuple[np.ndarray, dict[str, tuple[float, ...]]]]:
 
 def failures(segmenter: AmodalSegmenter) -> Image.Image:
     """Draw the objects of `FAILURES`, each alone with some of its surroundings."""
-    known = photographs()
-    sheet = Image.new("RGB", (COLUMNS * TILE, -(-len(FAILURES) // COLUMNS) * TILE), "white")
-    for index, (name, label) in enumerate(FAILURES):
+    known, tiles = photographs(), []
+    for name, label in FAILURES:
         pixels, boxes = known[name]
         drawn = Image.fromarray(segmenter(pixels, [list(boxes[label])]).draw())
         x0, y0, x1, y1 = (value * drawn.width / pixels.shape[1] for value in boxes[label])
         side = 1.25 * max(x1 - x0, y1 - y0)
         left, top = (x0 + x1 - side) / 2, (y0 + y1 - side) / 2
         window = (max(left, 0), max(top, 0), min(left + side, drawn.width), min(top + side, drawn.height))
-        tile = drawn.crop(tuple(round(v) for v in window))
-        tile = ImageOps.contain(tile, (TILE - 4, TILE - 4))
+        tiles.append(drawn.crop(tuple(round(v) for v in window)))
+    return sheet_of(tiles)
+
+
+def found_alone(segmenter: AmodalSegmenter) -> Image.Image:
+    """Draw what the model finds in each photograph without a prompt."""
+    return sheet_of([Image.fromarray(segmenter.find(pixels).draw()) for pixels, _ in photographs().values()])
+
+
+def sheet_of(tiles: list[Image.Image]) -> Image.Image:
+    """Place images in rows of tiles of the same size."""
+    sheet = Image.new("RGB", (COLUMNS * TILE, -(-len(tiles) // COLUMNS) * TILE), "white")
+    for index, image in enumerate(tiles):
+        tile = ImageOps.contain(image, (TILE - 4, TILE - 4))
         row, column = divmod(index, COLUMNS)
         sheet.paste(tile, (column * TILE + (TILE - tile.width) // 2, row * TILE + (TILE - tile.height) // 2))
     return sheet
 
 
 def main() -> None:
-    """Write one image per photograph and the image of failures, and print the occlusion rates."""
+    """Write one image per photograph, the failures, and what is found without a prompt; print the occlusion rates."""
     folder = ROOT / "docs/images/photographs"
     folder.mkdir(parents=True, exist_ok=True)
     segmenter = AmodalSegmenter.from_pretrained("plug-small", device="cpu")
@@ -93,6 +104,7 @@ def main() -> None:
         drawn.thumbnail((WIDTH, WIDTH))
         drawn.save(folder / f"{name}.jpg", quality=82)
     failures(segmenter).save(ROOT / "docs/images/failures.jpg", quality=82)
+    found_alone(segmenter).save(ROOT / "docs/images/found.jpg", quality=82)
 
 
 if __name__ == "__main__":
