@@ -15,6 +15,7 @@ from amodal.data.splits import select_split
 from amodal.errors import InputError
 from amodal.models.bases.families import load_base
 from amodal.models.detector import DetectorModel
+from amodal.models.hub import find_source
 from amodal.models.increments import bundled_models, model_type_of
 from amodal.models.plug import PlugConfig, PlugModel
 from amodal.training.build_aura import build_aura
@@ -207,7 +208,8 @@ def _detection_source(source: DetectionSourceRecipe) -> DetectionSource:
 
 def _saved_segmenter(name: str) -> nn.Module:
     """A saved promptable segmenter, or the one that the visible branch of a saved PLUG model makes."""
-    if model_type_of(bundled_models().get(name, Path(name))) == PlugConfig.model_type:
+    source = find_source(name, argument="init", bundled=bundled_models(), weights=False)
+    if model_type_of(source.path) == PlugConfig.model_type:
         return visible_segmenter(PlugModel.from_pretrained(name))
     return load_base(name, only="conv_prompt").model
 
