@@ -172,14 +172,15 @@ def overlaps(found: np.ndarray, shapes: Sequence[SyntheticObject]) -> np.ndarray
 
 
 def test_the_bundled_models_find_with_a_grid_and_segment() -> None:
-    """As for a base without a detector."""
-    drawn = render_scene(24)
+    """As for a base without a detector. In grey without texture the boxes are too large (docs/log/plug-models.md)."""
+    image, boxes = squares()
+    image = np.where(image > 0, [200, 80, 60], [60, 90, 120]).astype(np.uint8)
     segmenter = AmodalSegmenter.from_pretrained("plug-small")
     grid = ObjectFinder(PromptableModel.from_pretrained(segmenter.base_name), settings=GridSettings(points_per_side=4))
-    scene = segment_everything(segmenter, grid, drawn.image)
-    assert scene.size == drawn.image.shape[:2] and len(scene.objects) <= GridSettings().max_objects
-    found = np.array([obj.visible_box_xyxy for obj in scene.objects])
-    assert (overlaps(found, drawn.objects).max(axis=0) > 0.7).sum() >= 2
+    scene = segment_everything(segmenter, grid, image)
+    assert scene.size == (128, 128) and len(scene.objects) <= GridSettings().max_objects
+    best = np.array([obj.visible_box_xyxy for obj in scene.objects[:2]])
+    assert (box_iou(best, np.array(boxes)).max(axis=0) > 0.8).all()
 
 
 def test_the_bundled_detector_finds_the_objects_of_drawn_scenes() -> None:
@@ -200,7 +201,8 @@ def test_the_bundled_models_find_with_a_detector_and_segment() -> None:
     segmenter = AmodalSegmenter.from_pretrained("plug-small")
     scene = segment_everything(segmenter, ObjectFinder.from_pretrained(segmenter.base_name), drawn.image)
     found = np.array([obj.visible_box_xyxy for obj in scene.objects])
-    assert len(found) < 10 and (overlaps(found, drawn.objects).max(axis=0) > 0.6).all()
+    best = overlaps(found, drawn.objects).max(axis=0)
+    assert len(found) < 10 and (best > 0.6).all() and (best > 0.7).sum() >= 3
 
 
 @pytest.mark.parametrize("name", ROWS)
