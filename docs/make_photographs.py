@@ -1,7 +1,8 @@
 """Show what `plug-small` says about ten photographs: python docs/make_photographs.py.
 
 The photographs ship with scikit-image, scikit-learn and matplotlib and may be published. The prompts are boxes that a
-person drew around the objects: those of the web page's examples, and `BOXES`.
+person drew around the objects: those of the web page's examples, and `BOXES`. One more image shows what the model finds
+without a prompt.
 """
 
 from __future__ import annotations
